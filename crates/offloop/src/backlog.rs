@@ -1,0 +1,157 @@
+//! A bounded queue and what happens when it is full: the part that all pools share.
+
+use std::sync::{Arc, Weak};
+
+use crate::cell::{Owner, Runnable};
+use crate::job::{Core, JobState};
+use crate::queue::Queue;
+use crate::sync::atomic::Ordering;
+
+/// What a pool does with new work when its queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnFull {
+    /// The job waits for room, and its handle stays pending: backpressure for whoever awaits it. A caller
+    /// that does not await its handles has [`Handle::accepted`](crate::Handle::accepted) to hold it back.
+    #[default]
+    Wait,
+    /// The job ends with [`ErrorKind::Full`](crate::ErrorKind::Full); `try_run` gives the work back.
+    Reject,
+    /// The job runs at once on the thread that submits it, which blocks meanwhile: never from an event loop.
+    CallerRuns,
+    /// The oldest job of the lowest priority in the queue ends with [`ErrorKind::Shed`](crate::ErrorKind::Shed)
+    /// and the new one takes its place; unless the new one is of a lower priority still, then it is refused.
+    ShedOldest,
+}
+
+/// A job as the backlog holds it.
+pub(crate) trait Entry: Clone {
+    fn core(&self) -> &Core;
+    fn attach(&self, owner: Weak<dyn Owner>, state: JobState);
+}
+
+impl Entry for Arc<dyn Runnable> {
+    fn core(&self) -> &Core {
+        (**self).core()
+    }
+
+    fn attach(&self, owner: Weak<dyn Owner>, state: JobState) {
+        (**self).attach(owner, state);
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Backlog<J> {
+    /// Accepted jobs, at most `capacity`.
+    queue: Queue<J>,
+    /// Jobs for which there was no room; each has a pending handle. Empty unless `queue` is full.
+    waiting: Queue<J>,
+    capacity: usize,
+    on_full: OnFull,
+}
+
+/// What became of a job offered to a backlog.
+pub(crate) enum Offer<J> {
+    /// It is in, or waits to be.
+    Taken,
+    /// It ended before it was in.
+    Ended,
+    /// It is in, and this one had to go.
+    Shed(J),
+    /// There is no room: the submitter is to run it.
+    CallerRuns(J),
+    /// There is no room.
+    Full(J),
+}
+
+impl<J: Entry> Backlog<J> {
+    pub(crate) fn new(capacity: usize, on_full: OnFull) -> Self {
+        Self { queue: Queue::new(), waiting: Queue::new(), capacity, on_full }
+    }
+
+    /// Jobs that can be taken. Those that wait for room are not among them, but follow.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// All jobs, those that wait for room included.
+    pub(crate) fn total(&self) -> usize {
+        self.queue.len() + self.waiting.len()
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    pub(crate) fn offer(&mut self, job: J, owner: &Weak<dyn Owner>) -> Offer<J> {
+        if self.queue.len() < self.capacity {
+            return Self::enter(&mut self.queue, job, owner, JobState::Queued);
+        }
+        let options = &job.core().options;
+        match self.on_full {
+            _ if options.never_wait => Offer::Full(job),
+            OnFull::Wait => Self::enter(&mut self.waiting, job, owner, JobState::Waiting),
+            OnFull::Reject => Offer::Full(job),
+            OnFull::CallerRuns => Offer::CallerRuns(job),
+            OnFull::ShedOldest if self.queue.lowest_priority() > Some(options.priority) => Offer::Full(job),
+            OnFull::ShedOldest => {
+                let victim = self.queue.pop_oldest_lowest();
+                let entered = Self::enter(&mut self.queue, job, owner, JobState::Queued);
+                victim.map_or(entered, Offer::Shed)
+            }
+        }
+    }
+
+    fn enter(queue: &mut Queue<J>, job: J, owner: &Weak<dyn Owner>, state: JobState) -> Offer<J> {
+        let priority = job.core().options.priority;
+        job.core().ticket.store(queue.next_ticket(priority), Ordering::Relaxed);
+        // From here on an ending job withdraws itself, for which it needs the lock that our caller holds.
+        job.attach(owner.clone(), state);
+        if job.core().state() == JobState::Ended {
+            return Offer::Ended;
+        }
+        queue.push(priority, job);
+        Offer::Taken
+    }
+
+    /// The next job to run, and one that got its room in the queue, to be told after the lock is released.
+    pub(crate) fn take(&mut self) -> Option<(J, Option<J>)> {
+        let job = self.queue.pop()?;
+        Some((job, self.admit()))
+    }
+
+    /// Removes a job that ended. The second is as for `take`.
+    pub(crate) fn withdraw(&mut self, core: &Core) -> (Option<J>, Option<J>) {
+        let ticket = core.ticket.load(Ordering::Relaxed);
+        let is_it = |job: &J| job.core().id == core.id;
+        let removed = (self.queue.remove(core.options.priority, ticket, is_it))
+            .or_else(|| self.waiting.remove(core.options.priority, ticket, is_it));
+        (removed, self.admit())
+    }
+
+    /// Everything, the waiting included, in the order in which it would have run.
+    pub(crate) fn drain(&mut self) -> Vec<J> {
+        let mut all = Vec::with_capacity(self.total());
+        while let Some((job, _)) = self.take() {
+            all.push(job);
+        }
+        all
+    }
+
+    /// Gives unused memory back.
+    pub(crate) fn shrink(&mut self) {
+        self.queue.shrink();
+        self.waiting.shrink();
+    }
+
+    fn admit(&mut self) -> Option<J> {
+        if self.queue.len() >= self.capacity {
+            return None;
+        }
+        let job = self.waiting.pop()?;
+        let priority = job.core().options.priority;
+        job.core().ticket.store(self.queue.next_ticket(priority), Ordering::Relaxed);
+        self.queue.push(priority, job.clone());
+        Some(job)
+    }
+}

@@ -1,0 +1,343 @@
+//! The one place where a job's life happens: a cell that its executor and its handle share.
+//!
+//! ```text
+//! Pending(work) ──start──▶ Running ──finish──▶ Ended(result) ──poll──▶ Taken
+//!       └────── fail, end_early ──┴───────────────▲
+//! ```
+//!
+//! Each arrow is taken under the cell's lock, so a job ends exactly once whoever races: the worker that
+//! finishes it, a cancelling handle, a deadline, a shutdown. Wakers, destructors and owners are called
+//! after the lock is released.
+
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind};
+use crate::job::{Core, JobState, Options};
+use crate::panics::drop_quietly;
+use crate::sync::Mutex;
+use crate::timer;
+use crate::work::Work;
+
+/// The pool that has accepted a job, told when the job ends by another hand than its own.
+pub(crate) trait Owner: Send + Sync {
+    /// The job ended while it was queued or waiting: forget it.
+    fn withdraw(&self, core: &Core);
+    /// The job ended while it ran: stop it if you can.
+    fn interrupt(&self, core: &Core);
+}
+
+/// A job as its executor sees it.
+pub(crate) trait Runnable: Send + Sync {
+    fn core(&self) -> &Core;
+    /// Runs it here and now, unless it has ended.
+    fn run(self: Arc<Self>);
+    /// Ends it with an error, unless it has ended; the caller is its executor. Says whether it did.
+    fn fail(&self, kind: ErrorKind) -> bool;
+    /// The same from outside of its executor, which is told.
+    fn end_early(&self, kind: ErrorKind) -> bool;
+    /// Names the pool that has it now.
+    fn attach(&self, owner: Weak<dyn Owner>, state: JobState);
+    /// It has got the room in the queue that it waited for.
+    fn admit(&self);
+}
+
+/// A job as its handle sees it.
+pub(crate) trait Outcome<T>: Send + Sync {
+    fn core(&self) -> &Core;
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<T, Error>>;
+    fn poll_accepted(&self, cx: &mut Context<'_>) -> Poll<()>;
+    fn end_early(&self, kind: ErrorKind) -> bool;
+    fn limit(self: Arc<Self>, limit: Duration);
+}
+
+pub(crate) struct Cell<W, T> {
+    core: Core,
+    slot: Mutex<Slot<W, T>>,
+}
+
+struct Slot<W, T> {
+    stage: Stage<W, T>,
+    /// Whoever waits for the end, or for room in the queue.
+    waker: Option<Waker>,
+    owner: Option<Weak<dyn Owner>>,
+    timers: Vec<timer::Key>,
+}
+
+enum Stage<W, T> {
+    Pending(W),
+    Running,
+    Ended(Result<T, Error>),
+    Taken,
+}
+
+impl<W, T> Stage<W, T> {
+    fn is_live(&self) -> bool {
+        matches!(self, Self::Pending(_) | Self::Running)
+    }
+}
+
+/// Who ends a job: an outsider's doing is reported to the owner.
+#[derive(Clone, Copy)]
+enum By {
+    Executor,
+    Outsider,
+}
+
+/// Which of a job's limits a timer stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limit {
+    Queue(Duration),
+    Run(Duration),
+    /// Both, counted from when the handle was told: `Handle::timeout`.
+    Total(Duration),
+}
+
+impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
+    pub(crate) fn new(work: W, options: Options) -> Arc<Self> {
+        let queue_limit = options.queue_limit;
+        let cell = Arc::new(Self {
+            core: Core::new(options),
+            slot: Mutex::new(Slot {
+                stage: Stage::Pending(work),
+                waker: None,
+                owner: None,
+                timers: Vec::new(),
+            }),
+        });
+        if let Some(limit) = queue_limit {
+            cell.watch(Limit::Queue(limit), limit);
+        }
+        cell
+    }
+
+    /// A job that ended before any executor had it.
+    pub(crate) fn ended(options: Options, kind: ErrorKind) -> Arc<Self> {
+        let core = Core::new(options);
+        core.set_state(JobState::Ended);
+        let stage = Stage::Ended(Err(Error::new(&core, kind)));
+        Arc::new(Self {
+            core,
+            slot: Mutex::new(Slot { stage, waker: None, owner: None, timers: Vec::new() }),
+        })
+    }
+
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Takes the work to run it. `None` if the job has ended meanwhile.
+    pub(crate) fn start(self: &Arc<Self>) -> Option<W> {
+        let mut slot = self.slot.lock();
+        match std::mem::replace(&mut slot.stage, Stage::Running) {
+            Stage::Pending(work) => {
+                self.core.set_state(JobState::Running);
+                drop(slot);
+                if let Some(limit) = self.core.options.run_limit {
+                    self.watch(Limit::Run(limit), limit);
+                }
+                Some(work)
+            }
+            other => {
+                slot.stage = other;
+                None
+            }
+        }
+    }
+
+    /// Ends the job, unless it has ended. Says whether it did.
+    pub(crate) fn finish(&self, result: Result<T, ErrorKind>) -> bool {
+        self.end(result, |_| true, By::Executor)
+    }
+
+    /// Takes unstarted work back, as if it had never been submitted.
+    pub(crate) fn reclaim(&self) -> Option<W> {
+        let mut slot = self.slot.lock();
+        match std::mem::replace(&mut slot.stage, Stage::Taken) {
+            Stage::Pending(work) => {
+                self.core.set_state(JobState::Ended);
+                let timers = std::mem::take(&mut slot.timers);
+                drop(slot);
+                timer::cancel(timers);
+                Some(work)
+            }
+            other => {
+                slot.stage = other;
+                None
+            }
+        }
+    }
+
+    /// Ends the job with `result` if it has not ended and its stage is `apt`. Says whether it did.
+    fn end(&self, result: Result<T, ErrorKind>, apt: fn(&Stage<W, T>) -> bool, by: By) -> bool {
+        let result = result.map_err(|kind| Error::new(&self.core, kind));
+        let mut slot = self.slot.lock();
+        if !(slot.stage.is_live() && apt(&slot.stage)) {
+            drop(slot);
+            drop_quietly(result);
+            return false;
+        }
+        if result.is_err() {
+            self.core.request_stop();
+        }
+        let before = std::mem::replace(&mut slot.stage, Stage::Ended(result));
+        self.core.set_state(JobState::Ended);
+        let waker = slot.waker.take();
+        let owner = slot.owner.take();
+        let timers = std::mem::take(&mut slot.timers);
+        drop(slot);
+
+        timer::cancel(timers);
+        if let (By::Outsider, Some(owner)) = (by, owner.and_then(|owner| owner.upgrade())) {
+            match before {
+                Stage::Pending(_) => owner.withdraw(&self.core),
+                _ => owner.interrupt(&self.core),
+            }
+        }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        drop_quietly(before);
+        true
+    }
+
+    /// Sets a timer for `limit`, due in `due`.
+    fn watch(self: &Arc<Self>, limit: Limit, due: Duration) {
+        let Some(deadline) = Instant::now().checked_add(due) else { return };
+        let target: Arc<Self> = Arc::clone(self);
+        match timer::set(deadline, target, limit) {
+            Ok(key) => {
+                let mut slot = self.slot.lock();
+                if slot.stage.is_live() {
+                    slot.timers.push(key);
+                } else {
+                    drop(slot);
+                    timer::cancel(vec![key]);
+                }
+            }
+            // Without its timer the limit could not be kept, so the job does not go on without it.
+            Err(error) => {
+                self.fail_early(ErrorKind::CouldNotStart(
+                    format!("the timer thread for its deadline did not start: {error}").into(),
+                ));
+            }
+        }
+    }
+
+    pub(crate) fn fail_early(&self, kind: ErrorKind) -> bool {
+        self.end(Err(kind), |_| true, By::Outsider)
+    }
+
+    pub(crate) fn attach(&self, owner: Weak<dyn Owner>, state: JobState) {
+        let mut slot = self.slot.lock();
+        if matches!(slot.stage, Stage::Pending(_)) {
+            slot.owner = Some(owner);
+            self.core.set_state(state);
+        }
+    }
+
+    pub(crate) fn admit(&self) {
+        let mut slot = self.slot.lock();
+        if matches!(slot.stage, Stage::Pending(_)) {
+            self.core.set_state(JobState::Queued);
+            let waker = slot.waker.take();
+            drop(slot);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl<W: Send + 'static, T: Send + 'static> timer::Expire for Cell<W, T> {
+    fn expire(&self, limit: Limit) {
+        let pending: fn(&Stage<W, T>) -> bool = |stage| matches!(stage, Stage::Pending(_));
+        match limit {
+            Limit::Queue(limit) => {
+                self.end(Err(ErrorKind::QueueDeadline(limit)), pending, By::Outsider);
+            }
+            Limit::Run(limit) => {
+                self.fail_early(ErrorKind::RunDeadline(limit));
+            }
+            Limit::Total(limit) => {
+                if !self.end(Err(ErrorKind::QueueDeadline(limit)), pending, By::Outsider) {
+                    self.fail_early(ErrorKind::RunDeadline(limit));
+                }
+            }
+        }
+    }
+}
+
+impl<W: Work> Runnable for Cell<W, W::Output> {
+    fn core(&self) -> &Core {
+        &self.core
+    }
+
+    fn run(self: Arc<Self>) {
+        if let Some(work) = self.start() {
+            let result = self.core.perform(|| work.perform());
+            self.finish(result);
+        }
+    }
+
+    fn fail(&self, kind: ErrorKind) -> bool {
+        self.finish(Err(kind))
+    }
+
+    fn end_early(&self, kind: ErrorKind) -> bool {
+        self.fail_early(kind)
+    }
+
+    fn attach(&self, owner: Weak<dyn Owner>, state: JobState) {
+        Self::attach(self, owner, state);
+    }
+
+    fn admit(&self) {
+        Self::admit(self);
+    }
+}
+
+impl<W: Send + 'static, T: Send + 'static> Outcome<T> for Cell<W, T> {
+    fn core(&self) -> &Core {
+        &self.core
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<T, Error>> {
+        let mut slot = self.slot.lock();
+        match std::mem::replace(&mut slot.stage, Stage::Taken) {
+            Stage::Ended(result) => Poll::Ready(result),
+            Stage::Taken => panic!("a handle was polled again after it had given its result"),
+            going => {
+                slot.stage = going;
+                set_waker(&mut slot.waker, cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    fn poll_accepted(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut slot = self.slot.lock();
+        if self.core.state() == JobState::Waiting {
+            set_waker(&mut slot.waker, cx);
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    }
+
+    fn end_early(&self, kind: ErrorKind) -> bool {
+        self.fail_early(kind)
+    }
+
+    fn limit(self: Arc<Self>, limit: Duration) {
+        self.watch(Limit::Total(limit), limit);
+    }
+}
+
+fn set_waker(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *slot = Some(cx.waker().clone()),
+    }
+}

@@ -1,0 +1,354 @@
+//! Jobs: what an executor is given, and what a running job can ask about itself.
+
+use std::borrow::Cow;
+use std::cell::Cell as StdCell;
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64 as StdAtomicU64, Ordering as StdOrdering};
+use std::time::Duration;
+
+use crate::cell::Runnable;
+use crate::error::ErrorKind;
+use crate::fork::Generation;
+use crate::panics;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+/// Identifies a job within this process. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId(u64);
+
+impl JobId {
+    fn next() -> Self {
+        static NEXT: StdAtomicU64 = StdAtomicU64::new(1);
+        Self(NEXT.fetch_add(1, StdOrdering::Relaxed))
+    }
+
+    #[cfg(feature = "process")]
+    pub(crate) fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum JobState {
+    /// The queue is full; the job waits for room in it.
+    Waiting,
+    /// In the queue.
+    Queued,
+    /// A worker runs it.
+    Running,
+    /// It has a result or an error, or had one that was taken.
+    Ended,
+}
+
+/// How a job is to be treated. Made by [`prepare`].
+#[doc(hidden)]
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub(crate) name: Cow<'static, str>,
+    pub(crate) priority: i8,
+    pub(crate) queue_limit: Option<Duration>,
+    pub(crate) run_limit: Option<Duration>,
+    /// A full queue hands the work back, whatever the pool's policy.
+    pub(crate) never_wait: bool,
+    pub(crate) place: &'static Location<'static>,
+}
+
+impl Options {
+    #[track_caller]
+    pub(crate) fn new() -> Self {
+        Self {
+            name: Cow::Borrowed(""),
+            priority: 0,
+            queue_limit: None,
+            run_limit: None,
+            never_wait: false,
+            place: Location::caller(),
+        }
+    }
+}
+
+/// Work with instructions: a name, a priority, deadlines. Made by [`prepare`]; accepted wherever bare work is.
+#[must_use = "prepared work does nothing until an executor is given it"]
+#[derive(Debug)]
+pub struct Prepared<W> {
+    pub(crate) work: W,
+    pub(crate) options: Options,
+}
+
+/// Adds instructions to work before it is submitted.
+///
+/// ```
+/// # use std::time::Duration;
+/// let pool = offloop::ThreadPool::builder().max_threads(2).build()?;
+/// let work = offloop::prepare(|| 6 * 7).name("answer").priority(5).run_timeout(Duration::from_secs(1));
+/// assert_eq!(pool.run(work).wait()?, 42);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[track_caller]
+pub fn prepare<W>(work: W) -> Prepared<W> {
+    Prepared { work, options: Options::new() }
+}
+
+impl<W> Prepared<W> {
+    /// The name that errors, reports and spans call the job by. Default: the function's path.
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.options.name = name.into();
+        self
+    }
+
+    /// Queued jobs of a higher priority run first; among equals, first come, first served. Default 0.
+    /// A steady stream of high priorities can starve low ones.
+    pub fn priority(mut self, priority: i8) -> Self {
+        self.options.priority = priority;
+        self
+    }
+
+    /// How long it may wait to start, room in the queue included. After that it is removed unrun and ends
+    /// with [`ErrorKind::QueueDeadline`].
+    pub fn queue_timeout(mut self, limit: Duration) -> Self {
+        self.options.queue_limit = Some(limit);
+        self
+    }
+
+    /// How long it may run. After that it ends with [`ErrorKind::RunDeadline`]: a worker process is killed;
+    /// a thread sees [`is_cancelled`] turn true and goes on until the function returns.
+    pub fn run_timeout(mut self, limit: Duration) -> Self {
+        self.options.run_limit = Some(limit);
+        self
+    }
+}
+
+/// What the job's holders share whatever its type: identity, instructions, token.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) id: JobId,
+    pub(crate) options: Options,
+    pub(crate) born: Generation,
+    /// Written by the queue that holds the job: its place in there.
+    pub(crate) ticket: AtomicU64,
+    /// A mirror of the cell's stage for lock-free reads; the cell's lock guards its writes.
+    state: AtomicU8,
+    cancelled: AtomicBool,
+    #[cfg(feature = "tracing")]
+    span: tracing::Span,
+}
+
+impl Core {
+    pub(crate) fn new(options: Options) -> Self {
+        Self {
+            id: JobId::next(),
+            options,
+            born: Generation::now(),
+            ticket: AtomicU64::new(0),
+            state: AtomicU8::new(JobState::Queued as u8),
+            cancelled: AtomicBool::new(false),
+            #[cfg(feature = "tracing")]
+            span: tracing::Span::current(),
+        }
+    }
+
+    pub(crate) fn state(&self) -> JobState {
+        match self.state.load(Ordering::Acquire) {
+            0 => JobState::Waiting,
+            1 => JobState::Queued,
+            2 => JobState::Running,
+            _ => JobState::Ended,
+        }
+    }
+
+    pub(crate) fn set_state(&self, state: JobState) {
+        self.state.store(state as u8, Ordering::Release);
+    }
+
+    pub(crate) fn request_stop(&self) {
+        self.cancelled.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Runs the job's body as this job: in its span, known to [`is_cancelled`] and friends, panics caught.
+    pub(crate) fn perform<R>(&self, body: impl FnOnce() -> Result<R, ErrorKind>) -> Result<R, ErrorKind> {
+        let _current = Current::enter(self);
+        #[cfg(feature = "tracing")]
+        let _entered = self.span.enter();
+        panics::catch(body).unwrap_or_else(|panic| Err(ErrorKind::Panicked(panic)))
+    }
+}
+
+/// One call that an executor has been given, whatever it computes.
+///
+/// [`run`](Self::run) it on any thread. Dropping it unrun cancels its handle, so nobody waits for ever.
+#[must_use = "dropping a job cancels it"]
+pub struct Job(Option<Arc<dyn Runnable>>);
+
+impl Job {
+    pub(crate) fn new(cell: Arc<dyn Runnable>) -> Self {
+        Self(Some(cell))
+    }
+
+    /// Takes the cell out, and with it the duty to end the job.
+    pub(crate) fn into_cell(mut self) -> Arc<dyn Runnable> {
+        self.0.take().expect("a job holds its cell until it is consumed")
+    }
+
+    fn cell(&self) -> &Arc<dyn Runnable> {
+        self.0.as_ref().expect("a job holds its cell until it is consumed")
+    }
+
+    /// Runs the job on this thread and ends its handle. Returns when the function has returned. Never
+    /// panics: a panic of the function goes to the handle. Does nothing if the job was cancelled.
+    pub fn run(self) {
+        self.into_cell().run();
+    }
+
+    /// The job's identity, the same as its handle's.
+    pub fn id(&self) -> JobId {
+        self.cell().core().id
+    }
+
+    /// The job's name: the one given, else the function's path.
+    pub fn name(&self) -> &str {
+        &self.cell().core().options.name
+    }
+
+    /// The job's priority; higher runs first.
+    pub fn priority(&self) -> i8 {
+        self.cell().core().options.priority
+    }
+
+    /// Whether its handle was cancelled or dropped, so that running it would be in vain.
+    pub fn is_cancelled(&self) -> bool {
+        self.cell().core().state() == JobState::Ended
+    }
+
+    /// The same job with `hook` around its run: for executors that measure, log or prepare something and
+    /// pass the job on. The hook gets the run as a function and should call it; if it does not, the job is
+    /// cancelled.
+    pub fn around(self, hook: impl FnOnce(&mut dyn FnMut()) + Send + 'static) -> Self {
+        Self::new(Arc::new(Around { inner: self.into_cell(), hook: Mutex::new(Some(Box::new(hook))) }))
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if let Some(cell) = self.0.take() {
+            cell.fail(ErrorKind::Cancelled);
+        }
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").field("id", &self.id()).field("name", &self.name()).finish_non_exhaustive()
+    }
+}
+
+type Hook = Box<dyn FnOnce(&mut dyn FnMut()) + Send>;
+
+/// A job with a hook around its run.
+struct Around {
+    inner: Arc<dyn Runnable>,
+    hook: Mutex<Option<Hook>>,
+}
+
+impl Runnable for Around {
+    fn core(&self) -> &Core {
+        self.inner.core()
+    }
+
+    fn run(self: Arc<Self>) {
+        let hook = self.hook.lock().take();
+        let caught = hook.map(|hook| panics::catch(|| hook(&mut || Arc::clone(&self.inner).run())));
+        self.inner.fail(match caught {
+            Some(Err(panic)) => ErrorKind::Panicked(panic),
+            _ => ErrorKind::Cancelled,
+        });
+    }
+
+    fn fail(&self, kind: ErrorKind) -> bool {
+        self.inner.fail(kind)
+    }
+
+    fn end_early(&self, kind: ErrorKind) -> bool {
+        self.inner.end_early(kind)
+    }
+
+    fn attach(&self, owner: std::sync::Weak<dyn crate::cell::Owner>, state: JobState) {
+        self.inner.attach(owner, state);
+    }
+
+    fn admit(&self) {
+        self.inner.admit();
+    }
+}
+
+thread_local! {
+    static CURRENT: StdCell<Option<*const Core>> = const { StdCell::new(None) };
+}
+
+/// Makes a job the current one of this thread for as long as it lives.
+struct Current {
+    previous: Option<*const Core>,
+}
+
+impl Current {
+    /// The caller keeps the returned guard no longer than `core`, as [`Core::perform`] does.
+    fn enter(core: &Core) -> Self {
+        Self { previous: CURRENT.replace(Some(core)) }
+    }
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        CURRENT.set(self.previous);
+    }
+}
+
+fn current<R>(f: impl FnOnce(&Core) -> R) -> Option<R> {
+    CURRENT.get().map(|core| {
+        // SAFETY: `perform` set the pointer from a reference that outlives its guard, and the guard
+        // takes the pointer back before it goes; both happen on this thread.
+        f(unsafe { &*core })
+    })
+}
+
+/// Whether the job that runs on this thread should stop: its handle was cancelled or dropped, its run
+/// deadline has passed, or its pool is shutting down. Outside of a job, `false`.
+///
+/// Worth asking in every long loop; one atomic load.
+pub fn is_cancelled() -> bool {
+    current(Core::is_cancelled).unwrap_or(false)
+}
+
+/// `Err(Cancelled)` once the job that runs on this thread should stop, for use with `?`.
+pub fn check() -> Result<(), Cancelled> {
+    if is_cancelled() { Err(Cancelled) } else { Ok(()) }
+}
+
+/// The identity of the job that runs on this thread.
+pub fn id() -> Option<JobId> {
+    current(|core| core.id)
+}
+
+/// The name of the job that runs on this thread.
+pub fn name() -> Option<String> {
+    current(|core| core.options.name.clone().into_owned())
+}
+
+/// A running job learned from [`check`] that it should stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the job was asked to stop")]
+pub struct Cancelled;

@@ -1,0 +1,28 @@
+//! The default executor: an elastic lane for calls that wait, a lane of one thread a core for calls that compute.
+
+use std::num::NonZero;
+use std::sync::OnceLock;
+
+use crate::thread_pool::ThreadPool;
+
+/// The cores that this process may use: its affinity and its cgroup's quota are heeded.
+pub(crate) fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get))
+}
+
+/// The pool behind [`run`](crate::run): up to 512 threads, for calls that wait.
+pub fn io_lane() -> &'static ThreadPool {
+    static LANE: OnceLock<ThreadPool> = OnceLock::new();
+    LANE.get_or_init(|| lane("offloop-io", 512))
+}
+
+/// The pool behind [`run_cpu`](crate::run_cpu): as many threads as the process may use cores.
+pub fn cpu_lane() -> &'static ThreadPool {
+    static LANE: OnceLock<ThreadPool> = OnceLock::new();
+    LANE.get_or_init(|| lane("offloop-cpu", cores()))
+}
+
+fn lane(name: &'static str, threads: usize) -> ThreadPool {
+    ThreadPool::builder().name(name).max_threads(threads).build().expect("these settings are valid")
+}

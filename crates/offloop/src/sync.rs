@@ -1,0 +1,56 @@
+//! The primitives that threads race on, from `std`; under `--cfg shuttle` from the model checker.
+
+#[cfg(not(shuttle))]
+pub(crate) use std::{
+    sync::{Condvar, MutexGuard, atomic},
+    thread,
+};
+
+#[cfg(shuttle)]
+pub(crate) use shuttle::{
+    sync::{Condvar, MutexGuard, atomic},
+    thread,
+};
+
+#[cfg(not(shuttle))]
+use std::sync::Mutex as RawMutex;
+
+#[cfg(shuttle)]
+use shuttle::sync::Mutex as RawMutex;
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+/// A mutex without poisoning: no user code runs under our locks, so a panic cannot leave a value half-changed.
+#[derive(Debug, Default)]
+pub(crate) struct Mutex<T>(RawMutex<T>);
+
+impl<T> Mutex<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(RawMutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits on `condvar` for at most `limit`.
+pub(crate) fn wait_timeout<'a, T>(
+    condvar: &Condvar,
+    guard: MutexGuard<'a, T>,
+    limit: Duration,
+) -> MutexGuard<'a, T> {
+    condvar.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// Parks for at most `limit`. The model checker has no clock, so there any timed park may end at once.
+pub(crate) fn park_timeout(limit: Duration) {
+    #[cfg(not(shuttle))]
+    thread::park_timeout(limit);
+    #[cfg(shuttle)]
+    {
+        let _ = limit;
+        thread::yield_now();
+    }
+}

@@ -1,0 +1,405 @@
+//! The threads of a pool: how they take jobs, rest, leave and are shut down.
+
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::builder::Config;
+use super::roster::{Help, Roster, Running, Survey, Worker};
+use super::state;
+use crate::backlog::{Backlog, Offer};
+use crate::cell::{Owner, Runnable};
+use crate::error::ErrorKind;
+use crate::fork::Generation;
+use crate::job::Core;
+use crate::nested;
+use crate::panics;
+use crate::report::{Report, Stuck};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard, park_timeout, thread, wait_timeout};
+
+/// How often a thread that came back without finding work looks again before it parks. It gives its core
+/// away between looks. A caller that awaits one job after the other is served without a wake-up.
+const SPINS: usize = 32;
+
+/// How long a scout watches threads that keep up before it looks again: at first, and at most.
+const WATCH: (Duration, Duration) = (Duration::from_micros(50), Duration::from_micros(200));
+
+pub(super) struct Crew {
+    pub(super) config: Config,
+    roster: Mutex<Roster>,
+    /// Mirrors the backlog's length, so that a spinning scout needs no lock.
+    queued: AtomicUsize,
+    /// Signalled when a thread ends in a closed pool.
+    left: Condvar,
+    born: Generation,
+    cores: usize,
+    me: Weak<Crew>,
+    /// `me` as the jobs see it.
+    owner: Weak<dyn Owner>,
+}
+
+/// How a thread comes to look for a job.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// It was started, woken or left spinning to take one.
+    Scout,
+    /// It has just run one.
+    Returning,
+}
+
+type Taken = Option<Arc<dyn Runnable>>;
+
+impl Crew {
+    pub(super) fn new(config: Config) -> Arc<Self> {
+        Arc::new_cyclic(|me: &Weak<Self>| Self {
+            roster: Mutex::new(Roster::new(
+                Backlog::new(config.queue_capacity, config.on_full),
+                config.min_threads,
+                config.max_threads,
+            )),
+            config,
+            queued: AtomicUsize::new(0),
+            left: Condvar::new(),
+            born: Generation::now(),
+            cores: crate::lanes::cores(),
+            me: me.clone(),
+            owner: me.clone(),
+        })
+    }
+
+    /// Accepts a job, or hands it back with the reason.
+    pub(super) fn execute(&self, job: Arc<dyn Runnable>) -> Result<(), (Arc<dyn Runnable>, ErrorKind)> {
+        if self.born.is_past() {
+            return Err((job, ErrorKind::Forked));
+        }
+        let mut roster = self.roster.lock();
+        if roster.closed {
+            return Err((job, ErrorKind::Closed));
+        }
+        let offer = roster.backlog.offer(job, &self.owner);
+        let capacity = roster.backlog.capacity();
+        let help = self.changed(&mut roster);
+        drop(roster);
+        self.give(help);
+        match offer {
+            Offer::Taken | Offer::Ended => Ok(()),
+            Offer::Shed(victim) => {
+                victim.fail(ErrorKind::Shed);
+                Ok(())
+            }
+            Offer::CallerRuns(job) => {
+                job.run();
+                Ok(())
+            }
+            Offer::Full(job) => Err((job, ErrorKind::Full { capacity })),
+        }
+    }
+
+    /// To be called after every change of the backlog, before the lock is released.
+    fn changed(&self, roster: &mut Roster) -> Help {
+        self.queued.store(roster.backlog.len(), Ordering::Relaxed);
+        roster.summon(&self.config.name)
+    }
+
+    fn give(&self, help: Help) {
+        match help {
+            Help::None => {}
+            Help::Wake(worker) => worker.thread.get().expect("idle threads have started").unpark(),
+            Help::Start(worker) => {
+                if let Err(error) = self.start(&worker) {
+                    self.start_failed(&worker, &error);
+                }
+            }
+        }
+    }
+
+    fn start(&self, worker: &Arc<Worker>) -> io::Result<()> {
+        #[cfg(test)]
+        if FAIL_STARTS.with(std::cell::Cell::get) {
+            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        }
+        let crew = self.me.upgrade().expect("whoever calls holds the crew");
+        let mut builder = thread::Builder::new().name(worker.name.clone());
+        if let Some(bytes) = self.config.stack_size {
+            builder = builder.stack_size(bytes);
+        }
+        let worker = Arc::clone(worker);
+        builder.spawn(move || crew.serve(&worker)).map(drop)
+    }
+
+    /// The system refused a thread. If others will come back for the jobs they wait for those; else each job
+    /// ends with the reason, for it would wait for ever.
+    fn start_failed(&self, worker: &Arc<Worker>, error: &io::Error) {
+        let mut roster = self.roster.lock();
+        roster.forget(worker);
+        roster.threads -= 1;
+        roster.scout = false;
+        let stranded = if roster.nobody_runs() { roster.backlog.drain() } else { Vec::new() };
+        // Someone may have become idle meanwhile.
+        let help = if roster.idle.is_empty() { Help::None } else { self.changed(&mut roster) };
+        self.queued.store(roster.backlog.len(), Ordering::Relaxed);
+        self.left.notify_all();
+        drop(roster);
+        self.give(help);
+        for job in stranded {
+            job.fail(ErrorKind::CouldNotStart(format!("starting a thread failed: {error}").into()));
+        }
+    }
+
+    /// The life of one thread.
+    fn serve(self: Arc<Self>, worker: &Arc<Worker>) {
+        let _ = worker.thread.set(thread::current());
+        nested::join(Arc::clone(&self) as Arc<dyn nested::Crew>);
+        if let Some(hook) = &self.config.on_thread_start {
+            let _ = panics::catch(|| hook());
+        }
+        let mut role = Role::Scout;
+        while let Some(job) = self.next(worker, role) {
+            *worker.running.lock() = Some(Running { job: Arc::clone(&job), since: Instant::now() });
+            job.run();
+            // A detached job's result dies here.
+            panics::drop_quietly(worker.running.lock().take());
+            role = Role::Returning;
+        }
+        state::close();
+        nested::leave();
+        let mut roster = self.roster.lock();
+        roster.forget(worker);
+        if roster.workers.is_empty() {
+            roster.backlog.shrink();
+        }
+        self.left.notify_all();
+    }
+
+    /// The next job for this thread; `None` when it is to leave, in which case it no longer counts.
+    fn next(&self, worker: &Arc<Worker>, mut role: Role) -> Taken {
+        let mut may_spin = role == Role::Returning;
+        let mut watch = WATCH.0;
+        let mut roster = self.roster.lock();
+        loop {
+            if role == Role::Returning {
+                if roster.has_surplus() {
+                    roster.threads -= 1;
+                    return None;
+                }
+                if roster.backlog.len() > 0 {
+                    roster.returns = roster.returns.wrapping_add(1);
+                    return self.take(roster);
+                }
+            } else {
+                match roster.survey(self.cores) {
+                    Survey::Take => {
+                        roster.scout = false;
+                        return self.take(roster);
+                    }
+                    Survey::Watch => {
+                        drop(roster);
+                        park_timeout(watch);
+                        watch = (watch * 2).min(WATCH.1);
+                        roster = self.roster.lock();
+                        continue;
+                    }
+                    Survey::Rest => {}
+                }
+            }
+            if may_spin && !roster.closed && (role == Role::Scout || !roster.scout) {
+                may_spin = false;
+                role = Role::Scout;
+                roster.scout = true;
+                drop(roster);
+                self.spin();
+                roster = self.roster.lock();
+                continue;
+            }
+            if role == Role::Scout {
+                roster.scout = false;
+            }
+            if roster.closed {
+                roster.threads -= 1;
+                return None;
+            }
+            roster = self.rest(worker, roster)?;
+            role = Role::Scout;
+            watch = WATCH.0;
+        }
+    }
+
+    /// Takes the first job; the backlog has one.
+    fn take(&self, mut roster: MutexGuard<'_, Roster>) -> Taken {
+        let (job, admitted) = roster.backlog.take()?;
+        let help = self.changed(&mut roster);
+        drop(roster);
+        self.give(help);
+        if let Some(admitted) = admitted {
+            admitted.admit();
+        }
+        Some(job)
+    }
+
+    /// Waits for a job to be queued, for a while, without a lock.
+    fn spin(&self) {
+        for _ in 0..SPINS {
+            if self.queued.load(Ordering::Relaxed) > 0 {
+                return;
+            }
+            thread::yield_now();
+        }
+    }
+
+    /// Parks until summoned as a scout. `None` when the thread is to leave.
+    fn rest<'a>(
+        &'a self,
+        worker: &Arc<Worker>,
+        mut roster: MutexGuard<'a, Roster>,
+    ) -> Option<MutexGuard<'a, Roster>> {
+        roster.idle.push(Arc::clone(worker));
+        let mut deadline = Instant::now().checked_add(self.config.idle_timeout);
+        loop {
+            drop(roster);
+            match deadline {
+                Some(deadline) => park_timeout(deadline.saturating_duration_since(Instant::now())),
+                None => thread::park(),
+            }
+            roster = self.roster.lock();
+            if worker.summoned.swap(false, Ordering::Relaxed) {
+                return Some(roster);
+            }
+            let expired = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if roster.closed || (expired && roster.threads > roster.min_threads) {
+                roster.idle.retain(|other| !Arc::ptr_eq(other, worker));
+                roster.threads -= 1;
+                return None;
+            }
+            if expired {
+                // One of the minimum: it stays until it is wanted or the pool closes.
+                deadline = None;
+                roster.backlog.shrink();
+            }
+        }
+    }
+
+    /// Takes no more jobs from now on. Those accepted are still run, then the threads leave.
+    pub(super) fn close(&self) {
+        if self.born.is_past() {
+            return;
+        }
+        let mut roster = self.roster.lock();
+        roster.closed = true;
+        let idle = roster.idle.clone();
+        drop(roster);
+        for worker in idle {
+            worker.thread.get().expect("idle threads have started").unpark();
+        }
+    }
+
+    /// Drains a closed pool, then cancels, then reports. Blocks for `drain` and the grace period at most.
+    pub(super) fn shut_down(&self, drain: Duration) -> Report {
+        let mut roster = self.roster.lock();
+        let pending = roster.backlog.total() + Self::running(&roster).len();
+        roster = self.wait_for_threads(roster, drain);
+
+        let queued = roster.backlog.drain();
+        self.queued.store(0, Ordering::Relaxed);
+        let running = Self::running(&roster);
+        drop(roster);
+        for job in &queued {
+            job.fail(ErrorKind::Cancelled);
+        }
+        for (_, running) in &running {
+            running.job.fail(ErrorKind::Cancelled);
+        }
+
+        let roster = self.roster.lock();
+        let roster = self.wait_for_threads(roster, self.config.grace);
+        let stuck: Vec<Stuck> = Self::running(&roster)
+            .into_iter()
+            .map(|(worker, running)| {
+                let core = running.job.core();
+                Stuck {
+                    job: core.id,
+                    name: core.options.name.clone().into_owned(),
+                    submitted_at: core.options.place,
+                    worker: worker.name.clone(),
+                    running_for: running.since.elapsed(),
+                }
+            })
+            .collect();
+        drop(roster);
+        let cancelled = queued.len() + running.len().saturating_sub(stuck.len());
+        Report { drained: pending.saturating_sub(queued.len() + running.len()), cancelled, killed: 0, stuck }
+    }
+
+    fn running(roster: &Roster) -> Vec<(Arc<Worker>, Running)> {
+        let running = |worker: &Arc<Worker>| {
+            let running = worker.running.lock();
+            let Running { job, since } = running.as_ref()?;
+            Some((Arc::clone(worker), Running { job: Arc::clone(job), since: *since }))
+        };
+        roster.workers.iter().filter_map(running).collect()
+    }
+
+    fn wait_for_threads<'a>(
+        &'a self,
+        mut roster: MutexGuard<'a, Roster>,
+        limit: Duration,
+    ) -> MutexGuard<'a, Roster> {
+        let deadline = Instant::now().checked_add(limit);
+        while !roster.workers.is_empty() {
+            let left = match deadline {
+                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+                None => Duration::from_secs(3600),
+            };
+            if left.is_zero() {
+                break;
+            }
+            roster = wait_timeout(&self.left, roster, left);
+        }
+        roster
+    }
+
+    pub(super) fn threads(&self) -> usize {
+        self.roster.lock().threads
+    }
+
+    pub(super) fn queued(&self) -> usize {
+        self.roster.lock().backlog.total()
+    }
+}
+
+impl Owner for Crew {
+    fn withdraw(&self, core: &Core) {
+        let mut roster = self.roster.lock();
+        let (removed, admitted) = roster.backlog.withdraw(core);
+        let help = self.changed(&mut roster);
+        drop(roster);
+        self.give(help);
+        drop(removed);
+        if let Some(admitted) = admitted {
+            admitted.admit();
+        }
+    }
+
+    /// A thread cannot be stopped from outside; its job's token has turned.
+    fn interrupt(&self, _: &Core) {}
+}
+
+impl nested::Crew for Crew {
+    fn block(&self) {
+        let mut roster = self.roster.lock();
+        roster.blocked += 1;
+        let help = self.changed(&mut roster);
+        drop(roster);
+        self.give(help);
+    }
+
+    fn unblock(&self) {
+        self.roster.lock().blocked -= 1;
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Makes thread starts from this thread fail as they do under RLIMIT_NPROC.
+    pub(super) static FAIL_STARTS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}

@@ -1,0 +1,85 @@
+//! One thread that ends jobs whose time is up. It starts with the first deadline and sleeps between them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use crate::cell::Limit;
+use crate::panics;
+use crate::sync::{Condvar, Mutex, thread, wait_timeout};
+
+/// What a timer calls when it is due.
+pub(crate) trait Expire: Send + Sync {
+    fn expire(&self, limit: Limit);
+}
+
+/// Names a timer, to cancel it. Ordered by its deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    deadline: Instant,
+    serial: u64,
+}
+
+struct Entry {
+    target: Weak<dyn Expire>,
+    limit: Limit,
+}
+
+struct Timers {
+    due: BTreeMap<Key, Entry>,
+    next_serial: u64,
+    running: bool,
+}
+
+static TIMERS: Mutex<Timers> = Mutex::new(Timers { due: BTreeMap::new(), next_serial: 0, running: false });
+static EARLIER: Condvar = Condvar::new();
+
+/// Has `target` expire at `deadline`, unless cancelled before. Fails if the timer thread cannot be started.
+pub(crate) fn set(deadline: Instant, target: Arc<dyn Expire>, limit: Limit) -> io::Result<Key> {
+    let mut timers = TIMERS.lock();
+    if !timers.running {
+        thread::Builder::new().name("offloop-timer".into()).spawn(run)?;
+        timers.running = true;
+    }
+    let key = Key { deadline, serial: timers.next_serial };
+    timers.next_serial += 1;
+    let is_first = timers.due.first_key_value().is_none_or(|(first, _)| key < *first);
+    timers.due.insert(key, Entry { target: Arc::downgrade(&target), limit });
+    if is_first {
+        EARLIER.notify_one();
+    }
+    Ok(key)
+}
+
+/// Forgets timers, due or not.
+pub(crate) fn cancel(keys: Vec<Key>) {
+    if !keys.is_empty() {
+        let mut timers = TIMERS.lock();
+        let entries: Vec<_> = keys.iter().map(|key| timers.due.remove(key)).collect();
+        drop(timers);
+        // A weak reference may be the last to hold a job's memory, so it is let go after the lock.
+        drop(entries);
+    }
+}
+
+fn run() {
+    let mut timers = TIMERS.lock();
+    loop {
+        timers = match timers.due.first_key_value() {
+            None => EARLIER.wait(timers).unwrap_or_else(std::sync::PoisonError::into_inner),
+            Some((key, _)) => match key.deadline.checked_duration_since(Instant::now()) {
+                Some(left) if !left.is_zero() => wait_timeout(&EARLIER, timers, left),
+                _ => {
+                    let (_, entry) = timers.due.pop_first().expect("the first was just seen");
+                    drop(timers);
+                    if let Some(target) = entry.target.upgrade() {
+                        // Wakers and destructors of the user run in here; a panic of theirs is not the timer's end.
+                        let _ = panics::catch(|| target.expire(entry.limit));
+                    }
+                    TIMERS.lock()
+                }
+            },
+        };
+    }
+}
