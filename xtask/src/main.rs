@@ -1,1 +1,40 @@
-fn main() {}
+//! The workspace's chores: `cargo xtask test`, `cargo xtask bench`.
+
+mod bench;
+mod host;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The workspace's chores")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Runs every check: format, lints, tests, models, documentation, licences, a smoke run of the bench.
+    Test(test::Arguments),
+    /// Runs a bench that compares offloop with its peers.
+    Bench(bench::Arguments),
+}
+
+fn main() -> ExitCode {
+    let chore = Arguments::parse().chore;
+    // Wherever it was called from, paths are the workspace's.
+    if let Err(error) = std::env::set_current_dir(host::workspace()) {
+        eprintln!("the workspace cannot be entered: {error}");
+        return ExitCode::FAILURE;
+    }
+    match chore {
+        Chore::Test(arguments) => test::run(&arguments),
+        Chore::Bench(arguments) => bench::run(&arguments).unwrap_or_else(|error| {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }),
+    }
+}

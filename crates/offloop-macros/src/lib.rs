@@ -1,1 +1,12 @@
+//! The attribute `#[offloop::task]`. Use it through the crate `offloop`, which documents it.
 
+use proc_macro::TokenStream;
+
+mod task;
+
+/// Marks a function as a task: it keeps its ordinary calls and gains `with(args…)`, which makes a call that a
+/// process pool can run. Documented in the crate `offloop`.
+#[proc_macro_attribute]
+pub fn task(attributes: TokenStream, item: TokenStream) -> TokenStream {
+    task::expand(attributes.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
+}

@@ -40,6 +40,17 @@ impl Entry for Arc<dyn Runnable> {
     }
 }
 
+#[cfg(feature = "process")]
+impl Entry for Arc<dyn crate::cell::Remote> {
+    fn core(&self) -> &Core {
+        (**self).core()
+    }
+
+    fn attach(&self, owner: Weak<dyn Owner>, state: JobState) {
+        (**self).attach(owner, state);
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Backlog<J> {
     /// Accepted jobs, at most `capacity`.
@@ -54,8 +65,8 @@ pub(crate) struct Backlog<J> {
 pub(crate) enum Offer<J> {
     /// It is in, or waits to be.
     Taken,
-    /// It ended before it was in.
-    Ended,
+    /// It ended before it was in. Dropped by the caller after its lock: it may hold the last of user values.
+    Ended(J),
     /// It is in, and this one had to go.
     Shed(J),
     /// There is no room: the submitter is to run it.
@@ -108,7 +119,7 @@ impl<J: Entry> Backlog<J> {
         // From here on an ending job withdraws itself, for which it needs the lock that our caller holds.
         job.attach(owner.clone(), state);
         if job.core().state() == JobState::Ended {
-            return Offer::Ended;
+            return Offer::Ended(job);
         }
         queue.push(priority, job);
         Offer::Taken

@@ -15,10 +15,17 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind};
 use crate::job::{Core, JobState, Options};
-use crate::panics::drop_quietly;
+use crate::panics::{drop_quietly, wake_quietly};
 use crate::sync::Mutex;
 use crate::timer;
 use crate::work::Work;
+
+#[cfg(feature = "process")]
+use {
+    crate::panics,
+    crate::task::{self, Encoded},
+    serde::de::DeserializeOwned,
+};
 
 /// The pool that has accepted a job, told when the job ends by another hand than its own.
 pub(crate) trait Owner: Send + Sync {
@@ -35,8 +42,6 @@ pub(crate) trait Runnable: Send + Sync {
     fn run(self: Arc<Self>);
     /// Ends it with an error, unless it has ended; the caller is its executor. Says whether it did.
     fn fail(&self, kind: ErrorKind) -> bool;
-    /// The same from outside of its executor, which is told.
-    fn end_early(&self, kind: ErrorKind) -> bool;
     /// Names the pool that has it now.
     fn attach(&self, owner: Weak<dyn Owner>, state: JobState);
     /// It has got the room in the queue that it waited for.
@@ -123,10 +128,6 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
         })
     }
 
-    pub(crate) fn core(&self) -> &Core {
-        &self.core
-    }
-
     /// Takes the work to run it. `None` if the job has ended meanwhile.
     pub(crate) fn start(self: &Arc<Self>) -> Option<W> {
         let mut slot = self.slot.lock();
@@ -134,10 +135,13 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
             Stage::Pending(work) => {
                 self.core.set_state(JobState::Running);
                 drop(slot);
-                if let Some(limit) = self.core.options.run_limit {
-                    self.watch(Limit::Run(limit), limit);
+                match self.core.options.run_limit {
+                    Some(limit) if !self.watch(Limit::Run(limit), limit) => {
+                        drop_quietly(work);
+                        None
+                    }
+                    _ => Some(work),
                 }
-                Some(work)
             }
             other => {
                 slot.stage = other;
@@ -196,15 +200,16 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
             }
         }
         if let Some(waker) = waker {
-            waker.wake();
+            wake_quietly(waker);
         }
         drop_quietly(before);
         true
     }
 
-    /// Sets a timer for `limit`, due in `due`.
-    fn watch(self: &Arc<Self>, limit: Limit, due: Duration) {
-        let Some(deadline) = Instant::now().checked_add(due) else { return };
+    /// Sets a timer for `limit`, due in `due`. Without its timer the limit could not be kept, so then the job
+    /// ends instead, and this says `false`.
+    fn watch(self: &Arc<Self>, limit: Limit, due: Duration) -> bool {
+        let Some(deadline) = Instant::now().checked_add(due) else { return true };
         let target: Arc<Self> = Arc::clone(self);
         match timer::set(deadline, target, limit) {
             Ok(key) => {
@@ -215,12 +220,13 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
                     drop(slot);
                     timer::cancel(vec![key]);
                 }
+                true
             }
-            // Without its timer the limit could not be kept, so the job does not go on without it.
             Err(error) => {
                 self.fail_early(ErrorKind::CouldNotStart(
                     format!("the timer thread for its deadline did not start: {error}").into(),
                 ));
+                false
             }
         }
     }
@@ -241,11 +247,12 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
         let mut slot = self.slot.lock();
         if matches!(slot.stage, Stage::Pending(_)) {
             self.core.set_state(JobState::Queued);
-            let waker = slot.waker.take();
-            drop(slot);
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+        }
+        // A worker may have started it before we came; whoever waits for room waits no less.
+        let waker = if slot.stage.is_live() { slot.waker.take() } else { None };
+        drop(slot);
+        if let Some(waker) = waker {
+            wake_quietly(waker);
         }
     }
 }
@@ -285,10 +292,6 @@ impl<W: Work> Runnable for Cell<W, W::Output> {
         self.finish(Err(kind))
     }
 
-    fn end_early(&self, kind: ErrorKind) -> bool {
-        self.fail_early(kind)
-    }
-
     fn attach(&self, owner: Weak<dyn Owner>, state: JobState) {
         Self::attach(self, owner, state);
     }
@@ -310,7 +313,9 @@ impl<W: Send + 'static, T: Send + 'static> Outcome<T> for Cell<W, T> {
             Stage::Taken => panic!("a handle was polled again after it had given its result"),
             going => {
                 slot.stage = going;
-                set_waker(&mut slot.waker, cx);
+                let replaced = set_waker(&mut slot.waker, cx);
+                drop(slot);
+                drop(replaced);
                 Poll::Pending
             }
         }
@@ -319,7 +324,9 @@ impl<W: Send + 'static, T: Send + 'static> Outcome<T> for Cell<W, T> {
     fn poll_accepted(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut slot = self.slot.lock();
         if self.core.state() == JobState::Waiting {
-            set_waker(&mut slot.waker, cx);
+            let replaced = set_waker(&mut slot.waker, cx);
+            drop(slot);
+            drop(replaced);
             Poll::Pending
         } else {
             Poll::Ready(())
@@ -335,9 +342,70 @@ impl<W: Send + 'static, T: Send + 'static> Outcome<T> for Cell<W, T> {
     }
 }
 
-fn set_waker(slot: &mut Option<Waker>, cx: &Context<'_>) {
+/// Notes whom to wake. A waker that this replaces is dropped by the caller after the cell's lock: its
+/// destructor may end a task, whose handles take locks of their own.
+#[must_use]
+fn set_waker(slot: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
     match slot {
-        Some(waker) => waker.clone_from(cx.waker()),
-        None => *slot = Some(cx.waker().clone()),
+        Some(waker) if waker.will_wake(cx.waker()) => None,
+        _ => slot.replace(cx.waker().clone()),
+    }
+}
+
+/// A job that runs in another process, as its pool sees it.
+#[cfg(feature = "process")]
+pub(crate) trait Remote: Send + Sync {
+    fn core(&self) -> &Core;
+    fn attach(&self, owner: Weak<dyn Owner>, state: JobState);
+    fn admit(&self);
+    fn fail(&self, kind: ErrorKind) -> bool;
+    /// Takes the call to send it. `None` if the job has ended meanwhile.
+    fn start(self: Arc<Self>) -> Option<Encoded>;
+    /// Ends it with its encoded result.
+    fn complete(&self, result: &[u8]) -> bool;
+    /// Runs it here and now, unless it has ended.
+    fn run_here(self: Arc<Self>);
+}
+
+#[cfg(feature = "process")]
+impl<R: DeserializeOwned + Send + 'static> Remote for Cell<Encoded, R> {
+    fn core(&self) -> &Core {
+        &self.core
+    }
+
+    fn attach(&self, owner: Weak<dyn Owner>, state: JobState) {
+        Self::attach(self, owner, state);
+    }
+
+    fn admit(&self) {
+        Self::admit(self);
+    }
+
+    fn fail(&self, kind: ErrorKind) -> bool {
+        self.finish(Err(kind))
+    }
+
+    fn start(self: Arc<Self>) -> Option<Encoded> {
+        Cell::start(&self)
+    }
+
+    fn complete(&self, result: &[u8]) -> bool {
+        // `Deserialize` is the user's code: a panic in it is this job's, like any other.
+        self.finish(match panics::catch(|| task::decode(result)) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                Err(ErrorKind::Decode(format!("the result of `{}`: {error}", self.core.options.name)))
+            }
+            Err(panic) => Err(ErrorKind::Panicked(panic)),
+        })
+    }
+
+    fn run_here(self: Arc<Self>) {
+        if let Some(call) = Cell::start(&self) {
+            match self.core.perform(|| (call.task.run)(&call.arguments).map_err(|fault| fault.into_kind(call.task.name))) {
+                Ok(result) => self.complete(&result),
+                Err(kind) => self.finish(Err(kind)),
+            };
+        }
     }
 }

@@ -71,8 +71,9 @@ impl<T> Handle<T> {
     /// Gives the job until `limit` from now, waiting and running together. After that it ends with
     /// [`ErrorKind::QueueDeadline`] or [`ErrorKind::RunDeadline`], with the effects of [`cancel`](Self::cancel).
     pub fn timeout(self, limit: Duration) -> Self {
-        if let Some(outcome) = &self.outcome {
-            Arc::clone(outcome).limit(limit);
+        match &self.outcome {
+            Some(outcome) if !outcome.core().born.is_past() => Arc::clone(outcome).limit(limit),
+            _ => {}
         }
         self
     }
@@ -97,8 +98,7 @@ impl<T> Handle<T> {
     /// If the handle has given its result already.
     pub fn wait_timeout(&mut self, limit: Duration) -> Option<Result<T, Error>> {
         let result = block_on(&mut *self, Some(limit));
-        // This thread goes on with its own job, so nobody needs to stand in for it.
-        self.compensation = None;
+        self.release_stand_in();
         result
     }
 
@@ -112,7 +112,7 @@ impl<T> Handle<T> {
     pub fn wait_accepted(&mut self) {
         let accepted = std::pin::pin!(std::future::poll_fn(|cx| self.poll_accepted(cx)));
         block_on(accepted, None).expect("no time limit was given");
-        self.compensation = None;
+        self.release_stand_in();
     }
 
     fn poll_accepted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -123,6 +123,11 @@ impl<T> Handle<T> {
         let poll = outcome.poll_accepted(cx);
         self.compensate_while(poll.is_pending());
         poll
+    }
+
+    /// Says that the thread that polled in vain goes on, so that nobody needs to stand in for it.
+    pub(crate) fn release_stand_in(&mut self) {
+        self.compensation = None;
     }
 
     fn compensate_while(&mut self, pending: bool) {

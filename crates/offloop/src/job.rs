@@ -12,8 +12,8 @@ use crate::cell::Runnable;
 use crate::error::ErrorKind;
 use crate::fork::Generation;
 use crate::panics;
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use crate::sync::{Mutex, thread_local};
 
 /// Identifies a job within this process. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -182,9 +182,12 @@ impl Core {
     /// Runs the job's body as this job: in its span, known to [`is_cancelled`] and friends, panics caught.
     pub(crate) fn perform<R>(&self, body: impl FnOnce() -> Result<R, ErrorKind>) -> Result<R, ErrorKind> {
         let _current = Current::enter(self);
-        #[cfg(feature = "tracing")]
-        let _entered = self.span.enter();
-        panics::catch(body).unwrap_or_else(|panic| Err(ErrorKind::Panicked(panic)))
+        let in_span = || {
+            #[cfg(feature = "tracing")]
+            let _entered = self.span.enter();
+            body()
+        };
+        panics::catch(in_span).unwrap_or_else(|panic| Err(ErrorKind::Panicked(panic)))
     }
 }
 
@@ -270,6 +273,9 @@ impl Runnable for Around {
     }
 
     fn run(self: Arc<Self>) {
+        if self.core().state() == JobState::Ended {
+            return;
+        }
         let hook = self.hook.lock().take();
         let caught = hook.map(|hook| panics::catch(|| hook(&mut || Arc::clone(&self.inner).run())));
         self.inner.fail(match caught {
@@ -280,10 +286,6 @@ impl Runnable for Around {
 
     fn fail(&self, kind: ErrorKind) -> bool {
         self.inner.fail(kind)
-    }
-
-    fn end_early(&self, kind: ErrorKind) -> bool {
-        self.inner.end_early(kind)
     }
 
     fn attach(&self, owner: std::sync::Weak<dyn crate::cell::Owner>, state: JobState) {
@@ -307,18 +309,18 @@ struct Current {
 impl Current {
     /// The caller keeps the returned guard no longer than `core`, as [`Core::perform`] does.
     fn enter(core: &Core) -> Self {
-        Self { previous: CURRENT.replace(Some(core)) }
+        Self { previous: CURRENT.with(|current| current.replace(Some(core))) }
     }
 }
 
 impl Drop for Current {
     fn drop(&mut self) {
-        CURRENT.set(self.previous);
+        CURRENT.with(|current| current.set(self.previous));
     }
 }
 
 fn current<R>(f: impl FnOnce(&Core) -> R) -> Option<R> {
-    CURRENT.get().map(|core| {
+    CURRENT.with(StdCell::get).map(|core| {
         // SAFETY: `perform` set the pointer from a reference that outlives its guard, and the guard
         // takes the pointer back before it goes; both happen on this thread.
         f(unsafe { &*core })

@@ -10,9 +10,13 @@ mod lanes;
 mod map;
 mod nested;
 mod panics;
+#[cfg(all(feature = "process", target_os = "linux"))]
+mod process_pool;
 mod queue;
 mod report;
 mod sync;
+#[cfg(all(feature = "process", target_os = "linux"))]
+mod task;
 mod thread_pool;
 mod timer;
 mod work;
@@ -27,6 +31,40 @@ pub use map::{Map, map};
 pub use report::{Report, Stuck};
 pub use thread_pool::{StatePool, ThreadPool, ThreadPoolBuilder, discard_state};
 pub use work::Work;
+
+#[cfg(all(feature = "process", target_os = "linux"))]
+pub use {
+    offloop_macros::task,
+    process_pool::{Initialised, ProcessPool, ProcessPoolBuilder, init},
+    task::Call,
+};
+
+/// Calls [`init`] before `main`, for test crates, whose `main` is not theirs: write `offloop::init_tests!();`
+/// once at the top level of the crate. A worker then never reaches the test harness.
+#[cfg(all(feature = "process", target_os = "linux"))]
+#[macro_export]
+macro_rules! init_tests {
+    () => {
+        const _: () = {
+            extern "C" fn init() {
+                $crate::init();
+            }
+
+            // SAFETY: the dynamic loader calls the functions of this section, with this signature, before `main`.
+            #[used]
+            #[unsafe(link_section = ".init_array")]
+            static INIT: extern "C" fn() = init;
+        };
+    };
+}
+
+/// Not public API: what the code made by `#[offloop::task]` uses.
+#[cfg(all(feature = "process", target_os = "linux"))]
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::task::{Bytes, Outcome, TASKS, Task, call, run};
+    pub use linkme;
+}
 
 use job::Options;
 

@@ -67,7 +67,9 @@ impl<I: Iterator, T> Map<I, T> {
     /// The next result, blocking this thread. `None` after the last.
     pub fn wait_next(&mut self) -> Option<Result<T, Error>> {
         let next = std::pin::pin!(std::future::poll_fn(|cx| self.poll(cx)));
-        block_on(next, None).expect("no time limit was given")
+        let next = block_on(next, None).expect("no time limit was given");
+        self.under_way.iter_mut().for_each(Handle::release_stand_in);
+        next
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Error>>> {

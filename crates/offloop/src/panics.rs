@@ -8,6 +8,7 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, Once};
+use std::task::Waker;
 
 use crate::error::Panic;
 
@@ -51,6 +52,11 @@ pub(crate) fn drop_quietly<T>(value: T) {
     }
 }
 
+/// Wakes where a panic of the waker, which is the user's code, must not unwind further.
+pub(crate) fn wake_quietly(waker: Waker) {
+    drop_quietly(catch_unwind(AssertUnwindSafe(move || waker.wake())));
+}
+
 fn message(payload: &(dyn Any + Send)) -> String {
     if let Some(text) = payload.downcast_ref::<&'static str>() {
         (*text).to_owned()
@@ -63,6 +69,10 @@ fn message(payload: &(dyn Any + Send)) -> String {
 
 fn install_hook() {
     static HOOK: Once = Once::new();
+    // While a thread unwinds its hook can't be changed; the next job does it.
+    if std::thread::panicking() {
+        return;
+    }
     HOOK.call_once(|| {
         let previous = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {

@@ -1,12 +1,14 @@
 //! What a shutdown reports.
 
 use std::panic::Location;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Rejected;
 use crate::executor::{Accepts, Executor};
 use crate::handle::Handle;
 use crate::job::{Job, JobId, Options, prepare};
+use crate::sync::{Mutex, thread};
 
 /// What became of the jobs that a pool had when its shutdown began.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,32 +40,43 @@ pub struct Stuck {
     pub running_for: Duration,
 }
 
-/// A thread for each job, or the submitter's where none can be had.
-struct OwnThread;
+/// A thread for the shutdown, or the submitter's where none can be had.
+struct OwnThread<F>(Arc<Mutex<Option<F>>>);
 
-impl Executor for OwnThread {
+impl<F: FnOnce() -> Report + Send + 'static> Executor for OwnThread<F> {
     fn execute(&self, job: Job) -> Result<(), Rejected<Job>> {
-        let slot = std::sync::Arc::new(crate::sync::Mutex::new(Some(job)));
+        let job = Arc::new(Mutex::new(Some(job)));
         let run = {
-            let slot = std::sync::Arc::clone(&slot);
-            move || {
-                let job = slot.lock().take();
-                if let Some(job) = job {
-                    job.run();
-                }
-            }
+            let (job, shut_down) = (Arc::clone(&job), Arc::clone(&self.0));
+            move || run_both(&job, &shut_down)
         };
-        if crate::sync::thread::Builder::new().name("offloop-shutdown".into()).spawn(run).is_err() {
-            let job = slot.lock().take();
-            if let Some(job) = job {
-                job.run();
-            }
+        if thread::Builder::new().name("offloop-shutdown".into()).spawn(run).is_err() {
+            run_both(&job, &self.0);
         }
         Ok(())
     }
 }
 
+/// Runs the job, which takes the shutdown and reports; else the shutdown alone.
+fn run_both(job: &Mutex<Option<Job>>, shut_down: &Mutex<Option<impl FnOnce() -> Report>>) {
+    let job = job.lock().take();
+    if let Some(job) = job {
+        job.run();
+    }
+    let left = shut_down.lock().take();
+    if let Some(shut_down) = left {
+        shut_down();
+    }
+}
+
 /// Runs a shutdown beside its caller. It goes on even if the handle is dropped: only its report is lost.
 pub(crate) fn supervise(shut_down: impl FnOnce() -> Report + Send + 'static) -> Handle<Report> {
-    OwnThread.place(prepare(shut_down).name("shutdown"), Options::new())
+    // Not in the job itself, as that is removed if its handle is dropped before the thread has started.
+    let shut_down = Arc::new(Mutex::new(Some(shut_down)));
+    let executor = OwnThread(Arc::clone(&shut_down));
+    let job = move || {
+        let shut_down = shut_down.lock().take();
+        shut_down.map(|shut_down| shut_down()).unwrap_or_default()
+    };
+    executor.place(prepare(job).name("shutdown"), Options::new())
 }

@@ -3,13 +3,13 @@
 #[cfg(not(shuttle))]
 pub(crate) use std::{
     sync::{Condvar, MutexGuard, atomic},
-    thread,
+    thread, thread_local,
 };
 
 #[cfg(shuttle)]
 pub(crate) use shuttle::{
     sync::{Condvar, MutexGuard, atomic},
-    thread,
+    thread, thread_local,
 };
 
 #[cfg(not(shuttle))]
@@ -19,7 +19,7 @@ use std::sync::Mutex as RawMutex;
 use shuttle::sync::Mutex as RawMutex;
 
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A mutex without poisoning: no user code runs under our locks, so a panic cannot leave a value half-changed.
 #[derive(Debug, Default)]
@@ -42,6 +42,17 @@ pub(crate) fn wait_timeout<'a, T>(
     limit: Duration,
 ) -> MutexGuard<'a, T> {
     condvar.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// Whether `deadline` has passed. The model checker has no clock, so there any deadline may have.
+pub(crate) fn has_passed(deadline: Instant) -> bool {
+    #[cfg(not(shuttle))]
+    return Instant::now() >= deadline;
+    #[cfg(shuttle)]
+    {
+        let _ = deadline;
+        shuttle::rand::Rng::gen_bool(&mut shuttle::rand::thread_rng(), 0.5)
+    }
 }
 
 /// Parks for at most `limit`. The model checker has no clock, so there any timed park may end at once.

@@ -1,11 +1,16 @@
 //! One thread that ends jobs whose time is up. It starts with the first deadline and sleeps between them.
+//!
+//! A forked child begins anew: the thread stays in the parent, and the lock may have been held at that moment.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use crate::cell::Limit;
+use crate::fork::Generation;
 use crate::panics;
 use crate::sync::{Condvar, Mutex, thread, wait_timeout};
 
@@ -32,14 +37,49 @@ struct Timers {
     running: bool,
 }
 
-static TIMERS: Mutex<Timers> = Mutex::new(Timers { due: BTreeMap::new(), next_serial: 0, running: false });
-static EARLIER: Condvar = Condvar::new();
+/// The timers of one process.
+struct Clock {
+    born: Generation,
+    timers: Mutex<Timers>,
+    /// Signalled when a deadline comes before all others.
+    earlier: Condvar,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Self {
+            born: Generation::now(),
+            timers: Mutex::new(Timers { due: BTreeMap::new(), next_serial: 0, running: false }),
+            earlier: Condvar::new(),
+        }
+    }
+
+    /// This process's clock. No lock on the way, for one may have been held when the process was forked.
+    fn current() -> &'static Self {
+        static CURRENT: AtomicPtr<Clock> = AtomicPtr::new(ptr::null_mut());
+        loop {
+            let current = CURRENT.load(Ordering::Acquire);
+            // SAFETY: it is null or was made by `Box::into_raw` below and published, after which nobody
+            // frees it.
+            match unsafe { current.as_ref() } {
+                Some(clock) if !clock.born.is_past() => return clock,
+                _ => {}
+            }
+            let new = Box::into_raw(Box::new(Self::new()));
+            if CURRENT.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire).is_err() {
+                // SAFETY: it was made by `Box::into_raw` just now and nobody else has seen it.
+                drop(unsafe { Box::from_raw(new) });
+            }
+        }
+    }
+}
 
 /// Has `target` expire at `deadline`, unless cancelled before. Fails if the timer thread cannot be started.
 pub(crate) fn set(deadline: Instant, target: Arc<dyn Expire>, limit: Limit) -> io::Result<Key> {
-    let mut timers = TIMERS.lock();
+    let clock = Clock::current();
+    let mut timers = clock.timers.lock();
     if !timers.running {
-        thread::Builder::new().name("offloop-timer".into()).spawn(run)?;
+        thread::Builder::new().name("offloop-timer".into()).spawn(|| clock.run())?;
         timers.running = true;
     }
     let key = Key { deadline, serial: timers.next_serial };
@@ -47,7 +87,7 @@ pub(crate) fn set(deadline: Instant, target: Arc<dyn Expire>, limit: Limit) -> i
     let is_first = timers.due.first_key_value().is_none_or(|(first, _)| key < *first);
     timers.due.insert(key, Entry { target: Arc::downgrade(&target), limit });
     if is_first {
-        EARLIER.notify_one();
+        clock.earlier.notify_one();
     }
     Ok(key)
 }
@@ -55,7 +95,7 @@ pub(crate) fn set(deadline: Instant, target: Arc<dyn Expire>, limit: Limit) -> i
 /// Forgets timers, due or not.
 pub(crate) fn cancel(keys: Vec<Key>) {
     if !keys.is_empty() {
-        let mut timers = TIMERS.lock();
+        let mut timers = Clock::current().timers.lock();
         let entries: Vec<_> = keys.iter().map(|key| timers.due.remove(key)).collect();
         drop(timers);
         // A weak reference may be the last to hold a job's memory, so it is let go after the lock.
@@ -63,23 +103,29 @@ pub(crate) fn cancel(keys: Vec<Key>) {
     }
 }
 
-fn run() {
-    let mut timers = TIMERS.lock();
-    loop {
-        timers = match timers.due.first_key_value() {
-            None => EARLIER.wait(timers).unwrap_or_else(std::sync::PoisonError::into_inner),
-            Some((key, _)) => match key.deadline.checked_duration_since(Instant::now()) {
-                Some(left) if !left.is_zero() => wait_timeout(&EARLIER, timers, left),
-                _ => {
-                    let (_, entry) = timers.due.pop_first().expect("the first was just seen");
-                    drop(timers);
-                    if let Some(target) = entry.target.upgrade() {
-                        // Wakers and destructors of the user run in here; a panic of theirs is not the timer's end.
-                        let _ = panics::catch(|| target.expire(entry.limit));
+impl Clock {
+    /// The life of the timer thread.
+    fn run(&self) {
+        let mut timers = self.timers.lock();
+        loop {
+            timers = match timers.due.first_key_value() {
+                None => self.earlier.wait(timers).unwrap_or_else(std::sync::PoisonError::into_inner),
+                Some((key, _)) => match key.deadline.checked_duration_since(Instant::now()) {
+                    Some(left) if !left.is_zero() => wait_timeout(&self.earlier, timers, left),
+                    _ => {
+                        let (_, entry) = timers.due.pop_first().expect("the first was just seen");
+                        drop(timers);
+                        // This may drop the last of the job, and the user's destructors run in there: a panic
+                        // of theirs is not the end of all deadlines.
+                        panics::drop_quietly(panics::catch(move || {
+                            if let Some(target) = entry.target.upgrade() {
+                                target.expire(entry.limit);
+                            }
+                        }));
+                        self.timers.lock()
                     }
-                    TIMERS.lock()
-                }
-            },
-        };
+                },
+            };
+        }
     }
 }

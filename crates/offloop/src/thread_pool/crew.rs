@@ -11,16 +11,17 @@ use crate::backlog::{Backlog, Offer};
 use crate::cell::{Owner, Runnable};
 use crate::error::ErrorKind;
 use crate::fork::Generation;
-use crate::job::Core;
+use crate::job::{Core, JobId};
 use crate::nested;
-use crate::panics;
+use crate::panics::{self, drop_quietly};
 use crate::report::{Report, Stuck};
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Condvar, Mutex, MutexGuard, park_timeout, thread, wait_timeout};
+use crate::sync::{Condvar, Mutex, MutexGuard, has_passed, park_timeout, thread, wait_timeout};
 
 /// How often a thread that came back without finding work looks again before it parks. It gives its core
-/// away between looks. A caller that awaits one job after the other is served without a wake-up.
-const SPINS: usize = 32;
+/// away between looks. A caller that awaits one job after the other is served without a wake-up. Few under the
+/// model checker, for which every look is one more step on the way to the parked states that matter.
+const SPINS: usize = if cfg!(shuttle) { 1 } else { 32 };
 
 /// How long a scout watches threads that keep up before it looks again: at first, and at most.
 const WATCH: (Duration, Duration) = (Duration::from_micros(50), Duration::from_micros(200));
@@ -70,7 +71,7 @@ impl Crew {
 
     /// Accepts a job, or hands it back with the reason.
     pub(super) fn execute(&self, job: Arc<dyn Runnable>) -> Result<(), (Arc<dyn Runnable>, ErrorKind)> {
-        if self.born.is_past() {
+        if self.is_forked() {
             return Err((job, ErrorKind::Forked));
         }
         let mut roster = self.roster.lock();
@@ -83,9 +84,14 @@ impl Crew {
         drop(roster);
         self.give(help);
         match offer {
-            Offer::Taken | Offer::Ended => Ok(()),
+            Offer::Taken => Ok(()),
+            Offer::Ended(job) => {
+                drop_quietly(job);
+                Ok(())
+            }
             Offer::Shed(victim) => {
                 victim.fail(ErrorKind::Shed);
+                drop_quietly(victim);
                 Ok(())
             }
             Offer::CallerRuns(job) => {
@@ -144,6 +150,7 @@ impl Crew {
         self.give(help);
         for job in stranded {
             job.fail(ErrorKind::CouldNotStart(format!("starting a thread failed: {error}").into()));
+            drop_quietly(job);
         }
     }
 
@@ -152,14 +159,19 @@ impl Crew {
         let _ = worker.thread.set(thread::current());
         nested::join(Arc::clone(&self) as Arc<dyn nested::Crew>);
         if let Some(hook) = &self.config.on_thread_start {
-            let _ = panics::catch(|| hook());
+            drop_quietly(panics::catch(|| hook()));
         }
         let mut role = Role::Scout;
         while let Some(job) = self.next(worker, role) {
-            *worker.running.lock() = Some(Running { job: Arc::clone(&job), since: Instant::now() });
             job.run();
-            // A detached job's result dies here.
-            panics::drop_quietly(worker.running.lock().take());
+            nested::end_job();
+            if self.is_forked() {
+                // The job has forked and this is the child, where the pool's locks may be held for ever.
+                return;
+            }
+            // A detached job's result dies here, after the lock: a shutdown that looks must not wait for it.
+            let ran = worker.running.lock().take();
+            drop_quietly(ran);
             role = Role::Returning;
         }
         state::close();
@@ -178,20 +190,19 @@ impl Crew {
         let mut watch = WATCH.0;
         let mut roster = self.roster.lock();
         loop {
+            if roster.too_many_run() {
+                return Self::resign(&mut roster, role);
+            }
             if role == Role::Returning {
-                if roster.has_surplus() {
-                    roster.threads -= 1;
-                    return None;
-                }
                 if roster.backlog.len() > 0 {
                     roster.returns = roster.returns.wrapping_add(1);
-                    return self.take(roster);
+                    return self.take(worker, roster);
                 }
             } else {
                 match roster.survey(self.cores) {
                     Survey::Take => {
                         roster.scout = false;
-                        return self.take(roster);
+                        return self.take(worker, roster);
                     }
                     Survey::Watch => {
                         drop(roster);
@@ -212,12 +223,11 @@ impl Crew {
                 roster = self.roster.lock();
                 continue;
             }
+            if roster.closed || roster.has_surplus() {
+                return Self::resign(&mut roster, role);
+            }
             if role == Role::Scout {
                 roster.scout = false;
-            }
-            if roster.closed {
-                roster.threads -= 1;
-                return None;
             }
             roster = self.rest(worker, roster)?;
             role = Role::Scout;
@@ -225,9 +235,19 @@ impl Crew {
         }
     }
 
+    /// This thread, which is active, no longer counts.
+    fn resign(roster: &mut Roster, role: Role) -> Taken {
+        if role == Role::Scout {
+            roster.scout = false;
+        }
+        roster.threads -= 1;
+        None
+    }
+
     /// Takes the first job; the backlog has one.
-    fn take(&self, mut roster: MutexGuard<'_, Roster>) -> Taken {
+    fn take(&self, worker: &Worker, mut roster: MutexGuard<'_, Roster>) -> Taken {
         let (job, admitted) = roster.backlog.take()?;
+        *worker.running.lock() = Some(Running { job: Arc::clone(&job), since: Instant::now() });
         let help = self.changed(&mut roster);
         drop(roster);
         self.give(help);
@@ -265,8 +285,9 @@ impl Crew {
             if worker.summoned.swap(false, Ordering::Relaxed) {
                 return Some(roster);
             }
-            let expired = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-            if roster.closed || (expired && roster.threads > roster.min_threads) {
+            let expired = deadline.is_some_and(has_passed);
+            let is_superfluous = roster.has_surplus() || (expired && roster.threads > roster.min_threads);
+            if roster.closed || is_superfluous {
                 roster.idle.retain(|other| !Arc::ptr_eq(other, worker));
                 roster.threads -= 1;
                 return None;
@@ -279,57 +300,86 @@ impl Crew {
         }
     }
 
-    /// Takes no more jobs from now on. Those accepted are still run, then the threads leave.
-    pub(super) fn close(&self) {
-        if self.born.is_past() {
-            return;
+    /// Takes no more jobs from now on. Those accepted are still run, then the threads leave. Says how many
+    /// jobs those are.
+    pub(super) fn close(&self) -> usize {
+        if self.is_forked() {
+            return 0;
         }
         let mut roster = self.roster.lock();
         roster.closed = true;
         let idle = roster.idle.clone();
+        let jobs = roster.live_jobs();
         drop(roster);
         for worker in idle {
             worker.thread.get().expect("idle threads have started").unpark();
         }
+        jobs
     }
 
-    /// Drains a closed pool, then cancels, then reports. Blocks for `drain` and the grace period at most.
-    pub(super) fn shut_down(&self, drain: Duration) -> Report {
-        let mut roster = self.roster.lock();
-        let pending = roster.backlog.total() + Self::running(&roster).len();
-        roster = self.wait_for_threads(roster, drain);
+    /// Whether this is a child forked from the pool's process: its threads are not here, its locks may be
+    /// held for ever.
+    pub(super) fn is_forked(&self) -> bool {
+        self.born.is_past()
+    }
 
+    /// Drains a closed pool of its `pending` jobs, then cancels, then reports. Blocks for `drain` and the
+    /// grace period at most.
+    pub(super) fn shut_down(&self, pending: usize, drain: Duration) -> Report {
+        let (removed, asked) = self.cancel_all(self.wait_for_threads(self.roster.lock(), drain));
+        let roster = self.wait_for_threads(self.roster.lock(), self.config.grace);
+        let stuck = Self::stuck(roster);
+        let is_stuck = |id: &&JobId| stuck.iter().any(|stuck| stuck.job == **id);
+        let stopped = asked.len() - asked.iter().filter(is_stuck).count();
+        Report {
+            drained: pending.saturating_sub(removed + asked.len()),
+            cancelled: removed + stopped,
+            killed: 0,
+            stuck,
+        }
+    }
+
+    /// Ends all jobs. Says how many were removed from the queue, and which running ones were asked to stop.
+    fn cancel_all(&self, mut roster: MutexGuard<'_, Roster>) -> (usize, Vec<JobId>) {
         let queued = roster.backlog.drain();
         self.queued.store(0, Ordering::Relaxed);
         let running = Self::running(&roster);
         drop(roster);
-        for job in &queued {
+        let removed = queued.len();
+        for job in queued {
             job.fail(ErrorKind::Cancelled);
+            drop_quietly(job);
         }
-        for (_, running) in &running {
-            running.job.fail(ErrorKind::Cancelled);
+        let mut asked = Vec::new();
+        for (_, Running { job, .. }) in running {
+            if job.fail(ErrorKind::Cancelled) {
+                asked.push(job.core().id);
+            }
+            drop_quietly(job);
         }
-
-        let roster = self.roster.lock();
-        let roster = self.wait_for_threads(roster, self.config.grace);
-        let stuck: Vec<Stuck> = Self::running(&roster)
-            .into_iter()
-            .map(|(worker, running)| {
-                let core = running.job.core();
-                Stuck {
-                    job: core.id,
-                    name: core.options.name.clone().into_owned(),
-                    submitted_at: core.options.place,
-                    worker: worker.name.clone(),
-                    running_for: running.since.elapsed(),
-                }
-            })
-            .collect();
-        drop(roster);
-        let cancelled = queued.len() + running.len().saturating_sub(stuck.len());
-        Report { drained: pending.saturating_sub(queued.len() + running.len()), cancelled, killed: 0, stuck }
+        (removed, asked)
     }
 
+    /// The jobs that still run.
+    fn stuck(roster: MutexGuard<'_, Roster>) -> Vec<Stuck> {
+        let running = Self::running(&roster);
+        drop(roster);
+        let stuck = |(worker, running): &(Arc<Worker>, Running)| {
+            let core = running.job.core();
+            Stuck {
+                job: core.id,
+                name: core.options.name.clone().into_owned(),
+                submitted_at: core.options.place,
+                worker: worker.name.clone(),
+                running_for: running.since.elapsed(),
+            }
+        };
+        let stuck = running.iter().map(stuck).collect();
+        drop_quietly(running);
+        stuck
+    }
+
+    /// Each thread that has a job, with it; to be dropped after the roster's lock, as it may be the job's last.
     fn running(roster: &Roster) -> Vec<(Arc<Worker>, Running)> {
         let running = |worker: &Arc<Worker>| {
             let running = worker.running.lock();
@@ -359,11 +409,11 @@ impl Crew {
     }
 
     pub(super) fn threads(&self) -> usize {
-        self.roster.lock().threads
+        if self.is_forked() { 0 } else { self.roster.lock().threads }
     }
 
     pub(super) fn queued(&self) -> usize {
-        self.roster.lock().backlog.total()
+        if self.is_forked() { 0 } else { self.roster.lock().backlog.total() }
     }
 }
 
@@ -374,7 +424,7 @@ impl Owner for Crew {
         let help = self.changed(&mut roster);
         drop(roster);
         self.give(help);
-        drop(removed);
+        drop_quietly(removed);
         if let Some(admitted) = admitted {
             admitted.admit();
         }
@@ -386,6 +436,9 @@ impl Owner for Crew {
 
 impl nested::Crew for Crew {
     fn block(&self) {
+        if self.is_forked() {
+            return;
+        }
         let mut roster = self.roster.lock();
         roster.blocked += 1;
         let help = self.changed(&mut roster);
@@ -394,7 +447,17 @@ impl nested::Crew for Crew {
     }
 
     fn unblock(&self) {
-        self.roster.lock().blocked -= 1;
+        if self.is_forked() {
+            return;
+        }
+        let mut roster = self.roster.lock();
+        roster.blocked -= 1;
+        // If its stand-in has gone to rest meanwhile, it is one too many.
+        let surplus = if roster.has_surplus() { roster.idle.first().cloned() } else { None };
+        drop(roster);
+        if let Some(worker) = surplus {
+            worker.thread.get().expect("idle threads have started").unpark();
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod builder;
 mod crew;
+#[cfg(all(test, shuttle))]
+mod model;
 mod roster;
 mod state;
 
@@ -95,8 +97,11 @@ impl ThreadPool {
     /// `grace`; a stuck thread is left to itself.
     pub fn shutdown(&self, drain: Duration) -> Handle<Report> {
         let crew = Arc::clone(&self.door.crew);
-        crew.close();
-        crate::report::supervise(move || crew.shut_down(drain))
+        if crew.is_forked() {
+            return Handle::failed(Options::new(), ErrorKind::Forked);
+        }
+        let pending = crew.close();
+        crate::report::supervise(move || crew.shut_down(pending, drain))
     }
 
     /// How many threads the pool has at this moment.

@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use crate::backlog::Backlog;
 use crate::cell::Runnable;
+use crate::job::JobState;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, thread};
 
@@ -26,7 +27,8 @@ pub(super) struct Worker {
     pub(super) thread: OnceLock<thread::Thread>,
     /// Set under the roster's lock when it is called from idleness to be the scout; taken back by itself.
     pub(super) summoned: AtomicBool,
-    /// The job that it runs, for reports and for shutdown.
+    /// The job that it runs, for reports and for shutdown. Set under the roster's lock, so that a shutdown
+    /// finds each accepted job either here or in the backlog.
     pub(super) running: Mutex<Option<Running>>,
 }
 
@@ -99,13 +101,13 @@ impl Roster {
         if self.scout || self.backlog.len() == 0 {
             return Help::None;
         }
+        if self.active() >= self.max_threads + self.blocked {
+            return Help::None;
+        }
         if let Some(worker) = self.idle.pop() {
             self.scout = true;
             worker.summoned.store(true, Ordering::Relaxed);
             return Help::Wake(worker);
-        }
-        if self.threads >= self.max_threads + self.blocked {
-            return Help::None;
         }
         self.scout = true;
         self.threads += 1;
@@ -126,15 +128,33 @@ impl Roster {
         if self.backlog.len() == 0 {
             return Survey::Rest;
         }
-        let at_work = self.threads - self.idle.len() - 1;
+        let at_work = self.active() - 1;
         let moves = self.returns != self.returns_seen;
         self.returns_seen = self.returns;
         if moves && at_work >= cores && !self.closed { Survey::Watch } else { Survey::Take }
     }
 
-    /// Whether there are more threads than needed, now that fewer are blocked.
+    /// Threads that run jobs or look for one.
+    fn active(&self) -> usize {
+        self.threads - self.idle.len()
+    }
+
+    /// Whether a thread must leave instead of running another job, now that fewer are blocked. If it does,
+    /// those that stay still come back for every queued job.
+    pub(super) fn too_many_run(&self) -> bool {
+        self.active() > self.max_threads + self.blocked
+    }
+
+    /// Whether there are more threads, idle ones included, than may ever run, now that fewer are blocked.
     pub(super) fn has_surplus(&self) -> bool {
         self.threads > self.max_threads + self.blocked
+    }
+
+    /// How many jobs are queued, waiting or running and have not ended.
+    pub(super) fn live_jobs(&self) -> usize {
+        let is_live = |running: &Running| running.job.core().state() != JobState::Ended;
+        let runs = |worker: &&Arc<Worker>| worker.running.lock().as_ref().is_some_and(is_live);
+        self.backlog.total() + self.workers.iter().filter(runs).count()
     }
 
     /// Whether nobody is left to come back for the queued jobs.

@@ -15,6 +15,7 @@ use crate::handle::Handle;
 use crate::job::Options;
 use crate::panics::drop_quietly;
 use crate::report::Report;
+use crate::sync::thread_local;
 use crate::work::{Work, sealed};
 
 /// A [`ThreadPool`] in which each thread owns one value of `S` and lends it to each of its jobs as `&mut S`:
@@ -52,12 +53,12 @@ thread_local! {
 /// Says, from within a job, that this worker's state is broken: it is dropped when the job ends and the
 /// worker's next job gets a new one. Without effect elsewhere.
 pub fn discard_state() {
-    DISCARD.set(true);
+    DISCARD.with(|discard| discard.set(true));
 }
 
 /// Drops this thread's state; the thread leaves.
 pub(super) fn close() {
-    drop_quietly(STATE.take());
+    drop_quietly(STATE.with(RefCell::take));
 }
 
 impl<S: 'static> StatePool<S> {
@@ -150,16 +151,17 @@ where
 
     fn perform(self) -> Result<T, ErrorKind> {
         // Taken out for the job's time, so a panic leaves none behind.
-        let mut state = match STATE.take().and_then(|state| state.downcast::<S>().ok()) {
+        let mut state = match STATE.with(RefCell::take).and_then(|state| state.downcast::<S>().ok()) {
             Some(state) => state,
             None => Box::new((self.open)().map_err(ErrorKind::State)?),
         };
-        DISCARD.set(false);
+        DISCARD.with(|discard| discard.set(false));
         let result = (self.work)(&mut state);
-        if DISCARD.take() {
-            drop(state);
+        if DISCARD.with(Cell::take) {
+            // It is broken, so its destructor may well panic; the job has its result nevertheless.
+            drop_quietly(state);
         } else {
-            STATE.set(Some(state));
+            STATE.with(|slot| slot.replace(Some(state)));
         }
         Ok(result)
     }

@@ -1,0 +1,239 @@
+//! Turns a function into a constant of a zero-sized type that derefs to it and carries `with`.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, format_ident, quote};
+use syn::spanned::Spanned;
+use syn::visit_mut::VisitMut;
+use syn::{Attribute, Error, FnArg, GenericParam, ItemFn, Lifetime, Result, ReturnType, Signature, Type};
+
+pub(crate) fn expand(attributes: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    if !attributes.is_empty() {
+        return Err(Error::new_spanned(attributes, "`#[offloop::task]` takes no arguments"));
+    }
+    let function: ItemFn = syn::parse2(item).map_err(|error| {
+        Error::new(error.span(), "`#[offloop::task]` marks a free function with a body")
+    })?;
+    check(&function.sig)?;
+    let arguments = arguments(&function.sig)?;
+    Ok(generate(function, &arguments))
+}
+
+/// Refuses what cannot work in another process, with advice.
+fn check(signature: &Signature) -> Result<()> {
+    if let Some(token) = signature.asyncness {
+        return Err(Error::new_spanned(
+            token,
+            "a task runs off the event loop, where nothing would poll an async fn: \
+             await it on the loop, or make the task a plain `fn` that blocks",
+        ));
+    }
+    if let Some(token) = signature.unsafety {
+        return Err(Error::new_spanned(token, "a task must be safe to call: wrap the unsafe call in a safe `fn`"));
+    }
+    for parameter in &signature.generics.params {
+        if !matches!(parameter, GenericParam::Lifetime(_)) {
+            return Err(Error::new_spanned(
+                parameter,
+                "a task cannot be generic: a worker finds it by its name alone; write one task per type",
+            ));
+        }
+    }
+    let mut borrows = Borrows(None);
+    borrows.visit_return_type_mut(&mut signature.output.clone());
+    if let Some(span) = borrows.0 {
+        return Err(Error::new(span, "a task's result comes from another process, so it must own its data"));
+    }
+    Ok(())
+}
+
+struct Argument {
+    /// The type as written.
+    written: Type,
+    /// The type with its borrows bound to the call's lifetime.
+    bound: Type,
+}
+
+fn arguments(signature: &Signature) -> Result<Vec<Argument>> {
+    let lifetimes: Vec<_> = signature.generics.lifetimes().map(|it| it.lifetime.clone()).collect();
+    let mut arguments = Vec::new();
+    for input in &signature.inputs {
+        let FnArg::Typed(input) = input else {
+            return Err(Error::new_spanned(input, "a task is a free function: pass the value as an argument"));
+        };
+        let mut bind = Bind { lifetimes: &lifetimes, error: None };
+        let mut bound = (*input.ty).clone();
+        bind.visit_type_mut(&mut bound);
+        if let Some(error) = bind.error {
+            return Err(error);
+        }
+        arguments.push(Argument { written: (*input.ty).clone(), bound });
+    }
+    Ok(arguments)
+}
+
+/// The lifetime that a call's borrowed arguments live for.
+fn call_lifetime(span: Span) -> Lifetime {
+    Lifetime::new("'call", span)
+}
+
+/// Binds every borrow in a type to the call's lifetime.
+struct Bind<'a> {
+    lifetimes: &'a [Lifetime],
+    error: Option<Error>,
+}
+
+impl VisitMut for Bind<'_> {
+    fn visit_type_reference_mut(&mut self, reference: &mut syn::TypeReference) {
+        if let Some(token) = reference.mutability {
+            self.error = Some(Error::new_spanned(
+                token,
+                "a task's arguments go to another process, from where a `&mut` cannot come back: \
+                 take the value and return the new one",
+            ));
+        }
+        if reference.lifetime.is_none() {
+            reference.lifetime = Some(call_lifetime(reference.and_token.span));
+        }
+        syn::visit_mut::visit_type_reference_mut(self, reference);
+    }
+
+    fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
+        if lifetime.ident == "_" || self.lifetimes.contains(lifetime) {
+            *lifetime = call_lifetime(lifetime.span());
+        }
+    }
+
+    fn visit_type_impl_trait_mut(&mut self, impl_trait: &mut syn::TypeImplTrait) {
+        self.error = Some(Error::new_spanned(
+            impl_trait,
+            "a task cannot be generic: a worker finds it by its name alone; name the type",
+        ));
+    }
+}
+
+/// Finds a borrow in a return type.
+struct Borrows(Option<Span>);
+
+impl VisitMut for Borrows {
+    fn visit_type_reference_mut(&mut self, reference: &mut syn::TypeReference) {
+        self.0 = Some(reference.span());
+    }
+
+    fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
+        if lifetime.ident != "static" {
+            self.0 = Some(lifetime.span());
+        }
+    }
+
+    fn visit_type_impl_trait_mut(&mut self, impl_trait: &mut syn::TypeImplTrait) {
+        self.0 = Some(impl_trait.span());
+    }
+}
+
+/// Whether this is `&[u8]`, which is sent as one block instead of byte by byte.
+fn is_byte_slice(ty: &Type) -> bool {
+    let Type::Reference(reference) = ty else { return false };
+    let Type::Slice(slice) = &*reference.elem else { return false };
+    matches!(&*slice.elem, Type::Path(path) if path.path.is_ident("u8"))
+}
+
+fn is_cfg(attribute: &Attribute) -> bool {
+    attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr")
+}
+
+fn generate(mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
+    let name = function.sig.ident.clone();
+    let body = format_ident!("{name}__body");
+    let visibility = std::mem::replace(&mut function.vis, syn::Visibility::Inherited);
+    let (docs, rest): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut function.attrs).into_iter().partition(|it| it.path().is_ident("doc"));
+    let cfgs: Vec<_> = rest.iter().filter(|it| is_cfg(it)).cloned().collect();
+    function.attrs = rest.into_iter().filter(|it| !is_cfg(it) && !it.path().is_ident("must_use")).collect();
+    function.sig.ident = body.clone();
+
+    let lifetimes = &function.sig.generics.params;
+    let output = match &function.sig.output {
+        ReturnType::Default => quote!(()),
+        ReturnType::Type(_, ty) => ty.to_token_stream(),
+    };
+    let written: Vec<_> = arguments.iter().map(|it| &it.written).collect();
+    let bound: Vec<_> = arguments.iter().map(|it| &it.bound).collect();
+    let names: Vec<_> = (0..arguments.len()).map(|at| format_ident!("arg{at}")).collect();
+    // What travels: the arguments as one tuple, byte slices in a wrapper that encodes them as a block.
+    let sent = arguments.iter().map(|Argument { bound, .. }| {
+        if is_byte_slice(bound) { quote!(::offloop::__private::Bytes<'call>) } else { bound.to_token_stream() }
+    });
+    let packed = names.iter().zip(arguments).map(|(name, argument)| {
+        if is_byte_slice(&argument.bound) { quote!(::offloop::__private::Bytes(#name)) } else { quote!(#name) }
+    });
+    let unpacked: Vec<_> = names
+        .iter()
+        .zip(arguments)
+        .map(|(name, argument)| if is_byte_slice(&argument.bound) { quote!(#name.0) } else { quote!(#name) })
+        .collect();
+    let pointer = quote!(for<#lifetimes> fn(#(#written),*) -> #output);
+    let signature = format!("fn({}) -> {output}", quote!(#(#written),*));
+
+    quote! {
+        #(#cfgs)*
+        #[doc(hidden)]
+        #[allow(non_camel_case_types)]
+        #[derive(Clone, Copy, Debug)]
+        #visibility struct #name {
+            _private: (),
+        }
+
+        #(#cfgs)*
+        #(#docs)*
+        #[allow(non_upper_case_globals)]
+        #visibility const #name: #name = #name { _private: () };
+
+        #(#cfgs)*
+        const _: () = {
+            #[allow(non_snake_case)]
+            #function
+
+            impl ::core::ops::Deref for #name {
+                type Target = #pointer;
+
+                fn deref(&self) -> &Self::Target {
+                    static BODY: #pointer = #body;
+                    &BODY
+                }
+            }
+
+            type Sent<'call> = (#(#sent,)* ::core::marker::PhantomData<&'call ()>,);
+
+            impl #name {
+                /// The call of this task with these arguments, to be given to an executor.
+                #[must_use = "a call does nothing until an executor is given it"]
+                #[allow(clippy::too_many_arguments)]
+                pub fn with<'call>(&self, #(#names: #bound),*) -> ::offloop::Call<'call, #output> {
+                    ::offloop::__private::call::<Sent<'call>, #output>(
+                        &TASK,
+                        (#(#packed,)* ::core::marker::PhantomData,),
+                        |(#(#names,)* _)| #body(#(#unpacked),*),
+                    )
+                }
+            }
+
+            fn run(input: &[u8]) -> ::offloop::__private::Outcome {
+                fn decoded<'call>(input: &'call [u8]) -> ::offloop::__private::Outcome {
+                    ::offloop::__private::run::<Sent<'call>, #output>(input, |(#(#names,)* _)| {
+                        #body(#(#unpacked),*)
+                    })
+                }
+                decoded(input)
+            }
+
+            #[::offloop::__private::linkme::distributed_slice(::offloop::__private::TASKS)]
+            #[linkme(crate = ::offloop::__private::linkme)]
+            static TASK: ::offloop::__private::Task = ::offloop::__private::Task::new(
+                ::core::concat!(::core::module_path!(), "::", ::core::stringify!(#name)),
+                #signature,
+                (::core::file!(), ::core::line!(), ::core::column!()),
+                run,
+            );
+        };
+    }
+}

@@ -1,0 +1,170 @@
+//! A table of figures, ours beside the peers', and whether each figure to reach is reached.
+
+use std::fmt;
+
+/// Which of two values is the better.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Better {
+    Less,
+    More,
+}
+
+/// What a figure of ours is to reach.
+#[derive(Clone, Copy)]
+pub(crate) enum Goal {
+    /// At least as good as the best peer.
+    BestPeer,
+    /// This many times the peer of that name.
+    Times(f64, &'static str),
+    /// Reported only.
+    None,
+}
+
+/// One measured row.
+pub(crate) struct Figure {
+    /// What was measured, with its unit.
+    pub(crate) label: String,
+    pub(crate) better: Better,
+    pub(crate) goal: Goal,
+    /// One value a contender, in their order; `None` where it does not apply.
+    pub(crate) values: Vec<Option<f64>>,
+}
+
+/// Measured rows of contenders, of which the first few are ours.
+pub(crate) struct Comparison {
+    names: Vec<&'static str>,
+    ours: usize,
+    figures: Vec<Figure>,
+}
+
+impl Comparison {
+    pub(crate) fn new(ours: &[&'static str], peers: &[&'static str]) -> Self {
+        Self { names: [ours, peers].concat(), ours: ours.len(), figures: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, figure: Figure) {
+        assert_eq!(figure.values.len(), self.names.len(), "one value a contender");
+        self.figures.push(figure);
+    }
+
+    fn best_peer(&self, figure: &Figure) -> Option<(&'static str, f64)> {
+        let peers = self.names.iter().zip(&figure.values).skip(self.ours);
+        let measured = peers.filter_map(|(name, value)| Some((*name, (*value)?)));
+        measured.reduce(|best, next| if no_worse(figure.better, best.1, next.1) { best } else { next })
+    }
+
+    fn peer(&self, figure: &Figure, name: &str) -> Option<f64> {
+        let at = self.names.iter().position(|other| *other == name)?;
+        figure.values[at]
+    }
+
+    /// Who of ours reaches the goal.
+    fn reached_by(&self, figure: &Figure) -> String {
+        let ours = || self.names.iter().zip(&figure.values).take(self.ours);
+        let reached: Vec<String> = match figure.goal {
+            Goal::None => return "–".to_owned(),
+            Goal::BestPeer => {
+                let Some((_, best)) = self.best_peer(figure) else { return "–".to_owned() };
+                ours()
+                    .filter(|(_, value)| value.is_some_and(|value| no_worse(figure.better, value, best)))
+                    .map(|(name, _)| (*name).to_owned())
+                    .collect()
+            }
+            Goal::Times(times, base) => {
+                let Some(base) = self.peer(figure, base) else { return "–".to_owned() };
+                ours()
+                    .filter_map(|(name, value)| Some((name, (*value)? / base)))
+                    .filter(|(_, ratio)| no_worse(figure.better, *ratio, times))
+                    .map(|(name, ratio)| format!("{name} ({ratio:.1} ×)"))
+                    .collect()
+            }
+        };
+        if reached.is_empty() { "none".to_owned() } else { reached.join(", ") }
+    }
+
+    fn header(&self) -> Vec<String> {
+        let names = self.names.iter().map(ToString::to_string);
+        let ratios = self.names[..self.ours].iter().map(|name| format!("{name} ÷ best"));
+        let verdict = ["to reach", "reached by"].map(ToOwned::to_owned);
+        ["workload".to_owned()]
+            .into_iter()
+            .chain(names)
+            .chain(["best peer".to_owned()])
+            .chain(ratios)
+            .chain(verdict)
+            .collect()
+    }
+
+    fn row(&self, figure: &Figure) -> Vec<String> {
+        let best = self.best_peer(figure);
+        let ratio = |value: &Option<f64>| cell(value.zip(best).map(|(value, (_, best))| value / best), 2);
+        let mut row = vec![figure.label.clone()];
+        row.extend(figure.values.iter().map(|value| cell(*value, digits(*value))));
+        row.push(best.map_or("–", |(name, _)| name).to_owned());
+        row.extend(figure.values.iter().take(self.ours).map(ratio));
+        row.push(match (figure.goal, figure.better) {
+            (Goal::None, _) => "–".to_owned(),
+            (Goal::BestPeer, Better::Less) => "≤ best".to_owned(),
+            (Goal::BestPeer, Better::More) => "≥ best".to_owned(),
+            (Goal::Times(times, base), _) => format!("{times} × {base}"),
+        });
+        row.push(self.reached_by(figure));
+        row
+    }
+}
+
+impl fmt::Display for Comparison {
+    /// As an aligned Markdown table: text to the left, figures to the right.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let header = self.header();
+        let rows: Vec<Vec<String>> = self.figures.iter().map(|figure| self.row(figure)).collect();
+        let widths: Vec<usize> = (0..header.len())
+            .map(|at| rows.iter().chain([&header]).map(|row| row[at].chars().count()).max().unwrap_or(0))
+            .collect();
+        let is_text = |at: usize| {
+            let ratios = self.names.len() + 2..self.names.len() + 2 + self.ours;
+            at == 0 || at > self.names.len() && !ratios.contains(&at)
+        };
+        let line = |f: &mut fmt::Formatter<'_>, row: &[String]| {
+            for (at, (text, &width)) in row.iter().zip(&widths).enumerate() {
+                if is_text(at) {
+                    write!(f, "| {text:<width$} ")?;
+                } else {
+                    write!(f, "| {text:>width$} ")?;
+                }
+            }
+            writeln!(f, "|")
+        };
+        line(f, &header)?;
+        for (at, &width) in widths.iter().enumerate() {
+            let dashes = "-".repeat(width);
+            if is_text(at) {
+                write!(f, "| {dashes} ")?;
+            } else {
+                write!(f, "| {}: ", &dashes[1..])?;
+            }
+        }
+        writeln!(f, "|")?;
+        rows.iter().try_for_each(|row| line(f, row))
+    }
+}
+
+fn no_worse(better: Better, value: f64, than: f64) -> bool {
+    match better {
+        Better::Less => value <= than,
+        Better::More => value >= than,
+    }
+}
+
+/// Three figures are enough: the last one moves from run to run.
+fn digits(value: Option<f64>) -> usize {
+    match value {
+        Some(value) if value >= 100.0 => 0,
+        Some(value) if value >= 10.0 => 1,
+        _ => 2,
+    }
+}
+
+fn cell(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| format!("{value:.digits$}"))
+}

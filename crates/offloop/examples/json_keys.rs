@@ -1,0 +1,199 @@
+//! Walks every key of a JSON file in another process while the event loop stays free.
+//!
+//! `cargo run --release --example json_keys -- FILE` (without FILE it makes 8 MB of JSON)
+
+mod support;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use offloop::ProcessPool;
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use support::{Heartbeat, milliseconds};
+
+/// What comes back from the worker: the answer, not the data.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Summary {
+    keys: u64,
+    deepest: Vec<String>,
+    frequent: Vec<(String, u64)>,
+}
+
+/// The bytes arrive borrowed: they are copied to the worker once, and parsed where they lie.
+#[offloop::task]
+fn walk(json: &[u8]) -> Result<Summary, String> {
+    let text = std::str::from_utf8(json)
+        .map_err(|error| format!("it is not UTF-8: there is a stray byte at offset {}", error.valid_up_to()))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if text.trim().is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    let mut census = Census::default();
+    let mut parser = serde_json::Deserializer::from_str(text);
+    Walk(&mut census).deserialize(&mut parser).map_err(|error| format!("it is not valid JSON: {error}"))?;
+    parser.end().map_err(|error| format!("there is more after the JSON value: {error}"))?;
+
+    let mut frequent: Vec<_> = census.counts.into_iter().collect();
+    frequent.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    frequent.truncate(5);
+    Ok(Summary { keys: census.keys, deepest: census.deepest, frequent })
+}
+
+#[derive(Default)]
+struct Census {
+    keys: u64,
+    path: Vec<String>,
+    deepest: Vec<String>,
+    counts: HashMap<String, u64>,
+}
+
+impl Census {
+    fn enter(&mut self, key: String) {
+        self.keys += 1;
+        match self.counts.get_mut(&key) {
+            Some(count) => *count += 1,
+            None => {
+                self.counts.insert(key.clone(), 1);
+            }
+        }
+        self.path.push(key);
+        if self.path.len() > self.deepest.len() {
+            self.deepest.clone_from(&self.path);
+        }
+    }
+}
+
+/// Visits a JSON value without building it.
+struct Walk<'a>(&'a mut Census);
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key()? {
+            self.0.enter(key);
+            map.next_value_seed(Walk(self.0))?;
+            self.0.path.pop();
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(Walk(self.0))?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+fn main() -> ExitCode {
+    // A process that was started as a pool's worker runs its jobs in here and never returns.
+    offloop::init();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(run()));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("json_keys: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), String> {
+    let file = std::env::args_os().nth(1);
+    let (name, json) = match file {
+        Some(path) => {
+            let name = path.to_string_lossy().into_owned();
+            let read = offloop::run(move || std::fs::read(path)).await.map_err(|error| error.to_string())?;
+            let json = read.map_err(|error| format!("{name}: {error}"))?;
+            (name, json)
+        }
+        None => ("8 MB made up for the purpose".to_owned(), made_up(8_000_000)),
+    };
+    let pool = ProcessPool::builder().workers(1).build().map_err(|error| error.to_string())?;
+    // The worker starts in the background; what is measured is the walk.
+    pool.run(walk.with(b"{}")).await.map_err(|error| error.to_string())?.map_err(|error| error.clone())?;
+
+    let heart = Heartbeat::start();
+    let (result, took, late) = heart.measure(pool.run(walk.with(&json))).await;
+    let summary = result.map_err(|error| error.to_string())?.map_err(|error| format!("{name}: {error}"))?;
+    let (direct, direct_took, direct_late) = heart.measure(async { walk(&json) }).await;
+    assert_eq!(direct.as_ref(), Ok(&summary), "the same function gave two answers");
+
+    report(&name, json.len(), &summary);
+    row("in the process pool", took, late);
+    row("directly on the loop", direct_took, direct_late);
+    Ok(())
+}
+
+fn report(name: &str, length: usize, summary: &Summary) {
+    let frequent: Vec<_> = summary.frequent.iter().map(|(key, count)| format!("{key} ({count})")).collect();
+    println!("{name}: {:.1} MB", f64::from(u32::try_from(length).unwrap_or(u32::MAX)) / 1e6);
+    println!("  keys           {}", summary.keys);
+    println!("  deepest path   {} levels: {}", summary.deepest.len(), summary.deepest.join("."));
+    println!("  most frequent  {}", frequent.join(", "));
+    println!("{:<22}{:>12}{:>20}", "walked", "took", "loop late at worst");
+}
+
+fn row(place: &str, took: Duration, late: Duration) {
+    println!("{place:<22}{:>12}{:>20}", milliseconds(took), milliseconds(late));
+}
+
+/// A list of records as a service would return it.
+fn made_up(length: usize) -> Vec<u8> {
+    let mut json = String::with_capacity(length + 200);
+    json.push('[');
+    let mut id = 0_u32;
+    while json.len() < length {
+        if id > 0 {
+            json.push(',');
+        }
+        json.push_str(&format!(
+            r#"{{"id":{id},"name":"customer {id}","address":{{"city":"town {}","geo":{{"lat":{},"lon":{}}}}},"tags":["a","b"]}}"#,
+            id % 97,
+            id % 90,
+            id % 180,
+        ));
+        id += 1;
+    }
+    json.push(']');
+    json.into_bytes()
+}

@@ -1,0 +1,168 @@
+//! A pool of worker processes: copies of this program that run tasks, die alone and are replaced.
+//!
+//! The protocol between the two sides is in the README beside this file.
+
+mod builder;
+mod desk;
+mod frame;
+mod member;
+mod supervisor;
+mod sys;
+mod worker;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+pub use builder::{Initialised, ProcessPoolBuilder};
+
+use crate::cell::{Cell, Remote};
+use crate::error::{ErrorKind, Rejected};
+use crate::executor::Accepts;
+use crate::handle::Handle;
+use crate::job::Options;
+use crate::report::Report;
+use crate::task::Call;
+use desk::Desk;
+
+static INITIALISED: AtomicBool = AtomicBool::new(false);
+
+/// To be called first thing in `main`: a process that was started as a pool's worker runs its jobs in here
+/// and never returns. In any other process it returns at once.
+///
+/// It must come before the program starts threads, reads its arguments or opens anything, since all that
+/// would happen in each worker too.
+pub fn init() {
+    INITIALISED.store(true, Ordering::Relaxed);
+    if let Some(orders) = std::env::var_os(sys::MARKER) {
+        worker::serve(&orders);
+    }
+}
+
+fn is_initialised() -> bool {
+    INITIALISED.load(Ordering::Relaxed)
+}
+
+/// A pool of worker processes.
+///
+/// It runs [`Call`]s of functions marked `#[offloop::task]`. A job that crashes its process fails alone, with
+/// [`ErrorKind::WorkerDied`]; the worker is replaced. A job that is cancelled, whose handle is dropped, or
+/// whose run deadline passes, is killed: SIGTERM, and SIGKILL after the grace period. Workers never outlive
+/// this process, however it ends.
+///
+/// Clones are the same pool. When the last one is dropped the pool takes no more work, runs what it has
+/// accepted and then lets its workers go; nobody is blocked for it. [`shutdown`](Self::shutdown) does it under
+/// supervision.
+///
+/// In a worker, [`job::is_cancelled`](crate::job::is_cancelled) is always false: whoever is to stop is killed.
+#[derive(Clone)]
+pub struct ProcessPool {
+    door: Arc<Door>,
+}
+
+/// What the pool's clones share; the supervisor does not hold it, so its drop means that nobody can submit.
+struct Door {
+    desk: Arc<Desk>,
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.desk.close();
+    }
+}
+
+impl ProcessPool {
+    /// A pool to be configured.
+    pub fn builder() -> ProcessPoolBuilder {
+        ProcessPoolBuilder::new()
+    }
+
+    fn from_desk(desk: Arc<Desk>) -> Self {
+        Self { door: Arc::new(Door { desk }) }
+    }
+
+    /// Runs `work`, a task's call, in a worker process. Encodes the arguments before it returns; an error of
+    /// that is the handle's. Does not wait for the worker.
+    #[track_caller]
+    pub fn run<W>(&self, work: W) -> Handle<<Self as Accepts<W>>::Output>
+    where
+        Self: Accepts<W>,
+    {
+        self.place(work, Options::new())
+    }
+
+    /// Runs `work` if there is room for it now; else gives it back, whatever the policy. Never waits.
+    #[track_caller]
+    pub fn try_run<W>(&self, work: W) -> Result<Handle<<Self as Accepts<W>>::Output>, Rejected<W>>
+    where
+        Self: Accepts<W>,
+    {
+        self.try_place(work, Options::new())
+    }
+
+    /// Stops accepting work, drains what was accepted for at most `drain`, then cancels the queued jobs and
+    /// kills the workers of running ones: SIGTERM, and SIGKILL after the builder's `grace`.
+    ///
+    /// The shutdown goes on whether or not the handle is awaited.
+    pub fn shutdown(&self, drain: Duration) -> Handle<Report> {
+        let desk = Arc::clone(&self.door.desk);
+        desk.close();
+        crate::report::supervise(move || desk.shut_down(drain))
+    }
+
+    /// The process ids of the workers that are up: busy, idle or starting.
+    pub fn workers(&self) -> Vec<u32> {
+        self.door.desk.pids()
+    }
+
+    /// How many accepted jobs wait for a worker at this moment, those that wait for room included.
+    pub fn queued(&self) -> usize {
+        self.door.desk.queued()
+    }
+
+    fn submit<R>(&self, call: &Call<'_, R>, mut options: Options) -> Result<Handle<R>, ErrorKind>
+    where
+        R: DeserializeOwned + Send + 'static,
+    {
+        let encoded = call.encode()?;
+        self.door.desk.check_size(&encoded)?;
+        if options.name.is_empty() {
+            options.name = call.task_name().into();
+        }
+        let cell: Arc<Cell<_, R>> = Cell::new(encoded, options);
+        self.door.desk.execute(Arc::clone(&cell) as Arc<dyn Remote>)?;
+        Ok(Handle::new(cell))
+    }
+}
+
+impl<'a, R> Accepts<Call<'a, R>> for ProcessPool
+where
+    R: DeserializeOwned + Send + 'static,
+{
+    type Output = R;
+
+    fn place(&self, work: Call<'a, R>, options: Options) -> Handle<R> {
+        let mut named = options.clone();
+        if named.name.is_empty() {
+            named.name = work.task_name().into();
+        }
+        self.submit(&work, options).unwrap_or_else(|kind| Handle::failed(named, kind))
+    }
+
+    fn try_place(&self, work: Call<'a, R>, mut options: Options) -> Result<Handle<R>, Rejected<Call<'a, R>>> {
+        options.never_wait = true;
+        self.submit(&work, options).map_err(|kind| Rejected::new(work, kind))
+    }
+}
+
+impl fmt::Debug for ProcessPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessPool")
+            .field("workers", &self.workers())
+            .field("queued", &self.queued())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,241 @@
+//! Tasks: functions with a name, so that another process can be told to call them.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::error::{BuildError, ErrorKind};
+use crate::work::{Work, sealed};
+
+/// The call of a task with its arguments, made by the task's `with`.
+///
+/// Given to a process pool it is encoded at once, on the thread that submits it; borrowed arguments are read
+/// only until then. Given to threads it is an ordinary call, for which its arguments must be `'static`.
+#[must_use = "a call does nothing until an executor is given it"]
+pub struct Call<'a, R> {
+    task: &'static Task,
+    bound: Box<dyn Bound<R> + 'a>,
+}
+
+/// A task's function with its arguments.
+trait Bound<R>: Send {
+    fn encode(&self) -> Result<Vec<u8>, postcard::Error>;
+    fn call(self: Box<Self>) -> R;
+}
+
+struct Arguments<A, R> {
+    arguments: A,
+    body: fn(A) -> R,
+}
+
+impl<A: Serialize + Send, R> Bound<R> for Arguments<A, R> {
+    fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
+        postcard::to_stdvec(&self.arguments)
+    }
+
+    fn call(self: Box<Self>) -> R {
+        (self.body)(self.arguments)
+    }
+}
+
+/// Not public API: what `#[offloop::task]` makes of `f.with(…)`.
+pub fn call<'a, A, R>(task: &'static Task, arguments: A, body: fn(A) -> R) -> Call<'a, R>
+where
+    A: Serialize + Send + 'a,
+    R: 'a,
+{
+    Call { task, bound: Box::new(Arguments { arguments, body }) }
+}
+
+impl<R> Call<'_, R> {
+    /// The task's path, `crate::module::function`.
+    pub fn task_name(&self) -> &'static str {
+        self.task.name
+    }
+
+    pub(crate) fn encode(&self) -> Result<Encoded, ErrorKind> {
+        match self.bound.encode() {
+            Ok(arguments) => Ok(Encoded { task: self.task, arguments }),
+            Err(error) => Err(ErrorKind::Encode(format!("the arguments of `{}`: {error}", self.task.name))),
+        }
+    }
+}
+
+impl<R> fmt::Debug for Call<'_, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Call").field(&self.task.name).finish()
+    }
+}
+
+impl<R> sealed::Sealed for Call<'static, R> {}
+
+impl<R: Send + 'static> Work for Call<'static, R> {
+    type Output = R;
+
+    fn perform(self) -> Result<R, ErrorKind> {
+        Ok(self.bound.call())
+    }
+
+    fn label(&self) -> Cow<'static, str> {
+        Cow::Borrowed(self.task.name)
+    }
+}
+
+/// A call as it travels to a worker process.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    pub(crate) task: &'static Task,
+    pub(crate) arguments: Vec<u8>,
+}
+
+/// Not public API: an entry of the registry.
+pub struct Task {
+    pub(crate) name: &'static str,
+    signature: &'static str,
+    place: (&'static str, u32, u32),
+    pub(crate) run: fn(&[u8]) -> Outcome,
+    /// Its place in the sorted registry, by which it is called over a link. Written by `registry`.
+    index: AtomicU32,
+}
+
+/// Not public API: a task's encoded result.
+pub type Outcome = Result<Vec<u8>, Fault>;
+
+/// Not public API: why a task was not run, or has no result that could be sent.
+#[derive(Debug)]
+pub enum Fault {
+    /// Its arguments did not decode.
+    Arguments(String),
+    /// Its result did not encode.
+    Result(String),
+}
+
+impl Fault {
+    pub(crate) fn into_kind(self, task: &str) -> ErrorKind {
+        match self {
+            Self::Arguments(reason) => ErrorKind::Decode(format!("the arguments of `{task}`: {reason}")),
+            Self::Result(reason) => ErrorKind::Encode(format!("the result of `{task}`: {reason}")),
+        }
+    }
+}
+
+impl Task {
+    /// Not public API.
+    pub const fn new(
+        name: &'static str,
+        signature: &'static str,
+        place: (&'static str, u32, u32),
+        run: fn(&[u8]) -> Outcome,
+    ) -> Self {
+        Self { name, signature, place, run, index: AtomicU32::new(u32::MAX) }
+    }
+
+    pub(crate) fn index(&self) -> u32 {
+        registry();
+        self.index.load(Ordering::Relaxed)
+    }
+
+    fn identity(&self) -> (&'static str, (&'static str, u32, u32), &'static str) {
+        (self.name, self.place, self.signature)
+    }
+}
+
+impl fmt::Debug for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Task").field(&self.name).finish()
+    }
+}
+
+/// Not public API: every task that is linked into this program.
+#[linkme::distributed_slice]
+pub static TASKS: [Task];
+
+/// All tasks, in an order that two processes of the same build agree on.
+pub(crate) fn registry() -> &'static [&'static Task] {
+    static REGISTRY: OnceLock<Vec<&'static Task>> = OnceLock::new();
+    REGISTRY.get_or_init(|| {
+        let mut tasks: Vec<&'static Task> = TASKS.iter().collect();
+        tasks.sort_by_key(|task| task.identity());
+        for (index, task) in (0..).zip(&tasks) {
+            task.index.store(index, Ordering::Relaxed);
+        }
+        tasks
+    })
+}
+
+/// Refuses a program in which two tasks cannot be told apart, as a macro can make them.
+pub(crate) fn check_registry() -> Result<(), BuildError> {
+    match registry().windows(2).find(|pair| pair[0].identity() == pair[1].identity()) {
+        None => Ok(()),
+        Some(pair) => {
+            let (name, (file, line, _), _) = pair[0].identity();
+            Err(BuildError::Setting(
+                format!("two tasks are both called `{name}` at {file}:{line}; give them names of their own").into(),
+            ))
+        }
+    }
+}
+
+/// What two processes must share to understand each other: this crate's version, the tasks with their
+/// signatures, and the very file that they run.
+pub(crate) fn fingerprint() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    env!("CARGO_PKG_VERSION").hash(&mut hasher);
+    for task in registry() {
+        task.identity().hash(&mut hasher);
+    }
+    if let Ok(exe) = std::fs::metadata("/proc/self/exe") {
+        (exe.dev(), exe.ino(), exe.size(), exe.mtime(), exe.mtime_nsec()).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// Not public API: decodes arguments, calls, encodes the result. What is borrowed borrows from `input`.
+pub fn run<'a, A, R>(input: &'a [u8], body: impl FnOnce(A) -> R) -> Outcome
+where
+    A: Deserialize<'a>,
+    R: Serialize + 'static,
+{
+    let arguments = postcard::from_bytes(input).map_err(|error| Fault::Arguments(error.to_string()))?;
+    let result = body(arguments);
+    let encoded = match (&result as &dyn Any).downcast_ref::<Vec<u8>>() {
+        // The same bytes as by the general way, but as one block.
+        Some(bytes) => postcard::to_stdvec(&Bytes(bytes)),
+        None => postcard::to_stdvec(&result),
+    };
+    encoded.map_err(|error| Fault::Result(error.to_string()))
+}
+
+/// Decodes a result.
+pub(crate) fn decode<R: DeserializeOwned + 'static>(encoded: &[u8]) -> Result<R, postcard::Error> {
+    let mut result: Option<R> = None;
+    if let Some(bytes) = (&mut result as &mut dyn Any).downcast_mut::<Option<Vec<u8>>>() {
+        // As in `run`: a block.
+        *bytes = Some(postcard::from_bytes::<Bytes>(encoded)?.0.to_vec());
+        return Ok(result.expect("it was just set"));
+    }
+    postcard::from_bytes(encoded)
+}
+
+/// Not public API: a byte slice that is encoded as one block, not byte by byte.
+#[derive(Debug, Clone, Copy)]
+pub struct Bytes<'a>(pub &'a [u8]);
+
+impl Serialize for Bytes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Bytes<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <&'a [u8]>::deserialize(deserializer).map(Bytes)
+    }
+}

@@ -1,0 +1,344 @@
+//! The pool under a model checker that tries many orders of its threads' steps. A lost wake-up shows as a
+//! deadlock, because each model waits for all that it began.
+//!
+//! `RUSTFLAGS="--cfg shuttle" cargo test -p offloop --no-default-features --lib --release -- model`
+//!
+//! There is no clock in here, so any limit may pass at any moment, and deadlines (whose thread outlives an
+//! execution) are left out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shuttle::sync::atomic::{AtomicUsize, Ordering};
+use shuttle::thread;
+
+use super::{ThreadPool, ThreadPoolBuilder};
+use crate::backlog::OnFull;
+use crate::error::ErrorKind;
+use crate::handle::Handle;
+use crate::job::{self, JobState};
+
+/// Orders tried per model and scheduler.
+const RUNS: usize = 10_000;
+
+fn check(model: impl Fn() + Send + Sync + Clone + 'static) {
+    shuttle::check_random(model.clone(), RUNS);
+    shuttle::check_pct(model, RUNS, 3);
+}
+
+/// A pool whose idle threads stay until it is dropped.
+fn pool(threads: usize) -> ThreadPoolBuilder {
+    ThreadPool::builder().max_threads(threads).min_threads(threads)
+}
+
+#[derive(Clone, Default)]
+struct Count(Arc<AtomicUsize>);
+
+impl Count {
+    fn add(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn sub(&self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn get(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// A job that is seen to run and to be dropped, and sees how many run beside it.
+#[derive(Clone, Default)]
+struct Seen {
+    ran: Count,
+    dropped: Count,
+    running: Count,
+}
+
+struct Guard(Count);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.add();
+    }
+}
+
+impl Seen {
+    fn work(&self, most: usize) -> impl FnOnce() + Send + 'static {
+        let (seen, guard) = (self.clone(), Guard(self.dropped.clone()));
+        move || {
+            seen.running.add();
+            assert!(seen.running.get() <= most, "more than {most} jobs run at once");
+            seen.ran.add();
+            thread::yield_now();
+            seen.running.sub();
+            drop(guard);
+        }
+    }
+}
+
+/// Several submitters of one pool: each job runs exactly once, whoever is woken or started for it.
+fn wake_or_spawn(threads: usize) {
+    check(move || {
+        let pool = pool(threads).build().unwrap();
+        let seen = Seen::default();
+        let submitters: Vec<_> = (0..3)
+            .map(|_| {
+                let (pool, seen) = (pool.clone(), seen.clone());
+                thread::spawn(move || {
+                    let handles = [pool.run(seen.work(threads)), pool.run(seen.work(threads))];
+                    handles.into_iter().for_each(|handle| handle.wait().unwrap());
+                    pool.run(seen.work(threads)).wait().unwrap();
+                })
+            })
+            .collect();
+        submitters.into_iter().for_each(|submitter| submitter.join().unwrap());
+        assert_eq!((seen.ran.get(), seen.dropped.get()), (9, 9));
+        assert!(pool.threads() <= threads);
+    });
+}
+
+#[test]
+fn every_job_runs_once_on_one_thread() {
+    wake_or_spawn(1);
+}
+
+#[test]
+fn every_job_runs_once_on_two_threads() {
+    wake_or_spawn(2);
+}
+
+#[test]
+fn every_job_runs_once_on_three_threads() {
+    wake_or_spawn(3);
+}
+
+#[test]
+fn jobs_that_wait_for_each_other_all_get_threads() {
+    check(|| {
+        let pool = pool(3).build().unwrap();
+        let barrier = Arc::new(shuttle::sync::Barrier::new(3));
+        let handles: Vec<_> = (0..3)
+            .map(|_| {
+                let barrier = Arc::clone(&barrier);
+                pool.run(move || {
+                    barrier.wait();
+                })
+            })
+            .collect();
+        handles.into_iter().for_each(|handle| handle.wait().unwrap());
+    });
+}
+
+#[test]
+fn jobs_submitted_after_the_last_handle_is_gone_are_still_run() {
+    check(|| {
+        let pool = pool(2).build().unwrap();
+        let seen = Seen::default();
+        for _ in 0..3 {
+            pool.run(seen.work(2)).detach();
+        }
+        drop(pool);
+        while seen.dropped.get() < 3 {
+            thread::yield_now();
+        }
+        assert_eq!(seen.ran.get(), 3);
+    });
+}
+
+#[test]
+fn idle_timeouts_lose_no_job() {
+    for min_threads in [0, 1] {
+        check(move || {
+            let pool = ThreadPool::builder().max_threads(2).min_threads(min_threads).build().unwrap();
+            let seen = Seen::default();
+            let submitters: Vec<_> = (0..2)
+                .map(|_| {
+                    let (pool, seen) = (pool.clone(), seen.clone());
+                    thread::spawn(move || (0..2).for_each(|_| pool.run(seen.work(2)).wait().unwrap()))
+                })
+                .collect();
+            submitters.into_iter().for_each(|submitter| submitter.join().unwrap());
+            assert_eq!((seen.ran.get(), seen.dropped.get()), (4, 4));
+        });
+    }
+}
+
+/// How a job of a pool that is shut down may end.
+fn ended_well(handle: Handle<()>) -> bool {
+    match handle.wait().map_err(crate::Error::into_kind) {
+        Ok(()) => true,
+        Err(ErrorKind::Closed | ErrorKind::Cancelled) => false,
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+fn submitters_against_shutdown(drain: Duration) {
+    check(move || {
+        let pool = pool(2).build().unwrap();
+        let seen = Seen::default();
+        let submitters: Vec<_> = (0..2)
+            .map(|_| {
+                let (pool, seen) = (pool.clone(), seen.clone());
+                thread::spawn(move || {
+                    let handles = [pool.run(seen.work(2)), pool.run(seen.work(2))];
+                    handles.map(ended_well).into_iter().filter(|ran| *ran).count()
+                })
+            })
+            .collect();
+        let report = pool.shutdown(drain).wait().unwrap();
+        let done: usize = submitters.into_iter().map(|submitter| submitter.join().unwrap()).sum();
+        let stuck = report.stuck.len();
+        assert!(seen.ran.get() >= done, "a job has a value and has not run");
+        assert!(report.drained + report.cancelled + stuck <= 4, "{report:?}");
+        if drain == Duration::MAX {
+            assert_eq!(seen.ran.get(), done, "a job ran and has no value");
+            assert_eq!((report.cancelled, stuck, pool.threads()), (0, 0, 0), "{report:?}");
+        }
+        while seen.dropped.get() < 4 {
+            thread::yield_now();
+        }
+        while pool.threads() > 0 {
+            thread::yield_now();
+        }
+    });
+}
+
+#[test]
+fn a_draining_shutdown_runs_all_that_was_accepted() {
+    submitters_against_shutdown(Duration::MAX);
+}
+
+#[test]
+fn a_cancelling_shutdown_ends_every_job_once() {
+    submitters_against_shutdown(Duration::ZERO);
+}
+
+#[test]
+fn a_cancel_beside_start_and_finish_ends_the_job_once() {
+    check(|| {
+        let pool = pool(1).build().unwrap();
+        let seen = Seen::default();
+        let handle = Arc::new(pool.run(seen.work(1)));
+        let after = pool.run(seen.work(1));
+        let canceller = {
+            let handle = Arc::clone(&handle);
+            thread::spawn(move || handle.cancel())
+        };
+        let cancelled = handle.cancel() | canceller.join().unwrap();
+        let handle = Arc::into_inner(handle).unwrap();
+        let result = handle.wait();
+        assert_eq!(result.is_err(), cancelled);
+        after.wait().unwrap();
+        assert_eq!(seen.dropped.get(), 2);
+        assert!(cancelled || seen.ran.get() == 2);
+    });
+}
+
+#[test]
+fn a_cancelled_job_sees_its_token() {
+    check(|| {
+        let pool = pool(1).build().unwrap();
+        let handle = pool.run(|| {
+            while job::check().is_ok() {
+                thread::yield_now();
+            }
+        });
+        drop(handle);
+        pool.run(|| ()).wait().unwrap();
+    });
+}
+
+/// In a pool of one thread, a job that waits for another, while a third comes from outside.
+fn nested(wait: fn(Handle<()>)) {
+    check(move || {
+        let pool = pool(1).build().unwrap();
+        let seen = Seen::default();
+        let (inner, inner_seen) = (pool.clone(), seen.clone());
+        let outer = pool.run(move || {
+            wait(inner.run(inner_seen.work(1)));
+            // The stand-in's time is over: this job runs alone again, but for what the stand-in had begun.
+            inner_seen.ran.get()
+        });
+        let outside = pool.run(seen.work(1));
+        assert!(outer.wait().unwrap() >= 1);
+        outside.wait().unwrap();
+        assert_eq!((seen.ran.get(), seen.dropped.get()), (2, 2));
+        while pool.threads() > 1 {
+            thread::yield_now();
+        }
+    });
+}
+
+#[test]
+fn a_nested_wait_does_not_deadlock_a_pool_of_one_thread() {
+    nested(|handle| handle.wait().unwrap());
+}
+
+#[test]
+fn a_nested_await_does_not_deadlock_a_pool_of_one_thread() {
+    nested(|mut handle| crate::handle::block_on(&mut handle, None).unwrap().unwrap());
+}
+
+#[test]
+fn after_a_nested_wait_one_thread_runs_one_job_at_a_time() {
+    check(|| {
+        let pool = pool(1).build().unwrap();
+        let inner = pool.clone();
+        let running = Count::default();
+        let alone = running.clone();
+        let outer = pool.run(move || {
+            inner.run(|| ()).wait().unwrap();
+            alone.add();
+            let beside = alone.clone();
+            let next = inner.run(move || assert_eq!(beside.get(), 0, "two jobs run at once"));
+            for _ in 0..5 {
+                thread::yield_now();
+            }
+            alone.sub();
+            next
+        });
+        outer.wait().unwrap().wait().unwrap();
+    });
+}
+
+#[test]
+fn waiting_for_room_beside_a_cancel_admits_everybody_once() {
+    check(|| {
+        let pool = pool(1).queue_capacity(1).on_full(OnFull::Wait).build().unwrap();
+        let seen = Seen::default();
+        let submitters: Vec<_> = (0..2)
+            .map(|_| {
+                let (pool, seen) = (pool.clone(), seen.clone());
+                thread::spawn(move || {
+                    let cancelled = pool.run(seen.work(1));
+                    let mut kept = pool.run(seen.work(1));
+                    drop(cancelled);
+                    kept.wait_accepted();
+                    assert_ne!(kept.state(), JobState::Waiting);
+                    kept.wait().unwrap();
+                })
+            })
+            .collect();
+        submitters.into_iter().for_each(|submitter| submitter.join().unwrap());
+        assert_eq!(seen.dropped.get(), 4);
+        assert!((2..=4).contains(&seen.ran.get()));
+        assert_eq!(pool.queued(), 0);
+    });
+}
+
+#[test]
+fn who_waits_for_room_is_told_even_if_the_job_starts_at_once() {
+    check(|| {
+        let pool = pool(2).queue_capacity(1).build().unwrap();
+        let others = [pool.run(thread::yield_now), pool.run(thread::yield_now)];
+        // Goes on until its submitter has learned that it was accepted.
+        let (tell, told) = shuttle::sync::mpsc::channel();
+        let mut last = pool.run(move || told.recv().unwrap());
+        last.wait_accepted();
+        tell.send(()).unwrap();
+        last.wait().unwrap();
+        others.into_iter().for_each(|other| other.wait().unwrap());
+    });
+}

@@ -1,0 +1,477 @@
+//! Promises of the process pool: jobs run elsewhere, fail alone, can be stopped, and workers are replaced.
+
+#![cfg(all(feature = "process", target_os = "linux"))]
+
+#[path = "process_support/mod.rs"]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use offloop::{ErrorKind, Exit, JobState, OnFull, ProcessPool, prepare};
+use support::*;
+
+offloop::init_tests!();
+
+#[test]
+fn a_task_runs_in_another_process_and_an_ordinary_call_does_not() {
+    let pool = pool(1);
+    let worker = pool.run(process_id.with()).wait().unwrap();
+    assert_ne!(worker, std::process::id());
+    assert_eq!(pool.workers(), [worker]);
+    assert_eq!(process_id(), std::process::id());
+    assert_eq!(add(2, 3), 5);
+    assert_eq!(pool.run(add.with(2, 3)).wait().unwrap(), 5);
+}
+
+#[test]
+fn a_call_runs_on_threads_too() {
+    let threads = offloop::ThreadPool::builder().max_threads(1).build().unwrap();
+    assert_eq!(threads.run(process_id.with()).wait().unwrap(), std::process::id());
+    assert_eq!(offloop::run(add.with(20, 22)).wait().unwrap(), 42);
+}
+
+#[test]
+fn arguments_may_borrow() {
+    let pool = pool(1);
+    let text = String::from("to be or not to be");
+    let handle = {
+        let bytes = text.clone().into_bytes();
+        pool.run(count_words.with(&text, &bytes, std::borrow::Cow::Borrowed("be")))
+        // All three borrows end here: the call was encoded when it was submitted.
+    };
+    assert_eq!(handle.wait().unwrap(), (6, 18, 2));
+}
+
+#[test]
+fn large_arguments_and_results_arrive_whole() {
+    let pool = pool(1);
+    let bytes: Vec<u8> = (0..20_000_000u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+    assert!(pool.run(reversed.with(&bytes)).wait().unwrap().iter().rev().eq(&bytes));
+    assert_eq!(pool.run(reversed.with(&[])).wait().unwrap(), []);
+}
+
+#[test]
+fn many_jobs_from_many_threads_all_come_back() {
+    let pool = pool(2);
+    std::thread::scope(|scope| {
+        for base in 0..8u64 {
+            let pool = &pool;
+            scope.spawn(move || {
+                let handles: Vec<_> = (0..200).map(|i| (i, pool.run(add.with(base, i)))).collect();
+                for (i, handle) in handles {
+                    assert_eq!(handle.wait().unwrap(), base + i);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_panic_comes_back_with_message_and_place_and_spares_the_worker() {
+    let pool = pool(1);
+    let worker = pool.run(process_id.with()).wait().unwrap();
+    let error = pool.run(panics.with("the reason".to_owned())).wait().unwrap_err();
+    let ErrorKind::Panicked(panic) = error.kind() else { panic!("{error}") };
+    assert_eq!(panic.message(), "the reason");
+    assert!(panic.place().unwrap().contains("process_support/mod.rs:"), "{panic}");
+    assert!(error.job_name().ends_with("::panics"), "{error}");
+    assert_eq!(pool.run(process_id.with()).wait().unwrap(), worker);
+}
+
+#[test]
+fn a_panic_brings_its_backtrace_when_one_is_asked_for() {
+    // The environment decides, so the question is put to a process of its own.
+    let output = this_test_again("prints_a_panics_backtrace", &[("RUST_BACKTRACE", "1")]);
+    assert!(output.contains("frame of panics"), "{output}");
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn prints_a_panics_backtrace() {
+    let error = pool(1).run(panics.with(String::new())).wait().unwrap_err();
+    let ErrorKind::Panicked(panic) = error.kind() else { panic!("{error}") };
+    if panic.backtrace().is_some_and(|frames| frames.contains("panics")) {
+        println!("frame of panics");
+    }
+}
+
+#[test]
+fn a_killed_worker_is_blamed_on_its_own_job_while_a_hundred_others_finish() {
+    let pool = pool(4);
+    let gate = Gate::new();
+    let victim = pool.run(prepare(announce_and_sleep.with(gate.path())).priority(9).name("the victim"));
+    let others: Vec<_> = (0..100).map(|i| pool.run(nap.with(i))).collect();
+    let pid = gate.wait_for_pid();
+    kill(pid, libc::SIGKILL);
+
+    let error = victim.wait().unwrap_err();
+    let ErrorKind::WorkerDied(died) = error.kind() else { panic!("{error}") };
+    assert_eq!((died.pid, died.exit), (pid, Exit::Signal(libc::SIGKILL)));
+    assert_eq!(died.task, "the victim");
+    assert!(error.to_string().contains("SIGKILL"), "{error}");
+    for (i, other) in (0..).zip(others) {
+        assert_eq!(other.wait().unwrap(), i);
+    }
+    eventually("the worker is replaced", || pool.workers().len() == 4);
+    assert!(!pool.workers().contains(&pid));
+}
+
+#[test]
+fn each_way_to_die_is_told_apart_and_leaves_the_pool_working() {
+    let pool = pool(1);
+    for (way, exit) in [
+        (Death::Exit(3), Exit::Code(3)),
+        (Death::Exit(0), Exit::Code(0)),
+        (Death::Abort, Exit::Signal(libc::SIGABRT)),
+        (Death::Signal(libc::SIGSEGV), Exit::Signal(libc::SIGSEGV)),
+        (Death::Signal(libc::SIGTERM), Exit::Signal(libc::SIGTERM)),
+        (Death::CloseAllFiles, Exit::Protocol),
+        (Death::WriteGarbage, Exit::Protocol),
+        (Death::ClaimTooMuch, Exit::Protocol),
+        (Death::AnswerForAnother, Exit::Protocol),
+    ] {
+        let error = pool.run(die.with(way)).wait().unwrap_err();
+        let ErrorKind::WorkerDied(died) = error.kind() else { panic!("{way:?}: {error}") };
+        assert_eq!(died.exit, exit, "{way:?}");
+        assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2, "after {way:?}");
+    }
+}
+
+#[test]
+fn the_peak_memory_of_a_dead_worker_is_told() {
+    let error = pool(1).run(use_memory_and_abort.with(300 << 20)).wait().unwrap_err();
+    let ErrorKind::WorkerDied(died) = error.kind() else { panic!("{error}") };
+    assert!(died.peak_memory >= 300 << 20, "{died}");
+    assert!(!died.out_of_memory, "{died}");
+}
+
+#[test]
+fn a_result_written_before_death_counts() {
+    let pool = pool(1);
+    for i in 0..50 {
+        // The worker exits right after it has answered: its death must not be blamed on the answered job.
+        match pool.run(exit_soon.with(i)).wait() {
+            Ok(result) => assert_eq!(result, i),
+            Err(error) => assert!(matches!(error.kind(), ErrorKind::WorkerDied(_)), "{error}"),
+        }
+        assert_eq!(pool.run(add.with(i, 1)).wait().map_err(|e| e.to_string()).unwrap_or(i + 1), i + 1);
+    }
+}
+
+#[test]
+fn cancelling_and_dropping_kill_what_runs_and_remove_what_waits() {
+    let pool = pool(1);
+    for by_drop in [false, true] {
+        let gate = Gate::new();
+        let running = pool.run(announce_and_sleep.with(gate.path()));
+        let queued = pool.run(announce_and_sleep.with(gate.path()));
+        let pid = gate.wait_for_pid();
+        assert_eq!((running.state(), queued.state()), (JobState::Running, JobState::Queued));
+        if by_drop {
+            drop(queued);
+            drop(running);
+        } else {
+            assert!(queued.cancel());
+            assert!(running.cancel());
+            assert!(!running.cancel());
+            assert!(running.wait().unwrap_err().is_cancelled());
+            assert!(queued.wait().unwrap_err().is_cancelled());
+        }
+        eventually("the worker is gone", || is_gone(pid));
+        assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
+        assert_eq!(gate.arrivals(), 1, "the queued job ran");
+    }
+}
+
+#[test]
+fn the_run_deadline_kills_even_who_ignores_sigterm() {
+    let pool = ProcessPool::builder().workers(1).grace(Duration::from_millis(50)).build().unwrap();
+    for task in [announce_and_sleep.with("/dev/null"), ignore_sigterm.with()] {
+        let pid = pool.run(process_id.with()).wait().unwrap();
+        let error = pool.run(prepare(task).run_timeout(Duration::from_millis(100))).wait().unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::RunDeadline(_)), "{error}");
+        eventually("the worker is gone", || is_gone(pid));
+    }
+    let error = pool.run(ignore_sigterm.with()).timeout(Duration::from_millis(50)).wait().unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
+}
+
+#[test]
+fn a_worker_may_clean_up_in_its_grace_period() {
+    let pool = ProcessPool::builder().workers(1).grace(Duration::from_secs(30)).build().unwrap();
+    let gate = Gate::new();
+    let handle = pool.run(clean_up_on_sigterm.with(gate.path()));
+    gate.wait_for_pid();
+    drop(handle);
+    eventually("the worker has cleaned up", || gate.arrivals() == 2);
+}
+
+#[test]
+fn the_queue_deadline_removes_unrun() {
+    let pool = pool(1);
+    let gate = Gate::new();
+    let blocker = pool.run(announce_and_sleep.with(gate.path()));
+    gate.wait_for_pid();
+    let late = pool.run(prepare(add.with(1, 1)).queue_timeout(Duration::from_millis(20)));
+    assert!(matches!(late.wait().unwrap_err().kind(), ErrorKind::QueueDeadline(_)));
+    assert_eq!(pool.queued(), 0);
+    drop(blocker);
+}
+
+#[test]
+fn a_full_queue_does_as_it_was_told() {
+    for policy in [OnFull::Wait, OnFull::Reject, OnFull::CallerRuns, OnFull::ShedOldest] {
+        let pool = ProcessPool::builder().workers(1).queue_capacity(1).on_full(policy).build().unwrap();
+        let gate = Gate::new();
+        let blocker = pool.run(announce_and_sleep.with(gate.path()));
+        gate.wait_for_pid();
+        let queued = pool.run(process_id.with());
+
+        let refused = pool.try_run(add.with(40, 2)).unwrap_err();
+        assert!(matches!(refused.kind(), ErrorKind::Full { capacity: 1 }), "{refused}");
+        assert_eq!(offloop::run(refused.into_work()).wait().unwrap(), 42);
+
+        let extra = pool.run(process_id.with());
+        let here = std::process::id();
+        match policy {
+            OnFull::Wait => {
+                assert_eq!(extra.state(), JobState::Waiting);
+                drop(blocker);
+                assert_ne!(extra.wait().unwrap(), here);
+                assert_ne!(queued.wait().unwrap(), here);
+            }
+            OnFull::Reject => {
+                assert!(matches!(extra.wait().unwrap_err().kind(), ErrorKind::Full { .. }));
+            }
+            OnFull::CallerRuns => assert_eq!(extra.wait().unwrap(), here),
+            _ => {
+                assert!(matches!(queued.wait().unwrap_err().kind(), ErrorKind::Shed));
+                drop(blocker);
+                assert_ne!(extra.wait().unwrap(), here);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_encoded_or_decoded_is_an_error_of_its_job() {
+    let pool = ProcessPool::builder().workers(1).max_payload(1000).build().unwrap();
+    let worker = pool.run(process_id.with()).wait().unwrap();
+    let expect = |error: offloop::Error, encode: bool, text: &str| {
+        match error.kind() {
+            ErrorKind::Encode(_) => assert!(encode, "{error}"),
+            ErrorKind::Decode(_) => assert!(!encode, "{error}"),
+            _ => panic!("{error}"),
+        }
+        assert!(error.to_string().contains(text), "{error}");
+    };
+    expect(pool.run(take_awkward.with(Awkward::RefusesEncoding)).wait().unwrap_err(), true, "arguments");
+    expect(pool.run(take_awkward.with(Awkward::RefusesDecoding)).wait().unwrap_err(), false, "arguments");
+    expect(pool.run(give_awkward.with(true)).wait().unwrap_err(), true, "result");
+    expect(pool.run(give_awkward.with(false)).wait().unwrap_err(), false, "result");
+    expect(pool.run(reversed.with(&[0; 1001])).wait().unwrap_err(), true, "max_payload of 1000");
+    expect(pool.run(long_text.with(1001)).wait().unwrap_err(), true, "max_payload of 1000");
+    assert_eq!(pool.run(long_text.with(900)).wait().unwrap().len(), 900);
+    let refused = pool.try_run(reversed.with(&[0; 1001])).unwrap_err();
+    assert!(matches!(refused.kind(), ErrorKind::Encode(_)));
+    assert_eq!(pool.run(process_id.with()).wait().unwrap(), worker, "the worker was lost on the way");
+}
+
+#[test]
+fn the_initializer_runs_once_in_each_worker_before_its_jobs() {
+    let pool = ProcessPool::builder().workers(2).initializer(&set_up.with(7)).build().unwrap();
+    for _ in 0..20 {
+        assert_eq!(pool.run(what_was_set_up.with()).wait().unwrap(), (7, 1));
+    }
+}
+
+#[test]
+fn an_initializer_that_fails_is_the_jobs_error() {
+    for (call, text) in [
+        (set_up_badly.with("no licence".to_owned(), false), "no licence"),
+        (set_up_badly.with("out of luck".to_owned(), true), "out of luck"),
+    ] {
+        let pool = ProcessPool::builder().workers(2).initializer(&call).build().unwrap();
+        let error = pool.run(add.with(1, 1)).wait().unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::CouldNotStart(_)), "{error}");
+        assert!(error.to_string().contains(text), "{error}");
+    }
+}
+
+#[test]
+fn a_worker_that_cannot_start_is_the_jobs_error() {
+    let copy = std::env::temp_dir().join(format!("offloop-copy-{}", std::process::id()));
+    std::fs::copy("/proc/self/exe", &copy).unwrap();
+    let other_build = copy.to_str().unwrap();
+    for (program, text) in [
+        ("/nonexistent/program", "No such file"),
+        ("/bin/true", "offloop::init()"),
+        ("/bin/cat", "not ready in time"),
+        (other_build, "build differs"),
+    ] {
+        let builder = ProcessPool::builder().workers(2).program(program);
+        let pool = builder.start_timeout(Duration::from_millis(500)).build().unwrap();
+        let error = pool.run(add.with(1, 1)).wait().unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::CouldNotStart(_)), "{program}: {error}");
+        assert!(error.to_string().contains(text), "{program}: {error}");
+    }
+    std::fs::remove_file(copy).unwrap();
+}
+
+#[test]
+fn settings_without_sense_are_refused() {
+    for builder in [ProcessPool::builder().workers(0), ProcessPool::builder().queue_capacity(0)] {
+        let error = builder.build().unwrap_err();
+        assert!(error.to_string().contains("at least 1"), "{error}");
+    }
+}
+
+#[test]
+fn a_job_may_write_to_its_standard_streams_and_read_nothing() {
+    let output = this_test_again("prints_from_a_worker", &[]);
+    assert!(output.contains("printed by the worker"), "{output}");
+    assert!(output.contains("written to descriptor 1"), "{output}");
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn prints_from_a_worker() {
+    let pool = pool(1);
+    assert_eq!(pool.run(print_and_read.with()).wait().unwrap(), "");
+    assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
+    pool.shutdown(Duration::from_secs(10)).wait().unwrap();
+}
+
+#[test]
+fn a_worker_knows_its_job_and_not_that_it_is_one() {
+    let pool = pool(1);
+    let (name, marker) = pool.run(about_itself.with()).wait().unwrap();
+    assert!(name.unwrap().ends_with("::about_itself"));
+    assert_eq!(marker, None, "programs started by a job would take themselves for workers");
+}
+
+#[test]
+fn ctrl_c_is_left_to_the_parent() {
+    let pool = pool(1);
+    let gate = Gate::new();
+    let handle = pool.run(announce_and_nap.with(gate.path()));
+    kill(gate.wait_for_pid(), libc::SIGINT);
+    assert_eq!(handle.wait().unwrap(), "finished");
+}
+
+#[test]
+fn a_worker_may_have_a_pool_of_its_own() {
+    assert_eq!(pool(1).run(add_in_a_pool_of_its_own.with(40, 2)).wait().unwrap(), 42);
+}
+
+#[test]
+fn shutdown_drains_then_cancels_then_kills_and_reports() {
+    let drained = pool(2);
+    let handles: Vec<_> = (0..10).map(|i| drained.run(nap.with(i))).collect();
+    let workers = drained.workers();
+    let report = drained.shutdown(Duration::from_secs(60)).wait().unwrap();
+    assert_eq!((report.cancelled, report.killed, report.stuck.len()), (0, 0, 0), "{report:?}");
+    assert!(report.drained <= 10);
+    for (i, handle) in (0..).zip(handles) {
+        assert_eq!(handle.wait().unwrap(), i);
+    }
+    assert!(workers.into_iter().all(is_gone));
+    assert!(matches!(drained.run(add.with(1, 1)).wait().unwrap_err().kind(), ErrorKind::Closed));
+    assert!(matches!(drained.try_run(add.with(1, 1)).unwrap_err().kind(), ErrorKind::Closed));
+
+    let stubborn = ProcessPool::builder().workers(1).grace(Duration::from_millis(50)).build().unwrap();
+    let gate = Gate::new();
+    let running = stubborn.run(announce_and_sleep.with(gate.path()));
+    let queued: Vec<_> = (0..3).map(|_| stubborn.run(ignore_sigterm.with())).collect();
+    let pid = gate.wait_for_pid();
+    let report = stubborn.shutdown(Duration::from_millis(10)).wait().unwrap();
+    assert_eq!((report.drained, report.cancelled, report.killed), (0, 3, 1), "{report:?}");
+    assert!(report.stuck.is_empty(), "{report:?}");
+    assert!(is_gone(pid));
+    assert!(running.wait().unwrap_err().is_cancelled());
+    assert!(queued.into_iter().all(|handle| handle.wait().unwrap_err().is_cancelled()));
+}
+
+#[test]
+fn dropping_the_pool_runs_what_was_accepted_and_lets_the_workers_go() {
+    let pool = pool(2);
+    let handles: Vec<_> = (0..10).map(|i| pool.run(nap.with(i))).collect();
+    eventually("both workers are up", || pool.workers().len() == 2);
+    let workers = pool.workers();
+    drop(pool);
+    for (i, handle) in (0..).zip(handles) {
+        assert_eq!(handle.wait().unwrap(), i);
+    }
+    eventually("the workers are gone", || workers.iter().all(|pid| is_gone(*pid)));
+}
+
+#[test]
+fn a_stream_of_calls_comes_back_in_order() {
+    let mut sums = offloop::map(pool(2), (0..50u64).map(|i| add.with(i, i))).window(5);
+    for i in 0..50 {
+        assert_eq!(sums.wait_next().unwrap().unwrap(), 2 * i);
+    }
+    assert!(sums.wait_next().is_none());
+}
+
+#[test]
+fn higher_priorities_run_first() {
+    let pool = pool(1);
+    let gate = Gate::new();
+    let blocker = pool.run(announce_and_sleep.with(gate.path()));
+    gate.wait_for_pid();
+    let order = Gate::new();
+    let handles: Vec<_> = [("low", -5), ("middle", 0), ("high", 5)]
+        .map(|(name, priority)| pool.run(prepare(note.with(order.path(), name)).priority(priority)))
+        .into();
+    drop(blocker);
+    handles.into_iter().for_each(|handle| handle.wait().unwrap());
+    assert_eq!(order.lines(), ["high", "middle", "low"]);
+}
+
+#[test]
+fn a_stopped_worker_ends_at_its_deadline_and_holds_up_nobody() {
+    let pool = ProcessPool::builder().workers(2).grace(Duration::from_millis(50)).build().unwrap();
+    let gate = Gate::new();
+    let call = prepare(announce_and_sleep.with(gate.path())).run_timeout(Duration::from_millis(300));
+    let stopped = pool.run(call);
+    let pid = gate.wait_for_pid();
+    kill(pid, libc::SIGSTOP);
+    assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
+    assert!(matches!(stopped.wait().unwrap_err().kind(), ErrorKind::RunDeadline(_)));
+    eventually("the stopped worker is gone", || is_gone(pid));
+}
+
+#[test]
+fn ten_killed_parents_leave_no_worker_idle_or_busy() {
+    let mut slowest = Duration::ZERO;
+    for round in 0..10 {
+        let mut parent = this_test_in_the_background("has_idle_and_busy_workers");
+        let pids = parent.announced_pids(4);
+        assert!(pids.iter().all(|pid| !is_gone(*pid)), "round {round}");
+        kill(parent.pid(), libc::SIGKILL);
+        let killed = Instant::now();
+        eventually("the workers are gone", || pids.iter().all(|pid| is_gone(*pid)));
+        slowest = slowest.max(killed.elapsed());
+    }
+    println!("the slowest of ten parents left its workers alive for {slowest:?}");
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn has_idle_and_busy_workers() {
+    let pool = pool(4);
+    let gates = [Gate::new(), Gate::new()];
+    let _busy: Vec<_> = gates.iter().map(|gate| pool.run(compute_for_ever.with(gate.path()))).collect();
+    for gate in &gates {
+        gate.wait_for_pid();
+    }
+    // The other two are ready when they have run something.
+    eventually("four workers are up", || pool.workers().len() == 4);
+    for handle in [pool.run(nap.with(1)), pool.run(nap.with(2))] {
+        handle.wait().unwrap();
+    }
+    println!("pids {:?}", pool.workers());
+    std::thread::sleep(Duration::from_secs(60));
+}

@@ -1,0 +1,294 @@
+//! How many threads a pool has, what they are like, and that a job may wait for a job of its own pool.
+
+#![allow(missing_docs, reason = "a test crate has no users")]
+
+mod common;
+
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
+
+use common::{Count, Gate, end, eventually, single, sleeps, threads_named, tid};
+use offloop::{Error, Handle, JobState, ThreadPool};
+
+#[test]
+fn slow_jobs_grow_the_pool_and_idle_threads_leave_down_to_the_minimum() {
+    let pool = ThreadPool::builder()
+        .name("elastic")
+        .min_threads(2)
+        .max_threads(200)
+        .idle_timeout(Duration::from_millis(100))
+        .build()
+        .unwrap();
+    assert_eq!(threads_named("elastic").len(), 0, "no thread starts before there is work");
+
+    // The barrier opens only if all 200 jobs run at the same time.
+    let barrier = Arc::new(Barrier::new(201));
+    let jobs: Vec<_> = (0..200)
+        .map(|_| {
+            let barrier = Arc::clone(&barrier);
+            pool.run(move || drop(barrier.wait()))
+        })
+        .collect();
+    barrier.wait();
+    assert_eq!(pool.threads(), 200);
+    assert_eq!(threads_named("elastic").len(), 200);
+    jobs.into_iter().for_each(|job| end(job).unwrap());
+
+    eventually("the pool shrinks", || pool.threads() == 2);
+    eventually("its threads are gone", || threads_named("elastic").len() == 2);
+    end(pool.run(|| ())).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(threads_named("elastic").len(), 2, "the minimum stays");
+}
+
+#[test]
+fn a_pool_never_has_more_threads_than_its_maximum() {
+    let pool = ThreadPool::builder().max_threads(3).build().unwrap();
+    let (running, most) = (Count::new(), Count::new());
+    let jobs: Vec<_> = (0..300)
+        .map(|_| {
+            let (running, most) = (running.clone(), most.clone());
+            pool.run(move || {
+                let now = running.add();
+                while most.get() < now {
+                    most.add();
+                }
+                std::thread::yield_now();
+                running.sub();
+            })
+        })
+        .collect();
+    jobs.into_iter().for_each(|job| end(job).unwrap());
+    assert!((1..=3).contains(&pool.threads()));
+    assert!(most.get() <= 3, "{} jobs ran at once", most.get());
+}
+
+#[test]
+fn the_most_recently_idle_thread_is_reused_so_that_the_others_can_leave() {
+    let pool = ThreadPool::builder().max_threads(4).build().unwrap();
+    let barrier = Arc::new(Barrier::new(4));
+    let jobs: Vec<_> = (0..4)
+        .map(|_| {
+            let barrier = Arc::clone(&barrier);
+            pool.run(move || {
+                barrier.wait();
+                tid()
+            })
+        })
+        .collect();
+    let threads: Vec<i32> = jobs.into_iter().map(|job| end(job).unwrap()).collect();
+    let rest = || eventually("all rest", || threads.iter().all(|thread| sleeps(*thread)));
+    rest();
+    let last = end(pool.run(tid)).unwrap();
+    for _ in 0..50 {
+        rest();
+        assert_eq!(end(pool.run(tid)).unwrap(), last);
+    }
+}
+
+#[test]
+fn threads_have_the_name_and_the_stack_that_they_were_given() {
+    fn dig(depth: usize) -> usize {
+        let page = std::hint::black_box([depth; 512]);
+        if depth == 0 { page[0] } else { page[1] + dig(depth - 1) - depth }
+    }
+    let pool = ThreadPool::builder().name("deep").max_threads(1).stack_size(64 << 20).build().unwrap();
+    // At least 4 KiB a call: 8 MiB, far beyond the default stack.
+    assert_eq!(end(pool.run(|| dig(2 * 1024))).unwrap(), 0);
+    assert_eq!(end(pool.run(|| std::thread::current().name().map(str::to_owned))).unwrap().unwrap(), "deep-1");
+    assert_eq!(threads_named("deep").len(), 1);
+}
+
+#[test]
+fn the_start_hook_runs_once_on_each_thread_before_its_first_job() {
+    thread_local! {
+        static CALLED: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+    }
+    let pool = ThreadPool::builder()
+        .max_threads(2)
+        .on_thread_start(|| CALLED.set(CALLED.get() + 1))
+        .build()
+        .unwrap();
+    let barrier = Arc::new(Barrier::new(2));
+    for _ in 0..2 {
+        let jobs: Vec<_> = (0..2)
+            .map(|_| {
+                let barrier = Arc::clone(&barrier);
+                pool.run(move || {
+                    barrier.wait();
+                    CALLED.get()
+                })
+            })
+            .collect();
+        assert!(jobs.into_iter().all(|job| end(job).unwrap() == 1));
+    }
+}
+
+#[test]
+fn a_start_hook_that_panics_costs_no_thread_and_no_job() {
+    let pool = ThreadPool::builder()
+        .name("hooked")
+        .max_threads(1)
+        .on_thread_start(|| panic!("a hook"))
+        .build()
+        .unwrap();
+    let first = end(pool.run(tid)).unwrap();
+    assert_eq!(end(pool.run(tid)).unwrap(), first);
+    assert_eq!(pool.threads(), 1);
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    let builder = ThreadPool::builder;
+    assert!(builder().max_threads(0).build().is_err());
+    assert!(builder().max_threads(2).min_threads(3).build().is_err());
+    assert!(builder().queue_capacity(0).build().is_err());
+    assert!(builder().name("a\0b").build().is_err());
+}
+
+/// A job that waits for a job that waits… `depth` deep, all in one pool.
+fn nest(pool: &ThreadPool, depth: u32, wait: fn(Handle<u32>) -> Result<u32, Error>) -> Handle<u32> {
+    let inner = pool.clone();
+    pool.run(move || if depth == 0 { 0 } else { 1 + wait(nest(&inner, depth - 1, wait)).unwrap() })
+}
+
+/// Runs it on one thread, and sees that no thread beyond that one stays.
+fn nested_waits_complete(depth: u32, wait: fn(Handle<u32>) -> Result<u32, Error>) {
+    let pool = ThreadPool::builder().max_threads(1).idle_timeout(Duration::from_secs(3600)).build().unwrap();
+    assert_eq!(end(nest(&pool, depth, wait)).unwrap(), depth);
+    eventually("the stand-ins leave", || pool.threads() == 1);
+    assert_eq!(end(pool.run(|| 7)).unwrap(), 7);
+}
+
+#[test]
+fn a_job_may_wait_for_a_job_of_its_own_pool() {
+    nested_waits_complete(1, Handle::wait);
+    nested_waits_complete(5, Handle::wait);
+}
+
+#[test]
+fn a_job_may_await_a_job_of_its_own_pool() {
+    nested_waits_complete(1, futures_lite::future::block_on);
+    nested_waits_complete(5, futures_lite::future::block_on);
+}
+
+#[test]
+fn a_job_may_wait_in_slices_for_a_job_of_its_own_pool() {
+    nested_waits_complete(5, |mut handle| {
+        loop {
+            if let Some(result) = handle.wait_timeout(Duration::from_millis(1)) {
+                return result;
+            }
+        }
+    });
+}
+
+#[test]
+fn many_jobs_at_once_may_wait_for_jobs_of_their_own_pool() {
+    let pool = ThreadPool::builder().max_threads(1).idle_timeout(Duration::from_secs(3600)).build().unwrap();
+    let jobs: Vec<_> = (0..50).map(|_| nest(&pool, 3, Handle::wait)).collect();
+    assert!(jobs.into_iter().all(|job| end(job).unwrap() == 3));
+    eventually("the stand-ins leave", || pool.threads() == 1);
+}
+
+#[test]
+fn a_job_may_wait_for_room_in_its_own_pool() {
+    let pool = ThreadPool::builder().max_threads(1).queue_capacity(1).build().unwrap();
+    let inner = pool.clone();
+    let outer = pool.run(move || {
+        for n in 0..10 {
+            let mut handle = inner.run(move || n);
+            handle.wait_accepted();
+            handle.detach();
+        }
+    });
+    end(outer).unwrap();
+}
+
+#[test]
+fn after_a_nested_wait_a_pool_of_one_thread_runs_one_job_at_a_time_again() {
+    let pool = single();
+    for _ in 0..20 {
+        let inner = pool.clone();
+        let (running, overlapped) = (Count::new(), Count::new());
+        let (seen, overlap) = (running.clone(), overlapped.clone());
+        let outer = pool.run(move || {
+            inner.run(|| ()).wait().unwrap();
+            running.add();
+            let next = inner.run(move || {
+                if seen.get() > 0 {
+                    overlap.add();
+                }
+            });
+            // The stand-in has every opportunity to take the next job, which it must not.
+            std::thread::sleep(Duration::from_millis(2));
+            running.sub();
+            next
+        });
+        end(end(outer).unwrap()).unwrap();
+        assert_eq!(overlapped.get(), 0, "two jobs ran at once in a pool of one thread");
+    }
+}
+
+#[test]
+fn a_job_that_waits_for_many_handles_has_one_stand_in() {
+    let pool = single();
+    let inner = pool.clone();
+    let (running, overlapped) = (Count::new(), Count::new());
+    let overlap = overlapped.clone();
+    let outer = pool.run(move || {
+        let job = || {
+            let (running, overlap) = (running.clone(), overlap.clone());
+            inner.run(move || {
+                if running.add() > 1 {
+                    overlap.add();
+                }
+                std::thread::sleep(Duration::from_millis(5));
+                running.sub();
+            })
+        };
+        let all = futures_lite::future::zip(futures_lite::future::zip(job(), job()), job());
+        futures_lite::future::block_on(all)
+    });
+    let ((first, second), third) = end(outer).unwrap();
+    assert!(first.is_ok() && second.is_ok() && third.is_ok());
+    assert_eq!(overlapped.get(), 0, "more than one thread stood in for one");
+}
+
+#[test]
+fn a_handle_that_outlives_the_job_that_polled_it_keeps_no_stand_in() {
+    let pool = ThreadPool::builder().max_threads(1).idle_timeout(Duration::from_secs(3600)).build().unwrap();
+    let other = single();
+    let gate = Gate::new();
+    let pass = gate.clone();
+    let slow = end(pool.run(move || {
+        let mut slow = other.run(move || pass.pass());
+        assert!(futures_lite::future::block_on(futures_lite::future::poll_once(&mut slow)).is_none());
+        slow
+    }))
+    .unwrap();
+
+    // With a stand-in too many these two would run at once.
+    let release = Gate::new();
+    let pass = release.clone();
+    let first = pool.run(move || pass.pass());
+    eventually("the first runs", || first.state() == JobState::Running);
+    let second = pool.run(|| ());
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!((second.state(), pool.threads()), (JobState::Queued, 1));
+    release.open();
+    end(second).unwrap();
+    gate.open();
+    end(slow).unwrap();
+}
+
+#[test]
+fn pools_that_wait_for_each_other_do_not_deadlock() {
+    let (one, two) = (single(), single());
+    let handle = {
+        let (inner_one, inner_two) = (one.clone(), two.clone());
+        one.run(move || inner_two.run(move || inner_one.run(|| 7).wait().unwrap()).wait().unwrap())
+    };
+    assert_eq!(end(handle).unwrap(), 7);
+    drop(two);
+}

@@ -1,0 +1,227 @@
+//! Pools whose threads each own a value.
+
+#![allow(missing_docs, reason = "a test crate has no users")]
+
+mod common;
+
+use std::io;
+use std::rc::Rc;
+use std::sync::{Arc, Barrier, Mutex};
+use std::time::Duration;
+
+use common::{Count, GIVE_UP, Gate, end, eventually, tid};
+use offloop::{ErrorKind, OnFull, StatePool, ThreadPool, ThreadPoolBuilder, discard_state};
+
+/// What happened to the values of one pool, and on which threads.
+#[derive(Clone, Default)]
+struct Ledger {
+    opened: Arc<Mutex<Vec<i32>>>,
+    dropped: Arc<Mutex<Vec<i32>>>,
+}
+
+/// A value that must not leave its thread; the compiler sees to it because of the `Rc`.
+struct Connection {
+    opened_by: i32,
+    uses: Rc<u32>,
+    ledger: Ledger,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        assert_eq!(self.opened_by, tid(), "dropped by another thread");
+        self.ledger.dropped.lock().unwrap().push(tid());
+    }
+}
+
+impl Ledger {
+    fn pool(&self, builder: ThreadPoolBuilder) -> StatePool<Connection> {
+        let ledger = self.clone();
+        let open = move || {
+            ledger.opened.lock().unwrap().push(tid());
+            io::Result::Ok(Connection { opened_by: tid(), uses: Rc::new(0), ledger: ledger.clone() })
+        };
+        builder.build_with_state(open).unwrap()
+    }
+
+    fn opened(&self) -> usize {
+        self.opened.lock().unwrap().len()
+    }
+
+    fn dropped(&self) -> usize {
+        self.dropped.lock().unwrap().len()
+    }
+}
+
+/// Counts a use and says how many there were.
+fn use_it(connection: &mut Connection) -> u32 {
+    assert_eq!(connection.opened_by, tid(), "used by another thread");
+    *Rc::get_mut(&mut connection.uses).unwrap() += 1;
+    *connection.uses
+}
+
+fn single() -> ThreadPoolBuilder {
+    ThreadPool::builder().max_threads(1)
+}
+
+#[test]
+fn a_value_is_opened_with_the_first_job_and_reused() {
+    let ledger = Ledger::default();
+    let pool = ledger.pool(single());
+    end(pool.threads().run(|| ())).unwrap();
+    assert_eq!(ledger.opened(), 0, "opened although no job needed it");
+    for n in 1..=10 {
+        assert_eq!(end(pool.run(use_it)).unwrap(), n);
+    }
+    assert_eq!((ledger.opened(), ledger.dropped()), (1, 0));
+}
+
+#[test]
+fn each_thread_has_one_value_and_drops_it_when_it_leaves() {
+    let ledger = Ledger::default();
+    let pool = ledger.pool(ThreadPool::builder().max_threads(4).idle_timeout(Duration::from_millis(50)));
+    let barrier = Arc::new(Barrier::new(4));
+    for _ in 0..2 {
+        let jobs: Vec<_> = (0..4)
+            .map(|_| {
+                let barrier = Arc::clone(&barrier);
+                pool.run(move |connection| {
+                    barrier.wait();
+                    use_it(connection);
+                })
+            })
+            .collect();
+        jobs.into_iter().for_each(|job| end(job).unwrap());
+    }
+    let opened = ledger.opened();
+    assert!(opened >= 4, "{opened} values for four threads");
+    eventually("the threads leave", || pool.threads().threads() == 0);
+    eventually("their values are dropped", || ledger.dropped() == ledger.opened());
+    let mut threads = ledger.opened.lock().unwrap().clone();
+    threads.sort_unstable();
+    threads.dedup();
+    assert_eq!(threads.len(), ledger.opened(), "a thread opened twice");
+}
+
+#[test]
+fn a_shutdown_drops_the_values_before_it_reports() {
+    let ledger = Ledger::default();
+    let pool = ledger.pool(single());
+    end(pool.run(use_it)).unwrap();
+    end(pool.shutdown(GIVE_UP)).unwrap();
+    assert_eq!(ledger.dropped(), 1);
+}
+
+#[test]
+fn after_a_panic_the_next_job_gets_a_new_value() {
+    let ledger = Ledger::default();
+    let pool = ledger.pool(single());
+    assert_eq!(end(pool.run(use_it)).unwrap(), 1);
+    assert!(end(pool.run(|_: &mut Connection| panic!("mid-transaction"))).unwrap_err().is_panic());
+    assert_eq!(ledger.dropped(), 1);
+    assert_eq!(end(pool.run(use_it)).unwrap(), 1);
+    assert_eq!(ledger.opened(), 2);
+}
+
+#[test]
+fn a_discarded_value_is_dropped_and_the_next_job_gets_a_new_one() {
+    let ledger = Ledger::default();
+    let pool = ledger.pool(single());
+    let outcome = end(pool.run(|connection| {
+        discard_state();
+        use_it(connection)
+    }));
+    assert_eq!(outcome.unwrap(), 1);
+    assert_eq!(end(pool.run(use_it)).unwrap(), 1, "the broken value was handed on");
+    assert_eq!((ledger.opened(), ledger.dropped()), (2, 1));
+    assert_eq!(end(pool.run(use_it)).unwrap(), 2, "one discard threw two values away");
+}
+
+#[test]
+fn a_discard_outside_of_a_stateful_job_has_no_effect() {
+    let ledger = Ledger::default();
+    let pool = ledger.pool(single());
+    assert_eq!(end(pool.run(use_it)).unwrap(), 1);
+    end(pool.threads().run(discard_state)).unwrap();
+    assert_eq!(end(pool.run(use_it)).unwrap(), 2);
+}
+
+#[test]
+fn a_discarded_value_whose_destructor_panics_costs_nobody_a_result() {
+    struct Broken;
+    impl Drop for Broken {
+        fn drop(&mut self) {
+            panic!("a broken connection");
+        }
+    }
+    let pool = single().build_with_state(|| io::Result::Ok(Broken)).unwrap();
+    let outcome = end(pool.run(|_: &mut Broken| {
+        discard_state();
+        7
+    }));
+    assert_eq!(outcome.unwrap(), 7);
+    let report = end(pool.shutdown(GIVE_UP)).unwrap();
+    assert_eq!(report.stuck.len(), 0);
+}
+
+#[test]
+fn a_job_whose_value_cannot_be_opened_ends_with_the_reason_and_the_next_one_tries_again() {
+    let attempts = Count::new();
+    let attempt = attempts.clone();
+    let open = move || if attempt.add() == 1 { Err(io::Error::other("no route to host")) } else { Ok(7) };
+    let pool = single().build_with_state(open).unwrap();
+    let ran = Count::new();
+    let runs = ran.clone();
+    let error = end(pool.run(move |_: &mut u32| runs.add())).unwrap_err();
+    let ErrorKind::State(reason) = error.kind() else { panic!("{error:?}") };
+    assert_eq!(reason.to_string(), "no route to host");
+    assert_eq!(ran.get(), 0);
+    assert_eq!(end(pool.run(|value: &mut u32| *value)).unwrap(), 7);
+    assert_eq!(attempts.get(), 2);
+}
+
+#[test]
+fn a_panic_while_opening_is_that_jobs_alone() {
+    let attempts = Count::new();
+    let attempt = attempts.clone();
+    let open = move || {
+        assert!(attempt.add() > 1, "cannot open");
+        io::Result::Ok(7)
+    };
+    let pool = single().build_with_state(open).unwrap();
+    assert!(end(pool.run(|value: &mut u32| *value)).unwrap_err().is_panic());
+    assert_eq!(end(pool.run(|value: &mut u32| *value)).unwrap(), 7);
+}
+
+#[test]
+fn a_stand_in_opens_a_value_of_its_own() {
+    let ledger = Ledger::default();
+    let pool = ledger.pool(single());
+    let inner = pool.clone();
+    let outer = pool.run(move |connection| {
+        let nested = inner.run(use_it).wait().unwrap();
+        (use_it(connection), nested)
+    });
+    assert_eq!(end(outer).unwrap(), (1, 1));
+    eventually("the stand-in's value is dropped", || ledger.dropped() == 1);
+}
+
+#[test]
+fn try_run_gives_the_closure_back() {
+    let pool = single().queue_capacity(1).build_with_state(|| io::Result::Ok(40)).unwrap();
+    let gate = Gate::new();
+    let pass = gate.clone();
+    let busy = pool.run(move |_: &mut u32| pass.pass());
+    eventually("it runs", || busy.state() == offloop::JobState::Running);
+    let queued = pool.run(|value: &mut u32| *value + 1);
+    let rejected = pool.try_run(|value: &mut u32| *value + 2).err().unwrap();
+    assert!(matches!(rejected.kind(), ErrorKind::Full { capacity: 1 }));
+    gate.open();
+    assert_eq!(end(queued).unwrap(), 41);
+    assert_eq!(end(pool.run(rejected.into_work())).unwrap(), 42);
+}
+
+#[test]
+fn a_policy_that_runs_jobs_on_other_threads_is_refused() {
+    let builder = single().on_full(OnFull::CallerRuns);
+    assert!(builder.build_with_state(|| io::Result::Ok(())).is_err());
+}
