@@ -166,3 +166,162 @@ impl<J: Entry> Backlog<J> {
         Some(job)
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::sync::{Arc, Weak};
+
+    use proptest::prelude::*;
+
+    use super::{Backlog, Entry, Offer, OnFull, Owner};
+    use crate::job::{Core, JobState, Options};
+
+    /// A job that can only be queued and end.
+    #[derive(Clone)]
+    struct Fake(Arc<Core>);
+
+    impl Fake {
+        fn new(priority: i8) -> Self {
+            Self(Arc::new(Core::new(Options { priority, ..Options::new() })))
+        }
+
+        fn is(&self, other: &Self) -> bool {
+            Arc::ptr_eq(&self.0, &other.0)
+        }
+    }
+
+    impl Entry for Fake {
+        fn core(&self) -> &Core {
+            &self.0
+        }
+
+        fn attach(&self, _: Weak<dyn Owner>, state: JobState) {
+            if self.0.state() != JobState::Ended {
+                self.0.set_state(state);
+            }
+        }
+    }
+
+    struct Nobody;
+
+    impl Owner for Nobody {
+        fn withdraw(&self, _: &Core) {}
+        fn interrupt(&self, _: &Core) {}
+    }
+
+    fn nobody() -> Weak<dyn Owner> {
+        Weak::<Nobody>::new()
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Offer(i8),
+        Take,
+        Withdraw(prop::sample::Index),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            5 => (-1..=1_i8).prop_map(Step::Offer),
+            2 => Just(Step::Take),
+            2 => any::<prop::sample::Index>().prop_map(Step::Withdraw),
+        ];
+        prop::collection::vec(step, 0..200)
+    }
+
+    fn policies() -> impl Strategy<Value = OnFull> {
+        prop_oneof![
+            Just(OnFull::Wait),
+            Just(OnFull::Reject),
+            Just(OnFull::CallerRuns),
+            Just(OnFull::ShedOldest)
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn it_keeps_its_bound_and_loses_nothing(steps in steps(), policy in policies(), capacity in 1..5_usize) {
+            let mut backlog = Backlog::new(capacity, policy);
+            let mut inside: Vec<Fake> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Offer(priority) => {
+                        let job = Fake::new(priority);
+                        let was_full = backlog.len() == capacity;
+                        match backlog.offer(job.clone(), &nobody()) {
+                            Offer::Taken => {
+                                prop_assert!(!was_full || policy == OnFull::Wait);
+                                let state = if was_full { JobState::Waiting } else { JobState::Queued };
+                                prop_assert_eq!(job.0.state(), state);
+                                inside.push(job);
+                            }
+                            Offer::Shed(victim) => {
+                                prop_assert!(was_full && policy == OnFull::ShedOldest);
+                                let lowest = inside.iter().map(|job| job.0.options.priority).min();
+                                prop_assert_eq!(Some(victim.0.options.priority), lowest);
+                                prop_assert!(priority >= victim.0.options.priority);
+                                inside.retain(|other| !other.is(&victim));
+                                inside.push(job);
+                            }
+                            Offer::Full(back) => {
+                                prop_assert!(was_full && back.is(&job));
+                                prop_assert!(matches!(policy, OnFull::Reject | OnFull::ShedOldest));
+                            }
+                            Offer::CallerRuns(back) => {
+                                prop_assert!(was_full && back.is(&job) && policy == OnFull::CallerRuns);
+                            }
+                            Offer::Ended(_) => prop_assert!(false, "it had not ended"),
+                        }
+                    }
+                    Step::Take => {
+                        let taken = backlog.take();
+                        prop_assert_eq!(taken.is_some(), !inside.is_empty());
+                        if let Some((job, admitted)) = taken {
+                            inside.retain(|other| !other.is(&job));
+                            if let Some(admitted) = admitted {
+                                prop_assert!(inside.iter().any(|other| other.is(&admitted)));
+                            }
+                        }
+                    }
+                    Step::Withdraw(_) if inside.is_empty() => {}
+                    Step::Withdraw(index) => {
+                        let job = inside.remove(index.index(inside.len()));
+                        let (removed, _) = backlog.withdraw(&job.0);
+                        prop_assert!(removed.is_some_and(|removed| removed.is(&job)));
+                        prop_assert!(backlog.withdraw(&job.0).0.is_none(), "it was in there twice");
+                    }
+                }
+                prop_assert!(backlog.len() <= capacity, "{} jobs in room for {capacity}", backlog.len());
+                prop_assert_eq!(backlog.total(), inside.len());
+                prop_assert!(backlog.len() == capacity || backlog.total() == backlog.len(), "one waits for nothing");
+            }
+            let drained = backlog.drain();
+            prop_assert_eq!(drained.len(), inside.len());
+            prop_assert!(inside.iter().all(|job| drained.iter().any(|other| other.is(job))));
+            let priorities: Vec<i8> = drained.iter().map(|job| job.0.options.priority).collect();
+            prop_assert!(policy == OnFull::Wait || priorities.is_sorted_by(|a, b| a >= b));
+        }
+    }
+
+    #[test]
+    fn a_job_that_has_ended_does_not_get_in() {
+        let mut backlog = Backlog::new(1, OnFull::Wait);
+        for _ in 0..2 {
+            let job = Fake::new(0);
+            job.0.set_state(JobState::Ended);
+            assert!(matches!(backlog.offer(job, &nobody()), Offer::Ended(_)));
+            assert_eq!(backlog.total(), 0);
+        }
+    }
+
+    #[test]
+    fn a_job_that_must_not_wait_comes_back_whatever_the_policy() {
+        for policy in [OnFull::Wait, OnFull::Reject, OnFull::CallerRuns, OnFull::ShedOldest] {
+            let mut backlog = Backlog::new(1, policy);
+            assert!(matches!(backlog.offer(Fake::new(0), &nobody()), Offer::Taken));
+            let core = Core::new(Options { never_wait: true, priority: 1, ..Options::new() });
+            assert!(matches!(backlog.offer(Fake(Arc::new(core)), &nobody()), Offer::Full(_)), "{policy:?}");
+            assert_eq!(backlog.total(), 1);
+        }
+    }
+}

@@ -163,7 +163,7 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
                 self.core.set_state(JobState::Ended);
                 let timers = std::mem::take(&mut slot.timers);
                 drop(slot);
-                timer::cancel(timers);
+                timer::cancel(&timers);
                 Some(work)
             }
             other => {
@@ -192,7 +192,7 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
         let timers = std::mem::take(&mut slot.timers);
         drop(slot);
 
-        timer::cancel(timers);
+        timer::cancel(&timers);
         if let (By::Outsider, Some(owner)) = (by, owner.and_then(|owner| owner.upgrade())) {
             match before {
                 Stage::Pending(_) => owner.withdraw(&self.core),
@@ -210,7 +210,7 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
     /// ends instead, and this says `false`.
     fn watch(self: &Arc<Self>, limit: Limit, due: Duration) -> bool {
         let Some(deadline) = Instant::now().checked_add(due) else { return true };
-        let target: Arc<Self> = Arc::clone(self);
+        let target: Weak<Self> = Arc::downgrade(self);
         match timer::set(deadline, target, limit) {
             Ok(key) => {
                 let mut slot = self.slot.lock();
@@ -218,7 +218,7 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
                     slot.timers.push(key);
                 } else {
                     drop(slot);
-                    timer::cancel(vec![key]);
+                    timer::cancel(&[key]);
                 }
                 true
             }

@@ -88,7 +88,7 @@ impl<T> Handle<T> {
     /// Not for an event loop's thread: `.await` there. In a job, the worker thread is stood in for while it
     /// waits, so a job may wait for another of its own pool.
     pub fn wait(mut self) -> Result<T, Error> {
-        block_on(&mut self, None).expect("no time limit was given")
+        block_on(&mut self)
     }
 
     /// Blocks this thread until the job has ended, at most for `limit`; `None` if it goes on.
@@ -97,7 +97,7 @@ impl<T> Handle<T> {
     ///
     /// If the handle has given its result already.
     pub fn wait_timeout(&mut self, limit: Duration) -> Option<Result<T, Error>> {
-        let result = block_on(&mut *self, Some(limit));
+        let result = block_on_for(&mut *self, limit);
         self.release_stand_in();
         result
     }
@@ -111,7 +111,7 @@ impl<T> Handle<T> {
     /// [`accepted`](Self::accepted), blocking.
     pub fn wait_accepted(&mut self) {
         let accepted = std::pin::pin!(std::future::poll_fn(|cx| self.poll_accepted(cx)));
-        block_on(accepted, None).expect("no time limit was given");
+        block_on(accepted);
         self.release_stand_in();
     }
 
@@ -185,24 +185,35 @@ impl Wake for Unpark {
     }
 }
 
-/// Drives `future` on this thread, parking it between polls. `None` if `limit` passes first.
-pub(crate) fn block_on<F: Future + Unpin>(mut future: F, limit: Option<Duration>) -> Option<F::Output> {
+/// Drives `future` on this thread, parking it between polls.
+pub(crate) fn block_on<F: Future + Unpin>(future: F) -> F::Output {
+    drive(future, || {
+        thread::park();
+        true
+    })
+    .unwrap_or_else(|| unreachable!("it parks until the future is ready"))
+}
+
+/// The same for at most `limit`; `None` if that passes first.
+fn block_on_for<F: Future + Unpin>(future: F, limit: Duration) -> Option<F::Output> {
+    let Some(deadline) = Instant::now().checked_add(limit) else { return Some(block_on(future)) };
+    drive(future, || {
+        let left = deadline.saturating_duration_since(Instant::now());
+        park_timeout(left);
+        !left.is_zero()
+    })
+}
+
+/// Polls `future` whenever `park` returns, until it is ready or `park` says that time is up.
+fn drive<F: Future + Unpin>(mut future: F, mut park: impl FnMut() -> bool) -> Option<F::Output> {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut cx = Context::from_waker(&waker);
-    let deadline = limit.map(|limit| Instant::now().checked_add(limit));
     loop {
         if let Poll::Ready(output) = Pin::new(&mut future).poll(&mut cx) {
             return Some(output);
         }
-        match deadline.flatten() {
-            None => thread::park(),
-            Some(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    return None;
-                }
-                park_timeout(left);
-            }
+        if !park() {
+            return None;
         }
     }
 }

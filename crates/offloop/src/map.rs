@@ -67,7 +67,7 @@ impl<I: Iterator, T> Map<I, T> {
     /// The next result, blocking this thread. `None` after the last.
     pub fn wait_next(&mut self) -> Option<Result<T, Error>> {
         let next = std::pin::pin!(std::future::poll_fn(|cx| self.poll(cx)));
-        let next = block_on(next, None).expect("no time limit was given");
+        let next = block_on(next);
         self.under_way.iter_mut().for_each(Handle::release_stand_in);
         next
     }

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 
 /// Each priority has its own line. A removed entry leaves a hole; holes at the front of a line go at once, so
-/// a front is always an entry, and every operation is amortised constant for a given set of priorities.
+/// a front is always an entry, and the others go when they outnumber the entries, so that a line whose jobs are
+/// cancelled behind a stuck one stays bounded. Every operation is amortised constant for a given set of
+/// priorities, but for a removal's binary search.
 #[derive(Debug)]
 pub(crate) struct Queue<J> {
     /// Sorted by priority, highest first. A line that ran empty stays for its next job.
@@ -14,23 +16,30 @@ pub(crate) struct Queue<J> {
 #[derive(Debug)]
 struct Line<J> {
     priority: i8,
-    /// The ticket of the front entry; the others follow by one.
-    front_ticket: u64,
-    entries: VecDeque<Option<J>>,
+    next_ticket: u64,
+    /// Entries and holes with their tickets, in the order of these.
+    entries: VecDeque<(u64, Option<J>)>,
+    holes: usize,
 }
+
+/// So many holes may always stay, beside as many as there are entries.
+const SPARE_HOLES: usize = 64;
 
 impl<J> Line<J> {
     fn pop(&mut self) -> Option<J> {
-        let entry = self.entries.pop_front()?;
-        self.front_ticket += 1;
-        self.drop_front_holes();
+        let (_, entry) = self.entries.pop_front()?;
+        self.drop_holes();
         entry
     }
 
-    fn drop_front_holes(&mut self) {
-        while let Some(None) = self.entries.front() {
+    fn drop_holes(&mut self) {
+        while let Some((_, None)) = self.entries.front() {
             self.entries.pop_front();
-            self.front_ticket += 1;
+            self.holes -= 1;
+        }
+        if self.holes > self.entries.len() / 2 + SPARE_HOLES {
+            self.entries.retain(|(_, entry)| entry.is_some());
+            self.holes = 0;
         }
     }
 }
@@ -46,13 +55,14 @@ impl<J> Queue<J> {
 
     /// The ticket that the next entry of this priority will have.
     pub(crate) fn next_ticket(&mut self, priority: i8) -> u64 {
-        let line = self.line(priority);
-        line.front_ticket + line.entries.len() as u64
+        self.line(priority).next_ticket
     }
 
     /// Appends. The entry's ticket, for `remove`, is what `next_ticket` said.
     pub(crate) fn push(&mut self, priority: i8, job: J) {
-        self.line(priority).entries.push_back(Some(job));
+        let line = self.line(priority);
+        line.entries.push_back((line.next_ticket, Some(job)));
+        line.next_ticket += 1;
         self.len += 1;
     }
 
@@ -79,9 +89,10 @@ impl<J> Queue<J> {
     pub(crate) fn remove(&mut self, priority: i8, ticket: u64, is_it: impl FnOnce(&J) -> bool) -> Option<J> {
         let at = self.lines.iter().position(|line| line.priority == priority)?;
         let line = &mut self.lines[at];
-        let index = usize::try_from(ticket.checked_sub(line.front_ticket)?).ok()?;
-        let job = line.entries.get_mut(index)?.take_if(|job| is_it(job))?;
-        line.drop_front_holes();
+        let index = line.entries.binary_search_by_key(&ticket, |(ticket, _)| *ticket).ok()?;
+        let job = line.entries[index].1.take_if(|job| is_it(job))?;
+        line.holes += 1;
+        line.drop_holes();
         self.len -= 1;
         Some(job)
     }
@@ -97,10 +108,132 @@ impl<J> Queue<J> {
         let at = match self.lines.binary_search_by(|line| priority.cmp(&line.priority)) {
             Ok(at) => at,
             Err(at) => {
-                self.lines.insert(at, Line { priority, front_ticket: 0, entries: VecDeque::new() });
+                self.lines.insert(at, Line { priority, next_ticket: 0, entries: VecDeque::new(), holes: 0 });
                 at
             }
         };
         &mut self.lines[at]
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Queue, SPARE_HOLES};
+
+    /// The same, written naively: entries in the order of their arrival.
+    #[derive(Default)]
+    struct Model(Vec<(i8, u32)>);
+
+    impl Model {
+        fn find(&self, better: impl Fn(i8, i8) -> bool) -> Option<usize> {
+            let best = |best: usize, at: usize| if better(self.0[at].0, self.0[best].0) { at } else { best };
+            (0..self.0.len()).reduce(best)
+        }
+
+        fn pop(&mut self) -> Option<u32> {
+            self.find(|a, b| a > b).map(|at| self.0.remove(at).1)
+        }
+
+        fn pop_oldest_lowest(&mut self) -> Option<u32> {
+            self.find(|a, b| a < b).map(|at| self.0.remove(at).1)
+        }
+
+        fn remove(&mut self, job: u32) -> Option<u32> {
+            let at = self.0.iter().position(|entry| entry.1 == job)?;
+            Some(self.0.remove(at).1)
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(i8),
+        Pop,
+        Shed,
+        /// Of any job that there ever was: queued, gone, or gone with its ticket.
+        Remove(prop::sample::Index),
+        Shrink,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            6 => prop_oneof![-1..=1_i8, Just(i8::MIN), Just(i8::MAX)].prop_map(Step::Push),
+            2 => Just(Step::Pop),
+            1 => Just(Step::Shed),
+            4 => any::<prop::sample::Index>().prop_map(Step::Remove),
+            1 => Just(Step::Shrink),
+        ];
+        prop::collection::vec(step, 0..400)
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_what_a_sorted_list_does(steps in steps()) {
+            let (mut queue, mut model) = (Queue::new(), Model::default());
+            let mut jobs: Vec<(i8, u64)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Push(priority) => {
+                        let job = u32::try_from(jobs.len()).unwrap();
+                        jobs.push((priority, queue.next_ticket(priority)));
+                        queue.push(priority, job);
+                        model.0.push((priority, job));
+                    }
+                    Step::Pop => prop_assert_eq!(queue.pop(), model.pop()),
+                    Step::Shed => prop_assert_eq!(queue.pop_oldest_lowest(), model.pop_oldest_lowest()),
+                    Step::Remove(_) if jobs.is_empty() => {}
+                    Step::Remove(index) => {
+                        let at = index.index(jobs.len());
+                        let job = u32::try_from(at).unwrap();
+                        let (priority, ticket) = jobs[at];
+                        prop_assert_eq!(queue.remove(priority, ticket, |it| *it == job), model.remove(job));
+                    }
+                    Step::Shrink => queue.shrink(),
+                }
+                prop_assert_eq!(queue.len(), model.0.len());
+                prop_assert_eq!(queue.lowest_priority(), model.0.iter().map(|entry| entry.0).min());
+            }
+            while let Some(job) = model.pop() {
+                prop_assert_eq!(queue.pop(), Some(job));
+            }
+            prop_assert_eq!(queue.pop(), None);
+        }
+    }
+
+    #[test]
+    fn only_the_job_that_is_meant_is_removed() {
+        let mut queue = Queue::new();
+        let ticket = queue.next_ticket(0);
+        queue.push(0, "here");
+        assert_eq!(queue.remove(0, ticket, |job| *job == "elsewhere"), None);
+        assert_eq!(queue.remove(1, ticket, |_| true), None);
+        assert_eq!(queue.remove(0, ticket + 1, |_| true), None);
+        assert_eq!(queue.remove(0, ticket, |job| *job == "here"), Some("here"));
+        assert_eq!(queue.len(), 0);
+    }
+
+    #[test]
+    fn jobs_cancelled_behind_a_stuck_one_take_no_memory() {
+        let mut queue = Queue::new();
+        queue.push(0, 0);
+        for job in 1..100_000 {
+            let ticket = queue.next_ticket(0);
+            queue.push(0, job);
+            queue.push(0, job);
+            assert_eq!(queue.remove(0, ticket, |_| true), Some(job));
+            assert_eq!(queue.remove(0, ticket + 1, |_| true), Some(job));
+        }
+        assert_eq!(queue.len(), 1);
+        assert!(queue.lines[0].entries.len() <= 2 * SPARE_HOLES + 4);
+    }
+
+    #[test]
+    fn a_queue_that_ran_empty_gives_its_memory_back() {
+        let mut queue = Queue::new();
+        (0..10_000).for_each(|job| queue.push(0, job));
+        while queue.pop().is_some() {}
+        queue.shrink();
+        assert!(queue.lines[0].entries.capacity() < 1_000);
     }
 }

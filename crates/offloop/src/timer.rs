@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::time::Instant;
 
 use crate::cell::Limit;
@@ -75,7 +75,7 @@ impl Clock {
 }
 
 /// Has `target` expire at `deadline`, unless cancelled before. Fails if the timer thread cannot be started.
-pub(crate) fn set(deadline: Instant, target: Arc<dyn Expire>, limit: Limit) -> io::Result<Key> {
+pub(crate) fn set(deadline: Instant, target: Weak<dyn Expire>, limit: Limit) -> io::Result<Key> {
     let clock = Clock::current();
     let mut timers = clock.timers.lock();
     if !timers.running {
@@ -85,7 +85,7 @@ pub(crate) fn set(deadline: Instant, target: Arc<dyn Expire>, limit: Limit) -> i
     let key = Key { deadline, serial: timers.next_serial };
     timers.next_serial += 1;
     let is_first = timers.due.first_key_value().is_none_or(|(first, _)| key < *first);
-    timers.due.insert(key, Entry { target: Arc::downgrade(&target), limit });
+    timers.due.insert(key, Entry { target, limit });
     if is_first {
         clock.earlier.notify_one();
     }
@@ -93,7 +93,7 @@ pub(crate) fn set(deadline: Instant, target: Arc<dyn Expire>, limit: Limit) -> i
 }
 
 /// Forgets timers, due or not.
-pub(crate) fn cancel(keys: Vec<Key>) {
+pub(crate) fn cancel(keys: &[Key]) {
     if !keys.is_empty() {
         let mut timers = Clock::current().timers.lock();
         let entries: Vec<_> = keys.iter().map(|key| timers.due.remove(key)).collect();

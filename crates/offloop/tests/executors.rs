@@ -7,7 +7,9 @@ mod common;
 use std::sync::{Arc, Mutex};
 
 use common::{Count, end, occupy, single, tid};
-use offloop::{ErrorKind, Executor, Inline, Job, JobState, Rejected, ThreadPool, job, prepare, run_in_executor};
+use offloop::{
+    ErrorKind, Executor, Inline, Job, JobState, Rejected, ThreadPool, job, prepare, run_in_executor,
+};
 
 /// An executor that keeps its jobs.
 #[derive(Default, Clone)]

@@ -426,7 +426,9 @@ fn higher_priorities_run_first() {
         .map(|(name, priority)| pool.run(prepare(note.with(order.path(), name)).priority(priority)))
         .into();
     drop(blocker);
-    handles.into_iter().for_each(|handle| handle.wait().unwrap());
+    for handle in handles {
+        handle.wait().unwrap();
+    }
     assert_eq!(order.lines(), ["high", "middle", "low"]);
 }
 

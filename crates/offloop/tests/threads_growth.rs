@@ -26,13 +26,17 @@ fn slow_jobs_grow_the_pool_and_idle_threads_leave_down_to_the_minimum() {
     let jobs: Vec<_> = (0..200)
         .map(|_| {
             let barrier = Arc::clone(&barrier);
-            pool.run(move || drop(barrier.wait()))
+            pool.run(move || {
+                barrier.wait();
+            })
         })
         .collect();
     barrier.wait();
     assert_eq!(pool.threads(), 200);
     assert_eq!(threads_named("elastic").len(), 200);
-    jobs.into_iter().for_each(|job| end(job).unwrap());
+    for job in jobs {
+        end(job).unwrap();
+    }
 
     eventually("the pool shrinks", || pool.threads() == 2);
     eventually("its threads are gone", || threads_named("elastic").len() == 2);
@@ -58,7 +62,9 @@ fn a_pool_never_has_more_threads_than_its_maximum() {
             })
         })
         .collect();
-    jobs.into_iter().for_each(|job| end(job).unwrap());
+    for job in jobs {
+        end(job).unwrap();
+    }
     assert!((1..=3).contains(&pool.threads()));
     assert!(most.get() <= 3, "{} jobs ran at once", most.get());
 }
@@ -95,7 +101,10 @@ fn threads_have_the_name_and_the_stack_that_they_were_given() {
     let pool = ThreadPool::builder().name("deep").max_threads(1).stack_size(64 << 20).build().unwrap();
     // At least 4 KiB a call: 8 MiB, far beyond the default stack.
     assert_eq!(end(pool.run(|| dig(2 * 1024))).unwrap(), 0);
-    assert_eq!(end(pool.run(|| std::thread::current().name().map(str::to_owned))).unwrap().unwrap(), "deep-1");
+    assert_eq!(
+        end(pool.run(|| std::thread::current().name().map(str::to_owned))).unwrap().unwrap(),
+        "deep-1"
+    );
     assert_eq!(threads_named("deep").len(), 1);
 }
 
@@ -227,6 +236,24 @@ fn after_a_nested_wait_a_pool_of_one_thread_runs_one_job_at_a_time_again() {
         });
         end(end(outer).unwrap()).unwrap();
         assert_eq!(overlapped.get(), 0, "two jobs ran at once in a pool of one thread");
+    }
+}
+
+#[test]
+fn a_stand_in_leaves_though_the_job_that_it_stood_in_for_runs_on() {
+    let pool = ThreadPool::builder().max_threads(1).idle_timeout(Duration::from_secs(3600)).build().unwrap();
+    for _ in 0..20 {
+        let (waited, gate) = (Gate::new(), Gate::new());
+        let (inner, done, pass) = (pool.clone(), waited.clone(), gate.clone());
+        let outer = pool.run(move || {
+            inner.run(|| ()).wait().unwrap();
+            done.open();
+            pass.pass();
+        });
+        waited.pass();
+        eventually("the stand-in leaves", || pool.threads() == 1);
+        gate.open();
+        end(outer).unwrap();
     }
 }
 

@@ -299,7 +299,7 @@ fn try_run_gives_the_work_back_whatever_the_policy() {
         let (gate, _busy) = occupy(&pool);
         let queued = pool.try_run(|| 1).unwrap_or_else(|_| panic!("there is room for one"));
         let seen = Seen::new();
-        let rejected = pool.try_run(seen.work()).err().expect("there is no room for two");
+        let rejected = pool.try_run(seen.work()).expect_err("there is no room for two");
         assert!(matches!(rejected.kind(), ErrorKind::Full { capacity: 1 }), "{policy:?}: {rejected}");
         assert_eq!((seen.ran.get(), seen.dropped.get()), (0, 0), "{policy:?}: it is as it was");
         rejected.into_work()();
@@ -314,7 +314,7 @@ fn try_run_gives_prepared_work_back_with_its_instructions() {
     let pool = pool(1, OnFull::Wait);
     let (gate, busy) = occupy(&pool);
     let _queued = pool.run(|| 1);
-    let rejected = pool.try_run(prepare(|| 7).name("again").priority(3)).err().unwrap();
+    let rejected = pool.try_run(prepare(|| 7).name("again").priority(3)).unwrap_err();
     gate.open();
     end(busy).unwrap();
     let handle = pool.run(rejected.into_work());
@@ -336,7 +336,9 @@ fn higher_priorities_run_first_and_equals_in_order() {
         })
         .collect();
     gate.open();
-    handles.into_iter().for_each(|handle| end(handle).unwrap());
+    for handle in handles {
+        end(handle).unwrap();
+    }
     let expected = [(i8::MAX, 4), (5, 1), (5, 5), (0, 0), (0, 3), (-3, 2), (-3, 7), (i8::MIN, 6)];
     assert_eq!(*order.lock().unwrap(), expected);
 }
@@ -353,7 +355,9 @@ fn those_that_wait_for_room_are_admitted_by_priority_then_in_order() {
     let handles = [submit(0, 0), submit(1, 0), submit(2, 1), submit(3, 0)];
     assert_eq!(pool.queued(), 4);
     gate.open();
-    handles.into_iter().for_each(|handle| end(handle).unwrap());
+    for handle in handles {
+        end(handle).unwrap();
+    }
     assert_eq!(*order.lock().unwrap(), [0, 2, 1, 3]);
 }
 

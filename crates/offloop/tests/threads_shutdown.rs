@@ -145,7 +145,7 @@ fn a_closed_pool_refuses_work_at_once_and_gives_it_back() {
     let handle = clone.run(|| 7);
     assert_eq!(handle.state(), JobState::Ended);
     assert!(matches!(end(handle).unwrap_err().kind(), ErrorKind::Closed));
-    let rejected = clone.try_run(|| 7).err().unwrap();
+    let rejected = clone.try_run(|| 7).unwrap_err();
     assert!(matches!(rejected.kind(), ErrorKind::Closed));
     assert_eq!(rejected.into_work()(), 7);
 }
@@ -173,7 +173,8 @@ fn dropping_the_last_clone_runs_what_was_accepted_and_lets_the_threads_go() {
     drop(pool.clone());
     let clone = pool.clone();
     drop(pool);
-    assert_eq!(end(clone.run(|| 7).timeout(SHORT)).is_err(), true, "a drop of one clone closes nothing");
+    let queued = end(clone.run(|| 7).timeout(SHORT));
+    assert!(queued.unwrap_err().is_timeout(), "the drop of one clone closed the pool");
     drop(clone);
     gate.open();
     end(busy).unwrap();

@@ -90,7 +90,9 @@ fn each_thread_has_one_value_and_drops_it_when_it_leaves() {
                 })
             })
             .collect();
-        jobs.into_iter().for_each(|job| end(job).unwrap());
+        for job in jobs {
+            end(job).unwrap();
+        }
     }
     let opened = ledger.opened();
     assert!(opened >= 4, "{opened} values for four threads");
@@ -213,7 +215,7 @@ fn try_run_gives_the_closure_back() {
     let busy = pool.run(move |_: &mut u32| pass.pass());
     eventually("it runs", || busy.state() == offloop::JobState::Running);
     let queued = pool.run(|value: &mut u32| *value + 1);
-    let rejected = pool.try_run(|value: &mut u32| *value + 2).err().unwrap();
+    let rejected = pool.try_run(|value: &mut u32| *value + 2).unwrap_err();
     assert!(matches!(rejected.kind(), ErrorKind::Full { capacity: 1 }));
     gate.open();
     assert_eq!(end(queued).unwrap(), 41);

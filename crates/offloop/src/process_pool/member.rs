@@ -18,7 +18,7 @@ use crate::task::Encoded;
 
 /// ```text
 /// Starting ──hello──▶ Initialising ──done──▶ Idle ◀──answer── Busy
-///     │                    │                  │ └───job────▶──┘│
+///     │                    │                  │ └─────job─────▶┘│
 ///     └────────────────────┴────▶ Leaving ◀───┴────────────────┘   (each may die at any time)
 /// ```
 pub(super) enum Phase {
@@ -28,30 +28,31 @@ pub(super) enum Phase {
     Initialising,
     Idle,
     Busy(Arc<dyn Remote>),
-    /// It was told to go, or killed.
-    Leaving,
+    /// It was told to go, or killed; with the job that it had then.
+    Leaving(Why, Option<Arc<dyn Remote>>),
+}
+
+/// Why a worker is to go.
+pub(super) enum Why {
+    /// There is no more work.
+    Released,
+    /// Its job was cancelled or is out of time.
+    JobEnded,
+    /// It does not speak the protocol.
+    BrokeOff,
+    /// It did not come up as it should.
+    Refused(String),
 }
 
 pub(super) struct Member {
     pub(super) process: Process,
     link: UnixStream,
+    link_is_open: bool,
     reader: Reader,
     writer: Writer,
     phase: Phase,
-    /// When it is to be killed: its start, its leave or its death after SIGTERM takes too long.
+    /// When its start, its leave or its death after SIGTERM has taken too long.
     deadline: Option<Instant>,
-    /// The job that its death would be blamed on. Still known while it is leaving.
-    pub(super) job: Option<Arc<dyn Remote>>,
-    link_is_open: bool,
-    pub(super) was_ready: bool,
-    /// It was asked to end because its job is to end.
-    pub(super) terminated: bool,
-    /// It was asked to leave because there is no more work.
-    pub(super) released: bool,
-    /// It was killed because it broke the protocol.
-    pub(super) broke_off: bool,
-    /// Why it was refused.
-    pub(super) fault: Option<String>,
 }
 
 /// What a link has to say at the moment.
@@ -77,15 +78,9 @@ impl Member {
             // Greetings and reasons are small, but not results.
             reader: Reader::new(config.max_payload.max(SMALL)),
             writer: Writer::default(),
+            link_is_open: true,
             phase: Phase::Starting,
             deadline: Instant::now().checked_add(config.start_timeout),
-            job: None,
-            link_is_open: true,
-            was_ready: false,
-            terminated: false,
-            released: false,
-            broke_off: false,
-            fault: None,
         }
     }
 
@@ -97,6 +92,10 @@ impl Member {
         &self.phase
     }
 
+    pub(super) fn into_phase(self) -> Phase {
+        self.phase
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Idle)
     }
@@ -106,7 +105,7 @@ impl Member {
     }
 
     pub(super) fn is_leaving(&self) -> bool {
-        matches!(self.phase, Phase::Leaving)
+        matches!(self.phase, Phase::Leaving(..))
     }
 
     pub(super) fn link_is_open(&self) -> bool {
@@ -117,9 +116,9 @@ impl Member {
         self.deadline
     }
 
-    /// The job that it runs, leaving or not.
-    pub(super) fn job_id(&self) -> Option<JobId> {
-        self.job.as_ref().map(|job| job.core().id)
+    /// Whether it runs this job.
+    pub(super) fn is_busy_with(&self, id: JobId) -> bool {
+        matches!(&self.phase, Phase::Busy(job) if job.core().id == id)
     }
 
     /// What to poll: the link while it is open, then the process.
@@ -137,7 +136,6 @@ impl Member {
     /// Gives it a job.
     pub(super) fn give(&mut self, job: Arc<dyn Remote>, call: Encoded) {
         let id = job.core().id.as_u64();
-        self.job = Some(Arc::clone(&job));
         self.phase = Phase::Busy(job);
         self.request(id, call.task.index(), call.arguments);
     }
@@ -150,8 +148,6 @@ impl Member {
     /// It is ready for a job.
     pub(super) fn rest(&mut self) {
         self.phase = Phase::Idle;
-        self.job = None;
-        self.was_ready = true;
         self.deadline = None;
     }
 
@@ -183,7 +179,7 @@ impl Member {
     fn link_closed(&mut self) {
         self.link_is_open = false;
         if !self.is_leaving() {
-            // A worker that lives on without its link is of no use: `kill` will say that it broke off.
+            // A worker that lives on without its link is of no use.
             let soon = Instant::now().checked_add(WITHOUT_LINK);
             self.deadline = self.deadline.into_iter().chain(soon).min();
         }
@@ -191,45 +187,60 @@ impl Member {
 
     /// Asks it to end because its job is to end; it is killed after `grace`.
     pub(super) fn terminate(&mut self, grace: Duration) {
-        if !self.is_leaving() {
-            self.terminated = true;
-            self.process.terminate();
-            self.leave(grace);
-        }
+        self.process.terminate();
+        self.leave(Why::JobEnded, grace);
     }
 
     /// Lets it go when there is no more work; it is killed after `grace`.
     pub(super) fn release(&mut self, grace: Duration) {
         if !self.is_leaving() {
-            self.released = true;
             // A worker exits at the end of its link.
             let _ = self.link.shutdown(Shutdown::Write);
-            self.leave(grace);
+            self.leave(Why::Released, grace);
         }
     }
 
-    fn leave(&mut self, grace: Duration) {
-        self.phase = Phase::Leaving;
-        self.deadline = Instant::now().checked_add(grace);
-    }
-
-    /// Ends it because it speaks nonsense.
+    /// Kills it because it speaks nonsense.
     pub(super) fn break_off(&mut self) {
-        self.broke_off = true;
-        self.kill();
+        let nonsense = || Why::Refused("it wrote something else than its greeting on its link".to_owned());
+        self.kill(if self.is_ready() { Why::BrokeOff } else { nonsense() });
     }
 
-    /// Ends it now.
-    pub(super) fn kill(&mut self) {
+    /// Kills it because it will not do.
+    pub(super) fn refuse(&mut self, reason: String) {
+        self.kill(Why::Refused(reason));
+    }
+
+    /// Kills it because its deadline has passed.
+    pub(super) fn expire(&mut self) {
         match self.phase {
-            Phase::Starting | Phase::Initialising if self.link_is_open && self.fault.is_none() => {
-                self.fault = Some("it was not ready in time".to_owned());
+            Phase::Leaving(..) => {
+                self.process.kill();
+                self.deadline = None;
             }
-            Phase::Idle | Phase::Busy(_) if !self.link_is_open => self.broke_off = true,
-            _ => {}
+            // Only the lack of a link sets a deadline to a worker that is ready.
+            Phase::Idle | Phase::Busy(_) => self.kill(Why::BrokeOff),
+            Phase::Starting | Phase::Initialising if self.link_is_open => {
+                self.refuse("it was not ready in time".to_owned());
+            }
+            Phase::Starting | Phase::Initialising => self.refuse("it closed its link".to_owned()),
         }
+    }
+
+    fn kill(&mut self, why: Why) {
         self.process.kill();
-        self.phase = Phase::Leaving;
+        if !self.is_leaving() {
+            self.leave(why, Duration::ZERO);
+        }
         self.deadline = None;
+    }
+
+    fn leave(&mut self, why: Why, grace: Duration) {
+        let job = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Busy(job) => Some(job),
+            _ => None,
+        };
+        self.phase = Phase::Leaving(why, job);
+        self.deadline = Instant::now().checked_add(grace);
     }
 }

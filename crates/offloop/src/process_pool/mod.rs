@@ -132,9 +132,9 @@ impl ProcessPool {
         if options.name.is_empty() {
             options.name = call.task_name().into();
         }
-        let cell: Arc<Cell<_, R>> = Cell::new(encoded, options);
-        self.door.desk.execute(Arc::clone(&cell) as Arc<dyn Remote>)?;
-        Ok(Handle::new(cell))
+        let job: Arc<Cell<_, R>> = Cell::new(encoded, options);
+        self.door.desk.execute(Arc::clone(&job) as Arc<dyn Remote>)?;
+        Ok(Handle::new(job))
     }
 }
 

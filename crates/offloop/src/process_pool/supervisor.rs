@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::desk::{Desk, Running};
 use super::frame::{Frame, Hello, Kind, PROTOCOL, PanicNote};
-use super::member::{Member, Phase, Readable};
-use super::sys;
+use super::member::{Member, Phase, Readable, Why};
+use super::sys::{self, Ended};
 use crate::cell::Remote;
 use crate::error::{ErrorKind, Exit, Panic, WorkerDied};
 use crate::executor::Accepts;
+use crate::handle::Handle;
 use crate::job::Options;
 use crate::panics;
 use crate::task::{Fault, fingerprint};
@@ -81,7 +82,7 @@ impl Supervisor {
         let (closing, has_jobs) = (inbox.closed, inbox.backlog.len() > 0);
         drop(inbox);
         for id in to_kill {
-            if let Some(member) = self.members.iter_mut().find(|member| member.job_id() == Some(id)) {
+            if let Some(member) = self.members.iter_mut().find(|member| member.is_busy_with(id)) {
                 member.terminate(self.desk.config.grace);
             }
         }
@@ -163,9 +164,9 @@ impl Supervisor {
     /// Kills whoever has had its time.
     fn keep_deadlines(&mut self) {
         let now = Instant::now();
-        for at in 0..self.members.len() {
-            if self.members[at].deadline().is_some_and(|deadline| now >= deadline) {
-                self.members[at].kill();
+        for member in &mut self.members {
+            if member.deadline().is_some_and(|deadline| now >= deadline) {
+                member.expire();
             }
         }
     }
@@ -241,7 +242,7 @@ impl Supervisor {
                 };
                 match outcome {
                     Ok(()) => self.welcome(at),
-                    Err(reason) => self.dismiss(at, format!("its initializer failed: {reason}")),
+                    Err(reason) => self.members[at].refuse(format!("its initializer failed: {reason}")),
                 }
             }
             Phase::Busy(job) if frame.job == job.core().id.as_u64() && frame.kind.is_answer() => {
@@ -252,7 +253,7 @@ impl Supervisor {
                 finish(job, frame);
             }
             // It is on its way out; whatever it still says is of no use.
-            Phase::Leaving => {}
+            Phase::Leaving(..) => {}
             _ => member.break_off(),
         }
     }
@@ -268,7 +269,7 @@ impl Supervisor {
             Ok(_) => "its build differs from this program's; start the same program".to_owned(),
             Err(error) => format!("its greeting makes no sense: {error}"),
         };
-        self.dismiss(at, reason);
+        self.members[at].refuse(reason);
     }
 
     fn welcome(&mut self, at: usize) {
@@ -277,43 +278,49 @@ impl Supervisor {
         self.members[at].rest();
     }
 
-    /// Lets a worker go that will not do.
-    fn dismiss(&mut self, at: usize, reason: String) {
-        self.members[at].kill();
-        self.members[at].fault = Some(reason);
-    }
-
-    /// Collects a worker that has ended, blames its death on its job and strikes it from the list.
+    /// Collects a worker that has ended and strikes it from the list; its death is its job's, if it had one.
     fn bury(&mut self, at: usize) {
         // What it said before it died counts.
         self.converse(at);
         let member = self.members.swap_remove(at);
-        let ended = member.process.collect();
-        let exit = if member.broke_off { Exit::Protocol } else { ended.exit };
+        let (pid, ended) = (member.pid(), member.process.collect());
         self.publish_pids();
-        if let Some(job) = &member.job {
-            let mut inbox = self.desk.inbox();
-            inbox.running.remove(&job.core().id);
-            inbox.killed += usize::from(member.terminated);
-            drop(inbox);
-            let out_of_memory = self.out_of_memory(exit) && !member.terminated;
-            let kind = ErrorKind::WorkerDied(WorkerDied {
-                pid: member.pid(),
-                exit,
-                task: job.core().options.name.clone().into_owned(),
-                peak_memory: ended.peak_memory,
-                out_of_memory,
-            });
-            let _ = panics::catch(|| job.fail(kind));
-        } else if let Some(fault) = &member.fault {
-            self.start_failed(&format!("worker process {} was refused: {fault}", member.pid()));
-        } else if !member.was_ready && !member.released {
-            self.start_failed(&format!(
-                "worker process {} {exit} before it was ready; does `main` begin with `offloop::init();`?",
-                member.pid()
-            ));
+        match member.into_phase() {
+            Phase::Busy(job) => {
+                let out_of_memory = self.out_of_memory(ended.exit);
+                self.worker_died(&job, pid, ended, out_of_memory);
+            }
+            Phase::Leaving(Why::BrokeOff, Some(job)) => {
+                self.worker_died(&job, pid, Ended { exit: Exit::Protocol, ..ended }, false);
+            }
+            Phase::Leaving(Why::JobEnded, Some(job)) => {
+                let mut inbox = self.desk.inbox();
+                inbox.running.remove(&job.core().id);
+                inbox.killed += 1;
+            }
+            Phase::Leaving(Why::Refused(reason), _) => {
+                self.start_failed(&format!("worker process {pid} was refused: {reason}"));
+            }
+            Phase::Starting | Phase::Initialising => self.start_failed(&format!(
+                "worker process {pid} {} before it was ready; does `main` begin with `offloop::init();`?",
+                ended.exit
+            )),
+            // It had no job and was as good as any: a replacement is all that it takes.
+            Phase::Idle | Phase::Leaving(..) => {}
         }
         self.desk.announce();
+    }
+
+    fn worker_died(&self, job: &Arc<dyn Remote>, pid: u32, ended: Ended, out_of_memory: bool) {
+        self.desk.inbox().running.remove(&job.core().id);
+        let kind = ErrorKind::WorkerDied(WorkerDied {
+            pid,
+            exit: ended.exit,
+            task: job.core().options.name.clone().into_owned(),
+            peak_memory: ended.peak_memory,
+            out_of_memory,
+        });
+        let _ = panics::catch(|| job.fail(kind));
     }
 
     /// Whether the system's out-of-memory killer may have sent a SIGKILL that was not ours.
@@ -353,7 +360,7 @@ fn finish(job: Arc<dyn Remote>, frame: Frame) {
     };
     if !is_large {
         let _ = panics::catch(end);
-    } else if let Err(rejected) = decoders().try_place(end, Options::new()).map(|handle| handle.detach()) {
+    } else if let Err(rejected) = decoders().try_place(end, Options::new()).map(Handle::detach) {
         let _ = panics::catch(rejected.into_work());
     }
 }

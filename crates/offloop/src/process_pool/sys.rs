@@ -200,13 +200,25 @@ pub(super) fn become_worker(parent: u32) -> io::Result<Option<UnixStream>> {
     if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs()) != Some(parent) {
         return Ok(None);
     }
-    // SAFETY: ignoring a signal installs no handler that could do harm. Ctrl-C goes to the whole foreground
-    // group; what becomes of the jobs then is the parent's decision.
-    unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
+    leave_ctrl_c_to_the_parent();
     let stdin = rustix::stdio::stdin();
     let link = rustix::io::fcntl_dupfd_cloexec(stdin, 3)?;
     let null = std::fs::File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     let _ = rustix::thread::set_name(c"offloop-worker");
     Ok(Some(UnixStream::from(link)))
+}
+
+/// Ctrl-C goes to the whole foreground group; what becomes of the jobs then is the parent's decision.
+///
+/// An empty handler rather than `SIG_IGN`, which the programs that a job starts would inherit.
+fn leave_ctrl_c_to_the_parent() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    // SAFETY: an all-zero `sigaction` is a valid value of this plain C struct: no flags, an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: the action is a live local variable, and its handler does nothing.
+    unsafe { libc::sigaction(libc::SIGINT, &raw const action, std::ptr::null_mut()) };
 }

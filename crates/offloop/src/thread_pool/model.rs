@@ -6,10 +6,14 @@
 //! There is no clock in here, so any limit may pass at any moment, and deadlines (whose thread outlives an
 //! execution) are left out.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use shuttle::sync::atomic::{AtomicUsize, Ordering};
+use shuttle::sync::{Condvar, Mutex};
 use shuttle::thread;
 
 use super::{ThreadPool, ThreadPoolBuilder};
@@ -29,6 +33,34 @@ fn check(model: impl Fn() + Send + Sync + Clone + 'static) {
 /// A pool whose idle threads stay until it is dropped.
 fn pool(threads: usize) -> ThreadPoolBuilder {
     ThreadPool::builder().max_threads(threads).min_threads(threads)
+}
+
+/// Wakes whoever waits for it. The checker's `park` may wake by itself, which would hide a lost wake-up for as
+/// long as any other thread can run; a condition variable does not.
+#[derive(Default)]
+struct Bell {
+    rung: Mutex<bool>,
+    ring: Condvar,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        *self.rung.lock().unwrap() = true;
+        self.ring.notify_one();
+    }
+}
+
+fn wait<F: Future + Unpin>(mut future: F) -> F::Output {
+    let bell = Arc::new(Bell::default());
+    let waker = Waker::from(Arc::clone(&bell));
+    loop {
+        if let Poll::Ready(output) = Pin::new(&mut future).poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        let rung = bell.rung.lock().unwrap();
+        let mut rung = bell.ring.wait_while(rung, |rung| !*rung).unwrap();
+        *rung = false;
+    }
 }
 
 #[derive(Clone, Default)]
@@ -88,12 +120,16 @@ fn wake_or_spawn(threads: usize) {
                 let (pool, seen) = (pool.clone(), seen.clone());
                 thread::spawn(move || {
                     let handles = [pool.run(seen.work(threads)), pool.run(seen.work(threads))];
-                    handles.into_iter().for_each(|handle| handle.wait().unwrap());
-                    pool.run(seen.work(threads)).wait().unwrap();
+                    for handle in handles {
+                        wait(handle).unwrap();
+                    }
+                    wait(pool.run(seen.work(threads))).unwrap();
                 })
             })
             .collect();
-        submitters.into_iter().for_each(|submitter| submitter.join().unwrap());
+        for submitter in submitters {
+            submitter.join().unwrap();
+        }
         assert_eq!((seen.ran.get(), seen.dropped.get()), (9, 9));
         assert!(pool.threads() <= threads);
     });
@@ -127,7 +163,9 @@ fn jobs_that_wait_for_each_other_all_get_threads() {
                 })
             })
             .collect();
-        handles.into_iter().for_each(|handle| handle.wait().unwrap());
+        for handle in handles {
+            wait(handle).unwrap();
+        }
     });
 }
 
@@ -148,6 +186,20 @@ fn jobs_submitted_after_the_last_handle_is_gone_are_still_run() {
 }
 
 #[test]
+fn a_parked_thread_is_woken_for_each_job() {
+    check(|| {
+        let pool = pool(1).build().unwrap();
+        for _ in 0..3 {
+            wait(pool.run(|| ())).unwrap();
+            // Time to park.
+            for _ in 0..20 {
+                thread::yield_now();
+            }
+        }
+    });
+}
+
+#[test]
 fn idle_timeouts_lose_no_job() {
     for min_threads in [0, 1] {
         check(move || {
@@ -156,10 +208,12 @@ fn idle_timeouts_lose_no_job() {
             let submitters: Vec<_> = (0..2)
                 .map(|_| {
                     let (pool, seen) = (pool.clone(), seen.clone());
-                    thread::spawn(move || (0..2).for_each(|_| pool.run(seen.work(2)).wait().unwrap()))
+                    thread::spawn(move || (0..2).for_each(|_| wait(pool.run(seen.work(2))).unwrap()))
                 })
                 .collect();
-            submitters.into_iter().for_each(|submitter| submitter.join().unwrap());
+            for submitter in submitters {
+                submitter.join().unwrap();
+            }
             assert_eq!((seen.ran.get(), seen.dropped.get()), (4, 4));
         });
     }
@@ -167,7 +221,7 @@ fn idle_timeouts_lose_no_job() {
 
 /// How a job of a pool that is shut down may end.
 fn ended_well(handle: Handle<()>) -> bool {
-    match handle.wait().map_err(crate::Error::into_kind) {
+    match wait(handle).map_err(crate::Error::into_kind) {
         Ok(()) => true,
         Err(ErrorKind::Closed | ErrorKind::Cancelled) => false,
         Err(other) => panic!("{other:?}"),
@@ -187,7 +241,7 @@ fn submitters_against_shutdown(drain: Duration) {
                 })
             })
             .collect();
-        let report = pool.shutdown(drain).wait().unwrap();
+        let report = wait(pool.shutdown(drain)).unwrap();
         let done: usize = submitters.into_iter().map(|submitter| submitter.join().unwrap()).sum();
         let stuck = report.stuck.len();
         assert!(seen.ran.get() >= done, "a job has a value and has not run");
@@ -228,9 +282,9 @@ fn a_cancel_beside_start_and_finish_ends_the_job_once() {
         };
         let cancelled = handle.cancel() | canceller.join().unwrap();
         let handle = Arc::into_inner(handle).unwrap();
-        let result = handle.wait();
+        let result = wait(handle);
         assert_eq!(result.is_err(), cancelled);
-        after.wait().unwrap();
+        wait(after).unwrap();
         assert_eq!(seen.dropped.get(), 2);
         assert!(cancelled || seen.ran.get() == 2);
     });
@@ -246,28 +300,29 @@ fn a_cancelled_job_sees_its_token() {
             }
         });
         drop(handle);
-        pool.run(|| ()).wait().unwrap();
+        wait(pool.run(|| ())).unwrap();
     });
 }
 
 /// In a pool of one thread, a job that waits for another, while a third comes from outside.
-fn nested(wait: fn(Handle<()>)) {
+fn nested(wait_for: fn(Handle<()>)) {
     check(move || {
         let pool = pool(1).build().unwrap();
         let seen = Seen::default();
         let (inner, inner_seen) = (pool.clone(), seen.clone());
         let outer = pool.run(move || {
-            wait(inner.run(inner_seen.work(1)));
+            wait_for(inner.run(inner_seen.work(1)));
             // The stand-in's time is over: this job runs alone again, but for what the stand-in had begun.
             inner_seen.ran.get()
         });
         let outside = pool.run(seen.work(1));
-        assert!(outer.wait().unwrap() >= 1);
-        outside.wait().unwrap();
+        assert!(wait(outer).unwrap() >= 1);
+        wait(outside).unwrap();
         assert_eq!((seen.ran.get(), seen.dropped.get()), (2, 2));
         while pool.threads() > 1 {
             thread::yield_now();
         }
+        wait(pool.run(|| ())).unwrap();
     });
 }
 
@@ -278,7 +333,7 @@ fn a_nested_wait_does_not_deadlock_a_pool_of_one_thread() {
 
 #[test]
 fn a_nested_await_does_not_deadlock_a_pool_of_one_thread() {
-    nested(|mut handle| crate::handle::block_on(&mut handle, None).unwrap().unwrap());
+    nested(|handle| wait(handle).unwrap());
 }
 
 #[test]
@@ -289,7 +344,7 @@ fn after_a_nested_wait_one_thread_runs_one_job_at_a_time() {
         let running = Count::default();
         let alone = running.clone();
         let outer = pool.run(move || {
-            inner.run(|| ()).wait().unwrap();
+            wait(inner.run(|| ())).unwrap();
             alone.add();
             let beside = alone.clone();
             let next = inner.run(move || assert_eq!(beside.get(), 0, "two jobs run at once"));
@@ -299,7 +354,8 @@ fn after_a_nested_wait_one_thread_runs_one_job_at_a_time() {
             alone.sub();
             next
         });
-        outer.wait().unwrap().wait().unwrap();
+        wait(wait(outer).unwrap()).unwrap();
+        wait(pool.run(|| ())).unwrap();
     });
 }
 
@@ -315,13 +371,15 @@ fn waiting_for_room_beside_a_cancel_admits_everybody_once() {
                     let cancelled = pool.run(seen.work(1));
                     let mut kept = pool.run(seen.work(1));
                     drop(cancelled);
-                    kept.wait_accepted();
+                    wait(Box::pin(kept.accepted()));
                     assert_ne!(kept.state(), JobState::Waiting);
-                    kept.wait().unwrap();
+                    wait(kept).unwrap();
                 })
             })
             .collect();
-        submitters.into_iter().for_each(|submitter| submitter.join().unwrap());
+        for submitter in submitters {
+            submitter.join().unwrap();
+        }
         assert_eq!(seen.dropped.get(), 4);
         assert!((2..=4).contains(&seen.ran.get()));
         assert_eq!(pool.queued(), 0);
@@ -336,9 +394,11 @@ fn who_waits_for_room_is_told_even_if_the_job_starts_at_once() {
         // Goes on until its submitter has learned that it was accepted.
         let (tell, told) = shuttle::sync::mpsc::channel();
         let mut last = pool.run(move || told.recv().unwrap());
-        last.wait_accepted();
+        wait(Box::pin(last.accepted()));
         tell.send(()).unwrap();
-        last.wait().unwrap();
-        others.into_iter().for_each(|other| other.wait().unwrap());
+        wait(last).unwrap();
+        for other in others {
+            wait(other).unwrap();
+        }
     });
 }

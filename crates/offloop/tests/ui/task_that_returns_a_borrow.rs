@@ -1,0 +1,6 @@
+#[offloop::task]
+fn first<'a>(text: &'a str) -> &'a str {
+    text
+}
+
+fn main() {}
