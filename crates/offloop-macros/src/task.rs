@@ -10,9 +10,8 @@ pub(crate) fn expand(attributes: TokenStream, item: TokenStream) -> Result<Token
     if !attributes.is_empty() {
         return Err(Error::new_spanned(attributes, "`#[offloop::task]` takes no arguments"));
     }
-    let function: ItemFn = syn::parse2(item).map_err(|error| {
-        Error::new(error.span(), "`#[offloop::task]` marks a free function with a body")
-    })?;
+    let function: ItemFn = syn::parse2(item)
+        .map_err(|error| Error::new(error.span(), "`#[offloop::task]` marks a free function with a body"))?;
     check(&function.sig)?;
     let arguments = arguments(&function.sig)?;
     Ok(generate(function, &arguments))
@@ -28,7 +27,10 @@ fn check(signature: &Signature) -> Result<()> {
         ));
     }
     if let Some(token) = signature.unsafety {
-        return Err(Error::new_spanned(token, "a task must be safe to call: wrap the unsafe call in a safe `fn`"));
+        return Err(Error::new_spanned(
+            token,
+            "a task must be safe to call: wrap the unsafe call in a safe `fn`",
+        ));
     }
     for parameter in &signature.generics.params {
         if !matches!(parameter, GenericParam::Lifetime(_)) {
@@ -58,7 +60,10 @@ fn arguments(signature: &Signature) -> Result<Vec<Argument>> {
     let mut arguments = Vec::new();
     for input in &signature.inputs {
         let FnArg::Typed(input) = input else {
-            return Err(Error::new_spanned(input, "a task is a free function: pass the value as an argument"));
+            return Err(Error::new_spanned(
+                input,
+                "a task is a free function: pass the value as an argument",
+            ));
         };
         let mut bind = Bind { lifetimes: &lifetimes, error: None };
         let mut bound = (*input.ty).clone();
@@ -161,10 +166,18 @@ fn generate(mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
     let names: Vec<_> = (0..arguments.len()).map(|at| format_ident!("arg{at}")).collect();
     // What travels: the arguments as one tuple, byte slices in a wrapper that encodes them as a block.
     let sent = arguments.iter().map(|Argument { bound, .. }| {
-        if is_byte_slice(bound) { quote!(::offloop::__private::Bytes<'call>) } else { bound.to_token_stream() }
+        if is_byte_slice(bound) {
+            quote!(::offloop::__private::Bytes<'call>)
+        } else {
+            bound.to_token_stream()
+        }
     });
     let packed = names.iter().zip(arguments).map(|(name, argument)| {
-        if is_byte_slice(&argument.bound) { quote!(::offloop::__private::Bytes(#name)) } else { quote!(#name) }
+        if is_byte_slice(&argument.bound) {
+            quote!(::offloop::__private::Bytes(#name))
+        } else {
+            quote!(#name)
+        }
     });
     let unpacked: Vec<_> = names
         .iter()

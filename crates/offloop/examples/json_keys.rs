@@ -25,8 +25,9 @@ struct Summary {
 /// The bytes arrive borrowed: they are copied to the worker once, and parsed where they lie.
 #[offloop::task]
 fn walk(json: &[u8]) -> Result<Summary, String> {
-    let text = std::str::from_utf8(json)
-        .map_err(|error| format!("it is not UTF-8: there is a stray byte at offset {}", error.valid_up_to()))?;
+    let text = std::str::from_utf8(json).map_err(|error| {
+        format!("it is not UTF-8: there is a stray byte at offset {}", error.valid_up_to())
+    })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim().is_empty() {
         return Err("it is empty".to_owned());
@@ -186,12 +187,10 @@ fn made_up(length: usize) -> Vec<u8> {
         if id > 0 {
             json.push(',');
         }
-        json.push_str(&format!(
-            r#"{{"id":{id},"name":"customer {id}","address":{{"city":"town {}","geo":{{"lat":{},"lon":{}}}}},"tags":["a","b"]}}"#,
-            id % 97,
-            id % 90,
-            id % 180,
-        ));
+        let (town, latitude, longitude) = (id % 97, id % 90, id % 180);
+        let place = format!(r#"{{"city":"town {town}","geo":{{"lat":{latitude},"lon":{longitude}}}}}"#);
+        let record = format!(r#"{{"id":{id},"name":"customer {id}","address":{place},"tags":["a","b"]}}"#);
+        json.push_str(&record);
         id += 1;
     }
     json.push(']');

@@ -91,9 +91,8 @@ async fn measure() -> Result<Vec<Row>, Box<dyn Error>> {
         rows.push(Row { place, job: "sum of squares", result: sum.to_string(), took, late });
     };
     cpu("directly on the loop", heart.measure(async { cpu_bound(N) }).await);
-    let flat = |(sum, took, late): (Result<u128, offloop::Error>, _, _)| {
-        Ok::<_, offloop::Error>((sum?, took, late))
-    };
+    let flat =
+        |(sum, took, late): (Result<u128, offloop::Error>, _, _)| Ok::<_, offloop::Error>((sum?, took, late));
     cpu("default executor", flat(heart.measure(offloop::run_cpu(|| cpu_bound(N))).await)?);
     cpu("thread pool", flat(heart.measure(offloop::run_in_executor(&threads, || cpu_bound(N))).await)?);
     cpu("process pool", flat(heart.measure(offloop::run_in_executor(&processes, cpu_bound.with(N))).await)?);

@@ -402,7 +402,10 @@ impl<R: DeserializeOwned + Send + 'static> Remote for Cell<Encoded, R> {
 
     fn run_here(self: Arc<Self>) {
         if let Some(call) = Cell::start(&self) {
-            match self.core.perform(|| (call.task.run)(&call.arguments).map_err(|fault| fault.into_kind(call.task.name))) {
+            match self
+                .core
+                .perform(|| (call.task.run)(&call.arguments).map_err(|fault| fault.into_kind(call.task.name)))
+            {
                 Ok(result) => self.complete(&result),
                 Err(kind) => self.finish(Err(kind)),
             };

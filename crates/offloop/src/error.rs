@@ -277,7 +277,6 @@ fn signal_name(signal: i32) -> Option<&'static str> {
 /// Work that an executor did not take, and why.
 ///
 /// Nothing has been run and nothing is lost: [`Rejected::into_work`] gives the work back.
-#[derive(Debug)]
 pub struct Rejected<W> {
     work: W,
     kind: ErrorKind,
@@ -305,13 +304,20 @@ impl<W> Rejected<W> {
     }
 }
 
+// Whatever the work is, so that `?` takes a rejected closure too.
+impl<W> fmt::Debug for Rejected<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rejected").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
 impl<W> fmt::Display for Rejected<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "not accepted: {}", self.kind)
     }
 }
 
-impl<W: fmt::Debug> std::error::Error for Rejected<W> {
+impl<W> std::error::Error for Rejected<W> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.kind)
     }

@@ -177,7 +177,8 @@ pub(crate) fn check_registry() -> Result<(), BuildError> {
         Some(pair) => {
             let (name, (file, line, _), _) = pair[0].identity();
             Err(BuildError::Setting(
-                format!("two tasks are both called `{name}` at {file}:{line}; give them names of their own").into(),
+                format!("two tasks are both called `{name}` at {file}:{line}; give them names of their own")
+                    .into(),
             ))
         }
     }

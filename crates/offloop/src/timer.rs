@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::Weak;
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Instant;
 
 use crate::cell::Limit;

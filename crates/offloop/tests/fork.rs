@@ -199,7 +199,8 @@ fn the_default_lanes_fail_in_a_forked_child() {
 
 #[test]
 fn a_job_may_fork_and_its_thread_ends_in_the_child() {
-    let pool = ThreadPool::builder().max_threads(1).build().unwrap();
+    // A thread that rested in the child would never leave.
+    let pool = ThreadPool::builder().max_threads(1).idle_timeout(Duration::from_secs(3600)).build().unwrap();
     let traffic = Traffic::on(&pool);
     let forked = end(pool.run(|| {
         // SAFETY: the child returns from the job at once.

@@ -477,3 +477,60 @@ fn has_idle_and_busy_workers() {
     println!("pids {:?}", pool.workers());
     std::thread::sleep(Duration::from_secs(60));
 }
+
+#[test]
+fn a_forked_child_is_told_and_the_parent_goes_on() {
+    let pool = pool(1);
+    let before = pool.run(announce_and_nap.with("/dev/null"));
+    // SAFETY: the child only uses the pool, which is what is tested, and leaves by `_exit`.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: ends the child if it hangs.
+        unsafe { libc::alarm(20) };
+        let is_forked = |error: &ErrorKind| matches!(error, ErrorKind::Forked);
+        let told = is_forked(pool.run(add.with(1, 1)).wait().unwrap_err().kind())
+            && is_forked(pool.try_run(add.with(1, 1)).unwrap_err().kind())
+            && is_forked(before.wait().unwrap_err().kind())
+            && pool.workers().is_empty()
+            && pool.queued() == 0
+            && pool.shutdown(Duration::ZERO).wait().unwrap().stuck.is_empty();
+        drop(pool);
+        // SAFETY: leaves without running the parent's destructors.
+        unsafe { libc::_exit(i32::from(!told)) };
+    }
+    let mut status = 0;
+    // SAFETY: `status` is a live local variable; the child is ours.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0, "{} is SIGALRM: it hung", libc::SIGALRM);
+    assert_eq!(before.wait().unwrap(), "finished");
+    assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
+}
+
+#[test]
+fn nothing_is_left_over() {
+    // In a process of its own, as the other tests here have processes and files too.
+    assert!(this_test_again("comes_and_goes", &[]).contains("nothing is left"));
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn comes_and_goes() {
+    let files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    // The timer thread, once started, stays.
+    drop(offloop::run(prepare(|| ()).queue_timeout(Duration::from_secs(1))).wait());
+    offloop::io_lane().shutdown(Duration::from_secs(10)).wait().unwrap();
+    eventually("only the timer thread is left", || threads() <= 3);
+    let before = (files(), threads());
+    for _ in 0..5 {
+        let pool = pool(2);
+        assert!(pool.run(die.with(Death::Abort)).wait().is_err());
+        drop(pool.run(announce_and_sleep.with("/dev/null")));
+        assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
+        let workers = pool.workers();
+        pool.shutdown(Duration::from_secs(10)).wait().unwrap();
+        assert!(workers.into_iter().all(is_gone));
+    }
+    eventually("files and threads are as before", || (files(), threads()) == before);
+    println!("nothing is left");
+}

@@ -132,6 +132,18 @@ fn worker_survives(misbehave: impl FnOnce(&ThreadPool)) {
     assert_eq!(end(pool.run(common::tid)).unwrap(), before, "the worker died and was replaced");
 }
 
+/// Runs `work` once its handle is gone, so that it is the worker that drops what comes of it.
+fn detach<T: Send + 'static>(pool: &ThreadPool, work: impl FnOnce() -> T + Send + 'static) {
+    let detached = Gate::new();
+    let pass = detached.clone();
+    let job = move || {
+        pass.pass();
+        work()
+    };
+    pool.run(job).detach();
+    detached.open();
+}
+
 #[test]
 fn a_panic_does_not_cost_its_worker() {
     worker_survives(|pool| drop(panic_of(end(pool.run(|| panic!("one"))))));
@@ -155,7 +167,7 @@ fn a_result_that_nobody_takes_and_whose_destructor_panics_does_not_cost_its_work
             dropped.open();
             panic!("result");
         });
-        pool.run(move || bomb).detach();
+        detach(pool, move || bomb);
         gone.pass();
     });
 }
@@ -188,7 +200,7 @@ fn a_payload_whose_destructor_panics_does_not_cost_its_worker() {
             dropped.open();
             panic!("payload");
         });
-        pool.run(move || std::panic::panic_any(bomb)).detach();
+        detach(pool, move || std::panic::panic_any(bomb));
         gone.pass();
     });
 }

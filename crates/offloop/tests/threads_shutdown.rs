@@ -11,11 +11,14 @@ use offloop::{ErrorKind, JobState, ThreadPool, job};
 
 /// A drain limit that is not meant to pass.
 const LONG: Duration = common::GIVE_UP;
+/// One that is, with nothing to happen before it does.
 const SHORT: Duration = Duration::from_millis(20);
+/// One that is, but only after those who can have stopped.
+const AMPLE: Duration = Duration::from_secs(2);
 
 fn until_cancelled() {
     while !job::is_cancelled() {
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_micros(100));
     }
 }
 
@@ -39,8 +42,8 @@ fn a_shutdown_drains_what_was_accepted() {
     assert_eq!((report.drained, report.cancelled, report.stuck.len()), (20, 0, 0), "{report:?}");
     assert_eq!(ran.get(), 20);
     assert!(jobs.into_iter().all(|job| end(job).is_ok()));
-    assert_eq!(threads_named("drained").len(), 0);
     assert_eq!(pool.threads(), 0);
+    eventually("the threads are gone", || threads_named("drained").is_empty());
 }
 
 #[test]
@@ -84,7 +87,7 @@ fn after_the_drain_limit_queued_jobs_are_cancelled_and_running_ones_are_asked_to
 
 #[test]
 fn a_shutdown_reports_a_stuck_job_with_its_name_its_line_and_its_thread() {
-    let pool = ThreadPool::builder().name("stuck").max_threads(2).grace(SHORT).build().unwrap();
+    let pool = ThreadPool::builder().name("stuck").max_threads(2).grace(AMPLE).build().unwrap();
     let gate = Gate::new();
     let pass = gate.clone();
     let line = line!() + 1;
@@ -108,7 +111,7 @@ fn a_shutdown_reports_a_stuck_job_with_its_name_its_line_and_its_thread() {
 
 #[test]
 fn the_numbers_of_a_report_add_up() {
-    let pool = ThreadPool::builder().max_threads(3).grace(SHORT).build().unwrap();
+    let pool = ThreadPool::builder().max_threads(3).grace(AMPLE).build().unwrap();
     let (first, never) = (Gate::new(), Gate::new());
     let (pass_first, pass_never) = (first.clone(), never.clone());
     let jobs = [
@@ -119,7 +122,7 @@ fn the_numbers_of_a_report_add_up() {
         pool.run(until_cancelled),
     ];
     eventually("three run", || jobs[..3].iter().all(|job| job.state() == JobState::Running));
-    let report = pool.shutdown(SHORT * 5);
+    let report = pool.shutdown(AMPLE);
     // The first comes to its own end, and the fourth takes its thread.
     first.open();
     let report = end(report).unwrap();
@@ -274,7 +277,15 @@ fn a_shutdown_does_not_wait_for_a_results_destructor() {
         begun.open();
         pass.pass();
     });
-    pool.run(move || slow_to_drop).detach();
+    // Not before it is detached, else it would be dropped here.
+    let detached = Gate::new();
+    let go = detached.clone();
+    let job = pool.run(move || {
+        go.pass();
+        slow_to_drop
+    });
+    job.detach();
+    detached.open();
     dropping.pass();
     let closed = pool.clone();
     let report = comes_back("the shutdown", move || end(closed.shutdown(SHORT)).unwrap());

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
-use common::{Count, GIVE_UP, Gate, end, eventually, tid};
+use common::{Count, GIVE_UP, Gate, OnDrop, end, eventually, tid};
 use offloop::{ErrorKind, OnFull, StatePool, ThreadPool, ThreadPoolBuilder, discard_state};
 
 /// What happened to the values of one pool, and on which threads.
@@ -106,11 +106,20 @@ fn each_thread_has_one_value_and_drops_it_when_it_leaves() {
 
 #[test]
 fn a_shutdown_drops_the_values_before_it_reports() {
-    let ledger = Ledger::default();
-    let pool = ledger.pool(single());
-    end(pool.run(use_it)).unwrap();
+    let dropped = Count::new();
+    let count = dropped.clone();
+    let open = move || {
+        let count = count.clone();
+        io::Result::Ok(OnDrop(move || {
+            // Slow, so that a report that did not wait for it would be first.
+            std::thread::sleep(Duration::from_millis(50));
+            count.add();
+        }))
+    };
+    let pool = single().build_with_state(open).unwrap();
+    end(pool.run(|_| ())).unwrap();
     end(pool.shutdown(GIVE_UP)).unwrap();
-    assert_eq!(ledger.dropped(), 1);
+    assert_eq!(dropped.get(), 1);
 }
 
 #[test]
@@ -145,6 +154,7 @@ fn a_discard_outside_of_a_stateful_job_has_no_effect() {
     assert_eq!(end(pool.run(use_it)).unwrap(), 1);
     end(pool.threads().run(discard_state)).unwrap();
     assert_eq!(end(pool.run(use_it)).unwrap(), 2);
+    assert_eq!(end(pool.run(use_it)).unwrap(), 3, "it took effect one job later");
 }
 
 #[test]

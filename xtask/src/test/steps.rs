@@ -53,12 +53,12 @@ pub(super) fn all() -> Vec<Step> {
     ]
 }
 
-/// The concurrency models, under a scheduler that tries many orders. Other flags than the usual would rebuild
-/// everything each time, so they have a target directory of their own.
+/// The concurrency models, under a scheduler that tries many orders: all tests that there are under this flag.
+/// Other flags than the usual would rebuild everything each time, so they have a target directory of their own.
 fn models() -> Plan {
     let target = host::target_dir().join("shuttle").display().to_string();
     cargo("test -p offloop --no-default-features --lib --release")
-        .and(["--target-dir", &target, "--", "shuttle"])
+        .and(["--target-dir", &target])
         .with("RUSTFLAGS", "--cfg shuttle")
         .into()
 }

@@ -122,7 +122,9 @@ impl ProcessPoolBuilder {
                 let verdict = |result: &[u8]| decode::<R>(result).map_err(|e| e.to_string())?.verdict();
                 self.config.initializer = Some(Initializer { call, verdict });
             }
-            Err(error) => self.invalid = Some(BuildError::Setting(format!("the initializer: {error}").into())),
+            Err(error) => {
+                self.invalid = Some(BuildError::Setting(format!("the initializer: {error}").into()))
+            }
         }
         self
     }

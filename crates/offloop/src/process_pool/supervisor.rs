@@ -36,7 +36,13 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     pub(super) fn new(desk: Arc<Desk>) -> Self {
-        Self { desk, members: Vec::new(), failures: 0, not_before: None, out_of_memory_kills: sys::out_of_memory_kills() }
+        Self {
+            desk,
+            members: Vec::new(),
+            failures: 0,
+            not_before: None,
+            out_of_memory_kills: sys::out_of_memory_kills(),
+        }
     }
 
     /// Supervises until the pool is closed and the last worker is gone.
@@ -234,9 +240,8 @@ impl Supervisor {
             Phase::Initialising if frame.job == 0 => {
                 let verdict = self.desk.config.initializer.as_ref().map(|it| it.verdict);
                 let outcome = match (answer(frame, "the initializer"), verdict) {
-                    (Ok(result), Some(verdict)) => {
-                        panics::catch(|| verdict(&result)).unwrap_or_else(|panic| Err(format!("panicked{panic}")))
-                    }
+                    (Ok(result), Some(verdict)) => panics::catch(|| verdict(&result))
+                        .unwrap_or_else(|panic| Err(format!("panicked{panic}"))),
                     (Ok(_), None) => Ok(()),
                     (Err(kind), _) => Err(kind.to_string()),
                 };

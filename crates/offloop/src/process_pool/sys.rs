@@ -179,7 +179,10 @@ pub(super) fn poll(descriptors: &mut [PollFd<'_>], limit: Option<Duration>) -> i
     // Rounded up, so that a deadline has passed when the wait for it ends.
     let limit = limit.map(|limit| {
         let limit = limit.saturating_add(Duration::from_micros(1));
-        Timespec { tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX), tv_nsec: limit.subsec_nanos().into() }
+        Timespec {
+            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: limit.subsec_nanos().into(),
+        }
     });
     match rustix::event::poll(descriptors, limit.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),

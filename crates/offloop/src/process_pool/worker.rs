@@ -17,7 +17,10 @@ pub(super) fn serve(marker: &OsStr) -> ! {
     // that a job starts must not take themselves for workers.
     unsafe { std::env::remove_var(sys::MARKER) };
     let Some(orders) = marker.to_str().and_then(sys::Orders::parse) else {
-        eprintln!("offloop: the environment variable {} is reserved, and its value makes no sense", sys::MARKER);
+        eprintln!(
+            "offloop: the environment variable {} is reserved, and its value makes no sense",
+            sys::MARKER
+        );
         exit(1);
     };
     match sys::become_worker(orders.parent) {
@@ -80,8 +83,7 @@ fn run(frame: &Frame) -> (Kind, Vec<u8>) {
         Ok(Err(Fault::Arguments(reason))) => (Kind::BadArguments, reason.into_bytes()),
         Ok(Err(Fault::Result(reason))) => (Kind::BadResult, reason.into_bytes()),
         Err(ErrorKind::Panicked(panic)) => {
-            let note =
-                PanicNote { message: panic.message, place: panic.place, backtrace: panic.backtrace };
+            let note = PanicNote { message: panic.message, place: panic.place, backtrace: panic.backtrace };
             (Kind::Panicked, postcard::to_stdvec(&note).unwrap_or_default())
         }
         Err(other) => (Kind::BadResult, other.to_string().into_bytes()),

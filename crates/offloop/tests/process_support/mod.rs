@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test crate uses its own part")]
 #![allow(unreachable_pub, reason = "shared by test crates")]
+#![allow(clippy::needless_pass_by_value, reason = "the tasks here own their arguments on purpose")]
 
 use std::borrow::Cow;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -69,9 +70,7 @@ impl Gate {
     /// The process id of the first job to arrive.
     #[track_caller]
     pub fn wait_for_pid(&self) -> u32 {
-        eventually("a job arrives at the gate", || {
-            std::fs::read_to_string(&self.0).unwrap().ends_with('\n')
-        });
+        eventually("a job arrives at the gate", || std::fs::read_to_string(&self.0).unwrap().ends_with('\n'));
         self.lines()[0].parse().unwrap()
     }
 }
@@ -308,7 +307,7 @@ pub fn set_up_badly(reason: String, by_panic: bool) -> Result<(), String> {
 
 #[offloop::task]
 pub fn print_and_read() -> String {
-    print!("printed by the worker\n");
+    println!("printed by the worker");
     let text = b"written to descriptor 1\n";
     // SAFETY: the pointer and the length are those of a live slice.
     unsafe { libc::write(1, text.as_ptr().cast(), text.len()) };
@@ -350,9 +349,7 @@ impl<'de> Deserialize<'de> for Awkward {
 }
 
 #[offloop::task]
-pub fn take_awkward(value: Awkward) {
-    drop(value);
-}
+pub fn take_awkward(_: Awkward) {}
 
 #[offloop::task]
 pub fn give_awkward(refuses_encoding: bool) -> Awkward {
