@@ -188,12 +188,17 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
         let before = std::mem::replace(&mut slot.stage, Stage::Ended(result));
         self.core.set_state(JobState::Ended);
         let waker = slot.waker.take();
-        let owner = slot.owner.take();
+        // The executor's own end leaves the owner to be dropped with the cell. A worker that dropped it here
+        // would take the cache line of its count away from the submitters.
+        let owner = match by {
+            By::Outsider => slot.owner.take(),
+            By::Executor => None,
+        };
         let timers = std::mem::take(&mut slot.timers);
         drop(slot);
 
         timer::cancel(&timers);
-        if let (By::Outsider, Some(owner)) = (by, owner.and_then(|owner| owner.upgrade())) {
+        if let Some(owner) = owner.and_then(|owner| owner.upgrade()) {
             match before {
                 Stage::Pending(_) => owner.withdraw(&self.core),
                 _ => owner.interrupt(&self.core),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::cell::{Cell, Outcome};
 use crate::error::{Error, ErrorKind};
 use crate::job::{JobId, JobState, Options};
+use crate::linger::linger;
 use crate::nested::Compensation;
 use crate::sync::{park_timeout, thread};
 
@@ -147,6 +148,7 @@ impl<T> Future for Handle<T> {
         let poll = if outcome.core().born.is_past() {
             Poll::Ready(Err(Error::new(outcome.core(), ErrorKind::Forked)))
         } else {
+            linger(outcome.core());
             outcome.poll(cx)
         };
         if poll.is_ready() {

@@ -140,6 +140,8 @@ pub(crate) struct Core {
     /// A mirror of the cell's stage for lock-free reads; the cell's lock guards its writes.
     state: AtomicU8,
     cancelled: AtomicBool,
+    /// A worker was looking out for it when it was submitted, so it may end in a moment.
+    pub(crate) expected: AtomicBool,
     #[cfg(feature = "tracing")]
     span: tracing::Span,
 }
@@ -153,6 +155,7 @@ impl Core {
             ticket: AtomicU64::new(0),
             state: AtomicU8::new(JobState::Queued as u8),
             cancelled: AtomicBool::new(false),
+            expected: AtomicBool::new(false),
             #[cfg(feature = "tracing")]
             span: tracing::Span::current(),
         }

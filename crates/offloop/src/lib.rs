@@ -66,6 +66,7 @@ mod fork;
 mod handle;
 pub mod job;
 mod lanes;
+mod linger;
 mod map;
 mod nested;
 mod panics;

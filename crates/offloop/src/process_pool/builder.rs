@@ -123,7 +123,7 @@ impl ProcessPoolBuilder {
                 self.config.initializer = Some(Initializer { call, verdict });
             }
             Err(error) => {
-                self.invalid = Some(BuildError::Setting(format!("the initializer: {error}").into()))
+                self.invalid = Some(BuildError::Setting(format!("the initializer: {error}").into()));
             }
         }
         self

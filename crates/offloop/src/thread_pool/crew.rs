@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::builder::Config;
-use super::roster::{Help, Roster, Running, Survey, Worker};
+use super::roster::{Help, Roster, Running, Seat, Survey, Worker};
 use super::state;
 use crate::backlog::{Backlog, Offer};
 use crate::cell::{Owner, Runnable};
@@ -18,10 +18,11 @@ use crate::report::{Report, Stuck};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard, has_passed, park_timeout, thread, wait_timeout};
 
-/// How often a thread that came back without finding work looks again before it parks. It gives its core
-/// away between looks. A caller that awaits one job after the other is served without a wake-up. Few under the
-/// model checker, for which every look is one more step on the way to the parked states that matter.
-const SPINS: usize = if cfg!(shuttle) { 1 } else { 32 };
+/// How long a thread that came back without finding work looks for more before it parks. It gives its core away
+/// between looks. A caller that awaits one job after the other is thus served without waking the thread, even
+/// when its own wake-up, on a halted core, takes some tens of microseconds. A limit in time, not in looks: on
+/// a crowded core one look may take milliseconds.
+const SPIN: Duration = Duration::from_micros(50);
 
 /// How long a scout watches threads that keep up before it looks again: at first, and at most.
 const WATCH: (Duration, Duration) = (Duration::from_micros(50), Duration::from_micros(200));
@@ -51,6 +52,15 @@ enum Role {
 
 type Taken = Option<Arc<dyn Runnable>>;
 
+/// A job that has run. It may be the last to hold its result, whose destructor is the user's.
+struct Doomed(Option<Running>);
+
+impl Drop for Doomed {
+    fn drop(&mut self) {
+        drop_quietly(self.0.take());
+    }
+}
+
 impl Crew {
     pub(super) fn new(config: Config) -> Arc<Self> {
         Arc::new_cyclic(|me: &Weak<Self>| Self {
@@ -77,6 +87,9 @@ impl Crew {
         let mut roster = self.roster.lock();
         if roster.closed {
             return Err((job, ErrorKind::Closed));
+        }
+        if roster.spinning && roster.backlog.len() == 0 {
+            job.core().expected.store(true, Ordering::Relaxed);
         }
         let offer = roster.backlog.offer(job, &self.owner);
         let capacity = roster.backlog.capacity();
@@ -169,16 +182,13 @@ impl Crew {
                 // The job has forked and this is the child, where the pool's locks may be held for ever.
                 return;
             }
-            // A detached job's result dies here, after the lock: a shutdown that looks must not wait for it.
-            let ran = worker.running.lock().take();
-            drop_quietly(ran);
             role = Role::Returning;
         }
         state::close();
         nested::leave();
         let mut roster = self.roster.lock();
         roster.forget(worker);
-        if roster.workers.is_empty() {
+        if roster.is_empty() {
             roster.backlog.shrink();
         }
         self.left.notify_all();
@@ -189,9 +199,13 @@ impl Crew {
         let mut may_spin = role == Role::Returning;
         let mut watch = WATCH.0;
         let mut roster = self.roster.lock();
+        // A detached job's result dies with it, so it is dropped after the lock and before any rest.
+        let mut ran = Doomed(roster.running_of(worker).take());
         loop {
             if roster.too_many_run() {
-                return Self::resign(&mut roster, role);
+                Self::resign(&mut roster, role);
+                drop(roster);
+                return None;
             }
             if role == Role::Returning {
                 if roster.backlog.len() > 0 {
@@ -214,17 +228,26 @@ impl Crew {
                     Survey::Rest => {}
                 }
             }
+            if ran.0.is_some() {
+                drop(roster);
+                ran = Doomed(None);
+                roster = self.roster.lock();
+                continue;
+            }
             if may_spin && !roster.closed && (role == Role::Scout || !roster.scout) {
                 may_spin = false;
                 role = Role::Scout;
                 roster.scout = true;
+                roster.spinning = true;
                 drop(roster);
                 self.spin();
                 roster = self.roster.lock();
+                roster.spinning = false;
                 continue;
             }
             if roster.closed || roster.has_surplus() {
-                return Self::resign(&mut roster, role);
+                Self::resign(&mut roster, role);
+                return None;
             }
             if role == Role::Scout {
                 roster.scout = false;
@@ -236,18 +259,17 @@ impl Crew {
     }
 
     /// This thread, which is active, no longer counts.
-    fn resign(roster: &mut Roster, role: Role) -> Taken {
+    fn resign(roster: &mut Roster, role: Role) {
         if role == Role::Scout {
             roster.scout = false;
         }
         roster.threads -= 1;
-        None
     }
 
     /// Takes the first job; the backlog has one.
     fn take(&self, worker: &Worker, mut roster: MutexGuard<'_, Roster>) -> Taken {
         let (job, admitted) = roster.backlog.take()?;
-        *worker.running.lock() = Some(Running { job: Arc::clone(&job), since: Instant::now() });
+        *roster.running_of(worker) = Some(Running { job: Arc::clone(&job), since: Instant::now() });
         let help = self.changed(&mut roster);
         drop(roster);
         self.give(help);
@@ -259,11 +281,12 @@ impl Crew {
 
     /// Waits for a job to be queued, for a while, without a lock.
     fn spin(&self) {
-        for _ in 0..SPINS {
-            if self.queued.load(Ordering::Relaxed) > 0 {
+        let deadline = Instant::now() + SPIN;
+        while self.queued.load(Ordering::Relaxed) == 0 {
+            thread::yield_now();
+            if has_passed(deadline) {
                 return;
             }
-            thread::yield_now();
         }
     }
 
@@ -381,12 +404,11 @@ impl Crew {
 
     /// Each thread that has a job, with it; to be dropped after the roster's lock, as it may be the job's last.
     fn running(roster: &Roster) -> Vec<(Arc<Worker>, Running)> {
-        let running = |worker: &Arc<Worker>| {
-            let running = worker.running.lock();
-            let Running { job, since } = running.as_ref()?;
-            Some((Arc::clone(worker), Running { job: Arc::clone(job), since: *since }))
+        let running = |seat: &Seat| {
+            let Running { job, since } = seat.running.as_ref()?;
+            Some((Arc::clone(&seat.worker), Running { job: Arc::clone(job), since: *since }))
         };
-        roster.workers.iter().filter_map(running).collect()
+        roster.seats().filter_map(running).collect()
     }
 
     fn wait_for_threads<'a>(
@@ -395,7 +417,7 @@ impl Crew {
         limit: Duration,
     ) -> MutexGuard<'a, Roster> {
         let deadline = Instant::now().checked_add(limit);
-        while !roster.workers.is_empty() {
+        while !roster.is_empty() {
             let left = match deadline {
                 Some(deadline) => deadline.saturating_duration_since(Instant::now()),
                 None => Duration::from_secs(3600),

@@ -18,7 +18,7 @@ use crate::backlog::Backlog;
 use crate::cell::Runnable;
 use crate::job::JobState;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Mutex, thread};
+use crate::sync::thread;
 
 /// One thread of the pool.
 pub(super) struct Worker {
@@ -27,9 +27,14 @@ pub(super) struct Worker {
     pub(super) thread: OnceLock<thread::Thread>,
     /// Set under the roster's lock when it is called from idleness to be the scout; taken back by itself.
     pub(super) summoned: AtomicBool,
-    /// The job that it runs, for reports and for shutdown. Set under the roster's lock, so that a shutdown
-    /// finds each accepted job either here or in the backlog.
-    pub(super) running: Mutex<Option<Running>>,
+    /// Its place in `Roster::seats`.
+    seat: usize,
+}
+
+pub(super) struct Seat {
+    pub(super) worker: Arc<Worker>,
+    /// The job that it runs, for reports and for shutdown: each accepted job is either here or in the backlog.
+    pub(super) running: Option<Running>,
 }
 
 pub(super) struct Running {
@@ -39,8 +44,8 @@ pub(super) struct Running {
 
 pub(super) struct Roster {
     pub(super) backlog: Backlog<Arc<dyn Runnable>>,
-    /// All threads until the very end of their lives.
-    pub(super) workers: Vec<Arc<Worker>>,
+    /// All threads until the very end of their lives. A seat that was left is given to the next one.
+    seats: Vec<Option<Seat>>,
     /// Parked threads. The one that became idle last is woken first, so that the others can time out.
     pub(super) idle: Vec<Arc<Worker>>,
     /// Threads that take jobs, or are being started to.
@@ -48,6 +53,8 @@ pub(super) struct Roster {
     /// Of these, threads whose job waits for another job.
     pub(super) blocked: usize,
     pub(super) scout: bool,
+    /// The scout is awake and looks for a job all the time.
+    pub(super) spinning: bool,
     /// Jobs taken by threads that came back from one: evidence that the queue moves without more threads.
     pub(super) returns: u64,
     /// `returns` when a scout last looked.
@@ -82,11 +89,12 @@ impl Roster {
     pub(super) fn new(backlog: Backlog<Arc<dyn Runnable>>, min_threads: usize, max_threads: usize) -> Self {
         Self {
             backlog,
-            workers: Vec::new(),
+            seats: Vec::new(),
             idle: Vec::new(),
             threads: 0,
             blocked: 0,
             scout: false,
+            spinning: false,
             returns: 0,
             returns_seen: 0,
             closed: false,
@@ -111,15 +119,32 @@ impl Roster {
         }
         self.scout = true;
         self.threads += 1;
+        Help::Start(self.new_worker(name))
+    }
+
+    fn new_worker(&mut self, name: &str) -> Arc<Worker> {
         self.next_name += 1;
+        let seat = self.seats.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.seats.push(None);
+            self.seats.len() - 1
+        });
         let worker = Arc::new(Worker {
             name: format!("{name}-{}", self.next_name),
             thread: OnceLock::new(),
             summoned: AtomicBool::new(false),
-            running: Mutex::new(None),
+            seat,
         });
-        self.workers.push(Arc::clone(&worker));
-        Help::Start(worker)
+        self.seats[seat] = Some(Seat { worker: Arc::clone(&worker), running: None });
+        worker
+    }
+
+    pub(super) fn seats(&self) -> impl Iterator<Item = &Seat> {
+        self.seats.iter().flatten()
+    }
+
+    /// The job that this thread runs.
+    pub(super) fn running_of(&mut self, worker: &Worker) -> &mut Option<Running> {
+        &mut self.seats[worker.seat].as_mut().expect("a thread has its seat until it is forgotten").running
     }
 
     /// What the scout should do. More threads than `cores` are put to work only when the others have not come
@@ -153,8 +178,8 @@ impl Roster {
     /// How many jobs are queued, waiting or running and have not ended.
     pub(super) fn live_jobs(&self) -> usize {
         let is_live = |running: &Running| running.job.core().state() != JobState::Ended;
-        let runs = |worker: &&Arc<Worker>| worker.running.lock().as_ref().is_some_and(is_live);
-        self.backlog.total() + self.workers.iter().filter(runs).count()
+        let runs = |seat: &&Seat| seat.running.as_ref().is_some_and(is_live);
+        self.backlog.total() + self.seats().filter(runs).count()
     }
 
     /// Whether nobody is left to come back for the queued jobs.
@@ -163,7 +188,15 @@ impl Roster {
     }
 
     /// Strikes a thread that was about to start, or that ends, from the list.
-    pub(super) fn forget(&mut self, worker: &Arc<Worker>) {
-        self.workers.retain(|other| !Arc::ptr_eq(other, worker));
+    pub(super) fn forget(&mut self, worker: &Worker) {
+        self.seats[worker.seat] = None;
+        while let Some(None) = self.seats.last() {
+            self.seats.pop();
+        }
+    }
+
+    /// Whether no thread is left at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.seats.is_empty()
     }
 }
