@@ -125,6 +125,13 @@ impl<J: Entry> Backlog<J> {
         Offer::Taken
     }
 
+    /// Takes a job in for which there is room, and which knows its owner.
+    pub(crate) fn append(&mut self, job: J) {
+        let priority = job.core().options.priority;
+        job.core().ticket.store(self.queue.next_ticket(priority), Ordering::Relaxed);
+        self.queue.push(priority, job);
+    }
+
     /// The next job to run, and one that got its room in the queue, to be told after the lock is released.
     pub(crate) fn take(&mut self) -> Option<(J, Option<J>)> {
         let job = self.queue.pop()?;
@@ -160,9 +167,7 @@ impl<J: Entry> Backlog<J> {
             return None;
         }
         let job = self.waiting.pop()?;
-        let priority = job.core().options.priority;
-        job.core().ticket.store(self.queue.next_ticket(priority), Ordering::Relaxed);
-        self.queue.push(priority, job.clone());
+        self.append(job.clone());
         Some(job)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::builder::Config;
+use super::inbox::{Inbox, Left};
 use super::roster::{Help, Roster, Running, Seat, Survey, Worker};
 use super::state;
 use crate::backlog::{Backlog, Offer};
@@ -15,7 +16,7 @@ use crate::job::{Core, JobId};
 use crate::nested;
 use crate::panics::{self, drop_quietly};
 use crate::report::{Report, Stuck};
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::Ordering;
 use crate::sync::{Condvar, Mutex, MutexGuard, has_passed, park_timeout, thread, wait_timeout};
 
 /// How long a thread that came back without finding work looks for more before it parks. It gives its core away
@@ -30,8 +31,8 @@ const WATCH: (Duration, Duration) = (Duration::from_micros(50), Duration::from_m
 pub(super) struct Crew {
     pub(super) config: Config,
     roster: Mutex<Roster>,
-    /// Mirrors the backlog's length, so that a spinning scout needs no lock.
-    queued: AtomicUsize,
+    /// The way to the backlog for ordinary jobs.
+    inbox: Inbox,
     /// Signalled when a thread ends in a closed pool.
     left: Condvar,
     born: Generation,
@@ -70,7 +71,7 @@ impl Crew {
                 config.max_threads,
             )),
             config,
-            queued: AtomicUsize::new(0),
+            inbox: Inbox::new(),
             left: Condvar::new(),
             born: Generation::now(),
             cores: crate::lanes::cores(),
@@ -84,15 +85,35 @@ impl Crew {
         if self.is_forked() {
             return Err((job, ErrorKind::Forked));
         }
+        match self.inbox.leave(job, &self.owner, self.config.queue_capacity) {
+            Left::Unannounced => Ok(()),
+            Left::Announce => {
+                let mut roster = self.roster.lock();
+                let help = self.changed(&mut roster);
+                drop(roster);
+                self.give(help);
+                Ok(())
+            }
+            Left::Ended(job) => {
+                drop_quietly(job);
+                Ok(())
+            }
+            Left::Refused(job) => self.offer(job),
+        }
+    }
+
+    /// Accepts a job that is not for the inbox: it has a priority, or there is no room, or the pool is closed.
+    fn offer(&self, job: Arc<dyn Runnable>) -> Result<(), (Arc<dyn Runnable>, ErrorKind)> {
         let mut roster = self.roster.lock();
         if roster.closed {
             return Err((job, ErrorKind::Closed));
         }
-        if roster.spinning && roster.backlog.len() == 0 {
-            job.core().expected.store(true, Ordering::Relaxed);
-        }
-        let offer = roster.backlog.offer(job, &self.owner);
-        let capacity = roster.backlog.capacity();
+        roster.ranked |= job.core().options.priority != 0;
+        let ranked = roster.ranked;
+        let offer = self.inbox.collect(&mut roster.backlog, |backlog, is_open| {
+            *is_open = !ranked;
+            backlog.offer(job, &self.owner)
+        });
         let help = self.changed(&mut roster);
         drop(roster);
         self.give(help);
@@ -111,14 +132,34 @@ impl Crew {
                 job.run();
                 Ok(())
             }
-            Offer::Full(job) => Err((job, ErrorKind::Full { capacity })),
+            Offer::Full(job) => Err((job, ErrorKind::Full { capacity: self.config.queue_capacity })),
         }
     }
 
-    /// To be called after every change of the backlog, before the lock is released.
+    /// To be called after every change of the backlog or of who may run, before the lock is released: appoints a
+    /// scout if one is needed, and sees to it that none will be needed unnoticed.
     fn changed(&self, roster: &mut Roster) -> Help {
-        self.queued.store(roster.backlog.len(), Ordering::Relaxed);
-        roster.summon(&self.config.name)
+        if roster.ranked && roster.backlog.total() == 0 {
+            roster.ranked = false;
+        }
+        loop {
+            let help = roster.summon(&self.config.name);
+            let attentive = roster.is_attentive();
+            self.inbox.set_attentive(attentive);
+            if attentive || !self.collect(roster) {
+                self.inbox.set_queued(roster.backlog.len());
+                return help;
+            }
+        }
+    }
+
+    /// Moves what has arrived to the backlog. Says whether that has jobs now.
+    fn collect(&self, roster: &mut Roster) -> bool {
+        let may_open = !roster.ranked && !roster.closed;
+        self.inbox.collect(&mut roster.backlog, |backlog, is_open| {
+            *is_open = may_open;
+            backlog.len() > 0
+        })
     }
 
     fn give(&self, help: Help) {
@@ -154,10 +195,13 @@ impl Crew {
         roster.forget(worker);
         roster.threads -= 1;
         roster.scout = false;
+        // The next submission tries again. What came while this start was under way is seen to now.
+        self.inbox.set_attentive(false);
+        self.collect(&mut roster);
         let stranded = if roster.nobody_runs() { roster.backlog.drain() } else { Vec::new() };
+        self.inbox.set_queued(roster.backlog.len());
         // Someone may have become idle meanwhile.
         let help = if roster.idle.is_empty() { Help::None } else { self.changed(&mut roster) };
-        self.queued.store(roster.backlog.len(), Ordering::Relaxed);
         self.left.notify_all();
         drop(roster);
         self.give(help);
@@ -190,6 +234,7 @@ impl Crew {
         roster.forget(worker);
         if roster.is_empty() {
             roster.backlog.shrink();
+            self.inbox.shrink();
         }
         self.left.notify_all();
     }
@@ -203,9 +248,14 @@ impl Crew {
         let mut ran = Doomed(roster.running_of(worker).take());
         loop {
             if roster.too_many_run() {
-                Self::resign(&mut roster, role);
+                // Those that stay are as many as may run, so nobody new is needed.
+                roster.scout &= role != Role::Scout;
+                roster.threads -= 1;
                 drop(roster);
                 return None;
+            }
+            if roster.backlog.len() == 0 && !self.inbox.seems_empty() {
+                self.collect(&mut roster);
             }
             if role == Role::Returning {
                 if roster.backlog.len() > 0 {
@@ -238,32 +288,31 @@ impl Crew {
                 may_spin = false;
                 role = Role::Scout;
                 roster.scout = true;
-                roster.spinning = true;
+                self.inbox.set_attentive(true);
+                self.inbox.set_spinning(true);
                 drop(roster);
                 self.spin();
                 roster = self.roster.lock();
-                roster.spinning = false;
+                self.inbox.set_spinning(false);
+                continue;
+            }
+            // From here on this thread looks for no job, so it looks once more for those that relied on it.
+            if role == Role::Scout {
+                roster.scout = false;
+                role = Role::Returning;
+            }
+            self.inbox.set_attentive(roster.scout);
+            if self.collect(&mut roster) {
                 continue;
             }
             if roster.closed || roster.has_surplus() {
-                Self::resign(&mut roster, role);
+                roster.threads -= 1;
                 return None;
-            }
-            if role == Role::Scout {
-                roster.scout = false;
             }
             roster = self.rest(worker, roster)?;
             role = Role::Scout;
             watch = WATCH.0;
         }
-    }
-
-    /// This thread, which is active, no longer counts.
-    fn resign(roster: &mut Roster, role: Role) {
-        if role == Role::Scout {
-            roster.scout = false;
-        }
-        roster.threads -= 1;
     }
 
     /// Takes the first job; the backlog has one.
@@ -282,7 +331,7 @@ impl Crew {
     /// Waits for a job to be queued, for a while, without a lock.
     fn spin(&self) {
         let deadline = Instant::now() + SPIN;
-        while self.queued.load(Ordering::Relaxed) == 0 {
+        while self.inbox.seems_empty() {
             thread::yield_now();
             if has_passed(deadline) {
                 return;
@@ -331,9 +380,12 @@ impl Crew {
         }
         let mut roster = self.roster.lock();
         roster.closed = true;
+        self.collect(&mut roster);
+        let help = self.changed(&mut roster);
         let idle = roster.idle.clone();
         let jobs = roster.live_jobs();
         drop(roster);
+        self.give(help);
         for worker in idle {
             worker.thread.get().expect("idle threads have started").unpark();
         }
@@ -365,7 +417,7 @@ impl Crew {
     /// Ends all jobs. Says how many were removed from the queue, and which running ones were asked to stop.
     fn cancel_all(&self, mut roster: MutexGuard<'_, Roster>) -> (usize, Vec<JobId>) {
         let queued = roster.backlog.drain();
-        self.queued.store(0, Ordering::Relaxed);
+        self.inbox.set_queued(0);
         let running = Self::running(&roster);
         drop(roster);
         let removed = queued.len();
@@ -435,13 +487,20 @@ impl Crew {
     }
 
     pub(super) fn queued(&self) -> usize {
-        if self.is_forked() { 0 } else { self.roster.lock().backlog.total() }
+        if self.is_forked() {
+            return 0;
+        }
+        let mut roster = self.roster.lock();
+        self.collect(&mut roster);
+        roster.backlog.total()
     }
 }
 
 impl Owner for Crew {
     fn withdraw(&self, core: &Core) {
         let mut roster = self.roster.lock();
+        // It may still be on its way.
+        self.collect(&mut roster);
         let (removed, admitted) = roster.backlog.withdraw(core);
         let help = self.changed(&mut roster);
         drop(roster);

@@ -2,6 +2,7 @@
 
 mod builder;
 mod crew;
+mod inbox;
 #[cfg(all(test, shuttle))]
 mod model;
 mod roster;

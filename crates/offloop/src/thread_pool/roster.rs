@@ -53,13 +53,13 @@ pub(super) struct Roster {
     /// Of these, threads whose job waits for another job.
     pub(super) blocked: usize,
     pub(super) scout: bool,
-    /// The scout is awake and looks for a job all the time.
-    pub(super) spinning: bool,
     /// Jobs taken by threads that came back from one: evidence that the queue moves without more threads.
     pub(super) returns: u64,
     /// `returns` when a scout last looked.
     returns_seen: u64,
     pub(super) closed: bool,
+    /// The backlog has held jobs of other priorities than the ordinary since it was empty.
+    pub(super) ranked: bool,
     pub(super) min_threads: usize,
     pub(super) max_threads: usize,
     next_name: u64,
@@ -94,10 +94,10 @@ impl Roster {
             threads: 0,
             blocked: 0,
             scout: false,
-            spinning: false,
             returns: 0,
             returns_seen: 0,
             closed: false,
+            ranked: false,
             min_threads,
             max_threads,
             next_name: 0,
@@ -106,10 +106,7 @@ impl Roster {
 
     /// Appoints a scout if jobs are queued and there is none: an idle thread, else a new one.
     pub(super) fn summon(&mut self, name: &str) -> Help {
-        if self.scout || self.backlog.len() == 0 {
-            return Help::None;
-        }
-        if self.active() >= self.max_threads + self.blocked {
+        if self.backlog.len() == 0 || self.is_attentive() {
             return Help::None;
         }
         if let Some(worker) = self.idle.pop() {
@@ -157,6 +154,11 @@ impl Roster {
         let moves = self.returns != self.returns_seen;
         self.returns_seen = self.returns;
         if moves && at_work >= cores && !self.closed { Survey::Watch } else { Survey::Take }
+    }
+
+    /// Whether a new job needs nobody to be told: there is a scout, or no further thread may run.
+    pub(super) fn is_attentive(&self) -> bool {
+        self.scout || self.active() >= self.max_threads + self.blocked
     }
 
     /// Threads that run jobs or look for one.
