@@ -327,7 +327,7 @@ fn higher_priorities_run_first_and_equals_in_order() {
     let pool = single();
     let (gate, _busy) = occupy(&pool);
     let order = Arc::new(Mutex::new(Vec::new()));
-    let handles: Vec<_> = [0, 5, -3, 0, i8::MAX, 5, i8::MIN, -3]
+    let handles: Vec<_> = [0, 5, -3, 0, i8::MAX, 5, i8::MIN, -3, 0]
         .into_iter()
         .enumerate()
         .map(|(n, priority)| {
@@ -339,8 +339,33 @@ fn higher_priorities_run_first_and_equals_in_order() {
     for handle in handles {
         end(handle).unwrap();
     }
-    let expected = [(i8::MAX, 4), (5, 1), (5, 5), (0, 0), (0, 3), (-3, 2), (-3, 7), (i8::MIN, 6)];
+    let expected = [(i8::MAX, 4), (5, 1), (5, 5), (0, 0), (0, 3), (0, 8), (-3, 2), (-3, 7), (i8::MIN, 6)];
     assert_eq!(*order.lock().unwrap(), expected);
+}
+
+#[test]
+fn a_higher_priority_overtakes_jobs_that_were_queued_before_it() {
+    let pool = single();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let note = |name| {
+        let order = Arc::clone(&order);
+        move || order.lock().unwrap().push(name)
+    };
+    let (first, busy) = occupy(&pool);
+    let second = Gate::new();
+    let pass = second.clone();
+    let waits = pool.run(move || pass.pass());
+    let queued = pool.run(note("ordinary"));
+    first.open();
+    end(busy).unwrap();
+    // The thread has the second job now, and has seen the one that is queued.
+    eventually("the second job starts", || waits.state() == JobState::Running);
+    let late = pool.run(prepare(note("urgent")).priority(1));
+    second.open();
+    end(waits).unwrap();
+    end(queued).unwrap();
+    end(late).unwrap();
+    assert_eq!(*order.lock().unwrap(), ["urgent", "ordinary"]);
 }
 
 #[test]
