@@ -14,11 +14,8 @@ use crate::sync::atomic::Ordering;
 /// How long a poll lingers at most. About what going to sleep and being woken cost a loop that need not wait.
 const MOMENT: Duration = Duration::from_micros(3);
 
-/// After so many vain attempts in a row, most polls do not try.
-const PATIENCE: u32 = 4;
-
-/// How seldom it is tried then.
-const SELDOM: u32 = 64;
+/// After vain attempts it is tried less and less often: at every power of two, and at last once in so many polls.
+const SELDOM: u32 = 1024;
 
 /// Vain attempts since the last that paid, polls that did not try included. Races only lose a count.
 static VAIN: AtomicU32 = AtomicU32::new(0);
@@ -30,7 +27,7 @@ pub(crate) fn linger(core: &Core) {
     }
     core.expected.store(false, Ordering::Relaxed);
     let vain = VAIN.load(StdOrdering::Relaxed);
-    if vain >= PATIENCE && vain % SELDOM != 0 {
+    if !vain.is_power_of_two() && vain % SELDOM != 0 {
         VAIN.store(vain.wrapping_add(1), StdOrdering::Relaxed);
         return;
     }
