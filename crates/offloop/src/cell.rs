@@ -291,6 +291,8 @@ impl<W: Work> Runnable for Cell<W, W::Output> {
             let result = self.core.perform(|| work.perform());
             self.finish(result);
         }
+        // If nobody wants the result it dies here, and its destructor is the user's.
+        drop_quietly(self);
     }
 
     fn fail(&self, kind: ErrorKind) -> bool {

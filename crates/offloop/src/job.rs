@@ -285,6 +285,7 @@ impl Runnable for Around {
             Some(Err(panic)) => ErrorKind::Panicked(panic),
             _ => ErrorKind::Cancelled,
         });
+        panics::drop_quietly(self);
     }
 
     fn fail(&self, kind: ErrorKind) -> bool {

@@ -1,15 +1,9 @@
 //! The default executor: an elastic lane for calls that wait, a lane of one thread a core for calls that compute.
 
-use std::num::NonZero;
 use std::sync::OnceLock;
 
+use crate::sync::cores;
 use crate::thread_pool::ThreadPool;
-
-/// The cores that this process may use: its affinity and its cgroup's quota are heeded.
-pub(crate) fn cores() -> usize {
-    static CORES: OnceLock<usize> = OnceLock::new();
-    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get))
-}
 
 /// The pool behind [`run`](crate::run): up to 512 threads, for calls that wait.
 pub fn io_lane() -> &'static ThreadPool {

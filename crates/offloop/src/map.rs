@@ -46,7 +46,7 @@ impl<I: Iterator, T> Map<I, T> {
         Self {
             items: items.fuse(),
             submit: Box::new(submit),
-            window: 2 * crate::lanes::cores(),
+            window: 2 * crate::sync::cores(),
             ordered: true,
             under_way: VecDeque::new(),
         }

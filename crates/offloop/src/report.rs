@@ -2,12 +2,12 @@
 
 use std::panic::Location;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::Rejected;
 use crate::executor::{Accepts, Executor};
 use crate::handle::Handle;
-use crate::job::{Job, JobId, Options, prepare};
+use crate::job::{Core, Job, JobId, Options, prepare};
 use crate::sync::{Mutex, thread};
 
 /// What became of the jobs that a pool had when its shutdown began.
@@ -38,6 +38,18 @@ pub struct Stuck {
     pub worker: String,
     /// How long it has been running.
     pub running_for: Duration,
+}
+
+impl Stuck {
+    pub(crate) fn new(core: &Core, worker: String, since: Instant) -> Self {
+        Self {
+            job: core.id,
+            name: core.options.name.clone().into_owned(),
+            submitted_at: core.options.place,
+            worker,
+            running_for: since.elapsed(),
+        }
+    }
 }
 
 /// A thread for the shutdown, or the submitter's where none can be had.

@@ -18,7 +18,8 @@ use std::sync::Mutex as RawMutex;
 #[cfg(shuttle)]
 use shuttle::sync::Mutex as RawMutex;
 
-use std::sync::PoisonError;
+use std::num::NonZero;
+use std::sync::{OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A mutex without poisoning: no user code runs under our locks, so a panic cannot leave a value half-changed.
@@ -33,6 +34,33 @@ impl<T> Mutex<T> {
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The cores that this process may use: its affinity and its cgroup's quota are heeded.
+pub(crate) fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get))
+}
+
+/// Waits on `condvar` until `done`, at most for `limit`.
+pub(crate) fn wait_until<'a, T>(
+    condvar: &Condvar,
+    mut guard: MutexGuard<'a, T>,
+    limit: Duration,
+    done: impl Fn(&T) -> bool,
+) -> MutexGuard<'a, T> {
+    let deadline = Instant::now().checked_add(limit);
+    while !done(&guard) {
+        let left = match deadline {
+            Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+            None => Duration::from_secs(3600),
+        };
+        if left.is_zero() {
+            break;
+        }
+        guard = wait_timeout(condvar, guard, left);
+    }
+    guard
 }
 
 /// Waits on `condvar` for at most `limit`.

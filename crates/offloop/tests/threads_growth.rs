@@ -7,7 +7,7 @@ mod common;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use common::{Count, Gate, end, eventually, single, sleeps, threads_named, tid};
+use common::{Count, Gate, OnDrop, end, eventually, single, sleeps, threads_named, tid};
 use offloop::{Error, Handle, JobState, ThreadPool};
 
 #[test]
@@ -321,4 +321,25 @@ fn pools_that_wait_for_each_other_do_not_deadlock() {
     };
     assert_eq!(end(handle).unwrap(), 7);
     drop(two);
+}
+
+#[test]
+fn the_destructor_of_an_unwanted_result_may_wait_for_its_own_pool_of_one_thread() {
+    let pool = single();
+    let (done, gate) = (Count::new(), Gate::new());
+    let result = {
+        let (pool, done, gate) = (pool.clone(), done.clone(), gate.clone());
+        OnDrop(move || {
+            // The thread is about to be free: whoever is queued next must not be stuck behind this wait.
+            let next = pool.run(|| 7);
+            gate.pass();
+            assert_eq!(end(next).unwrap(), 7);
+            done.add();
+        })
+    };
+    pool.run(move || result).detach();
+    let later = pool.run(|| 8);
+    gate.open();
+    assert_eq!(end(later).unwrap(), 8);
+    eventually("the destructor comes to its end", || done.get() == 1);
 }

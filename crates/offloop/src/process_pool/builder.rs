@@ -60,7 +60,7 @@ impl ProcessPoolBuilder {
     pub(super) fn new() -> Self {
         Self {
             config: Config {
-                workers: crate::lanes::cores(),
+                workers: crate::sync::cores(),
                 queue_capacity: 10_000,
                 on_full: OnFull::Wait,
                 grace: Duration::from_millis(500),

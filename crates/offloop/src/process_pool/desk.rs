@@ -13,7 +13,7 @@ use crate::error::{BuildError, ErrorKind};
 use crate::fork::Generation;
 use crate::job::{Core, JobId};
 use crate::report::{Report, Stuck};
-use crate::sync::{Condvar, Mutex, MutexGuard, thread, wait_timeout};
+use crate::sync::{Condvar, Mutex, MutexGuard, thread, wait_until};
 use crate::task::Encoded;
 
 /// The lock is held for moments only, never over a system call or foreign code, so that neither a submitter
@@ -154,7 +154,7 @@ impl Desk {
         let mut inbox = self.inbox.lock();
         let pending = inbox.backlog.total() + inbox.running.len();
         let killed_before = inbox.killed;
-        inbox = self.wait_until(inbox, drain, |inbox| inbox.over);
+        inbox = wait_until(&self.changed, inbox, drain, |inbox| inbox.over);
 
         let queued = inbox.backlog.drain();
         let running: Vec<_> = inbox.running.values().map(|running| Arc::clone(&running.job)).collect();
@@ -167,8 +167,12 @@ impl Desk {
 
         // SIGKILL follows after one grace period, and what it ends is collected within the second.
         let grace = self.config.grace.saturating_mul(2).saturating_add(Duration::from_secs(1));
-        let inbox = self.wait_until(self.inbox.lock(), grace, |inbox| inbox.over);
-        let stuck: Vec<Stuck> = inbox.running.values().map(Running::stuck).collect();
+        let inbox = wait_until(&self.changed, self.inbox.lock(), grace, |inbox| inbox.over);
+        let stuck: Vec<Stuck> = inbox
+            .running
+            .values()
+            .map(|Running { job, pid, since }| Stuck::new(job.core(), format!("process {pid}"), *since))
+            .collect();
         let killed = inbox.killed - killed_before;
         Report {
             drained: pending.saturating_sub(queued.len() + running.len()),
@@ -178,45 +182,12 @@ impl Desk {
         }
     }
 
-    fn wait_until<'a>(
-        &'a self,
-        mut inbox: MutexGuard<'a, Inbox>,
-        limit: Duration,
-        done: fn(&Inbox) -> bool,
-    ) -> MutexGuard<'a, Inbox> {
-        let deadline = Instant::now().checked_add(limit);
-        while !done(&inbox) {
-            let left = match deadline {
-                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
-                None => Duration::from_secs(3600),
-            };
-            if left.is_zero() {
-                break;
-            }
-            inbox = wait_timeout(&self.changed, inbox, left);
-        }
-        inbox
-    }
-
     pub(super) fn pids(&self) -> Vec<u32> {
         if self.born.is_past() { Vec::new() } else { self.inbox.lock().pids.clone() }
     }
 
     pub(super) fn queued(&self) -> usize {
         if self.born.is_past() { 0 } else { self.inbox.lock().backlog.total() }
-    }
-}
-
-impl Running {
-    fn stuck(&self) -> Stuck {
-        let core = self.job.core();
-        Stuck {
-            job: core.id,
-            name: core.options.name.clone().into_owned(),
-            submitted_at: core.options.place,
-            worker: format!("process {}", self.pid),
-            running_for: self.since.elapsed(),
-        }
     }
 }
 

@@ -373,7 +373,7 @@ fn finish(job: Arc<dyn Remote>, frame: Frame) {
 fn decoders() -> &'static ThreadPool {
     static DECODERS: OnceLock<ThreadPool> = OnceLock::new();
     DECODERS.get_or_init(|| {
-        let pool = ThreadPool::builder().name("offloop-decode").max_threads(crate::lanes::cores());
+        let pool = ThreadPool::builder().name("offloop-decode").max_threads(crate::sync::cores());
         pool.build().expect("these settings are valid")
     })
 }

@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 use super::builder::Config;
 use super::inbox::{Inbox, Left};
-use super::roster::{Help, Roster, Running, Seat, Survey, Worker};
+use super::roster::{Help, Roster, Running, Survey, Worker};
 use super::state;
 use crate::backlog::{Backlog, Offer};
 use crate::cell::{Owner, Runnable};
 use crate::error::ErrorKind;
 use crate::fork::Generation;
-use crate::job::{Core, JobId};
+use crate::job::{Core, JobId, JobState};
 use crate::nested;
 use crate::panics::{self, drop_quietly};
 use crate::report::{Report, Stuck};
 use crate::sync::atomic::Ordering;
-use crate::sync::{Condvar, Mutex, MutexGuard, has_passed, park_timeout, thread, wait_timeout};
+use crate::sync::{Condvar, Mutex, MutexGuard, has_passed, park_timeout, thread, wait_until};
 
 /// How long a thread that came back without finding work looks for more before it parks. It gives its core away
 /// between looks. A caller that awaits one job after the other is thus served without waking the thread, even
@@ -56,15 +56,6 @@ enum Role {
 
 type Taken = Option<Arc<dyn Runnable>>;
 
-/// A job that has run. It may be the last to hold its result, whose destructor is the user's.
-struct Doomed(Option<Running>);
-
-impl Drop for Doomed {
-    fn drop(&mut self) {
-        drop_quietly(self.0.take());
-    }
-}
-
 impl Crew {
     pub(super) fn new(config: Config) -> Arc<Self> {
         Arc::new_cyclic(|me: &Weak<Self>| Self {
@@ -77,7 +68,7 @@ impl Crew {
             inbox: Inbox::new(),
             left: Condvar::new(),
             born: Generation::now(),
-            cores: crate::lanes::cores(),
+            cores: crate::sync::cores(),
             me: me.clone(),
             owner: me.clone(),
         })
@@ -247,14 +238,12 @@ impl Crew {
         let mut may_spin = role == Role::Returning;
         let mut watch = WATCH.0;
         let mut roster = self.roster.lock();
-        // A detached job's result dies with it, so it is dropped after the lock and before any rest.
-        let mut ran = Doomed(roster.running_of(worker).take());
+        *roster.running_of(worker) = None;
         loop {
             if roster.too_many_run() {
                 // Those that stay are as many as may run, so nobody new is needed.
                 roster.scout &= role != Role::Scout;
                 roster.threads -= 1;
-                drop(roster);
                 return None;
             }
             if roster.backlog.len() == 0 && !self.inbox.seems_empty() {
@@ -288,16 +277,9 @@ impl Crew {
                 self.inbox.set_attentive(true);
                 self.inbox.set_spinning(true);
                 drop(roster);
-                ran = Doomed(None);
                 self.spin();
                 roster = self.roster.lock();
                 self.inbox.set_spinning(false);
-                continue;
-            }
-            if ran.0.is_some() {
-                drop(roster);
-                ran = Doomed(None);
-                roster = self.roster.lock();
                 continue;
             }
             // From here on this thread looks for no job, so it looks once more for those that relied on it.
@@ -322,7 +304,7 @@ impl Crew {
     /// Takes the first job; the backlog has one.
     fn take(&self, worker: &Worker, mut roster: MutexGuard<'_, Roster>) -> Taken {
         let (job, admitted) = roster.backlog.take()?;
-        *roster.running_of(worker) = Some(Running { job: Arc::clone(&job), since: Instant::now() });
+        *roster.running_of(worker) = Some(Running { job: Arc::downgrade(&job), since: Instant::now() });
         let help = self.changed(&mut roster);
         drop(roster);
         self.give(help);
@@ -391,13 +373,16 @@ impl Crew {
         self.collect(&mut roster);
         let help = self.changed(&mut roster);
         let idle = roster.idle.clone();
-        let jobs = roster.live_jobs();
+        let queued = roster.backlog.total();
+        let running = roster.running();
         drop(roster);
         self.give(help);
         for worker in idle {
             worker.thread.get().expect("idle threads have started").unpark();
         }
-        jobs
+        let live = running.iter().filter(|(_, job, _)| job.core().state() != JobState::Ended).count();
+        drop_quietly(running);
+        queued + live
     }
 
     /// Whether this is a child forked from the pool's process: its threads are not here, its locks may be
@@ -426,7 +411,7 @@ impl Crew {
     fn cancel_all(&self, mut roster: MutexGuard<'_, Roster>) -> (usize, Vec<JobId>) {
         let queued = roster.backlog.drain();
         self.inbox.set_queued(0);
-        let running = Self::running(&roster);
+        let running = roster.running();
         drop(roster);
         let removed = queued.len();
         for job in queued {
@@ -434,7 +419,7 @@ impl Crew {
             drop_quietly(job);
         }
         let mut asked = Vec::new();
-        for (_, Running { job, .. }) in running {
+        for (_, job, _) in running {
             if job.fail(ErrorKind::Cancelled) {
                 asked.push(job.core().id);
             }
@@ -445,49 +430,22 @@ impl Crew {
 
     /// The jobs that still run.
     fn stuck(roster: MutexGuard<'_, Roster>) -> Vec<Stuck> {
-        let running = Self::running(&roster);
+        let running = roster.running();
         drop(roster);
-        let stuck = |(worker, running): &(Arc<Worker>, Running)| {
-            let core = running.job.core();
-            Stuck {
-                job: core.id,
-                name: core.options.name.clone().into_owned(),
-                submitted_at: core.options.place,
-                worker: worker.name.clone(),
-                running_for: running.since.elapsed(),
-            }
+        let stuck = |(worker, job, since): &(Arc<Worker>, Arc<dyn Runnable>, Instant)| {
+            Stuck::new(job.core(), worker.name.clone(), *since)
         };
         let stuck = running.iter().map(stuck).collect();
         drop_quietly(running);
         stuck
     }
 
-    /// Each thread that has a job, with it; to be dropped after the roster's lock, as it may be the job's last.
-    fn running(roster: &Roster) -> Vec<(Arc<Worker>, Running)> {
-        let running = |seat: &Seat| {
-            let Running { job, since } = seat.running.as_ref()?;
-            Some((Arc::clone(&seat.worker), Running { job: Arc::clone(job), since: *since }))
-        };
-        roster.seats().filter_map(running).collect()
-    }
-
     fn wait_for_threads<'a>(
         &'a self,
-        mut roster: MutexGuard<'a, Roster>,
+        roster: MutexGuard<'a, Roster>,
         limit: Duration,
     ) -> MutexGuard<'a, Roster> {
-        let deadline = Instant::now().checked_add(limit);
-        while !roster.is_empty() {
-            let left = match deadline {
-                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
-                None => Duration::from_secs(3600),
-            };
-            if left.is_zero() {
-                break;
-            }
-            roster = wait_timeout(&self.left, roster, left);
-        }
-        roster
+        wait_until(&self.left, roster, limit, Roster::is_empty)
     }
 
     pub(super) fn threads(&self) -> usize {

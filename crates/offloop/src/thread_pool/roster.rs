@@ -10,13 +10,11 @@
 //! comes back from a job takes the next one before it thinks of resting. The proof is in the README beside
 //! this file.
 
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use crate::backlog::Backlog;
 use crate::cell::Runnable;
-use crate::job::JobState;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread;
 
@@ -31,14 +29,15 @@ pub(super) struct Worker {
     seat: usize,
 }
 
-pub(super) struct Seat {
-    pub(super) worker: Arc<Worker>,
+struct Seat {
+    worker: Arc<Worker>,
     /// The job that it runs, for reports and for shutdown: each accepted job is either here or in the backlog.
-    pub(super) running: Option<Running>,
+    running: Option<Running>,
 }
 
 pub(super) struct Running {
-    pub(super) job: Arc<dyn Runnable>,
+    /// Weak, so that the job's result, if nobody wants it, dies on its own thread and at its end.
+    pub(super) job: Weak<dyn Runnable>,
     pub(super) since: Instant,
 }
 
@@ -135,10 +134,6 @@ impl Roster {
         worker
     }
 
-    pub(super) fn seats(&self) -> impl Iterator<Item = &Seat> {
-        self.seats.iter().flatten()
-    }
-
     /// The job that this thread runs.
     pub(super) fn running_of(&mut self, worker: &Worker) -> &mut Option<Running> {
         &mut self.seats[worker.seat].as_mut().expect("a thread has its seat until it is forgotten").running
@@ -177,11 +172,14 @@ impl Roster {
         self.threads > self.max_threads + self.blocked
     }
 
-    /// How many jobs are queued, waiting or running and have not ended.
-    pub(super) fn live_jobs(&self) -> usize {
-        let is_live = |running: &Running| running.job.core().state() != JobState::Ended;
-        let runs = |seat: &&Seat| seat.running.as_ref().is_some_and(is_live);
-        self.backlog.total() + self.seats().filter(runs).count()
+    /// The jobs that run, each with its thread and since when. To be dropped after the lock, as one of these may
+    /// be the last to hold its job by then, and with it the user's result.
+    pub(super) fn running(&self) -> Vec<(Arc<Worker>, Arc<dyn Runnable>, Instant)> {
+        let running = |seat: &Seat| {
+            let Running { job, since } = seat.running.as_ref()?;
+            Some((Arc::clone(&seat.worker), job.upgrade()?, *since))
+        };
+        self.seats.iter().flatten().filter_map(running).collect()
     }
 
     /// Whether nobody is left to come back for the queued jobs.
