@@ -81,7 +81,7 @@ impl Executor for Rayon {
 /// ```
 ///
 /// Jobs that come after the runtime's shutdown, and those queued then that tokio does not run any more, end
-/// with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
+/// with [`ErrorKind::Cancelled`].
 #[cfg(feature = "tokio")]
 #[derive(Debug, Clone)]
 pub struct TokioBlocking {

@@ -90,10 +90,6 @@ impl<J: Entry> Backlog<J> {
         self.queue.len() + self.waiting.len()
     }
 
-    pub(crate) fn capacity(&self) -> usize {
-        self.capacity
-    }
-
     pub(crate) fn offer(&mut self, job: J, owner: &Weak<dyn Owner>) -> Offer<J> {
         if self.queue.len() < self.capacity {
             return Self::enter(&mut self.queue, job, owner, JobState::Queued);

@@ -49,6 +49,7 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "advisories", plan: advisories },
         Step { name: "bench-smoke", plan: || cargo("xtask bench threads --quick").into() },
         Step { name: "example-quickstart", plan: || cargo("run -p offloop --example quickstart").into() },
+        Step { name: "example-executor", plan: || cargo("run -p offloop --example executor").into() },
         Step { name: "example-json-keys", plan: || cargo("run -p offloop --example json_keys").into() },
     ]
 }

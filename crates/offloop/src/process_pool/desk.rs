@@ -93,7 +93,6 @@ impl Desk {
             return Err(ErrorKind::Closed);
         }
         let offer = inbox.backlog.offer(job, &self.owner);
-        let capacity = inbox.backlog.capacity();
         self.ring(inbox);
         match offer {
             Offer::Taken | Offer::Ended(_) => {}
@@ -101,7 +100,7 @@ impl Desk {
                 victim.fail(ErrorKind::Shed);
             }
             Offer::CallerRuns(job) => job.run_here(),
-            Offer::Full(_) => return Err(ErrorKind::Full { capacity }),
+            Offer::Full(_) => return Err(ErrorKind::Full { capacity: self.config.queue_capacity }),
         }
         Ok(())
     }

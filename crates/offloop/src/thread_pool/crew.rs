@@ -12,12 +12,11 @@ use crate::backlog::{Backlog, Offer};
 use crate::cell::{Owner, Runnable};
 use crate::error::ErrorKind;
 use crate::fork::Generation;
-use crate::job::{Core, JobId, JobState};
+use crate::job::Core;
 use crate::nested;
 use crate::panics::{self, drop_quietly};
-use crate::report::{Report, Stuck};
 use crate::sync::atomic::Ordering;
-use crate::sync::{Condvar, Mutex, MutexGuard, has_passed, park_timeout, thread, wait_until};
+use crate::sync::{Condvar, Mutex, MutexGuard, has_passed, park_timeout, thread};
 
 /// How long a thread that came back without finding work looks for more before it parks. It gives its core away
 /// between looks. A caller that awaits one job after the other is thus served without waking the thread, even
@@ -33,11 +32,11 @@ const WATCH: (Duration, Duration) = (Duration::from_micros(50), Duration::from_m
 
 pub(super) struct Crew {
     pub(super) config: Config,
-    roster: Mutex<Roster>,
+    pub(super) roster: Mutex<Roster>,
     /// The way to the backlog for ordinary jobs.
-    inbox: Inbox,
+    pub(super) inbox: Inbox,
     /// Signalled when a thread ends in a closed pool.
-    left: Condvar,
+    pub(super) left: Condvar,
     born: Generation,
     cores: usize,
     me: Weak<Crew>,
@@ -132,7 +131,7 @@ impl Crew {
 
     /// To be called after every change of the backlog or of who may run, before the lock is released: appoints a
     /// scout if one is needed, and sees to it that none will be needed unnoticed.
-    fn changed(&self, roster: &mut Roster) -> Help {
+    pub(super) fn changed(&self, roster: &mut Roster) -> Help {
         if roster.ranked && roster.backlog.total() == 0 {
             roster.ranked = false;
         }
@@ -148,7 +147,7 @@ impl Crew {
     }
 
     /// Moves what has arrived to the backlog. Says whether that has jobs now.
-    fn collect(&self, roster: &mut Roster) -> bool {
+    pub(super) fn collect(&self, roster: &mut Roster) -> bool {
         let may_open = !roster.ranked && !roster.closed;
         self.inbox.collect(&mut roster.backlog, |backlog, is_open| {
             *is_open = may_open;
@@ -156,7 +155,7 @@ impl Crew {
         })
     }
 
-    fn give(&self, help: Help) {
+    pub(super) fn give(&self, help: Help) {
         match help {
             Help::None => {}
             Help::Wake(worker) => worker.thread.get().expect("idle threads have started").unpark(),
@@ -362,90 +361,10 @@ impl Crew {
         }
     }
 
-    /// Takes no more jobs from now on. Those accepted are still run, then the threads leave. Says how many
-    /// jobs those are.
-    pub(super) fn close(&self) -> usize {
-        if self.is_forked() {
-            return 0;
-        }
-        let mut roster = self.roster.lock();
-        roster.closed = true;
-        self.collect(&mut roster);
-        let help = self.changed(&mut roster);
-        let idle = roster.idle.clone();
-        let queued = roster.backlog.total();
-        let running = roster.running();
-        drop(roster);
-        self.give(help);
-        for worker in idle {
-            worker.thread.get().expect("idle threads have started").unpark();
-        }
-        let live = running.iter().filter(|(_, job, _)| job.core().state() != JobState::Ended).count();
-        drop_quietly(running);
-        queued + live
-    }
-
     /// Whether this is a child forked from the pool's process: its threads are not here, its locks may be
     /// held for ever.
     pub(super) fn is_forked(&self) -> bool {
         self.born.is_past()
-    }
-
-    /// Drains a closed pool of its `pending` jobs, then cancels, then reports. Blocks for `drain` and the
-    /// grace period at most.
-    pub(super) fn shut_down(&self, pending: usize, drain: Duration) -> Report {
-        let (removed, asked) = self.cancel_all(self.wait_for_threads(self.roster.lock(), drain));
-        let roster = self.wait_for_threads(self.roster.lock(), self.config.grace);
-        let stuck = Self::stuck(roster);
-        let is_stuck = |id: &&JobId| stuck.iter().any(|stuck| stuck.job == **id);
-        let stopped = asked.len() - asked.iter().filter(is_stuck).count();
-        Report {
-            drained: pending.saturating_sub(removed + asked.len()),
-            cancelled: removed + stopped,
-            killed: 0,
-            stuck,
-        }
-    }
-
-    /// Ends all jobs. Says how many were removed from the queue, and which running ones were asked to stop.
-    fn cancel_all(&self, mut roster: MutexGuard<'_, Roster>) -> (usize, Vec<JobId>) {
-        let queued = roster.backlog.drain();
-        self.inbox.set_queued(0);
-        let running = roster.running();
-        drop(roster);
-        let removed = queued.len();
-        for job in queued {
-            job.fail(ErrorKind::Cancelled);
-            drop_quietly(job);
-        }
-        let mut asked = Vec::new();
-        for (_, job, _) in running {
-            if job.fail(ErrorKind::Cancelled) {
-                asked.push(job.core().id);
-            }
-            drop_quietly(job);
-        }
-        (removed, asked)
-    }
-
-    /// The jobs that still run.
-    fn stuck(roster: MutexGuard<'_, Roster>) -> Vec<Stuck> {
-        let running = roster.running();
-        drop(roster);
-        let stuck = |(worker, job, since): &(Arc<Worker>, Arc<dyn Runnable>, Instant)| {
-            Stuck::new(job.core(), worker.name.clone(), *since)
-        };
-        let stuck = running.iter().map(stuck).collect();
-        drop_quietly(running);
-        stuck
-    }
-
-    fn wait_for_threads<'a>(
-        &'a self,
-        roster: MutexGuard<'a, Roster>,
-        limit: Duration,
-    ) -> MutexGuard<'a, Roster> {
-        wait_until(&self.left, roster, limit, Roster::is_empty)
     }
 
     pub(super) fn threads(&self) -> usize {

@@ -6,6 +6,7 @@ mod inbox;
 #[cfg(all(test, shuttle))]
 mod model;
 mod roster;
+mod shutdown;
 mod state;
 
 use std::fmt;

@@ -1,0 +1,95 @@
+//! How a pool ends: it takes no more jobs, drains, cancels, and reports.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::crew::Crew;
+use super::roster::{Roster, Worker};
+use crate::cell::Runnable;
+use crate::error::ErrorKind;
+use crate::job::{JobId, JobState};
+use crate::panics::drop_quietly;
+use crate::report::{Report, Stuck};
+use crate::sync::{MutexGuard, wait_until};
+
+impl Crew {
+    /// Takes no more jobs from now on. Those accepted are still run, then the threads leave. Says how many
+    /// jobs those are.
+    pub(super) fn close(&self) -> usize {
+        if self.is_forked() {
+            return 0;
+        }
+        let mut roster = self.roster.lock();
+        roster.closed = true;
+        self.collect(&mut roster);
+        let help = self.changed(&mut roster);
+        let idle = roster.idle.clone();
+        let queued = roster.backlog.total();
+        let running = roster.running();
+        drop(roster);
+        self.give(help);
+        for worker in idle {
+            worker.thread.get().expect("idle threads have started").unpark();
+        }
+        let live = running.iter().filter(|(_, job, _)| job.core().state() != JobState::Ended).count();
+        drop_quietly(running);
+        queued + live
+    }
+
+    /// Drains a closed pool of its `pending` jobs, then cancels, then reports. Blocks for `drain` and the
+    /// grace period at most.
+    pub(super) fn shut_down(&self, pending: usize, drain: Duration) -> Report {
+        let (removed, asked) = self.cancel_all(self.wait_for_threads(self.roster.lock(), drain));
+        let roster = self.wait_for_threads(self.roster.lock(), self.config.grace);
+        let stuck = Self::stuck(roster);
+        let is_stuck = |id: &&JobId| stuck.iter().any(|stuck| stuck.job == **id);
+        let stopped = asked.len() - asked.iter().filter(is_stuck).count();
+        Report {
+            drained: pending.saturating_sub(removed + asked.len()),
+            cancelled: removed + stopped,
+            killed: 0,
+            stuck,
+        }
+    }
+
+    /// Ends all jobs. Says how many were removed from the queue, and which running ones were asked to stop.
+    fn cancel_all(&self, mut roster: MutexGuard<'_, Roster>) -> (usize, Vec<JobId>) {
+        let queued = roster.backlog.drain();
+        self.inbox.set_queued(0);
+        let running = roster.running();
+        drop(roster);
+        let removed = queued.len();
+        for job in queued {
+            job.fail(ErrorKind::Cancelled);
+            drop_quietly(job);
+        }
+        let mut asked = Vec::new();
+        for (_, job, _) in running {
+            if job.fail(ErrorKind::Cancelled) {
+                asked.push(job.core().id);
+            }
+            drop_quietly(job);
+        }
+        (removed, asked)
+    }
+
+    /// The jobs that still run.
+    fn stuck(roster: MutexGuard<'_, Roster>) -> Vec<Stuck> {
+        let running = roster.running();
+        drop(roster);
+        let stuck = |(worker, job, since): &(Arc<Worker>, Arc<dyn Runnable>, Instant)| {
+            Stuck::new(job.core(), worker.name.clone(), *since)
+        };
+        let stuck = running.iter().map(stuck).collect();
+        drop_quietly(running);
+        stuck
+    }
+
+    fn wait_for_threads<'a>(
+        &'a self,
+        roster: MutexGuard<'a, Roster>,
+        limit: Duration,
+    ) -> MutexGuard<'a, Roster> {
+        wait_until(&self.left, roster, limit, Roster::is_empty)
+    }
+}
