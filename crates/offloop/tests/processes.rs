@@ -394,6 +394,22 @@ fn shutdown_drains_then_cancels_then_kills_and_reports() {
 }
 
 #[test]
+fn the_report_counts_every_job_that_the_pool_had() {
+    let pool = pool(1);
+    let gate = Gate::new();
+    let first = pool.run(announce_and_nap.with(gate.path()));
+    let rest: Vec<_> = (0..9).map(|i| pool.run(nap.with(i))).collect();
+    gate.wait_for_pid();
+    // The first one naps for 300 ms, so all ten are there when the pool is closed.
+    let report = pool.shutdown(Duration::from_secs(60)).wait().unwrap();
+    assert_eq!((report.drained, report.cancelled, report.killed), (10, 0, 0), "{report:?}");
+    assert_eq!(first.wait().unwrap(), "finished");
+    for (i, handle) in (0..).zip(rest) {
+        assert_eq!(handle.wait().unwrap(), i);
+    }
+}
+
+#[test]
 fn dropping_the_pool_runs_what_was_accepted_and_lets_the_workers_go() {
     let pool = pool(2);
     let handles: Vec<_> = (0..10).map(|i| pool.run(nap.with(i))).collect();

@@ -159,11 +159,11 @@ impl ProcessPoolBuilder {
 }
 
 impl Config {
-    pub(super) fn check_size(&self, call: &Encoded) -> Result<(), ErrorKind> {
+    pub(super) fn check_size(&self, call: Encoded) -> Result<Encoded, ErrorKind> {
         // The task's index travels with the arguments.
         let size = call.arguments.len() + size_of::<u32>();
         if size <= self.max_payload as usize {
-            return Ok(());
+            return Ok(call);
         }
         Err(ErrorKind::Encode(format!(
             "the arguments of `{}`: {size} bytes, more than the pool's max_payload of {}",

@@ -14,7 +14,6 @@ use crate::fork::Generation;
 use crate::job::{Core, JobId};
 use crate::report::{Report, Stuck};
 use crate::sync::{Condvar, Mutex, MutexGuard, thread, wait_until};
-use crate::task::Encoded;
 
 /// The lock is held for moments only, never over a system call or foreign code, so that neither a submitter
 /// nor the supervisor waits for the other.
@@ -105,10 +104,6 @@ impl Desk {
         Ok(())
     }
 
-    pub(super) fn check_size(&self, call: &Encoded) -> Result<(), ErrorKind> {
-        self.config.check_size(call)
-    }
-
     /// Releases the inbox and has the supervisor look into it.
     fn ring(&self, mut inbox: MutexGuard<'_, Inbox>) {
         let is_first = !std::mem::replace(&mut inbox.rung, true);
@@ -135,23 +130,25 @@ impl Desk {
         self.changed.notify_all();
     }
 
-    /// Takes no more jobs from now on. Those accepted are still run, then the workers leave.
-    pub(super) fn close(&self) {
+    /// Takes no more jobs from now on. Those accepted are still run, then the workers leave. Says how many
+    /// jobs those are.
+    pub(super) fn close(&self) -> usize {
         if self.born.is_past() {
-            return;
+            return 0;
         }
         let mut inbox = self.inbox.lock();
         inbox.closed = true;
+        let jobs = inbox.backlog.total() + inbox.running.len();
         self.ring(inbox);
+        jobs
     }
 
-    /// Drains a closed pool, then cancels and kills, then reports.
-    pub(super) fn shut_down(&self, drain: Duration) -> Report {
+    /// Drains a closed pool of its `pending` jobs, then cancels and kills, then reports.
+    pub(super) fn shut_down(&self, pending: usize, drain: Duration) -> Report {
         if self.born.is_past() {
             return Report::default();
         }
         let mut inbox = self.inbox.lock();
-        let pending = inbox.backlog.total() + inbox.running.len();
         let killed_before = inbox.killed;
         inbox = wait_until(&self.changed, inbox, drain, |inbox| inbox.over);
 

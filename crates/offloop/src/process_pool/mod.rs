@@ -28,6 +28,9 @@ use crate::report::Report;
 use crate::task::Call;
 use desk::Desk;
 
+/// Why a call was not taken, with its instructions.
+type Refusal = Box<(ErrorKind, Options)>;
+
 static INITIALISED: AtomicBool = AtomicBool::new(false);
 
 /// To be called first thing in `main`: a process that was started as a pool's worker runs its jobs in here
@@ -109,8 +112,8 @@ impl ProcessPool {
     /// The shutdown goes on whether or not the handle is awaited.
     pub fn shutdown(&self, drain: Duration) -> Handle<Report> {
         let desk = Arc::clone(&self.door.desk);
-        desk.close();
-        crate::report::supervise(move || desk.shut_down(drain))
+        let pending = desk.close();
+        crate::report::supervise(move || desk.shut_down(pending, drain))
     }
 
     /// The process ids of the workers that are up: busy, idle or starting.
@@ -123,18 +126,28 @@ impl ProcessPool {
         self.door.desk.queued()
     }
 
-    fn submit<R>(&self, call: &Call<'_, R>, mut options: Options) -> Result<Handle<R>, ErrorKind>
+    /// Submits, or says why not and gives the instructions back.
+    fn submit<R>(&self, call: &Call<'_, R>, mut options: Options) -> Result<Handle<R>, Refusal>
     where
         R: DeserializeOwned + Send + 'static,
     {
-        let encoded = call.encode()?;
-        self.door.desk.check_size(&encoded)?;
         if options.name.is_empty() {
             options.name = call.task_name().into();
         }
+        let desk = &self.door.desk;
+        let encoded = match call.encode().and_then(|encoded| desk.config.check_size(encoded)) {
+            Ok(encoded) => encoded,
+            Err(kind) => return Err(Box::new((kind, options))),
+        };
         let job: Arc<Cell<_, R>> = Cell::new(encoded, options);
-        self.door.desk.execute(Arc::clone(&job) as Arc<dyn Remote>)?;
-        Ok(Handle::new(job))
+        match desk.execute(Arc::clone(&job) as Arc<dyn Remote>) {
+            Ok(()) => Ok(Handle::new(job)),
+            Err(kind) => {
+                // Its deadline, if it has one, is of no more use.
+                job.reclaim();
+                Err(Box::new((kind, Remote::core(&*job).options.clone())))
+            }
+        }
     }
 }
 
@@ -145,16 +158,15 @@ where
     type Output = R;
 
     fn place(&self, work: Call<'a, R>, options: Options) -> Handle<R> {
-        let mut named = options.clone();
-        if named.name.is_empty() {
-            named.name = work.task_name().into();
-        }
-        self.submit(&work, options).unwrap_or_else(|kind| Handle::failed(named, kind))
+        self.submit(&work, options).unwrap_or_else(|refusal| {
+            let (kind, options) = *refusal;
+            Handle::failed(options, kind)
+        })
     }
 
     fn try_place(&self, work: Call<'a, R>, mut options: Options) -> Result<Handle<R>, Rejected<Call<'a, R>>> {
         options.never_wait = true;
-        self.submit(&work, options).map_err(|kind| Rejected::new(work, kind))
+        self.submit(&work, options).map_err(|refusal| Rejected::new(work, refusal.0))
     }
 }
 

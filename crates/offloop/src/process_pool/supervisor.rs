@@ -13,7 +13,7 @@ use crate::error::{ErrorKind, Exit, Panic, WorkerDied};
 use crate::executor::Accepts;
 use crate::handle::Handle;
 use crate::job::Options;
-use crate::panics;
+use crate::panics::{self, drop_quietly};
 use crate::task::{Fault, fingerprint};
 use crate::thread_pool::ThreadPool;
 
@@ -133,7 +133,7 @@ impl Supervisor {
         let stranded = self.desk.inbox().backlog.drain();
         for job in stranded {
             let kind = ErrorKind::CouldNotStart(reason.to_owned().into());
-            let _ = panics::catch(|| job.fail(kind));
+            job.fail(kind);
         }
     }
 
@@ -143,28 +143,22 @@ impl Supervisor {
             while self.members[at].is_idle() {
                 let mut inbox = self.desk.inbox();
                 let Some((job, admitted)) = inbox.backlog.take() else { break };
+                // Entered under the same lock, so that a shutdown or an interrupt finds it here or there.
+                let (id, pid) = (job.core().id, self.members[at].pid());
+                let running = Running { job: Arc::clone(&job), pid, since: Instant::now() };
+                inbox.running.insert(id, running);
                 drop(inbox);
                 if let Some(admitted) = admitted {
-                    let _ = panics::catch(|| admitted.admit());
+                    admitted.admit();
                 }
-                self.send(at, job);
+                match Arc::clone(&job).start() {
+                    Some(call) => self.members[at].give(job, call),
+                    None => drop(self.desk.inbox().running.remove(&id)),
+                }
             }
         }
         let inbox = self.desk.inbox();
         inbox.backlog.len() == 0 && inbox.running.is_empty()
-    }
-
-    fn send(&mut self, at: usize, job: Arc<dyn Remote>) {
-        // Entered first: an interrupt that comes from here on finds it.
-        let (id, pid) = (job.core().id, self.members[at].pid());
-        let running = Running { job: Arc::clone(&job), pid, since: Instant::now() };
-        self.desk.inbox().running.insert(id, running);
-        match Arc::clone(&job).start() {
-            Some(call) => self.members[at].give(job, call),
-            None => {
-                self.desk.inbox().running.remove(&id);
-            }
-        }
     }
 
     /// Kills whoever has had its time.
@@ -325,7 +319,7 @@ impl Supervisor {
             peak_memory: ended.peak_memory,
             out_of_memory,
         });
-        let _ = panics::catch(|| job.fail(kind));
+        job.fail(kind);
     }
 
     /// Whether the system's out-of-memory killer may have sent a SIGKILL that was not ours.
@@ -354,7 +348,7 @@ fn answer(frame: Frame, task: &str) -> Result<Vec<u8>, ErrorKind> {
     }
 }
 
-/// Ends a job with its worker's answer. Wakers and decoders are foreign code, so it is done with care.
+/// Ends a job with its worker's answer, which is decoded by the user's code.
 fn finish(job: Arc<dyn Remote>, frame: Frame) {
     let is_large = frame.payload.len() > LARGE_RESULT;
     let end = move || {
@@ -362,11 +356,13 @@ fn finish(job: Arc<dyn Remote>, frame: Frame) {
             Ok(result) => job.complete(&result),
             Err(kind) => job.fail(kind),
         };
+        // If nobody wants the result it dies here, and its destructor is the user's too.
+        drop_quietly(job);
     };
     if !is_large {
-        let _ = panics::catch(end);
+        end();
     } else if let Err(rejected) = decoders().try_place(end, Options::new()).map(Handle::detach) {
-        let _ = panics::catch(rejected.into_work());
+        rejected.into_work()();
     }
 }
 
