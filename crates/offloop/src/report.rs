@@ -4,10 +4,11 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::Rejected;
-use crate::executor::{Accepts, Executor};
+use crate::cell::Cell;
+use crate::error::ErrorKind;
 use crate::handle::Handle;
-use crate::job::{Core, Job, JobId, Options, prepare};
+use crate::job::{Core, JobId, Options};
+use crate::panics;
 use crate::sync::{Mutex, thread};
 
 /// What became of the jobs that a pool had when its shutdown began.
@@ -52,43 +53,28 @@ impl Stuck {
     }
 }
 
-/// A thread for the shutdown, or the submitter's where none can be had.
-struct OwnThread<F>(Arc<Mutex<Option<F>>>);
-
-impl<F: FnOnce() -> Report + Send + 'static> Executor for OwnThread<F> {
-    fn execute(&self, job: Job) -> Result<(), Rejected<Job>> {
-        let job = Arc::new(Mutex::new(Some(job)));
-        let run = {
-            let (job, shut_down) = (Arc::clone(&job), Arc::clone(&self.0));
-            move || run_both(&job, &shut_down)
-        };
-        if thread::Builder::new().name("offloop-shutdown".into()).spawn(run).is_err() {
-            run_both(&job, &self.0);
-        }
-        Ok(())
-    }
-}
-
-/// Runs the job, which takes the shutdown and reports; else the shutdown alone.
-fn run_both(job: &Mutex<Option<Job>>, shut_down: &Mutex<Option<impl FnOnce() -> Report>>) {
-    let job = job.lock().take();
-    if let Some(job) = job {
-        job.run();
-    }
-    let left = shut_down.lock().take();
-    if let Some(shut_down) = left {
-        shut_down();
-    }
-}
-
-/// Runs a shutdown beside its caller. It goes on even if the handle is dropped: only its report is lost.
+/// Runs a shutdown beside its caller, or on its thread where no other can be had. It goes on even if the handle
+/// is dropped: only its report is lost.
 pub(crate) fn supervise(shut_down: impl FnOnce() -> Report + Send + 'static) -> Handle<Report> {
-    // Not in the job itself, as that is removed if its handle is dropped before the thread has started.
-    let shut_down = Arc::new(Mutex::new(Some(shut_down)));
-    let executor = OwnThread(Arc::clone(&shut_down));
-    let job = move || {
-        let shut_down = shut_down.lock().take();
-        shut_down.map(|shut_down| shut_down()).unwrap_or_default()
-    };
-    executor.place(prepare(job).name("shutdown"), Options::new())
+    let options = Options { name: "shutdown".into(), ..Options::new() };
+    let cell: Arc<Cell<(), Report>> = Cell::new((), options);
+    let handle = Handle::new(Arc::clone(&cell));
+    // Where the thread does not start, what it was to run is still wanted.
+    let work = Arc::new(Mutex::new(Some(move || {
+        cell.start();
+        cell.finish(panics::catch(shut_down).map_err(ErrorKind::Panicked));
+    })));
+    let on_thread = Arc::clone(&work);
+    let thread = thread::Builder::new().name("offloop-shutdown".into());
+    if thread.spawn(move || run_once(&on_thread)).is_err() {
+        run_once(&work);
+    }
+    handle
+}
+
+fn run_once(work: &Mutex<Option<impl FnOnce()>>) {
+    let work = work.lock().take();
+    if let Some(work) = work {
+        work();
+    }
 }

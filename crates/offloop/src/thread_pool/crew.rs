@@ -102,11 +102,9 @@ impl Crew {
             return Err((job, ErrorKind::Closed));
         }
         roster.ranked |= job.core().options.priority != 0;
-        let ranked = roster.ranked;
-        let offer = self.inbox.collect(&mut roster.backlog, |backlog, is_open| {
-            *is_open = !ranked;
-            backlog.offer(job, &self.owner)
-        });
+        let is_open = roster.opens_inbox();
+        let offer =
+            self.inbox.collect(&mut roster.backlog, is_open, |backlog| backlog.offer(job, &self.owner));
         let help = self.changed(&mut roster);
         drop(roster);
         self.give(help);
@@ -148,17 +146,14 @@ impl Crew {
 
     /// Moves what has arrived to the backlog. Says whether that has jobs now.
     pub(super) fn collect(&self, roster: &mut Roster) -> bool {
-        let may_open = !roster.ranked && !roster.closed;
-        self.inbox.collect(&mut roster.backlog, |backlog, is_open| {
-            *is_open = may_open;
-            backlog.len() > 0
-        })
+        let is_open = roster.opens_inbox();
+        self.inbox.collect(&mut roster.backlog, is_open, |backlog| backlog.len() > 0)
     }
 
     pub(super) fn give(&self, help: Help) {
         match help {
             Help::None => {}
-            Help::Wake(worker) => worker.thread.get().expect("idle threads have started").unpark(),
+            Help::Wake(worker) => worker.unpark(),
             Help::Start(worker) => {
                 if let Err(error) = self.start(&worker) {
                     self.start_failed(&worker, &error);
@@ -168,10 +163,6 @@ impl Crew {
     }
 
     fn start(&self, worker: &Arc<Worker>) -> io::Result<()> {
-        #[cfg(test)]
-        if FAIL_STARTS.with(std::cell::Cell::get) {
-            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
-        }
         let crew = self.me.upgrade().expect("whoever calls holds the crew");
         let mut builder = thread::Builder::new().name(worker.name.clone());
         if let Some(bytes) = self.config.stack_size {
@@ -422,13 +413,7 @@ impl nested::Crew for Crew {
         let surplus = if roster.has_surplus() { roster.idle.first().cloned() } else { None };
         drop(roster);
         if let Some(worker) = surplus {
-            worker.thread.get().expect("idle threads have started").unpark();
+            worker.unpark();
         }
     }
-}
-
-#[cfg(test)]
-thread_local! {
-    /// Makes thread starts from this thread fail as they do under RLIMIT_NPROC.
-    pub(super) static FAIL_STARTS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }

@@ -81,17 +81,19 @@ impl Inbox {
     }
 
     /// Hands all jobs over to `backlog`, in the order in which they came, and lets `change` go on with it while
-    /// nobody can leave more.
+    /// nobody can leave more. From then on the inbox is open or not.
     pub(super) fn collect<R>(
         &self,
         backlog: &mut Backlog<Arc<dyn Runnable>>,
-        change: impl FnOnce(&mut Backlog<Arc<dyn Runnable>>, &mut bool) -> R,
+        is_open: bool,
+        change: impl FnOnce(&mut Backlog<Arc<dyn Runnable>>) -> R,
     ) -> R {
         let mut slot = self.slot.lock();
         for job in slot.jobs.drain(..) {
             backlog.append(job);
         }
-        let result = change(backlog, &mut slot.is_open);
+        slot.is_open = is_open;
+        let result = change(backlog);
         self.arrived.store(0, Ordering::Relaxed);
         self.queued.store(backlog.len(), Ordering::Relaxed);
         result

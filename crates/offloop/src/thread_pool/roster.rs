@@ -29,6 +29,13 @@ pub(super) struct Worker {
     seat: usize,
 }
 
+impl Worker {
+    /// Wakes it; it is or was idle.
+    pub(super) fn unpark(&self) {
+        self.thread.get().expect("idle threads have started").unpark();
+    }
+}
+
 struct Seat {
     worker: Arc<Worker>,
     /// The job that it runs, for reports and for shutdown: each accepted job is either here or in the backlog.
@@ -154,6 +161,11 @@ impl Roster {
     /// Whether a new job needs nobody to be told: there is a scout, or no further thread may run.
     pub(super) fn is_attentive(&self) -> bool {
         self.scout || self.active() >= self.max_threads + self.blocked
+    }
+
+    /// Whether jobs may come through the inbox.
+    pub(super) fn opens_inbox(&self) -> bool {
+        !self.ranked && !self.closed
     }
 
     /// Threads that run jobs or look for one.

@@ -29,7 +29,7 @@ impl Crew {
         drop(roster);
         self.give(help);
         for worker in idle {
-            worker.thread.get().expect("idle threads have started").unpark();
+            worker.unpark();
         }
         let live = running.iter().filter(|(_, job, _)| job.core().state() != JobState::Ended).count();
         drop_quietly(running);
