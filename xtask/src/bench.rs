@@ -26,6 +26,8 @@ pub(crate) struct Arguments {
 enum Bench {
     /// The thread pools beside `spawn_blocking`, `blocking` and `tokio-rayon`.
     Threads,
+    /// The process pool beside `procspawn`, bare pipes and sockets, and a copy into shared memory.
+    Processes,
 }
 
 impl Bench {
@@ -33,6 +35,7 @@ impl Bench {
     fn name(self) -> &'static str {
         match self {
             Self::Threads => "threads",
+            Self::Processes => "processes",
         }
     }
 
@@ -40,6 +43,7 @@ impl Bench {
     fn features(self) -> &'static [&'static str] {
         match self {
             Self::Threads => &["--no-default-features"],
+            Self::Processes => &[],
         }
     }
 }

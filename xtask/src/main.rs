@@ -1,8 +1,9 @@
-//! The workspace's chores: `cargo xtask test`, `cargo xtask bench`.
+//! The workspace's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask torture`.
 
 mod bench;
 mod host;
 mod test;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,8 @@ enum Chore {
     Test(test::Arguments),
     /// Runs a bench that compares offloop with its peers.
     Bench(bench::Arguments),
+    /// Runs a mixed load on process pools while everything goes wrong, then checks the books.
+    Torture(torture::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -30,11 +33,13 @@ fn main() -> ExitCode {
         eprintln!("the workspace cannot be entered: {error}");
         return ExitCode::FAILURE;
     }
-    match chore {
-        Chore::Test(arguments) => test::run(&arguments),
-        Chore::Bench(arguments) => bench::run(&arguments).unwrap_or_else(|error| {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }),
-    }
+    let outcome = match chore {
+        Chore::Test(arguments) => Ok(test::run(&arguments)),
+        Chore::Bench(arguments) => bench::run(&arguments),
+        Chore::Torture(arguments) => torture::run(&arguments),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("{error}");
+        ExitCode::FAILURE
+    })
 }

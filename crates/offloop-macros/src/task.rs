@@ -4,7 +4,10 @@ use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote};
 use syn::spanned::Spanned;
 use syn::visit_mut::VisitMut;
-use syn::{Attribute, Error, FnArg, GenericParam, ItemFn, Lifetime, Result, ReturnType, Signature, Type};
+use syn::{
+    Attribute, Error, FnArg, GenericArgument, GenericParam, ItemFn, Lifetime, PathArguments, Result,
+    ReturnType, Signature, Type,
+};
 
 pub(crate) fn expand(attributes: TokenStream, item: TokenStream) -> Result<TokenStream> {
     if !attributes.is_empty() {
@@ -135,11 +138,26 @@ impl VisitMut for Borrows {
     }
 }
 
-/// Whether this is `&[u8]`, which is sent as one block instead of byte by byte.
-fn is_byte_slice(ty: &Type) -> bool {
-    let Type::Reference(reference) = ty else { return false };
-    let Type::Slice(slice) = &*reference.elem else { return false };
-    matches!(&*slice.elem, Type::Path(path) if path.path.is_ident("u8"))
+/// How bytes travel as one block instead of byte by byte: the wrapper that does it.
+fn wrapper(ty: &Type) -> Option<TokenStream> {
+    let is_u8 = |ty: &Type| matches!(ty, Type::Path(path) if path.path.is_ident("u8"));
+    match ty {
+        Type::Reference(reference) => match &*reference.elem {
+            Type::Slice(slice) if is_u8(&slice.elem) => Some(quote!(::offloop::__private::Bytes)),
+            _ => None,
+        },
+        Type::Path(path) if path.qself.is_none() => {
+            let last = path.path.segments.last().filter(|last| last.ident == "Vec")?;
+            let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+            match arguments.args.first() {
+                Some(GenericArgument::Type(ty)) if arguments.args.len() == 1 && is_u8(ty) => {
+                    Some(quote!(::offloop::__private::ByteBuf))
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    }
 }
 
 fn is_cfg(attribute: &Attribute) -> bool {
@@ -164,25 +182,20 @@ fn generate(mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
     let written: Vec<_> = arguments.iter().map(|it| &it.written).collect();
     let bound: Vec<_> = arguments.iter().map(|it| &it.bound).collect();
     let names: Vec<_> = (0..arguments.len()).map(|at| format_ident!("arg{at}")).collect();
-    // What travels: the arguments as one tuple, byte slices in a wrapper that encodes them as a block.
-    let sent = arguments.iter().map(|Argument { bound, .. }| {
-        if is_byte_slice(bound) {
-            quote!(::offloop::__private::Bytes<'call>)
-        } else {
-            bound.to_token_stream()
-        }
+    // What travels: the arguments as one tuple, bytes in a wrapper that encodes them as a block.
+    let wrappers: Vec<_> = bound.iter().map(|ty| wrapper(ty)).collect();
+    let sent = bound.iter().zip(&wrappers).map(|(ty, wrapper)| match (wrapper, ty) {
+        (Some(wrapper), Type::Reference(_)) => quote!(#wrapper<'call>),
+        (Some(wrapper), _) => wrapper.clone(),
+        (None, ty) => ty.to_token_stream(),
     });
-    let packed = names.iter().zip(arguments).map(|(name, argument)| {
-        if is_byte_slice(&argument.bound) {
-            quote!(::offloop::__private::Bytes(#name))
-        } else {
-            quote!(#name)
-        }
+    let packed = names.iter().zip(&wrappers).map(|(name, wrapper)| {
+        if let Some(wrapper) = wrapper { quote!(#wrapper(#name)) } else { quote!(#name) }
     });
     let unpacked: Vec<_> = names
         .iter()
-        .zip(arguments)
-        .map(|(name, argument)| if is_byte_slice(&argument.bound) { quote!(#name.0) } else { quote!(#name) })
+        .zip(&wrappers)
+        .map(|(name, wrapper)| if wrapper.is_some() { quote!(#name.0) } else { quote!(#name) })
         .collect();
     let pointer = quote!(for<#lifetimes> fn(#(#written),*) -> #output);
     let signature = format!("fn({}) -> {output}", quote!(#(#written),*));
@@ -230,8 +243,10 @@ fn generate(mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
                 }
             }
 
-            fn run(input: &[u8]) -> ::offloop::__private::Outcome {
-                fn decoded<'call>(input: &'call [u8]) -> ::offloop::__private::Outcome {
+            fn run(input: ::offloop::__private::Incoming<'_>) -> ::offloop::__private::Outcome {
+                fn decoded<'call>(
+                    input: ::offloop::__private::Incoming<'call>,
+                ) -> ::offloop::__private::Outcome {
                     ::offloop::__private::run::<Sent<'call>, #output>(input, |(#(#names,)* _)| {
                         #body(#(#unpacked),*)
                     })
@@ -245,6 +260,7 @@ fn generate(mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
                 ::core::concat!(::core::module_path!(), "::", ::core::stringify!(#name)),
                 #signature,
                 (::core::file!(), ::core::line!(), ::core::column!()),
+                ::core::any::TypeId::of::<#name>,
                 run,
             );
         };

@@ -54,7 +54,7 @@ fn main() {
     comparison.add(Figure {
         label: "memory per idle thread, KiB".to_owned(),
         better: Better::Less,
-        goal: Goal::None,
+        goals: &[],
         values: CONTENDERS.iter().map(|contender| contender.idle_thread_kib(plan.idle_threads)).collect(),
     });
     print!("{comparison}");
@@ -73,7 +73,7 @@ fn lonely_workloads(plan: &Plan, machine: &str, comparison: &mut Comparison) {
         comparison.add(Figure {
             label: format!("round trip {name}, {machine}, µs"),
             better: Better::Less,
-            goal: Goal::BestPeer,
+            goals: &[Goal::BestPeer],
             values: values.collect(),
         });
     }
@@ -81,7 +81,7 @@ fn lonely_workloads(plan: &Plan, machine: &str, comparison: &mut Comparison) {
     comparison.add(Figure {
         label: format!("burst of 1000, {machine}, thousand/s"),
         better: Better::More,
-        goal: Goal::BestPeer,
+        goals: &[Goal::BestPeer],
         values: thousands(rates),
     });
 }
@@ -95,7 +95,7 @@ fn crowds(plan: &Plan, comparison: &mut Comparison) {
         comparison.add(Figure {
             label: format!("16 submitters ({submitters}), idle, thousand/s"),
             better: Better::More,
-            goal: Goal::Times(4.0, "spawn_blocking"),
+            goals: &[Goal::Times(4.0, "spawn_blocking")],
             values: thousands(rates),
         });
     }

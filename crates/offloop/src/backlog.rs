@@ -128,6 +128,19 @@ impl<J: Entry> Backlog<J> {
         self.queue.push(priority, job);
     }
 
+    /// Puts a job back that was taken, to where it was, whatever the capacity.
+    #[cfg(feature = "process")]
+    pub(crate) fn put_back(&mut self, job: J) {
+        let (priority, ticket) = (job.core().options.priority, job.core().ticket.load(Ordering::Relaxed));
+        self.queue.put_back(priority, ticket, job);
+    }
+
+    /// The job that `take` would give.
+    #[cfg(feature = "process")]
+    pub(crate) fn peek(&self) -> Option<&J> {
+        self.queue.peek()
+    }
+
     /// The next job to run, and one that got its room in the queue, to be told after the lock is released.
     pub(crate) fn take(&mut self) -> Option<(J, Option<J>)> {
         let job = self.queue.pop()?;

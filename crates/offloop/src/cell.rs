@@ -23,6 +23,7 @@ use crate::work::Work;
 #[cfg(feature = "process")]
 use {
     crate::panics,
+    crate::payload::Incoming,
     crate::task::{self, Encoded},
     serde::de::DeserializeOwned,
 };
@@ -33,6 +34,11 @@ pub(crate) trait Owner: Send + Sync {
     fn withdraw(&self, core: &Core);
     /// The job ended while it ran: stop it if you can.
     fn interrupt(&self, core: &Core);
+    /// Somebody waits for the job: looks out for its end, spinning for so long and then sleeping for so long at
+    /// most. Says whether there was no need to sleep.
+    fn attend(&self, _core: &Core, _spinning: Duration, _sleeping: Duration) -> bool {
+        false
+    }
 }
 
 /// A job as its executor sees it.
@@ -55,6 +61,7 @@ pub(crate) trait Outcome<T>: Send + Sync {
     fn poll_accepted(&self, cx: &mut Context<'_>) -> Poll<()>;
     fn end_early(&self, kind: ErrorKind) -> bool;
     fn limit(self: Arc<Self>, limit: Duration);
+    fn attend(&self, spinning: Duration, sleeping: Duration) -> bool;
 }
 
 pub(crate) struct Cell<W, T> {
@@ -134,14 +141,7 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
         match std::mem::replace(&mut slot.stage, Stage::Running) {
             Stage::Pending(work) => {
                 self.core.set_state(JobState::Running);
-                drop(slot);
-                match self.core.options.run_limit {
-                    Some(limit) if !self.watch(Limit::Run(limit), limit) => {
-                        drop_quietly(work);
-                        None
-                    }
-                    _ => Some(work),
-                }
+                Some(work)
             }
             other => {
                 slot.stage = other;
@@ -288,8 +288,13 @@ impl<W: Work> Runnable for Cell<W, W::Output> {
 
     fn run(self: Arc<Self>) {
         if let Some(work) = self.start() {
-            let result = self.core.perform(|| work.perform());
-            self.finish(result);
+            let limit = self.core.options.run_limit;
+            if limit.is_none_or(|limit| self.watch(Limit::Run(limit), limit)) {
+                let result = self.core.perform(|| work.perform());
+                self.finish(result);
+            } else {
+                drop_quietly(work);
+            }
         }
         // If nobody wants the result it dies here, and its destructor is the user's.
         drop_quietly(self);
@@ -347,6 +352,12 @@ impl<W: Send + 'static, T: Send + 'static> Outcome<T> for Cell<W, T> {
     fn limit(self: Arc<Self>, limit: Duration) {
         self.watch(Limit::Total(limit), limit);
     }
+
+    fn attend(&self, spinning: Duration, sleeping: Duration) -> bool {
+        let owner = self.slot.lock().owner.clone();
+        let owner = owner.and_then(|owner| owner.upgrade());
+        owner.is_some_and(|owner| owner.attend(&self.core, spinning, sleeping))
+    }
 }
 
 /// Notes whom to wake. A waker that this replaces is dropped by the caller after the cell's lock: its
@@ -368,8 +379,14 @@ pub(crate) trait Remote: Send + Sync {
     fn fail(&self, kind: ErrorKind) -> bool;
     /// Takes the call to send it. `None` if the job has ended meanwhile.
     fn start(self: Arc<Self>) -> Option<Encoded>;
+    /// Takes a call back that no worker has begun with. False if the job has ended meanwhile.
+    fn give_back(&self, call: Encoded) -> bool;
+    /// Ends it because it was cancelled by its pool, which is told as if it were an outsider's doing.
+    fn cancel(&self) -> bool;
+    /// Ends it because it has run for too long; likewise.
+    fn overrun(&self) -> bool;
     /// Ends it with its encoded result.
-    fn complete(&self, result: &[u8]) -> bool;
+    fn complete(&self, result: Incoming<'_>) -> bool;
     /// Runs it here and now, unless it has ended.
     fn run_here(self: Arc<Self>);
 }
@@ -396,7 +413,26 @@ impl<R: DeserializeOwned + Send + 'static> Remote for Cell<Encoded, R> {
         Cell::start(&self)
     }
 
-    fn complete(&self, result: &[u8]) -> bool {
+    fn give_back(&self, call: Encoded) -> bool {
+        let mut slot = self.slot.lock();
+        if !matches!(slot.stage, Stage::Running) {
+            return false;
+        }
+        slot.stage = Stage::Pending(call);
+        self.core.set_state(JobState::Queued);
+        true
+    }
+
+    fn cancel(&self) -> bool {
+        self.fail_early(ErrorKind::Cancelled)
+    }
+
+    fn overrun(&self) -> bool {
+        let limit = self.core.options.run_limit.unwrap_or_default();
+        self.fail_early(ErrorKind::RunDeadline(limit))
+    }
+
+    fn complete(&self, result: Incoming<'_>) -> bool {
         // `Deserialize` is the user's code: a panic in it is this job's, like any other.
         self.finish(match panics::catch(|| task::decode(result)) {
             Ok(Ok(value)) => Ok(value),
@@ -409,11 +445,11 @@ impl<R: DeserializeOwned + Send + 'static> Remote for Cell<Encoded, R> {
 
     fn run_here(self: Arc<Self>) {
         if let Some(call) = Cell::start(&self) {
-            match self
-                .core
-                .perform(|| (call.task.run)(&call.arguments).map_err(|fault| fault.into_kind(call.task.name)))
-            {
-                Ok(result) => self.complete(&result),
+            match self.core.perform(|| {
+                let arguments = Incoming::from(&call.arguments);
+                (call.task.run)(arguments).map_err(|fault| fault.into_kind(call.task.name))
+            }) {
+                Ok(result) => self.complete(Incoming::from(&result)),
                 Err(kind) => self.finish(Err(kind)),
             };
         }

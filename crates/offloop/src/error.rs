@@ -209,8 +209,15 @@ pub struct WorkerDied {
     pub task: String,
     /// The most memory that it ever had resident, in bytes; 0 if the system did not say.
     pub peak_memory: u64,
-    /// Whether the system's out-of-memory killer is to blame, as far as can be told from outside.
+    /// Whether memory is to blame: it exceeded the pool's limit, an allocation failed under the pool's cap, or the
+    /// system's out-of-memory killer came, as far as that can be told from outside.
     pub out_of_memory: bool,
+    /// The pool's limit in bytes, if that is what it exceeded.
+    pub memory_limit: Option<u64>,
+    /// How many workers the job has cost, this one included: more than one if it was retried.
+    pub workers_lost: u32,
+    /// The last that it wrote to its standard error, as far as the pool keeps it.
+    pub stderr: String,
 }
 
 impl fmt::Display for WorkerDied {
@@ -219,8 +226,16 @@ impl fmt::Display for WorkerDied {
         if self.peak_memory > 0 {
             write!(f, ", peak memory {} MiB", self.peak_memory >> 20)?;
         }
-        if self.out_of_memory {
-            f.write_str(", killed by the system because memory ran out")?;
+        match self.memory_limit {
+            Some(limit) => write!(f, ", out of memory: it used more than its limit of {} MiB", limit >> 20)?,
+            None if self.out_of_memory => f.write_str(", out of memory")?,
+            None => {}
+        }
+        if self.workers_lost > 1 {
+            write!(f, "; the job has cost {} workers", self.workers_lost)?;
+        }
+        if !self.stderr.is_empty() {
+            write!(f, "; its last words:\n{}", self.stderr)?;
         }
         Ok(())
     }
@@ -324,7 +339,7 @@ impl<W> std::error::Error for Rejected<W> {
 }
 
 /// A pool that could not be built: its settings contradict each other, or the system refused.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// A setting makes no sense; the text says which and what would.
@@ -344,4 +359,11 @@ pub enum BuildError {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+/// As it is displayed: `unwrap` and a `main` that returns it show what to do about it.
+impl fmt::Debug for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }

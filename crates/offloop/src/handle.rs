@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use crate::cell::{Cell, Outcome};
 use crate::error::{Error, ErrorKind};
+#[cfg(feature = "process")]
+use crate::job::Expected;
 use crate::job::{JobId, JobState, Options};
-use crate::linger::linger;
+use crate::linger;
 use crate::nested::Compensation;
 use crate::sync::{park_timeout, thread};
 
@@ -23,13 +25,15 @@ use crate::sync::{park_timeout, thread};
 pub struct Handle<T> {
     /// `None` once the result was taken or the job was detached.
     outcome: Option<Arc<dyn Outcome<T>>>,
+    /// It was polled before.
+    polled: bool,
     /// A stand-in for the worker thread that polled this handle in vain.
     compensation: Option<Compensation>,
 }
 
 impl<T: Send + 'static> Handle<T> {
     pub(crate) fn new<W: Send + 'static>(cell: Arc<Cell<W, T>>) -> Self {
-        Self { outcome: Some(cell), compensation: None }
+        Self { outcome: Some(cell), polled: false, compensation: None }
     }
 
     pub(crate) fn failed(options: Options, kind: ErrorKind) -> Self {
@@ -89,6 +93,8 @@ impl<T> Handle<T> {
     /// Not for an event loop's thread: `.await` there. In a job, the worker thread is stood in for while it
     /// waits, so a job may wait for another of its own pool.
     pub fn wait(mut self) -> Result<T, Error> {
+        #[cfg(feature = "process")]
+        self.linger();
         block_on(&mut self)
     }
 
@@ -101,6 +107,16 @@ impl<T> Handle<T> {
         let result = block_on_for(&mut *self, limit);
         self.release_stand_in();
         result
+    }
+
+    /// Looks out for the result of another process before it is slept for.
+    #[cfg(feature = "process")]
+    fn linger(&mut self) {
+        let outcome = self.outcome();
+        if outcome.core().expected() == Expected::FromProcess && !outcome.core().born.is_past() {
+            linger::WAIT.linger(outcome.core(), |spinning, sleeping| outcome.attend(spinning, sleeping));
+            self.polled = true;
+        }
     }
 
     /// Resolves when the job has room in its executor's queue, or has ended: the backpressure for those
@@ -143,18 +159,22 @@ impl<T> Handle<T> {
 impl<T> Future for Handle<T> {
     type Output = Result<T, Error>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let outcome = self.outcome();
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let is_first = !std::mem::replace(&mut this.polled, true);
+        let outcome = this.outcome();
         let poll = if outcome.core().born.is_past() {
             Poll::Ready(Err(Error::new(outcome.core(), ErrorKind::Forked)))
         } else {
-            linger(outcome.core());
+            if is_first {
+                linger::POLL.linger(outcome.core(), |spinning, sleeping| outcome.attend(spinning, sleeping));
+            }
             outcome.poll(cx)
         };
         if poll.is_ready() {
-            self.outcome = None;
+            this.outcome = None;
         }
-        self.compensate_while(poll.is_pending());
+        this.compensate_while(poll.is_pending());
         poll
     }
 }

@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64 as StdAtomicU64, Ordering as StdOrdering};
 use std::time::Duration;
 
+use crate::captured::Captured;
 use crate::cell::Runnable;
 use crate::error::ErrorKind;
 use crate::fork::Generation;
 use crate::panics;
+#[cfg(feature = "process")]
+use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::sync::{Mutex, thread_local};
 
@@ -59,6 +62,8 @@ pub struct Options {
     pub(crate) priority: i8,
     pub(crate) queue_limit: Option<Duration>,
     pub(crate) run_limit: Option<Duration>,
+    pub(crate) capture: Option<Captured>,
+    pub(crate) retry: Option<Retry>,
     /// A full queue hands the work back, whatever the pool's policy.
     pub(crate) never_wait: bool,
     pub(crate) place: &'static Location<'static>,
@@ -72,6 +77,8 @@ impl Options {
             priority: 0,
             queue_limit: None,
             run_limit: None,
+            capture: None,
+            retry: None,
             never_wait: false,
             place: Location::caller(),
         }
@@ -127,6 +134,61 @@ impl<W> Prepared<W> {
         self.options.run_limit = Some(limit);
         self
     }
+
+    /// In a process pool: gives the job to another worker when its own has died. Without this it ends with
+    /// [`ErrorKind::WorkerDied`]; with it, it does when all attempts have failed so, and the error counts the
+    /// workers that it cost. Threads don't die, so there it has no effect.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.options.retry = Some(retry);
+        self
+    }
+
+    /// In a process pool: keeps what the job prints in `captured` instead of passing it on. Threads share their
+    /// process's output, so there it has no effect.
+    pub fn capture(mut self, captured: &Captured) -> Self {
+        self.options.capture = Some(captured.clone());
+        self
+    }
+}
+
+/// Whether a job may end in a moment, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Expected {
+    No,
+    FromThread,
+    FromProcess,
+}
+
+/// How often, and when, a job whose worker process died is given to another one.
+///
+/// Only for tasks that may run more than once: the worker may have died after the task's effects and before its
+/// answer. The pauses between attempts double up to 30 s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    times: u32,
+    backoff: Duration,
+}
+
+impl Retry {
+    /// At most `times` more attempts after the first; the first pause is 10 ms.
+    pub const fn times(times: u32) -> Self {
+        Self { times, backoff: Duration::from_millis(10) }
+    }
+
+    /// How long to pause before the second attempt; twice as long before the third, and so on.
+    pub const fn backoff(mut self, first: Duration) -> Self {
+        self.backoff = first;
+        self
+    }
+
+    /// How long to pause after so many deaths; `None`: it is to be given up.
+    #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "only worker processes die"))]
+    pub(crate) fn pause_after(self, deaths: u32) -> Option<Duration> {
+        const LONGEST: Duration = Duration::from_secs(30);
+        let doubled = 1_u32.checked_shl(deaths.saturating_sub(1)).unwrap_or(u32::MAX);
+        (deaths <= self.times).then(|| self.backoff.saturating_mul(doubled).min(LONGEST.max(self.backoff)))
+    }
 }
 
 /// What the job's holders share whatever its type: identity, instructions, token.
@@ -140,8 +202,14 @@ pub(crate) struct Core {
     /// A mirror of the cell's stage for lock-free reads; the cell's lock guards its writes.
     state: AtomicU8,
     cancelled: AtomicBool,
-    /// A worker was looking out for it when it was submitted, so it may end in a moment.
-    pub(crate) expected: AtomicBool,
+    /// Whether it may end in a moment.
+    expected: AtomicU8,
+    /// How many workers died that had it but had not begun with it.
+    #[cfg(feature = "process")]
+    losses: AtomicU32,
+    /// How many workers died of it, as far as can be told.
+    #[cfg(feature = "process")]
+    deaths: AtomicU32,
     #[cfg(feature = "tracing")]
     span: tracing::Span,
 }
@@ -155,7 +223,11 @@ impl Core {
             ticket: AtomicU64::new(0),
             state: AtomicU8::new(JobState::Queued as u8),
             cancelled: AtomicBool::new(false),
-            expected: AtomicBool::new(false),
+            expected: AtomicU8::new(Expected::No as u8),
+            #[cfg(feature = "process")]
+            losses: AtomicU32::new(0),
+            #[cfg(feature = "process")]
+            deaths: AtomicU32::new(0),
             #[cfg(feature = "tracing")]
             span: tracing::Span::current(),
         }
@@ -172,6 +244,31 @@ impl Core {
 
     pub(crate) fn set_state(&self, state: JobState) {
         self.state.store(state as u8, Ordering::Release);
+    }
+
+    /// Notes that a worker was looking out for it when it was given out, so that it may end in a moment.
+    pub(crate) fn expect(&self, expected: Expected) {
+        self.expected.store(expected as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn expected(&self) -> Expected {
+        match self.expected.load(Ordering::Relaxed) {
+            0 => Expected::No,
+            1 => Expected::FromThread,
+            _ => Expected::FromProcess,
+        }
+    }
+
+    /// Counts a worker that died with it but had not begun with it; says how many there were.
+    #[cfg(feature = "process")]
+    pub(crate) fn note_loss(&self) -> u32 {
+        self.losses.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Counts a worker that died while it ran it; says how many there were.
+    #[cfg(feature = "process")]
+    pub(crate) fn note_death(&self) -> u32 {
+        self.deaths.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(crate) fn request_stop(&self) {

@@ -58,7 +58,12 @@
 //! `rayon`, `tokio`: adapters for their threads.
 
 pub mod adapters;
+#[cfg(all(feature = "process", target_os = "linux"))]
+mod arena;
 mod backlog;
+#[cfg(all(feature = "process", target_os = "linux"))]
+mod blob;
+mod captured;
 mod cell;
 mod error;
 mod executor;
@@ -71,6 +76,8 @@ mod map;
 mod nested;
 mod panics;
 #[cfg(all(feature = "process", target_os = "linux"))]
+mod payload;
+#[cfg(all(feature = "process", target_os = "linux"))]
 mod process_pool;
 mod queue;
 mod report;
@@ -82,10 +89,11 @@ mod timer;
 mod work;
 
 pub use backlog::OnFull;
+pub use captured::Captured;
 pub use error::{BuildError, Error, ErrorKind, Exit, Panic, Rejected, WorkerDied};
 pub use executor::{Accepts, Executor, Inline};
 pub use handle::Handle;
-pub use job::{Job, JobId, JobState, Prepared, prepare};
+pub use job::{Job, JobId, JobState, Prepared, Retry, prepare};
 pub use lanes::{cpu_lane, io_lane};
 pub use map::{Map, map};
 pub use report::{Report, Stuck};
@@ -94,6 +102,7 @@ pub use work::Work;
 
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub use {
+    blob::{Blob, BlobMut},
     process_pool::{Initialised, ProcessPool, ProcessPoolBuilder, init},
     task::Call,
 };
@@ -146,7 +155,8 @@ macro_rules! init_tests {
 #[cfg(all(feature = "process", target_os = "linux"))]
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::task::{Bytes, Outcome, TASKS, Task, call, run};
+    pub use crate::payload::{ByteBuf, Bytes, Incoming};
+    pub use crate::task::{Outcome, TASKS, Task, call, run};
     pub use linkme;
 }
 

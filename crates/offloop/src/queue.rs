@@ -66,11 +66,26 @@ impl<J> Queue<J> {
         self.len += 1;
     }
 
+    /// Inserts an entry that had this ticket before and was taken out.
+    #[cfg(any(feature = "process", test))]
+    pub(crate) fn put_back(&mut self, priority: i8, ticket: u64, job: J) {
+        let entries = &mut self.line(priority).entries;
+        let at = entries.partition_point(|(other, _)| *other < ticket);
+        entries.insert(at, (ticket, Some(job)));
+        self.len += 1;
+    }
+
     /// The first entry of the highest priority.
     pub(crate) fn pop(&mut self) -> Option<J> {
         let job = self.lines.iter_mut().find_map(Line::pop);
         self.len -= usize::from(job.is_some());
         job
+    }
+
+    /// What `pop` would give.
+    #[cfg(any(feature = "process", test))]
+    pub(crate) fn peek(&self) -> Option<&J> {
+        self.lines.iter().find_map(|line| line.entries.front()?.1.as_ref())
     }
 
     /// The priority that `pop_oldest_lowest` would take from.
@@ -123,7 +138,7 @@ mod tests {
     use super::{Queue, SPARE_HOLES};
 
     /// The same, written naively: entries in the order of their arrival.
-    #[derive(Default)]
+    #[derive(Default, Clone)]
     struct Model(Vec<(i8, u32)>);
 
     impl Model {
@@ -134,6 +149,12 @@ mod tests {
 
         fn pop(&mut self) -> Option<u32> {
             self.find(|a, b| a > b).map(|at| self.0.remove(at).1)
+        }
+
+        fn put_back(&mut self, priority: i8, job: u32) {
+            // They are numbered in the order of their arrival.
+            let at = self.0.partition_point(|entry| entry.1 < job);
+            self.0.insert(at, (priority, job));
         }
 
         fn pop_oldest_lowest(&mut self) -> Option<u32> {
@@ -151,6 +172,8 @@ mod tests {
         Push(i8),
         Pop,
         Shed,
+        /// Of one that was taken out.
+        PutBack(prop::sample::Index),
         /// Of any job that there ever was: queued, gone, or gone with its ticket.
         Remove(prop::sample::Index),
         Shrink,
@@ -161,6 +184,7 @@ mod tests {
             6 => prop_oneof![-1..=1_i8, Just(i8::MIN), Just(i8::MAX)].prop_map(Step::Push),
             2 => Just(Step::Pop),
             1 => Just(Step::Shed),
+            2 => any::<prop::sample::Index>().prop_map(Step::PutBack),
             4 => any::<prop::sample::Index>().prop_map(Step::Remove),
             1 => Just(Step::Shrink),
         ];
@@ -172,6 +196,7 @@ mod tests {
         fn it_does_what_a_sorted_list_does(steps in steps()) {
             let (mut queue, mut model) = (Queue::new(), Model::default());
             let mut jobs: Vec<(i8, u64)> = Vec::new();
+            let mut taken: Vec<u32> = Vec::new();
             for step in steps {
                 match step {
                     Step::Push(priority) => {
@@ -180,8 +205,24 @@ mod tests {
                         queue.push(priority, job);
                         model.0.push((priority, job));
                     }
-                    Step::Pop => prop_assert_eq!(queue.pop(), model.pop()),
-                    Step::Shed => prop_assert_eq!(queue.pop_oldest_lowest(), model.pop_oldest_lowest()),
+                    Step::Pop => {
+                        prop_assert_eq!(queue.peek().copied(), model.clone().pop());
+                        let job = queue.pop();
+                        prop_assert_eq!(job, model.pop());
+                        taken.extend(job);
+                    }
+                    Step::Shed => {
+                        let job = queue.pop_oldest_lowest();
+                        prop_assert_eq!(job, model.pop_oldest_lowest());
+                        taken.extend(job);
+                    }
+                    Step::PutBack(_) if taken.is_empty() => {}
+                    Step::PutBack(index) => {
+                        let job = taken.swap_remove(index.index(taken.len()));
+                        let (priority, ticket) = jobs[job as usize];
+                        queue.put_back(priority, ticket, job);
+                        model.put_back(priority, job);
+                    }
                     Step::Remove(_) if jobs.is_empty() => {}
                     Step::Remove(index) => {
                         let at = index.index(jobs.len());

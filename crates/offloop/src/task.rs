@@ -1,6 +1,6 @@
 //! Tasks: functions with a name, so that another process can be told to call them.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,9 +9,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use crate::error::{BuildError, ErrorKind};
+use crate::error::ErrorKind;
+use crate::payload::{Bytes, EncodeError, Incoming, Payload};
 use crate::work::{Work, sealed};
 
 /// The call of a task with its arguments, made by the task's `with`.
@@ -26,7 +27,7 @@ pub struct Call<'a, R> {
 
 /// A task's function with its arguments.
 trait Bound<R>: Send {
-    fn encode(&self) -> Result<Vec<u8>, postcard::Error>;
+    fn encode(&self) -> Result<Payload, EncodeError>;
     fn call(self: Box<Self>) -> R;
 }
 
@@ -36,8 +37,8 @@ struct Arguments<A, R> {
 }
 
 impl<A: Serialize + Send, R> Bound<R> for Arguments<A, R> {
-    fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
-        postcard::to_stdvec(&self.arguments)
+    fn encode(&self) -> Result<Payload, EncodeError> {
+        Payload::encode(&self.arguments)
     }
 
     fn call(self: Box<Self>) -> R {
@@ -92,7 +93,7 @@ impl<R: Send + 'static> Work for Call<'static, R> {
 #[derive(Debug)]
 pub(crate) struct Encoded {
     pub(crate) task: &'static Task,
-    pub(crate) arguments: Vec<u8>,
+    pub(crate) arguments: Payload,
 }
 
 /// Not public API: an entry of the registry.
@@ -100,13 +101,15 @@ pub struct Task {
     pub(crate) name: &'static str,
     signature: &'static str,
     place: (&'static str, u32, u32),
-    pub(crate) run: fn(&[u8]) -> Outcome,
+    /// Tells tasks apart that look the same: those of a crate that is linked twice, or of one macro.
+    marker: fn() -> TypeId,
+    pub(crate) run: fn(Incoming<'_>) -> Outcome,
     /// Its place in the sorted registry, by which it is called over a link. Written by `registry`.
     index: AtomicU32,
 }
 
 /// Not public API: a task's encoded result.
-pub type Outcome = Result<Vec<u8>, Fault>;
+pub type Outcome = Result<Payload, Fault>;
 
 /// Not public API: why a task was not run, or has no result that could be sent.
 #[derive(Debug)]
@@ -132,9 +135,10 @@ impl Task {
         name: &'static str,
         signature: &'static str,
         place: (&'static str, u32, u32),
-        run: fn(&[u8]) -> Outcome,
+        marker: fn() -> TypeId,
+        run: fn(Incoming<'_>) -> Outcome,
     ) -> Self {
-        Self { name, signature, place, run, index: AtomicU32::new(u32::MAX) }
+        Self { name, signature, place, marker, run, index: AtomicU32::new(u32::MAX) }
     }
 
     pub(crate) fn index(&self) -> u32 {
@@ -142,8 +146,8 @@ impl Task {
         self.index.load(Ordering::Relaxed)
     }
 
-    fn identity(&self) -> (&'static str, (&'static str, u32, u32), &'static str) {
-        (self.name, self.place, self.signature)
+    fn identity(&self) -> impl Ord + Hash + use<> {
+        (self.name, self.place, self.signature, (self.marker)())
     }
 }
 
@@ -170,20 +174,6 @@ pub(crate) fn registry() -> &'static [&'static Task] {
     })
 }
 
-/// Refuses a program in which two tasks cannot be told apart, as a macro can make them.
-pub(crate) fn check_registry() -> Result<(), BuildError> {
-    match registry().windows(2).find(|pair| pair[0].identity() == pair[1].identity()) {
-        None => Ok(()),
-        Some(pair) => {
-            let (name, (file, line, _), _) = pair[0].identity();
-            Err(BuildError::Setting(
-                format!("two tasks are both called `{name}` at {file}:{line}; give them names of their own")
-                    .into(),
-            ))
-        }
-    }
-}
-
 /// What two processes must share to understand each other: this crate's version, the tasks with their
 /// signatures, and the very file that they run.
 pub(crate) fn fingerprint() -> u64 {
@@ -199,44 +189,28 @@ pub(crate) fn fingerprint() -> u64 {
 }
 
 /// Not public API: decodes arguments, calls, encodes the result. What is borrowed borrows from `input`.
-pub fn run<'a, A, R>(input: &'a [u8], body: impl FnOnce(A) -> R) -> Outcome
+pub fn run<'a, A, R>(input: Incoming<'a>, body: impl FnOnce(A) -> R) -> Outcome
 where
     A: Deserialize<'a>,
     R: Serialize + 'static,
 {
-    let arguments = postcard::from_bytes(input).map_err(|error| Fault::Arguments(error.to_string()))?;
+    let arguments = input.decode().map_err(|error| Fault::Arguments(error.to_string()))?;
     let result = body(arguments);
     let encoded = match (&result as &dyn Any).downcast_ref::<Vec<u8>>() {
         // The same bytes as by the general way, but as one block.
-        Some(bytes) => postcard::to_stdvec(&Bytes(bytes)),
-        None => postcard::to_stdvec(&result),
+        Some(bytes) => Payload::encode(&Bytes(bytes)),
+        None => Payload::encode(&result),
     };
     encoded.map_err(|error| Fault::Result(error.to_string()))
 }
 
 /// Decodes a result.
-pub(crate) fn decode<R: DeserializeOwned + 'static>(encoded: &[u8]) -> Result<R, postcard::Error> {
+pub(crate) fn decode<R: DeserializeOwned + 'static>(encoded: Incoming<'_>) -> Result<R, postcard::Error> {
     let mut result: Option<R> = None;
     if let Some(bytes) = (&mut result as &mut dyn Any).downcast_mut::<Option<Vec<u8>>>() {
         // As in `run`: a block.
-        *bytes = Some(postcard::from_bytes::<Bytes>(encoded)?.0.to_vec());
+        *bytes = Some(encoded.decode::<Bytes>()?.0.to_vec());
         return Ok(result.expect("it was just set"));
     }
-    postcard::from_bytes(encoded)
-}
-
-/// Not public API: a byte slice that is encoded as one block, not byte by byte.
-#[derive(Debug, Clone, Copy)]
-pub struct Bytes<'a>(pub &'a [u8]);
-
-impl Serialize for Bytes<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(self.0)
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Bytes<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        <&'a [u8]>::deserialize(deserializer).map(Bytes)
-    }
+    encoded.decode()
 }

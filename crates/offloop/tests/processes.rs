@@ -126,15 +126,25 @@ fn each_way_to_die_is_told_apart_and_leaves_the_pool_working() {
         (Death::Signal(libc::SIGSEGV), Exit::Signal(libc::SIGSEGV)),
         (Death::Signal(libc::SIGTERM), Exit::Signal(libc::SIGTERM)),
         (Death::CloseAllFiles, Exit::Protocol),
-        (Death::WriteGarbage, Exit::Protocol),
-        (Death::ClaimTooMuch, Exit::Protocol),
-        (Death::AnswerForAnother, Exit::Protocol),
+        (Death::Scribble(0), Exit::Protocol),
+        (Death::Scribble(1), Exit::Protocol),
+        (Death::Scribble(0xFF), Exit::Protocol),
     ] {
         let error = pool.run(die.with(way)).wait().unwrap_err();
         let ErrorKind::WorkerDied(died) = error.kind() else { panic!("{way:?}: {error}") };
         assert_eq!(died.exit, exit, "{way:?}");
         assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2, "after {way:?}");
     }
+}
+
+#[test]
+fn garbage_on_the_socket_is_but_noise() {
+    let pool = pool(1);
+    for i in 0..20 {
+        assert_eq!(pool.run(write_to_every_socket.with(i)).wait().unwrap(), i);
+    }
+    let pids = pool.workers();
+    assert_eq!(pool.run(process_id.with()).wait().unwrap(), pids[0]);
 }
 
 #[test]
@@ -537,6 +547,9 @@ fn comes_and_goes() {
     drop(offloop::run(prepare(|| ()).queue_timeout(Duration::from_secs(1))).wait());
     offloop::io_lane().shutdown(Duration::from_secs(10)).wait().unwrap();
     eventually("only the timer thread is left", || threads() <= 3);
+    // The arena stays too.
+    drop(pool(1).run(reversed.with(&vec![0; 100_000])).wait());
+    eventually("the pool is gone", || threads() <= 3);
     let before = (files(), threads());
     for _ in 0..5 {
         let pool = pool(2);

@@ -36,6 +36,7 @@ pub(super) fn all() -> Vec<Step> {
             plan: || cargo("clippy -p offloop --no-default-features --lib -- -D warnings").into(),
         },
         Step { name: "tests", plan: || cargo("test --workspace --all-features").into() },
+        Step { name: "nextest", plan: nextest },
         Step { name: "tests-bare", plan: || cargo("test -p offloop --no-default-features --lib").into() },
         Step { name: "models", plan: models },
         Step { name: "miri", plan: miri },
@@ -47,11 +48,21 @@ pub(super) fn all() -> Vec<Step> {
         },
         Step { name: "licences", plan: || deny(&["licenses", "bans", "sources"]) },
         Step { name: "advisories", plan: advisories },
+        Step { name: "torture", plan: || cargo("xtask torture --seconds 10 --seed 1").into() },
         Step { name: "bench-smoke", plan: || cargo("xtask bench threads --quick").into() },
         Step { name: "example-quickstart", plan: || cargo("run -p offloop --example quickstart").into() },
         Step { name: "example-executor", plan: || cargo("run -p offloop --example executor").into() },
         Step { name: "example-json-keys", plan: || cargo("run -p offloop --example json_keys").into() },
     ]
+}
+
+/// The example of tests that use process pools, under nextest, which starts a process for each test. The step
+/// `tests` runs it under `cargo test`, doctests included.
+fn nextest() -> Plan {
+    if host::output_of("cargo", &["nextest", "--version"]).is_none() {
+        return Plan::Skip("cargo-nextest is not installed".to_owned());
+    }
+    cargo("nextest run -p offloop-example-testing").into()
 }
 
 /// The concurrency models, under a scheduler that tries many orders: all tests that there are under this flag.

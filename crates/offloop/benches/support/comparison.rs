@@ -14,10 +14,8 @@ pub(crate) enum Better {
 pub(crate) enum Goal {
     /// At least as good as the best peer.
     BestPeer,
-    /// This many times the peer of that name.
+    /// At least as good as this many times the peer of that name.
     Times(f64, &'static str),
-    /// Reported only.
-    None,
 }
 
 /// One measured row.
@@ -25,7 +23,8 @@ pub(crate) struct Figure {
     /// What was measured, with its unit.
     pub(crate) label: String,
     pub(crate) better: Better,
-    pub(crate) goal: Goal,
+    /// None for a figure that is reported only.
+    pub(crate) goals: &'static [Goal],
     /// One value a contender, in their order; `None` where it does not apply.
     pub(crate) values: Vec<Option<f64>>,
 }
@@ -59,26 +58,21 @@ impl Comparison {
     }
 
     /// Who of ours reaches the goal.
-    fn reached_by(&self, figure: &Figure) -> String {
-        let ours = || self.names.iter().zip(&figure.values).take(self.ours);
-        let reached: Vec<String> = match figure.goal {
-            Goal::None => return "–".to_owned(),
-            Goal::BestPeer => {
-                let Some((_, best)) = self.best_peer(figure) else { return "–".to_owned() };
-                ours()
-                    .filter(|(_, value)| value.is_some_and(|value| no_worse(figure.better, value, best)))
-                    .map(|(name, _)| (*name).to_owned())
-                    .collect()
-            }
-            Goal::Times(times, base) => {
-                let Some(base) = self.peer(figure, base) else { return "–".to_owned() };
-                ours()
-                    .filter_map(|(name, value)| Some((name, (*value)? / base)))
-                    .filter(|(_, ratio)| no_worse(figure.better, *ratio, times))
-                    .map(|(name, ratio)| format!("{name} ({ratio:.1} ×)"))
-                    .collect()
-            }
+    fn reached_by(&self, figure: &Figure, goal: Goal) -> String {
+        let (times, base) = match goal {
+            Goal::BestPeer => (1.0, self.best_peer(figure).map(|(_, value)| value)),
+            Goal::Times(times, name) => (times, self.peer(figure, name)),
         };
+        let Some(base) = base else { return "–".to_owned() };
+        let ours = self.names.iter().zip(&figure.values).take(self.ours);
+        let reached: Vec<String> = ours
+            .filter_map(|(name, value)| Some((name, (*value)? / base)))
+            .filter(|(_, ratio)| no_worse(figure.better, *ratio, times))
+            .map(|(name, ratio)| match goal {
+                Goal::BestPeer => (*name).to_owned(),
+                Goal::Times(..) => format!("{name} ({ratio:.*} ×)", if times < 1.0 { 3 } else { 1 }),
+            })
+            .collect();
         if reached.is_empty() { "none".to_owned() } else { reached.join(", ") }
     }
 
@@ -102,13 +96,8 @@ impl Comparison {
         row.extend(figure.values.iter().map(|value| cell(*value, digits(*value))));
         row.push(best.map_or("–", |(name, _)| name).to_owned());
         row.extend(figure.values.iter().take(self.ours).map(ratio));
-        row.push(match (figure.goal, figure.better) {
-            (Goal::None, _) => "–".to_owned(),
-            (Goal::BestPeer, Better::Less) => "≤ best".to_owned(),
-            (Goal::BestPeer, Better::More) => "≥ best".to_owned(),
-            (Goal::Times(times, base), _) => format!("{times} × {base}"),
-        });
-        row.push(self.reached_by(figure));
+        row.push(for_each_goal(figure, |goal| to_reach(goal, figure.better)));
+        row.push(for_each_goal(figure, |goal| self.reached_by(figure, goal)));
         row
     }
 }
@@ -149,6 +138,24 @@ impl fmt::Display for Comparison {
     }
 }
 
+/// What `describe` says of each goal, in their order.
+fn for_each_goal(figure: &Figure, describe: impl Fn(Goal) -> String) -> String {
+    let said: Vec<String> = figure.goals.iter().map(|goal| describe(*goal)).collect();
+    if said.is_empty() { "–".to_owned() } else { said.join("; ") }
+}
+
+fn to_reach(goal: Goal, better: Better) -> String {
+    let sign = match better {
+        Better::Less => '≤',
+        Better::More => '≥',
+    };
+    match goal {
+        Goal::BestPeer => format!("{sign} best"),
+        Goal::Times(times, base) if times < 1.0 => format!("{sign} {base} ÷ {:.0}", times.recip()),
+        Goal::Times(times, base) => format!("{sign} {times} × {base}"),
+    }
+}
+
 fn no_worse(better: Better, value: f64, than: f64) -> bool {
     match better {
         Better::Less => value <= than,
@@ -161,6 +168,7 @@ fn digits(value: Option<f64>) -> usize {
     match value {
         Some(value) if value >= 100.0 => 0,
         Some(value) if value >= 10.0 => 1,
+        Some(value) if value < 1.0 => 3,
         _ => 2,
     }
 }

@@ -1,11 +1,14 @@
-//! What the benches share: statistics, load for the other cores, and the table that they print.
+//! What the benches share: statistics, load for the other cores, what the kernel knows of a process, and the
+//! table that they print.
 
 mod comparison;
 mod hog;
+mod procfs;
 mod stats;
 
 pub(crate) use comparison::{Better, Comparison, Figure, Goal};
 pub(crate) use hog::Hogs;
+pub(crate) use procfs::field;
 pub(crate) use stats::{Spread, median, per_second};
 
 /// How long a bench may take.

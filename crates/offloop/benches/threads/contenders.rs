@@ -10,7 +10,7 @@ use futures_lite::future::block_on;
 use offloop::ThreadPool;
 use tokio::runtime::Runtime;
 
-use crate::support::{Spread, median, per_second};
+use crate::support::{Spread, field, median, per_second};
 
 pub(crate) const OURS: [&str; 3] = [Run::NAME, RunCpu::NAME, Pool::NAME];
 pub(crate) const PEERS: [&str; 3] = [SpawnBlocking::NAME, Unblock::NAME, TokioRayon::NAME];
@@ -318,9 +318,4 @@ fn anonymous_kib() -> Option<f64> {
 
 fn thread_count() -> Option<f64> {
     field("/proc/self/status", "Threads:")
-}
-
-fn field(file: &str, name: &str) -> Option<f64> {
-    let text = std::fs::read_to_string(file).ok()?;
-    text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }

@@ -1,17 +1,22 @@
 //! The settings of a process pool.
 
+use std::borrow::Cow;
+use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::desk::Desk;
+use super::limits::{Limits, Surroundings};
+use super::member::{Member, Phase};
 use super::{ProcessPool, is_initialised, sys};
 use crate::backlog::OnFull;
 use crate::error::{BuildError, ErrorKind};
-use crate::task::{Call, Encoded, check_registry, decode};
+use crate::payload::Incoming;
+use crate::task::{Call, Encoded, decode};
 
 /// Sets up a [`ProcessPool`].
 #[must_use = "a builder does nothing until `build`"]
@@ -29,13 +34,31 @@ pub(super) struct Config {
     pub(super) max_payload: u32,
     pub(super) program: PathBuf,
     pub(super) initializer: Option<Initializer>,
+    /// A worker is replaced when it has run so many jobs, or is so old.
+    pub(super) max_jobs: Option<u64>,
+    pub(super) max_age: Option<Duration>,
+    /// What a worker may have resident, in bytes.
+    pub(super) memory_limit: Option<u64>,
+    pub(super) limits: Limits,
+    pub(super) surroundings: Surroundings,
+    /// How much of the end of each worker's standard error is kept, in bytes.
+    pub(super) stderr_tail: usize,
 }
+
+/// How much workers give way by default: enough for the loop to come first where cores are short.
+const NICE: i32 = 5;
+
+/// How much memory a worker keeps for later results by default, in bytes.
+const RETAINED: u64 = 256 << 20;
+
+/// The system's masks of cores have room for so many.
+const MOST_CORES: usize = 1024;
 
 /// A call that each worker runs before its first job.
 pub(super) struct Initializer {
     pub(super) call: Encoded,
     /// Tells from the encoded result whether it went well.
-    pub(super) verdict: fn(&[u8]) -> Result<(), String>,
+    pub(super) verdict: fn(Incoming<'_>) -> Result<(), String>,
 }
 
 /// What an initializer task may return: nothing, or a result whose error keeps the worker from starting.
@@ -68,6 +91,18 @@ impl ProcessPoolBuilder {
                 max_payload: 1 << 30,
                 program: sys::this_program(),
                 initializer: None,
+                max_jobs: None,
+                max_age: None,
+                memory_limit: None,
+                limits: Limits {
+                    nice: NICE,
+                    cores: Vec::new(),
+                    memory_cap: None,
+                    open_files: None,
+                    retained: RETAINED,
+                },
+                surroundings: Surroundings::default(),
+                stderr_tail: 4096,
             },
             invalid: None,
         }
@@ -114,16 +149,120 @@ impl ProcessPoolBuilder {
         self
     }
 
+    /// Replaces a worker when it has run about so many jobs; at least 1. Default: never.
+    ///
+    /// Its replacement is started first and takes over when it is ready, so no job is lost and none waits for it;
+    /// meanwhile the old one goes on, and may run some more. So it is for all that wears a worker out: leaks are
+    /// contained, nobody is interrupted.
+    pub fn max_jobs_per_worker(mut self, jobs: u64) -> Self {
+        self.config.max_jobs = Some(jobs);
+        self
+    }
+
+    /// Replaces a worker when it has lived for so long, likewise. Default: never.
+    pub fn max_worker_age(mut self, age: Duration) -> Self {
+        self.config.max_age = Some(age);
+        self
+    }
+
+    /// The most memory that a worker may have resident for itself while it runs jobs, in bytes. It is measured
+    /// every 50 ms; a worker that exceeds it is killed, and its job ends with [`ErrorKind::WorkerDied`], which says
+    /// so and how much it was. If the job has not run for so long yet, the worker is replaced as one that is worn
+    /// out is. Shared memory is not counted.
+    /// Default: no limit.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.config.memory_limit = Some(bytes);
+        self
+    }
+
+    /// A cap on each worker's own memory, in bytes: what exceeds it is refused by the system (`RLIMIT_DATA`), which
+    /// mostly means that the worker aborts. Catches what grows faster than `memory_limit` is measured; address space
+    /// that is reserved but not used counts too. Default: that of this process.
+    pub fn memory_cap(mut self, bytes: u64) -> Self {
+        self.config.limits.memory_cap = Some(bytes);
+        self
+    }
+
+    /// How much more freed shared memory each worker keeps for its next large results, in bytes. When it has been
+    /// idle for 2 s it keeps none. This process keeps 256 MiB for arguments, likewise. Default 256 MiB.
+    pub fn retained_memory(mut self, bytes: u64) -> Self {
+        self.config.limits.retained = bytes;
+        self
+    }
+
+    /// How much workers give way to other processes on the same cores, this one above all: added to its own nice
+    /// level. Default 5, so that the event loop comes first where cores are short. Negative values need privileges
+    /// and are ignored without them.
+    pub fn nice(mut self, increment: i32) -> Self {
+        self.config.limits.nice = increment;
+        self
+    }
+
+    /// The cores that workers may run on, by their numbers. Default: those of this process.
+    pub fn cpu_affinity(mut self, cores: impl IntoIterator<Item = usize>) -> Self {
+        self.config.limits.cores = cores.into_iter().collect();
+        if self.config.limits.cores.is_empty() {
+            self.refuse("cpu_affinity names no core: workers could run nowhere");
+        } else if let Some(core) = self.config.limits.cores.iter().find(|core| **core >= MOST_CORES) {
+            let message = format!("cpu_affinity names core {core}; numbers go up to {}", MOST_CORES - 1);
+            self.refuse(message);
+        }
+        self
+    }
+
+    /// How many files each worker may have open; it needs about 16 for itself. Default: as many as this process.
+    pub fn max_open_files(mut self, files: u64) -> Self {
+        self.config.limits.open_files = Some(files);
+        self
+    }
+
+    /// The workers' working directory. Default: that of this process when they are started.
+    pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.config.surroundings.directory = Some(directory.into());
+        self
+    }
+
+    /// Sets an environment variable in the workers. Default: they have those of this process when they are started.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.config.surroundings.variables.push((name.into(), Some(value.into())));
+        self
+    }
+
+    /// Removes an environment variable from the workers.
+    pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
+        self.config.surroundings.variables.push((name.into(), None));
+        self
+    }
+
+    /// Gives the workers no environment variables but those that are set here before or after.
+    pub fn env_clear(mut self) -> Self {
+        self.config.surroundings.cleared = true;
+        self
+    }
+
+    /// How much of the end of each worker's standard error is kept for the error of a crash, in bytes. What workers
+    /// write there is passed on to this process's standard error in any case; with 0 they write to it directly.
+    /// Default 4096.
+    pub fn stderr_tail(mut self, bytes: usize) -> Self {
+        self.config.stderr_tail = bytes;
+        self
+    }
+
+    fn refuse(&mut self, message: impl Into<Cow<'static, str>>) {
+        self.invalid.get_or_insert(BuildError::Setting(message.into()));
+    }
+
     /// Runs `call` in each worker before its first job. A worker whose initializer panics or returns an error
     /// is not used; when none can be had the jobs end with [`ErrorKind::CouldNotStart`] and that reason.
     pub fn initializer<R: Initialised>(mut self, call: &Call<'_, R>) -> Self {
         match call.encode() {
             Ok(call) => {
-                let verdict = |result: &[u8]| decode::<R>(result).map_err(|e| e.to_string())?.verdict();
+                let verdict =
+                    |result: Incoming<'_>| decode::<R>(result).map_err(|e| e.to_string())?.verdict();
                 self.config.initializer = Some(Initializer { call, verdict });
             }
             Err(error) => {
-                self.invalid = Some(BuildError::Setting(format!("the initializer: {error}").into()));
+                self.refuse(format!("the initializer: {error}"));
             }
         }
         self
@@ -150,18 +289,37 @@ impl ProcessPoolBuilder {
                 "queue_capacity is 0: no job could wait for a worker; give at least 1".into(),
             ));
         }
+        if config.max_jobs == Some(0) {
+            return Err(BuildError::Setting(
+                "max_jobs_per_worker is 0: workers would only be replaced; give at least 1".into(),
+            ));
+        }
         if !is_initialised() {
             return Err(BuildError::NotInitialised);
         }
-        check_registry()?;
         Ok(ProcessPool::from_desk(Desk::open(config)?))
     }
 }
 
 impl Config {
+    /// Whether a worker is to be replaced.
+    pub(super) fn is_worn(&self, member: &Member) -> bool {
+        self.is_worn_at(member, Instant::now())
+    }
+
+    pub(super) fn is_worn_at(&self, member: &Member, now: Instant) -> bool {
+        let has_run_enough = self.max_jobs.is_some_and(|limit| member.jobs >= limit);
+        let is_old = self.worn_at(member).is_some_and(|time| now >= time);
+        member.phase == Phase::Ready && (has_run_enough || is_old || member.is_fat)
+    }
+
+    /// When a worker will be too old.
+    pub(super) fn worn_at(&self, member: &Member) -> Option<Instant> {
+        member.born.checked_add(self.max_age?)
+    }
+
     pub(super) fn check_size(&self, call: Encoded) -> Result<Encoded, ErrorKind> {
-        // The task's index travels with the arguments.
-        let size = call.arguments.len() + size_of::<u32>();
+        let size = call.arguments.size();
         if size <= self.max_payload as usize {
             return Ok(call);
         }

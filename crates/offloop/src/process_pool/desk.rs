@@ -1,28 +1,42 @@
-//! What submitters and the supervisor share: the queue, the running jobs, the orders to kill.
+//! What submitters, waiters and the supervisor share: the queue, and which worker has which job.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::builder::Config;
-use super::supervisor::Supervisor;
+use super::link::{Link, Sleep, state};
+use super::member::{Finished, Member, Phase, Why};
+use super::outcome;
+use super::output::Output;
+use super::patience::spin;
+use super::supervisor::{STALL, Supervisor};
 use super::sys::Bell;
 use crate::backlog::{Backlog, Offer};
 use crate::cell::{Owner, Remote};
 use crate::error::{BuildError, ErrorKind};
 use crate::fork::Generation;
-use crate::job::{Core, JobId};
+use crate::job::{Core, Expected, JobState};
 use crate::report::{Report, Stuck};
-use crate::sync::{Condvar, Mutex, MutexGuard, thread, wait_until};
+use crate::sync::{Condvar, Mutex, thread, wait_until};
+use crate::task::{Encoded, registry};
 
-/// The lock is held for moments only, never over a system call or foreign code, so that neither a submitter
-/// nor the supervisor waits for the other.
+/// To wake a worker for less expected work is not worth it.
+const WAKE_UP: Duration = Duration::from_micros(20);
+
+/// A task that took less than this lately may be waited for at once.
+const SHORT: Duration = Duration::from_micros(100);
+
+/// The lock is held for moments only, never over foreign code, and over a system call only to empty the pipes of a
+/// captured job, so that nobody waits for long.
+/// Whoever holds it may give queued jobs to workers and take answers from them: submitters do the former, those
+/// who wait for a result the latter, and the supervisor whatever nobody else has done.
 pub(super) struct Desk {
     pub(super) config: Config,
     inbox: Mutex<Inbox>,
     /// Wakes the supervisor.
     pub(super) bell: Bell,
-    /// Signalled when a job has left `running` and when the supervisor has ended.
+    /// Signalled when the supervisor has ended.
     changed: Condvar,
     born: Generation,
     owner: Weak<dyn Owner>,
@@ -30,13 +44,11 @@ pub(super) struct Desk {
 
 pub(super) struct Inbox {
     pub(super) backlog: Backlog<Arc<dyn Remote>>,
-    /// The jobs that workers have. Written by the supervisor alone.
-    pub(super) running: HashMap<JobId, Running>,
-    /// Jobs that ended while a worker ran them: that worker is to be killed.
-    pub(super) to_kill: Vec<JobId>,
-    /// The process ids of the workers that are up. Written by the supervisor alone.
-    pub(super) pids: Vec<u32>,
-    /// How many workers were killed for the sake of their job. Written by the supervisor alone.
+    /// The workers. Only the supervisor adds and removes them.
+    pub(super) members: Vec<Member>,
+    /// Jobs that wait for another attempt, and until when.
+    pub(super) later: Vec<(Instant, Arc<dyn Remote>)>,
+    /// How many workers were killed for the sake of their job.
     pub(super) killed: usize,
     /// No more jobs are accepted.
     pub(super) closed: bool,
@@ -44,12 +56,171 @@ pub(super) struct Inbox {
     pub(super) over: bool,
     /// The bell was rung and the supervisor has not looked yet.
     rung: bool,
+    /// When the supervisor looks again by itself.
+    looks_at: Option<Instant>,
+    /// How many calls were given to workers.
+    pub(super) given: u64,
+    /// How many jobs a worker may run.
+    max_jobs: Option<u64>,
+    /// How long each task took lately, by its index; zero if that is not known.
+    pace: Vec<Duration>,
 }
 
-pub(super) struct Running {
-    pub(super) job: Arc<dyn Remote>,
-    pub(super) pid: u32,
-    pub(super) since: Instant,
+/// What is to be done after the lock is released.
+#[derive(Default)]
+#[must_use]
+pub(super) struct Aftermath {
+    /// Workers that sleep and have a call.
+    wake: Vec<(Arc<Link>, Sleep)>,
+    /// Jobs that got room in the queue.
+    admitted: Vec<Arc<dyn Remote>>,
+    /// Jobs that had ended when their turn came.
+    ended: Vec<Arc<dyn Remote>>,
+    finished: Vec<Finished>,
+    /// The supervisor has something to do.
+    ring: bool,
+}
+
+impl Inbox {
+    /// Gives queued jobs to workers that have room: first to those that have nothing to do, then behind calls that
+    /// are expected to end soon.
+    pub(super) fn assign(&mut self, after: &mut Aftermath) {
+        while let Some(next) = self.backlog.peek() {
+            let is_captured = next.core().options.capture.is_some();
+            for at in 0..self.members.len() {
+                if self.members[at].has_passed_withdrawn() {
+                    // Only removes what is withdrawn, unless an answer has come behind it.
+                    self.collect(at, after);
+                }
+            }
+            let Some(at) = self.choose(is_captured) else { return };
+            let Some((job, admitted)) = self.backlog.take() else { return };
+            after.admitted.extend(admitted);
+            let Some(call) = Arc::clone(&job).start() else {
+                after.ended.push(job);
+                continue;
+            };
+            let pace = self.pace[call.task.index() as usize];
+            let expected = (!pace.is_zero()).then_some(pace);
+            let member = &mut self.members[at];
+            if expected.is_some_and(|expected| expected < SHORT) {
+                job.core().expect(Expected::FromProcess);
+            }
+            self.given += 1;
+            member.last_given = self.given;
+            if let Some(sleep) = member.give(job, call, expected) {
+                after.wake.push((Arc::clone(&member.link), sleep));
+            }
+            let member = &self.members[at];
+            let due = member.run_deadline().into_iter().chain(member.stalls_at(STALL)).min();
+            // Who sleeps for ever does not know that there is something to watch.
+            if self.looks_at.is_none_or(|looks_at| due.is_some_and(|due| due < looks_at)) {
+                self.ring(after);
+            }
+        }
+    }
+
+    /// The worker for the next job: an idle one that looks out for calls; else one that will soon have done what it
+    /// has; else an idle one, which must be woken, of these the last that had a call; else the least busy.
+    ///
+    /// A captured job goes to an idle one alone: what others print must not mingle with what it prints.
+    fn choose(&self, is_captured: bool) -> Option<usize> {
+        let rank = |member: &Member| {
+            let load = member.room().filter(|_| !is_captured || member.calls.is_empty())?;
+            let preference = match (member.calls.is_empty(), member.link.is_awake()) {
+                (true, true) => 0,
+                (false, _) if load < WAKE_UP => 1,
+                (true, false) => 2,
+                (false, _) => 3,
+            };
+            Some((preference, load, Reverse(member.last_given)))
+        };
+        let ranked = self.members.iter().enumerate().filter_map(|(at, member)| Some((rank(member)?, at)));
+        ranked.min().map(|(_, at)| at)
+    }
+
+    /// Takes the answers of a worker, and gives it more to do.
+    pub(super) fn harvest(&mut self, at: usize, after: &mut Aftermath) {
+        self.collect(at, after);
+        self.assign(after);
+        if self.closed && self.is_idle() {
+            self.ring(after);
+        }
+    }
+
+    fn collect(&mut self, at: usize, after: &mut Aftermath) {
+        let member = &mut self.members[at];
+        if !member.is_ready() {
+            return;
+        }
+        let first_new = after.finished.len();
+        let result = member.harvest(&mut after.finished);
+        for Finished { task, answer, .. } in &after.finished[first_new..] {
+            let pace = &mut self.pace[task.index() as usize];
+            let took = Duration::from_nanos(answer.nanos.max(1));
+            *pace = if pace.is_zero() { took } else { (*pace * 3 + took) / 4 };
+        }
+        let is_worn = self.max_jobs.is_some_and(|limit| member.jobs >= limit);
+        if result.is_err() {
+            self.dismiss(at, Why::BrokeOff, after);
+        } else if is_worn {
+            self.ring(after);
+        }
+    }
+
+    /// Takes back what a worker has not begun with, to the front of the queue.
+    pub(super) fn recall(&mut self, at: usize) {
+        for (job, call) in self.members[at].recall() {
+            self.requeue(job, call);
+        }
+    }
+
+    /// Puts a job back whose worker did not begin with it.
+    pub(super) fn requeue(&mut self, job: Arc<dyn Remote>, call: Encoded) {
+        if job.give_back(call) {
+            self.backlog.put_back(job);
+        }
+    }
+
+    /// Marks a worker for its end; the supervisor brings it about.
+    pub(super) fn dismiss(&mut self, at: usize, why: Why, after: &mut Aftermath) {
+        if !self.members[at].is_leaving() {
+            self.recall(at);
+            self.members[at].phase = Phase::Leaving(why);
+            self.ring(after);
+        }
+    }
+
+    fn ring(&mut self, after: &mut Aftermath) {
+        after.ring |= !std::mem::replace(&mut self.rung, true);
+    }
+
+    /// Whether no job is queued or running any more.
+    pub(super) fn is_idle(&self) -> bool {
+        self.unstarted() == 0 && self.running() == 0
+    }
+
+    /// How many jobs no worker has.
+    fn unstarted(&self) -> usize {
+        self.backlog.total() + self.later.len()
+    }
+
+    /// How many jobs workers have.
+    fn running(&self) -> usize {
+        self.flights().count()
+    }
+
+    fn flights(&self) -> impl Iterator<Item = (&Member, &Arc<dyn Remote>)> {
+        let all = self.members.iter().flat_map(|member| member.calls.iter().map(move |call| (member, call)));
+        all.filter_map(|(member, call)| Some((member, &call.work.as_ref()?.0)))
+    }
+
+    /// Every job that no worker has, out of the queue.
+    pub(super) fn drain(&mut self) -> Vec<Arc<dyn Remote>> {
+        let mut jobs = self.backlog.drain();
+        jobs.extend(self.later.drain(..).map(|(_, job)| job));
+        jobs
+    }
 }
 
 impl Desk {
@@ -60,13 +231,16 @@ impl Desk {
         let desk = Arc::new_cyclic(|me: &Weak<Self>| Self {
             inbox: Mutex::new(Inbox {
                 backlog: Backlog::new(config.queue_capacity, config.on_full),
-                running: HashMap::new(),
-                to_kill: Vec::new(),
-                pids: Vec::new(),
+                members: Vec::new(),
+                later: Vec::new(),
                 killed: 0,
                 closed: false,
                 over: false,
                 rung: false,
+                looks_at: None,
+                given: 0,
+                max_jobs: config.max_jobs,
+                pace: vec![Duration::ZERO; registry().len()],
             }),
             config,
             bell,
@@ -74,10 +248,12 @@ impl Desk {
             born: Generation::now(),
             owner: me.clone(),
         });
-        let supervisor = Supervisor::new(Arc::clone(&desk));
+        let output = Output::open(desk.config.stderr_tail).map_err(system("opening the workers' output"))?;
+        let supervisor = Supervisor::new(Arc::clone(&desk), Arc::clone(&output));
         thread::Builder::new()
             .name("offloop-supervisor".into())
             .spawn(move || supervisor.run())
+            .inspect_err(|_| output.close())
             .map_err(system("starting the pool's supervisor thread"))?;
         Ok(desk)
     }
@@ -87,12 +263,14 @@ impl Desk {
         if self.born.is_past() {
             return Err(ErrorKind::Forked);
         }
-        let mut inbox = self.inbox.lock();
-        if inbox.closed {
-            return Err(ErrorKind::Closed);
-        }
-        let offer = inbox.backlog.offer(job, &self.owner);
-        self.ring(inbox);
+        let offer = self.change(|inbox, after| {
+            if inbox.closed {
+                return Err(ErrorKind::Closed);
+            }
+            let offer = inbox.backlog.offer(job, &self.owner);
+            inbox.assign(after);
+            Ok(offer)
+        })?;
         match offer {
             Offer::Taken | Offer::Ended(_) => {}
             Offer::Shed(victim) => {
@@ -104,30 +282,52 @@ impl Desk {
         Ok(())
     }
 
-    /// Releases the inbox and has the supervisor look into it.
-    fn ring(&self, mut inbox: MutexGuard<'_, Inbox>) {
-        let is_first = !std::mem::replace(&mut inbox.rung, true);
-        drop(inbox);
-        if is_first {
+    /// Changes something under the lock, and does what follows from it after the lock is released.
+    pub(super) fn change<R>(&self, change: impl FnOnce(&mut Inbox, &mut Aftermath) -> R) -> R {
+        let mut after = Aftermath::default();
+        let result = change(&mut self.inbox.lock(), &mut after);
+        self.settle(after);
+        result
+    }
+
+    fn settle(&self, after: Aftermath) {
+        after.wake.iter().for_each(|(link, sleep)| link.wake(*sleep));
+        if after.ring {
             self.bell.ring();
         }
+        after.admitted.iter().for_each(|job| job.admit());
+        after.finished.into_iter().for_each(outcome::finish);
+        drop(after.ended);
     }
 
-    /// The supervisor's way in. Whoever changes the inbox from now on rings again.
-    pub(super) fn look(&self) -> MutexGuard<'_, Inbox> {
+    /// The supervisor's way in. Whoever has something for it rings again from now on.
+    pub(super) fn look<R>(&self, look: impl FnOnce(&mut Inbox, &mut Aftermath) -> R) -> R {
+        self.change(|inbox, after| {
+            inbox.rung = false;
+            look(inbox, after)
+        })
+    }
+
+    /// The supervisor goes to sleep until then. False if something has come up meanwhile.
+    pub(super) fn sleep_until(&self, deadline: Option<Instant>) -> bool {
         let mut inbox = self.inbox.lock();
-        inbox.rung = false;
-        inbox
+        inbox.looks_at = deadline;
+        !inbox.rung && !inbox.members.iter().any(Member::has_news)
     }
 
-    /// The supervisor's other way in: for what it tells, not for what it is told.
-    pub(super) fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock()
-    }
-
-    /// Tells a shutdown that jobs or workers have gone.
-    pub(super) fn announce(&self) {
+    /// The supervisor has ended: nothing is to be had here any more. Returns the jobs that are left.
+    pub(super) fn end(&self) -> Vec<Arc<dyn Remote>> {
+        let mut inbox = self.inbox.lock();
+        inbox.closed = true;
+        inbox.over = true;
+        let mut left = inbox.drain();
+        let members = std::mem::take(&mut inbox.members);
+        drop(inbox);
+        for flight in members.into_iter().flat_map(|member| member.calls) {
+            left.extend(flight.work.map(|(job, _)| job));
+        }
         self.changed.notify_all();
+        left
     }
 
     /// Takes no more jobs from now on. Those accepted are still run, then the workers leave. Says how many
@@ -136,11 +336,11 @@ impl Desk {
         if self.born.is_past() {
             return 0;
         }
-        let mut inbox = self.inbox.lock();
-        inbox.closed = true;
-        let jobs = inbox.backlog.total() + inbox.running.len();
-        self.ring(inbox);
-        jobs
+        self.change(|inbox, after| {
+            inbox.closed = true;
+            inbox.ring(after);
+            inbox.unstarted() + inbox.running()
+        })
     }
 
     /// Drains a closed pool of its `pending` jobs, then cancels and kills, then reports.
@@ -152,55 +352,116 @@ impl Desk {
         let killed_before = inbox.killed;
         inbox = wait_until(&self.changed, inbox, drain, |inbox| inbox.over);
 
-        let queued = inbox.backlog.drain();
-        let running: Vec<_> = inbox.running.values().map(|running| Arc::clone(&running.job)).collect();
-        let ids: Vec<_> = inbox.running.keys().copied().collect();
-        inbox.to_kill.extend(ids);
-        self.ring(inbox);
-        for job in queued.iter().chain(&running) {
-            job.fail(ErrorKind::Cancelled);
-        }
+        let mut left = inbox.drain();
+        left.extend(inbox.flights().map(|(_, job)| Arc::clone(job)));
+        drop(inbox);
+        // Whoever is in a worker is interrupted by that.
+        let cancelled = left.iter().filter(|job| job.cancel()).count();
+        self.change(Inbox::ring);
 
         // SIGKILL follows after one grace period, and what it ends is collected within the second.
         let grace = self.config.grace.saturating_mul(2).saturating_add(Duration::from_secs(1));
         let inbox = wait_until(&self.changed, self.inbox.lock(), grace, |inbox| inbox.over);
         let stuck: Vec<Stuck> = inbox
-            .running
-            .values()
-            .map(|Running { job, pid, since }| Stuck::new(job.core(), format!("process {pid}"), *since))
+            .members
+            .iter()
+            .filter_map(|member| {
+                let (job, since) = member.running()?;
+                Some(Stuck::new(job.core(), format!("process {}", member.pid), since))
+            })
             .collect();
-        let killed = inbox.killed - killed_before;
+        let killed = (inbox.killed - killed_before).min(cancelled);
         Report {
-            drained: pending.saturating_sub(queued.len() + running.len()),
-            cancelled: queued.len(),
-            killed: killed.min(running.len()),
+            drained: pending.saturating_sub(cancelled),
+            cancelled: cancelled.saturating_sub(killed + stuck.len()),
+            killed,
             stuck,
         }
     }
 
     pub(super) fn pids(&self) -> Vec<u32> {
-        if self.born.is_past() { Vec::new() } else { self.inbox.lock().pids.clone() }
+        if self.born.is_past() {
+            return Vec::new();
+        }
+        let inbox = self.inbox.lock();
+        inbox.members.iter().filter(|member| !member.is_leaving()).map(|member| member.pid).collect()
     }
 
     pub(super) fn queued(&self) -> usize {
-        if self.born.is_past() { 0 } else { self.inbox.lock().backlog.total() }
+        if self.born.is_past() { 0 } else { self.inbox.lock().unstarted() }
     }
 }
 
 impl Owner for Desk {
     fn withdraw(&self, core: &Core) {
-        let mut inbox = self.inbox.lock();
-        let (removed, admitted) = inbox.backlog.withdraw(core);
-        self.ring(inbox);
+        let removed = self.change(|inbox, after| {
+            let (mut removed, admitted) = inbox.backlog.withdraw(core);
+            after.admitted.extend(admitted);
+            if removed.is_none() {
+                let at = inbox.later.iter().position(|(_, job)| job.core().id == core.id);
+                removed = at.map(|at| inbox.later.swap_remove(at).1);
+            }
+            if inbox.closed {
+                inbox.ring(after);
+            }
+            removed
+        });
         drop(removed);
-        if let Some(admitted) = admitted {
-            admitted.admit();
-        }
     }
 
     fn interrupt(&self, core: &Core) {
-        let mut inbox = self.inbox.lock();
-        inbox.to_kill.push(core.id);
-        self.ring(inbox);
+        self.change(|inbox, after| {
+            let found = (0..inbox.members.len())
+                .find_map(|at| inbox.members[at].withdraw(core.id).map(|withdrawn| (at, withdrawn)));
+            match found {
+                Some((at, Err(()))) => inbox.dismiss(at, Why::JobEnded, after),
+                // It never runs.
+                Some((_, Ok((job, _)))) => after.ended.push(job),
+                // It was answered a moment ago.
+                None => {}
+            }
+            if inbox.closed {
+                inbox.ring(after);
+            }
+        });
+    }
+
+    fn attend(&self, core: &Core, spinning: Duration, sleeping: Duration) -> bool {
+        let place = {
+            let inbox = self.inbox.lock();
+            let found = inbox.members.iter().find_map(|member| member.find(core.id));
+            found.map(|(link, slot)| (Arc::clone(link), slot))
+        };
+        let Some((link, slot)) = place else { return false };
+        let spinning = if link.is_elsewhere() { spinning } else { Duration::ZERO };
+        let began = Instant::now();
+        let mut spins = true;
+        while core.state() != JobState::Ended {
+            if link.state(slot) == state::ANSWERED {
+                self.take_answers_of(&link);
+                break;
+            }
+            let waited = began.elapsed();
+            if waited < spinning {
+                spin();
+            } else if waited < spinning + sleeping {
+                spins = false;
+                link.await_answer(slot, sleeping);
+            } else {
+                break;
+            }
+        }
+        spins
+    }
+}
+
+impl Desk {
+    fn take_answers_of(&self, link: &Arc<Link>) {
+        self.change(|inbox, after| {
+            let at = inbox.members.iter().position(|member| Arc::ptr_eq(&member.link, link));
+            if let Some(at) = at {
+                inbox.harvest(at, after);
+            }
+        });
     }
 }

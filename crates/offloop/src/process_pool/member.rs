@@ -1,246 +1,313 @@
-//! One worker process as its supervisor sees it: its link, its phase, its time limits.
+//! One worker as the desk sees it: its phase, and the calls that it has.
 
-use std::io;
-use std::net::Shutdown;
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::PollFd;
-
-use super::builder::Config;
-use super::frame::{Frame, Kind, Reader, Writer};
-use super::sys::{self, Process};
+use super::link::{Answer, CAPTURE, Link, Malformed, SLOTS, Sleep, state};
+use super::output::Sink;
 use crate::cell::Remote;
 use crate::job::JobId;
-use crate::task::Encoded;
+use crate::payload::Payload;
+use crate::task::{Encoded, Task};
 
 /// ```text
-/// Starting ──hello──▶ Initialising ──done──▶ Idle ◀──answer── Busy
-///     │                    │                  │ └─────job─────▶┘│
-///     └────────────────────┴────▶ Leaving ◀───┴────────────────┘   (each may die at any time)
+/// Starting ──greeting──▶ Initialising ──answer──▶ Ready ──▶ Retiring
+///     │                        │                    │           │
+///     └────────────────────────┴──────▶ Leaving ◀───┴───────────┘   (each may die at any time)
 /// ```
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Its greeting has not come.
     Starting,
-    /// It runs the initializer.
+    /// It runs the initializer, in slot 0.
     Initialising,
-    Idle,
-    Busy(Arc<dyn Remote>),
-    /// It was told to go, or killed; with the job that it had then.
-    Leaving(Why, Option<Arc<dyn Remote>>),
+    Ready,
+    /// It finishes what it has; another one has taken its place.
+    Retiring,
+    /// It is to end.
+    Leaving(Why),
 }
 
 /// Why a worker is to go.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// There is no more work.
+    /// There is no more work for it.
     Released,
     /// Its job was cancelled or is out of time.
     JobEnded,
     /// It does not speak the protocol.
     BrokeOff,
+    /// It uses more memory than it may, in bytes.
+    Memory(u64),
     /// It did not come up as it should.
     Refused(String),
 }
 
+/// After so much expected work a worker is not given more ahead of time.
+const AHEAD: Duration = Duration::from_micros(200);
+
+#[derive(Debug)]
 pub(super) struct Member {
-    pub(super) process: Process,
-    link: UnixStream,
-    link_is_open: bool,
-    reader: Reader,
-    writer: Writer,
-    phase: Phase,
-    /// When its start, its leave or its death after SIGTERM has taken too long.
-    deadline: Option<Instant>,
+    pub(super) pid: u32,
+    pub(super) link: Arc<Link>,
+    sink: Arc<Sink>,
+    pub(super) phase: Phase,
+    /// What it has, in the order in which it runs.
+    pub(super) calls: VecDeque<Flight>,
+    /// The slot whose turn is next.
+    next: u32,
+    /// How long its calls are expected to take all together.
+    load: Duration,
+    /// When the first of its calls became the first.
+    since: Instant,
+    /// The number of its newest call among all the pool's.
+    pub(super) last_given: u64,
+    /// How many jobs it has answered.
+    pub(super) jobs: u64,
+    /// It uses more memory than it may, but not for its job.
+    pub(super) is_fat: bool,
+    pub(super) born: Instant,
+    /// Arguments that it uses beyond their job.
+    kept: Vec<Payload>,
 }
 
-/// What a link has to say at the moment.
-pub(super) enum Readable {
-    Frame(Frame),
-    Nothing,
-    Closed,
-    Malformed,
+/// A job and its call.
+pub(super) type Work = (Arc<dyn Remote>, Encoded);
+
+/// A call in a worker's link.
+pub(super) struct Flight {
+    slot: u32,
+    expected: Duration,
+    /// `None` once it is withdrawn, until the worker has passed its slot.
+    pub(super) work: Option<Work>,
 }
 
-/// What every frame may carry, however small the payloads of jobs are to be, in bytes.
-const SMALL: u32 = 64 * 1024;
+impl std::fmt::Debug for Flight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let job = self.work.as_ref().map(|(job, _)| job.core().id);
+        f.debug_struct("Flight").field("slot", &self.slot).field("job", &job).finish_non_exhaustive()
+    }
+}
 
-/// How long a worker may be without a link before it counts as broken: one that exits closes its link a
-/// moment before it is dead.
-const WITHOUT_LINK: Duration = Duration::from_millis(200);
+impl Flight {
+    fn is(&self, id: JobId) -> bool {
+        self.work.as_ref().is_some_and(|(job, _)| job.core().id == id)
+    }
+}
+
+/// A job with the answer to it.
+pub(super) struct Finished {
+    pub(super) job: Arc<dyn Remote>,
+    pub(super) task: &'static Task,
+    /// `None` if the worker goes on using them.
+    pub(super) arguments: Option<Payload>,
+    pub(super) answer: Answer,
+}
 
 impl Member {
-    pub(super) fn new(process: Process, link: UnixStream, config: &Config) -> Self {
+    pub(super) fn new(pid: u32, link: Arc<Link>, sink: Arc<Sink>) -> Self {
+        let now = Instant::now();
         Self {
-            process,
+            pid,
             link,
-            // Greetings and reasons are small, but not results.
-            reader: Reader::new(config.max_payload.max(SMALL)),
-            writer: Writer::default(),
-            link_is_open: true,
+            sink,
             phase: Phase::Starting,
-            deadline: Instant::now().checked_add(config.start_timeout),
+            calls: VecDeque::new(),
+            next: 0,
+            load: Duration::ZERO,
+            since: now,
+            last_given: 0,
+            jobs: 0,
+            is_fat: false,
+            born: now,
+            kept: Vec::new(),
         }
     }
 
-    pub(super) fn pid(&self) -> u32 {
-        self.process.pid()
-    }
-
-    pub(super) fn phase(&self) -> &Phase {
-        &self.phase
-    }
-
-    pub(super) fn into_phase(self) -> Phase {
-        self.phase
-    }
-
-    pub(super) fn is_idle(&self) -> bool {
-        matches!(self.phase, Phase::Idle)
-    }
-
     pub(super) fn is_ready(&self) -> bool {
-        matches!(self.phase, Phase::Idle | Phase::Busy(_))
+        matches!(self.phase, Phase::Ready | Phase::Retiring)
     }
 
     pub(super) fn is_leaving(&self) -> bool {
-        matches!(self.phase, Phase::Leaving(..))
+        matches!(self.phase, Phase::Leaving(_))
     }
 
-    pub(super) fn link_is_open(&self) -> bool {
-        self.link_is_open
-    }
-
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.deadline
-    }
-
-    /// Whether it runs this job.
-    pub(super) fn is_busy_with(&self, id: JobId) -> bool {
-        matches!(&self.phase, Phase::Busy(job) if job.core().id == id)
-    }
-
-    /// What to poll: the link while it is open, then the process.
-    pub(super) fn descriptors(&self) -> impl Iterator<Item = PollFd<'_>> {
-        let link = self.link_is_open.then(|| sys::watch(self.link.as_fd(), !self.writer.is_empty()));
-        link.into_iter().chain([sys::watch(self.process.pidfd(), false)])
+    /// Whether it may have another call behind those that it has; then, how long it is busy with them.
+    pub(super) fn room(&self) -> Option<Duration> {
+        let has_room = self.calls.len() < SLOTS as usize && self.load < AHEAD;
+        (self.phase == Phase::Ready && has_room).then_some(self.load)
     }
 
     /// Has it run the initializer.
     pub(super) fn initialise(&mut self, call: &Encoded) {
         self.phase = Phase::Initialising;
-        self.request(0, call.task.index(), call.arguments.clone());
+        self.link.offer(self.next, 0, call.task.index(), 0, &call.arguments);
+        self.next += 1;
     }
 
-    /// Gives it a job.
-    pub(super) fn give(&mut self, job: Arc<dyn Remote>, call: Encoded) {
-        let id = job.core().id.as_u64();
-        self.phase = Phase::Busy(job);
-        self.request(id, call.task.index(), call.arguments);
+    /// The answer of the initializer, if it has come.
+    pub(super) fn initialised(&self) -> Option<Result<Answer, Malformed>> {
+        (self.link.state(0) == state::ANSWERED).then(|| self.link.take(0, 0))
     }
 
-    fn request(&mut self, job: u64, task: u32, arguments: Vec<u8>) {
-        self.writer.push(Kind::Run, job, &task.to_le_bytes(), arguments);
-        self.flush();
-    }
-
-    /// It is ready for a job.
-    pub(super) fn rest(&mut self) {
-        self.phase = Phase::Idle;
-        self.deadline = None;
-    }
-
-    pub(super) fn flush(&mut self) {
-        if self.link_is_open && self.writer.flush(&mut self.link).is_err() {
-            self.link_closed();
+    /// Gives it a job; it has room. Says how it must be woken for it, if it sleeps.
+    pub(super) fn give(
+        &mut self,
+        job: Arc<dyn Remote>,
+        call: Encoded,
+        expected: Option<Duration>,
+    ) -> Option<Sleep> {
+        if self.calls.is_empty() {
+            self.since = Instant::now();
         }
-    }
-
-    /// The next frame that has arrived.
-    pub(super) fn read(&mut self) -> Readable {
-        loop {
-            match self.reader.next() {
-                Ok(Some(frame)) => return Readable::Frame(frame),
-                Ok(None) if !self.link_is_open => return Readable::Closed,
-                Ok(None) => {}
-                Err(_) => return Readable::Malformed,
-            }
-            match self.reader.fill(&mut self.link) {
-                Ok(0) => self.link_closed(),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Readable::Nothing,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => self.link_closed(),
-            }
+        let capture = &job.core().options.capture;
+        if let Some(captured) = capture {
+            self.sink.begin(captured.clone());
         }
+        // Nothing goes behind a job of which it is not known that it ends soon, or whose output would mingle.
+        let expected = expected.filter(|_| capture.is_none()).unwrap_or(AHEAD);
+        let flags = if capture.is_some() { CAPTURE } else { 0 };
+        self.load += expected;
+        let slot = self.next;
+        self.next = self.next.wrapping_add(1);
+        self.link.offer(slot, job.core().id.as_u64(), call.task.index(), flags, &call.arguments);
+        self.calls.push_back(Flight { slot, expected, work: Some((job, call)) });
+        self.link.must_wake()
     }
 
-    fn link_closed(&mut self) {
-        self.link_is_open = false;
-        if !self.is_leaving() {
-            // A worker that lives on without its link is of no use.
-            let soon = Instant::now().checked_add(WITHOUT_LINK);
-            self.deadline = self.deadline.into_iter().chain(soon).min();
-        }
+    /// The job that it runs, and since when.
+    pub(super) fn running(&self) -> Option<(&Arc<dyn Remote>, Instant)> {
+        let (job, _) = self.calls.front()?.work.as_ref()?;
+        Some((job, self.since))
     }
 
-    /// Asks it to end because its job is to end; it is killed after `grace`.
-    pub(super) fn terminate(&mut self, grace: Duration) {
-        self.process.terminate();
-        self.leave(Why::JobEnded, grace);
+    /// When its job has had its time, if that has a limit.
+    pub(super) fn run_deadline(&self) -> Option<Instant> {
+        let (job, since) = self.running().filter(|_| !self.is_leaving())?;
+        since.checked_add(job.core().options.run_limit?)
     }
 
-    /// Lets it go when there is no more work; it is killed after `grace`.
-    pub(super) fn release(&mut self, grace: Duration) {
-        if !self.is_leaving() {
-            // A worker exits at the end of its link.
-            let _ = self.link.shutdown(Shutdown::Write);
-            self.leave(Why::Released, grace);
-        }
+    /// The link and the slot where a job is.
+    pub(super) fn find(&self, id: JobId) -> Option<(&Arc<Link>, u32)> {
+        let flight = self.calls.iter().rev().find(|flight| flight.is(id))?;
+        Some((&self.link, flight.slot))
     }
 
-    /// Kills it because it speaks nonsense.
-    pub(super) fn break_off(&mut self) {
-        let nonsense = || Why::Refused("it wrote something else than its greeting on its link".to_owned());
-        self.kill(if self.is_ready() { Why::BrokeOff } else { nonsense() });
-    }
-
-    /// Kills it because it will not do.
-    pub(super) fn refuse(&mut self, reason: String) {
-        self.kill(Why::Refused(reason));
-    }
-
-    /// Kills it because its deadline has passed.
-    pub(super) fn expire(&mut self) {
+    /// Whether the worker has said something that nobody has taken notice of.
+    pub(super) fn has_news(&self) -> bool {
         match self.phase {
-            Phase::Leaving(..) => {
-                self.process.kill();
-                self.deadline = None;
+            Phase::Starting => self.link.greeting() != 0,
+            Phase::Initialising => self.link.state(0) == state::ANSWERED,
+            Phase::Ready | Phase::Retiring => {
+                self.calls.front().is_some_and(|flight| self.link.state(flight.slot) == state::ANSWERED)
             }
-            // Only the lack of a link sets a deadline to a worker that is ready.
-            Phase::Idle | Phase::Busy(_) => self.kill(Why::BrokeOff),
-            Phase::Starting | Phase::Initialising if self.link_is_open => {
-                self.refuse("it was not ready in time".to_owned());
-            }
-            Phase::Starting | Phase::Initialising => self.refuse("it closed its link".to_owned()),
+            Phase::Leaving(_) => false,
         }
     }
 
-    fn kill(&mut self, why: Why) {
-        self.process.kill();
-        if !self.is_leaving() {
-            self.leave(why, Duration::ZERO);
-        }
-        self.deadline = None;
+    /// Whether the first of its calls is withdrawn, and passed by the worker.
+    pub(super) fn has_passed_withdrawn(&self) -> bool {
+        let first = self.calls.front();
+        first.is_some_and(|first| first.work.is_none() && self.link.state(first.slot) == state::EMPTY)
     }
 
-    fn leave(&mut self, why: Why, grace: Duration) {
-        let job = match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Busy(job) => Some(job),
-            _ => None,
+    /// Takes the answers that have come.
+    pub(super) fn harvest(&mut self, finished: &mut Vec<Finished>) -> Result<(), Malformed> {
+        let before = self.calls.len();
+        while let Some(flight) = self.calls.front() {
+            match (&flight.work, self.link.state(flight.slot)) {
+                (Some((job, _)), state::ANSWERED) => {
+                    let answer = self.link.take(flight.slot, job.core().id.as_u64())?;
+                    self.jobs += 1;
+                    let Some((job, Encoded { task, arguments })) = self.pop() else { continue };
+                    let arguments = if answer.kept == 0 {
+                        Some(arguments)
+                    } else {
+                        self.kept.push(arguments);
+                        None
+                    };
+                    if job.core().options.capture.is_some() {
+                        self.sink.end();
+                    }
+                    finished.push(Finished { job, task, arguments, answer });
+                }
+                (None, state::EMPTY) => drop(self.pop()),
+                (_, state::OFFERED | state::CLAIMED) | (None, state::WITHDRAWN) => break,
+                (_, state) => return Err(Malformed::State(state)),
+            }
+        }
+        if self.calls.len() != before {
+            self.since = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Option<Work> {
+        let flight = self.calls.pop_front()?;
+        self.load = self.load.saturating_sub(flight.expected);
+        flight.work
+    }
+
+    /// Withdraws a job that has ended, if it is here. False if the worker has begun with it.
+    pub(super) fn withdraw(&mut self, id: JobId) -> Option<Result<Work, ()>> {
+        let flight = self.calls.iter_mut().find(|flight| flight.is(id))?;
+        if !self.link.withdraw(flight.slot) {
+            return Some(Err(()));
+        }
+        self.load = self.load.saturating_sub(std::mem::take(&mut flight.expected));
+        flight.work.take().map(Ok)
+    }
+
+    /// Takes back what it has not begun with, the last first.
+    pub(super) fn recall(&mut self) -> Vec<Work> {
+        let mut recalled = Vec::new();
+        for flight in self.calls.iter_mut().rev() {
+            if flight.work.is_some() && self.link.withdraw(flight.slot) {
+                self.load = self.load.saturating_sub(std::mem::take(&mut flight.expected));
+                recalled.extend(flight.work.take());
+            }
+        }
+        recalled
+    }
+
+    /// Whether it has been at its first call for longer than `limit` while others wait behind it.
+    pub(super) fn is_stalled(&self, limit: Duration, now: Instant) -> bool {
+        self.has_followers() && now.saturating_duration_since(self.since) >= limit
+    }
+
+    /// When it will count as stalled.
+    pub(super) fn stalls_at(&self, limit: Duration) -> Option<Instant> {
+        if self.has_followers() { self.since.checked_add(limit) } else { None }
+    }
+
+    fn has_followers(&self) -> bool {
+        self.calls.len() > 1 && self.calls.iter().skip(1).any(|flight| flight.work.is_some())
+    }
+
+    /// Its first call takes longer than was expected: nothing is given to it ahead of time until it is done.
+    pub(super) fn expect_more(&mut self) {
+        if let Some(first) = self.calls.front_mut() {
+            self.load += AHEAD;
+            first.expected += AHEAD;
+        }
+    }
+
+    /// What it leaves behind when it is dead: its phase, the jobs that it had begun, and those that it had not.
+    pub(super) fn into_estate(self) -> (Phase, Vec<Work>, Vec<Work>) {
+        let broke_off = self.phase == Phase::Leaving(Why::BrokeOff);
+        let is_untouched = |at: usize, slot: u32| {
+            // Of one that broke the protocol nothing is believed: it is the first call's doing.
+            !(broke_off && at == 0) && matches!(self.link.state(slot), state::OFFERED | state::WITHDRAWN)
         };
-        self.phase = Phase::Leaving(why, job);
-        self.deadline = Instant::now().checked_add(grace);
+        let (mut begun, mut untouched) = (Vec::new(), Vec::new());
+        for (at, flight) in self.calls.into_iter().enumerate() {
+            if let Some(work) = flight.work {
+                if is_untouched(at, flight.slot) { untouched.push(work) } else { begun.push(work) }
+            }
+        }
+        // The last first, as they go back to the front of a queue.
+        untouched.reverse();
+        (self.phase, begun, untouched)
     }
 }

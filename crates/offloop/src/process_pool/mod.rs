@@ -4,8 +4,12 @@
 
 mod builder;
 mod desk;
-mod frame;
+mod limits;
+mod link;
 mod member;
+mod outcome;
+mod output;
+mod patience;
 mod supervisor;
 mod sys;
 mod worker;
@@ -37,8 +41,11 @@ static INITIALISED: AtomicBool = AtomicBool::new(false);
 /// and never returns. In any other process it returns at once.
 ///
 /// It must come before the program starts threads, reads its arguments or opens anything, since all that
-/// would happen in each worker too.
+/// would happen in each worker too. On a thread that is not the process's first it does nothing.
 pub fn init() {
+    if !sys::is_first_thread() {
+        return;
+    }
     INITIALISED.store(true, Ordering::Relaxed);
     if let Some(orders) = std::env::var_os(sys::MARKER) {
         worker::serve(&orders);

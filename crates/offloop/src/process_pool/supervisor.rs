@@ -1,115 +1,166 @@
-//! The thread that owns the workers: starts them, gives them jobs, takes their answers, ends and replaces
-//! them. It blocks on nothing but `poll`.
+//! The one thread that starts workers, watches them and ends them.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::desk::{Desk, Running};
-use super::frame::{Frame, Hello, Kind, PROTOCOL, PanicNote};
-use super::member::{Member, Phase, Readable, Why};
-use super::sys::{self, Ended};
+use super::desk::{Desk, Inbox};
+use super::link::{Answer, Link, Malformed};
+use super::member::{Member, Phase, Why};
+use super::outcome;
+use super::output::{Output, Sink};
+use super::sys::{self, Orders, Process};
+use crate::arena::Arena;
 use crate::cell::Remote;
-use crate::error::{ErrorKind, Exit, Panic, WorkerDied};
-use crate::executor::Accepts;
-use crate::handle::Handle;
-use crate::job::Options;
-use crate::panics::{self, drop_quietly};
-use crate::task::{Fault, fingerprint};
-use crate::thread_pool::ThreadPool;
+use crate::error::{ErrorKind, Exit, WorkerDied};
+use crate::panics;
+use crate::task::{Encoded, fingerprint};
 
 /// After so many failed starts in a row the jobs are told, if there is no worker that could run them.
 const PATIENCE: u32 = 3;
 
-/// Results above this size are decoded on other threads, so that the other workers' answers do not wait.
-const LARGE_RESULT: usize = 64 * 1024;
+/// A call that takes so much longer than expected gives back those that were put behind it.
+pub(super) const STALL: Duration = Duration::from_micros(500);
+
+/// How long a worker may be without a link before it counts as broken: one that exits closes its link a
+/// moment before it is dead.
+const WITHOUT_LINK: Duration = Duration::from_millis(200);
+
+/// How often the supervisor looks at a pool that is in use although nobody has called for it: whatever a worker has
+/// done to the memory that it shares with us, its jobs don't wait for longer.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How often the memory of busy workers is measured, if it is limited.
+const MEASURE: Duration = Duration::from_millis(50);
+
+/// How long the arena must have been unused before freed memory goes back to the system.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// A job may be given to so many workers that die before they begin with it; then it is suspected of having to do
+/// with it.
+const LOST: u32 = 16;
 
 pub(super) struct Supervisor {
     desk: Arc<Desk>,
-    members: Vec<Member>,
+    output: Arc<Output>,
+    staff: Vec<Staff>,
     /// Failed starts since the last one that went well.
     failures: u32,
     /// No start before this time, after failures.
     not_before: Option<Instant>,
     /// The newest count of processes that the system killed for want of memory.
     out_of_memory_kills: u64,
+    /// When the memory of the workers was measured last.
+    measured: Instant,
+    /// How many calls had been given to workers when it looked last.
+    given: u64,
+    /// The count of the arena's uses when it was looked at last, and when it was seen to change.
+    arena_uses: (usize, Instant),
+}
+
+/// A worker's process, as long as it has not been collected.
+struct Staff {
+    process: Process,
+    link: Arc<Link>,
+    sink: Arc<Sink>,
+    link_is_open: bool,
+    /// It has been told to go.
+    told: bool,
+    /// When its start, its leave or its death after SIGTERM has taken too long.
+    deadline: Option<Instant>,
 }
 
 impl Supervisor {
-    pub(super) fn new(desk: Arc<Desk>) -> Self {
+    pub(super) fn new(desk: Arc<Desk>, output: Arc<Output>) -> Self {
         Self {
             desk,
-            members: Vec::new(),
+            output,
+            staff: Vec::new(),
             failures: 0,
             not_before: None,
             out_of_memory_kills: sys::out_of_memory_kills(),
+            measured: Instant::now(),
+            given: 0,
+            arena_uses: (0, Instant::now()),
         }
     }
 
     /// Supervises until the pool is closed and the last worker is gone.
     pub(super) fn run(mut self) {
         let end = panics::catch(|| while self.step() {});
-        let mut inbox = self.desk.inbox();
-        inbox.closed = true;
-        inbox.over = true;
-        let queued = inbox.backlog.drain();
-        let running: Vec<_> = inbox.running.drain().map(|(_, running)| running.job).collect();
-        drop(inbox);
+        self.output.close();
+        let left = self.desk.end();
         if let Err(panic) = end {
             // A bug of ours, but nobody shall wait for ever because of it. The workers die with this thread.
-            for job in queued.into_iter().chain(running) {
+            for job in left {
                 job.fail(ErrorKind::CouldNotStart(format!("the pool's supervisor panicked{panic}").into()));
             }
         }
-        self.desk.announce();
     }
 
-    /// One round: orders, staff, work, deadlines, then a wait for what happens next. False when all is over.
+    /// One round: what has come up, staff, time limits, then a wait for what happens next. False when all is over.
     fn step(&mut self) -> bool {
-        let (closing, has_jobs) = self.take_orders();
-        if !closing || has_jobs {
-            self.hire(has_jobs);
-        }
-        let now_idle_for_good = self.assign() && closing;
-        if now_idle_for_good {
-            self.members.iter_mut().for_each(|member| member.release(self.desk.config.grace));
-            if self.members.is_empty() {
-                return false;
+        let desk = Arc::clone(&self.desk);
+        let now = Instant::now();
+        let overdue = desk.look(|inbox, after| {
+            inbox.retry_what_is_due(now);
+            for at in 0..inbox.members.len() {
+                inbox.harvest(at, after);
+                if inbox.members[at].is_stalled(STALL, now) {
+                    inbox.members[at].expect_more();
+                    inbox.recall(at);
+                }
             }
+            inbox.assign(after);
+            if inbox.closed && inbox.is_idle() {
+                (0..inbox.members.len()).for_each(|at| inbox.dismiss(at, Why::Released, after));
+            }
+            inbox.overdue(now)
+        });
+        for job in overdue {
+            job.overrun();
+        }
+        self.welcome();
+        self.measure(now);
+        self.retire(now);
+        self.see_off();
+        self.hire();
+        if self.staff.is_empty() && desk.look(|inbox, _| inbox.closed && inbox.is_idle()) {
+            return false;
         }
         self.keep_deadlines();
+        self.tidy(now);
         self.wait();
         true
     }
 
-    /// Kills the workers whose job has ended. Says whether the pool is closing and whether jobs are queued.
-    fn take_orders(&mut self) -> (bool, bool) {
-        let mut inbox = self.desk.look();
-        let to_kill = std::mem::take(&mut inbox.to_kill);
-        let (closing, has_jobs) = (inbox.closed, inbox.backlog.len() > 0);
-        drop(inbox);
-        for id in to_kill {
-            if let Some(member) = self.members.iter_mut().find(|member| member.is_busy_with(id)) {
-                member.terminate(self.desk.config.grace);
-            }
-        }
-        (closing, has_jobs)
-    }
-
-    /// Starts workers until the pool has as many as it should.
-    fn hire(&mut self, has_jobs: bool) {
-        while self.members.len() < self.desk.config.workers {
+    /// Starts workers until the pool has as many as it should, and one more for each that is to be replaced.
+    fn hire(&mut self) {
+        let config = &self.desk.config;
+        loop {
+            let (missing, has_jobs) = self.desk.look(|inbox, _| {
+                let leaves = |member: &&Member| {
+                    matches!(member.phase, Phase::Retiring | Phase::Leaving(Why::Released))
+                };
+                let there = inbox.members.len() - inbox.members.iter().filter(leaves).count();
+                let worn = inbox.members.iter().filter(|member| config.is_worn(member)).count();
+                let has_jobs = !inbox.is_idle();
+                let wanted = if inbox.closed && !has_jobs { 0 } else { config.workers + worn };
+                (there < wanted, has_jobs)
+            });
             let may_start = self.not_before.is_none_or(|time| Instant::now() >= time);
             // A program that cannot start is not tried for nothing.
-            if !may_start || (self.failures >= PATIENCE && !has_jobs) {
+            if !missing || !may_start || (self.failures >= PATIENCE && !has_jobs) {
                 return;
             }
-            match sys::start(&self.desk.config.program, self.desk.config.max_payload) {
-                Ok((process, link)) => {
-                    self.members.push(Member::new(process, link, &self.desk.config));
-                    self.publish_pids();
+            match self.start() {
+                Ok(staff) => {
+                    let (link, sink) = (Arc::clone(&staff.link), Arc::clone(&staff.sink));
+                    let member = Member::new(staff.process.pid(), link, sink);
+                    self.desk.look(|inbox, _| inbox.members.push(member));
+                    self.staff.push(staff);
                 }
                 Err(error) => {
-                    let program = self.desk.config.program.display();
+                    let program = config.program.display();
                     let reason = format!("starting {program} as a worker failed: {error}");
                     return self.start_failed(&reason);
                 }
@@ -117,9 +168,20 @@ impl Supervisor {
         }
     }
 
-    fn publish_pids(&self) {
-        let pids = self.members.iter().filter(|it| !it.is_leaving()).map(Member::pid).collect();
-        self.desk.inbox().pids = pids;
+    fn start(&self) -> std::io::Result<Staff> {
+        let config = &self.desk.config;
+        let (link, handout) = Link::create(u64::from(config.max_payload))?;
+        let orders = Orders {
+            arenas: (Arena::of_this_process().map_or(0, Arena::size) as u64, link.arena_size()),
+            max_payload: u64::from(config.max_payload),
+            limits: config.limits.clone(),
+        };
+        let (sink, stderr, captured) = self.output.connect()?;
+        let (program, surroundings) = (&config.program, &config.surroundings);
+        let process = sys::start(program, surroundings, &orders, &link, handout, stderr, &captured)?;
+        self.output.add(Arc::clone(&sink));
+        let deadline = Instant::now().checked_add(config.start_timeout);
+        Ok(Staff { process, link: Arc::new(link), sink, link_is_open: true, told: false, deadline })
     }
 
     /// Notes a worker that did not come up. Jobs that nobody else can run end with the reason.
@@ -127,57 +189,197 @@ impl Supervisor {
         self.failures += 1;
         let pause = Duration::from_millis(10).saturating_mul(1 << self.failures.min(9));
         self.not_before = Instant::now().checked_add(pause);
-        if self.failures < PATIENCE || self.members.iter().any(Member::is_ready) {
+        if self.failures < PATIENCE {
             return;
         }
-        let stranded = self.desk.inbox().backlog.drain();
+        let stranded = self.desk.look(|inbox, _| {
+            if inbox.members.iter().any(Member::is_ready) { Vec::new() } else { inbox.drain() }
+        });
         for job in stranded {
-            let kind = ErrorKind::CouldNotStart(reason.to_owned().into());
-            job.fail(kind);
+            job.fail(ErrorKind::CouldNotStart(reason.to_owned().into()));
         }
     }
 
-    /// Gives queued jobs to idle workers. Says whether no job is queued or running any more.
-    fn assign(&mut self) -> bool {
-        for at in 0..self.members.len() {
-            while self.members[at].is_idle() {
-                let mut inbox = self.desk.inbox();
-                let Some((job, admitted)) = inbox.backlog.take() else { break };
-                // Entered under the same lock, so that a shutdown or an interrupt finds it here or there.
-                let (id, pid) = (job.core().id, self.members[at].pid());
-                let running = Running { job: Arc::clone(&job), pid, since: Instant::now() };
-                inbox.running.insert(id, running);
-                drop(inbox);
-                if let Some(admitted) = admitted {
-                    admitted.admit();
+    /// Takes up workers that have come up.
+    fn welcome(&mut self) {
+        let config = &self.desk.config;
+        let mut came_up = false;
+        let news: Vec<_> = self.desk.look(|inbox, _| {
+            inbox.members.iter_mut().filter_map(|member| Some((member.pid, news_of(member)?))).collect()
+        });
+        for (pid, news) in news {
+            let refusal = match news {
+                News::Greeting(theirs) if theirs == fingerprint() => None,
+                News::Greeting(_) => {
+                    Some("its build differs from this program's; start the same program".to_owned())
                 }
-                match Arc::clone(&job).start() {
-                    Some(call) => self.members[at].give(job, call),
-                    None => drop(self.desk.inbox().running.remove(&id)),
+                News::Initialised(answer) => config.initializer.as_ref().and_then(|initializer| {
+                    let outcome = answer.map_err(|error| error.to_string()).and_then(|answer| {
+                        let result = outcome::verdict(&answer, "the initializer");
+                        let result = result.map_err(|kind| kind.to_string())?;
+                        panics::catch(|| (initializer.verdict)(result))
+                            .unwrap_or_else(|panic| Err(format!("panicked{panic}")))
+                    });
+                    outcome.err().map(|reason| format!("its initializer failed: {reason}"))
+                }),
+            };
+            let staff = self.staff.iter_mut().find(|staff| staff.process.pid() == pid);
+            self.desk.look(|inbox, after| {
+                let Some(at) = inbox.members.iter().position(|member| member.pid == pid) else { return };
+                match (&config.initializer, refusal) {
+                    (_, Some(reason)) => inbox.dismiss(at, Why::Refused(reason), after),
+                    (Some(initializer), None) if inbox.members[at].phase == Phase::Starting => {
+                        inbox.members[at].initialise(&initializer.call);
+                    }
+                    _ => {
+                        inbox.members[at].phase = Phase::Ready;
+                        if let Some(staff) = staff {
+                            staff.deadline = None;
+                        }
+                        came_up = true;
+                        inbox.assign(after);
+                    }
+                }
+                let link = &inbox.members[at].link;
+                if let Some(sleep) = link.must_wake() {
+                    link.wake(sleep);
+                }
+            });
+        }
+        if came_up {
+            self.failures = 0;
+            self.not_before = None;
+        }
+    }
+
+    /// Lets worn workers finish when there is one in their place.
+    fn retire(&mut self, now: Instant) {
+        let config = &self.desk.config;
+        self.desk.look(|inbox, after| {
+            let mut spare = inbox.members.iter().filter(|member| member.phase == Phase::Ready).count();
+            for at in 0..inbox.members.len() {
+                if spare > config.workers && config.is_worn_at(&inbox.members[at], now) {
+                    inbox.recall(at);
+                    inbox.members[at].phase = Phase::Retiring;
+                    spare -= 1;
+                }
+                if inbox.members[at].phase == Phase::Retiring && inbox.members[at].calls.is_empty() {
+                    inbox.dismiss(at, Why::Released, after);
                 }
             }
+            inbox.assign(after);
+        });
+    }
+
+    /// Measures what busy workers use, and ends those that use too much.
+    fn measure(&mut self, now: Instant) {
+        let Some(limit) = self.desk.config.memory_limit else { return };
+        if now < self.measured + MEASURE {
+            return;
         }
-        let inbox = self.desk.inbox();
-        inbox.backlog.len() == 0 && inbox.running.is_empty()
+        self.measured = now;
+        let pids: Vec<u32> = self
+            .desk
+            .look(|inbox, _| inbox.members.iter().filter(|it| it.is_ready()).map(|it| it.pid).collect());
+        for pid in pids {
+            let used = sys::memory_of(pid);
+            self.desk.look(|inbox, after| {
+                let Some(at) = inbox.members.iter().position(|member| member.pid == pid) else { return };
+                if used <= limit {
+                    return;
+                }
+                // A job that was there at the last measurement is to blame; one that came since may be innocent of
+                // what its worker has leaked.
+                let is_old = |(_, since): (_, Instant)| now.saturating_duration_since(since) >= MEASURE;
+                if inbox.members[at].running().is_some_and(is_old) {
+                    inbox.dismiss(at, Why::Memory(used), after);
+                } else {
+                    inbox.members[at].is_fat = true;
+                }
+            });
+        }
+    }
+
+    /// Ends the workers that are to go.
+    fn see_off(&mut self) {
+        let grace = self.desk.config.grace;
+        let leaving: Vec<(u32, bool, bool)> = self.desk.look(|inbox, _| {
+            let phase = |member: &Member| match &member.phase {
+                Phase::Leaving(why) => Some((member.pid, *why == Why::Released, *why == Why::JobEnded)),
+                _ => None,
+            };
+            inbox.members.iter().filter_map(phase).collect()
+        });
+        for (pid, released, job_ended) in leaving {
+            let staff = self.staff.iter_mut().find(|staff| staff.process.pid() == pid && !staff.told);
+            let Some(staff) = staff else { continue };
+            staff.told = true;
+            staff.deadline = Instant::now().checked_add(grace);
+            if released {
+                staff.link.close();
+            } else if job_ended {
+                staff.process.terminate();
+            } else {
+                staff.process.kill();
+                staff.deadline = None;
+            }
+        }
     }
 
     /// Kills whoever has had its time.
     fn keep_deadlines(&mut self) {
         let now = Instant::now();
-        for member in &mut self.members {
-            if member.deadline().is_some_and(|deadline| now >= deadline) {
-                member.expire();
+        for at in 0..self.staff.len() {
+            let staff = &mut self.staff[at];
+            if staff.deadline.is_none_or(|deadline| now < deadline) {
+                continue;
             }
+            staff.deadline = None;
+            let (pid, link_is_open) = (staff.process.pid(), staff.link_is_open);
+            if staff.told {
+                staff.process.kill();
+                continue;
+            }
+            self.desk.look(|inbox, after| {
+                let Some(at) = inbox.members.iter().position(|member| member.pid == pid) else { return };
+                let why = match inbox.members[at].phase {
+                    // Only the lack of a link sets a deadline to a worker that is ready.
+                    Phase::Ready | Phase::Retiring | Phase::Leaving(_) => Why::BrokeOff,
+                    _ if link_is_open => Why::Refused("it was not ready in time".to_owned()),
+                    _ => Why::Refused("it closed its link".to_owned()),
+                };
+                inbox.dismiss(at, why, after);
+            });
+        }
+        self.see_off();
+    }
+
+    /// Gives memory back that is not needed.
+    fn tidy(&mut self, now: Instant) {
+        let Some(arena) = Arena::of_this_process() else { return };
+        if arena.is_over() {
+            arena.tidy();
+        }
+        let (uses, since) = self.arena_uses;
+        if arena.uses() != uses {
+            self.arena_uses = (arena.uses(), now);
+        } else if arena.retains() && now.saturating_duration_since(since) >= IDLE {
+            arena.shrink_to(0);
         }
     }
 
     /// Sleeps until a worker has something to say, ends or is due, or until the bell rings.
     fn wait(&mut self) {
-        let next = self.members.iter().filter_map(Member::deadline).chain(self.next_start()).min();
-        let limit = next.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let mut descriptors = vec![sys::watch(self.desk.bell.as_fd(), false)];
-        for member in &self.members {
-            descriptors.extend(member.descriptors());
+        let deadline = self.next_deadline();
+        self.staff.iter().for_each(|staff| staff.link.watch());
+        if !self.desk.sleep_until(deadline) {
+            return;
+        }
+        let limit = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let mut descriptors = vec![sys::watch(self.desk.bell.as_fd())];
+        for staff in &self.staff {
+            descriptors.push(sys::watch(staff.process.pidfd()));
+            descriptors.extend(staff.link_is_open.then(|| sys::watch(staff.link.socket())));
         }
         if sys::poll(&mut descriptors, limit).is_err() {
             // Out of kernel memory, most likely. The state is sound; look again a little later.
@@ -189,17 +391,17 @@ impl Supervisor {
             self.desk.bell.silence();
         }
         let ready: Vec<(bool, bool)> = self
-            .members
+            .staff
             .iter()
-            .map(|member| {
-                let link = member.link_is_open() && ready.next().unwrap_or(false);
-                (link, ready.next().unwrap_or(false))
-            })
+            .map(|staff| (ready.next() == Some(true), staff.link_is_open && ready.next() == Some(true)))
             .collect();
         // From the back, as the dead are removed on the way.
-        for (at, (link, dead)) in ready.into_iter().enumerate().rev() {
-            if link {
-                self.converse(at);
+        for (at, (dead, link)) in ready.into_iter().enumerate().rev() {
+            let staff = &mut self.staff[at];
+            if link && !staff.link.silence() {
+                staff.link_is_open = false;
+                let soon = Instant::now().checked_add(WITHOUT_LINK);
+                staff.deadline = staff.deadline.into_iter().chain(soon).min();
             }
             if dead {
                 self.bury(at);
@@ -207,169 +409,162 @@ impl Supervisor {
         }
     }
 
-    /// When failed starts are the reason that workers are missing: the next try.
-    fn next_start(&self) -> Option<Instant> {
-        let missing = self.members.len() < self.desk.config.workers;
-        let wanted = self.failures < PATIENCE || self.desk.inbox().backlog.len() > 0;
-        if missing && wanted { self.not_before } else { None }
-    }
-
-    /// Writes what is due to a worker and reads what it says.
-    fn converse(&mut self, at: usize) {
-        self.members[at].flush();
-        loop {
-            match self.members[at].read() {
-                Readable::Frame(frame) => self.hear(at, frame),
-                Readable::Nothing | Readable::Closed => return,
-                Readable::Malformed => return self.members[at].break_off(),
-            }
-        }
-    }
-
-    /// Acts on one frame of a worker.
-    fn hear(&mut self, at: usize, frame: Frame) {
-        let member = &mut self.members[at];
-        match member.phase() {
-            Phase::Starting if frame.kind == Kind::Hello => self.greet(at, &frame),
-            Phase::Initialising if frame.job == 0 => {
-                let verdict = self.desk.config.initializer.as_ref().map(|it| it.verdict);
-                let outcome = match (answer(frame, "the initializer"), verdict) {
-                    (Ok(result), Some(verdict)) => panics::catch(|| verdict(&result))
-                        .unwrap_or_else(|panic| Err(format!("panicked{panic}"))),
-                    (Ok(_), None) => Ok(()),
-                    (Err(kind), _) => Err(kind.to_string()),
-                };
-                match outcome {
-                    Ok(()) => self.welcome(at),
-                    Err(reason) => self.members[at].refuse(format!("its initializer failed: {reason}")),
-                }
-            }
-            Phase::Busy(job) if frame.job == job.core().id.as_u64() && frame.kind.is_answer() => {
-                let job = Arc::clone(job);
-                member.rest();
-                self.desk.inbox().running.remove(&job.core().id);
-                self.desk.announce();
-                finish(job, frame);
-            }
-            // It is on its way out; whatever it still says is of no use.
-            Phase::Leaving(..) => {}
-            _ => member.break_off(),
-        }
-    }
-
-    fn greet(&mut self, at: usize, frame: &Frame) {
-        let reason = match postcard::from_bytes::<Hello>(&frame.payload) {
-            Ok(hello) if hello.protocol == PROTOCOL && hello.fingerprint == fingerprint() => {
-                return match &self.desk.config.initializer {
-                    Some(initializer) => self.members[at].initialise(&initializer.call),
-                    None => self.welcome(at),
-                };
-            }
-            Ok(_) => "its build differs from this program's; start the same program".to_owned(),
-            Err(error) => format!("its greeting makes no sense: {error}"),
-        };
-        self.members[at].refuse(reason);
-    }
-
-    fn welcome(&mut self, at: usize) {
-        self.failures = 0;
-        self.not_before = None;
-        self.members[at].rest();
+    /// When there is something to do even if nothing happens.
+    fn next_deadline(&mut self) -> Option<Instant> {
+        let config = &self.desk.config;
+        let heartbeat = if config.memory_limit.is_some() { MEASURE } else { HEARTBEAT };
+        let given = self.given;
+        let now = Instant::now();
+        let starts = if self.failures > 0 { self.not_before } else { None };
+        let idle =
+            Arena::of_this_process().filter(|arena| arena.retains()).and_then(|_| now.checked_add(IDLE));
+        let (pool, given) = self.desk.look(|inbox, _| {
+            let is_used = inbox.given != given || !inbox.is_idle();
+            let busy = if is_used { now.checked_add(heartbeat) } else { None };
+            // A program that cannot start is tried again for jobs alone.
+            let starts = starts.filter(|_| self.failures < PATIENCE || busy.is_some());
+            let retries = inbox.later.iter().map(|(due, _)| *due);
+            let members = inbox.members.iter().flat_map(|member| {
+                let worn = config.worn_at(member).filter(|time| *time > now);
+                member.run_deadline().into_iter().chain(member.stalls_at(STALL)).chain(worn)
+            });
+            (retries.chain(members).chain(busy).chain(starts).min(), inbox.given)
+        });
+        self.given = given;
+        let staff = self.staff.iter().filter_map(|staff| staff.deadline);
+        staff.chain(pool).chain(idle).min()
     }
 
     /// Collects a worker that has ended and strikes it from the list; its death is its job's, if it had one.
     fn bury(&mut self, at: usize) {
-        // What it said before it died counts.
-        self.converse(at);
-        let member = self.members.swap_remove(at);
-        let (pid, ended) = (member.pid(), member.process.collect());
-        self.publish_pids();
-        match member.into_phase() {
-            Phase::Busy(job) => {
-                let out_of_memory = self.out_of_memory(ended.exit);
-                self.worker_died(&job, pid, ended, out_of_memory);
+        let staff = self.staff.swap_remove(at);
+        let (pid, ended) = (staff.process.pid(), staff.process.collect());
+        let Some(member) = self.desk.look(|inbox, after| {
+            let at = inbox.members.iter().position(|member| member.pid == pid)?;
+            // What it said before it died counts.
+            inbox.harvest(at, after);
+            Some(inbox.members.swap_remove(at))
+        }) else {
+            return;
+        };
+        let (phase, begun, untouched) = member.into_estate();
+        let mut suspects = Vec::new();
+        self.desk.look(|inbox, after| {
+            for (job, call) in untouched {
+                if job.core().note_loss() < LOST {
+                    inbox.requeue(job, call);
+                } else {
+                    suspects.push((job, call));
+                }
             }
-            Phase::Leaving(Why::BrokeOff, Some(job)) => {
-                self.worker_died(&job, pid, Ended { exit: Exit::Protocol, ..ended }, false);
+            if phase == Phase::Leaving(Why::JobEnded) {
+                inbox.killed += begun.len();
             }
-            Phase::Leaving(Why::JobEnded, Some(job)) => {
-                let mut inbox = self.desk.inbox();
-                inbox.running.remove(&job.core().id);
-                inbox.killed += 1;
-            }
-            Phase::Leaving(Why::Refused(reason), _) => {
+            inbox.assign(after);
+        });
+        let stderr = self.output.finish(&staff.sink);
+        let died = WorkerDied {
+            pid,
+            exit: if phase == Phase::Leaving(Why::BrokeOff) { Exit::Protocol } else { ended.exit },
+            task: String::new(),
+            peak_memory: match phase {
+                Phase::Leaving(Why::Memory(measured)) => ended.peak_memory.max(measured),
+                _ => ended.peak_memory,
+            },
+            out_of_memory: match phase {
+                Phase::Leaving(Why::Memory(_)) => true,
+                Phase::Leaving(_) => false,
+                _ => self.was_out_of_memory(ended.exit, &stderr),
+            },
+            memory_limit: match phase {
+                Phase::Leaving(Why::Memory(_)) => self.desk.config.memory_limit,
+                _ => None,
+            },
+            workers_lost: 0,
+            stderr,
+        };
+        for (job, call) in begun.into_iter().chain(suspects) {
+            self.worker_died(job, call, died.clone());
+        }
+        match phase {
+            Phase::Leaving(Why::Refused(reason)) => {
                 self.start_failed(&format!("worker process {pid} was refused: {reason}"));
             }
             Phase::Starting | Phase::Initialising => self.start_failed(&format!(
                 "worker process {pid} {} before it was ready; does `main` begin with `offloop::init();`?",
                 ended.exit
             )),
-            // It had no job and was as good as any: a replacement is all that it takes.
-            Phase::Idle | Phase::Leaving(..) => {}
+            // A replacement is all that it takes.
+            Phase::Ready | Phase::Retiring | Phase::Leaving(_) => {}
         }
-        self.desk.announce();
     }
 
-    fn worker_died(&self, job: &Arc<dyn Remote>, pid: u32, ended: Ended, out_of_memory: bool) {
-        self.desk.inbox().running.remove(&job.core().id);
-        let kind = ErrorKind::WorkerDied(WorkerDied {
-            pid,
-            exit: ended.exit,
-            task: job.core().options.name.clone().into_owned(),
-            peak_memory: ended.peak_memory,
-            out_of_memory,
-        });
-        job.fail(kind);
-    }
-
-    /// Whether the system's out-of-memory killer may have sent a SIGKILL that was not ours.
-    fn out_of_memory(&mut self, exit: Exit) -> bool {
-        if exit != Exit::Signal(libc::SIGKILL) {
-            return false;
+    /// Ends a job whose worker has died, or has it tried again.
+    fn worker_died(&self, job: Arc<dyn Remote>, call: Encoded, mut died: WorkerDied) {
+        let core = job.core();
+        died.workers_lost = core.note_death();
+        let pause = core.options.retry.and_then(|retry| retry.pause_after(died.workers_lost));
+        if let Some(due) = pause.and_then(|pause| Instant::now().checked_add(pause)) {
+            self.desk.look(|inbox, _| {
+                if job.give_back(call) {
+                    inbox.later.push((due, job));
+                }
+            });
+        } else {
+            died.task = core.options.name.clone().into_owned();
+            job.fail(ErrorKind::WorkerDied(died));
         }
-        let kills = sys::out_of_memory_kills();
-        std::mem::replace(&mut self.out_of_memory_kills, kills) < kills
     }
-}
 
-/// What a worker's answer comes to: the encoded result, or what went wrong.
-fn answer(frame: Frame, task: &str) -> Result<Vec<u8>, ErrorKind> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    match frame.kind {
-        Kind::Done => Ok(frame.payload),
-        Kind::BadArguments => Err(Fault::Arguments(text(&frame.payload)).into_kind(task)),
-        Kind::Panicked => match postcard::from_bytes::<PanicNote>(&frame.payload) {
-            Ok(PanicNote { message, place, backtrace }) => {
-                Err(ErrorKind::Panicked(Panic { message, place, backtrace, payload: None }))
+    /// Whether a worker that was not ended by us ran out of memory, as far as can be told.
+    fn was_out_of_memory(&mut self, exit: Exit, stderr: &str) -> bool {
+        match exit {
+            // The system's killer may have sent it.
+            Exit::Signal(libc::SIGKILL) => {
+                let kills = sys::out_of_memory_kills();
+                std::mem::replace(&mut self.out_of_memory_kills, kills) < kills
             }
-            Err(error) => Err(ErrorKind::Decode(format!("the panic of `{task}`: {error}"))),
-        },
-        Kind::BadResult | Kind::Hello | Kind::Run => Err(Fault::Result(text(&frame.payload)).into_kind(task)),
+            // What Rust's allocation error handler says before it aborts.
+            Exit::Signal(libc::SIGABRT) => {
+                let says_so = |line: &str| {
+                    line.starts_with("memory allocation of ") && line.ends_with(" bytes failed")
+                };
+                stderr.lines().any(says_so)
+            }
+            _ => false,
+        }
     }
 }
 
-/// Ends a job with its worker's answer, which is decoded by the user's code.
-fn finish(job: Arc<dyn Remote>, frame: Frame) {
-    let is_large = frame.payload.len() > LARGE_RESULT;
-    let end = move || {
-        match answer(frame, &job.core().options.name) {
-            Ok(result) => job.complete(&result),
-            Err(kind) => job.fail(kind),
-        };
-        // If nobody wants the result it dies here, and its destructor is the user's too.
-        drop_quietly(job);
-    };
-    if !is_large {
-        end();
-    } else if let Err(rejected) = decoders().try_place(end, Options::new()).map(Handle::detach) {
-        rejected.into_work()();
+/// What a worker that is coming up has said.
+enum News {
+    Greeting(u64),
+    Initialised(Result<Answer, Malformed>),
+}
+
+fn news_of(member: &Member) -> Option<News> {
+    match member.phase {
+        Phase::Starting => Some(member.link.greeting()).filter(|theirs| *theirs != 0).map(News::Greeting),
+        Phase::Initialising => member.initialised().map(News::Initialised),
+        _ => None,
     }
 }
 
-fn decoders() -> &'static ThreadPool {
-    static DECODERS: OnceLock<ThreadPool> = OnceLock::new();
-    DECODERS.get_or_init(|| {
-        let pool = ThreadPool::builder().name("offloop-decode").max_threads(crate::sync::cores());
-        pool.build().expect("these settings are valid")
-    })
+impl Inbox {
+    /// Puts jobs into the queue whose next attempt is due.
+    fn retry_what_is_due(&mut self, now: Instant) {
+        let (due, later) = std::mem::take(&mut self.later).into_iter().partition(|(due, _)| *due <= now);
+        self.later = later;
+        let due: Vec<(Instant, Arc<dyn Remote>)> = due;
+        for (_, job) in due {
+            self.backlog.append(job);
+        }
+    }
+
+    /// The jobs that have run for longer than they may.
+    fn overdue(&self, now: Instant) -> Vec<Arc<dyn Remote>> {
+        let is_overdue = |member: &&Member| member.run_deadline().is_some_and(|deadline| deadline <= now);
+        let running = |member: &'_ Member| member.running().map(|(job, _)| Arc::clone(job));
+        self.members.iter().filter(is_overdue).filter_map(running).collect()
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! The one place to port. Everything else in the pool is plain Rust over file descriptors.
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -11,32 +12,30 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
+};
+use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
+use serde::{Deserialize, Serialize};
 
+use super::limits::{Limits, Surroundings};
+use super::link::{Handout, Link, WorkerEnd};
+use crate::arena::{Arena, Mapping};
 use crate::error::Exit;
 
-/// The environment variable that makes a copy of this program a worker. Its value is its [`Orders`].
+/// The environment variable that makes a copy of this program a worker. Its value is its parent's process id.
 pub(super) const MARKER: &str = "OFFLOOP_WORKER";
 
-/// What a worker must know before it can read frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a worker is told in the first message on its socket, beside the descriptors of its [`Handout`].
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Orders {
-    pub(super) parent: u32,
-    /// The longest payload that the parent accepts, in bytes.
-    pub(super) max_payload: u32,
-}
-
-impl Orders {
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (parent, max_payload) = text.split_once(':')?;
-        Some(Self { parent: parent.parse().ok()?, max_payload: max_payload.parse().ok()? })
-    }
-}
-
-impl std::fmt::Display for Orders {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.parent, self.max_payload)
-    }
+    /// The sizes of the parent's arena and of the worker's own, in bytes.
+    pub(super) arenas: (u64, u64),
+    /// The largest payload that the parent accepts, in bytes.
+    pub(super) max_payload: u64,
+    pub(super) limits: Limits,
 }
 
 /// The running executable, even if its file was replaced or removed meanwhile.
@@ -53,25 +52,41 @@ pub(super) struct Process {
     baseline: u64,
 }
 
-/// Starts `program` as a worker on the other end of the returned link.
+/// Starts a worker on the other end of a link.
 ///
 /// To be called on a thread that outlives the worker: the kernel ends a worker when the *thread* that
 /// started it is gone.
-pub(super) fn start(program: &Path, max_payload: u32) -> io::Result<(Process, UnixStream)> {
-    let (ours, theirs) = UnixStream::pair()?;
-    ours.set_nonblocking(true)?;
+pub(super) fn start(
+    program: &Path,
+    surroundings: &Surroundings,
+    orders: &Orders,
+    link: &Link,
+    handout: Handout,
+    stderr: Option<OwnedFd>,
+    captured: &[OwnedFd; 2],
+) -> io::Result<Process> {
     let baseline = peak_memory_of_this_process();
+    let arena = Arena::of_this_process().ok_or_else(no_shared_memory)?;
+    let [ring, own] = &handout.files;
+    let [out, err] = captured;
+    let files = [ring.as_fd(), own.as_fd(), arena.for_readers()?, out.as_fd(), err.as_fd()];
+    send_with_files(link.socket(), &postcard::to_stdvec(orders).map_err(io::Error::other)?, &files)?;
     let name = std::env::args_os().next().unwrap_or_else(|| program.into());
-    // The link is the worker's standard input: the one descriptor that every way of starting a process hands
+    // The socket is the worker's standard input: the one descriptor that every way of starting a process hands
     // over, all others being close-on-exec. The worker moves it away before any job runs.
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    surroundings.apply(&mut command);
+    if let Some(stderr) = stderr {
+        command.stderr(Stdio::from(stderr));
+    }
+    let child = command
         .arg0(name)
-        .env(MARKER, Orders { parent: std::process::id(), max_payload }.to_string())
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .env(MARKER, std::process::id().to_string())
+        .stdin(Stdio::from(handout.socket))
         .spawn()?;
     let pid = Pid::from_child(&child);
     match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => Ok((Process { pid, pidfd, baseline }, ours)),
+        Ok(pidfd) => Ok(Process { pid, pidfd, baseline }),
         Err(error) => {
             let mut child = child;
             let _ = child.kill();
@@ -80,6 +95,39 @@ pub(super) fn start(program: &Path, max_payload: u32) -> io::Result<(Process, Un
         }
     }
 }
+
+fn no_shared_memory() -> io::Error {
+    io::Error::new(io::ErrorKind::OutOfMemory, "the system gives no shared memory")
+}
+
+fn send_with_files(socket: BorrowedFd<'_>, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(files));
+    let sent = rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    if sent < bytes.len() { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) }
+}
+
+fn receive_with_files(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = vec![0; 4096];
+    let message = rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    bytes.truncate(message.bytes);
+    let files = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(files) => Some(files),
+        _ => None,
+    });
+    Ok((bytes, files.flatten().collect()))
+}
+
+/// How many descriptors go with the orders.
+const FILES: usize = 5;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy)]
@@ -136,6 +184,15 @@ fn kilobytes(count: libc::c_long) -> u64 {
     u64::try_from(count).unwrap_or(0) * 1024
 }
 
+/// The memory that a process has for itself at the moment, in bytes; 0 if the system does not say. What it shares
+/// with others, the arenas above all, is not counted.
+pub(super) fn memory_of(pid: u32) -> u64 {
+    let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let mut counts = pages.split(' ').skip(1).map_while(|count| count.parse::<u64>().ok());
+    let (resident, shared) = (counts.next().unwrap_or(0), counts.next().unwrap_or(0));
+    resident.saturating_sub(shared) * rustix::param::page_size() as u64
+}
+
 fn peak_memory_of_this_process() -> u64 {
     // SAFETY: an all-zero `rusage` is a valid value of this plain C struct.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -190,38 +247,117 @@ pub(super) fn poll(descriptors: &mut [PollFd<'_>], limit: Option<Duration>) -> i
     }
 }
 
-pub(super) fn watch(descriptor: BorrowedFd<'_>, write: bool) -> PollFd<'_> {
-    let flags = if write { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-    PollFd::from_borrowed_fd(descriptor, flags)
+pub(super) fn watch(descriptor: BorrowedFd<'_>) -> PollFd<'_> {
+    PollFd::from_borrowed_fd(descriptor, PollFlags::IN)
+}
+
+/// Whether `descriptor` becomes readable within `limit`. An error counts as readable: whoever reads will see it.
+pub(super) fn is_readable_within(descriptor: BorrowedFd<'_>, limit: Duration) -> bool {
+    let mut watched = [watch(descriptor)];
+    poll(&mut watched, Some(limit)).is_err() || !watched[0].revents().is_empty()
+}
+
+/// What a worker starts with.
+pub(super) struct Start {
+    pub(super) link: WorkerEnd,
+    pub(super) arena: &'static Arena,
+    pub(super) max_payload: u64,
+    /// Where standard output and error go while a job is captured.
+    pub(super) captured: [OwnedFd; 2],
+}
+
+/// While it lives, standard output and error go elsewhere.
+pub(super) struct Diversion {
+    usual: [OwnedFd; 2],
+}
+
+impl Diversion {
+    pub(super) fn begin(captured: &[OwnedFd; 2]) -> io::Result<Self> {
+        let keep = |descriptor: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(descriptor, 3);
+        let usual = [keep(rustix::stdio::stdout())?, keep(rustix::stdio::stderr())?];
+        rustix::stdio::dup2_stdout(&captured[0])?;
+        rustix::stdio::dup2_stderr(&captured[1])?;
+        Ok(Self { usual })
+    }
+}
+
+impl Drop for Diversion {
+    fn drop(&mut self) {
+        let _ = rustix::stdio::dup2_stdout(&self.usual[0]);
+        let _ = rustix::stdio::dup2_stderr(&self.usual[1]);
+    }
+}
+
+/// A pipe whose first end, the reading one, does not block.
+pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&read, true)?;
+    Ok((read, write))
+}
+
+/// Reads what is there. `None` if that is nothing at the moment, or nothing any more, which is noted in `ended`.
+pub(super) fn read_now<'a>(pipe: &OwnedFd, buffer: &'a mut [u8], ended: &mut bool) -> Option<&'a [u8]> {
+    loop {
+        match rustix::io::read(pipe, &mut *buffer) {
+            Ok(0) => *ended = true,
+            Ok(count) => return Some(&buffer[..count]),
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(rustix::io::Errno::AGAIN) => {}
+            Err(_) => *ended = true,
+        }
+        return None;
+    }
 }
 
 /// Turns this process into a worker: it dies with its parent, and its link is out of its jobs' reach.
 /// `None` if the parent is dead already.
-pub(super) fn become_worker(parent: u32) -> io::Result<Option<UnixStream>> {
+pub(super) fn become_worker(parent: u32) -> io::Result<Option<Start>> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have died before the line above; its children have another parent then.
     if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs()) != Some(parent) {
         return Ok(None);
     }
-    leave_ctrl_c_to_the_parent();
+    handle(libc::SIGINT, Some(do_nothing));
+    // As Rust's runtime has it, which has not begun yet where `init` runs before `main`.
+    handle(libc::SIGPIPE, None);
     let stdin = rustix::stdio::stdin();
-    let link = rustix::io::fcntl_dupfd_cloexec(stdin, 3)?;
+    let socket = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(stdin, 3)?);
     let null = std::fs::File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     let _ = rustix::thread::set_name(c"offloop-worker");
-    Ok(Some(UnixStream::from(link)))
+
+    let (orders, files) = receive_with_files(socket.as_fd())?;
+    let unclear =
+        |_| io::Error::new(io::ErrorKind::InvalidData, "its orders make no sense; is it the same build?");
+    let orders: Orders = postcard::from_bytes(&orders).map_err(unclear)?;
+    let [ring, own, parents, out, err]: [OwnedFd; FILES] =
+        files.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
+    let size = |size: u64| usize::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
+    let mapping = Mapping::new(own.as_fd(), size(orders.arenas.1)?, true)?;
+    let arena = Arena::adopt(own, mapping);
+    arena.allow(size(orders.limits.retained)?);
+    let calls = Mapping::new(parents.as_fd(), size(orders.arenas.0)?, false)?;
+    let link = WorkerEnd::new(socket, ring.as_fd(), calls)?;
+    orders.limits.impose()?;
+    Ok(Some(Start { link, arena, max_payload: orders.max_payload, captured: [out, err] }))
 }
 
 /// Ctrl-C goes to the whole foreground group; what becomes of the jobs then is the parent's decision.
 ///
 /// An empty handler rather than `SIG_IGN`, which the programs that a job starts would inherit.
-fn leave_ctrl_c_to_the_parent() {
-    extern "C" fn nothing(_: libc::c_int) {}
-    let handler: extern "C" fn(libc::c_int) = nothing;
+extern "C" fn do_nothing(_: libc::c_int) {}
+
+/// Handles a signal in this process, or ignores it.
+fn handle(signal: libc::c_int, handler: Option<extern "C" fn(libc::c_int)>) {
     // SAFETY: an all-zero `sigaction` is a valid value of this plain C struct: no flags, an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = handler as libc::sighandler_t;
+    action.sa_sigaction = handler.map_or(libc::SIG_IGN, |handler| handler as libc::sighandler_t);
     action.sa_flags = libc::SA_RESTART;
     // SAFETY: the action is a live local variable, and its handler does nothing.
-    unsafe { libc::sigaction(libc::SIGINT, &raw const action, std::ptr::null_mut()) };
+    unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+}
+
+/// Whether this is the first thread of its process.
+pub(super) fn is_first_thread() -> bool {
+    rustix::thread::gettid() == rustix::process::getpid()
 }

@@ -1,32 +1,51 @@
 //! The other side: what a process does that was started as a worker.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
 use std::process::exit;
+use std::time::{Duration, Instant};
 
-use super::frame::{Frame, Hello, Kind, PROTOCOL, PanicNote, Reader, Writer};
+use super::link::{CAPTURE, Header, Kind, Look, PanicNote, Request, WorkerEnd};
+use super::patience::{Patience, spin};
 use super::sys;
+use crate::arena::Arena;
+use crate::blob::Blob;
 use crate::error::ErrorKind;
 use crate::job::{Core, Options};
+use crate::payload::{Incoming, Payload};
 use crate::task::{Fault, Task, fingerprint, registry};
+
+/// How long an answer may go unheard while there is more to do, before the supervisor is woken for it: answers
+/// that come close together wake it once.
+const TOGETHER: Duration = Duration::from_micros(50);
+
+/// How long an answer may go unheard when there is nothing more to do: whoever waits for it may be looking.
+const MOMENT: Duration = Duration::from_micros(3);
+
+/// How long a worker without work sleeps lightly.
+const SOON: Duration = Duration::from_millis(100);
+
+/// How long a worker without work keeps memory for later results.
+const IDLE: Duration = Duration::from_secs(2);
 
 /// Runs jobs until the link closes, then exits. Never returns.
 pub(super) fn serve(marker: &OsStr) -> ! {
     // SAFETY: `init` is documented to be called first thing in `main`, when this is the only thread. Programs
     // that a job starts must not take themselves for workers.
     unsafe { std::env::remove_var(sys::MARKER) };
-    let Some(orders) = marker.to_str().and_then(sys::Orders::parse) else {
+    let Some(parent) = marker.to_str().and_then(|text| text.parse().ok()) else {
         eprintln!(
             "offloop: the environment variable {} is reserved, and its value makes no sense",
             sys::MARKER
         );
         exit(1);
     };
-    match sys::become_worker(orders.parent) {
-        Ok(Some(mut link)) => {
-            // An error means that the parent is gone: there is nobody left to tell.
-            let _ = answer(&mut link, orders.max_payload);
+    match sys::become_worker(parent) {
+        Ok(Some(start)) => {
+            Worker::new(start).run();
             exit(0)
         }
         Ok(None) => exit(0),
@@ -37,61 +56,166 @@ pub(super) fn serve(marker: &OsStr) -> ! {
     }
 }
 
-fn answer(link: &mut UnixStream, max_payload: u32) -> io::Result<()> {
-    let hello = Hello { protocol: PROTOCOL, fingerprint: fingerprint() };
-    let mut writer = Writer::default();
-    writer.push(Kind::Hello, 0, &[], postcard::to_stdvec(&hello).map_err(io::Error::other)?);
-    writer.flush(link)?;
-
-    let mut reader = Reader::new(u32::MAX);
-    loop {
-        while let Some(frame) = reader.next().map_err(io::Error::other)? {
-            let job = frame.job;
-            let (kind, payload) = run(&frame);
-            drop(frame);
-            let (kind, payload) = bounded(kind, payload, max_payload);
-            let _ = io::stdout().flush();
-            writer.push(kind, job, &[], payload);
-            writer.flush(link)?;
-        }
-        if reader.fill(link)? == 0 {
-            return Ok(());
-        }
-    }
+struct Worker {
+    link: WorkerEnd,
+    arena: &'static Arena,
+    max_payload: u64,
+    captured: [OwnedFd; 2],
+    /// What the pool still reads of our answers, by where it is, and how often it was sent.
+    lent: HashMap<u64, (Blob, u32)>,
+    /// When the first answer was given that was not announced.
+    unheard_since: Instant,
+    patience: Patience,
 }
 
-/// An answer that the parent would refuse becomes one that says so.
-fn bounded(kind: Kind, payload: Vec<u8>, limit: u32) -> (Kind, Vec<u8>) {
-    if payload.len() <= limit as usize {
-        return (kind, payload);
+impl Worker {
+    fn new(start: sys::Start) -> Self {
+        Self {
+            link: start.link,
+            arena: start.arena,
+            max_payload: start.max_payload,
+            captured: start.captured,
+            lent: HashMap::new(),
+            unheard_since: Instant::now(),
+            patience: Patience::default(),
+        }
     }
-    let reason = format!("it has {} bytes, more than the pool's max_payload of {limit}", payload.len());
-    (Kind::BadResult, reason.into_bytes())
+
+    fn run(mut self) {
+        self.link.greet(fingerprint());
+        while let Some(request) = self.next() {
+            let began = Instant::now();
+            let diversion = (request.flags & CAPTURE != 0).then(|| sys::Diversion::begin(&self.captured));
+            let (mut kind, mut payload) = run(&request);
+            if payload.size() as u64 > self.max_payload {
+                let (size, limit) = (payload.size(), self.max_payload);
+                let reason = format!("it has {size} bytes, more than the pool's max_payload of {limit}");
+                (kind, payload) = (Kind::BadResult, Payload::text(&reason));
+            }
+            let ended = Instant::now();
+            let _ = io::stdout().flush();
+            drop(diversion);
+            if self.link.has_announced() {
+                self.unheard_since = ended;
+            }
+            self.answer(&request, kind, payload, ended - began);
+            if ended - self.unheard_since >= TOGETHER {
+                self.link.announce();
+            }
+        }
+    }
+
+    fn answer(&mut self, request: &Request, kind: Kind, payload: Payload, took: Duration) {
+        self.take_returns();
+        let kept =
+            (0..).zip(&request.parts).fold(0, |kept, (at, part)| kept | u32::from(part.is_shared()) << at);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let header = Header { job: request.job, tag: kind as u32, flags: kept, nanos, ..Header::default() };
+        self.link.answer(header, &payload);
+        for blob in payload.into_blobs() {
+            let (offset, _) = blob.place().expect("only blobs of this process's arena are attached");
+            self.lent.entry(offset).or_insert((blob, 0)).1 += 1;
+        }
+    }
+
+    fn take_returns(&mut self) {
+        while let Some(offset) = self.link.returned() {
+            if let Entry::Occupied(mut lent) = self.lent.entry(offset) {
+                lent.get_mut().1 -= 1;
+                if lent.get().1 == 0 {
+                    lent.remove();
+                }
+            }
+        }
+        if self.arena.is_over() {
+            self.arena.tidy();
+        }
+    }
+
+    /// The next call. Blocks until there is one; `None` when the link has ended.
+    fn next(&mut self) -> Option<Request> {
+        loop {
+            if let Look::Call(request) = self.link.look() {
+                return Some(request);
+            }
+            if !self.look_out() && !self.sleep() {
+                return None;
+            }
+        }
+    }
+
+    /// Spins for a while, if that has paid lately. Says whether a call has come. Meanwhile the pool is given a
+    /// moment to notice the last answer by itself, before it is woken.
+    fn look_out(&mut self) -> bool {
+        let began = Instant::now();
+        let (limit, moment) = if self.link.is_elsewhere() {
+            (self.patience.limit(), MOMENT)
+        } else {
+            // Whoever would look, or send a call, waits for this very core.
+            (Duration::ZERO, Duration::ZERO)
+        };
+        let mut waited = Duration::ZERO;
+        loop {
+            if self.link.is_due() {
+                self.patience.paid();
+                return true;
+            }
+            if self.link.is_heard() {
+                self.link.need_not_announce();
+            } else if waited >= moment {
+                self.link.announce();
+            }
+            if waited >= limit && self.link.has_announced() {
+                self.patience.vain();
+                return false;
+            }
+            spin();
+            waited = began.elapsed();
+        }
+    }
+
+    /// Sleeps until the pool has something: lightly at first, as work that comes at all mostly comes soon. Memory
+    /// that nobody needs goes back after a while. False if the link has ended.
+    fn sleep(&mut self) -> bool {
+        self.take_returns();
+        if !self.link.sleep_lightly(SOON) {
+            return false;
+        }
+        while !self.link.is_due() {
+            if self.arena.retains() && !sys::is_readable_within(self.link.socket(), IDLE) {
+                self.take_returns();
+                self.arena.shrink_to(0);
+            }
+            if !self.link.sleep_deeply() {
+                return false;
+            }
+        }
+        true
+    }
 }
 
 /// Runs one request and says what it came to.
-fn run(frame: &Frame) -> (Kind, Vec<u8>) {
-    let (index, arguments) = match frame.payload.split_first_chunk() {
-        Some((index, arguments)) if frame.kind == Kind::Run => (u32::from_le_bytes(*index), arguments),
-        _ => return (Kind::BadArguments, b"the request is malformed".to_vec()),
+fn run(request: &Request) -> (Kind, Payload) {
+    let Some(task) = usize::try_from(request.task).ok().and_then(|index| registry().get(index)) else {
+        return (Kind::BadArguments, Payload::text("the request names no task"));
     };
-    let Some(task) = usize::try_from(index).ok().and_then(|index| registry().get(index)) else {
-        return (Kind::BadArguments, b"the request names no task".to_vec());
-    };
-    match perform(task, arguments) {
+    match perform(task, Incoming { body: request.body(), parts: &request.parts }) {
         Ok(Ok(result)) => (Kind::Done, result),
-        Ok(Err(Fault::Arguments(reason))) => (Kind::BadArguments, reason.into_bytes()),
-        Ok(Err(Fault::Result(reason))) => (Kind::BadResult, reason.into_bytes()),
+        Ok(Err(Fault::Arguments(reason))) => (Kind::BadArguments, Payload::text(&reason)),
+        Ok(Err(Fault::Result(reason))) => (Kind::BadResult, Payload::text(&reason)),
         Err(ErrorKind::Panicked(panic)) => {
             let note = PanicNote { message: panic.message, place: panic.place, backtrace: panic.backtrace };
-            (Kind::Panicked, postcard::to_stdvec(&note).unwrap_or_default())
+            match Payload::encode(&note) {
+                Ok(note) => (Kind::Panicked, note),
+                Err(_) => (Kind::BadResult, Payload::text(&format!("it panicked: {}", note.message))),
+            }
         }
-        Err(other) => (Kind::BadResult, other.to_string().into_bytes()),
+        Err(other) => (Kind::BadResult, Payload::text(&other.to_string())),
     }
 }
 
 /// Calls the task as the current job of this thread, its panic caught.
-fn perform(task: &Task, arguments: &[u8]) -> Result<Result<Vec<u8>, Fault>, ErrorKind> {
+fn perform(task: &Task, arguments: Incoming<'_>) -> Result<Result<Payload, Fault>, ErrorKind> {
     let mut options = Options::new();
     options.name = task.name.into();
     Core::new(options).perform(|| Ok((task.run)(arguments)))

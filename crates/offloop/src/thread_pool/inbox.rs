@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use crate::backlog::Backlog;
 use crate::cell::{Owner, Runnable};
-use crate::job::JobState;
+use crate::job::{Expected, JobState};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -72,7 +72,7 @@ impl Inbox {
             return Left::Ended(job);
         }
         if ahead == 0 && self.spinning.load(Ordering::Relaxed) {
-            job.core().expected.store(true, Ordering::Relaxed);
+            job.core().expect(Expected::FromThread);
         }
         slot.jobs.push(job);
         self.arrived.store(slot.jobs.len(), Ordering::Relaxed);

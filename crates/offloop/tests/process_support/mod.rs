@@ -50,7 +50,8 @@ impl Gate {
     pub fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("offloop-gate-{}-{number}", std::process::id()));
+        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("offloop-gate-{}-{number}", std::process::id()));
         std::fs::write(&path, "").unwrap();
         Self(path)
     }
@@ -225,9 +226,8 @@ pub enum Death {
     Abort,
     Signal(i32),
     CloseAllFiles,
-    WriteGarbage,
-    ClaimTooMuch,
-    AnswerForAnother,
+    /// Fills all that it shares with its pool with this byte, but for its results.
+    Scribble(u8),
 }
 
 #[offloop::task]
@@ -242,34 +242,33 @@ pub fn die(way: Death) {
                 unsafe { libc::close(descriptor) };
             }
         }
-        Death::WriteGarbage => write_to_the_link(&[0xAB; 4096]),
-        Death::ClaimTooMuch => {
-            let mut header = [0; 16];
-            header[..4].copy_from_slice(&u32::MAX.to_le_bytes());
-            header[4] = 3;
-            write_to_the_link(&header);
-        }
-        Death::AnswerForAnother => {
-            let mut header = [0; 16];
-            header[4] = 3;
-            header[8..].copy_from_slice(&u64::MAX.to_le_bytes());
-            write_to_the_link(&header);
+        Death::Scribble(byte) => {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            let link = maps.lines().find(|line| line.contains("memfd:offloop-link")).unwrap();
+            let (start, end) = link.split(' ').next().unwrap().split_once('-').unwrap();
+            let number = |text| usize::from_str_radix(text, 16).unwrap();
+            let (start, end) = (number(start), number(end));
+            // SAFETY: the range is mapped and writable. What is in there is lost, which is the purpose.
+            unsafe { std::ptr::write_bytes(start as *mut u8, byte, end - start) };
         }
     }
     std::thread::sleep(Duration::from_secs(600));
 }
 
-/// What a worker gone mad could do: finds its link among its descriptors and writes to it.
-fn write_to_the_link(bytes: &[u8]) {
+/// What a worker gone mad could do: writes to whatever socket it finds among its descriptors.
+#[offloop::task]
+pub fn write_to_every_socket(value: u64) -> u64 {
     for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
         let path = entry.unwrap().path();
         let Ok(target) = std::fs::read_link(&path) else { continue };
         if target.to_string_lossy().starts_with("socket:") {
             let descriptor: i32 = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
-            // SAFETY: the pointer and the length are those of a live slice.
-            unsafe { libc::write(descriptor, bytes.as_ptr().cast(), bytes.len()) };
+            let garbage = [0xAB; 4096];
+            // SAFETY: the pointer and the length are those of a live array.
+            unsafe { libc::write(descriptor, garbage.as_ptr().cast(), garbage.len()) };
         }
     }
+    value
 }
 
 #[offloop::task]

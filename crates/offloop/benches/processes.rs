@@ -1,0 +1,188 @@
+//! Processes: offloop beside a peer and beside what the hardware can do, the same job through each, in one run.
+//!
+//! ```text
+//! cargo bench -p offloop --bench processes              # minutes; figures to quote
+//! cargo bench -p offloop --bench processes -- --quick   # seconds; figures to distrust
+//! ```
+//!
+//! Every workload is measured in rounds; in a round each contender has its turn, and the next round begins
+//! with another one. A cell is the median over the rounds, so that a disturbance of the machine hits all alike.
+//! Pools have two workers, unless said otherwise.
+//!
+//! - *Round trip*: submit a no-op and await it, one after another.
+//! - *Burst*: submit 1000 no-ops, then await them all.
+//! - *Argument*, *result*: one job that reads a byte of each page of its argument, or that makes a `Vec<u8>`,
+//!   of which the caller reads a byte of each page.
+//! - *Cold start*: from building a pool of one worker to the first result.
+//! - *Replacement*: from killing the only worker, which is idle, to the next result.
+//! - *Memory*: the proportional set size (PSS) of that worker, after its first job.
+//! - *Busy*: a thread of normal priority spins for each core but one. *Idle*: nothing else runs.
+
+#[path = "processes/alarm.rs"]
+mod alarm;
+#[path = "processes/contenders.rs"]
+mod contenders;
+mod support;
+
+use std::time::Duration;
+
+use alarm::Alarm;
+use contenders::{Contender, Life, OURS, PEERS};
+use support::{Better, Comparison, Effort, Figure, Goal, Hogs, Spread, median};
+
+/// How much is measured.
+struct Plan {
+    rounds: usize,
+    trips: usize,
+    bursts: usize,
+    payloads: [Payload; 2],
+    lives: usize,
+}
+
+/// How much is measured of one size of arguments and results.
+struct Payload {
+    mib: usize,
+    rounds: usize,
+    times: usize,
+}
+
+fn main() {
+    offloop::init();
+    procspawn::init();
+    if contenders::echo_if_asked() {
+        return;
+    }
+    let effort = Effort::from_arguments();
+    let plan = Plan {
+        rounds: effort.pick(2, 40),
+        trips: effort.pick(200, 800),
+        bursts: effort.pick(1, 3),
+        payloads: [
+            Payload { mib: 1, rounds: effort.pick(2, 40), times: effort.pick(5, 20) },
+            Payload { mib: 64, rounds: effort.pick(2, 20), times: 1 },
+        ],
+        lives: effort.pick(2, 20),
+    };
+    let mut bench = Bench { contenders: contenders::all(), comparison: Comparison::new(&OURS, &PEERS) };
+    bench.no_ops(&plan, "idle");
+    {
+        let _hogs = Hogs::release();
+        bench.no_ops(&plan, "busy");
+    }
+    bench.lives(plan.lives);
+    for payload in &plan.payloads {
+        bench.payloads(payload);
+    }
+    print!("{}", bench.comparison);
+}
+
+struct Bench {
+    contenders: Vec<Box<dyn Contender>>,
+    comparison: Comparison,
+}
+
+impl Bench {
+    /// Round trips and bursts.
+    fn no_ops(&mut self, plan: &Plan, machine: &str) {
+        let trips = self.in_rounds(plan.rounds, "round trips", |contender| contender.round_trips(plan.trips));
+        let micros = |pick: fn(&Spread) -> Duration| {
+            medians(&trips, move |spread: &Spread| Some(pick(spread).as_secs_f64() * 1e6))
+        };
+        for (name, values) in [("p50", micros(|spread| spread.p50)), ("p99", micros(|spread| spread.p99))] {
+            self.comparison.add(Figure {
+                label: format!("no-op round trip {name}, {machine}, µs"),
+                better: Better::Less,
+                goals: &[Goal::Times(1.5, contenders::BARE_PIPE)],
+                values,
+            });
+        }
+        let rates = self.in_rounds(plan.rounds, "bursts", |contender| contender.bursts(plan.bursts));
+        self.comparison.add(Figure {
+            label: format!("burst of 1000, {machine}, thousand/s"),
+            better: Better::More,
+            goals: &[Goal::Times(20.0, contenders::PROCSPAWN)],
+            values: medians(&rates, |rate| Some(rate / 1e3)),
+        });
+    }
+
+    /// Arguments and results of one size.
+    fn payloads(&mut self, payload: &Payload) {
+        let Payload { mib, rounds, times } = *payload;
+        let length = mib << 20;
+        let bytes = contenders::make(length);
+        let arguments =
+            self.in_rounds(rounds, "arguments", |it| median_millis(times, || it.argument(&bytes)));
+        let results = self.in_rounds(rounds, "results", |it| median_millis(times, || it.result(length)));
+        let argument_goals: &[Goal] = match mib {
+            64 => &[Goal::Times(2.0, contenders::SHM_COPY), Goal::Times(1.0 / 15.0, contenders::PROCSPAWN)],
+            _ => &[Goal::BestPeer],
+        };
+        for (name, goals, measured) in
+            [("argument", argument_goals, arguments), ("result", &[Goal::BestPeer], results)]
+        {
+            self.comparison.add(Figure {
+                label: format!("{name} of {mib} MiB, ms"),
+                better: Better::Less,
+                goals,
+                values: medians(&measured, |millis| Some(*millis)),
+            });
+        }
+    }
+
+    /// What a pool of one worker goes through.
+    fn lives(&mut self, rounds: usize) {
+        let lives = self.in_rounds(rounds, "lives of a pool", |contender| contender.life());
+        let millis = |time: Duration| time.as_secs_f64() * 1e3;
+        let cold = medians(&lives, |life: &Life| Some(millis(life.cold_start)));
+        let replaced = medians(&lives, |life: &Life| life.replacement.map(millis));
+        let memory = medians(&lives, |life: &Life| life.idle_kib);
+        for (label, values) in [
+            ("cold start, pool of 1 to first result, ms", cold),
+            ("replacement, killed worker to next result, ms", replaced),
+            ("memory per idle worker (PSS), KiB", memory),
+        ] {
+            let goals = &[Goal::BestPeer];
+            self.comparison.add(Figure { label: label.to_owned(), better: Better::Less, goals, values });
+        }
+    }
+
+    /// Measures each contender in each round, after one round that does not count. A list of rounds a contender;
+    /// `None` for one that gave `None`, which is asked no more.
+    fn in_rounds<R>(
+        &mut self,
+        rounds: usize,
+        what: &str,
+        measure: impl Fn(&mut dyn Contender) -> Option<R>,
+    ) -> Vec<Option<Vec<R>>> {
+        let count = self.contenders.len();
+        let mut results: Vec<Option<Vec<R>>> = (0..count).map(|_| Some(Vec::with_capacity(rounds))).collect();
+        for round in 0..=rounds {
+            for turn in 0..count {
+                let at = (round + turn) % count;
+                let Some(list) = &mut results[at] else { continue };
+                let contender = &mut *self.contenders[at];
+                let _alarm = Alarm::set(format!("{what} of {}", contender.name()));
+                match measure(contender) {
+                    Some(_) if round == 0 => {}
+                    Some(result) => list.push(result),
+                    None => results[at] = None,
+                }
+            }
+        }
+        results
+    }
+}
+
+/// The median over the rounds of what `pick` sees in each; `None` if one round has none.
+fn medians<R>(results: &[Option<Vec<R>>], pick: impl Fn(&R) -> Option<f64>) -> Vec<Option<f64>> {
+    let of_one = |rounds: &Option<Vec<R>>| {
+        let values: Option<Vec<f64>> = rounds.as_ref()?.iter().map(&pick).collect();
+        values.map(median)
+    };
+    results.iter().map(of_one).collect()
+}
+
+fn median_millis(times: usize, mut measure: impl FnMut() -> Option<Duration>) -> Option<f64> {
+    let values: Option<Vec<f64>> = (0..times).map(|_| Some(measure()?.as_secs_f64() * 1e3)).collect();
+    values.map(median)
+}

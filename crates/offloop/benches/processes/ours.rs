@@ -1,0 +1,164 @@
+//! offloop's process pool, its results awaited or waited for.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use futures_lite::future::block_on;
+use offloop::{Handle, ProcessPool};
+use tokio::runtime::Runtime;
+
+use super::{BURST, Contender, Life, WORKERS, check, life, make, pages};
+use crate::support::{Spread, median, per_second};
+
+pub(crate) const AWAIT: &str = Await::NAME;
+pub(crate) const WAIT: &str = Wait::NAME;
+
+#[offloop::task]
+fn nothing() {}
+
+#[offloop::task]
+fn count_pages(bytes: &[u8]) -> usize {
+    pages(bytes)
+}
+
+#[offloop::task]
+fn make_bytes(length: usize) -> Vec<u8> {
+    make(length)
+}
+
+#[offloop::task]
+fn process_id() -> u32 {
+    std::process::id()
+}
+
+/// A way to get at a handle's result.
+pub(crate) trait Way {
+    const NAME: &str;
+
+    fn new() -> Self;
+
+    /// Runs a workload to its end on this thread.
+    fn drive<W: Future>(&self, workload: W) -> W::Output;
+
+    async fn settle<T: Send + 'static>(handle: Handle<T>) -> Result<T, offloop::Error>;
+}
+
+/// `handle.await`, on a current-thread runtime of tokio.
+pub(crate) struct Await(Runtime);
+
+impl Way for Await {
+    const NAME: &str = "offloop await";
+
+    fn new() -> Self {
+        Self(tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime"))
+    }
+
+    fn drive<W: Future>(&self, workload: W) -> W::Output {
+        self.0.block_on(workload)
+    }
+
+    async fn settle<T: Send + 'static>(handle: Handle<T>) -> Result<T, offloop::Error> {
+        handle.await
+    }
+}
+
+/// `handle.wait()`, on a thread without a runtime.
+pub(crate) struct Wait;
+
+impl Way for Wait {
+    const NAME: &str = "offloop wait";
+
+    fn new() -> Self {
+        Self
+    }
+
+    /// The workload blocks where it waits, so it is never pending.
+    fn drive<W: Future>(&self, workload: W) -> W::Output {
+        block_on(workload)
+    }
+
+    async fn settle<T: Send + 'static>(handle: Handle<T>) -> Result<T, offloop::Error> {
+        handle.wait()
+    }
+}
+
+pub(crate) struct Ours<W> {
+    way: W,
+    pool: ProcessPool,
+}
+
+impl<W: Way> Ours<W> {
+    pub(crate) fn start() -> Self {
+        Self { way: W::new(), pool: ProcessPool::builder().workers(WORKERS).build().expect("a pool") }
+    }
+
+    async fn burst(&self) {
+        let handles: Vec<_> = (0..BURST).map(|_| self.pool.run(nothing.with())).collect();
+        for handle in handles {
+            W::settle(handle).await.expect("a no-op succeeds");
+        }
+    }
+}
+
+impl<W: Way> Contender for Ours<W> {
+    fn name(&self) -> &'static str {
+        W::NAME
+    }
+
+    fn round_trips(&mut self, trips: usize) -> Option<Spread> {
+        let mut times = Vec::with_capacity(trips);
+        self.way.drive(async {
+            for _ in 0..trips {
+                let begin = Instant::now();
+                W::settle(self.pool.run(nothing.with())).await.expect("a no-op succeeds");
+                times.push(begin.elapsed());
+            }
+        });
+        Some(Spread::of(times))
+    }
+
+    fn bursts(&mut self, bursts: usize) -> Option<f64> {
+        let mut rates = Vec::with_capacity(bursts);
+        self.way.drive(async {
+            for _ in 0..bursts {
+                let begin = Instant::now();
+                self.burst().await;
+                rates.push(per_second(BURST, begin.elapsed()));
+            }
+        });
+        Some(median(rates))
+    }
+
+    fn argument(&mut self, bytes: &[u8]) -> Option<Duration> {
+        self.way.drive(async {
+            let begin = Instant::now();
+            let pages = W::settle(self.pool.run(count_pages.with(bytes))).await.expect("it counts");
+            let time = begin.elapsed();
+            check(pages, bytes.len());
+            Some(time)
+        })
+    }
+
+    fn result(&mut self, length: usize) -> Option<Duration> {
+        self.way.drive(async {
+            let begin = Instant::now();
+            let bytes = W::settle(self.pool.run(make_bytes.with(length))).await.expect("it makes");
+            let pages = pages(&bytes);
+            let time = begin.elapsed();
+            check(pages, length);
+            Some(time)
+        })
+    }
+
+    fn life(&mut self) -> Option<Life> {
+        let begin = Instant::now();
+        let pool = ProcessPool::builder().workers(1).build().expect("a pool");
+        let life = life(begin, |limit| {
+            let handle = pool.run(process_id.with()).timeout(limit);
+            self.way.drive(W::settle(handle)).map_err(|error| error.to_string())
+        });
+        // Until its worker is gone, so that the next contender has the machine for itself.
+        pool.shutdown(Duration::from_secs(1)).wait().expect("a report");
+        Some(life)
+    }
+}

@@ -1,0 +1,364 @@
+//! The arena: shared memory that carries large payloads between processes without a pipe in between.
+//!
+//! Each process writes to one arena, its own, and lends it read-only to those it speaks with: a parent to its
+//! workers (arguments), a worker to its parent (results). An arena is one sealed, anonymous, sparse memory file
+//! (memfd): it has no name that could be left behind, cannot shrink under a reader, and takes memory only where
+//! it was written. Blocks are cut from it by size class and used again, last freed first, as memory that was
+//! touched before is about ten times as fast as fresh pages.
+//!
+//! Only the owner allocates and frees; readers tell it what they have done with. So no lock is shared between
+//! processes, and whoever dies leaves nothing locked.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+use crate::fork::Generation;
+use crate::sync::Mutex;
+
+/// The smallest block, in bytes: a page.
+const SMALLEST: usize = 4096;
+
+/// Blocks are of `SMALLEST << class` bytes.
+const CLASSES: usize = 24;
+
+/// The address space that an arena reserves where it may. It costs nothing until it is written to.
+const RESERVE: usize = 64 << 30;
+
+/// How much freed memory is kept for the next payloads, unless it is told otherwise.
+const RETAINED: usize = 256 << 20;
+
+/// A sealed memory file: it can neither shrink under a reader nor grow.
+pub(crate) fn memory_file(name: &str, size: usize) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = rustix::fs::memfd_create(name, flags)?;
+    rustix::fs::ftruncate(&file, size as u64)?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(file)
+}
+
+/// A shared mapping of the beginning of a memory file.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    size: usize,
+}
+
+// SAFETY: a mapping is plain memory that belongs to no thread; whoever reads or writes through its raw pointers
+// answers for the order in which that happens.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; the type itself only hands out pointers.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `size` bytes of `file`, which must be sealed at that size or a larger one: a memory file that
+    /// shrinks under its mapping ends the process.
+    pub(crate) fn new(file: BorrowedFd<'_>, size: usize, writable: bool) -> io::Result<Self> {
+        let seals = rustix::fs::fcntl_get_seals(file)?;
+        let actual = rustix::fs::fstat(file)?.st_size;
+        if !seals.contains(SealFlags::SHRINK)
+            || u64::try_from(actual).is_ok_and(|actual| actual < size as u64)
+        {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a memory file that is not sealed"));
+        }
+        let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        // SAFETY: the kernel chooses the address, so no mapping of ours is replaced.
+        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, protection, flags, file, 0) }?;
+        let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::InvalidData)?;
+        // Sixty gigabytes of holes are of no use in a core dump.
+        // SAFETY: the range is the mapping that was just made, and the advice changes no bytes.
+        let _ = unsafe { rustix::mm::madvise(start.as_ptr().cast(), size, Advice::LinuxDontDump) };
+        Ok(Self { start, size })
+    }
+
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The address of `range`, if that is part of the mapping.
+    pub(crate) fn at(&self, range: &Range<u64>) -> Option<NonNull<u8>> {
+        let (start, end) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
+        if start > end || end > self.size {
+            return None;
+        }
+        // SAFETY: `start` is not beyond the end of the mapping.
+        Some(unsafe { self.start.add(start) })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, and the pointers it gave out are not used after it.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.size) };
+    }
+}
+
+/// A large part of the address space, unless that is limited; then a part that leaves room for the rest.
+pub(crate) fn reserve() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::As).current;
+    let share = limit.map_or(RESERVE, |limit| usize::try_from(limit / 16).unwrap_or(RESERVE));
+    let share = share.clamp(SMALLEST, RESERVE);
+    1 << share.ilog2()
+}
+
+/// Makes the memory for an arena of `reserve` bytes, or of less if the address space does not allow it.
+pub(crate) fn create(mut reserve: usize, writable: bool) -> io::Result<(OwnedFd, Mapping)> {
+    loop {
+        let file = memory_file("offloop-arena", reserve)?;
+        match Mapping::new(file.as_fd(), reserve, writable) {
+            Ok(mapping) => return Ok((file, mapping)),
+            Err(_) if reserve > SMALLEST => reserve /= 2,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The memory that this process writes its payloads to.
+#[derive(Debug)]
+pub(crate) struct Arena {
+    file: OwnedFd,
+    /// The same file, opened for reading only.
+    read_only: OnceLock<OwnedFd>,
+    mapping: Mapping,
+    shelves: Mutex<Shelves>,
+    /// Bytes in free blocks that were written to and not given back.
+    retained: AtomicUsize,
+    /// The bound on `retained`.
+    allowance: AtomicUsize,
+    /// Counts blocks that were taken or freed: an arena whose count stands still is idle.
+    uses: AtomicUsize,
+    born: Generation,
+}
+
+#[derive(Debug)]
+struct Shelves {
+    free: [Vec<Free>; CLASSES],
+    /// Everything from here on has never been used.
+    fresh: usize,
+}
+
+/// A free block.
+#[derive(Debug, Clone, Copy)]
+struct Free {
+    offset: usize,
+    /// How much of its beginning has been written since its memory was last given back, in bytes.
+    touched: usize,
+}
+
+fn class_of(size: usize) -> usize {
+    size.max(SMALLEST).next_power_of_two().ilog2() as usize - SMALLEST.ilog2() as usize
+}
+
+impl Arena {
+    pub(crate) fn new(file: OwnedFd, mapping: Mapping) -> Self {
+        Self {
+            file,
+            read_only: OnceLock::new(),
+            mapping,
+            shelves: Mutex::new(Shelves { free: [const { Vec::new() }; CLASSES], fresh: 0 }),
+            retained: AtomicUsize::new(0),
+            allowance: AtomicUsize::new(RETAINED),
+            uses: AtomicUsize::new(0),
+            born: Generation::now(),
+        }
+    }
+
+    /// The arena of this process; made when it is first needed, and anew in a child made by `fork()`, as the
+    /// other one is its parent's. `None` where the system refuses.
+    pub(crate) fn of_this_process() -> Option<&'static Self> {
+        let current = NonNull::new(OUTGOING.load(Ordering::Acquire));
+        // SAFETY: only `publish` stores to it, and what it stores lives for ever.
+        let current: Option<&'static Self> = current.map(|arena| unsafe { arena.as_ref() });
+        if let Some(arena) = current.filter(|arena| !arena.born.is_past()) {
+            return Some(arena);
+        }
+        let (file, mapping) = create(reserve(), true).ok()?;
+        Some(Self::publish(current, Self::new(file, mapping)))
+    }
+
+    /// Makes a given arena that of this process: a worker's, which its parent has mapped. To be called before
+    /// any other use.
+    pub(crate) fn adopt(file: OwnedFd, mapping: Mapping) -> &'static Self {
+        Self::publish(None, Self::new(file, mapping))
+    }
+
+    /// Puts `new` in the place of `old`, unless another thread was faster; says which one holds.
+    fn publish(old: Option<&'static Self>, new: Self) -> &'static Self {
+        let old = old.map_or(std::ptr::null_mut(), |old| std::ptr::from_ref(old).cast_mut());
+        let new = Box::into_raw(Box::new(new));
+        match OUTGOING.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: it was just made, and nobody ever frees a published one.
+            Ok(_) => unsafe { &*new },
+            Err(winner) => {
+                // SAFETY: it came from `into_raw` above and was not published.
+                drop(unsafe { Box::from_raw(new) });
+                // SAFETY: only this function publishes, and never null.
+                unsafe { &*winner }
+            }
+        }
+    }
+
+    /// How much freed memory may be kept for later payloads, in bytes.
+    pub(crate) fn allow(&self, bytes: usize) {
+        self.allowance.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The file as others get it: they can map it to read, not to write.
+    pub(crate) fn for_readers(&self) -> io::Result<BorrowedFd<'_>> {
+        if let Some(file) = self.read_only.get() {
+            return Ok(file.as_fd());
+        }
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(self.read_only.get_or_init(|| file).as_fd())
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        self.mapping.size()
+    }
+
+    /// A block of at least `size` bytes with arbitrary contents. `None` if the arena is used up.
+    pub(crate) fn take(&'static self, size: usize) -> Option<Block> {
+        let class = class_of(size);
+        if class >= CLASSES {
+            return None;
+        }
+        self.uses.fetch_add(1, Ordering::Relaxed);
+        let mut shelves = self.shelves.lock();
+        // A somewhat larger block that was used before is better than fresh pages.
+        for class in class..CLASSES.min(class + 3) {
+            if let Some(Free { offset, touched }) = shelves.free[class].pop() {
+                self.retained.fetch_sub(touched, Ordering::Relaxed);
+                return Some(Block { arena: self, offset, class, touched });
+            }
+        }
+        let offset = shelves.fresh;
+        let end = offset.checked_add(SMALLEST << class)?;
+        if end > self.mapping.size() {
+            // Rather a block that is too large by far than none.
+            let class = (class..CLASSES).find(|&class| !shelves.free[class].is_empty())?;
+            let Free { offset, touched } = shelves.free[class].pop()?;
+            self.retained.fetch_sub(touched, Ordering::Relaxed);
+            return Some(Block { arena: self, offset, class, touched });
+        }
+        shelves.fresh = end;
+        Some(Block { arena: self, offset, class, touched: 0 })
+    }
+
+    fn put_back(&self, block: &Block) {
+        if self.born.is_past() {
+            return;
+        }
+        self.uses.fetch_add(1, Ordering::Relaxed);
+        self.retained.fetch_add(block.touched, Ordering::Relaxed);
+        let free = Free { offset: block.offset, touched: block.touched };
+        self.shelves.lock().free[block.class].push(free);
+    }
+
+    /// Whether more freed memory is kept than is allowed. One atomic load.
+    pub(crate) fn is_over(&self) -> bool {
+        self.retained.load(Ordering::Relaxed) > self.allowance.load(Ordering::Relaxed)
+    }
+
+    /// Whether freed memory is kept.
+    pub(crate) fn retains(&self) -> bool {
+        self.retained.load(Ordering::Relaxed) > 0
+    }
+
+    /// How often blocks were taken and freed.
+    pub(crate) fn uses(&self) -> usize {
+        self.uses.load(Ordering::Relaxed)
+    }
+
+    /// Gives freed memory back to the system until no more is kept than is allowed.
+    pub(crate) fn tidy(&self) {
+        self.shrink_to(self.allowance.load(Ordering::Relaxed));
+    }
+
+    /// Gives freed memory back to the system until at most `bound` bytes of it are kept. Blocks for as long as
+    /// the system takes, about 50 µs a MiB.
+    pub(crate) fn shrink_to(&self, bound: usize) {
+        if self.born.is_past() {
+            return;
+        }
+        while self.retained.load(Ordering::Relaxed) > bound {
+            // The least recently freed of the largest class that has one; out of the shelf while it is at it.
+            let mut shelves = self.shelves.lock();
+            let found = (0..CLASSES).rev().find_map(|class| {
+                let at = shelves.free[class].iter().position(|free| free.touched > 0)?;
+                Some((class, shelves.free[class].remove(at)))
+            });
+            drop(shelves);
+            let Some((class, Free { offset, touched })) = found else { return };
+            self.retained.fetch_sub(touched, Ordering::Relaxed);
+            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            let length = (SMALLEST << class) as u64;
+            // If the system cannot, the memory is only kept.
+            let _ = rustix::fs::fallocate(&self.file, hole, offset as u64, length);
+            // At the end of the line: the others have their pages.
+            self.shelves.lock().free[class].insert(0, Free { offset, touched: 0 });
+        }
+    }
+}
+
+/// The arena of this process. What is published here is never freed.
+static OUTGOING: AtomicPtr<Arena> = AtomicPtr::new(std::ptr::null_mut());
+
+/// A part of this process's arena, owned: it goes back on its shelf when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Block {
+    arena: &'static Arena,
+    offset: usize,
+    class: usize,
+    touched: usize,
+}
+
+impl Block {
+    pub(crate) fn capacity(&self) -> usize {
+        SMALLEST << self.class
+    }
+
+    /// Where it begins in the arena, in bytes.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset as u64
+    }
+
+    fn start(&self) -> *mut u8 {
+        // SAFETY: a block lies within its arena's mapping.
+        unsafe { self.arena.mapping.start().as_ptr().add(self.offset) }
+    }
+
+    /// The first `length` bytes.
+    pub(crate) fn bytes(&self, length: usize) -> &[u8] {
+        assert!(length <= self.capacity());
+        // SAFETY: the range lies within the block, which is this value's own. Memory of a file is always
+        // initialised, and nobody else writes to it: other processes have it read-only.
+        unsafe { std::slice::from_raw_parts(self.start(), length) }
+    }
+
+    /// The first `length` bytes, to write to.
+    pub(crate) fn bytes_mut(&mut self, length: usize) -> &mut [u8] {
+        assert!(length <= self.capacity());
+        self.touched = self.touched.max(length);
+        // SAFETY: as for `bytes`; `&mut self` makes this the only access in this process. Another process reads
+        // it only between the block's offer to it and its answer, while its owner does not give `&mut` out.
+        unsafe { std::slice::from_raw_parts_mut(self.start(), length) }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.arena.put_back(self);
+    }
+}

@@ -1,0 +1,63 @@
+//! From a worker's answer, or its death, to the end of a job.
+
+use std::sync::OnceLock;
+
+use super::link::{Answer, Kind, PanicNote};
+use super::member::Finished;
+use crate::error::{ErrorKind, Panic};
+use crate::executor::Accepts;
+use crate::job::Options;
+use crate::panics::drop_quietly;
+use crate::payload::Incoming;
+use crate::task::Fault;
+use crate::thread_pool::ThreadPool;
+
+/// Results above this size in bytes are decoded on other threads, so that whoever took the answer goes on.
+const LARGE_RESULT: usize = 64 * 1024;
+
+/// What an answer comes to: the encoded result, or what went wrong.
+pub(super) fn verdict<'a>(answer: &'a Answer, task: &str) -> Result<Incoming<'a>, ErrorKind> {
+    let text = || String::from_utf8_lossy(answer.body()).into_owned();
+    match answer.kind {
+        Kind::Done => Ok(Incoming { body: answer.body(), parts: &answer.parts }),
+        Kind::BadArguments => Err(Fault::Arguments(text()).into_kind(task)),
+        Kind::BadResult => Err(Fault::Result(text()).into_kind(task)),
+        Kind::Panicked => match postcard::from_bytes::<PanicNote>(answer.body()) {
+            Ok(PanicNote { message, place, backtrace }) => {
+                Err(ErrorKind::Panicked(Panic { message, place, backtrace, payload: None }))
+            }
+            Err(error) => Err(ErrorKind::Decode(format!("the panic of `{task}`: {error}"))),
+        },
+    }
+}
+
+/// Ends a job with its worker's answer, which is decoded by the user's code.
+pub(super) fn finish(finished: Finished) {
+    let is_large = finished.answer.body().len() > LARGE_RESULT;
+    let end = move || {
+        let Finished { job, arguments, answer, .. } = finished;
+        // Their memory can be used again before anybody learns of the end.
+        drop(arguments);
+        match verdict(&answer, &job.core().options.name) {
+            Ok(result) => job.complete(result),
+            Err(kind) => job.fail(kind),
+        };
+        drop(answer);
+        // If nobody wants the result it dies here, and its destructor is the user's too.
+        drop_quietly(job);
+    };
+    if !is_large {
+        end();
+    } else if let Err(rejected) = decoders().try_place(end, Options::new()).map(crate::handle::Handle::detach)
+    {
+        rejected.into_work()();
+    }
+}
+
+fn decoders() -> &'static ThreadPool {
+    static DECODERS: OnceLock<ThreadPool> = OnceLock::new();
+    DECODERS.get_or_init(|| {
+        let pool = ThreadPool::builder().name("offloop-decode").max_threads(crate::sync::cores());
+        pool.build().expect("these settings are valid")
+    })
+}

@@ -1,0 +1,181 @@
+//! What workers print: passed on to this process's standard error, its tail kept for the error of a crash, and
+//! captured for the jobs that ask for it.
+//!
+//! Standard output is inherited and costs nothing. Standard error is a pipe that one thread of the pool reads and
+//! passes on; only that thread ever waits for whoever reads *our* standard error. For a captured job the worker
+//! turns both into two further pipes for as long as it runs.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::PollFd;
+
+use super::sys::{self, Bell};
+use crate::captured::{Captured, Stream};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, thread};
+
+/// How much may wait to be passed on for one worker, in bytes; then the worker waits.
+const WAITING: usize = 64 * 1024;
+
+/// Reads what the workers of one pool print.
+#[derive(Debug)]
+pub(super) struct Output {
+    sinks: Mutex<Vec<Arc<Sink>>>,
+    /// Wakes the thread: the list has changed, or something is to be passed on.
+    bell: Bell,
+    /// How much of the end of each worker's standard error is kept, in bytes; 0: it is inherited.
+    tail: usize,
+    /// The last worker is gone.
+    closed: AtomicBool,
+}
+
+/// The reading ends of a worker's pipes.
+#[derive(Debug)]
+pub(super) struct Sink {
+    stderr: Option<OwnedFd>,
+    captured: [OwnedFd; 2],
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Read, and to be passed on.
+    waiting: Vec<u8>,
+    tail: VecDeque<u8>,
+    /// Where the current job's output goes.
+    capture: Option<Captured>,
+    /// The worker is gone.
+    is_over: bool,
+    /// Which of the pipes are at their end.
+    ended: [bool; 3],
+}
+
+impl Output {
+    /// Opens the pool's output and starts its thread.
+    pub(super) fn open(tail: usize) -> io::Result<Arc<Self>> {
+        let closed = AtomicBool::new(false);
+        let output = Arc::new(Self { sinks: Mutex::new(Vec::new()), bell: Bell::new()?, tail, closed });
+        let reader = Arc::clone(&output);
+        thread::Builder::new().name("offloop-output".into()).spawn(move || reader.run())?;
+        Ok(output)
+    }
+
+    /// There is nothing more to come.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.bell.ring();
+    }
+
+    /// Makes the pipes of a new worker: the reading ends, and the writing ends for standard error, if it is not to
+    /// be inherited, and for captured output and errors.
+    pub(super) fn connect(&self) -> io::Result<(Arc<Sink>, Option<OwnedFd>, [OwnedFd; 2])> {
+        let (stderr, stderr_of_worker) = if self.tail > 0 { sys::pipe().map(split)? } else { (None, None) };
+        let (out, out_of_worker) = sys::pipe()?;
+        let (err, err_of_worker) = sys::pipe()?;
+        let sink = Arc::new(Sink { stderr, captured: [out, err], state: Mutex::default() });
+        Ok((sink, stderr_of_worker, [out_of_worker, err_of_worker]))
+    }
+
+    /// Reads a worker's pipes from now on.
+    pub(super) fn add(&self, sink: Arc<Sink>) {
+        self.sinks.lock().push(sink);
+        self.bell.ring();
+    }
+
+    /// The worker is dead: reads what it left, and returns the tail of its standard error.
+    pub(super) fn finish(&self, sink: &Sink) -> String {
+        sink.read(self.tail, usize::MAX);
+        let mut state = sink.state.lock();
+        state.is_over = true;
+        let tail = match &state.capture {
+            Some(captured) => captured.stderr(),
+            None => state.tail.iter().copied().collect(),
+        };
+        drop(state);
+        self.bell.ring();
+        let from = tail.len().saturating_sub(self.tail);
+        String::from_utf8_lossy(&tail[from..]).trim_end().to_owned()
+    }
+}
+
+fn split((ours, theirs): (OwnedFd, OwnedFd)) -> (Option<OwnedFd>, Option<OwnedFd>) {
+    (Some(ours), Some(theirs))
+}
+
+impl Sink {
+    /// Captures from now on: the worker is given a job that asks for it.
+    pub(super) fn begin(&self, captured: Captured) {
+        self.state.lock().capture = Some(captured);
+    }
+
+    /// The captured job has ended: takes what it printed last.
+    pub(super) fn end(&self) {
+        self.read(0, 0);
+        self.state.lock().capture = None;
+    }
+
+    /// Reads whatever is there, without waiting. Standard error is left alone while more than `limit` bytes wait to be
+    /// passed on.
+    fn read(&self, tail: usize, limit: usize) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let mut buffer = [0; 8192];
+        for (at, stream) in [Stream::Out, Stream::Err].into_iter().enumerate() {
+            while let Some(bytes) = sys::read_now(&self.captured[at], &mut buffer, &mut state.ended[at]) {
+                if let Some(captured) = &state.capture {
+                    captured.append(stream, bytes);
+                }
+            }
+        }
+        let Some(stderr) = &self.stderr else { return };
+        while state.waiting.len() < limit {
+            let Some(bytes) = sys::read_now(stderr, &mut buffer, &mut state.ended[2]) else { break };
+            state.waiting.extend_from_slice(bytes);
+            state.tail.extend(bytes);
+            let excess = state.tail.len().saturating_sub(tail);
+            state.tail.drain(..excess);
+        }
+    }
+
+    /// The pipes that may have something to read.
+    fn descriptors(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let ended = self.state.lock().ended;
+        let pipes = self.captured.iter().chain(&self.stderr);
+        pipes.zip(ended).filter(|(_, ended)| !ended).map(|(pipe, _)| sys::watch(pipe.as_fd()))
+    }
+}
+
+impl Output {
+    /// Reads and passes on until there is nothing more to come.
+    fn run(&self) {
+        loop {
+            let is_last = self.closed.load(Ordering::Acquire);
+            let sinks = self.sinks.lock().clone();
+            for sink in &sinks {
+                sink.read(self.tail, WAITING);
+                pass_on(sink);
+            }
+            if is_last {
+                return;
+            }
+            self.sinks.lock().retain(|sink| !sink.state.lock().is_over);
+            let mut descriptors = vec![sys::watch(self.bell.as_fd())];
+            descriptors.extend(sinks.iter().flat_map(|sink| sink.descriptors()));
+            // An error is want of memory; the next round may have it.
+            let _ = sys::poll(&mut descriptors, None);
+            self.bell.silence();
+        }
+    }
+}
+
+/// Writes what a worker wrote to our own standard error. May block for as long as nobody reads that.
+fn pass_on(sink: &Sink) {
+    let waiting = std::mem::take(&mut sink.state.lock().waiting);
+    if !waiting.is_empty() {
+        // If it cannot be written there is nobody to tell.
+        let _ = io::stderr().write_all(&waiting);
+    }
+}

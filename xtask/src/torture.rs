@@ -1,0 +1,26 @@
+//! `cargo xtask torture`: process pools under a mixed load while everything goes wrong, and the books afterwards.
+
+use std::error::Error;
+use std::process::{Command, ExitCode};
+
+use clap::Args;
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// How long the load lasts.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Replays the choices of another run, though not its timing. Default: a random one, which is printed.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    let mut command = Command::new("cargo");
+    command.args(["run", "--release", "-p", "offloop-torture", "--"]);
+    command.arg("--seconds").arg(arguments.seconds.to_string());
+    if let Some(seed) = arguments.seed {
+        command.arg("--seed").arg(seed.to_string());
+    }
+    Ok(if command.status()?.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
