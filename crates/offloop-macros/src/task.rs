@@ -216,7 +216,8 @@ fn generate(mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
 
         #(#cfgs)*
         const _: () = {
-            #[allow(non_snake_case)]
+            // What a task owns was made for it, so it may as well take it by value.
+            #[allow(non_snake_case, clippy::needless_pass_by_value)]
             #function
 
             impl ::core::ops::Deref for #name {

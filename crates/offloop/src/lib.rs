@@ -19,6 +19,7 @@
 //! | [`Executor`] | takes [`Job`]s: one method, yours to implement. [`ThreadPool`], [`Inline`] and the [`adapters`] do |
 //! | [`StatePool`] | a thread pool whose threads each own a value, such as a connection |
 //! | [`ProcessPool`] | runs [`Call`]s of functions marked [`#[offloop::task]`](macro@task) in worker processes |
+//! | [`Blob`] | bytes that go to a worker and back without being copied |
 //! | [`Handle`] | the caller's end of a job |
 //! | [`Error`] | why a job has no result; [`ErrorKind`] tells the reasons apart |
 //! | [`Report`] | what a shutdown came to |
@@ -30,12 +31,13 @@
 //!                              │                                                                  ▼
 //!                              └──────────────────────▶ Handle ◀────────── cell: one per job, ends it once
 //!                              │                                                                  ▲
-//!                              └─▶ process pool: desk ─▶ supervisor ─▶ link ─▶ worker process ────┘
+//!                              └─▶ process pool: desk ─▶ link ─▶ worker process ──────────────────┘
 //! ```
 //!
 //! The life of a job happens in `cell`, under one lock: whoever races there, it ends exactly once. Bounded
 //! queues and their policies are in `backlog`, which both pools share. Who wakes whom in a thread pool is
-//! decided in `thread_pool/roster` (with a README); the process pool's protocol is in `process_pool/README.md`.
+//! decided in `thread_pool/roster` (with a README); the process pool's protocol is in `process_pool/README.md`. What
+//! travels is a `payload`; large ones lie in the `arena`, which is shared memory.
 //! Deadlines are kept by `timer`, a waiting job's stand-in is lent by `nested`.
 //!
 //! # A closure must not return a future

@@ -140,7 +140,9 @@ fn workers_are_recycled_by_jobs_without_losing_or_delaying_any() {
     assert!(pids.len() > 4, "{} workers for 600 jobs of 10 each", pids.len());
     let current = pool.workers();
     eventually("the others are gone", || {
-        pids.iter().filter(|pid| !current.contains(pid) && !pool.workers().contains(pid)).all(|pid| is_gone(*pid))
+        pids.iter()
+            .filter(|pid| !current.contains(pid) && !pool.workers().contains(pid))
+            .all(|pid| is_gone(*pid))
     });
     let report = pool.shutdown(Duration::from_secs(10)).wait().unwrap();
     assert_eq!((report.cancelled, report.killed), (0, 0));

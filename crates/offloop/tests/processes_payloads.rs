@@ -83,8 +83,7 @@ fn many_blobs_of_one_call_arrive_in_their_places() {
 #[test]
 fn a_blob_stays_as_it_is_while_anybody_holds_it() {
     let pool = pool(1);
-    let held: Vec<Blob> =
-        (0..20).map(|_| pool.run(inverted.with(blob(100_000))).wait().unwrap()).collect();
+    let held: Vec<Blob> = (0..20).map(|_| pool.run(inverted.with(blob(100_000))).wait().unwrap()).collect();
     let (one, same, bytes) = pool.run(twice_the_same.with(50_000)).wait().unwrap();
     for _ in 0..20 {
         drop(pool.run(inverted.with(BlobMut::zeroed(100_000).freeze())).wait().unwrap());

@@ -526,9 +526,8 @@ impl Supervisor {
             }
             // What Rust's allocation error handler says before it aborts.
             Exit::Signal(libc::SIGABRT) => {
-                let says_so = |line: &str| {
-                    line.starts_with("memory allocation of ") && line.ends_with(" bytes failed")
-                };
+                let says_so =
+                    |line: &str| line.starts_with("memory allocation of ") && line.ends_with(" bytes failed");
                 stderr.lines().any(says_so)
             }
             _ => false,
