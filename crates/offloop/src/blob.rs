@@ -227,7 +227,7 @@ impl BlobMut {
     /// So many zeros.
     pub fn zeroed(length: usize) -> Self {
         let mut blob = Self::with_capacity(length);
-        blob.resize(length);
+        blob.resize(length, 0);
         blob
     }
 
@@ -248,16 +248,22 @@ impl BlobMut {
         }
     }
 
-    /// Makes it `length` bytes long: cuts it, or appends zeros.
-    pub fn resize(&mut self, length: usize) {
+    /// Makes it `length` bytes long: cuts it, or appends `value` as often as needed.
+    pub fn resize(&mut self, length: usize, value: u8) {
         let before = self.length;
         if length > before {
             self.reserve(length - before);
             self.length = length;
-            self[before..].fill(0);
+            self[before..].fill(value);
         } else {
             self.length = length;
         }
+    }
+
+    /// Appends bytes.
+    pub fn extend_from_slice(&mut self, bytes: &[u8]) {
+        self.reserve(bytes.len());
+        self.append(bytes);
     }
 
     /// Makes room for `additional` more bytes.
@@ -330,8 +336,7 @@ impl DerefMut for BlobMut {
 
 impl Write for BlobMut {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.reserve(bytes.len());
-        self.append(bytes);
+        self.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 

@@ -25,7 +25,7 @@ fn blob(length: usize) -> Blob {
 #[offloop::task]
 fn inverted(bytes: Blob) -> Blob {
     let mut result = BlobMut::with_capacity(bytes.len());
-    result.resize(bytes.len());
+    result.resize(bytes.len(), 0);
     result.iter_mut().zip(bytes.iter()).for_each(|(to, from)| *to = !from);
     result.freeze()
 }

@@ -14,7 +14,7 @@ pub(crate) use shm::SHM_COPY;
 use crate::alarm::Alarm;
 use crate::support::{Spread, field};
 
-pub(crate) const OURS: [&str; 2] = [ours::AWAIT, ours::WAIT];
+pub(crate) const OURS: [&str; 3] = [ours::AWAIT, ours::WAIT, ours::BLOB];
 pub(crate) const PEERS: [&str; 5] = [PROCSPAWN, peer::PROCSPAWN_SHM, BARE_PIPE, bare::SOCKETPAIR, SHM_COPY];
 
 /// All contenders, started, in the order of their names above.
@@ -23,6 +23,7 @@ pub(crate) fn all() -> Vec<Box<dyn Contender>> {
     let all: Vec<Box<dyn Contender>> = vec![
         Box::new(ours::Ours::<ours::Await>::start()),
         Box::new(ours::Ours::<ours::Wait>::start()),
+        Box::new(ours::Blobs::start()),
         Box::new(peer::Procspawn::start()),
         Box::new(peer::Shared::start()),
         Box::new(bare::Bare::over_pipes()),

@@ -4,14 +4,15 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use futures_lite::future::block_on;
-use offloop::{Handle, ProcessPool};
+use offloop::{Blob, BlobMut, Handle, ProcessPool};
 use tokio::runtime::Runtime;
 
-use super::{BURST, Contender, Life, WORKERS, check, life, make, pages};
+use super::{BURST, BYTE, Contender, Life, WORKERS, check, life, make, pages};
 use crate::support::{Spread, median, per_second};
 
 pub(crate) const AWAIT: &str = Await::NAME;
 pub(crate) const WAIT: &str = Wait::NAME;
+pub(crate) const BLOB: &str = "offloop Blob";
 
 #[offloop::task]
 fn nothing() {}
@@ -24,6 +25,18 @@ fn count_pages(bytes: &[u8]) -> usize {
 #[offloop::task]
 fn make_bytes(length: usize) -> Vec<u8> {
     make(length)
+}
+
+#[offloop::task]
+fn count_pages_of_blob(bytes: Blob) -> usize {
+    pages(&bytes)
+}
+
+#[offloop::task]
+fn make_blob(length: usize) -> Blob {
+    let mut blob = BlobMut::with_capacity(length);
+    blob.resize(length, BYTE);
+    blob.freeze()
 }
 
 #[offloop::task]
@@ -160,5 +173,41 @@ impl<W: Way> Contender for Ours<W> {
         // Until its worker is gone, so that the next contender has the machine for itself.
         pool.shutdown(Duration::from_secs(1)).wait().expect("a report");
         Some(life)
+    }
+}
+
+/// Bytes that are made in shared memory, by the caller or by the task, and handed over.
+pub(crate) struct Blobs(ProcessPool);
+
+impl Blobs {
+    pub(crate) fn start() -> Self {
+        Self(ProcessPool::builder().workers(WORKERS).build().expect("a pool"))
+    }
+}
+
+impl Contender for Blobs {
+    fn name(&self) -> &'static str {
+        BLOB
+    }
+
+    /// Of bytes that were read or computed into their place.
+    fn argument(&mut self, bytes: &[u8]) -> Option<Duration> {
+        let mut blob = BlobMut::with_capacity(bytes.len());
+        blob.extend_from_slice(bytes);
+        let blob = blob.freeze();
+        let begin = Instant::now();
+        let pages = self.0.run(count_pages_of_blob.with(blob)).wait().expect("it counts");
+        let time = begin.elapsed();
+        check(pages, bytes.len());
+        Some(time)
+    }
+
+    fn result(&mut self, length: usize) -> Option<Duration> {
+        let begin = Instant::now();
+        let blob = self.0.run(make_blob.with(length)).wait().expect("it makes");
+        let pages = pages(&blob);
+        let time = begin.elapsed();
+        check(pages, length);
+        Some(time)
     }
 }

@@ -26,6 +26,7 @@ use rustix::thread::futex;
 use rustix::time::Timespec;
 use serde::{Deserialize, Serialize};
 
+use super::sys;
 use crate::arena::{self, Mapping};
 use crate::blob::{Blob, Foreign};
 use crate::payload::{INLINE, PARTS, Payload, Place};
@@ -716,9 +717,13 @@ impl WorkerEnd {
         })
     }
 
-    /// Sleeps until the pool has something. False if the link has ended.
-    pub(super) fn sleep_deeply(&self) -> bool {
-        self.sleep(Sleep::Deeply, |_| self.read(RecvFlags::empty()))
+    /// Sleeps until the pool has something, at most for `limit` if there is one. False if the link has ended.
+    pub(super) fn sleep_deeply(&self, limit: Option<Duration>) -> bool {
+        self.sleep(Sleep::Deeply, |_| {
+            // What is read without waiting is what has come.
+            let has_come = limit.is_some_and(|limit| sys::is_readable_within(self.socket.as_fd(), limit));
+            self.read(if limit.is_none() || has_come { RecvFlags::empty() } else { RecvFlags::DONTWAIT })
+        })
     }
 
     /// Asks to be woken, and sleeps if there is nothing to do even then.
@@ -741,11 +746,6 @@ impl WorkerEnd {
                 Err(_) => return false,
             }
         }
-    }
-
-    /// For `poll`.
-    pub(super) fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 
     /// The blocks that the pool has done with.

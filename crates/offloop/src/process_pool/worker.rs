@@ -182,12 +182,16 @@ impl Worker {
             return false;
         }
         while !self.link.is_due() {
-            if self.arena.retains() && !sys::is_readable_within(self.link.socket(), IDLE) {
-                self.take_returns();
-                self.arena.shrink_to(0);
-            }
-            if !self.link.sleep_deeply() {
+            let before = self.arena.uses();
+            let limit = (self.arena.retains() || !self.lent.is_empty()).then_some(IDLE);
+            if !self.link.sleep_deeply(limit) {
                 return false;
+            }
+            if !self.link.is_due() {
+                self.take_returns();
+                if self.arena.uses() == before {
+                    self.arena.shrink_to(0);
+                }
             }
         }
         true
