@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind};
 use crate::job::{Core, JobState, Options};
+use crate::linger::Attended;
 use crate::panics::{drop_quietly, wake_quietly};
 use crate::sync::Mutex;
 use crate::timer;
@@ -35,9 +36,9 @@ pub(crate) trait Owner: Send + Sync {
     /// The job ended while it ran: stop it if you can.
     fn interrupt(&self, core: &Core);
     /// Somebody waits for the job: looks out for its end, spinning for so long and then sleeping for so long at
-    /// most. Says whether there was no need to sleep.
-    fn attend(&self, _core: &Core, _spinning: Duration, _sleeping: Duration) -> bool {
-        false
+    /// most.
+    fn attend(&self, _core: &Core, _spinning: Duration, _sleeping: Duration) -> Attended {
+        Attended::InVain
     }
 }
 
@@ -61,7 +62,7 @@ pub(crate) trait Outcome<T>: Send + Sync {
     fn poll_accepted(&self, cx: &mut Context<'_>) -> Poll<()>;
     fn end_early(&self, kind: ErrorKind) -> bool;
     fn limit(self: Arc<Self>, limit: Duration);
-    fn attend(&self, spinning: Duration, sleeping: Duration) -> bool;
+    fn attend(&self, spinning: Duration, sleeping: Duration) -> Attended;
 }
 
 pub(crate) struct Cell<W, T> {
@@ -353,10 +354,10 @@ impl<W: Send + 'static, T: Send + 'static> Outcome<T> for Cell<W, T> {
         self.watch(Limit::Total(limit), limit);
     }
 
-    fn attend(&self, spinning: Duration, sleeping: Duration) -> bool {
+    fn attend(&self, spinning: Duration, sleeping: Duration) -> Attended {
         let owner = self.slot.lock().owner.clone();
         let owner = owner.and_then(|owner| owner.upgrade());
-        owner.is_some_and(|owner| owner.attend(&self.core, spinning, sleeping))
+        owner.map_or(Attended::InVain, |owner| owner.attend(&self.core, spinning, sleeping))
     }
 }
 

@@ -14,49 +14,86 @@ use crate::job::{Core, Expected, JobState};
 /// Who lingers, for how long at most, and how well that has paid lately.
 pub(crate) struct Lingerer {
     spinning: Duration,
+    spins: Attempts,
     /// After that, for a job in another process.
     sleeping: Duration,
-    /// Vain attempts since the last that paid, polls that did not try included. Races only lose a count.
-    vain: AtomicU32,
+    sleeps: Attempts,
 }
 
 /// A poll: about what going to sleep and being woken cost a loop that need not wait.
 pub(crate) static POLL: Lingerer = Lingerer {
     spinning: Duration::from_micros(3),
+    spins: Attempts::new(),
     sleeping: Duration::from_micros(200),
-    vain: AtomicU32::new(0),
+    sleeps: Attempts::new(),
 };
 
 /// A caller that blocks anyway.
 #[cfg(feature = "process")]
 pub(crate) static WAIT: Lingerer = Lingerer {
     spinning: Duration::from_micros(20),
+    spins: Attempts::new(),
     sleeping: Duration::from_millis(1),
-    vain: AtomicU32::new(0),
+    sleeps: Attempts::new(),
 };
 
-/// After vain attempts it is tried less and less often: at every power of two, and at last once in so many polls.
-const SELDOM: u32 = 1024;
+/// What came of lingering for a job in another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "process"), allow(dead_code, reason = "only other processes are attended"))]
+pub(crate) enum Attended {
+    /// It ended while its caller was spinning.
+    Spinning,
+    /// It ended while its caller was asleep.
+    Sleeping,
+    /// It goes on.
+    InVain,
+}
 
 impl Lingerer {
     /// Waits a moment for `core`'s job to end, if that is likely. `attend` is how to wait for another process,
-    /// spinning and then sleeping; it says whether spinning was enough.
-    pub(crate) fn linger(&self, core: &Core, attend: impl FnOnce(Duration, Duration) -> bool) {
+    /// spinning and then sleeping.
+    pub(crate) fn linger(&self, core: &Core, attend: impl FnOnce(Duration, Duration) -> Attended) {
         let expected = core.expected();
         if cfg!(shuttle) || expected == Expected::No {
             return;
         }
-        let vain = self.vain.load(Ordering::Relaxed);
-        let spins = vain.is_power_of_two() || vain % SELDOM == 0;
-        let paid = if expected == Expected::FromProcess {
-            attend(if spins { self.spinning } else { Duration::ZERO }, self.sleeping) && spins
-        } else {
-            spins && spin(core, Instant::now() + self.spinning)
-        };
+        let spinning = if self.spins.may_pay() { self.spinning } else { Duration::ZERO };
+        if expected == Expected::FromThread {
+            let paid = !spinning.is_zero() && spin(core, Instant::now() + spinning);
+            return self.spins.learn(paid);
+        }
+        let sleeping = if self.sleeps.may_pay() { self.sleeping } else { Duration::ZERO };
+        let attended = attend(spinning, sleeping);
+        self.spins.learn(attended == Attended::Spinning);
+        if attended != Attended::Spinning {
+            self.sleeps.learn(attended == Attended::Sleeping);
+        }
+    }
+}
+
+/// Counts the vain attempts since the last that paid, those that were not made included.
+struct Attempts(AtomicU32);
+
+/// After vain attempts it is tried less and less often: at every power of two, and at last once in so many.
+const SELDOM: u32 = 256;
+
+impl Attempts {
+    const fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    fn may_pay(&self) -> bool {
+        let vain = self.0.load(Ordering::Relaxed);
+        vain.is_power_of_two() || vain % SELDOM == 0
+    }
+
+    /// Races only lose a count.
+    fn learn(&self, paid: bool) {
+        let vain = self.0.load(Ordering::Relaxed);
         if !paid {
-            self.vain.store(vain.wrapping_add(1), Ordering::Relaxed);
+            self.0.store(vain.wrapping_add(1), Ordering::Relaxed);
         } else if vain != 0 {
-            self.vain.store(0, Ordering::Relaxed);
+            self.0.store(0, Ordering::Relaxed);
         }
     }
 }

@@ -138,6 +138,21 @@ fn a_file_is_read_into_a_blob_in_place() {
 }
 
 #[test]
+fn a_worker_that_has_rested_for_a_while_is_woken() {
+    let pool = pool(1);
+    // With memory that it could give back, and without.
+    for length in [1 << 20, 10] {
+        for pause in [0, 20, 150, 300] {
+            assert_eq!(pool.run(inverted.with(blob(length))).wait().unwrap().len(), length);
+            std::thread::sleep(std::time::Duration::from_millis(pause));
+            let mut job = pool.run(add.with(1, 1));
+            let result = job.wait_timeout(std::time::Duration::from_millis(1500));
+            assert_eq!(result.expect("it is woken").unwrap(), 2, "after {pause} ms");
+        }
+    }
+}
+
+#[test]
 fn memory_is_used_again_and_goes_back_when_it_is_not_needed() {
     // In a process of its own: the arena is the whole process's.
     assert!(this_test_again("watches_its_memory", &[]).contains("memory went back"));

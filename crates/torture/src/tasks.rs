@@ -14,7 +14,7 @@ pub(crate) const ORDERED_PANIC: &str = "as ordered, job ";
 /// The exit status of a job that should have been killed for what it did, and was not within [`LINGER`].
 pub(crate) const NOT_KILLED: i32 = 117;
 
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_millis(500);
 
 /// What a job returns that has nothing to say: a number that nobody else returns.
 pub(crate) fn stamp(number: u64) -> u64 {

@@ -17,6 +17,7 @@ use crate::cell::{Owner, Remote};
 use crate::error::{BuildError, ErrorKind};
 use crate::fork::Generation;
 use crate::job::{Core, Expected, JobState};
+use crate::linger::Attended;
 use crate::report::{Report, Stuck};
 use crate::sync::{Condvar, Mutex, thread, wait_until};
 use crate::task::{Encoded, registry};
@@ -426,16 +427,17 @@ impl Owner for Desk {
         });
     }
 
-    fn attend(&self, core: &Core, spinning: Duration, sleeping: Duration) -> bool {
+    fn attend(&self, core: &Core, spinning: Duration, sleeping: Duration) -> Attended {
         let place = {
             let inbox = self.inbox.lock();
             let found = inbox.members.iter().find_map(|member| member.find(core.id));
             found.map(|(link, slot)| (Arc::clone(link), slot))
         };
-        let Some((link, slot)) = place else { return false };
+        let ended = |how| if core.state() == JobState::Ended { how } else { Attended::InVain };
+        let Some((link, slot)) = place else { return ended(Attended::Spinning) };
         let spinning = if link.is_elsewhere() { spinning } else { Duration::ZERO };
         let began = Instant::now();
-        let mut spins = true;
+        let mut how = Attended::Spinning;
         while core.state() != JobState::Ended {
             if link.state(slot) == state::ANSWERED {
                 self.take_answers_of(&link);
@@ -445,13 +447,13 @@ impl Owner for Desk {
             if waited < spinning {
                 spin();
             } else if waited < spinning + sleeping {
-                spins = false;
+                how = Attended::Sleeping;
                 link.await_answer(slot, sleeping);
             } else {
                 break;
             }
         }
-        spins
+        ended(how)
     }
 }
 
