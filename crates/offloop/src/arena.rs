@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::process::Resource;
 
 use crate::fork::Generation;
 use crate::sync::Mutex;
@@ -104,11 +105,14 @@ impl Drop for Mapping {
     }
 }
 
-/// A large part of the address space, unless that is limited; then a part that leaves room for the rest.
+/// A large part of the address space, unless that or the size of files is limited; then a part that leaves room
+/// for the rest.
 pub(crate) fn reserve() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::As).current;
-    let share = limit.map_or(RESERVE, |limit| usize::try_from(limit / 16).unwrap_or(RESERVE));
-    let share = share.clamp(SMALLEST, RESERVE);
+    let limit = |resource, share| {
+        let limit = rustix::process::getrlimit(resource).current.map(|limit| limit / share);
+        limit.map_or(RESERVE, |limit| usize::try_from(limit).unwrap_or(RESERVE))
+    };
+    let share = limit(Resource::As, 16).min(limit(Resource::Fsize, 1)).clamp(SMALLEST, RESERVE);
     1 << share.ilog2()
 }
 

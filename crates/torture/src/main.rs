@@ -178,7 +178,7 @@ fn watch(world: &'static World) -> ! {
             continue;
         }
         say("HUNG");
-        for line in overdue.into_iter().chain(world.ledger.pending()).chain(world.faults()) {
+        for line in overdue.into_iter().chain(world.ledger.pending()).chain(world.faults().0) {
             say(&format!("- {line}"));
         }
         // A pool that is asked for its state may hang as well.
@@ -211,14 +211,17 @@ fn report(world: &World, memory_before: &str) -> ExitCode {
     }
     say(&format!("memory at the beginning: {memory_before}, at the end: {}", memory()));
     say(&format!("--seed {}", world.seed));
-    let faults = world.faults();
+    let (faults, left_out) = world.faults();
     if faults.is_empty() {
         say("books: clean");
         return ExitCode::SUCCESS;
     }
-    say(&format!("books: {} discrepancies", faults.len()));
+    say(&format!("books: {} discrepancies", faults.len() + left_out));
     for fault in faults {
         say(&format!("- {fault}"));
+    }
+    if left_out > 0 {
+        say(&format!("and {left_out} more"));
     }
     ExitCode::FAILURE
 }

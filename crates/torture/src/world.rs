@@ -68,10 +68,11 @@ impl World {
         self.panics.lock().unwrap_or_else(PoisonError::into_inner).push(text);
     }
 
-    /// Everything that is wrong, as far as it is known.
-    pub(crate) fn faults(&self) -> Vec<String> {
+    /// Everything that is wrong, as far as it is known, and how much more there is of it.
+    pub(crate) fn faults(&self) -> (Vec<String>, usize) {
         let mut faults = self.panics.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        faults.extend(self.ledger.faults());
-        faults
+        let (of_ledger, left_out) = self.ledger.faults();
+        faults.extend(of_ledger);
+        (faults, left_out)
     }
 }

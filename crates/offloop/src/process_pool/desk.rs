@@ -170,23 +170,25 @@ impl Inbox {
     }
 
     /// Takes back what a worker has not begun with, to the front of the queue.
-    pub(super) fn recall(&mut self, at: usize) {
+    pub(super) fn recall(&mut self, at: usize, after: &mut Aftermath) {
         for (job, call) in self.members[at].recall() {
-            self.requeue(job, call);
+            self.requeue(job, call, after);
         }
     }
 
     /// Puts a job back whose worker did not begin with it.
-    pub(super) fn requeue(&mut self, job: Arc<dyn Remote>, call: Encoded) {
+    pub(super) fn requeue(&mut self, job: Arc<dyn Remote>, call: Encoded, after: &mut Aftermath) {
         if job.give_back(call) {
             self.backlog.put_back(job);
+        } else {
+            after.ended.push(job);
         }
     }
 
     /// Marks a worker for its end; the supervisor brings it about.
     pub(super) fn dismiss(&mut self, at: usize, why: Why, after: &mut Aftermath) {
         if !self.members[at].is_leaving() {
-            self.recall(at);
+            self.recall(at, after);
             self.members[at].phase = Phase::Leaving(why);
             self.ring(after);
         }

@@ -295,15 +295,11 @@ impl Member {
 
     /// What it leaves behind when it is dead: its phase, the jobs that it had begun, and those that it had not.
     pub(super) fn into_estate(self) -> (Phase, Vec<Work>, Vec<Work>) {
-        let broke_off = self.phase == Phase::Leaving(Why::BrokeOff);
-        let is_untouched = |at: usize, slot: u32| {
-            // Of one that broke the protocol nothing is believed: it is the first call's doing.
-            !(broke_off && at == 0) && matches!(self.link.state(slot), state::OFFERED | state::WITHDRAWN)
-        };
+        let is_untouched = |slot| matches!(self.link.state(slot), state::OFFERED | state::WITHDRAWN);
         let (mut begun, mut untouched) = (Vec::new(), Vec::new());
-        for (at, flight) in self.calls.into_iter().enumerate() {
+        for flight in self.calls {
             if let Some(work) = flight.work {
-                if is_untouched(at, flight.slot) { untouched.push(work) } else { begun.push(work) }
+                if is_untouched(flight.slot) { untouched.push(work) } else { begun.push(work) }
             }
         }
         // The last first, as they go back to the front of a queue.

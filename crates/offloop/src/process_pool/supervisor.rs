@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::desk::{Desk, Inbox};
+use super::desk::{Aftermath, Desk, Inbox};
 use super::link::{Answer, Link, Malformed};
 use super::member::{Member, Phase, Why};
 use super::outcome;
@@ -107,7 +107,7 @@ impl Supervisor {
                 inbox.harvest(at, after);
                 if inbox.members[at].is_stalled(STALL, now) {
                     inbox.members[at].expect_more();
-                    inbox.recall(at);
+                    inbox.recall(at, after);
                 }
             }
             inbox.assign(after);
@@ -259,7 +259,7 @@ impl Supervisor {
             let mut spare = inbox.members.iter().filter(|member| member.phase == Phase::Ready).count();
             for at in 0..inbox.members.len() {
                 if spare > config.workers && config.is_worn_at(&inbox.members[at], now) {
-                    inbox.recall(at);
+                    inbox.recall(at, after);
                     inbox.members[at].phase = Phase::Retiring;
                     spare -= 1;
                 }
@@ -402,6 +402,8 @@ impl Supervisor {
                 staff.link_is_open = false;
                 let soon = Instant::now().checked_add(WITHOUT_LINK);
                 staff.deadline = staff.deadline.into_iter().chain(soon).min();
+                let pid = staff.process.pid();
+                self.desk.look(|inbox, after| inbox.cut_off(pid, after));
             }
             if dead {
                 self.bury(at);
@@ -452,7 +454,7 @@ impl Supervisor {
         self.desk.look(|inbox, after| {
             for (job, call) in untouched {
                 if job.core().note_loss() < LOST {
-                    inbox.requeue(job, call);
+                    inbox.requeue(job, call, after);
                 } else {
                     suspects.push((job, call));
                 }
@@ -557,6 +559,16 @@ impl Inbox {
         let due: Vec<(Instant, Arc<dyn Remote>)> = due;
         for (_, job) in due {
             self.backlog.append(job);
+        }
+    }
+
+    /// A worker has closed its socket: it gets no more calls, and those that it has not begun with are taken back.
+    fn cut_off(&mut self, pid: u32, after: &mut Aftermath) {
+        let Some(at) = self.members.iter().position(|member| member.pid == pid) else { return };
+        if self.members[at].phase == Phase::Ready {
+            self.members[at].phase = Phase::Retiring;
+            self.recall(at, after);
+            self.assign(after);
         }
     }
 
