@@ -13,10 +13,9 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::process::Resource;
 
@@ -131,15 +130,17 @@ pub(crate) fn create(mut reserve: usize, writable: bool) -> io::Result<(OwnedFd,
 /// The memory that this process writes its payloads to.
 #[derive(Debug)]
 pub(crate) struct Arena {
+    /// The file, opened for reading only: what others get, and all that a job gone mad can find among the
+    /// descriptors.
     file: OwnedFd,
-    /// The same file, opened for reading only.
-    read_only: OnceLock<OwnedFd>,
     mapping: Mapping,
     shelves: Mutex<Shelves>,
     /// Bytes in free blocks that were written to and not given back.
     retained: AtomicUsize,
     /// The bound on `retained`.
     allowance: AtomicUsize,
+    /// How many there are that give freed memory back by and by: pools, or the one worker.
+    pools: AtomicUsize,
     /// Counts blocks that were taken or freed: an arena whose count stands still is idle.
     uses: AtomicUsize,
     born: Generation,
@@ -165,17 +166,20 @@ fn class_of(size: usize) -> usize {
 }
 
 impl Arena {
-    pub(crate) fn new(file: OwnedFd, mapping: Mapping) -> Self {
-        Self {
+    /// An arena in `mapping`, which is all of `file` and writable.
+    pub(crate) fn new(file: &OwnedFd, mapping: Mapping) -> io::Result<Self> {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self {
             file,
-            read_only: OnceLock::new(),
             mapping,
             shelves: Mutex::new(Shelves { free: [const { Vec::new() }; CLASSES], fresh: 0 }),
             retained: AtomicUsize::new(0),
             allowance: AtomicUsize::new(RETAINED),
             uses: AtomicUsize::new(0),
+            pools: AtomicUsize::new(0),
             born: Generation::now(),
-        }
+        })
     }
 
     /// The arena of this process; made when it is first needed, and anew in a child made by `fork()`, as the
@@ -188,13 +192,27 @@ impl Arena {
             return Some(arena);
         }
         let (file, mapping) = create(reserve(), true).ok()?;
-        Some(Self::publish(current, Self::new(file, mapping)))
+        Some(Self::publish(current, Self::new(&file, mapping).ok()?))
     }
 
     /// Makes a given arena that of this process: a worker's, which its parent has mapped. To be called before
     /// any other use.
-    pub(crate) fn adopt(file: OwnedFd, mapping: Mapping) -> &'static Self {
-        Self::publish(None, Self::new(file, mapping))
+    pub(crate) fn adopt(file: &OwnedFd, mapping: Mapping) -> io::Result<&'static Self> {
+        let arena = Self::publish(None, Self::new(file, mapping)?);
+        arena.enter();
+        Ok(arena)
+    }
+
+    /// There is one more who gives freed memory back by and by.
+    pub(crate) fn enter(&self) {
+        self.pools.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// There is one less. When there is none freed memory is not kept.
+    pub(crate) fn leave(&self) {
+        if self.pools.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.shrink_to(0);
+        }
     }
 
     /// Puts `new` in the place of `old`, unless another thread was faster; says which one holds.
@@ -219,13 +237,8 @@ impl Arena {
     }
 
     /// The file as others get it: they can map it to read, not to write.
-    pub(crate) fn for_readers(&self) -> io::Result<BorrowedFd<'_>> {
-        if let Some(file) = self.read_only.get() {
-            return Ok(file.as_fd());
-        }
-        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(self.read_only.get_or_init(|| file).as_fd())
+    pub(crate) fn for_readers(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     pub(crate) fn size(&self) -> usize {
@@ -268,6 +281,9 @@ impl Arena {
         self.retained.fetch_add(block.touched, Ordering::Relaxed);
         let free = Free { offset: block.offset, touched: block.touched };
         self.shelves.lock().free[block.class].push(free);
+        if self.pools.load(Ordering::Relaxed) == 0 {
+            self.shrink_to(0);
+        }
     }
 
     /// Whether more freed memory is kept than is allowed. One atomic load.
@@ -306,10 +322,12 @@ impl Arena {
             drop(shelves);
             let Some((class, Free { offset, touched })) = found else { return };
             self.retained.fetch_sub(touched, Ordering::Relaxed);
-            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            let length = (SMALLEST << class) as u64;
+            // SAFETY: the range is a block that is on no shelf, so nobody has a reference to its bytes, which
+            // become zeros.
+            let start = unsafe { self.mapping.start().as_ptr().add(offset) };
             // If the system cannot, the memory is only kept.
-            let _ = rustix::fs::fallocate(&self.file, hole, offset as u64, length);
+            // SAFETY: as above.
+            let _ = unsafe { rustix::mm::madvise(start.cast(), SMALLEST << class, Advice::LinuxRemove) };
             // At the end of the line: the others have their pages.
             self.shelves.lock().free[class].insert(0, Free { offset, touched: 0 });
         }
@@ -366,3 +384,6 @@ impl Drop for Block {
         self.arena.put_back(self);
     }
 }
+
+#[cfg(all(test, not(shuttle), not(miri)))]
+mod tests;

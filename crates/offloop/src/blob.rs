@@ -350,3 +350,6 @@ impl fmt::Debug for BlobMut {
         write!(f, "BlobMut({} bytes)", self.length)
     }
 }
+
+#[cfg(all(test, not(shuttle), not(miri)))]
+mod tests;

@@ -162,6 +162,13 @@ pub mod __private {
     pub use linkme;
 }
 
+/// Not public API: what the targets in `fuzz/` call.
+#[cfg(all(any(test, fuzzing), feature = "process", target_os = "linux"))]
+#[doc(hidden)]
+pub mod __fuzz {
+    pub use crate::process_pool::fuzz::answer;
+}
+
 use job::Options;
 
 /// Runs blocking work on the default executor's I/O lane: up to 512 threads, as many as the calls that wait

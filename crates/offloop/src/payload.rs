@@ -277,3 +277,6 @@ impl<'de> Deserialize<'de> for ByteBuf {
         Bytes::deserialize(deserializer).map(|bytes| Self(bytes.0.to_vec()))
     }
 }
+
+#[cfg(all(test, not(shuttle), not(miri)))]
+mod tests;

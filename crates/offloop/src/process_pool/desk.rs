@@ -151,7 +151,7 @@ impl Inbox {
 
     fn collect(&mut self, at: usize, after: &mut Aftermath) {
         let member = &mut self.members[at];
-        if !member.is_ready() {
+        if !member.may_answer() {
             return;
         }
         let first_new = after.finished.len();
@@ -373,7 +373,7 @@ impl Desk {
                 Some(Stuck::new(job.core(), format!("process {}", member.pid), since))
             })
             .collect();
-        let killed = (inbox.killed - killed_before).min(cancelled);
+        let killed = (inbox.killed - killed_before).min(cancelled).saturating_sub(stuck.len());
         Report {
             drained: pending.saturating_sub(cancelled),
             cancelled: cancelled.saturating_sub(killed + stuck.len()),
@@ -414,14 +414,16 @@ impl Owner for Desk {
 
     fn interrupt(&self, core: &Core) {
         self.change(|inbox, after| {
-            let found = (0..inbox.members.len())
-                .find_map(|at| inbox.members[at].withdraw(core.id).map(|withdrawn| (at, withdrawn)));
-            match found {
-                Some((at, Err(()))) => inbox.dismiss(at, Why::JobEnded, after),
-                // It never runs.
-                Some((_, Ok((job, _)))) => after.ended.push(job),
-                // It was answered a moment ago.
-                None => {}
+            let has_it = |member: &Member| member.find(core.id).is_some();
+            if let Some(at) = inbox.members.iter().position(has_it) {
+                // What was answered is not to be killed for, and what was not begun with not to be killed.
+                inbox.recall(at, after);
+                inbox.collect(at, after);
+                if has_it(&inbox.members[at]) {
+                    inbox.killed += usize::from(!inbox.members[at].is_leaving());
+                    inbox.dismiss(at, Why::JobEnded, after);
+                }
+                inbox.assign(after);
             }
             if inbox.closed {
                 inbox.ring(after);

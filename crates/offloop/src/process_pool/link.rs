@@ -561,6 +561,8 @@ pub(super) struct WorkerEnd {
     at: u32,
     /// The first slot whose answer was not announced.
     announced: u32,
+    /// Which socket it is: its device and number.
+    identity: (u64, u64),
 }
 
 /// A call as the worker has it.
@@ -598,13 +600,20 @@ pub(super) enum Look {
 impl WorkerEnd {
     pub(super) fn new(socket: UnixStream, ring: BorrowedFd<'_>, calls: Mapping) -> io::Result<Self> {
         let ring = Ring(Mapping::new(ring, size_of::<Shared>(), true)?);
-        Ok(Self { ring, socket, calls: Box::leak(Box::new(calls)), at: 0, announced: 0 })
+        let status = rustix::fs::fstat(&socket)?;
+        let identity = (status.st_dev, status.st_ino);
+        Ok(Self { ring, socket, calls: Box::leak(Box::new(calls)), at: 0, announced: 0, identity })
     }
 
     /// Says what this process is.
     pub(super) fn greet(&self, fingerprint: u64) {
         self.ring.shared().greeting.store(fingerprint, Ordering::SeqCst);
         self.ring();
+    }
+
+    /// Whether the last job has left the socket alone. A system call.
+    pub(super) fn is_intact(&self) -> bool {
+        rustix::fs::fstat(&self.socket).is_ok_and(|status| (status.st_dev, status.st_ino) == self.identity)
     }
 
     /// Whether there is something in the next slot. One atomic load.
@@ -760,3 +769,9 @@ impl WorkerEnd {
         Some(offset)
     }
 }
+
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
+#[cfg(all(test, not(shuttle), not(miri)))]
+mod tests;

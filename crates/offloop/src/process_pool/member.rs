@@ -129,6 +129,12 @@ impl Member {
         matches!(self.phase, Phase::Ready | Phase::Retiring)
     }
 
+    /// Whether what it says is still listened to.
+    pub(super) fn may_answer(&self) -> bool {
+        self.is_ready()
+            || matches!(self.phase, Phase::Leaving(Why::Released | Why::JobEnded | Why::Memory(_)))
+    }
+
     pub(super) fn is_leaving(&self) -> bool {
         matches!(self.phase, Phase::Leaving(_))
     }
@@ -247,16 +253,6 @@ impl Member {
         let flight = self.calls.pop_front()?;
         self.load = self.load.saturating_sub(flight.expected);
         flight.work
-    }
-
-    /// Withdraws a job that has ended, if it is here. False if the worker has begun with it.
-    pub(super) fn withdraw(&mut self, id: JobId) -> Option<Result<Work, ()>> {
-        let flight = self.calls.iter_mut().find(|flight| flight.is(id))?;
-        if !self.link.withdraw(flight.slot) {
-            return Some(Err(()));
-        }
-        self.load = self.load.saturating_sub(std::mem::take(&mut flight.expected));
-        flight.work.take().map(Ok)
     }
 
     /// Takes back what it has not begun with, the last first.

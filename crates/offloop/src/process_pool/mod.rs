@@ -22,6 +22,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 pub use builder::{Initialised, ProcessPoolBuilder};
+#[cfg(any(test, fuzzing))]
+pub(crate) use link::fuzz;
 
 use crate::cell::{Cell, Remote};
 use crate::error::{ErrorKind, Rejected};

@@ -86,7 +86,13 @@ impl Supervisor {
 
     /// Supervises until the pool is closed and the last worker is gone.
     pub(super) fn run(mut self) {
+        if let Some(arena) = Arena::of_this_process() {
+            arena.enter();
+        }
         let end = panics::catch(|| while self.step() {});
+        if let Some(arena) = Arena::of_this_process() {
+            arena.leave();
+        }
         self.output.close();
         let left = self.desk.end();
         if let Err(panic) = end {
@@ -458,9 +464,6 @@ impl Supervisor {
                 } else {
                     suspects.push((job, call));
                 }
-            }
-            if phase == Phase::Leaving(Why::JobEnded) {
-                inbox.killed += begun.len();
             }
             inbox.assign(after);
         });

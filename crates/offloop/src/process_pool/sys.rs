@@ -69,7 +69,7 @@ pub(super) fn start(
     let arena = Arena::of_this_process().ok_or_else(no_shared_memory)?;
     let [ring, own] = &handout.files;
     let [out, err] = captured;
-    let files = [ring.as_fd(), own.as_fd(), arena.for_readers()?, out.as_fd(), err.as_fd()];
+    let files = [ring.as_fd(), own.as_fd(), arena.for_readers(), out.as_fd(), err.as_fd()];
     send_with_files(link.socket(), &postcard::to_stdvec(orders).map_err(io::Error::other)?, &files)?;
     let name = std::env::args_os().next().unwrap_or_else(|| program.into());
     // The socket is the worker's standard input: the one descriptor that every way of starting a process hands
@@ -334,7 +334,7 @@ pub(super) fn become_worker(parent: u32) -> io::Result<Option<Start>> {
         files.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
     let size = |size: u64| usize::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
     let mapping = Mapping::new(own.as_fd(), size(orders.arenas.1)?, true)?;
-    let arena = Arena::adopt(own, mapping);
+    let arena = Arena::adopt(&own, mapping)?;
     arena.allow(size(orders.limits.retained)?);
     let calls = Mapping::new(parents.as_fd(), size(orders.arenas.0)?, false)?;
     let link = WorkerEnd::new(socket, ring.as_fd(), calls)?;

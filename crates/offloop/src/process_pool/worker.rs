@@ -45,7 +45,9 @@ pub(super) fn serve(marker: &OsStr) -> ! {
     };
     match sys::become_worker(parent) {
         Ok(Some(start)) => {
-            Worker::new(start).run();
+            // It is not dropped: its files may be gone.
+            let mut worker = Worker::new(start);
+            worker.run();
             exit(0)
         }
         Ok(None) => exit(0),
@@ -81,7 +83,7 @@ impl Worker {
         }
     }
 
-    fn run(mut self) {
+    fn run(&mut self) {
         self.link.greet(fingerprint());
         while let Some(request) = self.next() {
             let began = Instant::now();
@@ -98,7 +100,12 @@ impl Worker {
             if self.link.has_announced() {
                 self.unheard_since = ended;
             }
+            let is_intact = self.link.is_intact();
             self.answer(&request, kind, payload, ended - began);
+            if !is_intact {
+                // A job has pulled our files away. Its answer is its own, but another job shall not suffer for it.
+                return;
+            }
             if ended - self.unheard_since >= TOGETHER {
                 self.link.announce();
             }
