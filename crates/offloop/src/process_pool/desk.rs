@@ -442,11 +442,7 @@ impl Owner for Desk {
         let spinning = if link.is_elsewhere() { spinning } else { Duration::ZERO };
         let began = Instant::now();
         let mut how = Attended::Spinning;
-        while core.state() != JobState::Ended {
-            if link.state(slot) == state::ANSWERED {
-                self.take_answers_of(&link);
-                break;
-            }
+        while core.state() != JobState::Ended && link.state(slot) != state::ANSWERED {
             let waited = began.elapsed();
             if waited < spinning {
                 spin();
@@ -456,6 +452,9 @@ impl Owner for Desk {
             } else {
                 break;
             }
+        }
+        if how == Attended::Sleeping || core.state() != JobState::Ended {
+            self.take_answers_of(&link);
         }
         ended(how)
     }

@@ -128,6 +128,9 @@ pub(super) struct Header {
 /// An offer's flag: what the job prints is captured.
 pub(super) const CAPTURE: u32 = 1;
 
+/// For a futex: it takes a signed number.
+const EVERYBODY: u32 = i32::MAX as u32;
+
 /// The body is in the arena.
 pub(super) const FAR: u32 = u32::MAX;
 
@@ -451,7 +454,8 @@ impl Link {
         }
     }
 
-    /// Sleeps until the call in a slot is answered, at most for `limit`; may return early.
+    /// Sleeps until the call in a slot is answered, at most for `limit`; may return early. Whoever has slept here
+    /// takes all answers of this link after it: it may have been woken in the supervisor's place.
     pub(super) fn await_answer(&self, at: u32, limit: Duration) {
         let slot = self.ring.slot(at);
         slot.awaited.store(1, Ordering::SeqCst);
@@ -460,7 +464,7 @@ impl Link {
             let limit = Timespec { tv_sec: 0, tv_nsec: i64::from(limit.subsec_nanos()) };
             let _ = futex::wait(&slot.state, futex::Flags::empty(), state, Some(&limit));
         }
-        slot.awaited.store(0, Ordering::Relaxed);
+        slot.awaited.store(0, Ordering::SeqCst);
     }
 
     /// Asks the worker to ring from now on. Whoever asks looks at the slots after it, and before it sleeps.
@@ -561,6 +565,8 @@ pub(super) struct WorkerEnd {
     at: u32,
     /// The first slot whose answer was not announced.
     announced: u32,
+    /// It has passed withdrawn calls since it announced something last: there is room, of which nobody knows.
+    has_passed: bool,
     /// Which socket it is: its device and number.
     identity: (u64, u64),
 }
@@ -602,7 +608,15 @@ impl WorkerEnd {
         let ring = Ring(Mapping::new(ring, size_of::<Shared>(), true)?);
         let status = rustix::fs::fstat(&socket)?;
         let identity = (status.st_dev, status.st_ino);
-        Ok(Self { ring, socket, calls: Box::leak(Box::new(calls)), at: 0, announced: 0, identity })
+        Ok(Self {
+            ring,
+            socket,
+            calls: Box::leak(Box::new(calls)),
+            at: 0,
+            announced: 0,
+            has_passed: false,
+            identity,
+        })
     }
 
     /// Says what this process is.
@@ -616,9 +630,10 @@ impl WorkerEnd {
         rustix::fs::fstat(&self.socket).is_ok_and(|status| (status.st_dev, status.st_ino) == self.identity)
     }
 
-    /// Whether there is something in the next slot. One atomic load.
+    /// Whether there is something to do in the next slot. One atomic load.
     pub(super) fn is_due(&self) -> bool {
-        self.ring.slot(self.at).state.load(Ordering::SeqCst) != state::EMPTY
+        // In a full ring the next slot is the one whose answer the pool has not taken for the longest time.
+        matches!(self.ring.slot(self.at).state.load(Ordering::SeqCst), state::OFFERED | state::WITHDRAWN)
     }
 
     /// Whether whoever offered the last call was on another core than this process.
@@ -626,9 +641,10 @@ impl WorkerEnd {
         self.ring.shared().pool_core.0.load(Ordering::Relaxed) != this_core()
     }
 
-    /// Whether the pool has taken the last answer.
+    /// Whether the pool has taken the last answer, and there is nothing else to tell.
     pub(super) fn is_heard(&self) -> bool {
-        self.ring.slot(self.at.wrapping_sub(1)).state.load(Ordering::SeqCst) != state::ANSWERED
+        !self.has_passed
+            && self.ring.slot(self.at.wrapping_sub(1)).state.load(Ordering::SeqCst) != state::ANSWERED
     }
 
     /// Claims the next call, if there is one.
@@ -645,6 +661,7 @@ impl WorkerEnd {
                 Err(state::WITHDRAWN) => {
                     state.store(state::EMPTY, Ordering::SeqCst);
                     self.at = self.at.wrapping_add(1);
+                    self.has_passed = true;
                 }
                 Err(_) => return Look::Nothing,
             }
@@ -687,11 +704,12 @@ impl WorkerEnd {
     /// Wakes whoever sleeps for one of the answers that were given since the last time: those who wait for just
     /// that one, or else the supervisor.
     pub(super) fn announce(&mut self) {
+        self.has_passed = false;
         let mut is_told = false;
         while self.announced != self.at {
             let slot = self.ring.slot(self.announced);
             if slot.awaited.load(Ordering::SeqCst) != 0 {
-                let _ = futex::wake(&slot.state, futex::Flags::empty(), 1);
+                let _ = futex::wake(&slot.state, futex::Flags::empty(), EVERYBODY);
                 is_told = true;
             }
             self.announced = self.announced.wrapping_add(1);

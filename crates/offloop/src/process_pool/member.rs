@@ -206,7 +206,11 @@ impl Member {
             Phase::Starting => self.link.greeting() != 0,
             Phase::Initialising => self.link.state(0) == state::ANSWERED,
             Phase::Ready | Phase::Retiring => {
-                self.calls.front().is_some_and(|flight| self.link.state(flight.slot) == state::ANSWERED)
+                self.has_passed_withdrawn()
+                    || self
+                        .calls
+                        .front()
+                        .is_some_and(|flight| self.link.state(flight.slot) == state::ANSWERED)
             }
             Phase::Leaving(_) => false,
         }
