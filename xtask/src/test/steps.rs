@@ -49,7 +49,13 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "licences", plan: || deny(&["licenses", "bans", "sources"]) },
         Step { name: "advisories", plan: advisories },
         Step { name: "torture", plan: || cargo("xtask torture --seconds 10 --seed 1").into() },
-        Step { name: "bench-smoke", plan: || cargo("xtask bench threads --quick").into() },
+        Step {
+            name: "bench-smoke",
+            plan: || {
+                let benches = ["threads", "processes"];
+                Plan::Run(benches.map(|name| cargo("xtask bench").and([name, "--quick"])).into())
+            },
+        },
         Step { name: "example-quickstart", plan: || cargo("run -p offloop --example quickstart").into() },
         Step { name: "example-executor", plan: || cargo("run -p offloop --example executor").into() },
         Step { name: "example-json-keys", plan: || cargo("run -p offloop --example json_keys").into() },

@@ -5,16 +5,18 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use proptest::prelude::*;
-use rustix::fs::SealFlags;
+use rustix::fs::FallocateFlags;
 use rustix::mm::MprotectFlags;
 
 use super::*;
 
-/// An arena of its own; never freed, as its blocks ask for that.
+/// An arena of its own, used by a pool; never freed, as its blocks ask for that.
 fn arena(size: usize) -> &'static Arena {
     let (file, mapping) = create(size, true).unwrap();
     assert_eq!(mapping.size(), size);
-    Box::leak(Box::new(Arena::new(file, mapping)))
+    let arena: &'static Arena = Box::leak(Box::new(Arena::new(&file, mapping).unwrap()));
+    arena.enter();
+    arena
 }
 
 /// The memory that a file takes, in bytes.
@@ -267,6 +269,21 @@ fn the_allowance_bounds_what_tidying_leaves() {
     assert_eq!(footprint(arena.file.as_fd()), 3 * SMALLEST);
 }
 
+#[test]
+fn freed_memory_is_kept_only_while_there_is_a_pool() {
+    let arena = arena(64 * SMALLEST);
+    let footprint = || footprint(arena.file.as_fd());
+    let use_block = || arena.take(SMALLEST).unwrap().bytes_mut(SMALLEST).fill(1);
+    arena.enter();
+    arena.leave();
+    use_block();
+    assert_eq!((footprint(), arena.retains()), (SMALLEST, true), "one pool is left");
+    arena.leave();
+    assert_eq!((footprint(), arena.retains()), (0, false));
+    use_block();
+    assert_eq!((footprint(), arena.retains()), (0, false), "it goes back at once");
+}
+
 /// Threads that fill, check and free blocks while another one gives memory back: who gives memory back must not
 /// do it to a block that somebody holds.
 #[test]
@@ -370,8 +387,8 @@ fn a_reader_sees_what_the_owner_writes_and_cannot_write_itself() {
     let mut block = arena.take(100).unwrap();
     block.bytes_mut(100).fill(7);
 
-    let shared = arena.for_readers().unwrap();
-    assert_eq!(arena.for_readers().unwrap().as_raw_fd(), shared.as_raw_fd(), "one descriptor for all");
+    let shared = arena.for_readers();
+    assert_eq!(arena.for_readers().as_raw_fd(), shared.as_raw_fd(), "one descriptor for all");
     let mapping = Mapping::new(shared, arena.size(), false).unwrap();
     let range = block.offset()..block.offset() + 100;
     let start = mapping.at(&range).unwrap();

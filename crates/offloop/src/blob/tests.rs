@@ -33,6 +33,8 @@ fn on_the_heap(capacity: usize) -> BlobMut {
 
 /// Leaves blocks behind that are full of something else than zeros.
 fn soil() {
+    // Without a pool, freed memory would go back and come again as zeros.
+    Arena::of_this_process().unwrap().enter();
     let mut blocks: Vec<BlobMut> = (0..6).map(|class| BlobMut::with_capacity(4096 << class)).collect();
     for block in &mut blocks {
         let capacity = block.capacity();

@@ -294,3 +294,24 @@ fn a_value_that_panics_when_decoded_leaves_nothing_behind() {
     drop(payload);
     assert!(!blob.is_shared());
 }
+
+/// Decodes another payload while it is decoded.
+#[derive(Debug)]
+struct DecodesWithin;
+
+impl<'de> Deserialize<'de> for DecodesWithin {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        let blob = own(&[9; 3000]);
+        let inner = Payload::encode(&blob).unwrap();
+        assert_eq!(Incoming::from(&inner).decode::<Blob>().unwrap(), blob);
+        Ok(Self)
+    }
+}
+
+#[test]
+fn what_is_decoded_within_another_value_leaves_its_parts_alone() {
+    let [first, second] = [own(&[1; 2000]), own(&[2; 2000])];
+    let payload = Payload::encode(&(&first, &second)).unwrap();
+    let (one, _, other) = Incoming::from(&payload).decode::<(Blob, DecodesWithin, Blob)>().unwrap();
+    assert_eq!((one, other), (first, second));
+}

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::builder::Config;
-use super::link::{Link, Sleep, state};
+use super::link::{Link, state};
 use super::member::{Finished, Member, Phase, Why};
 use super::outcome;
 use super::output::Output;
@@ -72,7 +72,7 @@ pub(super) struct Inbox {
 #[must_use]
 pub(super) struct Aftermath {
     /// Workers that sleep and have a call.
-    wake: Vec<(Arc<Link>, Sleep)>,
+    wake: Vec<Arc<Link>>,
     /// Jobs that got room in the queue.
     admitted: Vec<Arc<dyn Remote>>,
     /// Jobs that had ended when their turn came.
@@ -109,8 +109,8 @@ impl Inbox {
             }
             self.given += 1;
             member.last_given = self.given;
-            if let Some(sleep) = member.give(job, call, expected) {
-                after.wake.push((Arc::clone(&member.link), sleep));
+            if member.give(job, call, expected) {
+                after.wake.push(Arc::clone(&member.link));
             }
             let member = &self.members[at];
             let due = member.run_deadline().into_iter().chain(member.stalls_at(STALL)).min();
@@ -294,7 +294,7 @@ impl Desk {
     }
 
     fn settle(&self, after: Aftermath) {
-        after.wake.iter().for_each(|(link, sleep)| link.wake(*sleep));
+        after.wake.iter().for_each(|link| link.wake());
         if after.ring {
             self.bell.ring();
         }

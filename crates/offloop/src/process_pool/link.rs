@@ -58,7 +58,7 @@ pub(super) mod state {
 struct Shared {
     /// The worker's fingerprint, once it is up.
     greeting: AtomicU64,
-    /// Whether the worker sleeps or is about to, and how to wake it: a [`Sleep`].
+    /// The worker is about to sleep, or does: wake it.
     worker_sleeps: Line<AtomicU32>,
     /// The supervisor is about to sleep, or does: ring for it.
     pool_waits: Line<AtomicU32>,
@@ -68,18 +68,6 @@ struct Shared {
     /// Blocks of the worker's arena that the pool has done with: a queue from the pool to the worker.
     returns: Returns,
     slots: [Slot; SLOTS as usize],
-}
-
-/// How a worker sleeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub(super) enum Sleep {
-    /// It looks at its slots, or runs a job.
-    Not = 0,
-    /// On the word that says so.
-    Lightly = 1,
-    /// On its socket.
-    Deeply = 2,
 }
 
 /// Something on a cache line of its own.
@@ -420,18 +408,20 @@ impl Link {
         Blob::foreign(unsafe { Foreign::new(start, length, keeper) })
     }
 
-    /// How to wake the worker, if it sleeps or is about to and nobody has undertaken it yet: then the caller is to
+    /// Whether the worker sleeps or is about to, and nobody has undertaken to wake it yet: then the caller is to
     /// [`wake`](Self::wake) it.
-    pub(super) fn must_wake(&self) -> Option<Sleep> {
+    pub(super) fn must_wake(&self) -> bool {
         let sleeps = &self.ring.shared().worker_sleeps.0;
-        if sleeps.load(Ordering::SeqCst) == Sleep::Not as u32 {
-            return None;
-        }
-        match sleeps.swap(Sleep::Not as u32, Ordering::SeqCst) {
-            0 => None,
-            1 => Some(Sleep::Lightly),
-            _ => Some(Sleep::Deeply),
-        }
+        sleeps.load(Ordering::SeqCst) != 0 && sleeps.swap(0, Ordering::SeqCst) != 0
+    }
+
+    /// Wakes the worker. A system call; does not block.
+    ///
+    /// By the socket and not by a futex, as the kernel then lets the worker run where its caller is about to sleep,
+    /// and needs not wake another core.
+    pub(super) fn wake(&self) {
+        // If the socket is full the worker has enough to read; if it is closed the worker is gone.
+        let _ = rustix::net::send(&self.socket, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
 
     /// Whether the worker was last seen on another core than the caller's.
@@ -439,19 +429,9 @@ impl Link {
         self.ring.shared().worker_core.0.load(Ordering::Relaxed) != this_core()
     }
 
-    /// Whether the worker looks out for calls.
+    /// Whether the worker looks out for calls, or runs one.
     pub(super) fn is_awake(&self) -> bool {
-        self.ring.shared().worker_sleeps.0.load(Ordering::Relaxed) == Sleep::Not as u32
-    }
-
-    /// Wakes the worker. A system call; does not block.
-    pub(super) fn wake(&self, sleep: Sleep) {
-        if sleep == Sleep::Lightly {
-            let _ = futex::wake(&self.ring.shared().worker_sleeps.0, futex::Flags::empty(), 1);
-        } else {
-            // If the socket is full the worker has enough to read; if it is closed the worker is gone.
-            let _ = rustix::net::send(&self.socket, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-        }
+        self.ring.shared().worker_sleeps.0.load(Ordering::Relaxed) == 0
     }
 
     /// Sleeps until the call in a slot is answered, at most for `limit`; may return early. Whoever has slept here
@@ -489,9 +469,6 @@ impl Link {
     /// Lets the worker go: it leaves when it finds nothing more to do.
     pub(super) fn close(&self) {
         let _ = self.socket.shutdown(Shutdown::Write);
-        if let Some(sleep) = self.must_wake() {
-            self.wake(sleep);
-        }
     }
 
     /// Tells the worker that a block of its arena is free.
@@ -734,31 +711,16 @@ impl WorkerEnd {
         let _ = rustix::net::send(&self.socket, &[0], SendFlags::NOSIGNAL);
     }
 
-    /// Sleeps until the pool has something, at most for `limit`. False if the link has ended.
-    pub(super) fn sleep_lightly(&self, limit: Duration) -> bool {
-        let limit = Timespec { tv_sec: 0, tv_nsec: i64::from(limit.subsec_nanos()) };
-        self.sleep(Sleep::Lightly, |word| {
-            let _ = futex::wait(word, futex::Flags::empty(), Sleep::Lightly as u32, Some(&limit));
-            // The end of the link is announced in the same way as a call.
-            self.is_due() || self.read(RecvFlags::DONTWAIT)
-        })
-    }
-
     /// Sleeps until the pool has something, at most for `limit` if there is one. False if the link has ended.
-    pub(super) fn sleep_deeply(&self, limit: Option<Duration>) -> bool {
-        self.sleep(Sleep::Deeply, |_| {
+    pub(super) fn sleep(&self, limit: Option<Duration>) -> bool {
+        let sleeps = &self.ring.shared().worker_sleeps.0;
+        sleeps.store(1, Ordering::SeqCst);
+        let goes_on = self.is_due() || {
             // What is read without waiting is what has come.
             let has_come = limit.is_some_and(|limit| sys::is_readable_within(self.socket.as_fd(), limit));
             self.read(if limit.is_none() || has_come { RecvFlags::empty() } else { RecvFlags::DONTWAIT })
-        })
-    }
-
-    /// Asks to be woken, and sleeps if there is nothing to do even then.
-    fn sleep(&self, how: Sleep, sleep: impl FnOnce(&AtomicU32) -> bool) -> bool {
-        let word = &self.ring.shared().worker_sleeps.0;
-        word.store(how as u32, Ordering::SeqCst);
-        let goes_on = self.is_due() || sleep(word);
-        word.store(Sleep::Not as u32, Ordering::SeqCst);
+        };
+        sleeps.store(0, Ordering::SeqCst);
         goes_on
     }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::link::{Answer, CAPTURE, Link, Malformed, SLOTS, Sleep, state};
+use super::link::{Answer, CAPTURE, Link, Malformed, SLOTS, state};
 use super::output::Sink;
 use crate::cell::Remote;
 use crate::job::JobId;
@@ -157,13 +157,8 @@ impl Member {
         (self.link.state(0) == state::ANSWERED).then(|| self.link.take(0, 0))
     }
 
-    /// Gives it a job; it has room. Says how it must be woken for it, if it sleeps.
-    pub(super) fn give(
-        &mut self,
-        job: Arc<dyn Remote>,
-        call: Encoded,
-        expected: Option<Duration>,
-    ) -> Option<Sleep> {
+    /// Gives it a job; it has room. Says whether it must be woken for it.
+    pub(super) fn give(&mut self, job: Arc<dyn Remote>, call: Encoded, expected: Option<Duration>) -> bool {
         if self.calls.is_empty() {
             self.since = Instant::now();
         }

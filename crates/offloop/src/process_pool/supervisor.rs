@@ -247,8 +247,8 @@ impl Supervisor {
                     }
                 }
                 let link = &inbox.members[at].link;
-                if let Some(sleep) = link.must_wake() {
-                    link.wake(sleep);
+                if link.must_wake() {
+                    link.wake();
                 }
             });
         }

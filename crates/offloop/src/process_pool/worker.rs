@@ -25,9 +25,6 @@ const TOGETHER: Duration = Duration::from_micros(50);
 /// How long an answer may go unheard when there is nothing more to do: whoever waits for it may be looking.
 const MOMENT: Duration = Duration::from_micros(3);
 
-/// How long a worker without work sleeps lightly.
-const SOON: Duration = Duration::from_millis(100);
-
 /// How long a worker without work keeps memory for later results.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -181,17 +178,14 @@ impl Worker {
         }
     }
 
-    /// Sleeps until the pool has something: lightly at first, as work that comes at all mostly comes soon. Memory
-    /// that nobody needs goes back after a while. False if the link has ended.
+    /// Sleeps until the pool has something. Memory that nobody needs goes back after a while. False if the link
+    /// has ended.
     fn sleep(&mut self) -> bool {
         self.take_returns();
-        if !self.link.sleep_lightly(SOON) {
-            return false;
-        }
         while !self.link.is_due() {
             let before = self.arena.uses();
             let limit = (self.arena.retains() || !self.lent.is_empty()).then_some(IDLE);
-            if !self.link.sleep_deeply(limit) {
+            if !self.link.sleep(limit) {
                 return false;
             }
             if !self.link.is_due() {

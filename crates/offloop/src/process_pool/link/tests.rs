@@ -3,6 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "the numbers only tell things apart")]
 
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::payload::Incoming;
 use crate::process_pool::sys::is_readable_within;
 
 /// After this a wait has failed. No correct run comes near it.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The longest limit of a sleep on a futex here; one that ends so late was not woken.
 const LONG: Duration = Duration::from_millis(990);
@@ -23,7 +24,7 @@ const LONG: Duration = Duration::from_millis(990);
 /// What both ends are lent to read in these tests: the one arena of this process, which both write to.
 fn common_memory() -> Mapping {
     let arena = Arena::of_this_process().unwrap();
-    Mapping::new(arena.for_readers().unwrap(), arena.size(), false).unwrap()
+    Mapping::new(arena.for_readers(), arena.size(), false).unwrap()
 }
 
 /// Both ends of a link, whose first turn is that of slot `first`.
@@ -54,11 +55,28 @@ impl Dice {
         self.below(chances) == 0
     }
 
+    /// Lets less than about a microsecond pass.
+    fn hesitate(&mut self) {
+        (0..self.below(30)).for_each(|_| std::hint::spin_loop());
+    }
+
     /// Lets up to about a hundred microseconds pass, mostly far less.
     fn dawdle(&mut self) {
         let spins = [0, 10, 100, 1000, 10_000][self.below(5)];
         (0..self.below(spins + 1)).for_each(|_| std::hint::spin_loop());
     }
+}
+
+/// As `wait_for`, for races of a few nanoseconds: it lets others have the core only when it takes long.
+#[track_caller]
+fn watch_for(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..2000 {
+        if holds() {
+            return;
+        }
+        std::hint::spin_loop();
+    }
+    wait_for(what, holds);
 }
 
 #[track_caller]
@@ -71,8 +89,8 @@ fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn wake_if_asleep(link: &Link) {
-    if let Some(sleep) = link.must_wake() {
-        link.wake(sleep);
+    if link.must_wake() {
+        link.wake();
     }
 }
 
@@ -272,12 +290,8 @@ impl Echo {
                 continue;
             }
             self.end.announce();
-            let goes_on = match self.dice.below(3) {
-                0 => self.end.sleep_lightly(LONG),
-                1 => self.end.sleep_deeply(Some(LONG)),
-                _ => self.end.sleep_deeply(None),
-            };
-            if !goes_on {
+            let limit = self.dice.one_in(2).then_some(LONG);
+            if !self.end.sleep(limit) {
                 return self;
             }
         }
@@ -386,6 +400,48 @@ fn every_call_is_either_claimed_or_withdrawn_and_in_order() {
     assert!(all.into_iter().eq(1..=JOBS), "each is one or the other");
 }
 
+/// The pool withdraws each call at about the time at which the worker claims it.
+#[test]
+fn one_side_alone_wins_the_race_for_a_call() {
+    const ROUNDS: u32 = 60_000;
+    let (link, mut end) = link(0);
+    let worker = thread::spawn(move || {
+        let mut dice = Dice(19);
+        let mut claimed = Vec::new();
+        while end.at < ROUNDS {
+            let before = end.at;
+            watch_for("the next offer", || end.is_due());
+            dice.hesitate();
+            if let Look::Call(request) = end.look() {
+                end.answer(done(request.job), &value(0));
+                claimed.push(request.job);
+            } else if end.at == before {
+                // Withdrawn in this very moment.
+                assert!(matches!(end.look(), Look::Nothing));
+            }
+        }
+        claimed
+    });
+    let mut dice = Dice(23);
+    let mut claimed = Vec::new();
+    let payload = value(0);
+    for (at, job) in (0..ROUNDS).zip(1..) {
+        link.offer(at, job, 0, 0, &payload);
+        dice.hesitate();
+        if link.withdraw(at) {
+            watch_for("the worker passes the withdrawn call", || link.state(at) != state::WITHDRAWN);
+            assert_eq!(link.state(at), state::EMPTY, "the call was withdrawn and yet claimed");
+        } else {
+            watch_for("the worker answers the claimed call", || link.state(at) == state::ANSWERED);
+            link.take(at, job).unwrap();
+            claimed.push(job);
+        }
+    }
+    wait_for("the worker has seen all calls", || worker.is_finished());
+    assert_eq!(worker.join().unwrap(), claimed);
+    assert!(claimed.len() > 100 && claimed.len() < ROUNDS as usize - 100, "no race: {}", claimed.len());
+}
+
 #[test]
 fn a_claimed_call_cannot_be_withdrawn_and_a_withdrawn_one_cannot_be_claimed() {
     let (link, mut end) = link(0);
@@ -399,7 +455,23 @@ fn a_claimed_call_cannot_be_withdrawn_and_a_withdrawn_one_cannot_be_claimed() {
     assert!(matches!(end.look(), Look::Call(Request { job: 12, .. })), "the withdrawn one is passed over");
     assert_eq!(link.state(1), state::EMPTY);
     assert!(matches!(end.look(), Look::Nothing), "one at a time");
-    assert!(end.is_due(), "the claimed call is still in its slot");
+    assert_eq!(link.state(2), state::CLAIMED);
+}
+
+#[test]
+fn a_ring_full_of_answers_that_nobody_has_taken_gives_the_worker_nothing_to_do() {
+    let (link, mut end) = link(0);
+    for at in 0..SLOTS {
+        link.offer(at, 1, 0, 0, &value(0));
+        assert!(end.is_due());
+        assert!(matches!(end.look(), Look::Call(_)));
+        end.answer(done(1), &value(0));
+    }
+    assert!(!end.is_due());
+    assert!(matches!(end.look(), Look::Nothing));
+    link.take(0, 1).unwrap();
+    link.offer(SLOTS, 1, 0, 0, &value(0));
+    assert!(end.is_due(), "round again");
 }
 
 #[test]
@@ -506,48 +578,107 @@ fn rounds(count: u64, ways: &'static [fn(&WorkerEnd) -> bool]) {
     worker.join().unwrap();
 }
 
-const LIGHTLY: fn(&WorkerEnd) -> bool = |end| end.sleep_lightly(LONG);
-const DEEPLY: fn(&WorkerEnd) -> bool = |end| end.sleep_deeply(None);
-const DEEPLY_FOR_A_WHILE: fn(&WorkerEnd) -> bool = |end| end.sleep_deeply(Some(LONG));
-const HARDLY: fn(&WorkerEnd) -> bool = |end| end.sleep_lightly(Duration::from_micros(20));
-const HARDLY_DEEPLY: fn(&WorkerEnd) -> bool = |end| end.sleep_deeply(Some(Duration::from_micros(20)));
+const SOUNDLY: fn(&WorkerEnd) -> bool = |end| end.sleep(None);
+const FOR_A_WHILE: fn(&WorkerEnd) -> bool = |end| end.sleep(Some(LONG));
+const HARDLY: fn(&WorkerEnd) -> bool = |end| end.sleep(Some(Duration::from_micros(20)));
 
 #[test]
-fn no_wake_up_is_lost_on_one_who_sleeps_lightly() {
-    rounds(4000, &[LIGHTLY]);
-}
-
-#[test]
-fn no_wake_up_is_lost_on_one_who_sleeps_deeply() {
-    rounds(4000, &[DEEPLY]);
-    rounds(4000, &[DEEPLY_FOR_A_WHILE]);
+fn no_wake_up_is_lost_on_one_who_sleeps() {
+    rounds(4000, &[SOUNDLY]);
+    rounds(4000, &[FOR_A_WHILE]);
 }
 
 #[test]
 fn no_wake_up_is_lost_on_one_who_sleeps_now_so_now_otherwise() {
-    rounds(4000, &[LIGHTLY, DEEPLY, DEEPLY_FOR_A_WHILE, HARDLY, HARDLY_DEEPLY]);
+    rounds(4000, &[SOUNDLY, FOR_A_WHILE, HARDLY]);
+}
+
+/// The pool offers each call at about the time at which the worker falls asleep.
+fn rounds_close_to_sleep(count: u32, way: fn(&WorkerEnd) -> bool) {
+    let (link, mut end) = link(0);
+    let worker = thread::spawn(move || {
+        let mut dice = Dice(13);
+        loop {
+            if let Look::Call(request) = end.look() {
+                end.answer(done(request.job), &value(0));
+                end.need_not_announce();
+            }
+            dice.hesitate();
+            let slept = Instant::now();
+            if !way(&end) {
+                return;
+            }
+            assert!(slept.elapsed() < LONG || !end.is_due(), "it slept through an offer");
+        }
+    });
+    let mut dice = Dice(17);
+    let payload = value(0);
+    for at in 0..count {
+        link.offer(at, 1, 0, 0, &payload);
+        wake_if_asleep(&link);
+        watch_for("an answer from one who falls asleep", || link.state(at) == state::ANSWERED);
+        link.take(at, 1).unwrap();
+        dice.hesitate();
+    }
+    link.close();
+    wait_for("the worker leaves", || worker.is_finished());
+    worker.join().unwrap();
+}
+
+#[test]
+fn no_wake_up_is_lost_in_the_moment_of_falling_asleep() {
+    for way in [SOUNDLY, FOR_A_WHILE] {
+        rounds_close_to_sleep(20_000, way);
+    }
+}
+
+/// The worker answers at about the time at which the caller, or the supervisor, goes to sleep for it.
+#[test]
+fn no_answer_is_missed_in_the_moment_of_falling_asleep_for_it() {
+    for way in [1, 2] {
+        let (link, mut end) = link(0);
+        let done_with_all = Arc::new(AtomicU32::new(0));
+        let is_over = Arc::clone(&done_with_all);
+        let worker = thread::spawn(move || {
+            while is_over.load(Ordering::SeqCst) == 0 {
+                if let Look::Call(request) = end.look() {
+                    end.answer(done(request.job), &value(0));
+                    end.announce();
+                }
+            }
+        });
+        let mut dice = Dice(29);
+        let payload = value(0);
+        for at in 0..15_000 {
+            link.offer(at, 1, 0, 0, &payload);
+            (0..dice.below(100)).for_each(|_| std::hint::spin_loop());
+            await_one(&link, at, way);
+            link.take(at, 1).unwrap();
+        }
+        done_with_all.store(1, Ordering::SeqCst);
+        worker.join().unwrap();
+    }
 }
 
 #[test]
 fn one_caller_alone_undertakes_to_wake_a_sleeper() {
     let (link, end) = link(0);
-    assert_eq!(link.must_wake(), None, "it is awake");
-    assert!(link.is_awake());
-    let sleeper = thread::spawn(move || (end.sleep_deeply(None), end));
+    assert!(link.is_awake() && !link.must_wake());
+    let sleeper = thread::spawn(move || (end.sleep(None), end));
     wait_for("the worker sleeps", || !link.is_awake());
-    let undertaken: Vec<Sleep> = thread::scope(|scope| {
+    let undertaken = thread::scope(|scope| {
         let callers: Vec<_> = (0..4).map(|_| scope.spawn(|| link.must_wake())).collect();
-        callers.into_iter().filter_map(|caller| caller.join().unwrap()).collect()
+        callers.into_iter().map(|caller| caller.join().unwrap()).filter(|it| *it).count()
     });
-    assert_eq!(undertaken, [Sleep::Deeply]);
-    link.wake(Sleep::Deeply);
+    assert_eq!(undertaken, 1);
+    link.wake();
     wait_for("the worker wakes", || sleeper.is_finished());
     assert!(sleeper.join().unwrap().0, "the link goes on");
 }
 
 #[test]
-fn the_end_of_the_link_wakes_a_sleeper_of_either_kind() {
-    for way in [LIGHTLY, DEEPLY, DEEPLY_FOR_A_WHILE] {
+fn the_end_of_the_link_wakes_a_sleeper() {
+    for way in [SOUNDLY, FOR_A_WHILE] {
         let (link, end) = link(0);
         let sleeper = thread::spawn(move || way(&end));
         wait_for("the worker sleeps", || !link.is_awake());
@@ -562,10 +693,10 @@ fn the_end_of_the_link_wakes_a_sleeper_of_either_kind() {
 #[test]
 fn a_sleep_without_a_call_ends_with_its_limit_and_the_worker_counts_as_awake() {
     let (link, end) = link(0);
-    for way in [HARDLY, HARDLY_DEEPLY] {
-        assert!(way(&end), "the link goes on");
-        assert!(link.is_awake() && link.must_wake().is_none());
-    }
+    let sleeper = thread::spawn(move || (HARDLY(&end), end));
+    wait_for("the sleep ends", || sleeper.is_finished());
+    assert!(link.is_awake() && !link.must_wake());
+    assert!(sleeper.join().unwrap().0, "the link goes on");
 }
 
 #[test]
@@ -573,10 +704,10 @@ fn calls_that_were_offered_before_the_end_are_still_found() {
     let (link, mut end) = link(0);
     link.offer(0, 1, 0, 0, &value(1));
     link.close();
-    assert!([LIGHTLY, DEEPLY, DEEPLY_FOR_A_WHILE].iter().all(|way| way(&end)), "there is something to do");
+    assert!([SOUNDLY, FOR_A_WHILE].iter().all(|way| way(&end)), "there is something to do");
     assert!(matches!(end.look(), Look::Call(_)));
     end.answer(done(1), &value(1));
-    assert!(![LIGHTLY, DEEPLY, DEEPLY_FOR_A_WHILE].iter().any(|way| way(&end)), "now there is not");
+    assert!(![SOUNDLY, FOR_A_WHILE].iter().any(|way| way(&end)), "now there is not");
 }
 
 #[test]
@@ -665,6 +796,17 @@ fn an_answer_that_was_taken_is_known_to_be_heard() {
     assert!(!end.has_announced());
     end.need_not_announce();
     assert!(end.has_announced());
+}
+
+#[test]
+fn a_job_that_closes_the_socket_or_puts_another_file_in_its_place_is_noticed() {
+    let (_link, end) = link(0);
+    assert!(end.is_intact());
+    let null = std::fs::File::open("/dev/null").unwrap();
+    // SAFETY: both descriptors are open, and who owns them goes on owning them.
+    let replaced = unsafe { libc::dup2(null.as_raw_fd(), end.socket.as_raw_fd()) };
+    assert_eq!(replaced, end.socket.as_raw_fd());
+    assert!(!end.is_intact());
 }
 
 // ---- Returns ----
