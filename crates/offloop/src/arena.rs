@@ -161,8 +161,10 @@ struct Free {
     touched: usize,
 }
 
-fn class_of(size: usize) -> usize {
-    size.max(SMALLEST).next_power_of_two().ilog2() as usize - SMALLEST.ilog2() as usize
+/// The class of the smallest block that has so many bytes, if there is one.
+fn class_of(size: usize) -> Option<usize> {
+    let size = size.max(SMALLEST).checked_next_power_of_two()?;
+    Some((size.ilog2() - SMALLEST.ilog2()) as usize).filter(|class| *class < CLASSES)
 }
 
 impl Arena {
@@ -247,10 +249,7 @@ impl Arena {
 
     /// A block of at least `size` bytes with arbitrary contents. `None` if the arena is used up.
     pub(crate) fn take(&'static self, size: usize) -> Option<Block> {
-        let class = class_of(size);
-        if class >= CLASSES {
-            return None;
-        }
+        let class = class_of(size)?;
         self.uses.fetch_add(1, Ordering::Relaxed);
         let mut shelves = self.shelves.lock();
         // A somewhat larger block that was used before is better than fresh pages.

@@ -151,7 +151,7 @@ enum Travelling<'a> {
 
 impl Serialize for Blob {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() || !payload::is_encoding() {
+        if !payload::is_encoding_with::<S>() {
             return serializer.serialize_bytes(self);
         }
         match payload::attach(self) {
@@ -163,7 +163,7 @@ impl Serialize for Blob {
 
 impl<'de> Deserialize<'de> for Blob {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        if deserializer.is_human_readable() || !payload::is_decoding() {
+        if !payload::is_decoding_with::<D>() {
             return deserializer.deserialize_byte_buf(AnyBytes);
         }
         match Travelling::deserialize(deserializer)? {

@@ -113,7 +113,8 @@ impl<T> Handle<T> {
     #[cfg(feature = "process")]
     fn linger(&mut self) {
         let outcome = self.outcome();
-        if outcome.core().expected() == Expected::FromProcess && !outcome.core().born.is_past() {
+        let is_elsewhere = matches!(outcome.core().expected(), Expected::FromProcess | Expected::FromSleeper);
+        if is_elsewhere && !outcome.core().born.is_past() {
             linger::WAIT.linger(outcome.core(), |spinning, sleeping| outcome.attend(spinning, sleeping));
             self.polled = true;
         }

@@ -157,7 +157,10 @@ impl<W> Prepared<W> {
 pub(crate) enum Expected {
     No,
     FromThread,
+    /// From a process that is awake.
     FromProcess,
+    /// From a process that had to be woken. It may be about to run on the caller's core.
+    FromSleeper,
 }
 
 /// How often, and when, a job whose worker process died is given to another one.
@@ -255,7 +258,8 @@ impl Core {
         match self.expected.load(Ordering::Relaxed) {
             0 => Expected::No,
             1 => Expected::FromThread,
-            _ => Expected::FromProcess,
+            2 => Expected::FromProcess,
+            _ => Expected::FromSleeper,
         }
     }
 

@@ -20,11 +20,13 @@ pub(crate) struct Lingerer {
     sleeps: Attempts,
 }
 
-/// A poll: about what going to sleep and being woken cost a loop that need not wait.
+/// A poll: it spins for about what going to sleep and being woken cost a loop that need not wait. It sleeps for an
+/// answer that is expected within 100 µs; the limit is the most that a loop is held up by one that is late. (With a
+/// shorter one the sleeper's core wakes several times as slowly.)
 pub(crate) static POLL: Lingerer = Lingerer {
     spinning: Duration::from_micros(3),
     spins: Attempts::new(),
-    sleeping: Duration::from_micros(200),
+    sleeping: Duration::from_millis(1),
     sleeps: Attempts::new(),
 };
 
@@ -57,14 +59,17 @@ impl Lingerer {
         if cfg!(shuttle) || expected == Expected::No {
             return;
         }
-        let spinning = if self.spins.may_pay() { self.spinning } else { Duration::ZERO };
+        let spins = expected != Expected::FromSleeper && self.spins.may_pay();
+        let spinning = if spins { self.spinning } else { Duration::ZERO };
         if expected == Expected::FromThread {
             let paid = !spinning.is_zero() && spin(core, Instant::now() + spinning);
             return self.spins.learn(paid);
         }
         let sleeping = if self.sleeps.may_pay() { self.sleeping } else { Duration::ZERO };
         let attended = attend(spinning, sleeping);
-        self.spins.learn(attended == Attended::Spinning);
+        if expected != Expected::FromSleeper {
+            self.spins.learn(attended == Attended::Spinning);
+        }
         if attended != Attended::Spinning {
             self.sleeps.learn(attended == Attended::Sleeping);
         }

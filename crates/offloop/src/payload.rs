@@ -3,8 +3,10 @@
 //! Up to [`INLINE`] bytes are a small vector that is copied into the link. More goes, while it is encoded, straight
 //! into a block of this process's arena. Blobs are not encoded at all: they are parts beside the body.
 
+use std::any::type_name;
 use std::cell::RefCell;
 
+use postcard::de_flavors;
 use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -192,7 +194,13 @@ impl Drop for Encoding {
     }
 }
 
-pub(crate) fn is_encoding() -> bool {
+/// Whether this serialiser is the one that encodes a payload on this thread, and not one that a value uses for itself.
+/// A wrong answer would cost that blob its meaning, not its memory.
+pub(crate) fn is_encoding_with<S>() -> bool {
+    is_encoding() && type_name::<S>() == type_name::<&mut postcard::Serializer<Writer>>()
+}
+
+fn is_encoding() -> bool {
     ENCODING.with_borrow(Option::is_some)
 }
 
@@ -228,7 +236,36 @@ impl<'a> Incoming<'a> {
         }
 
         let _restore = Restore(DECODING.replace(Some(self.parts.to_vec())));
-        postcard::from_bytes(self.body)
+        T::deserialize(&mut postcard::Deserializer::from_flavor(Reader(self.body)))
+    }
+}
+
+/// Reads a body in place. A type of its own, by which blobs know whose hands they are in.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> de_flavors::Flavor<'a> for Reader<'a> {
+    type Remainder = &'a [u8];
+    type Source = &'a [u8];
+
+    fn pop(&mut self) -> postcard::Result<u8> {
+        let (byte, rest) = self.0.split_first().ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
+        self.0 = rest;
+        Ok(*byte)
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.0.len())
+    }
+
+    fn try_take_n(&mut self, count: usize) -> postcard::Result<&'a [u8]> {
+        let (taken, rest) =
+            self.0.split_at_checked(count).ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn finalize(self) -> postcard::Result<&'a [u8]> {
+        Ok(self.0)
     }
 }
 
@@ -238,7 +275,12 @@ impl<'a> From<&'a Payload> for Incoming<'a> {
     }
 }
 
-pub(crate) fn is_decoding() -> bool {
+/// Whether this deserialiser is the one that decodes a payload on this thread.
+pub(crate) fn is_decoding_with<D>() -> bool {
+    is_decoding() && type_name::<D>() == type_name::<&mut postcard::Deserializer<'_, Reader<'_>>>()
+}
+
+fn is_decoding() -> bool {
     DECODING.with_borrow(Option::is_some)
 }
 

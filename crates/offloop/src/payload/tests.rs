@@ -315,3 +315,29 @@ fn what_is_decoded_within_another_value_leaves_its_parts_alone() {
     let (one, _, other) = Incoming::from(&payload).decode::<(Blob, DecodesWithin, Blob)>().unwrap();
     assert_eq!((one, other), (first, second));
 }
+
+#[test]
+fn a_blob_that_a_value_encodes_for_itself_keeps_its_bytes() {
+    struct Sealed(Blob);
+
+    impl Serialize for Sealed {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_bytes(&postcard::to_stdvec(&self.0).unwrap())
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Sealed {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let bytes = <&[u8]>::deserialize(deserializer)?;
+            postcard::from_bytes(bytes).map(Self).map_err(serde::de::Error::custom)
+        }
+    }
+
+    let mut blob = crate::blob::BlobMut::zeroed(2000);
+    blob[7] = 9;
+    let blob = blob.freeze();
+    let payload = Payload::encode(&(Sealed(blob.clone()), blob.clone())).unwrap();
+    assert_eq!(payload.parts().len(), 1, "the one that is the payload's own");
+    let (sealed, open): (Sealed, Blob) = Incoming::from(&payload).decode().unwrap();
+    assert!(sealed.0 == blob && open == blob);
+}

@@ -25,7 +25,7 @@ use crate::task::{Encoded, registry};
 /// To wake a worker for less expected work is not worth it.
 const WAKE_UP: Duration = Duration::from_micros(20);
 
-/// A task that took less than this lately may be waited for at once.
+/// A call that will be answered within this may be waited for at once.
 const SHORT: Duration = Duration::from_micros(100);
 
 /// The lock is held for moments only, never over foreign code, and over a system call only to empty the pipes of a
@@ -104,8 +104,9 @@ impl Inbox {
             let pace = self.pace[call.task.index() as usize];
             let expected = (!pace.is_zero()).then_some(pace);
             let member = &mut self.members[at];
-            if expected.is_some_and(|expected| expected < SHORT) {
-                job.core().expect(Expected::FromProcess);
+            if expected.is_some_and(|expected| member.load() + expected < SHORT) {
+                let is_awake = member.link.is_awake();
+                job.core().expect(if is_awake { Expected::FromProcess } else { Expected::FromSleeper });
             }
             self.given += 1;
             member.last_given = self.given;

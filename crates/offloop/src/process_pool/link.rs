@@ -232,8 +232,7 @@ pub(super) fn open(header: &Header, mut data: Vec<u8>, arena: u64, limit: u64) -
         LetterBody::Inline(bytes) => bytes.len() as u64,
         LetterBody::Far(span) => span.length,
     };
-    // No overflow: each is at most the arena's size.
-    let size = own + parts.iter().map(|part| part.length).sum::<u64>();
+    let size = parts.iter().fold(own, |size, part| size.saturating_add(part.length));
     if size > limit {
         return Err(Malformed::Size { size, limit });
     }
@@ -382,6 +381,7 @@ impl Link {
 
     /// Takes the answer out of a slot in the state `Answered`, and empties it.
     pub(super) fn take(self: &Arc<Self>, at: u32, job: u64) -> Result<Answer, Malformed> {
+        self.pass_on_returns();
         let (header, data) = self.ring.read(at);
         self.ring.slot(at).state.store(state::EMPTY, Ordering::SeqCst);
         let kind = Kind::from_tag(header.tag).ok_or(Malformed::Kind(header.tag))?;
@@ -477,19 +477,20 @@ impl Link {
         self.pass_on_returns();
     }
 
-    /// Tells the worker of as many freed blocks as there is room for now.
-    pub(super) fn pass_on_returns(&self) {
+    /// Tells the worker of as many freed blocks as there is room for now. Says whether that is all of them.
+    pub(super) fn pass_on_returns(&self) -> bool {
         let mut waiting = self.returns.lock();
         let returns = &self.ring.shared().returns;
         while let Some(&offset) = waiting.last() {
             let put = returns.put.0.load(Ordering::Relaxed);
             if put.wrapping_sub(returns.taken.0.load(Ordering::Acquire)) >= RETURNS {
-                return;
+                return false;
             }
             returns.offsets[(put % RETURNS) as usize].store(offset, Ordering::Relaxed);
             returns.put.0.store(put.wrapping_add(1), Ordering::Release);
             waiting.pop();
         }
+        true
     }
 }
 

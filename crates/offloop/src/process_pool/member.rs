@@ -145,6 +145,11 @@ impl Member {
         (self.phase == Phase::Ready && has_room).then_some(self.load)
     }
 
+    /// How long its calls are expected to take.
+    pub(super) fn load(&self) -> Duration {
+        self.load
+    }
+
     /// Has it run the initializer.
     pub(super) fn initialise(&mut self, call: &Encoded) {
         self.phase = Phase::Initialising;

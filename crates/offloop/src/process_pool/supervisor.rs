@@ -439,6 +439,9 @@ impl Supervisor {
             (retries.chain(members).chain(busy).chain(starts).min(), inbox.given)
         });
         self.given = given;
+        // Freed blocks that the workers have not been told of for want of room.
+        let untold = self.staff.iter().filter(|staff| !staff.link.pass_on_returns()).count();
+        let idle = idle.or_else(|| if untold > 0 { now.checked_add(IDLE) } else { None });
         let staff = self.staff.iter().filter_map(|staff| staff.deadline);
         staff.chain(pool).chain(idle).min()
     }

@@ -55,9 +55,9 @@ impl Dice {
         self.below(chances) == 0
     }
 
-    /// Lets less than about a microsecond pass.
-    fn hesitate(&mut self) {
-        (0..self.below(30)).for_each(|_| std::hint::spin_loop());
+    /// Lets a few microseconds pass at most.
+    fn hesitate(&mut self, longest: usize) {
+        (0..self.below(longest)).for_each(|_| std::hint::spin_loop());
     }
 
     /// Lets up to about a hundred microseconds pass, mostly far less.
@@ -411,7 +411,7 @@ fn one_side_alone_wins_the_race_for_a_call() {
         while end.at < ROUNDS {
             let before = end.at;
             watch_for("the next offer", || end.is_due());
-            dice.hesitate();
+            dice.hesitate(30);
             if let Look::Call(request) = end.look() {
                 end.answer(done(request.job), &value(0));
                 claimed.push(request.job);
@@ -427,7 +427,7 @@ fn one_side_alone_wins_the_race_for_a_call() {
     let payload = value(0);
     for (at, job) in (0..ROUNDS).zip(1..) {
         link.offer(at, job, 0, 0, &payload);
-        dice.hesitate();
+        dice.hesitate(30);
         if link.withdraw(at) {
             watch_for("the worker passes the withdrawn call", || link.state(at) != state::WITHDRAWN);
             assert_eq!(link.state(at), state::EMPTY, "the call was withdrawn and yet claimed");
@@ -603,7 +603,7 @@ fn rounds_close_to_sleep(count: u32, way: fn(&WorkerEnd) -> bool) {
                 end.answer(done(request.job), &value(0));
                 end.need_not_announce();
             }
-            dice.hesitate();
+            dice.hesitate(150);
             let slept = Instant::now();
             if !way(&end) {
                 return;
@@ -618,7 +618,7 @@ fn rounds_close_to_sleep(count: u32, way: fn(&WorkerEnd) -> bool) {
         wake_if_asleep(&link);
         watch_for("an answer from one who falls asleep", || link.state(at) == state::ANSWERED);
         link.take(at, 1).unwrap();
-        dice.hesitate();
+        dice.hesitate(30);
     }
     link.close();
     wait_for("the worker leaves", || worker.is_finished());
@@ -628,7 +628,7 @@ fn rounds_close_to_sleep(count: u32, way: fn(&WorkerEnd) -> bool) {
 #[test]
 fn no_wake_up_is_lost_in_the_moment_of_falling_asleep() {
     for way in [SOUNDLY, FOR_A_WHILE] {
-        rounds_close_to_sleep(20_000, way);
+        rounds_close_to_sleep(30_000, way);
     }
 }
 
@@ -651,7 +651,7 @@ fn no_answer_is_missed_in_the_moment_of_falling_asleep_for_it() {
         let payload = value(0);
         for at in 0..15_000 {
             link.offer(at, 1, 0, 0, &payload);
-            (0..dice.below(100)).for_each(|_| std::hint::spin_loop());
+            dice.hesitate(100);
             await_one(&link, at, way);
             link.take(at, 1).unwrap();
         }
