@@ -25,6 +25,9 @@ const TOGETHER: Duration = Duration::from_micros(50);
 /// How long an answer may go unheard when there is nothing more to do: whoever waits for it may be looking.
 const MOMENT: Duration = Duration::from_micros(3);
 
+/// To close a socket takes longer: whoever was so quick has not closed ours.
+const QUICK: Duration = Duration::from_nanos(250);
+
 /// How long a worker without work keeps memory for later results.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -97,7 +100,7 @@ impl Worker {
             if self.link.has_announced() {
                 self.unheard_since = ended;
             }
-            let is_intact = self.link.is_intact();
+            let is_intact = ended - began < QUICK || self.link.is_intact();
             self.answer(&request, kind, payload, ended - began);
             if !is_intact {
                 // A job has pulled our files away. Its answer is its own, but another job shall not suffer for it.
