@@ -14,6 +14,7 @@
 //! Beside it a `watchdog` sees to it that nobody waits for ever, and a `census` at both ends that nothing is left: no
 //! process, descriptor, mapping or thread. The seed replays the same choices; when each thing happens it cannot replay.
 
+mod autopsy;
 mod book;
 mod census;
 mod clock;
@@ -178,7 +179,12 @@ fn watch(world: &'static World) -> ! {
             continue;
         }
         say("HUNG");
-        for line in overdue.into_iter().chain(world.ledger.pending()).chain(world.faults().0) {
+        for line in overdue
+            .into_iter()
+            .chain(world.ledger.pending())
+            .chain(world.faults().0)
+            .chain(autopsy::threads())
+        {
             say(&format!("- {line}"));
         }
         // A pool that is asked for its state may hang as well.

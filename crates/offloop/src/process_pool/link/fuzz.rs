@@ -2,10 +2,15 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde::de::DeserializeOwned;
 
+use super::pool_end::AnswerBody;
 use super::*;
+use crate::arena;
+use crate::blob::Blob;
 use crate::process_pool::outcome;
 use crate::task;
 

@@ -3,15 +3,21 @@
 #![allow(clippy::cast_possible_truncation, reason = "the numbers only tell things apart")]
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use rustix::net::RecvFlags;
+
+use super::pool_end::AnswerBody;
 use super::*;
-use crate::arena::Arena;
-use crate::blob::BlobMut;
+use crate::arena::{self, Arena};
+use crate::blob::{Blob, BlobMut};
 use crate::payload::Incoming;
 use crate::process_pool::sys::is_readable_within;
 

@@ -1,0 +1,242 @@
+//! The pool's end of a link.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustix::net::{RecvFlags, SendFlags};
+use rustix::thread::futex;
+use rustix::time::Timespec;
+
+use super::{Header, Kind, LetterBody, Malformed, RETURNS, Ring, Shared, Span, open, state, this_core};
+use crate::arena::{self, Mapping};
+use crate::blob::{Blob, Foreign};
+use crate::payload::Payload;
+use crate::sync::Mutex;
+
+/// What the supervisor hands to a new worker.
+pub(in super::super) struct Handout {
+    /// The worker's end of the socket.
+    pub(in super::super) socket: OwnedFd,
+    /// The ring, and the arena that is to be the worker's own.
+    pub(in super::super) files: [OwnedFd; 2],
+}
+
+/// The pool's end.
+#[derive(Debug)]
+pub(in super::super) struct Link {
+    pub(super) ring: Ring,
+    pub(super) socket: UnixStream,
+    /// What the worker writes its results to, for us to read.
+    pub(super) results: Arc<Mapping>,
+    /// Freed blocks for which there was no room among the `returns`.
+    pub(super) returns: Mutex<Vec<u64>>,
+    pub(super) max_payload: u64,
+}
+
+impl Link {
+    /// Makes a link for a new worker.
+    pub(in super::super) fn create(max_payload: u64) -> io::Result<(Self, Handout)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let ring_file = arena::memory_file("offloop-link", size_of::<Shared>())?;
+        let ring = Ring(Mapping::new(ring_file.as_fd(), size_of::<Shared>(), true)?);
+        let (arena_file, results) = arena::create(arena::reserve(), false)?;
+        let link = Self {
+            ring,
+            socket: ours,
+            results: Arc::new(results),
+            returns: Mutex::new(Vec::new()),
+            max_payload,
+        };
+        Ok((link, Handout { socket: theirs.into(), files: [ring_file, arena_file] }))
+    }
+
+    pub(in super::super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// How large the arena of the worker is, in bytes.
+    pub(in super::super) fn arena_size(&self) -> u64 {
+        self.results.size() as u64
+    }
+
+    /// What the worker said of itself; 0 until it has.
+    pub(in super::super) fn greeting(&self) -> u64 {
+        self.ring.shared().greeting.load(Ordering::Acquire)
+    }
+
+    pub(in super::super) fn state(&self, at: u32) -> u32 {
+        self.ring.slot(at).state.load(Ordering::SeqCst)
+    }
+
+    /// Offers a call. The slot is empty, and callers take turns.
+    pub(in super::super) fn offer(&self, at: u32, job: u64, task: u32, flags: u32, payload: &Payload) {
+        let header = Header { job, tag: task, flags, ..Header::default() };
+        self.ring.write(at, header, payload);
+        self.ring.shared().pool_core.0.store(this_core(), Ordering::Relaxed);
+        self.ring.slot(at).state.store(state::OFFERED, Ordering::SeqCst);
+    }
+
+    /// Takes an offer back. False if the worker has claimed it.
+    pub(in super::super) fn withdraw(&self, at: u32) -> bool {
+        let state = &self.ring.slot(at).state;
+        state.compare_exchange(state::OFFERED, state::WITHDRAWN, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Takes the answer out of a slot in the state `Answered`, and empties it.
+    pub(in super::super) fn take(self: &Arc<Self>, at: u32, job: u64) -> Result<Answer, Malformed> {
+        self.pass_on_returns();
+        let (header, data) = self.ring.read(at);
+        self.ring.slot(at).state.store(state::EMPTY, Ordering::SeqCst);
+        let kind = Kind::from_tag(header.tag).ok_or(Malformed::Kind(header.tag))?;
+        if header.job != job {
+            return Err(Malformed::Job { said: header.job, asked: job });
+        }
+        let letter = open(&header, data, self.results.size() as u64, self.max_payload)?;
+        let body = match letter.body {
+            LetterBody::Inline(bytes) => AnswerBody::Inline(bytes),
+            LetterBody::Far(span) => AnswerBody::Far(self.lend(span)),
+        };
+        let parts = letter.parts.into_iter().map(|span| self.lend(span)).collect();
+        Ok(Answer { kind, body, parts, nanos: header.nanos, kept: header.flags })
+    }
+
+    /// A view of the worker's arena, which is given back when the view is dropped.
+    fn lend(self: &Arc<Self>, span: Span) -> Blob {
+        let range = span.offset..span.offset + span.length;
+        let start = self.results.at(&range).expect("`open` has checked it");
+        let length = usize::try_from(span.length).expect("`open` has checked it");
+        let keeper = Box::new(Lease { link: Arc::clone(self), offset: span.offset });
+        // SAFETY: the lease keeps the mapping. The worker does not use the block again before the lease is
+        // returned; one that has lost its mind might, as it might do anything else as the same user.
+        Blob::foreign(unsafe { Foreign::new(start, length, keeper) })
+    }
+
+    /// Whether the worker sleeps or is about to, and nobody has undertaken to wake it yet: then the caller is to
+    /// [`wake`](Self::wake) it.
+    pub(in super::super) fn must_wake(&self) -> bool {
+        let sleeps = &self.ring.shared().worker_sleeps.0;
+        sleeps.load(Ordering::SeqCst) != 0 && sleeps.swap(0, Ordering::SeqCst) != 0
+    }
+
+    /// Wakes the worker. A system call; does not block.
+    ///
+    /// By the socket and not by a futex, as the kernel then lets the worker run where its caller is about to sleep,
+    /// and needs not wake another core.
+    pub(in super::super) fn wake(&self) {
+        // If the socket is full the worker has enough to read; if it is closed the worker is gone.
+        let _ = rustix::net::send(&self.socket, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    }
+
+    /// Whether the worker was last seen on another core than the caller's.
+    pub(in super::super) fn is_elsewhere(&self) -> bool {
+        self.ring.shared().worker_core.0.load(Ordering::Relaxed) != this_core()
+    }
+
+    /// Whether the worker looks out for calls, or runs one.
+    pub(in super::super) fn is_awake(&self) -> bool {
+        self.ring.shared().worker_sleeps.0.load(Ordering::Relaxed) == 0
+    }
+
+    /// Sleeps until the call in a slot is answered, at most for `limit`; may return early. Whoever has slept here
+    /// takes all answers of this link after it: it may have been woken in the supervisor's place.
+    pub(in super::super) fn await_answer(&self, at: u32, limit: Duration) {
+        let slot = self.ring.slot(at);
+        slot.awaited.store(1, Ordering::SeqCst);
+        let state = slot.state.load(Ordering::SeqCst);
+        if state != state::ANSWERED {
+            let limit = Timespec { tv_sec: 0, tv_nsec: i64::from(limit.subsec_nanos()) };
+            let _ = futex::wait(&slot.state, futex::Flags::empty(), state, Some(&limit));
+        }
+        slot.awaited.store(0, Ordering::SeqCst);
+    }
+
+    /// Asks the worker to ring from now on. Whoever asks looks at the slots after it, and before it sleeps.
+    pub(in super::super) fn watch(&self) {
+        self.ring.shared().pool_waits.0.store(1, Ordering::SeqCst);
+    }
+
+    /// Empties the socket. False if the worker has closed it.
+    pub(in super::super) fn silence(&self) -> bool {
+        let mut bytes = [0; 64];
+        loop {
+            match rustix::net::recv(&self.socket, &mut bytes, RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return false,
+                Ok((count, _)) if count < bytes.len() => return true,
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Lets the worker go: it leaves when it finds nothing more to do.
+    pub(in super::super) fn close(&self) {
+        let _ = self.socket.shutdown(Shutdown::Write);
+    }
+
+    /// Tells the worker that a block of its arena is free.
+    pub(super) fn give_back(&self, offset: u64) {
+        self.returns.lock().push(offset);
+        self.pass_on_returns();
+    }
+
+    /// Tells the worker of as many freed blocks as there is room for now. Says whether that is all of them.
+    pub(in super::super) fn pass_on_returns(&self) -> bool {
+        let mut waiting = self.returns.lock();
+        let returns = &self.ring.shared().returns;
+        while let Some(&offset) = waiting.last() {
+            let put = returns.put.0.load(Ordering::Relaxed);
+            if put.wrapping_sub(returns.taken.0.load(Ordering::Acquire)) >= RETURNS {
+                return false;
+            }
+            returns.offsets[(put % RETURNS) as usize].store(offset, Ordering::Relaxed);
+            returns.put.0.store(put.wrapping_add(1), Ordering::Release);
+            waiting.pop();
+        }
+        true
+    }
+}
+
+/// The pool's hold on a block of a worker's arena.
+struct Lease {
+    link: Arc<Link>,
+    offset: u64,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.link.give_back(self.offset);
+    }
+}
+
+/// A worker's answer.
+#[derive(Debug)]
+pub(in super::super) struct Answer {
+    pub(in super::super) kind: Kind,
+    pub(super) body: AnswerBody,
+    pub(in super::super) parts: Vec<Blob>,
+    pub(in super::super) nanos: u64,
+    /// Which parts of the call the worker still uses, a bit each.
+    pub(in super::super) kept: u32,
+}
+
+#[derive(Debug)]
+pub(super) enum AnswerBody {
+    Inline(Vec<u8>),
+    Far(Blob),
+}
+
+impl Answer {
+    pub(in super::super) fn body(&self) -> &[u8] {
+        match &self.body {
+            AnswerBody::Inline(bytes) => bytes,
+            AnswerBody::Far(blob) => blob,
+        }
+    }
+}
