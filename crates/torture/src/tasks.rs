@@ -179,13 +179,14 @@ fn close_all() {
 fn exhaust_memory() -> ! {
     const MARGIN: u64 = 48 << 20;
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = pages.split(' ').next().and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    // Data alone, not the address space: of that a pool which an earlier job has left may yet give back 64 GiB.
+    let pages: u64 = pages.split(' ').nth(5).and_then(|pages| pages.parse().ok()).unwrap_or(0);
     // SAFETY: asks for a constant of the system.
     let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
     let bytes = pages * page + MARGIN;
     let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
     // SAFETY: the pointer is to a live local variable.
-    unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) };
+    unsafe { libc::setrlimit(libc::RLIMIT_DATA, &raw const limit) };
     let mut hoard = Vec::new();
     loop {
         hoard.push(std::hint::black_box(vec![1u8; 1 << 20]));
