@@ -67,7 +67,7 @@ impl<J> Queue<J> {
     }
 
     /// Inserts an entry that had this ticket before and was taken out.
-    #[cfg(any(feature = "process", test))]
+    #[cfg(any(feature = "process", all(test, not(shuttle))))]
     pub(crate) fn put_back(&mut self, priority: i8, ticket: u64, job: J) {
         let entries = &mut self.line(priority).entries;
         let at = entries.partition_point(|(other, _)| *other < ticket);
@@ -83,7 +83,7 @@ impl<J> Queue<J> {
     }
 
     /// What `pop` would give.
-    #[cfg(any(feature = "process", test))]
+    #[cfg(any(feature = "process", all(test, not(shuttle))))]
     pub(crate) fn peek(&self) -> Option<&J> {
         self.lines.iter().find_map(|line| line.entries.front()?.1.as_ref())
     }
