@@ -303,11 +303,7 @@ impl ProcessPoolBuilder {
 
 impl Config {
     /// Whether a worker is to be replaced.
-    pub(super) fn is_worn(&self, member: &Member) -> bool {
-        self.is_worn_at(member, Instant::now())
-    }
-
-    pub(super) fn is_worn_at(&self, member: &Member, now: Instant) -> bool {
+    pub(super) fn is_worn(&self, member: &Member, now: Instant) -> bool {
         let has_run_enough = self.max_jobs.is_some_and(|limit| member.jobs >= limit);
         let is_old = self.worn_at(member).is_some_and(|time| now >= time);
         member.phase == Phase::Ready && (has_run_enough || is_old || member.is_fat)

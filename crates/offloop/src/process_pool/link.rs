@@ -15,12 +15,14 @@ mod pool_end;
 mod worker_end;
 
 use std::cell::UnsafeCell;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
+use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 
 pub(super) use pool_end::{Answer, Handout, Link};
-pub(super) use worker_end::{Look, Request, WorkerEnd};
+pub(super) use worker_end::{Request, WorkerEnd};
 
 use crate::arena::Mapping;
 use crate::payload::{INLINE, PARTS, Payload, Place};
@@ -300,6 +302,22 @@ impl Ring {
 
 fn this_core() -> u32 {
     u32::try_from(rustix::thread::sched_getcpu()).unwrap_or(u32::MAX)
+}
+
+/// Reads away the bytes on a socket, which mean nothing but "look". The first read is by `flags`. False if the socket
+/// has ended.
+fn empty(socket: &UnixStream, mut flags: RecvFlags) -> bool {
+    let mut bytes = [0; 64];
+    loop {
+        match rustix::net::recv(socket, &mut bytes, flags) {
+            Ok((0, _)) => return false,
+            Ok((count, _)) if count < bytes.len() => return true,
+            Ok(_) => flags = RecvFlags::DONTWAIT,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => return true,
+            Err(_) => return false,
+        }
+    }
 }
 
 #[cfg(any(test, fuzzing))]

@@ -18,7 +18,7 @@ use crate::task::{Encoded, fingerprint};
 /// After so many failed starts in a row the jobs are told, if there is no worker that could run them.
 const PATIENCE: u32 = 3;
 
-/// A call that takes so much longer than expected gives back those that were put behind it.
+/// A call that takes so long gives back those that were put behind it.
 pub(super) const STALL: Duration = Duration::from_micros(500);
 
 /// How long a worker may be without a link before it counts as broken: one that exits closes its link a
@@ -129,7 +129,7 @@ impl Supervisor {
         self.measure(now);
         self.retire(now);
         self.see_off();
-        self.hire();
+        self.hire(now);
         if self.staff.is_empty() && desk.look(|inbox, _| inbox.closed && inbox.is_idle()) {
             return false;
         }
@@ -140,7 +140,7 @@ impl Supervisor {
     }
 
     /// Starts workers until the pool has as many as it should, and one more for each that is to be replaced.
-    fn hire(&mut self) {
+    fn hire(&mut self, now: Instant) {
         let config = &self.desk.config;
         loop {
             let (missing, has_jobs) = self.desk.look(|inbox, _| {
@@ -148,7 +148,7 @@ impl Supervisor {
                     matches!(member.phase, Phase::Retiring | Phase::Leaving(Why::Released))
                 };
                 let there = inbox.members.len() - inbox.members.iter().filter(leaves).count();
-                let worn = inbox.members.iter().filter(|member| config.is_worn(member)).count();
+                let worn = inbox.members.iter().filter(|member| config.is_worn(member, now)).count();
                 let has_jobs = !inbox.is_idle();
                 let wanted = if inbox.closed && !has_jobs { 0 } else { config.workers + worn };
                 (there < wanted, has_jobs)
@@ -231,7 +231,7 @@ impl Supervisor {
             };
             let staff = self.staff.iter_mut().find(|staff| staff.process.pid() == pid);
             self.desk.look(|inbox, after| {
-                let Some(at) = inbox.members.iter().position(|member| member.pid == pid) else { return };
+                let Some(at) = inbox.find(pid) else { return };
                 match (&config.initializer, refusal) {
                     (_, Some(reason)) => inbox.dismiss(at, Why::Refused(reason), after),
                     (Some(initializer), None) if inbox.members[at].phase == Phase::Starting => {
@@ -264,7 +264,7 @@ impl Supervisor {
         self.desk.look(|inbox, after| {
             let mut spare = inbox.members.iter().filter(|member| member.phase == Phase::Ready).count();
             for at in 0..inbox.members.len() {
-                if spare > config.workers && config.is_worn_at(&inbox.members[at], now) {
+                if spare > config.workers && config.is_worn(&inbox.members[at], now) {
                     inbox.recall(at, after);
                     inbox.members[at].phase = Phase::Retiring;
                     spare -= 1;
@@ -290,7 +290,7 @@ impl Supervisor {
         for pid in pids {
             let used = sys::memory_of(pid);
             self.desk.look(|inbox, after| {
-                let Some(at) = inbox.members.iter().position(|member| member.pid == pid) else { return };
+                let Some(at) = inbox.find(pid) else { return };
                 if used <= limit {
                     return;
                 }
@@ -309,25 +309,21 @@ impl Supervisor {
     /// Ends the workers that are to go.
     fn see_off(&mut self) {
         let grace = self.desk.config.grace;
-        let leaving: Vec<(u32, bool, bool)> = self.desk.look(|inbox, _| {
-            let phase = |member: &Member| match &member.phase {
-                Phase::Leaving(why) => Some((member.pid, *why == Why::Released, *why == Why::JobEnded)),
-                _ => None,
-            };
-            inbox.members.iter().filter_map(phase).collect()
+        let leaving: Vec<(u32, Farewell)> = self.desk.look(|inbox, _| {
+            inbox.members.iter().filter_map(|member| Some((member.pid, farewell_to(member)?))).collect()
         });
-        for (pid, released, job_ended) in leaving {
+        for (pid, farewell) in leaving {
             let staff = self.staff.iter_mut().find(|staff| staff.process.pid() == pid && !staff.told);
             let Some(staff) = staff else { continue };
             staff.told = true;
             staff.deadline = Instant::now().checked_add(grace);
-            if released {
-                staff.link.close();
-            } else if job_ended {
-                staff.process.terminate();
-            } else {
-                staff.process.kill();
-                staff.deadline = None;
+            match farewell {
+                Farewell::Release => staff.link.close(),
+                Farewell::Terminate => staff.process.terminate(),
+                Farewell::Kill => {
+                    staff.process.kill();
+                    staff.deadline = None;
+                }
             }
         }
     }
@@ -347,7 +343,7 @@ impl Supervisor {
                 continue;
             }
             self.desk.look(|inbox, after| {
-                let Some(at) = inbox.members.iter().position(|member| member.pid == pid) else { return };
+                let Some(at) = inbox.find(pid) else { return };
                 let why = match inbox.members[at].phase {
                     // Only the lack of a link sets a deadline to a worker that is ready.
                     Phase::Ready | Phase::Retiring | Phase::Leaving(_) => Why::BrokeOff,
@@ -451,7 +447,7 @@ impl Supervisor {
         let staff = self.staff.swap_remove(at);
         let (pid, ended) = (staff.process.pid(), staff.process.collect());
         let Some(member) = self.desk.look(|inbox, after| {
-            let at = inbox.members.iter().position(|member| member.pid == pid)?;
+            let at = inbox.find(pid)?;
             // What it said before it died counts.
             inbox.harvest(at, after);
             Some(inbox.members.swap_remove(at))
@@ -557,7 +553,28 @@ fn news_of(member: &Member) -> Option<News> {
     }
 }
 
+/// How a worker is brought to its end.
+enum Farewell {
+    Release,
+    Terminate,
+    Kill,
+}
+
+fn farewell_to(member: &Member) -> Option<Farewell> {
+    match &member.phase {
+        Phase::Leaving(Why::Released) => Some(Farewell::Release),
+        Phase::Leaving(Why::JobEnded) => Some(Farewell::Terminate),
+        Phase::Leaving(_) => Some(Farewell::Kill),
+        _ => None,
+    }
+}
+
 impl Inbox {
+    /// Where the worker with this process id is among the members.
+    fn find(&self, pid: u32) -> Option<usize> {
+        self.members.iter().position(|member| member.pid == pid)
+    }
+
     /// Puts jobs into the queue whose next attempt is due.
     fn retry_what_is_due(&mut self, now: Instant) {
         let (due, later) = std::mem::take(&mut self.later).into_iter().partition(|(due, _)| *due <= now);
@@ -570,7 +587,7 @@ impl Inbox {
 
     /// A worker has closed its socket: it gets no more calls, and those that it has not begun with are taken back.
     fn cut_off(&mut self, pid: u32, after: &mut Aftermath) {
-        let Some(at) = self.members.iter().position(|member| member.pid == pid) else { return };
+        let Some(at) = self.find(pid) else { return };
         if self.members[at].phase == Phase::Ready {
             self.members[at].phase = Phase::Retiring;
             self.recall(at, after);

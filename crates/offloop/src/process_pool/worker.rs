@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::process::exit;
 use std::time::{Duration, Instant};
 
-use super::link::{CAPTURE, Header, Kind, Look, PanicNote, Request, WorkerEnd};
+use super::link::{CAPTURE, Header, Kind, PanicNote, Request, WorkerEnd};
 use super::patience::{Patience, spin};
 use super::sys;
 use crate::arena::Arena;
@@ -142,8 +142,9 @@ impl Worker {
     /// The next call. Blocks until there is one; `None` when the link has ended.
     fn next(&mut self) -> Option<Request> {
         loop {
-            if let Look::Call(request) = self.link.look() {
-                return Some(request);
+            let request = self.link.look();
+            if request.is_some() {
+                return request;
             }
             if !self.look_out() && !self.sleep() {
                 return None;

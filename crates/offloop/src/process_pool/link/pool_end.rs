@@ -12,7 +12,9 @@ use rustix::net::{RecvFlags, SendFlags};
 use rustix::thread::futex;
 use rustix::time::Timespec;
 
-use super::{Header, Kind, LetterBody, Malformed, RETURNS, Ring, Shared, Span, open, state, this_core};
+use super::{
+    Header, Kind, LetterBody, Malformed, RETURNS, Ring, Shared, Span, empty, open, state, this_core,
+};
 use crate::arena::{self, Mapping};
 use crate::blob::{Blob, Foreign};
 use crate::payload::Payload;
@@ -90,7 +92,6 @@ impl Link {
 
     /// Takes the answer out of a slot in the state `Answered`, and empties it.
     pub(in super::super) fn take(self: &Arc<Self>, at: u32, job: u64) -> Result<Answer, Malformed> {
-        self.pass_on_returns();
         let (header, data) = self.ring.read(at);
         self.ring.slot(at).state.store(state::EMPTY, Ordering::SeqCst);
         let kind = Kind::from_tag(header.tag).ok_or(Malformed::Kind(header.tag))?;
@@ -163,16 +164,7 @@ impl Link {
 
     /// Empties the socket. False if the worker has closed it.
     pub(in super::super) fn silence(&self) -> bool {
-        let mut bytes = [0; 64];
-        loop {
-            match rustix::net::recv(&self.socket, &mut bytes, RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return false,
-                Ok((count, _)) if count < bytes.len() => return true,
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => return true,
-                Err(_) => return false,
-            }
-        }
+        empty(&self.socket, RecvFlags::DONTWAIT)
     }
 
     /// Lets the worker go: it leaves when it finds nothing more to do.

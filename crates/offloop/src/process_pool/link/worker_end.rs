@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::thread::futex;
 
-use super::{EVERYBODY, Header, LetterBody, RETURNS, Ring, Shared, Span, open, state, this_core};
+use super::{EVERYBODY, Header, LetterBody, RETURNS, Ring, Shared, Span, empty, open, state, this_core};
 use crate::arena::Mapping;
 use crate::blob::{Blob, Foreign};
 use crate::payload::Payload;
@@ -57,12 +57,6 @@ impl Request {
             RequestBody::Far(start, length) => unsafe { std::slice::from_raw_parts(start.as_ptr(), *length) },
         }
     }
-}
-
-/// What a worker is to do after it has looked.
-pub(in super::super) enum Look {
-    Call(Request),
-    Nothing,
 }
 
 impl WorkerEnd {
@@ -114,7 +108,7 @@ impl WorkerEnd {
     }
 
     /// Claims the next call, if there is one.
-    pub(in super::super) fn look(&mut self) -> Look {
+    pub(in super::super) fn look(&mut self) -> Option<Request> {
         loop {
             let state = &self.ring.slot(self.at).state;
             let claim =
@@ -122,14 +116,14 @@ impl WorkerEnd {
             match claim {
                 Ok(_) => {
                     self.ring.shared().worker_core.0.store(this_core(), Ordering::Relaxed);
-                    return Look::Call(self.receive());
+                    return Some(self.receive());
                 }
                 Err(state::WITHDRAWN) => {
                     state.store(state::EMPTY, Ordering::SeqCst);
                     self.at = self.at.wrapping_add(1);
                     self.has_passed = true;
                 }
-                Err(_) => return Look::Nothing,
+                Err(_) => return None,
             }
         }
     }
@@ -207,23 +201,13 @@ impl WorkerEnd {
         let goes_on = self.is_due() || {
             // What is read without waiting is what has come.
             let has_come = limit.is_some_and(|limit| sys::is_readable_within(self.socket.as_fd(), limit));
-            self.read(if limit.is_none() || has_come { RecvFlags::empty() } else { RecvFlags::DONTWAIT })
+            empty(
+                &self.socket,
+                if limit.is_none() || has_come { RecvFlags::empty() } else { RecvFlags::DONTWAIT },
+            )
         };
         sleeps.store(0, Ordering::SeqCst);
         goes_on
-    }
-
-    /// Empties the socket. False if it has ended.
-    fn read(&self, flags: RecvFlags) -> bool {
-        let mut bytes = [0; 64];
-        loop {
-            match rustix::net::recv(&self.socket, &mut bytes, flags) {
-                Ok((count, _)) => return count > 0,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => return true,
-                Err(_) => return false,
-            }
-        }
     }
 
     /// The blocks that the pool has done with.
