@@ -1,0 +1,1 @@
+"""Runs blocking and CPU-bound work off the event loop."""
