@@ -60,7 +60,12 @@ pub(crate) trait Outcome<T>: Send + Sync {
     fn core(&self) -> &Core;
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<T, Error>>;
     fn poll_accepted(&self, cx: &mut Context<'_>) -> Poll<()>;
+    fn take(&self) -> Option<Result<T, Error>>;
+    /// Sets whom to wake at the end; true if that has come.
+    fn subscribe(&self, waker: &Waker) -> bool;
     fn end_early(&self, kind: ErrorKind) -> bool;
+    /// Cancels it if nobody runs it.
+    fn end_unstarted(&self) -> bool;
     fn limit(self: Arc<Self>, limit: Duration);
     fn attend(&self, spinning: Duration, sleeping: Duration) -> Attended;
 }
@@ -88,6 +93,18 @@ enum Stage<W, T> {
 impl<W, T> Stage<W, T> {
     fn is_live(&self) -> bool {
         matches!(self, Self::Pending(_) | Self::Running)
+    }
+
+    /// The result, once.
+    fn take(&mut self) -> Option<Result<T, Error>> {
+        match std::mem::replace(self, Self::Taken) {
+            Self::Ended(result) => Some(result),
+            Self::Taken => panic!("a handle was polled again after it had given its result"),
+            going => {
+                *self = going;
+                None
+            }
+        }
     }
 }
 
@@ -321,17 +338,13 @@ impl<W: Send + 'static, T: Send + 'static> Outcome<T> for Cell<W, T> {
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<T, Error>> {
         let mut slot = self.slot.lock();
-        match std::mem::replace(&mut slot.stage, Stage::Taken) {
-            Stage::Ended(result) => Poll::Ready(result),
-            Stage::Taken => panic!("a handle was polled again after it had given its result"),
-            going => {
-                slot.stage = going;
-                let replaced = set_waker(&mut slot.waker, cx);
-                drop(slot);
-                drop(replaced);
-                Poll::Pending
-            }
+        if let Some(result) = slot.stage.take() {
+            return Poll::Ready(result);
         }
+        let replaced = set_waker(&mut slot.waker, cx);
+        drop(slot);
+        drop(replaced);
+        Poll::Pending
     }
 
     fn poll_accepted(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -346,8 +359,27 @@ impl<W: Send + 'static, T: Send + 'static> Outcome<T> for Cell<W, T> {
         }
     }
 
+    fn take(&self) -> Option<Result<T, Error>> {
+        self.slot.lock().stage.take()
+    }
+
+    fn subscribe(&self, waker: &Waker) -> bool {
+        let mut slot = self.slot.lock();
+        if !slot.stage.is_live() {
+            return true;
+        }
+        let replaced = slot.waker.replace(waker.clone());
+        drop(slot);
+        drop(replaced);
+        false
+    }
+
     fn end_early(&self, kind: ErrorKind) -> bool {
         self.fail_early(kind)
+    }
+
+    fn end_unstarted(&self) -> bool {
+        self.end(Err(ErrorKind::Cancelled), |stage| matches!(stage, Stage::Pending(_)), By::Outsider)
     }
 
     fn limit(self: Arc<Self>, limit: Duration) {

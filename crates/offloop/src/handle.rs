@@ -73,6 +73,40 @@ impl<T> Handle<T> {
         }
     }
 
+    /// Ends the job like [`cancel`](Self::cancel), but only if no worker has begun with it; says whether it did.
+    pub fn cancel_queued(&self) -> bool {
+        match &self.outcome {
+            Some(outcome) if !outcome.core().born.is_past() => outcome.end_unstarted(),
+            _ => false,
+        }
+    }
+
+    /// Has `waker` woken when the job ends, and perhaps before, once; `true` if it has ended. Does not block. For
+    /// loops that don't poll: they ask for the [`try_result`](Self::try_result) then, and call this again if there
+    /// is none.
+    pub fn on_end(&mut self, waker: &Waker) -> bool {
+        let outcome = self.outcome();
+        outcome.core().born.is_past() || outcome.subscribe(waker)
+    }
+
+    /// The result, if the job has ended. Does not block.
+    ///
+    /// # Panics
+    ///
+    /// If the handle has given its result already.
+    pub fn try_result(&mut self) -> Option<Result<T, Error>> {
+        let outcome = self.outcome();
+        let result = if outcome.core().born.is_past() {
+            Some(Err(Error::new(outcome.core(), ErrorKind::Forked)))
+        } else {
+            outcome.take()
+        };
+        if result.is_some() {
+            self.outcome = None;
+        }
+        result
+    }
+
     /// Gives the job until `limit` from now, waiting and running together. After that it ends with
     /// [`ErrorKind::QueueDeadline`] or [`ErrorKind::RunDeadline`], with the effects of [`cancel`](Self::cancel).
     pub fn timeout(self, limit: Duration) -> Self {

@@ -1,0 +1,58 @@
+//! The engine's errors as Python's exceptions: one table.
+
+use offloop::{BuildError, Error, ErrorKind, Exit};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
+
+/// Makes `offloop._errors.<class>(message, **details)`.
+fn make(py: Python<'_>, class: &str, message: &str, details: Option<&Bound<'_, PyDict>>) -> PyErr {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    let module = MODULE.get_or_try_init(py, || py.import("offloop._errors").map(Bound::unbind));
+    let made = module.and_then(|module| module.bind(py).getattr(class)?.call((message,), details));
+    made.map_or_else(|error| error, PyErr::from_value)
+}
+
+pub(crate) fn to_python(py: Python<'_>, error: Error) -> PyErr {
+    let message = error.to_string();
+    let class = match error.kind() {
+        ErrorKind::Cancelled => "CancelledError",
+        ErrorKind::QueueDeadline(_) => "QueueTimeout",
+        ErrorKind::RunDeadline(_) => "RunTimeout",
+        ErrorKind::Full { .. } => "QueueFull",
+        ErrorKind::Shed => "Shed",
+        ErrorKind::Closed | ErrorKind::Forked => "Closed",
+        ErrorKind::CouldNotStart(_) => "CouldNotStart",
+        ErrorKind::WorkerDied(_) => "WorkerDied",
+        _ => "Error",
+    };
+    let details = PyDict::new(py);
+    if let ErrorKind::WorkerDied(died) = error.kind() {
+        // As in `multiprocessing`: a signal is a negative exit code.
+        let exitcode = match died.exit {
+            Exit::Code(code) => Some(code),
+            Exit::Signal(signal) => Some(-signal),
+            Exit::Protocol | Exit::Unknown => None,
+        };
+        let set = || -> PyResult<()> {
+            details.set_item("pid", died.pid)?;
+            details.set_item("exitcode", exitcode)?;
+            details.set_item("task", &died.task)?;
+            details.set_item("peak_memory", died.peak_memory)?;
+            details.set_item("out_of_memory", died.out_of_memory)?;
+            details.set_item("stderr", &died.stderr)
+        };
+        if let Err(error) = set() {
+            return error;
+        }
+    }
+    make(py, class, &message, Some(&details))
+}
+
+pub(crate) fn of_build(py: Python<'_>, error: &BuildError) -> PyErr {
+    match error {
+        BuildError::Setting(message) => PyValueError::new_err(message.to_string()),
+        error => make(py, "CouldNotStart", &error.to_string(), None),
+    }
+}
