@@ -180,7 +180,9 @@ impl<T: Receive> Letter for Watched<T> {
             // It was woken for another reason.
             let has_ended = handle.on_end(&Waker::from(Arc::clone(&self)));
             drop(waiting);
-            return if has_ended { self.wake() };
+            return if has_ended {
+                self.wake()
+            };
         };
         let receiver = waiting.take().map(|(_, receiver)| receiver);
         drop(waiting);

@@ -105,7 +105,7 @@ pub use work::Work;
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub use {
     blob::{Blob, BlobMut},
-    process_pool::{Initialised, ProcessPool, ProcessPoolBuilder, init},
+    process_pool::{Initialised, ProcessPool, ProcessPoolBuilder, host, init},
     task::Call,
 };
 

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt::{self, Display};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,7 @@ use serde::de::DeserializeOwned;
 use super::desk::Desk;
 use super::limits::{Limits, Surroundings};
 use super::member::{Member, Phase};
+use super::template::{self, Template};
 use super::{ProcessPool, is_initialised, sys};
 use crate::backlog::OnFull;
 use crate::error::{BuildError, ErrorKind};
@@ -23,6 +26,7 @@ use crate::task::{Call, Encoded, decode};
 pub struct ProcessPoolBuilder {
     config: Config,
     invalid: Option<BuildError>,
+    uses_template: bool,
 }
 
 pub(super) struct Config {
@@ -33,6 +37,9 @@ pub(super) struct Config {
     pub(super) start_timeout: Duration,
     pub(super) max_payload: u32,
     pub(super) program: PathBuf,
+    pub(super) arguments: Vec<OsString>,
+    /// How the template is started of which workers are forks, if they are.
+    pub(super) template: Option<template::Start>,
     pub(super) initializer: Option<Initializer>,
     /// A worker is replaced when it has run so many jobs, or is so old.
     pub(super) max_jobs: Option<u64>,
@@ -90,6 +97,8 @@ impl ProcessPoolBuilder {
                 start_timeout: Duration::from_secs(10),
                 max_payload: 1 << 30,
                 program: sys::this_program(),
+                arguments: Vec::new(),
+                template: None,
                 initializer: None,
                 max_jobs: None,
                 max_age: None,
@@ -105,6 +114,7 @@ impl ProcessPoolBuilder {
                 stderr_tail: 4096,
             },
             invalid: None,
+            uses_template: false,
         }
     }
 
@@ -149,17 +159,17 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Replaces a worker when it has run about so many jobs; at least 1. Default: never.
+    /// Replaces a worker when it has run so many jobs; at least 1. Default: never.
     ///
-    /// Its replacement is started first and takes over when it is ready, so no job is lost and none waits for it;
-    /// meanwhile the old one goes on, and may run some more. So it is for all that wears a worker out: leaks are
-    /// contained, nobody is interrupted.
+    /// Its replacement is started when it is given its last job. So leaks are contained, and nobody is interrupted.
     pub fn max_jobs_per_worker(mut self, jobs: u64) -> Self {
         self.config.max_jobs = Some(jobs);
         self
     }
 
-    /// Replaces a worker when it has lived for so long, likewise. Default: never.
+    /// Replaces a worker when it has lived for so long. Default: never.
+    ///
+    /// Its replacement is started first and takes over when it is ready; meanwhile the old one goes on.
     pub fn max_worker_age(mut self, age: Duration) -> Self {
         self.config.max_age = Some(age);
         self
@@ -275,15 +285,33 @@ impl ProcessPoolBuilder {
         self
     }
 
+    /// The arguments of the program. Default: none.
+    pub fn args(mut self, arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.config.arguments = arguments.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Starts the program only once, as a template of which the workers are forks: for programs that take long to get
+    /// ready. It becomes one by [`host::Template`](crate::host::Template). It should have one thread.
+    pub fn template(mut self) -> Self {
+        self.uses_template = true;
+        self
+    }
+
+    /// The same for a template that is not a program of its own: `start` brings it about, with this end of a socket,
+    /// and says its process id. It is called on a thread that lives as long as the pool; what it starts must be a
+    /// child of this process.
+    pub fn template_by(mut self, start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static) -> Self {
+        self.config.template = Some(Box::new(start));
+        self
+    }
+
     /// Builds the pool and starts its workers in the background.
     pub fn build(self) -> Result<ProcessPool, BuildError> {
         if let Some(error) = self.invalid {
             return Err(error);
         }
-        let config = self.config;
-        if config.workers == 0 {
-            return Err(BuildError::Setting("workers is 0: nothing could ever run; give at least 1".into()));
-        }
+        let mut config = self.config;
         if config.queue_capacity == 0 {
             return Err(BuildError::Setting(
                 "queue_capacity is 0: no job could wait for a worker; give at least 1".into(),
@@ -294,8 +322,20 @@ impl ProcessPoolBuilder {
                 "max_jobs_per_worker is 0: workers would only be replaced; give at least 1".into(),
             ));
         }
-        if !is_initialised() {
-            return Err(BuildError::NotInitialised);
+        if self.uses_template {
+            let (program, arguments) = (config.program.clone(), std::mem::take(&mut config.arguments));
+            let surroundings = config.surroundings.clone();
+            config.template = Some(Template::of_program(program, arguments, surroundings));
+        }
+        if config.template.is_none() {
+            if config.workers == 0 {
+                return Err(BuildError::Setting(
+                    "workers is 0: nothing could ever run; give at least 1".into(),
+                ));
+            }
+            if !is_initialised() {
+                return Err(BuildError::NotInitialised);
+            }
         }
         Ok(ProcessPool::from_desk(Desk::open(config)?))
     }
@@ -304,9 +344,8 @@ impl ProcessPoolBuilder {
 impl Config {
     /// Whether a worker is to be replaced.
     pub(super) fn is_worn(&self, member: &Member, now: Instant) -> bool {
-        let has_run_enough = self.max_jobs.is_some_and(|limit| member.jobs >= limit);
         let is_old = self.worn_at(member).is_some_and(|time| now >= time);
-        member.phase == Phase::Ready && (has_run_enough || is_old || member.is_fat)
+        member.phase == Phase::Ready && (member.is_spent() || is_old || member.is_fat)
     }
 
     /// When a worker will be too old.

@@ -61,8 +61,8 @@ pub(super) struct Inbox {
     looks_at: Option<Instant>,
     /// How many calls were given to workers.
     pub(super) given: u64,
-    /// How many jobs a worker may run.
-    max_jobs: Option<u64>,
+    /// How many workers there are to be.
+    pub(super) wanted: usize,
     /// How long each task took lately, by its index; zero if that is not known.
     pace: Vec<Duration>,
 }
@@ -116,7 +116,8 @@ impl Inbox {
             let member = &self.members[at];
             let due = member.run_deadline().into_iter().chain(member.stalls_at(STALL)).min();
             // Who sleeps for ever does not know that there is something to watch.
-            if self.looks_at.is_none_or(|looks_at| due.is_some_and(|due| due < looks_at)) {
+            let is_sooner = self.looks_at.is_none_or(|looks_at| due.is_some_and(|due| due < looks_at));
+            if is_sooner || member.is_spent() {
                 self.ring(after);
             }
         }
@@ -162,10 +163,10 @@ impl Inbox {
             let took = Duration::from_nanos(answer.nanos.max(1));
             *pace = if pace.is_zero() { took } else { (*pace * 3 + took) / 4 };
         }
-        let is_worn = self.max_jobs.is_some_and(|limit| member.jobs >= limit);
+        let is_spent = member.is_done();
         if result.is_err() {
             self.dismiss(at, Why::BrokeOff, after);
-        } else if is_worn {
+        } else if is_spent {
             self.ring(after);
         }
     }
@@ -243,7 +244,7 @@ impl Desk {
                 rung: false,
                 looks_at: None,
                 given: 0,
-                max_jobs: config.max_jobs,
+                wanted: config.workers,
                 pace: vec![Duration::ZERO; registry().len()],
             }),
             config,
@@ -388,7 +389,17 @@ impl Desk {
             return Vec::new();
         }
         let inbox = self.inbox.lock();
-        inbox.members.iter().filter(|member| !member.is_leaving()).map(|member| member.pid).collect()
+        inbox.members.iter().filter(|member| !member.is_done()).map(|member| member.pid).collect()
+    }
+
+    /// Has the pool have so many workers from now on.
+    pub(super) fn resize(&self, workers: usize) {
+        if !self.born.is_past() {
+            self.change(|inbox, after| {
+                inbox.wanted = workers;
+                inbox.ring(after);
+            });
+        }
     }
 
     pub(super) fn queued(&self) -> usize {

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 
-pub(super) use pool_end::{Answer, Handout, Link};
+pub(super) use pool_end::{Answer, Link};
 pub(super) use worker_end::{Request, WorkerEnd};
 
 use crate::arena::Mapping;

@@ -63,8 +63,8 @@ pub(super) struct Member {
     since: Instant,
     /// The number of its newest call among all the pool's.
     pub(super) last_given: u64,
-    /// How many jobs it has answered.
-    pub(super) jobs: u64,
+    /// How many more jobs it may be given.
+    left: u64,
     /// It uses more memory than it may, but not for its job.
     pub(super) is_fat: bool,
     pub(super) born: Instant,
@@ -106,7 +106,7 @@ pub(super) struct Finished {
 }
 
 impl Member {
-    pub(super) fn new(pid: u32, link: Arc<Link>, sink: Arc<Sink>) -> Self {
+    pub(super) fn new(pid: u32, link: Arc<Link>, sink: Arc<Sink>, max_jobs: Option<u64>) -> Self {
         let now = Instant::now();
         Self {
             pid,
@@ -118,7 +118,7 @@ impl Member {
             load: Duration::ZERO,
             since: now,
             last_given: 0,
-            jobs: 0,
+            left: max_jobs.unwrap_or(u64::MAX),
             is_fat: false,
             born: now,
             kept: Vec::new(),
@@ -141,8 +141,18 @@ impl Member {
 
     /// Whether it may have another call behind those that it has; then, how long it is busy with them.
     pub(super) fn room(&self) -> Option<Duration> {
-        let has_room = self.calls.len() < SLOTS as usize && self.load < AHEAD;
+        let has_room = self.calls.len() < SLOTS as usize && self.load < AHEAD && self.left > 0;
         (self.phase == Phase::Ready && has_room).then_some(self.load)
+    }
+
+    /// Whether it has had all the jobs that it may run.
+    pub(super) fn is_spent(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Whether it goes, or would if it were looked at.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_leaving() || (self.is_spent() && self.calls.is_empty())
     }
 
     /// How long its calls are expected to take.
@@ -175,6 +185,7 @@ impl Member {
         let expected = expected.filter(|_| capture.is_none()).unwrap_or(AHEAD);
         let flags = if capture.is_some() { CAPTURE } else { 0 };
         self.load += expected;
+        self.left -= 1;
         let slot = self.next;
         self.next = self.next.wrapping_add(1);
         self.link.offer(slot, job.core().id.as_u64(), call.task.index(), flags, &call.arguments);
@@ -229,7 +240,6 @@ impl Member {
             match (&flight.work, self.link.state(flight.slot)) {
                 (Some((job, _)), state::ANSWERED) => {
                     let answer = self.link.take(flight.slot, job.core().id.as_u64())?;
-                    self.jobs += 1;
                     let Some((job, Encoded { task, arguments })) = self.pop() else { continue };
                     let arguments = if answer.kept == 0 {
                         Some(arguments)
@@ -265,6 +275,7 @@ impl Member {
         for flight in self.calls.iter_mut().rev() {
             if flight.work.is_some() && self.link.withdraw(flight.slot) {
                 self.load = self.load.saturating_sub(std::mem::take(&mut flight.expected));
+                self.left += 1;
                 recalled.extend(flight.work.take());
             }
         }

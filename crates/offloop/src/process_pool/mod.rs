@@ -4,6 +4,7 @@
 
 mod builder;
 mod desk;
+pub mod host;
 mod limits;
 mod link;
 mod member;
@@ -12,6 +13,7 @@ mod output;
 mod patience;
 mod supervisor;
 mod sys;
+mod template;
 mod worker;
 
 use std::fmt;
@@ -123,6 +125,12 @@ impl ProcessPool {
         let desk = Arc::clone(&self.door.desk);
         let pending = desk.close();
         crate::report::supervise(move || desk.shut_down(pending, drain))
+    }
+
+    /// Has the pool have so many workers from now on. More are started in the background; those that are too many
+    /// finish what they run and leave. With 0 jobs wait until there are workers again.
+    pub fn resize(&self, workers: usize) {
+        self.door.desk.resize(workers);
     }
 
     /// The process ids of the workers that are up: busy, idle or starting.

@@ -8,7 +8,8 @@ use super::link::{Answer, Link, Malformed};
 use super::member::{Member, Phase, Why};
 use super::outcome;
 use super::output::{Output, Sink};
-use super::sys::{self, Orders, Process};
+use super::sys::{self, Ended, Orders, Process};
+use super::template::{self, Template};
 use crate::arena::Arena;
 use crate::cell::Remote;
 use crate::error::{ErrorKind, Exit, WorkerDied};
@@ -24,6 +25,12 @@ pub(super) const STALL: Duration = Duration::from_micros(500);
 /// How long a worker may be without a link before it counts as broken: one that exits closes its link a
 /// moment before it is dead.
 const WITHOUT_LINK: Duration = Duration::from_millis(200);
+
+/// How long a dead worker's parent may take to say how it ended.
+const OBITUARY: Duration = Duration::from_millis(200);
+
+/// How long a template may take to end when there is no more to do for it.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// How often the supervisor looks at a pool that is in use although nobody has called for it: whatever a worker has
 /// done to the memory that it shares with us, its jobs don't wait for longer.
@@ -43,6 +50,11 @@ pub(super) struct Supervisor {
     desk: Arc<Desk>,
     output: Arc<Output>,
     staff: Vec<Staff>,
+    template: Option<Parent>,
+    /// Workers that the template was asked for and has not brought about yet.
+    expected: Vec<Expected>,
+    /// The number of the last of them.
+    ordered: u64,
     /// Failed starts since the last one that went well.
     failures: u32,
     /// No start before this time, after failures.
@@ -57,9 +69,35 @@ pub(super) struct Supervisor {
     arena_uses: (usize, Instant),
 }
 
+/// The template, as long as it has not been collected.
+struct Parent {
+    template: Template,
+    /// It has ended, or says nothing any more.
+    is_lost: bool,
+}
+
+/// A worker that is being forked.
+struct Expected {
+    order: u64,
+    link: Arc<Link>,
+    sink: Arc<Sink>,
+    deadline: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// Our child, which we collect.
+    Child,
+    /// The template's child, which it collects; it says how that ended.
+    Forked,
+    /// The same, dead, but how it ended has not been said.
+    Dead,
+}
+
 /// A worker's process, as long as it has not been collected.
 struct Staff {
     process: Process,
+    life: Life,
     link: Arc<Link>,
     sink: Arc<Sink>,
     link_is_open: bool,
@@ -75,6 +113,9 @@ impl Supervisor {
             desk,
             output,
             staff: Vec::new(),
+            template: None,
+            expected: Vec::new(),
+            ordered: 0,
             failures: 0,
             not_before: None,
             out_of_memory_kills: sys::out_of_memory_kills(),
@@ -93,6 +134,7 @@ impl Supervisor {
         if let Some(arena) = Arena::of_this_process() {
             arena.leave();
         }
+        self.end_template();
         self.output.close();
         let left = self.desk.end();
         if let Err(panic) = end {
@@ -130,7 +172,10 @@ impl Supervisor {
         self.retire(now);
         self.see_off();
         self.hire(now);
-        if self.staff.is_empty() && desk.look(|inbox, _| inbox.closed && inbox.is_idle()) {
+        if self.staff.is_empty()
+            && self.expected.is_empty()
+            && desk.look(|inbox, _| inbox.closed && inbox.is_idle())
+        {
             return false;
         }
         self.keep_deadlines();
@@ -141,8 +186,9 @@ impl Supervisor {
 
     /// Starts workers until the pool has as many as it should, and one more for each that is to be replaced.
     fn hire(&mut self, now: Instant) {
-        let config = &self.desk.config;
         loop {
+            let config = &self.desk.config;
+            let expected = self.expected.len();
             let (missing, has_jobs) = self.desk.look(|inbox, _| {
                 let leaves = |member: &&Member| {
                     matches!(member.phase, Phase::Retiring | Phase::Leaving(Why::Released))
@@ -150,32 +196,30 @@ impl Supervisor {
                 let there = inbox.members.len() - inbox.members.iter().filter(leaves).count();
                 let worn = inbox.members.iter().filter(|member| config.is_worn(member, now)).count();
                 let has_jobs = !inbox.is_idle();
-                let wanted = if inbox.closed && !has_jobs { 0 } else { config.workers + worn };
-                (there < wanted, has_jobs)
+                let wanted = if inbox.closed && !has_jobs { 0 } else { inbox.wanted + worn };
+                (there + expected < wanted, has_jobs)
             });
             let may_start = self.not_before.is_none_or(|time| Instant::now() >= time);
             // A program that cannot start is not tried for nothing.
             if !missing || !may_start || (self.failures >= PATIENCE && !has_jobs) {
                 return;
             }
-            match self.start() {
-                Ok(staff) => {
-                    let (link, sink) = (Arc::clone(&staff.link), Arc::clone(&staff.sink));
-                    let member = Member::new(staff.process.pid(), link, sink);
-                    self.desk.look(|inbox, _| inbox.members.push(member));
-                    self.staff.push(staff);
-                }
-                Err(error) => {
-                    let program = config.program.display();
-                    let reason = format!("starting {program} as a worker failed: {error}");
-                    return self.start_failed(&reason);
-                }
+            if let Err(error) = self.start() {
+                let program = self.desk.config.program.display();
+                let reason = format!("starting {program} as a worker failed: {error}");
+                return self.start_failed(&reason);
             }
         }
     }
 
-    fn start(&self) -> std::io::Result<Staff> {
-        let config = &self.desk.config;
+    /// Starts a worker, or asks the template for one.
+    fn start(&mut self) -> std::io::Result<()> {
+        let desk = Arc::clone(&self.desk);
+        let config = &desk.config;
+        let deadline = Instant::now().checked_add(config.start_timeout);
+        if let Some(start) = &config.template {
+            self.start_template(start)?;
+        }
         let (link, handout) = Link::create(u64::from(config.max_payload))?;
         let orders = Orders {
             arenas: (Arena::of_this_process().map_or(0, Arena::size) as u64, link.arena_size()),
@@ -183,11 +227,91 @@ impl Supervisor {
             limits: config.limits.clone(),
         };
         let (sink, stderr, captured) = self.output.connect()?;
-        let (program, surroundings) = (&config.program, &config.surroundings);
-        let process = sys::start(program, surroundings, &orders, &link, handout, stderr, &captured)?;
+        sys::instruct(&orders, &link, &handout.files, &captured)?;
+        let link = Arc::new(link);
+        if let Some(parent) = &self.template {
+            self.ordered += 1;
+            parent.template.order(self.ordered, &handout.socket, stderr.as_ref())?;
+            self.expected.push(Expected { order: self.ordered, link, sink, deadline });
+        } else {
+            let (program, surroundings) = (&config.program, &config.surroundings);
+            let pid = sys::spawn(program, &config.arguments, surroundings, handout.socket, stderr)?;
+            self.take_on(Process::of_child(pid)?, Life::Child, Expected { order: 0, link, sink, deadline });
+        }
+        Ok(())
+    }
+
+    /// A worker's process has been started.
+    fn take_on(&mut self, process: Process, life: Life, start: Expected) {
+        let Expected { link, sink, deadline, .. } = start;
         self.output.add(Arc::clone(&sink));
-        let deadline = Instant::now().checked_add(config.start_timeout);
-        Ok(Staff { process, link: Arc::new(link), sink, link_is_open: true, told: false, deadline })
+        let config = &self.desk.config;
+        let member = Member::new(process.pid(), Arc::clone(&link), Arc::clone(&sink), config.max_jobs);
+        self.desk.look(|inbox, _| inbox.members.push(member));
+        self.staff.push(Staff { process, life, link, sink, link_is_open: true, told: false, deadline });
+    }
+
+    /// Sees to it that there is a template.
+    fn start_template(&mut self, start: &template::Start) -> std::io::Result<()> {
+        if self.template.as_ref().is_some_and(|parent| parent.is_lost) {
+            self.end_template();
+        }
+        if self.template.is_none() {
+            self.template = Some(Parent { template: Template::start(start)?, is_lost: false });
+        }
+        Ok(())
+    }
+
+    /// Takes note of what the template has done.
+    fn hear_template(&mut self) {
+        let Some(parent) = self.template.as_mut().filter(|parent| !parent.is_lost) else { return };
+        for news in parent.template.news() {
+            match news {
+                template::News::Born { order, process } => {
+                    let at = self.expected.iter().position(|expected| expected.order == order);
+                    match at.map(|at| self.expected.swap_remove(at)) {
+                        Some(expected) => self.take_on(process, Life::Forked, expected),
+                        // It came too late.
+                        None => process.kill(),
+                    }
+                }
+                template::News::Failed { order, reason } => {
+                    self.expected.retain(|expected| expected.order != order);
+                    self.start_failed(&format!("the template could not fork a worker: {reason}"));
+                }
+                template::News::Ended { pid, ended } => {
+                    if let Some(at) = self.staff.iter().position(|staff| staff.process.pid() == pid) {
+                        self.bury(at, Some(ended));
+                    }
+                }
+                template::News::Silent => self.lose_template(),
+            }
+        }
+    }
+
+    /// The template has ended: whom it was to fork will not come, and whom it has forked dies with it.
+    fn lose_template(&mut self) {
+        if let Some(parent) = &mut self.template {
+            parent.is_lost = true;
+            parent.template.process.kill();
+        }
+        if !self.expected.is_empty() {
+            self.expected.clear();
+            self.start_failed("the workers' template has ended; what it wrote to standard error says why");
+        }
+    }
+
+    /// Ends the template and collects it.
+    fn end_template(&mut self) {
+        if let Some(Parent { template, .. }) = self.template.take() {
+            let Template { process, socket } = template;
+            drop(socket);
+            if !sys::is_readable_within(process.pidfd(), FAREWELL) {
+                process.kill();
+                sys::is_readable_within(process.pidfd(), FAREWELL);
+            }
+            process.collect();
+        }
     }
 
     /// Notes a worker that did not come up. Jobs that nobody else can run end with the reason.
@@ -263,8 +387,13 @@ impl Supervisor {
         let config = &self.desk.config;
         self.desk.look(|inbox, after| {
             let mut spare = inbox.members.iter().filter(|member| member.phase == Phase::Ready).count();
-            for at in 0..inbox.members.len() {
-                if spare > config.workers && config.is_worn(&inbox.members[at], now) {
+            // Those that are worn out first, then the idle ones.
+            let is_worn = |member: &Member| config.is_worn(member, now);
+            let mut order: Vec<usize> = (0..inbox.members.len()).collect();
+            order.sort_by_key(|at| (!is_worn(&inbox.members[*at]), !inbox.members[*at].calls.is_empty()));
+            for at in order {
+                let is_ready = inbox.members[at].phase == Phase::Ready;
+                if is_ready && (spare > inbox.wanted || inbox.members[at].is_spent()) {
                     inbox.recall(at, after);
                     inbox.members[at].phase = Phase::Retiring;
                     spare -= 1;
@@ -331,12 +460,20 @@ impl Supervisor {
     /// Kills whoever has had its time.
     fn keep_deadlines(&mut self) {
         let now = Instant::now();
+        if self.expected.iter().any(|expected| expected.deadline.is_some_and(|deadline| deadline <= now)) {
+            self.lose_template();
+        }
         for at in 0..self.staff.len() {
             let staff = &mut self.staff[at];
             if staff.deadline.is_none_or(|deadline| now < deadline) {
                 continue;
             }
             staff.deadline = None;
+            if staff.life == Life::Dead {
+                self.bury(at, None);
+                // The others have moved.
+                return self.keep_deadlines();
+            }
             let (pid, link_is_open) = (staff.process.pid(), staff.link_is_open);
             if staff.told {
                 staff.process.kill();
@@ -379,8 +516,11 @@ impl Supervisor {
         }
         let limit = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let mut descriptors = vec![sys::watch(self.desk.bell.as_fd())];
+        let template = self.template.as_ref().filter(|parent| !parent.is_lost);
+        let has_template = template.is_some();
+        descriptors.extend(template.map(|parent| sys::watch(parent.template.socket())));
         for staff in &self.staff {
-            descriptors.push(sys::watch(staff.process.pidfd()));
+            descriptors.extend((staff.life != Life::Dead).then(|| sys::watch(staff.process.pidfd())));
             descriptors.extend(staff.link_is_open.then(|| sys::watch(staff.link.socket())));
         }
         if sys::poll(&mut descriptors, limit).is_err() {
@@ -392,10 +532,14 @@ impl Supervisor {
         if ready.next() == Some(true) {
             self.desk.bell.silence();
         }
+        let template = has_template && ready.next() == Some(true);
         let ready: Vec<(bool, bool)> = self
             .staff
             .iter()
-            .map(|staff| (ready.next() == Some(true), staff.link_is_open && ready.next() == Some(true)))
+            .map(|staff| {
+                let dead = staff.life != Life::Dead && ready.next() == Some(true);
+                (dead, staff.link_is_open && ready.next() == Some(true))
+            })
             .collect();
         // From the back, as the dead are removed on the way.
         for (at, (dead, link)) in ready.into_iter().enumerate().rev() {
@@ -407,9 +551,15 @@ impl Supervisor {
                 let pid = staff.process.pid();
                 self.desk.look(|inbox, after| inbox.cut_off(pid, after));
             }
-            if dead {
-                self.bury(at);
+            if dead && staff.life == Life::Forked {
+                staff.life = Life::Dead;
+                staff.deadline = Instant::now().checked_add(OBITUARY);
+            } else if dead {
+                self.bury(at, None);
             }
+        }
+        if template {
+            self.hear_template();
         }
     }
 
@@ -439,13 +589,19 @@ impl Supervisor {
         let untold = self.staff.iter().filter(|staff| !staff.link.pass_on_returns()).count();
         let idle = idle.or_else(|| if untold > 0 { now.checked_add(IDLE) } else { None });
         let staff = self.staff.iter().filter_map(|staff| staff.deadline);
-        staff.chain(pool).chain(idle).min()
+        let expected = self.expected.iter().filter_map(|expected| expected.deadline);
+        staff.chain(expected).chain(pool).chain(idle).min()
     }
 
-    /// Collects a worker that has ended and strikes it from the list; its death is its job's, if it had one.
-    fn bury(&mut self, at: usize) {
+    /// Strikes a worker that has ended from the list, and collects it unless that was done elsewhere; its death is its
+    /// job's, if it had one.
+    fn bury(&mut self, at: usize, ended: Option<Ended>) {
         let staff = self.staff.swap_remove(at);
-        let (pid, ended) = (staff.process.pid(), staff.process.collect());
+        let pid = staff.process.pid();
+        let ended = ended.unwrap_or_else(|| {
+            let unknown = Ended { exit: Exit::Unknown, peak_memory: 0 };
+            if staff.life == Life::Child { staff.process.collect() } else { unknown }
+        });
         let Some(member) = self.desk.look(|inbox, after| {
             let at = inbox.find(pid)?;
             // What it said before it died counts.

@@ -2,6 +2,7 @@
 //!
 //! The one place to port. Everything else in the pool is plain Rust over file descriptors.
 
+use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,11 +18,11 @@ use rustix::net::{
     SendFlags,
 };
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
 use super::limits::{Limits, Surroundings};
-use super::link::{Handout, Link, WorkerEnd};
+use super::link::{Link, WorkerEnd};
 use crate::arena::{Arena, Mapping};
 use crate::error::Exit;
 
@@ -52,55 +53,52 @@ pub(super) struct Process {
     baseline: u64,
 }
 
-/// Starts a worker on the other end of a link.
-///
-/// To be called on a thread that outlives the worker: the kernel ends a worker when the *thread* that
-/// started it is gone.
-pub(super) fn start(
-    program: &Path,
-    surroundings: &Surroundings,
+/// Sends a new worker its orders, before it is there.
+pub(super) fn instruct(
     orders: &Orders,
     link: &Link,
-    handout: Handout,
-    stderr: Option<OwnedFd>,
+    files: &[OwnedFd; 2],
     captured: &[OwnedFd; 2],
-) -> io::Result<Process> {
-    let baseline = peak_memory_of_this_process();
+) -> io::Result<()> {
     let arena = Arena::of_this_process().ok_or_else(no_shared_memory)?;
-    let [ring, own] = &handout.files;
-    let [out, err] = captured;
+    let ([ring, own], [out, err]) = (files, captured);
     let files = [ring.as_fd(), own.as_fd(), arena.for_readers(), out.as_fd(), err.as_fd()];
-    send_with_files(link.socket(), &postcard::to_stdvec(orders).map_err(io::Error::other)?, &files)?;
-    let name = std::env::args_os().next().unwrap_or_else(|| program.into());
-    // The socket is the worker's standard input: the one descriptor that every way of starting a process hands
-    // over, all others being close-on-exec. The worker moves it away before any job runs.
+    send_with_files(link.socket(), &postcard::to_stdvec(orders).map_err(io::Error::other)?, &files)
+}
+
+/// Starts a program with a socket as its standard input: the one descriptor that every way of starting a process
+/// hands over, all others being close-on-exec. It moves it away before any job runs. Returns its process id; it is
+/// not collected here.
+///
+/// To be called on a thread that outlives the process: the kernel ends it when the *thread* that started it is gone.
+pub(super) fn spawn(
+    program: &Path,
+    arguments: &[OsString],
+    surroundings: &Surroundings,
+    socket: OwnedFd,
+    stderr: Option<OwnedFd>,
+) -> io::Result<u32> {
     let mut command = Command::new(program);
+    if let Some(name) = std::env::args_os().next().filter(|_| program == this_program()) {
+        command.arg0(name);
+    }
     surroundings.apply(&mut command);
     if let Some(stderr) = stderr {
         command.stderr(Stdio::from(stderr));
     }
-    let child = command
-        .arg0(name)
-        .env(MARKER, std::process::id().to_string())
-        .stdin(Stdio::from(handout.socket))
-        .spawn()?;
-    let pid = Pid::from_child(&child);
-    match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => Ok(Process { pid, pidfd, baseline }),
-        Err(error) => {
-            let mut child = child;
-            let _ = child.kill();
-            let _ = child.wait();
-            Err(error.into())
-        }
-    }
+    command.args(arguments).env(MARKER, std::process::id().to_string()).stdin(Stdio::from(socket));
+    Ok(command.spawn()?.id())
 }
 
 fn no_shared_memory() -> io::Error {
     io::Error::new(io::ErrorKind::OutOfMemory, "the system gives no shared memory")
 }
 
-fn send_with_files(socket: BorrowedFd<'_>, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(super) fn send_with_files(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    files: &[BorrowedFd<'_>],
+) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(files));
@@ -108,10 +106,13 @@ fn send_with_files(socket: BorrowedFd<'_>, bytes: &[u8], files: &[BorrowedFd<'_>
     if sent < bytes.len() { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) }
 }
 
-fn receive_with_files(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+pub(super) fn receive_with_files(
+    socket: BorrowedFd<'_>,
+    longest: usize,
+) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut bytes = vec![0; 4096];
+    let mut bytes = vec![0; longest];
     let message = rustix::net::recvmsg(
         socket,
         &mut [IoSliceMut::new(&mut bytes)],
@@ -126,6 +127,10 @@ fn receive_with_files(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<OwnedF
     Ok((bytes, files.flatten().collect()))
 }
 
+fn process_id(pid: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(pid).ok()?)
+}
+
 /// How many descriptors go with the orders.
 const FILES: usize = 5;
 
@@ -138,6 +143,25 @@ pub(super) struct Ended {
 }
 
 impl Process {
+    /// A child of this process, which nobody else collects.
+    pub(super) fn of_child(pid: u32) -> io::Result<Self> {
+        let baseline = peak_memory_of_this_process();
+        let found = process_id(pid).ok_or(io::ErrorKind::InvalidInput)?;
+        match rustix::process::pidfd_open(found, PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Self { pid: found, pidfd, baseline }),
+            Err(error) => {
+                let _ = rustix::process::kill_process(found, Signal::KILL);
+                let _ = rustix::process::waitpid(Some(found), WaitOptions::empty());
+                Err(error.into())
+            }
+        }
+    }
+
+    /// A process that is not a child of this one: somebody else collects it. `None` if there can be no such process.
+    pub(super) fn of_other(pid: u32, pidfd: OwnedFd) -> Option<Self> {
+        Some(Self { pid: process_id(pid)?, pidfd, baseline: 0 })
+    }
+
     pub(super) fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
@@ -309,24 +333,31 @@ pub(super) fn read_now<'a>(pipe: &OwnedFd, buffer: &'a mut [u8], ended: &mut boo
     }
 }
 
-/// Turns this process into a worker: it dies with its parent, and its link is out of its jobs' reach.
-/// `None` if the parent is dead already.
-pub(super) fn become_worker(parent: u32) -> io::Result<Option<Start>> {
+/// Has this process die with `parent`, which has started it. False if that is dead already.
+pub(super) fn die_with(parent: u32) -> io::Result<bool> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have died before the line above; its children have another parent then.
-    if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs()) != Some(parent) {
-        return Ok(None);
-    }
+    Ok(rustix::process::getppid() == process_id(parent))
+}
+
+/// Takes the socket that this process was started with away from its standard input, where nothing is then.
+pub(super) fn move_stdin() -> io::Result<OwnedFd> {
+    let stdin = rustix::stdio::stdin();
+    let socket = rustix::io::fcntl_dupfd_cloexec(stdin, 3)?;
+    let null = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(socket)
+}
+
+/// Turns this process into the worker at the other end of `socket`; its link is out of its jobs' reach.
+pub(super) fn become_worker(socket: OwnedFd) -> io::Result<Start> {
     handle(libc::SIGINT, Some(do_nothing));
     // As Rust's runtime has it, which has not begun yet where `init` runs before `main`.
     handle(libc::SIGPIPE, None);
-    let stdin = rustix::stdio::stdin();
-    let socket = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(stdin, 3)?);
-    let null = std::fs::File::open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
+    let socket = UnixStream::from(socket);
     let _ = rustix::thread::set_name(c"offloop-worker");
 
-    let (orders, files) = receive_with_files(socket.as_fd())?;
+    let (orders, files) = receive_with_files(socket.as_fd(), 4096)?;
     let unclear =
         |_| io::Error::new(io::ErrorKind::InvalidData, "its orders make no sense; is it the same build?");
     let orders: Orders = postcard::from_bytes(&orders).map_err(unclear)?;
@@ -339,7 +370,7 @@ pub(super) fn become_worker(parent: u32) -> io::Result<Option<Start>> {
     let calls = Mapping::new(parents.as_fd(), size(orders.arenas.0)?, false)?;
     let link = WorkerEnd::new(socket, ring.as_fd(), calls)?;
     orders.limits.impose()?;
-    Ok(Some(Start { link, arena, max_payload: orders.max_payload, captured: [out, err] }))
+    Ok(Start { link, arena, max_payload: orders.max_payload, captured: [out, err] })
 }
 
 /// Ctrl-C goes to the whole foreground group; what becomes of the jobs then is the parent's decision.

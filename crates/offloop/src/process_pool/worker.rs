@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::OsStr;
+use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::process::exit;
@@ -14,6 +15,7 @@ use super::sys;
 use crate::arena::Arena;
 use crate::blob::Blob;
 use crate::error::ErrorKind;
+use crate::fork::Generation;
 use crate::job::{Core, Options};
 use crate::payload::{Incoming, Payload};
 use crate::task::{Fault, Task, fingerprint, registry};
@@ -43,11 +45,9 @@ pub(super) fn serve(marker: &OsStr) -> ! {
         );
         exit(1);
     };
-    match sys::become_worker(parent) {
-        Ok(Some(start)) => {
-            // It is not dropped: its files may be gone.
-            let mut worker = Worker::new(start);
-            worker.run();
+    match begin(parent) {
+        Ok(Some(worker)) => {
+            worker.serve();
             exit(0)
         }
         Ok(None) => exit(0),
@@ -58,7 +58,16 @@ pub(super) fn serve(marker: &OsStr) -> ! {
     }
 }
 
-struct Worker {
+/// `None` if the parent is dead already.
+fn begin(parent: u32) -> io::Result<Option<Worker>> {
+    if !sys::die_with(parent)? {
+        return Ok(None);
+    }
+    Ok(Some(Worker::new(sys::become_worker(sys::move_stdin()?)?)))
+}
+
+/// A process that runs a pool's jobs.
+pub struct Worker {
     link: WorkerEnd,
     arena: &'static Arena,
     max_payload: u64,
@@ -71,7 +80,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(start: sys::Start) -> Self {
+    pub(super) fn new(start: sys::Start) -> Self {
         Self {
             link: start.link,
             arena: start.arena,
@@ -83,12 +92,24 @@ impl Worker {
         }
     }
 
+    /// Runs jobs on this thread until the pool lets it go.
+    pub fn serve(self) {
+        // It is not dropped: its files may be gone.
+        std::mem::ManuallyDrop::new(self).run();
+    }
+
     fn run(&mut self) {
+        let born = Generation::now();
         self.link.greet(fingerprint());
         while let Some(request) = self.next() {
             let began = Instant::now();
             let diversion = (request.flags & CAPTURE != 0).then(|| sys::Diversion::begin(&self.captured));
             let (mut kind, mut payload) = run(&request);
+            if born.is_past() {
+                // The job has forked and this is the child: the link is its parent's.
+                // SAFETY: it ends this process at once; nothing of ours is to be done in the child.
+                unsafe { libc::_exit(0) };
+            }
             if payload.size() as u64 > self.max_payload {
                 let (size, limit) = (payload.size(), self.max_payload);
                 let reason = format!("it has {size} bytes, more than the pool's max_payload of {limit}");
@@ -228,4 +249,10 @@ fn perform(task: &Task, arguments: Incoming<'_>) -> Result<Result<Payload, Fault
     let mut options = Options::new();
     options.name = task.name.into();
     Core::new(options).perform(|| Ok((task.run)(arguments)))
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").finish_non_exhaustive()
+    }
 }
