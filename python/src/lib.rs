@@ -3,11 +3,19 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
+//! | `processes` | a process pool, and the jobs submitted to it |
+//! | `worker` | the other side: the template of the workers, and a worker |
+//! | `message` | what travels between the two |
+//! | `buffer` | Python's buffer protocol, for what travels without being copied |
 //! | `mailbox` | the way of results into the interpreter: ended jobs of one loop |
 //! | `errors` | the engine's errors as exceptions |
 
+mod buffer;
 mod errors;
 mod mailbox;
+mod message;
+mod processes;
+mod worker;
 
 use pyo3::prelude::*;
 
@@ -16,6 +24,15 @@ use pyo3::prelude::*;
 mod _offloop {
     #[pymodule_export]
     use crate::mailbox::{Job, Mailbox};
+
+    #[pymodule_export]
+    use crate::message::perform_by;
+
+    #[pymodule_export]
+    use crate::processes::{ProcessPool, settle};
+
+    #[pymodule_export]
+    use crate::worker::{Template, Worker};
 
     #[pymodule_export]
     const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -6,11 +6,12 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Wake, Waker};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use offloop::{Error, Handle, JobState};
+use offloop::{Handle, JobState};
 use pyo3::prelude::*;
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
@@ -25,6 +26,8 @@ pub(crate) struct Mailbox(Arc<Letters>);
 
 pub(crate) struct Letters {
     waiting: Mutex<Waiting>,
+    /// Signalled when letters have been delivered.
+    progress: Condvar,
     bell: OwnedFd,
 }
 
@@ -33,6 +36,11 @@ struct Waiting {
     letters: VecDeque<Arc<dyn Letter>>,
     /// The bell was rung and nobody has looked yet.
     rung: bool,
+    /// How many letters have come, and how many of them have been delivered.
+    put: u64,
+    delivered: u64,
+    /// The thread that delivers, if it does nothing else.
+    server: Option<ThreadId>,
 }
 
 /// A job that has ended, or is about to.
@@ -74,7 +82,7 @@ impl Letters {
     fn new() -> PyResult<Arc<Self>> {
         let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let bell = bell.map_err(std::io::Error::from)?;
-        Ok(Arc::new(Self { waiting: Mutex::default(), bell }))
+        Ok(Arc::new(Self { waiting: Mutex::default(), progress: Condvar::new(), bell }))
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -84,6 +92,7 @@ impl Letters {
     fn put(&self, letter: Arc<dyn Letter>) {
         let mut waiting = self.waiting();
         waiting.letters.push_back(letter);
+        waiting.put += 1;
         if !std::mem::replace(&mut waiting.rung, true) {
             drop(waiting);
             self.ring();
@@ -102,6 +111,8 @@ impl Letters {
         loop {
             let Some(letter) = self.waiting().letters.pop_front() else { return };
             letter.deliver(py);
+            self.waiting().delivered += 1;
+            self.progress.notify_all();
             if turn.is_some_and(|turn| began.elapsed() >= turn) {
                 break;
             }
@@ -127,14 +138,29 @@ pub(crate) fn completer() -> PyResult<Arc<Letters>> {
     }
     let letters = Letters::new()?;
     let ours = Arc::clone(&letters);
-    std::thread::Builder::new().name("offloop-results".into()).spawn(move || ours.serve())?;
+    thread::Builder::new().name("offloop-results".into()).spawn(move || ours.serve())?;
     *completer = Some((pid, Arc::clone(&letters)));
     Ok(letters)
 }
 
 impl Letters {
+    /// Waits until the letters that have come are delivered. Not to be called with the interpreter attached.
+    pub(crate) fn settle(&self, deadline: Instant) {
+        let mut waiting = self.waiting();
+        let goal = waiting.put;
+        while waiting.delivered < goal && waiting.server != Some(thread::current().id()) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let woken = self.progress.wait_timeout(waiting, left);
+            waiting = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     /// Delivers for as long as there is an interpreter.
     fn serve(&self) {
+        self.waiting().server = Some(thread::current().id());
         loop {
             let mut bell = [PollFd::from_borrowed_fd(self.bell.as_fd(), PollFlags::IN)];
             // An interruption or a want of memory: look again.

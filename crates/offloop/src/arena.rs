@@ -48,6 +48,16 @@ pub(crate) fn memory_file(name: &str, size: usize) -> io::Result<OwnedFd> {
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     size: usize,
+    /// The file, if parts of it are to be mapped privately; and which one it is, as a job gone mad may close it.
+    file: Option<(OwnedFd, Identity)>,
+}
+
+/// A file's device and number.
+type Identity = (u64, u64);
+
+fn identity_of(file: BorrowedFd<'_>) -> io::Result<Identity> {
+    let status = rustix::fs::fstat(file)?;
+    Ok((status.st_dev, status.st_ino))
 }
 
 // SAFETY: a mapping is plain memory that belongs to no thread; whoever reads or writes through its raw pointers
@@ -75,7 +85,30 @@ impl Mapping {
         // Sixty gigabytes of holes are of no use in a core dump.
         // SAFETY: the range is the mapping that was just made, and the advice changes no bytes.
         let _ = unsafe { rustix::mm::madvise(start.as_ptr().cast(), size, Advice::LinuxDontDump) };
-        Ok(Self { start, size })
+        Ok(Self { start, size, file: None })
+    }
+
+    /// Keeps `file`, of which it is a mapping, so that parts of it can be mapped privately.
+    pub(crate) fn keep(mut self, file: BorrowedFd<'_>) -> io::Result<Self> {
+        self.file = Some((rustix::io::fcntl_dupfd_cloexec(file, 3)?, identity_of(file)?));
+        Ok(self)
+    }
+
+    /// A private, writable mapping of `length` bytes from `start` on, which is an address in this one: what is written
+    /// to it is copied, page by page. `None` if there can be none.
+    pub(crate) fn private(&self, start: NonNull<u8>, length: usize) -> Option<Private> {
+        let (file, identity) = self.file.as_ref()?;
+        let offset = (start.as_ptr() as usize).checked_sub(self.start.as_ptr() as usize)?;
+        let is_inside = offset.checked_add(length).is_some_and(|end| end <= self.size);
+        if !is_inside || length == 0 || identity_of(file.as_fd()).ok()? != *identity {
+            return None;
+        }
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: the kernel chooses the address, so no mapping of ours is replaced.
+        let start =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, protection, flags, file, offset as u64) };
+        Some(Private { start: NonNull::new(start.ok()?.cast())?, length })
     }
 
     pub(crate) fn start(&self) -> NonNull<u8> {
@@ -104,6 +137,37 @@ impl Drop for Mapping {
     }
 }
 
+/// A private mapping of a part of a memory file.
+#[derive(Debug)]
+pub(crate) struct Private {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: it is plain memory of this value's own.
+unsafe impl Send for Private {}
+// SAFETY: as above; it is written to through exclusive references only.
+unsafe impl Sync for Private {}
+
+impl Private {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping is ours for as long as this value; whoever could write to the file does not.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and nobody else has a reference to it.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, and the references that it gave out have ended.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
 /// A large part of the address space, unless that or the size of files is limited; then a part that leaves room
 /// for the rest.
 pub(crate) fn reserve() -> usize {
@@ -120,7 +184,10 @@ pub(crate) fn create(mut reserve: usize, writable: bool) -> io::Result<(OwnedFd,
     loop {
         let file = memory_file("offloop-arena", reserve)?;
         match Mapping::new(file.as_fd(), reserve, writable) {
-            Ok(mapping) => return Ok((file, mapping)),
+            Ok(mapping) => {
+                let mapping = mapping.keep(file.as_fd())?;
+                return Ok((file, mapping));
+            }
             Err(_) if reserve > SMALLEST => reserve /= 2,
             Err(error) => return Err(error),
         }
@@ -348,6 +415,11 @@ pub(crate) struct Block {
 impl Block {
     pub(crate) fn capacity(&self) -> usize {
         SMALLEST << self.class
+    }
+
+    /// A private mapping of its first bytes.
+    pub(crate) fn private(&self, length: usize) -> Option<Private> {
+        self.arena.mapping.private(NonNull::new(self.start())?, length)
     }
 
     /// Where it begins in the arena, in bytes.

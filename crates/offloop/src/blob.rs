@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::arena::{Arena, Block};
+use crate::arena::{Arena, Block, Mapping, Private};
 use crate::payload;
 
 /// Bytes in shared memory: as an argument or a result of a task they are handed over, not copied.
@@ -55,7 +55,18 @@ pub(crate) struct Foreign {
     start: NonNull<u8>,
     length: usize,
     /// Keeps the mapping and, if there is more to do at the end, does it when dropped.
-    _keeper: Box<dyn Send + Sync>,
+    keeper: Box<dyn Keeper>,
+}
+
+/// Keeps another process's memory mapped.
+pub(crate) trait Keeper: Send + Sync {
+    fn mapping(&self) -> &Mapping;
+}
+
+impl Keeper for &'static Mapping {
+    fn mapping(&self) -> &Mapping {
+        self
+    }
 }
 
 // SAFETY: the memory is only read, and stays for as long as the keeper.
@@ -67,8 +78,8 @@ impl Foreign {
     /// # Safety
     ///
     /// `length` bytes from `start` are mapped, and not written to, for as long as `keeper` lives.
-    pub(crate) unsafe fn new(start: NonNull<u8>, length: usize, keeper: Box<dyn Send + Sync>) -> Self {
-        Self { start, length, _keeper: keeper }
+    pub(crate) unsafe fn new(start: NonNull<u8>, length: usize, keeper: Box<dyn Keeper>) -> Self {
+        Self { start, length, keeper }
     }
 }
 
@@ -87,6 +98,21 @@ impl Blob {
             Memory::Own(block, length) => Some((block.offset(), *length)),
             _ => None,
         }
+    }
+
+    /// The same bytes to write to, privately: nobody else sees what is written. Memory is copied only page by page as
+    /// it is written to, unless there is little of it.
+    pub fn to_private(&self) -> PrivateBlob {
+        let mapped = match &*self.0 {
+            _ if self.len() < SMALL => None,
+            Memory::Heap(_) => None,
+            Memory::Own(block, length) => block.private(*length),
+            Memory::Foreign(it) => it.keeper.mapping().private(it.start, it.length),
+        };
+        PrivateBlob(match mapped {
+            Some(mapped) => Writable::Mapped(mapped, self.clone()),
+            None => Writable::Heap(self.to_vec()),
+        })
     }
 
     /// Whether somebody else holds the same bytes.
@@ -138,6 +164,44 @@ impl Eq for Blob {}
 impl fmt::Debug for Blob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Blob({} bytes)", self.len())
+    }
+}
+
+/// Less is copied at once, in bytes: to map memory costs about as much.
+const SMALL: usize = 64 * 1024;
+
+/// A writable, private view of a [`Blob`], made by [`Blob::to_private`].
+pub struct PrivateBlob(Writable);
+
+enum Writable {
+    Heap(Vec<u8>),
+    /// And what keeps the memory from being used again. In this order: the mapping goes first.
+    Mapped(Private, #[allow(dead_code, reason = "it is kept for its drop")] Blob),
+}
+
+impl Deref for PrivateBlob {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Writable::Heap(bytes) => bytes,
+            Writable::Mapped(mapped, _) => mapped.bytes(),
+        }
+    }
+}
+
+impl DerefMut for PrivateBlob {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match &mut self.0 {
+            Writable::Heap(bytes) => bytes,
+            Writable::Mapped(mapped, _) => mapped.bytes_mut(),
+        }
+    }
+}
+
+impl fmt::Debug for PrivateBlob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PrivateBlob({} bytes)", self.len())
     }
 }
 

@@ -104,7 +104,7 @@ pub use work::Work;
 
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub use {
-    blob::{Blob, BlobMut},
+    blob::{Blob, BlobMut, PrivateBlob},
     process_pool::{Initialised, ProcessPool, ProcessPoolBuilder, host, init},
     task::Call,
 };

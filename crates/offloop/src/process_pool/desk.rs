@@ -392,6 +392,17 @@ impl Desk {
         inbox.members.iter().filter(|member| !member.is_done()).map(|member| member.pid).collect()
     }
 
+    /// Cancels the jobs that no worker has; says how many those were.
+    pub(super) fn cancel_queued(&self) -> usize {
+        if self.born.is_past() {
+            return 0;
+        }
+        let queued = self.inbox.lock().drain();
+        let cancelled = queued.iter().filter(|job| job.cancel()).count();
+        self.change(Inbox::ring);
+        cancelled
+    }
+
     /// Has the pool have so many workers from now on.
     pub(super) fn resize(&self, workers: usize) {
         if !self.born.is_past() {

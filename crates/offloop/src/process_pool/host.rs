@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::worker::Worker;
+pub use super::worker::Worker;
 use super::{sys, template};
 
 /// This process, started as the [template](super::ProcessPoolBuilder::template) of a pool's workers.

@@ -127,6 +127,11 @@ impl ProcessPool {
         crate::report::supervise(move || desk.shut_down(pending, drain))
     }
 
+    /// Cancels the jobs that no worker has, and says how many those were. Running ones go on.
+    pub fn cancel_queued(&self) -> usize {
+        self.door.desk.cancel_queued()
+    }
+
     /// Has the pool have so many workers from now on. More are started in the background; those that are too many
     /// finish what they run and leave. With 0 jobs wait until there are workers again.
     pub fn resize(&self, workers: usize) {

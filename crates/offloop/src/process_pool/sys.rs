@@ -367,7 +367,7 @@ pub(super) fn become_worker(socket: OwnedFd) -> io::Result<Start> {
     let mapping = Mapping::new(own.as_fd(), size(orders.arenas.1)?, true)?;
     let arena = Arena::adopt(&own, mapping)?;
     arena.allow(size(orders.limits.retained)?);
-    let calls = Mapping::new(parents.as_fd(), size(orders.arenas.0)?, false)?;
+    let calls = Mapping::new(parents.as_fd(), size(orders.arenas.0)?, false)?.keep(parents.as_fd())?;
     let link = WorkerEnd::new(socket, ring.as_fd(), calls)?;
     orders.limits.impose()?;
     Ok(Start { link, arena, max_payload: orders.max_payload, captured: [out, err] })

@@ -16,7 +16,7 @@ use super::{
     Header, Kind, LetterBody, Malformed, RETURNS, Ring, Shared, Span, empty, open, state, this_core,
 };
 use crate::arena::{self, Mapping};
-use crate::blob::{Blob, Foreign};
+use crate::blob::{Blob, Foreign, Keeper};
 use crate::payload::Payload;
 use crate::sync::Mutex;
 
@@ -199,6 +199,12 @@ impl Link {
 struct Lease {
     link: Arc<Link>,
     offset: u64,
+}
+
+impl Keeper for Lease {
+    fn mapping(&self) -> &Mapping {
+        &self.link.results
+    }
 }
 
 impl Drop for Lease {

@@ -148,7 +148,7 @@ impl WorkerEnd {
             let (start, length) = find(span);
             // SAFETY: the mapping is never undone. The pool keeps the bytes as they are until it learns with the
             // answer that nobody here holds the blob any more.
-            Blob::foreign(unsafe { Foreign::new(start, length, Box::new(())) })
+            Blob::foreign(unsafe { Foreign::new(start, length, Box::new(self.calls)) })
         };
         let parts = letter.parts.into_iter().map(lend).collect();
         Request { job: header.job, task: header.tag, flags: header.flags, body, parts }

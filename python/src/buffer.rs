@@ -1,0 +1,177 @@
+//! Python's buffer protocol, both ways: reading what an object exports, and exporting what came in shared memory.
+//!
+//! It joined the limited API only with Python 3.11, and PyO3 has it from there on; but its functions and slots are the
+//! same, and exported, in 3.10. So it is declared here.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::ptr::{self, NonNull};
+
+use offloop::{Blob, BlobMut, PrivateBlob};
+use pyo3::exceptions::PyMemoryError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+/// `Py_buffer`, as it has been since Python 3.3.
+#[repr(C)]
+struct View {
+    buf: *mut c_void,
+    obj: *mut ffi::PyObject,
+    len: ffi::Py_ssize_t,
+    itemsize: ffi::Py_ssize_t,
+    readonly: c_int,
+    ndim: c_int,
+    format: *mut c_char,
+    shape: *mut ffi::Py_ssize_t,
+    strides: *mut ffi::Py_ssize_t,
+    suboffsets: *mut ffi::Py_ssize_t,
+    internal: *mut c_void,
+}
+
+unsafe extern "C" {
+    fn PyObject_GetBuffer(object: *mut ffi::PyObject, view: *mut View, flags: c_int) -> c_int;
+    fn PyBuffer_Release(view: *mut View);
+    fn PyBuffer_FillInfo(
+        view: *mut View,
+        object: *mut ffi::PyObject,
+        start: *mut c_void,
+        length: ffi::Py_ssize_t,
+        readonly: c_int,
+        flags: c_int,
+    ) -> c_int;
+}
+
+/// Any contiguous memory, in C's or Fortran's order; its shape does not matter.
+const ANY_CONTIGUOUS: c_int = 0x0080 | STRIDES;
+const STRIDES: c_int = 0x0010 | 0x0008;
+
+/// The slots' numbers, which 3.10 has too.
+const BF_GETBUFFER: c_int = 1;
+const BF_RELEASEBUFFER: c_int = 2;
+
+/// Memory that an object exports, held until it is dropped. Its owner may write to it meanwhile, as with any buffer.
+struct Exported(Box<View>);
+
+// SAFETY: the view is plain data; it is released with the interpreter attached, wherever that is.
+unsafe impl Send for Exported {}
+
+impl Exported {
+    fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        // SAFETY: an all-zero `View` is a valid value of this plain C struct.
+        let mut view: Box<View> = Box::new(unsafe { std::mem::zeroed() });
+        // SAFETY: both pointers are valid, and the interpreter is attached.
+        let failed = unsafe { PyObject_GetBuffer(object.as_ptr(), &raw mut *view, ANY_CONTIGUOUS) };
+        if failed == 0 { Ok(Self(view)) } else { Err(PyErr::fetch(object.py())) }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        let length = usize::try_from(self.0.len).unwrap_or(0);
+        match NonNull::new(self.0.buf.cast::<u8>()) {
+            // SAFETY: the exporter keeps so many bytes there until the view is released.
+            Some(start) if length > 0 => unsafe { std::slice::from_raw_parts(start.as_ptr(), length) },
+            _ => &[],
+        }
+    }
+}
+
+impl Drop for Exported {
+    fn drop(&mut self) {
+        // SAFETY: the view was filled in by `PyObject_GetBuffer` and is released once; both users hold `py`.
+        unsafe { PyBuffer_Release(&raw mut *self.0) };
+    }
+}
+
+/// To copy more than this, in bytes, takes so long that the interpreter is left to others meanwhile.
+const LONG: usize = 256 * 1024;
+
+/// Copies what `object` exports to memory that workers see.
+pub(crate) fn to_blob(object: &Bound<'_, PyAny>) -> PyResult<Blob> {
+    let exported = Exported::of(object)?;
+    let bytes = exported.bytes();
+    let copy = || {
+        let mut blob = BlobMut::with_capacity(bytes.len());
+        blob.extend_from_slice(bytes);
+        blob.freeze()
+    };
+    Ok(if bytes.len() > LONG { object.py().detach(copy) } else { copy() })
+}
+
+/// An object that exports a blob: writable, privately. The blob's memory is free again when the object is gone.
+pub(crate) fn from_blob<'py>(py: Python<'py>, blob: &Blob) -> PyResult<Bound<'py, PyAny>> {
+    let class = class(py)?;
+    // SAFETY: the class is one of ours, made below; `PyType_GenericAlloc` returns an object of it, or null with an
+    // exception set.
+    let object = unsafe {
+        let made = ffi::PyType_GenericAlloc(class.as_type_ptr(), 0);
+        Bound::from_owned_ptr_or_err(py, made)?
+    };
+    let content = Box::into_raw(Box::new(blob.to_private()));
+    // SAFETY: the object is a `Shared`, all zeros behind its head, and nobody else has seen it yet.
+    unsafe { (*object.as_ptr().cast::<Shared>()).content = content };
+    Ok(object)
+}
+
+/// An object that exports a blob.
+#[repr(C)]
+struct Shared {
+    head: ffi::PyObject,
+    /// Its own, or null until that has been made.
+    content: *mut PrivateBlob,
+}
+
+unsafe extern "C" fn export(object: *mut ffi::PyObject, view: *mut View, flags: c_int) -> c_int {
+    // SAFETY: the interpreter calls this for objects of the class only, whose content stays until they are freed; and
+    // it does not free them while a view of theirs is in use.
+    unsafe {
+        let content = (*object.cast::<Shared>()).content;
+        let (start, length) = if content.is_null() {
+            (ptr::null_mut(), 0)
+        } else {
+            ((*content).as_mut_ptr().cast(), (*content).len().cast_signed())
+        };
+        PyBuffer_FillInfo(view, object, start, length, 0, flags)
+    }
+}
+
+unsafe extern "C" fn free(object: *mut ffi::PyObject) {
+    // SAFETY: the interpreter calls this once for each object of the class, when nobody refers to it any more.
+    unsafe {
+        let content = (*object.cast::<Shared>()).content;
+        if !content.is_null() {
+            drop(Box::from_raw(content));
+        }
+        let class = ffi::Py_TYPE(object);
+        ffi::PyObject_Free(object.cast());
+        ffi::Py_DECREF(class.cast());
+    }
+}
+
+fn class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    CLASS.get_or_try_init(py, || make_class(py).map(Bound::unbind)).map(|class| class.bind(py))
+}
+
+fn make_class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
+    let mut slots = [
+        ffi::PyType_Slot { slot: BF_GETBUFFER, pfunc: export as *mut c_void },
+        ffi::PyType_Slot { slot: BF_RELEASEBUFFER, pfunc: ptr::null_mut() },
+        ffi::PyType_Slot { slot: ffi::Py_tp_dealloc, pfunc: free as *mut c_void },
+        ffi::PyType_Slot {
+            slot: ffi::Py_tp_doc,
+            pfunc: c"Bytes that came from another process.".as_ptr().cast_mut().cast(),
+        },
+        ffi::PyType_Slot { slot: 0, pfunc: ptr::null_mut() },
+    ];
+    let mut spec = ffi::PyType_Spec {
+        name: c"offloop._offloop.Shared".as_ptr(),
+        basicsize: i32::try_from(size_of::<Shared>()).map_err(|_| PyMemoryError::new_err(()))?,
+        itemsize: 0,
+        flags: u32::try_from(ffi::Py_TPFLAGS_DEFAULT).unwrap_or(0),
+        slots: slots.as_mut_ptr(),
+    };
+    // SAFETY: the spec and its slots are complete and as `PyType_FromSpec` wants them; it copies what it keeps, but
+    // for the name and the doc, which are static.
+    let class = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpec(&raw mut spec))? };
+    Ok(class.cast_into::<PyType>()?)
+}

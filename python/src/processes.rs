@@ -1,0 +1,202 @@
+//! A process pool as the interpreter sees it.
+
+use std::os::fd::IntoRawFd;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use offloop::{OnFull, ProcessPool as Pool, Report, Stuck, prepare};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::errors;
+use crate::mailbox::{Job, Mailbox, completer, watch};
+use crate::message::{self, call};
+
+/// A pool of worker processes: interpreters that are forks of one template.
+#[pyclass(frozen, module = "offloop._offloop")]
+pub(crate) struct ProcessPool(Mutex<Option<Pool>>);
+
+/// For so long at most a wait goes on before signals are looked at.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// Longer than any program runs.
+const FOR_EVER: Duration = Duration::from_secs(1 << 32);
+
+#[pymethods]
+impl ProcessPool {
+    /// Builds the pool from the settings, named as in the engine. `program` is the command line of the template; or
+    /// `fork`, a function that forks this process: it gets the child's end of a socket, and returns the child's id.
+    #[new]
+    fn new(py: Python<'_>, settings: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let mut builder = Pool::builder();
+        for (name, value) in settings {
+            if value.is_none() {
+                continue;
+            }
+            let name: String = name.extract()?;
+            builder = match name.as_str() {
+                "program" => {
+                    let words: Vec<std::ffi::OsString> = value.extract()?;
+                    let (program, arguments) = words
+                        .split_first()
+                        .ok_or_else(|| PyValueError::new_err("the template's command line is empty"))?;
+                    builder.program(program).args(arguments).template()
+                }
+                "fork" => {
+                    let fork = value.unbind();
+                    builder.template_by(move |socket| {
+                        let forked =
+                            Python::attach(|py| fork.call1(py, (socket.into_raw_fd(),))?.extract::<u32>(py));
+                        forked.map_err(std::io::Error::other)
+                    })
+                }
+                "workers" => builder.workers(value.extract()?),
+                "queue_capacity" => builder.queue_capacity(value.extract()?),
+                "on_full" => builder.on_full(policy(&value.extract::<String>()?)?),
+                "grace" => builder.grace(seconds(value.extract()?)?),
+                "start_timeout" => builder.start_timeout(seconds(value.extract()?)?),
+                "max_payload" => builder.max_payload(value.extract()?),
+                "max_jobs_per_worker" => builder.max_jobs_per_worker(value.extract()?),
+                "max_worker_age" => builder.max_worker_age(seconds(value.extract()?)?),
+                "memory_limit" => builder.memory_limit(value.extract()?),
+                "memory_cap" => builder.memory_cap(value.extract()?),
+                "nice" => builder.nice(value.extract()?),
+                "cpu_affinity" => builder.cpu_affinity(value.extract::<Vec<usize>>()?),
+                "max_open_files" => builder.max_open_files(value.extract()?),
+                "cwd" => builder.current_dir(value.extract::<std::path::PathBuf>()?),
+                "env" => {
+                    let variables: Vec<(std::ffi::OsString, std::ffi::OsString)> = value.extract()?;
+                    variables.into_iter().fold(builder, |builder, (name, value)| builder.env(name, value))
+                }
+                "initializer" => {
+                    let body: Vec<u8> = value.extract()?;
+                    builder.initializer(&message::initialise.with(&body))
+                }
+                other => return Err(PyValueError::new_err(format!("unknown setting: {other}"))),
+            };
+        }
+        match builder.build() {
+            Ok(pool) => Ok(Self(Mutex::new(Some(pool)))),
+            Err(error) => Err(errors::of_build(py, &error)),
+        }
+    }
+
+    /// Submits a pickled call. Its end is told to `receiver` through `mailbox`, or by a thread if that is None. Does
+    /// not block, but for the copy of the buffers.
+    #[expect(clippy::too_many_arguments, reason = "each is one of a job's instructions")]
+    fn submit(
+        &self,
+        body: &[u8],
+        buffers: Vec<Bound<'_, PyAny>>,
+        receiver: Py<PyAny>,
+        mailbox: Option<&Bound<'_, Mailbox>>,
+        name: String,
+        priority: i8,
+        timeout: Option<f64>,
+        queue_timeout: Option<f64>,
+    ) -> PyResult<Job> {
+        let buffers = message::to_blobs(&buffers)?;
+        let mut work = prepare(call.with(body, buffers)).name(name).priority(priority);
+        if let Some(limit) = timeout {
+            work = work.run_timeout(seconds(limit)?);
+        }
+        if let Some(limit) = queue_timeout {
+            work = work.queue_timeout(seconds(limit)?);
+        }
+        let pool = self.pool();
+        let pool = pool.as_ref().ok_or_else(closed)?;
+        let handle = pool.run(work);
+        Ok(match mailbox {
+            Some(mailbox) => watch(handle, receiver, mailbox.get().letters()),
+            None => watch(handle, receiver, &completer()?),
+        })
+    }
+
+    /// The process ids of the workers that are up.
+    fn workers(&self) -> Vec<u32> {
+        self.pool().as_ref().map(Pool::workers).unwrap_or_default()
+    }
+
+    /// How many jobs wait for a worker.
+    fn queued(&self) -> usize {
+        self.pool().as_ref().map_or(0, Pool::queued)
+    }
+
+    /// Has the pool have so many workers from now on.
+    fn resize(&self, workers: usize) {
+        if let Some(pool) = &*self.pool() {
+            pool.resize(workers);
+        }
+    }
+
+    /// Cancels the jobs that no worker has; says how many those were.
+    fn cancel_queued(&self, py: Python<'_>) -> usize {
+        let pool = self.pool().clone();
+        py.detach(|| pool.map_or(0, |pool| pool.cancel_queued()))
+    }
+
+    /// Takes no more work. Jobs that were accepted are still run; nobody waits for them.
+    fn close(&self) {
+        drop(self.pool().take());
+    }
+
+    /// Takes no more work, waits for what was accepted for `drain` seconds (None: for as long as it takes), then
+    /// cancels and kills. Returns how many jobs were drained, cancelled, killed, and which are stuck.
+    fn shutdown(&self, py: Python<'_>, drain: Option<f64>) -> PyResult<(usize, usize, usize, Vec<String>)> {
+        let drain = drain.map_or(Ok(FOR_EVER), seconds)?;
+        let Some(pool) = self.pool().clone() else { return Ok((0, 0, 0, Vec::new())) };
+        let mut handle = py.detach(|| pool.shutdown(drain));
+        let report = loop {
+            if let Some(report) = py.detach(|| handle.wait_timeout(SLICE)) {
+                break report.map_err(|error| errors::to_python(py, error))?;
+            }
+            if let Err(interrupted) = py.check_signals() {
+                // The shutdown goes on without us.
+                handle.detach();
+                return Err(interrupted);
+            }
+        };
+        let stuck = |stuck: &Stuck| format!("{} in {}", stuck.name, stuck.worker);
+        let Report { drained, cancelled, killed, .. } = report;
+        Ok((drained, cancelled, killed, report.stuck.iter().map(stuck).collect()))
+    }
+}
+
+impl ProcessPool {
+    fn pool(&self) -> std::sync::MutexGuard<'_, Option<Pool>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn closed() -> PyErr {
+    PyRuntimeError::new_err("cannot schedule new futures after shutdown")
+}
+
+/// Waits until every end of a job that is on its way to a thread's receivers has been told, for a second at most.
+#[pyfunction]
+pub(crate) fn settle(py: Python<'_>) -> PyResult<()> {
+    let letters = completer()?;
+    let deadline = Instant::now() + Duration::from_secs(1);
+    py.detach(|| letters.settle(deadline));
+    Ok(())
+}
+
+pub(crate) fn policy(name: &str) -> PyResult<OnFull> {
+    Ok(match name {
+        "wait" => OnFull::Wait,
+        "reject" => OnFull::Reject,
+        "caller_runs" => OnFull::CallerRuns,
+        "shed_oldest" => OnFull::ShedOldest,
+        other => {
+            return Err(PyValueError::new_err(format!(
+                "on_full is {other:?}; it must be \"wait\", \"reject\", \"caller_runs\" or \"shed_oldest\""
+            )));
+        }
+    })
+}
+
+pub(crate) fn seconds(seconds: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|_| PyValueError::new_err(format!("{seconds} is no length of time in seconds")))
+}
