@@ -1,0 +1,96 @@
+"""What may be called in a worker: sync functions whose result is not a coroutine."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from types import (
+    AsyncGeneratorType,
+    BuiltinFunctionType,
+    CodeType,
+    CoroutineType,
+    FunctionType,
+    MethodType,
+)
+from typing import cast
+
+# A call of such a function runs none of its code: it returns something to await or to iterate.
+_ASYNC_FLAGS = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
+
+
+def check_sync(fn: Callable[..., object]) -> None:
+    """Raises TypeError if a call of `fn` runs an async function.
+
+    Sees through partials, bound methods and objects with an async `__call__`. What hides behind
+    other wrappers shows in the result: see `check_result`.
+    """
+    kind = type(fn)
+    if kind is FunctionType:
+        if not fn.__code__.co_flags & _ASYNC_FLAGS:
+            return
+    elif kind is BuiltinFunctionType or not _flags(fn) & _ASYNC_FLAGS:
+        return
+    raise TypeError(
+        f"{name_of(fn)} is an async function, and workers run sync functions: await it on the "
+        f"event loop, or move its blocking part into a sync function and pass that. "
+        f"{_RUN_ELSEWHERE}"
+    )
+
+
+def check_result(fn: Callable[..., object], value: object) -> None:
+    """Raises TypeError if `fn` returned a coroutine or an async generator, which nobody would run."""
+    kind = type(value)
+    if kind is CoroutineType:
+        coroutine = cast("CoroutineType[object, object, object]", value)
+        if inspect.getcoroutinestate(coroutine) == "CORO_CREATED":
+            # Closing runs none of its code yet, and spares a warning that nobody awaited it.
+            coroutine.close()
+        what = "a coroutine"
+    elif kind is AsyncGeneratorType:
+        what = "an async generator"
+    else:
+        return
+    raise TypeError(
+        f"{name_of(fn)} returned {what}, which can only run on the event loop it was made for: "
+        f"call the function there, without the pool. {_RUN_ELSEWHERE}"
+    )
+
+
+_RUN_ELSEWHERE = (
+    "If it really shall run in a worker, pass a sync function that calls asyncio.run() on it, "
+    "as in `lambda: asyncio.run(fn())`."
+)
+
+
+def name_of(fn: object) -> str:
+    """`module.qualname` of what a call of `fn` ends in, for messages. Never raises."""
+    try:
+        target = _unwrap(fn)
+        return _dotted(target) or _dotted(type(target)) or object.__repr__(target)
+    except Exception:  # what attribute access on the user's object may raise
+        return object.__repr__(fn)
+
+
+def _dotted(target: object) -> str | None:
+    name: object = getattr(target, "__qualname__", None) or getattr(target, "__name__", None)
+    module: object = getattr(target, "__module__", None)
+    if not isinstance(name, str):
+        return None
+    return f"{module}.{name}" if isinstance(module, str) else name
+
+
+def _unwrap(fn: object) -> object:
+    while True:
+        if isinstance(fn, functools.partial):
+            fn = fn.func
+        elif isinstance(fn, MethodType):
+            fn = fn.__func__
+        else:
+            return fn
+
+
+def _flags(fn: object) -> int:
+    target = _unwrap(fn)
+    if not isinstance(target, FunctionType):
+        target = _unwrap(getattr(type(target), "__call__", None))
+    code: object = getattr(target, "__code__", None)
+    return code.co_flags if isinstance(code, CodeType) else 0
