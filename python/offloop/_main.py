@@ -95,7 +95,7 @@ def needs_main(pickled: bytes) -> bool:
 
     Says yes to some others, as to a string of that name, and never no to a plain pickle that does.
     """
-    return b"_main__" in pickled
+    return pickled.find(b"_main__") >= 0  # `in` takes several times as long for `bytes`
 
 
 def is_importable() -> bool:
