@@ -1,1 +1,74 @@
-"""Runs blocking and CPU-bound work off the event loop."""
+"""Runs blocking and CPU-bound work off the event loop.
+
+    import offloop
+
+    with offloop.ProcessPoolExecutor() as pool:
+        await loop.run_in_executor(pool, cpu_bound)      # as with concurrent.futures
+        await pool.run(cpu_bound, timeout=5)             # the fast, richer way
+
+The two executors are drop-ins for those of `concurrent.futures`. What they add: a crash costs one job and not the
+pool, jobs can be cancelled and limited, queues are bounded, large buffers travel without being copied.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._default import install as install
+    from ._default import run as run
+    from ._default import run_cpu as run_cpu
+    from ._errors import Closed as Closed
+    from ._errors import CouldNotStart as CouldNotStart
+    from ._errors import Error as Error
+    from ._errors import QueueFull as QueueFull
+    from ._errors import QueueTimeout as QueueTimeout
+    from ._errors import RunTimeout as RunTimeout
+    from ._errors import Shed as Shed
+    from ._errors import WorkerDied as WorkerDied
+    from ._futures import Future as Future
+    from ._jobs import check as check
+    from ._jobs import is_cancelled as is_cancelled
+    from ._jobs import worker_state as worker_state
+    from ._processes import ProcessPoolExecutor as ProcessPoolExecutor
+    from ._remote_errors import RemoteError as RemoteError
+    from ._threads import ThreadPoolExecutor as ThreadPoolExecutor
+
+# Where each name is. They are imported when they are first used: workers need only a few of them, and start sooner.
+_PLACES = {
+    "Closed": "_errors",
+    "CouldNotStart": "_errors",
+    "Error": "_errors",
+    "Future": "_futures",
+    "ProcessPoolExecutor": "_processes",
+    "QueueFull": "_errors",
+    "QueueTimeout": "_errors",
+    "RemoteError": "_remote_errors",
+    "RunTimeout": "_errors",
+    "Shed": "_errors",
+    "ThreadPoolExecutor": "_threads",
+    "WorkerDied": "_errors",
+    "check": "_jobs",
+    "install": "_default",
+    "is_cancelled": "_jobs",
+    "run": "_default",
+    "run_cpu": "_default",
+    "worker_state": "_jobs",
+}
+
+__all__ = sorted(_PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    place = _PLACES.get(name)
+    if place is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{place}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

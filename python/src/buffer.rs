@@ -1,6 +1,6 @@
 //! Python's buffer protocol, both ways: reading what an object exports, and exporting what came in shared memory.
 //!
-//! It joined the limited API only with Python 3.11, and PyO3 has it from there on; but its functions and slots are the
+//! It joined the limited API only with Python 3.11, and `PyO3` has it from there on; but its functions and slots are the
 //! same, and exported, in 3.10. So it is declared here.
 
 use std::ffi::{c_char, c_int, c_void};
@@ -106,9 +106,17 @@ pub(crate) fn from_blob<'py>(py: Python<'py>, blob: &Blob) -> PyResult<Bound<'py
         let made = ffi::PyType_GenericAlloc(class.as_type_ptr(), 0);
         Bound::from_owned_ptr_or_err(py, made)?
     };
-    let content = Box::into_raw(Box::new(blob.to_private()));
+    let mut content = Box::new(blob.to_private());
+    let start = content.as_mut_ptr();
+    // No memory is longer than that.
+    let length = ffi::Py_ssize_t::try_from(content.len()).unwrap_or(ffi::Py_ssize_t::MAX);
     // SAFETY: the object is a `Shared`, all zeros behind its head, and nobody else has seen it yet.
-    unsafe { (*object.as_ptr().cast::<Shared>()).content = content };
+    unsafe {
+        let shared = object.as_ptr().cast::<Shared>();
+        (*shared).start = start;
+        (*shared).length = length;
+        (*shared).content = Box::into_raw(content);
+    }
     Ok(object)
 }
 
@@ -116,7 +124,10 @@ pub(crate) fn from_blob<'py>(py: Python<'py>, blob: &Blob) -> PyResult<Bound<'py
 #[repr(C)]
 struct Shared {
     head: ffi::PyObject,
-    /// Its own, or null until that has been made.
+    /// What it exports.
+    start: *mut u8,
+    length: ffi::Py_ssize_t,
+    /// Its own, to which that belongs; null until it has been made.
     content: *mut PrivateBlob,
 }
 
@@ -124,13 +135,8 @@ unsafe extern "C" fn export(object: *mut ffi::PyObject, view: *mut View, flags: 
     // SAFETY: the interpreter calls this for objects of the class only, whose content stays until they are freed; and
     // it does not free them while a view of theirs is in use.
     unsafe {
-        let content = (*object.cast::<Shared>()).content;
-        let (start, length) = if content.is_null() {
-            (ptr::null_mut(), 0)
-        } else {
-            ((*content).as_mut_ptr().cast(), (*content).len().cast_signed())
-        };
-        PyBuffer_FillInfo(view, object, start, length, 0, flags)
+        let shared = object.cast::<Shared>();
+        PyBuffer_FillInfo(view, object, (*shared).start.cast(), (*shared).length, 0, flags)
     }
 }
 

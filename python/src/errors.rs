@@ -14,7 +14,7 @@ fn make(py: Python<'_>, class: &str, message: &str, details: Option<&Bound<'_, P
     made.map_or_else(|error| error, PyErr::from_value)
 }
 
-pub(crate) fn to_python(py: Python<'_>, error: Error) -> PyErr {
+pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
     let message = error.to_string();
     let class = match error.kind() {
         ErrorKind::Cancelled => "CancelledError",

@@ -207,7 +207,7 @@ impl<T: Receive> Letter for Watched<T> {
             let has_ended = handle.on_end(&Waker::from(Arc::clone(&self)));
             drop(waiting);
             return if has_ended {
-                self.wake()
+                self.wake();
             };
         };
         let receiver = waiting.take().map(|(_, receiver)| receiver);
@@ -215,7 +215,7 @@ impl<T: Receive> Letter for Watched<T> {
         let Some(receiver) = receiver else { return };
         let outcome = match result {
             Ok(result) => result.receive(py),
-            Err(error) => Err(errors::to_python(py, error)),
+            Err(error) => Err(errors::to_python(py, &error)),
         };
         let told = match outcome {
             Ok(value) => receiver.call_method1(py, "_arrive", (value,)),

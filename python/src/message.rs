@@ -21,7 +21,7 @@ pub(crate) struct Reply {
     buffers: Vec<Blob>,
 }
 
-/// A view to read; PyO3 has this number only for Python 3.11 and later.
+/// A view to read; `PyO3` has this number only for Python 3.11 and later.
 const PYBUF_READ: std::ffi::c_int = 0x100;
 
 /// Longer bodies are put where they need not be copied again, in bytes.
@@ -83,10 +83,12 @@ fn view<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {
         return Ok(PyBytes::new(py, body).into_any());
     }
     let start = body.as_ptr().cast::<c_char>().cast_mut();
+    // No memory is longer than that.
+    let length = ffi::Py_ssize_t::try_from(body.len()).unwrap_or(ffi::Py_ssize_t::MAX);
     // SAFETY: so many bytes are there, and are only read. Unpickling, the one thing that is done with the view, copies
     // what it keeps; callers keep the bytes until it is done.
     unsafe {
-        let view = ffi::PyMemoryView_FromMemory(start, body.len().cast_signed(), PYBUF_READ);
+        let view = ffi::PyMemoryView_FromMemory(start, length, PYBUF_READ);
         Bound::from_owned_ptr_or_err(py, view)
     }
 }

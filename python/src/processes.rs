@@ -1,11 +1,10 @@
 //! A process pool as the interpreter sees it.
 
 use std::os::fd::IntoRawFd;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use offloop::{OnFull, ProcessPool as Pool, Report, Stuck, prepare};
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -15,7 +14,7 @@ use crate::message::{self, call};
 
 /// A pool of worker processes: interpreters that are forks of one template.
 #[pyclass(frozen, module = "offloop._offloop")]
-pub(crate) struct ProcessPool(Mutex<Option<Pool>>);
+pub(crate) struct ProcessPool(Pool);
 
 /// For so long at most a wait goes on before signals are looked at.
 const SLICE: Duration = Duration::from_millis(50);
@@ -77,7 +76,7 @@ impl ProcessPool {
             };
         }
         match builder.build() {
-            Ok(pool) => Ok(Self(Mutex::new(Some(pool)))),
+            Ok(pool) => Ok(Self(pool)),
             Err(error) => Err(errors::of_build(py, &error)),
         }
     }
@@ -85,6 +84,7 @@ impl ProcessPool {
     /// Submits a pickled call. Its end is told to `receiver` through `mailbox`, or by a thread if that is None. Does
     /// not block, but for the copy of the buffers.
     #[expect(clippy::too_many_arguments, reason = "each is one of a job's instructions")]
+    #[expect(clippy::needless_pass_by_value, reason = "what the interpreter gives is a list")]
     fn submit(
         &self,
         body: &[u8],
@@ -104,9 +104,7 @@ impl ProcessPool {
         if let Some(limit) = queue_timeout {
             work = work.queue_timeout(seconds(limit)?);
         }
-        let pool = self.pool();
-        let pool = pool.as_ref().ok_or_else(closed)?;
-        let handle = pool.run(work);
+        let handle = self.0.run(work);
         Ok(match mailbox {
             Some(mailbox) => watch(handle, receiver, mailbox.get().letters()),
             None => watch(handle, receiver, &completer()?),
@@ -115,41 +113,52 @@ impl ProcessPool {
 
     /// The process ids of the workers that are up.
     fn workers(&self) -> Vec<u32> {
-        self.pool().as_ref().map(Pool::workers).unwrap_or_default()
+        self.0.workers()
     }
 
     /// How many jobs wait for a worker.
     fn queued(&self) -> usize {
-        self.pool().as_ref().map_or(0, Pool::queued)
+        self.0.queued()
     }
 
     /// Has the pool have so many workers from now on.
     fn resize(&self, workers: usize) {
-        if let Some(pool) = &*self.pool() {
-            pool.resize(workers);
-        }
+        self.0.resize(workers);
     }
 
     /// Cancels the jobs that no worker has; says how many those were.
     fn cancel_queued(&self, py: Python<'_>) -> usize {
-        let pool = self.pool().clone();
-        py.detach(|| pool.map_or(0, |pool| pool.cancel_queued()))
+        py.detach(|| self.0.cancel_queued())
+    }
+
+    /// How many jobs have not ended.
+    fn outstanding(&self) -> usize {
+        self.0.outstanding()
+    }
+
+    /// Takes no more work, cancels what is queued and kills what runs. Does not wait for it.
+    fn abort(&self, py: Python<'_>) {
+        py.detach(|| self.0.shutdown(Duration::ZERO).detach());
     }
 
     /// Takes no more work. Jobs that were accepted are still run; nobody waits for them.
-    fn close(&self) {
-        drop(self.pool().take());
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.0.close());
+    }
+
+    /// Whether it is closed and its last worker is gone.
+    fn is_over(&self) -> bool {
+        self.0.is_over()
     }
 
     /// Takes no more work, waits for what was accepted for `drain` seconds (None: for as long as it takes), then
     /// cancels and kills. Returns how many jobs were drained, cancelled, killed, and which are stuck.
     fn shutdown(&self, py: Python<'_>, drain: Option<f64>) -> PyResult<(usize, usize, usize, Vec<String>)> {
         let drain = drain.map_or(Ok(FOR_EVER), seconds)?;
-        let Some(pool) = self.pool().clone() else { return Ok((0, 0, 0, Vec::new())) };
-        let mut handle = py.detach(|| pool.shutdown(drain));
+        let mut handle = py.detach(|| self.0.shutdown(drain));
         let report = loop {
             if let Some(report) = py.detach(|| handle.wait_timeout(SLICE)) {
-                break report.map_err(|error| errors::to_python(py, error))?;
+                break report.map_err(|error| errors::to_python(py, &error))?;
             }
             if let Err(interrupted) = py.check_signals() {
                 // The shutdown goes on without us.
@@ -161,16 +170,6 @@ impl ProcessPool {
         let Report { drained, cancelled, killed, .. } = report;
         Ok((drained, cancelled, killed, report.stuck.iter().map(stuck).collect()))
     }
-}
-
-impl ProcessPool {
-    fn pool(&self) -> std::sync::MutexGuard<'_, Option<Pool>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn closed() -> PyErr {
-    PyRuntimeError::new_err("cannot schedule new futures after shutdown")
 }
 
 /// Waits until every end of a job that is on its way to a thread's receivers has been told, for a second at most.

@@ -413,6 +413,18 @@ impl Desk {
         }
     }
 
+    pub(super) fn is_over(&self) -> bool {
+        self.born.is_past() || self.inbox.lock().over
+    }
+
+    pub(super) fn outstanding(&self) -> usize {
+        if self.born.is_past() {
+            return 0;
+        }
+        let inbox = self.inbox.lock();
+        inbox.unstarted() + inbox.running()
+    }
+
     pub(super) fn queued(&self) -> usize {
         if self.born.is_past() { 0 } else { self.inbox.lock().unstarted() }
     }

@@ -138,6 +138,16 @@ impl ProcessPool {
         self.door.desk.resize(workers);
     }
 
+    /// Takes no more work; jobs that were accepted are still run. Does not wait for them.
+    pub fn close(&self) {
+        self.door.desk.close();
+    }
+
+    /// Whether it is closed and its last worker is gone.
+    pub fn is_over(&self) -> bool {
+        self.door.desk.is_over()
+    }
+
     /// The process ids of the workers that are up: busy, idle or starting.
     pub fn workers(&self) -> Vec<u32> {
         self.door.desk.pids()
@@ -146,6 +156,11 @@ impl ProcessPool {
     /// How many accepted jobs wait for a worker at this moment, those that wait for room included.
     pub fn queued(&self) -> usize {
         self.door.desk.queued()
+    }
+
+    /// How many accepted jobs have not ended at this moment, the running ones included.
+    pub fn outstanding(&self) -> usize {
+        self.door.desk.outstanding()
     }
 
     /// Submits, or says why not and gives the instructions back.

@@ -1,0 +1,398 @@
+"""The process pool."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError
+from concurrent.futures.process import BrokenProcessPool
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from . import _calls, _main, _offloop, _pickling, _replies, _worker
+from ._executor import Pool
+from ._futures import Future
+from ._offloop import Job, Mailbox
+
+if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
+
+R = TypeVar("R")
+
+OnFull = Literal["wait", "reject", "caller_runs", "shed_oldest"]
+
+
+class ProcessPoolExecutor(Pool):
+    """Runs calls in worker processes: a drop-in for `concurrent.futures.ProcessPoolExecutor`.
+
+    Workers are forks of one warm, single-threaded interpreter, never of this process. A worker that crashes
+    takes only its own job with it and is replaced; a job that is cancelled, or out of time, is killed.
+
+    As the standard one:
+
+    - `max_workers`: how many processes at most; default: as many as this process may use cores. They are
+      started as they are needed.
+    - `mp_context`: taken for compatibility. With the start method "fork" the workers' template is forked from
+      this process, with all that it has; with the others it is started anew.
+    - `initializer(*initargs)` runs once in each worker. If it fails the pool cannot start workers.
+    - `max_tasks_per_child`: a worker is replaced after so many jobs.
+
+    And:
+
+    - `queue_capacity`: how many jobs may wait for a worker, and `on_full` what happens then: "wait" (the job
+      stays pending until there is room), "reject" (`QueueFull`), "caller_runs" (here and now, on the thread
+      that submits), "shed_oldest" (the oldest ends with `Shed`).
+    - `preload`: names of modules that the template imports, once for all workers; "__main__" is one.
+    - `on_crash`: "isolate", or "break": as in the standard one, a crash breaks the pool.
+    - `worker_state()` opens what each worker keeps (a connection, say); jobs get it from `offloop.worker_state()`.
+    - `max_worker_age`: seconds after which a worker is replaced.
+    - `memory_limit`: bytes that a worker may have resident, measured every 50 ms; `memory_cap`: bytes that the
+      system gives it at most.
+    - `nice`: how much workers give way to other processes; `cpu_affinity`: the cores that they may use.
+    - `grace`: seconds between SIGTERM and SIGKILL when a job is to end.
+    - `start_timeout`: seconds that a worker may take to start, the preloading and the initializer included.
+    - `env`: environment variables that workers have besides this process's; `cwd`: their directory.
+    - `context_vars`: context variables, module-level ones, whose values travel with each call.
+    - `exit_timeout`: seconds that the interpreter's exit waits for accepted jobs; None: for as long as it takes.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        queue_capacity: int = 10_000,
+        on_full: OnFull = "wait",
+        preload: Sequence[str] = (),
+        on_crash: Literal["isolate", "break"] = "isolate",
+        worker_state: Callable[[], object] | None = None,
+        max_worker_age: float | None = None,
+        memory_limit: int | None = None,
+        memory_cap: int | None = None,
+        nice: int = 5,
+        cpu_affinity: Iterable[int] | None = None,
+        grace: float = 0.5,
+        start_timeout: float = 10.0,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        context_vars: Sequence[ContextVar[Any]] = (),
+        exit_timeout: float | None = 60.0,
+    ) -> None:
+        _main.refuse_while_importing_main()
+        if max_workers is not None and max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        if max_tasks_per_child is not None:
+            if not isinstance(max_tasks_per_child, int):
+                raise TypeError("max_tasks_per_child must be an integer")
+            if max_tasks_per_child <= 0:
+                raise ValueError("max_tasks_per_child must be >= 1")
+        if on_crash not in ("isolate", "break"):
+            raise ValueError(f'on_crash is {on_crash!r}; it must be "isolate" or "break"')
+        forks = mp_context is not None and mp_context.get_start_method() == "fork"
+        if forks and max_tasks_per_child is not None:
+            raise ValueError("max_tasks_per_child is incompatible with the 'fork' multiprocessing start method")
+        self._max_workers = max_workers or len(os.sched_getaffinity(0))
+        self._fate = Fate(on_crash == "break")
+        self._wanted = 0
+        """How many workers there should be by now."""
+        self._unsent = 0
+        """How many calls could not be pickled; each counts as if it kept a worker busy, as in the standard pool."""
+        self._at_once = forks
+        self._capture = _capture(context_vars)
+        self._start_timeout = start_timeout
+        self._seen: dict[int, WorkerProcess] = {}
+
+        directory = None if cwd is None else os.fspath(cwd)
+        preparation = {"process": _main.preparation(cwd=directory), "preload": list(preload)}
+        settings: dict[str, Any] = {
+            "workers": 0,
+            "queue_capacity": queue_capacity,
+            "on_full": on_full,
+            "grace": grace,
+            "start_timeout": start_timeout,
+            "max_jobs_per_worker": max_tasks_per_child,
+            "max_worker_age": max_worker_age,
+            "memory_limit": memory_limit,
+            "memory_cap": memory_cap,
+            "nice": nice,
+            "cpu_affinity": None if cpu_affinity is None else list(cpu_affinity),
+            "cwd": directory,
+        }
+        beginning = initializer, initargs, worker_state
+        if forks:
+            settings["fork"] = lambda socket: _fork(socket, preparation, beginning)
+        else:
+            settings["program"], variables = _worker.command(preparation)
+            settings["env"] = [*(env or {}).items(), *variables.items()]
+        if initializer is not None or worker_state is not None:
+            settings["initializer"] = (
+                _pickling.dumps((_worker.initialise_inherited, (), {}, None), _never)[0]
+                if forks
+                else _pickle_initializer(beginning)
+            )
+        if on_full == "caller_runs":
+            _offloop.perform_by(_worker.perform)
+        self._engine = _offloop.ProcessPool(settings)
+        self._fate.engine = self._engine
+        self._closed = False
+        self._finalizer = weakref.finalize(self, self._engine.close)
+        self._finalizer.atexit = False
+        _ends.add(self._engine, exit_timeout)
+
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:  # type: ignore[override]
+        """Submits `fn(*args, **kwargs)`. Pickles at once; what cannot be pickled is the future's error. Does not
+        block."""
+        future: Future[R] = Future()
+        future._translate = self._fate.translate
+        try:
+            job = self._submit(future, None, fn, args, kwargs)
+        except _Unsent as unsent:
+            future._fail(unsent.error)
+        else:
+            future._job = job
+        return future
+
+    def run(self, fn: Callable[..., R], /, *args: Any, **options: Any) -> Any:
+        try:
+            return super().run(fn, *args, **options)
+        except _Unsent as unsent:
+            raise unsent.error from None
+
+    def _submit(
+        self,
+        receiver: Any,
+        mailbox: Mailbox | None,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        priority: int = 0,
+    ) -> Job:
+        _calls.check_sync(fn)
+        if self._fate.broken is not None:
+            raise BrokenProcessPool(self._fate.broken)
+        if _ends.is_over:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if self._wanted < self._max_workers:
+            self._grow()
+        context = None if self._capture is None else self._capture()
+        try:
+            if args:
+                args = tuple(map(_pickling.wrap_large, args))
+            if kwargs:
+                kwargs = {name: _pickling.wrap_large(value) for name, value in kwargs.items()}
+            body, buffers = _pickling.dumps((fn, args, kwargs, context), _worker.keep)
+        except BaseException as error:
+            self._unsent += 1
+            raise _Unsent(error) from None
+        name = _calls.name_of(fn)
+        return self._engine.submit(body, buffers, receiver, mailbox, name, priority, timeout, queue_timeout)
+
+    def _grow(self) -> None:
+        """Has another worker started if all that there are may be busy."""
+        if self._at_once:
+            self._wanted = self._max_workers
+        elif self._engine.outstanding() + self._unsent >= self._wanted:
+            self._wanted += 1
+        else:
+            return
+        self._engine.resize(self._wanted)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Takes no more work. With `cancel_futures` queued jobs are cancelled. With `wait` blocks until all
+        accepted jobs have ended and the workers are gone. May be called again."""
+        self._closed = True
+        if cancel_futures:
+            self._engine.cancel_queued()
+        if wait:
+            self._engine.shutdown(None)
+            _offloop.settle()
+        else:
+            self._finalizer()
+
+    def _abort(self) -> None:
+        self._closed = True
+        self._engine.shutdown(0.0)
+        _offloop.settle()
+
+    @property
+    def _broken(self) -> str | Literal[False]:
+        return self._fate.broken or False
+
+    @property
+    def _processes(self) -> dict[int, WorkerProcess]:
+        """The workers, by process id, those included that are being started. Programs look at it, so it is here."""
+        deadline = time.monotonic() + self._start_timeout
+        while True:
+            pids = self._engine.workers()
+            if len(pids) >= self._wanted or self._closed or self._fate.broken or time.monotonic() > deadline:
+                break
+            time.sleep(0.001)
+        for pid in pids:
+            self._seen.setdefault(pid, WorkerProcess(pid))
+        if pids:
+            self._seen = {pid: self._seen[pid] for pid in pids}
+        return self._seen
+
+
+class _Unsent(Exception):
+    """A call could not be pickled; `error` is why."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class Fate:
+    """What a crash means to a pool."""
+
+    def __init__(self, breaks: bool) -> None:
+        self.breaks = breaks
+        self.broken: str | None = None
+        """Why the pool is broken, if it is."""
+        self.engine: _offloop.ProcessPool | None = None
+
+    def translate(self, error: BaseException) -> BaseException:
+        """What a job ends with."""
+        if not self.breaks:
+            return _replies.translate(error)
+        if self.broken is None and isinstance(error, (BrokenProcessPool, _replies.Unreadable)):
+            self.broken = f"A worker ended abruptly, which breaks this pool: {error}"
+            assert self.engine is not None
+            self.engine.abort()
+        if isinstance(error, _replies.Unreadable):
+            broken = BrokenProcessPool(self.broken)
+            broken.__cause__ = error.error
+            return broken
+        if isinstance(error, CancelledError) and self.broken is not None:
+            return BrokenProcessPool(self.broken)
+        return error
+
+
+class WorkerProcess:
+    """A worker, as far as those who look at `_processes` need it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._pidfd = -1
+        else:
+            weakref.finalize(self, os.close, self._pidfd)
+
+    def _signal(self, number: int) -> None:
+        if self._pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self._pidfd, number)
+            except ProcessLookupError:
+                pass
+
+    def terminate(self) -> None:
+        """Sends SIGTERM."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Sends SIGKILL."""
+        self._signal(signal.SIGKILL)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Waits until the process has ended, for `timeout` seconds at most."""
+        import select
+
+        if self._pidfd >= 0:
+            poll = select.poll()
+            poll.register(self._pidfd, select.POLLIN)
+            poll.poll(None if timeout is None else timeout * 1000)
+
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        import select
+
+        if self._pidfd < 0:
+            return False
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return not poll.poll(0)
+
+
+def _capture(variables: Sequence[ContextVar[Any]]) -> Callable[[], dict[Any, Any]] | None:
+    """What takes the values of these variables along with a call, if there are any."""
+    if not variables:
+        return None
+    from . import _context
+
+    return lambda: _context.capture(variables)
+
+
+def _never(_: object) -> bool:
+    return False
+
+
+Beginning = "tuple[Callable[..., object] | None, tuple[Any, ...], Callable[[], object] | None]"
+
+
+def _fork(socket: int, preparation: Mapping[str, Any], beginning: Any) -> int:
+    _worker.inherited = beginning
+    return _worker.fork(socket, preparation)
+
+
+def _pickle_initializer(beginning: Any) -> bytes:
+    """Pickles as for a process that is being started: what may only be inherited travels then, as under spawn."""
+    from multiprocessing import context, resource_sharer
+
+    class Start:
+        @staticmethod
+        def duplicate_for_child(descriptor: int) -> int:
+            return descriptor
+
+        DupFd = resource_sharer.DupFd
+
+    before = context.get_spawning_popen()
+    context.set_spawning_popen(Start())
+    try:
+        return _pickling.dumps((_worker.initialise, beginning, {}, None), _never)[0]
+    finally:
+        context.set_spawning_popen(before)
+
+
+class _Ends:
+    """What the interpreter's exit does with the pools that have not ended."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._engines: dict[_offloop.ProcessPool, float | None] = {}
+        try:
+            # Before the threads are joined, as for the standard pools.
+            threading._register_atexit(self.end)  # type: ignore[attr-defined]
+        except AttributeError:
+            atexit.register(self.end)
+
+    def add(self, engine: _offloop.ProcessPool, timeout: float | None) -> None:
+        """Its accepted work is finished before the interpreter is gone."""
+        self._engines = {known: limit for known, limit in self._engines.items() if not known.is_over()}
+        self._engines[engine] = timeout
+
+    def end(self) -> None:
+        """Finishes accepted work for as long as each pool allows, then kills."""
+        self.is_over = True
+        for engine, timeout in self._engines.items():
+            engine.shutdown(timeout)
+        if self._engines:
+            _offloop.settle()
+
+
+_ends = _Ends()

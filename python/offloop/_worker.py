@@ -1,0 +1,222 @@
+"""The other side: what an interpreter does that was started as a template of workers, or forked from it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from . import _calls, _main, _offloop, _pickling, _remote_errors
+from ._replies import RAISED, REFUSED, RESULT, UNREADABLE
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+PREPARATION = "OFFLOOP_PREPARATION"
+"""The environment variable with what a template needs to know."""
+
+MARKER = "OFFLOOP_WORKER"
+"""The engine's variable; what a job starts must not take itself for a worker."""
+
+LARGE_BUFFER = 16 * 1024
+"""From this size in bytes on, buffers travel beside their pickle."""
+
+_preparation: Mapping[str, Any] = {}
+_awaits_main = False
+
+
+def command(preparation: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """The command line of a template, and the environment variables that it needs."""
+    import pickle
+    from multiprocessing import spawn, util
+
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    program = f"import sys; sys.path.insert(0, {package!r}); from offloop._worker import main; main()"
+    flags: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    executable = os.fsdecode(spawn.get_executable())
+    environment = {PREPARATION: b64encode(pickle.dumps(dict(preparation))).decode()}
+    return [executable, *flags, "-c", program], environment
+
+
+def main() -> None:
+    """The life of a template that was started as a program."""
+    import pickle
+
+    template = _offloop.Template.connect()
+    preparation = pickle.loads(b64decode(os.environ.pop(PREPARATION)))
+    os.environ.pop(MARKER, None)
+    if template is None:
+        return
+    _main.prepare_base(preparation["process"])
+    _live(template, preparation)
+
+
+def fork(socket: int, preparation: Mapping[str, Any]) -> int:
+    """Forks this process as a template, for users of the start method "fork". Returns the child's process id."""
+    import warnings
+
+    parent = os.getpid()
+    with warnings.catch_warnings():
+        # That is what they have asked for.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child:
+        os.close(socket)
+        return child
+    try:
+        template = _offloop.Template.adopt(socket, parent)
+        if template is not None:
+            _live(template, preparation)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(1)
+
+
+def _live(template: _offloop.Template, preparation: Mapping[str, Any]) -> None:
+    """Forks workers until the pool is gone. Never returns."""
+    global _preparation, _awaits_main
+    # Ctrl-C goes to the whole foreground group; what becomes of the jobs then is the parent's decision.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _preparation = preparation["process"]
+    _awaits_main = True
+    for module in preparation["preload"]:
+        if module == "__main__":
+            _import_main()
+        else:
+            __import__(module)
+    # What is there now stays as it is: to look through it would only copy its pages.
+    gc.collect()
+    gc.freeze()
+    worker = template.serve(os.fork)
+    if worker is None:
+        os._exit(0)
+    _begin()
+    _offloop.perform_by(perform)
+    worker.serve()
+    _end()
+
+
+def _begin() -> None:
+    """As multiprocessing begins a child."""
+    from multiprocessing import process, util
+
+    _main_thread_is_this()
+    util._finalizer_registry.clear()  # type: ignore[attr-defined]
+    util._run_after_forkers()  # type: ignore[attr-defined]
+    current: Any = process.current_process()
+    current._config["semprefix"] = "/mp"
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        # The standard library's generator is seeded anew by fork.
+        numpy.random.seed()
+
+
+def _main_thread_is_this() -> None:
+    import threading
+
+    threading.current_thread().name = "MainThread"
+
+
+def _end() -> None:
+    """As multiprocessing ends a child. Never returns."""
+    import threading
+    from multiprocessing import util
+
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        util._exit_function()
+    finally:
+        _flush()
+        os._exit(0)
+
+
+def _import_main() -> None:
+    global _awaits_main
+    _main.prepare_main(dict(_preparation))
+    _awaits_main = False
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, ValueError, OSError):
+            # The job has put something else there, or closed it.
+            pass
+
+
+def keep(buffer: Any) -> bool:
+    """Whether a buffer travels beside its pickle."""
+    return len(buffer.raw()) >= LARGE_BUFFER
+
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], "dict[Any, Any] | None"]
+
+
+def perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
+    """Performs a pickled call. Whatever goes wrong with it is in the reply."""
+    try:
+        if _awaits_main and _main.needs_main(bytes(body)):
+            _import_main()
+        call: Call = _pickling.loads(body, buffers)
+    except BaseException as error:
+        return UNREADABLE, _remote_errors.pack(error), ()
+    try:
+        fn, args, kwargs, context = call
+        if context is None:
+            value = fn(*args, **kwargs)
+        else:
+            from . import _context
+
+            value = _context.run_in(context, fn, *args, **kwargs)
+        _calls.check_result(fn, value)
+        reply = RESULT, *_pickling.dumps(_pickling.wrap_large(value), keep)
+    except InitializerFailed as error:
+        reply = REFUSED, str(error).encode(errors="replace"), []
+    except BaseException as error:
+        reply = RAISED, _remote_errors.pack(error), []
+    _flush()
+    return reply
+
+
+class InitializerFailed(Exception):
+    """Keeps a worker from starting. The text says why."""
+
+
+state: Any = None
+"""What `offloop.worker_state()` returns in this process."""
+
+
+def initialise(
+    initializer: Callable[..., object] | None,
+    args: tuple[Any, ...],
+    open_state: Callable[[], Any] | None,
+) -> None:
+    """Runs once in each worker, before its first job."""
+    global state
+    try:
+        if initializer is not None:
+            initializer(*args)
+        if open_state is not None:
+            state = open_state()
+    except BaseException as error:
+        import logging
+        import traceback
+
+        logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
+        raise InitializerFailed(traceback.format_exception_only(error)[-1].strip()) from error
+
+
+inherited: tuple[Callable[..., object] | None, tuple[Any, ...], Callable[[], Any] | None]
+"""What a forked template has from its parent without pickling."""
+
+
+def initialise_inherited() -> None:
+    """The same with what was inherited."""
+    initialise(*inherited)

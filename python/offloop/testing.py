@@ -1,0 +1,43 @@
+"""For CPython's own tests: our process pool with the standard one's behaviour and names."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from ._processes import ProcessPoolExecutor
+
+
+class StrictProcessPoolExecutor(ProcessPoolExecutor):
+    """Breaks at a crash, as the standard pool does, and has those of its private names that its tests use."""
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | None = None,
+        *args: Any,
+        max_tasks_per_child: int | None = None,
+        **options: Any,
+    ) -> None:
+        options.setdefault("on_crash", "break")
+        super().__init__(
+            max_workers, mp_context, *args, max_tasks_per_child=max_tasks_per_child, **options
+        )
+        if mp_context is None:
+            mp_context = multiprocessing.get_context("spawn" if max_tasks_per_child else None)
+        self._mp_context = mp_context
+        self._executor_manager_thread = self._call_queue = _End(self)
+
+
+class _End:
+    """Stands for the thread and the queue that the standard pool has: both can be waited for."""
+
+    def __init__(self, pool: ProcessPoolExecutor) -> None:
+        self._engine = pool._engine
+
+    def join(self) -> None:
+        """Waits until the pool's workers are gone."""
+        self._engine.shutdown(None)
+
+    join_thread = join
