@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ._default import install as install
     from ._default import run as run
     from ._default import run_cpu as run_cpu
+    from ._errors import Broken as Broken
     from ._errors import Closed as Closed
     from ._errors import CouldNotStart as CouldNotStart
     from ._errors import Error as Error
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 # Where each name is. They are imported when they are first used: workers need only a few of them, and start sooner.
 _PLACES = {
+    "Broken": "_errors",
     "Closed": "_errors",
     "CouldNotStart": "_errors",
     "Error": "_errors",

@@ -7,6 +7,7 @@ from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 
 __all__ = [
+    "Broken",
     "CancelledError",
     "Closed",
     "CouldNotStart",
@@ -41,6 +42,10 @@ class QueueTimeout(Error, TimeoutError):
 
 class RunTimeout(Error, TimeoutError):
     """The job ran for longer than its limit: its process was killed, or its thread was asked to stop."""
+
+
+class Broken(Error, BrokenProcessPool):
+    """Another worker crashed, and the pool was made with `on_crash="break"`."""
 
 
 class CouldNotStart(Error, BrokenProcessPool):

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from . import _calls, _main, _offloop, _pickling, _replies, _worker
+from ._errors import Closed
 from ._executor import Pool
 from ._futures import Future
 from ._offloop import Job, Mailbox
@@ -118,6 +119,7 @@ class ProcessPoolExecutor(Pool):
             "workers": 0,
             "queue_capacity": queue_capacity,
             "on_full": on_full,
+            "breaks": on_crash == "break",
             "grace": grace,
             "start_timeout": start_timeout,
             "max_jobs_per_worker": max_tasks_per_child,
@@ -277,7 +279,7 @@ class Fate:
             broken = BrokenProcessPool(self.broken)
             broken.__cause__ = error.error
             return broken
-        if isinstance(error, CancelledError) and self.broken is not None:
+        if self.broken is not None and isinstance(error, (CancelledError, Closed)):
             return BrokenProcessPool(self.broken)
         return error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -28,6 +29,13 @@ class StrictProcessPoolExecutor(ProcessPoolExecutor):
             mp_context = multiprocessing.get_context("spawn" if max_tasks_per_child else None)
         self._mp_context = mp_context
         self._executor_manager_thread = self._call_queue = _End(self)
+
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As in the standard pool, jobs for which there are workers are not cancelled, if those only come up."""
+        while cancel_futures and not self._broken and self._engine.outstanding() == self._engine.queued() > 0:
+            time.sleep(0.001)
+        super().shutdown(wait, cancel_futures=cancel_futures)
 
 
 class _End:

@@ -22,6 +22,7 @@ pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
         ErrorKind::RunDeadline(_) => "RunTimeout",
         ErrorKind::Full { .. } => "QueueFull",
         ErrorKind::Shed => "Shed",
+        ErrorKind::Broken(_) => "Broken",
         ErrorKind::Closed | ErrorKind::Forked => "Closed",
         ErrorKind::CouldNotStart(_) => "CouldNotStart",
         ErrorKind::WorkerDied(_) => "WorkerDied",

@@ -3,7 +3,7 @@
 use std::os::fd::IntoRawFd;
 use std::time::{Duration, Instant};
 
-use offloop::{OnFull, ProcessPool as Pool, Report, Stuck, prepare};
+use offloop::{OnCrash, OnFull, ProcessPool as Pool, Report, Stuck, prepare};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -53,6 +53,8 @@ impl ProcessPool {
                 "workers" => builder.workers(value.extract()?),
                 "queue_capacity" => builder.queue_capacity(value.extract()?),
                 "on_full" => builder.on_full(policy(&value.extract::<String>()?)?),
+                "breaks" if value.extract()? => builder.on_crash(OnCrash::Break),
+                "breaks" => builder,
                 "grace" => builder.grace(seconds(value.extract()?)?),
                 "start_timeout" => builder.start_timeout(seconds(value.extract()?)?),
                 "max_payload" => builder.max_payload(value.extract()?),

@@ -112,6 +112,9 @@ pub enum ErrorKind {
     /// The queue was full and newer work took this job's place, as `OnFull::ShedOldest` demands.
     #[error("shed from a full queue to make room for newer work")]
     Shed,
+    /// Another worker process of its pool crashed, and the pool is one that breaks then. Says how.
+    #[error("its pool broke: {0}")]
+    Broken(String),
     /// The executor no longer takes work.
     #[error("the executor is closed; it was shut down or dropped")]
     Closed,

@@ -33,6 +33,7 @@ pub(super) struct Config {
     pub(super) workers: usize,
     pub(super) queue_capacity: usize,
     pub(super) on_full: OnFull,
+    pub(super) on_crash: OnCrash,
     pub(super) grace: Duration,
     pub(super) start_timeout: Duration,
     pub(super) max_payload: u32,
@@ -50,6 +51,16 @@ pub(super) struct Config {
     pub(super) surroundings: Surroundings,
     /// How much of the end of each worker's standard error is kept, in bytes.
     pub(super) stderr_tail: usize,
+}
+
+/// What a worker's crash means to its pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnCrash {
+    /// It costs the job that the worker ran, and the worker is replaced.
+    #[default]
+    Isolate,
+    /// It ends the pool and all its jobs, with [`ErrorKind::Broken`].
+    Break,
 }
 
 /// How much workers give way by default: enough for the loop to come first where cores are short.
@@ -93,6 +104,7 @@ impl ProcessPoolBuilder {
                 workers: crate::sync::cores(),
                 queue_capacity: 10_000,
                 on_full: OnFull::Wait,
+                on_crash: OnCrash::Isolate,
                 grace: Duration::from_millis(500),
                 start_timeout: Duration::from_secs(10),
                 max_payload: 1 << 30,
@@ -135,6 +147,12 @@ impl ProcessPoolBuilder {
     /// task runs in this process, on the thread that submits it.
     pub fn on_full(mut self, policy: OnFull) -> Self {
         self.config.on_full = policy;
+        self
+    }
+
+    /// What a worker's crash means to the pool. Default `OnCrash::Isolate`.
+    pub fn on_crash(mut self, policy: OnCrash) -> Self {
+        self.config.on_crash = policy;
         self
     }
 

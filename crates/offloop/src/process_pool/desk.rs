@@ -215,7 +215,7 @@ impl Inbox {
         self.flights().count()
     }
 
-    fn flights(&self) -> impl Iterator<Item = (&Member, &Arc<dyn Remote>)> {
+    pub(super) fn flights(&self) -> impl Iterator<Item = (&Member, &Arc<dyn Remote>)> {
         let all = self.members.iter().flat_map(|member| member.calls.iter().map(move |call| (member, call)));
         all.filter_map(|(member, call)| Some((member, &call.work.as_ref()?.0)))
     }

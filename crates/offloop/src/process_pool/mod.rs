@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-pub use builder::{Initialised, ProcessPoolBuilder};
+pub use builder::{Initialised, OnCrash, ProcessPoolBuilder};
 #[cfg(any(test, fuzzing))]
 pub(crate) use link::fuzz;
 

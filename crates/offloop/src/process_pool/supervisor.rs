@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::builder::OnCrash;
 use super::desk::{Aftermath, Desk, Inbox};
 use super::link::{Answer, Link, Malformed};
 use super::member::{Member, Phase, Why};
@@ -393,8 +394,12 @@ impl Supervisor {
             order.sort_by_key(|at| (!is_worn(&inbox.members[*at]), !inbox.members[*at].calls.is_empty()));
             for at in order {
                 let is_ready = inbox.members[at].phase == Phase::Ready;
-                if is_ready && (spare > inbox.wanted || inbox.members[at].is_spent()) {
-                    inbox.recall(at, after);
+                let is_spent = inbox.members[at].is_spent();
+                if is_ready && (spare > inbox.wanted || is_spent) {
+                    // The last job of one that is spent is its own.
+                    if !is_spent {
+                        inbox.recall(at, after);
+                    }
                     inbox.members[at].phase = Phase::Retiring;
                     spare -= 1;
                 }
@@ -643,6 +648,14 @@ impl Supervisor {
             workers_lost: 0,
             stderr,
         };
+        let is_crash = !matches!(phase, Phase::Leaving(Why::Released | Why::JobEnded));
+        if is_crash && self.desk.config.on_crash == OnCrash::Break {
+            let why = match &phase {
+                Phase::Leaving(Why::Refused(reason)) => format!("worker process {pid} was refused: {reason}"),
+                _ => format!("worker process {pid} {}", ended.exit),
+            };
+            self.break_off(&why);
+        }
         for (job, call) in begun.into_iter().chain(suspects) {
             self.worker_died(job, call, died.clone());
         }
@@ -656,6 +669,23 @@ impl Supervisor {
             )),
             // A replacement is all that it takes.
             Phase::Ready | Phase::Retiring | Phase::Leaving(_) => {}
+        }
+    }
+
+    /// Ends the pool, and with it all jobs, because of a crash.
+    fn break_off(&self, why: &str) {
+        let jobs = self.desk.look(|inbox, after| {
+            inbox.closed = true;
+            let mut jobs = inbox.drain();
+            jobs.extend(inbox.flights().map(|(_, job)| Arc::clone(job)));
+            for at in 0..inbox.members.len() {
+                let is_idle = inbox.members[at].calls.is_empty();
+                inbox.dismiss(at, if is_idle { Why::Released } else { Why::JobEnded }, after);
+            }
+            jobs
+        });
+        for job in jobs {
+            job.fail(ErrorKind::Broken(why.to_owned()));
         }
     }
 
@@ -718,7 +748,8 @@ enum Farewell {
 
 fn farewell_to(member: &Member) -> Option<Farewell> {
     match &member.phase {
-        Phase::Leaving(Why::Released) => Some(Farewell::Release),
+        // Who could not start may have something to say to others before it ends.
+        Phase::Leaving(Why::Released | Why::Refused(_)) => Some(Farewell::Release),
         Phase::Leaving(Why::JobEnded) => Some(Farewell::Terminate),
         Phase::Leaving(_) => Some(Farewell::Kill),
         _ => None,
