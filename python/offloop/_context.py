@@ -1,0 +1,80 @@
+"""The values of context variables, on their way to workers."""
+
+import contextvars
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any, ParamSpec, TypeVar
+
+from offloop import _main
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def locate(variables: Sequence[ContextVar[Any]]) -> dict[str, ContextVar[Any]]:
+    """Finds each variable by the name `module:attribute`, which leads workers to it.
+
+    Searches all modules, so it is for the pool's constructor. Raises TypeError for what is no
+    ContextVar, and ValueError for one that is not an attribute of a module that workers can import.
+    """
+    for variable in variables:
+        if not isinstance(variable, ContextVar):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"context_vars takes ContextVar objects, not {variable!r}")
+    names: dict[int, str] = {}
+    wanted = {id(variable) for variable in variables}
+    for module_name, module in _modules():
+        for attribute, value in list(getattr(module, "__dict__", {}).items()):
+            if id(value) in wanted:
+                names.setdefault(id(value), f"{module_name}:{attribute}")
+    for variable in variables:
+        if id(variable) not in names:
+            raise ValueError(
+                f"{variable!r} cannot go to worker processes, because no module that they can "
+                "import has it as an attribute: create it at the top level of a module"
+            )
+    return {names[id(variable)]: variable for variable in variables}
+
+
+def _modules() -> list[tuple[str, ModuleType]]:
+    """All modules. The main module comes last, as workers import it only if they must."""
+    modules = {**sys.modules}
+    modules.pop("__mp_main__", None)
+    main = modules.pop("__main__")
+    if _main.is_importable():
+        modules["__main__"] = main
+    return list(modules.items())
+
+
+def capture(located: Mapping[str, ContextVar[Any]]) -> dict[str, object]:
+    """The values in the current context of the variables that `locate` found. Unset ones are absent."""
+    context = contextvars.copy_context()
+    return {name: context[variable] for name, variable in located.items() if variable in context}
+
+
+def run_in(
+    values: Mapping[str, object], fn: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs
+) -> _R:
+    """Calls `fn` in a copy of the current context where the captured `values` are set."""
+    return contextvars.copy_context().run(_set_and_call, values, fn, args, kwargs)
+
+
+def _set_and_call(
+    values: Mapping[str, object],
+    fn: Callable[..., _R],
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+) -> _R:
+    for name, value in values.items():
+        _find(name).set(value)
+    return fn(*args, **kwargs)
+
+
+@functools.cache
+def _find(name: str) -> ContextVar[Any]:
+    module, _, attribute = name.partition(":")
+    variable: ContextVar[Any] = getattr(importlib.import_module(module), attribute)
+    return variable

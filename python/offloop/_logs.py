@@ -1,0 +1,116 @@
+"""Records of `logging` in workers, on their way to the handlers of the parent."""
+
+import logging
+import os
+import pickle
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+_PENDING_LIMIT = 10_000
+"""How many records wait for the next job; beyond that, the oldest are dropped."""
+
+
+class Forwarder(logging.Handler):
+    """Sends records while the worker's main thread runs a job, when nobody else uses the line.
+
+    Others, from other threads or between jobs, wait for the next one. The worker sets `job_runs`
+    around each job, and calls `flush` at its end so that records arrive before the result.
+    """
+
+    job_runs = False
+
+    def __init__(self, send: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._send = send
+        self._pending: deque[bytes] = deque(maxlen=_PENDING_LIMIT)
+        self._sending = False
+        # A process that user code forks has a copy of this, and not the right to the line.
+        self._pid = os.getpid()
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._pending.append(_pack(record))
+            self.flush()
+        except Exception:  # such as arguments that do not fit the message
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Sends what waits, if this is the main thread of the worker in a job; else does nothing."""
+        # `_sending`: a signal handler that logs must not write into the middle of a record.
+        if self._sending or not self._pending or not self._may_send():
+            return
+        self._sending = True
+        try:
+            while self._pending:
+                self._send(self._pending.popleft())
+        finally:
+            self._sending = False
+
+    def _may_send(self) -> bool:
+        return self.job_runs and threading.get_ident() == self._thread and os.getpid() == self._pid
+
+
+def install(send: Callable[[bytes], None], level: int) -> Forwarder:
+    """Forwards the records of this worker by `send`, from `level` on; for its main thread to call.
+
+    Comes before any of the user's code, which may change `logging` as it likes afterwards.
+    """
+    forwarder = Forwarder(send)
+    root = logging.getLogger()
+    root.addHandler(forwarder)
+    root.setLevel(level)
+    return forwarder
+
+
+def emit(data: bytes) -> None:
+    """Hands a worker's record to the logger of its name, if that takes its level. Never raises."""
+    try:
+        record = _unpack(data)
+        logger = logging.getLogger(record.name)
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
+    except Exception:
+        # As `logging` does for the errors of handlers.
+        if logging.raiseExceptions:
+            traceback.print_exc(file=sys.stderr)
+
+
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def _pack(record: logging.LogRecord) -> bytes:
+    fields = record.__dict__.copy()
+    # The message and the traceback as text, because their parts may not be picklable.
+    fields["msg"] = record.getMessage()
+    fields["args"] = None
+    if record.exc_info and not record.exc_text:
+        fields["exc_text"] = logging.Formatter().formatException(record.exc_info)
+    fields["exc_info"] = None
+    # Each of the others on its own, so that one that fails takes no other with it.
+    plain: dict[str, object] = {}
+    pickled: dict[str, bytes] = {}
+    for name, value in fields.items():
+        if type(value) in _PLAIN:
+            plain[name] = value
+        else:
+            try:
+                pickled[name] = pickle.dumps(value, 5)
+            except Exception:
+                continue
+    return pickle.dumps((plain, pickled), 5)
+
+
+def _unpack(data: bytes) -> logging.LogRecord:
+    fields: dict[str, Any]
+    fields, pickled = pickle.loads(data)
+    for name, value in pickled.items():
+        try:
+            fields[name] = pickle.loads(value)
+        except Exception:  # of a module that only workers can import
+            continue
+    return logging.makeLogRecord(fields)
