@@ -193,10 +193,7 @@ class ProcessPoolExecutor(Pool):
             self._grow()
         context = None if self._capture is None else self._capture()
         try:
-            if args:
-                args = tuple(map(_pickling.wrap_large, args))
-            if kwargs:
-                kwargs = {name: _pickling.wrap_large(value) for name, value in kwargs.items()}
+            args, kwargs = _pickling.wrap_call(args, kwargs)
             body, buffers = _pickling.dumps((fn, args, kwargs, context), _worker.keep)
         except BaseException as error:
             self._unsent += 1
@@ -331,13 +328,14 @@ class WorkerProcess:
         return not poll.poll(0)
 
 
-def _capture(variables: Sequence[ContextVar[Any]]) -> Callable[[], dict[Any, Any]] | None:
+def _capture(variables: Sequence[ContextVar[Any]]) -> Callable[[], dict[str, object]] | None:
     """What takes the values of these variables along with a call, if there are any."""
     if not variables:
         return None
     from . import _context
 
-    return lambda: _context.capture(variables)
+    located = _context.locate(variables)
+    return lambda: _context.capture(located)
 
 
 def _never(_: object) -> bool:

@@ -156,7 +156,7 @@ def keep(buffer: Any) -> bool:
     return len(buffer.raw()) >= LARGE_BUFFER
 
 
-Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], "dict[Any, Any] | None"]
+Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], "dict[str, object] | None"]
 
 
 def perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:

@@ -1,0 +1,63 @@
+"""The pools that need not be made: shared by the whole program."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ._loop import JobFuture
+from ._threads import ThreadPoolExecutor
+
+if TYPE_CHECKING:
+    from ._processes import ProcessPoolExecutor
+
+R = TypeVar("R")
+
+MAX_THREADS = 512
+"""As many calls as may wait side by side."""
+
+_lock = threading.Lock()
+_threads: ThreadPoolExecutor | None = None
+_processes: ProcessPoolExecutor | None = None
+
+
+def threads() -> ThreadPoolExecutor:
+    """The shared thread pool, for calls that wait; made when it is first needed."""
+    global _threads
+    with _lock:
+        if _threads is None:
+            _threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="offloop")
+        return _threads
+
+
+def processes() -> ProcessPoolExecutor:
+    """The shared process pool, for calls that compute; made when it is first needed."""
+    global _processes
+    with _lock:
+        if _processes is None:
+            from ._processes import ProcessPoolExecutor
+
+            _processes = ProcessPoolExecutor()
+        return _processes
+
+
+def _forget() -> None:
+    global _lock, _threads, _processes
+    _lock = threading.Lock()
+    _threads = _processes = None
+
+
+# A child's threads and workers are its own.
+os.register_at_fork(after_in_child=_forget)
+
+
+def install(pool: ThreadPoolExecutor | None = None) -> None:
+    """Makes `pool`, or the shared thread pool, the running loop's default: what `loop.run_in_executor(None, ...)` and
+    `asyncio.to_thread` use.
+
+    The loop shuts its default executor down when it ends; the shared pool goes on for other loops.
+    """
+    asyncio.get_running_loop().set_default_executor(_Lent(threads()) if pool is None else pool)
