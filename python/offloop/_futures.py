@@ -1,64 +1,63 @@
-"""What `submit` returns."""
+"""The future that a pool's `submit` returns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import CancelledError
-from concurrent.futures import Future as StandardFuture
-from typing import Generic, TypeVar
+import concurrent.futures
+from typing import Any, TypeVar
 
-from ._offloop import Job
+from ._errors import CancelledError
+from ._offloop import blocking
 
 T = TypeVar("T")
 
-CANCELLED = ("CANCELLED", "CANCELLED_AND_NOTIFIED")
 
+class Future(concurrent.futures.Future[T]):
+    """A `concurrent.futures.Future` that may be waited for in a job of its own pool: another thread stands in."""
 
-class Future(StandardFuture[T], Generic[T]):
-    """A `concurrent.futures.Future` whose `cancel` reaches the job.
-
-    A queued job never runs then. One that runs in a process is killed, and its worker replaced.
-    """
-
-    _job: Job | None = None
-    _translate: Callable[[BaseException], BaseException] | None = None
-    """What an error means for this job's pool."""
+    _job: Any = None
+    """The engine's job, if it was submitted."""
+    _state: str
 
     def cancel(self) -> bool:
-        """Cancels the job, unless it has ended; says whether it is cancelled. Does not block."""
-        if not super().cancel():
-            return False
-        # Nobody else will tell those who wait.
-        with self._condition:
-            notify = self._state == "CANCELLED"
-            if notify:
-                self.set_running_or_notify_cancel()
-        if notify and self._job is not None:
-            self._job.cancel()
-        return True
+        """Cancels the call unless it has begun; then it never runs, and leaves its place in the queue at once."""
+        cancelled = super().cancel()
+        if cancelled and (job := self._job) is not None:
+            job.cancel_queued()
+        return cancelled
 
-    def running(self) -> bool:
-        """Whether a worker runs the job at this moment."""
-        job = self._job
-        return super().running() or (job is not None and job.state == "running")
+    def result(self, timeout: float | None = None) -> T:
+        """The call's value, waited for at most `timeout` seconds, or its exception.
 
-    def _claim(self) -> bool:
-        """Whether the result is still wanted; from then on it cannot be cancelled."""
-        with self._condition:
-            if self._state != "PENDING":
-                return False
-            self._state = "RUNNING"
-            return True
+        Raises TimeoutError, CancelledError, or RuntimeError in a child made by fork(), where nobody runs the call.
+        """
+        try:
+            if self._state in ("PENDING", "RUNNING"):
+                self._check_process()
+                return blocking(super().result, timeout)
+            return super().result(timeout)
+        finally:
+            # The exception's traceback holds this frame, and the future the exception.
+            del self
 
-    def _arrive(self, value: T) -> None:
-        if self._claim():
-            self.set_result(value)
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The call's exception, or None; waited for like `result`."""
+        if self._state in ("PENDING", "RUNNING"):
+            self._check_process()
+            return blocking(super().exception, timeout)
+        return super().exception(timeout)
 
-    def _fail(self, error: BaseException) -> None:
-        if self._translate is not None:
-            error = self._translate(error)
-        if isinstance(error, CancelledError):
-            self._job = None
-            self.cancel()
-        elif self._claim():
+    def _check_process(self) -> None:
+        if self._job is not None and self._job.is_forked():
+            raise RuntimeError(
+                "the call was submitted before fork() and runs in the parent process; "
+                "build a new pool in the child"
+            )
+
+    def _abandon(self) -> None:
+        """The call has left the queue without being run. Called once."""
+        error: Any = None if self._job is None else self._job.error()
+        if error is None or isinstance(error, CancelledError):
+            super().cancel()
+        # Tells those who wait, if it was cancelled.
+        if self.set_running_or_notify_cancel():
             self.set_exception(error)

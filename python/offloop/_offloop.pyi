@@ -1,9 +1,14 @@
 """The engine."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeVar, final
 
 from typing_extensions import Buffer
+
+from ._futures import Future
+from ._loop import JobFuture
+
+T = TypeVar("T")
 
 VERSION: str
 
@@ -25,6 +30,8 @@ class Job:
         """Ends the job, unless it has ended; says whether it did. Its receiver is not told."""
     def cancel_queued(self) -> bool:
         """Ends the job if no worker has begun with it; says whether it did. Its receiver is not told."""
+    def is_forked(self) -> bool:
+        """Whether this process is a fork of the one that has submitted it, where it will never end."""
     @property
     def state(self) -> Literal["waiting", "queued", "running", "ended"]:
         """Where it stands."""
@@ -91,3 +98,76 @@ class Worker:
 
     def serve(self) -> None:
         """Runs jobs until the pool lets this worker go."""
+
+@final
+class ThreadPool:
+    """A pool of threads that call functions."""
+
+    def __new__(
+        cls,
+        start: Callable[[Life], object],
+        max_threads: int,
+        queue_capacity: int,
+        on_full: str,
+        idle_timeout: float,
+    ) -> ThreadPool:
+        """`start(life)` is called for each new thread, which then calls `life.run()`."""
+    def submit(
+        self,
+        future: Future[T],
+        run: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        /,
+    ) -> None:
+        """Calls `run(*args, **kwargs)` on a thread and ends `future`, which gets the job as `_job`."""
+    def run(
+        self,
+        mailbox: Mailbox,
+        receiver: JobFuture[T],
+        run: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        timeout: float | None,
+        priority: int,
+        queue_timeout: float | None,
+        /,
+    ) -> Job:
+        """The same for a receiver in an event loop. Times in seconds."""
+    def close(self) -> None:
+        """Takes no more calls; those accepted are still run. Does not block."""
+    def cancel_queued(self) -> None:
+        """Ends the queued calls as cancelled. Does not block."""
+    def abandon(self) -> None:
+        """Closes the pool, ends the queued calls and turns the tokens of the running ones. Does not block."""
+    def queued(self) -> int:
+        """How many calls wait for a thread."""
+
+@final
+class Life:
+    """The life of one thread, for that to run."""
+
+    def run(self) -> None:
+        """Serves the pool on this thread, until that lets it go."""
+    def break_with(self, make: Callable[[], BaseException], /) -> None:
+        """All calls that have not begun, and those to come, end with the exception that `make()` returns."""
+    @property
+    def function(self) -> Callable[..., Any] | None:
+        """What the thread is calling."""
+
+@final
+class Entry:
+    """A submitted call, as its future knows it."""
+
+    def cancel_queued(self) -> None:
+        """Takes the call out of the queue, if it is there."""
+    def error(self) -> BaseException | None:
+        """Why it ended without having been run; once."""
+    def is_forked(self) -> bool:
+        """Whether this is a child made by fork(), and the call the parent's."""
+
+def blocking(function: Callable[..., T], /, *args: Any) -> T:
+    """Calls `function(*args)`, which waits. If this is a pool's thread, another stands in for it meanwhile."""
+
+def is_cancelled() -> bool:
+    """Whether the job that runs on this thread should stop."""

@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
+from concurrent.futures import Future as StandardFuture
 from concurrent.futures.process import BrokenProcessPool
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -154,8 +155,7 @@ class ProcessPoolExecutor(Pool):
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:  # type: ignore[override]
         """Submits `fn(*args, **kwargs)`. Pickles at once; what cannot be pickled is the future's error. Does not
         block."""
-        future: Future[R] = Future()
-        future._translate = self._fate.translate
+        future: ProcessFuture[R] = ProcessFuture(self._fate)
         try:
             job = self._submit(future, None, fn, args, kwargs)
         except _Unsent as unsent:
@@ -246,6 +246,51 @@ class ProcessPoolExecutor(Pool):
         if pids:
             self._seen = {pid: self._seen[pid] for pid in pids}
         return self._seen
+
+
+class ProcessFuture(Future[R]):
+    """The future of a job in a process, which can be cancelled while it runs: its process is killed."""
+
+    def __init__(self, fate: Fate) -> None:
+        super().__init__()
+        self._fate = fate
+
+    def cancel(self) -> bool:
+        """Cancels the job, unless it has ended; says whether it is cancelled. Does not block."""
+        if not StandardFuture.cancel(self):
+            return False
+        # Nobody else will tell those who wait.
+        with self._condition:
+            notify = self._state == "CANCELLED"
+            if notify:
+                self.set_running_or_notify_cancel()
+        if notify and self._job is not None:
+            self._job.cancel()
+        return True
+
+    def running(self) -> bool:
+        """Whether a worker runs the job at this moment."""
+        return not self.done() and self._job is not None and self._job.state == "running"
+
+    def _claim(self) -> bool:
+        """Whether the result is still wanted; from then on it cannot be cancelled."""
+        with self._condition:
+            if self._state != "PENDING":
+                return False
+            self._state = "RUNNING"
+            return True
+
+    def _arrive(self, value: R) -> None:
+        if self._claim():
+            self.set_result(value)
+
+    def _fail(self, error: BaseException) -> None:
+        error = self._fate.translate(error)
+        if isinstance(error, CancelledError):
+            self._job = None
+            self.cancel()
+        elif self._claim():
+            self.set_exception(error)
 
 
 class _Unsent(Exception):

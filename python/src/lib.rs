@@ -4,6 +4,7 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | `processes` | a process pool, and the jobs submitted to it |
+//! | `threads` | a thread pool, the lives of its threads, and the calls submitted to it |
 //! | `worker` | the other side: the template of the workers, and a worker |
 //! | `message` | what travels between the two |
 //! | `buffer` | Python's buffer protocol, for what travels without being copied |
@@ -15,6 +16,7 @@ mod errors;
 mod mailbox;
 mod message;
 mod processes;
+mod threads;
 mod worker;
 
 use pyo3::prelude::*;
@@ -30,6 +32,9 @@ mod _offloop {
 
     #[pymodule_export]
     use crate::processes::{ProcessPool, settle};
+
+    #[pymodule_export]
+    use crate::threads::{Entry, Life, ThreadPool, blocking, is_cancelled};
 
     #[pymodule_export]
     use crate::worker::{Template, Worker};

@@ -256,29 +256,38 @@ pub(crate) fn watch<T: Receive>(handle: Handle<T>, receiver: Py<PyAny>, letters:
     if has_ended {
         waker.wake();
     }
-    Job(watched)
+    Job { letter: watched, pid: std::process::id() }
 }
 
 /// A job that was submitted: its handle in the interpreter.
 #[pyclass(frozen, module = "offloop._offloop")]
-pub(crate) struct Job(Arc<dyn Letter>);
+pub(crate) struct Job {
+    letter: Arc<dyn Letter>,
+    /// The process that has submitted it.
+    pid: u32,
+}
 
 #[pymethods]
 impl Job {
     /// Ends the job, unless it has ended; says whether it did. Its receiver is not told.
     fn cancel(&self, py: Python<'_>) -> bool {
-        self.0.cancel(py)
+        self.letter.cancel(py)
     }
 
     /// Ends the job if no worker has begun with it; says whether it did. Its receiver is not told.
     fn cancel_queued(&self, py: Python<'_>) -> bool {
-        self.0.cancel_queued(py)
+        self.letter.cancel_queued(py)
+    }
+
+    /// Whether this process is a fork of the one that has submitted it, where it will never end.
+    fn is_forked(&self) -> bool {
+        self.pid != std::process::id()
     }
 
     /// "waiting" for room in the queue, "queued", "running" or "ended".
     #[getter]
     fn state(&self) -> &'static str {
-        match self.0.state() {
+        match self.letter.state() {
             JobState::Waiting => "waiting",
             JobState::Queued => "queued",
             JobState::Running => "running",

@@ -12,6 +12,7 @@ use crate::captured::Captured;
 use crate::cell::Runnable;
 use crate::error::ErrorKind;
 use crate::fork::Generation;
+use crate::nested::Compensation;
 use crate::panics;
 #[cfg(feature = "process")]
 use crate::sync::atomic::AtomicU32;
@@ -443,6 +444,15 @@ pub fn is_cancelled() -> bool {
 /// `Err(Cancelled)` once the job that runs on this thread should stop, for use with `?`.
 pub fn check() -> Result<(), Cancelled> {
     if is_cancelled() { Err(Cancelled) } else { Ok(()) }
+}
+
+/// Runs `f`, which blocks this thread until something else happens. If the thread is a pool's worker, another
+/// one stands in for it meanwhile: so the pool does not stand still when what `f` waits for is a job of its own.
+///
+/// Handles do that by themselves; this is for other ways to wait. Outside of a worker, `f` is simply called.
+pub fn blocking<R>(f: impl FnOnce() -> R) -> R {
+    let _stand_in = Compensation::begin();
+    f()
 }
 
 /// The identity of the job that runs on this thread.

@@ -99,7 +99,7 @@ pub use job::{Job, JobId, JobState, Prepared, Retry, prepare};
 pub use lanes::{cpu_lane, io_lane};
 pub use map::{Map, map};
 pub use report::{Report, Stuck};
-pub use thread_pool::{StatePool, ThreadPool, ThreadPoolBuilder, discard_state};
+pub use thread_pool::{StatePool, ThreadPool, ThreadPoolBuilder, WorkerThread, discard_state};
 pub use work::Work;
 
 #[cfg(all(feature = "process", target_os = "linux"))]

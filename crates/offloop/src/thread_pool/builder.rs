@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::crew::Crew;
+use super::start::WorkerThread;
 use super::{StatePool, ThreadPool};
 use crate::backlog::OnFull;
 use crate::error::BuildError;
@@ -26,10 +28,15 @@ pub(crate) struct Config {
     pub(crate) idle_timeout: Duration,
     pub(crate) stack_size: Option<usize>,
     pub(crate) on_thread_start: Option<Arc<dyn Fn() + Send + Sync>>,
+    pub(crate) spawn: Option<Arc<Spawn>>,
+    pub(crate) around_work: Option<(Duration, Arc<AroundWork>)>,
     pub(crate) queue_capacity: usize,
     pub(crate) on_full: OnFull,
     pub(crate) grace: Duration,
 }
+
+type Spawn = dyn Fn(WorkerThread) -> io::Result<()> + Send + Sync;
+type AroundWork = dyn Fn(&mut dyn FnMut()) + Send + Sync;
 
 impl ThreadPoolBuilder {
     pub(super) fn new() -> Self {
@@ -41,6 +48,8 @@ impl ThreadPoolBuilder {
                 idle_timeout: Duration::from_secs(10),
                 stack_size: None,
                 on_thread_start: None,
+                spawn: None,
+                around_work: None,
                 queue_capacity: 10_000,
                 on_full: OnFull::Wait,
                 grace: Duration::from_secs(1),
@@ -82,6 +91,53 @@ impl ThreadPoolBuilder {
     /// Is called on each new thread before its first job. A panic in it is caught and printed.
     pub fn on_thread_start(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
         self.config.on_thread_start = Some(Arc::new(hook));
+        self
+    }
+
+    /// Starts the pool's threads by `spawn` instead of [`std::thread`]: for threads that another runtime has to
+    /// know. It gets the new thread's life and sees to it that a thread of its own runs that, soon and once.
+    /// [`stack_size`](Self::stack_size) then has no effect.
+    ///
+    /// Called on the thread that submits, or on one of the pool's, with no lock held. An error means that the
+    /// system refused the thread, as does a life that is dropped unrun; a panic counts as an error. If no other
+    /// thread is left to run the queued jobs, they end with [`ErrorKind::CouldNotStart`](crate::ErrorKind).
+    ///
+    /// ```
+    /// let pool = offloop::ThreadPool::builder()
+    ///     .spawn_with(|life| {
+    ///         let thread = std::thread::Builder::new().name(format!("mine/{}", life.name()));
+    ///         thread.spawn(|| life.run()).map(drop)
+    ///     })
+    ///     .build()?;
+    /// let name = pool.run(|| std::thread::current().name().map(str::to_owned));
+    /// assert_eq!(name.wait()?.as_deref(), Some("mine/offloop-1"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn spawn_with(
+        mut self,
+        spawn: impl Fn(WorkerThread) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.config.spawn = Some(Arc::new(spawn));
+        self
+    }
+
+    /// Is called on a worker's thread around each spell of work, and gets the spell as a function to call: for
+    /// what a thread must hold while it runs jobs but should not hold while it looks out for them, such as an
+    /// interpreter.
+    ///
+    /// It is called when the worker has seen that there is a job. Within the spell the worker takes and runs jobs
+    /// one after the other, until there is none at hand or `limit` has passed; it neither spins nor sleeps there,
+    /// except in the jobs themselves. A spell may find no job any more.
+    ///
+    /// A hook that waits before it calls the spell holds up the queued jobs: no further thread is woken for them
+    /// meanwhile. No lock is held when it is called. If it panics, or does not call the spell, a queued job is
+    /// cancelled for it.
+    pub fn around_work(
+        mut self,
+        limit: Duration,
+        hook: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static,
+    ) -> Self {
+        self.config.around_work = Some((limit, Arc::new(hook)));
         self
     }
 

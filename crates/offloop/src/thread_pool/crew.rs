@@ -46,14 +46,20 @@ pub(super) struct Crew {
 
 /// How a thread comes to look for a job.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
+pub(super) enum Role {
     /// It was started, woken or left spinning to take one.
     Scout,
-    /// It has just run one.
+    /// It has just run one; or it was started beside a scout.
     Returning,
 }
 
-type Taken = Option<Arc<dyn Runnable>>;
+/// What a thread does next.
+enum Turn {
+    Run(Arc<dyn Runnable>),
+    /// There is a job: to be taken within a spell, by a thread that has this role until then.
+    Spell(Role),
+    Leave,
+}
 
 impl Crew {
     pub(super) fn new(config: Config) -> Arc<Self> {
@@ -154,33 +160,52 @@ impl Crew {
         match help {
             Help::None => {}
             Help::Wake(worker) => worker.unpark(),
-            Help::Start(worker) => {
-                if let Err(error) = self.start(&worker) {
-                    self.start_failed(&worker, &error);
-                }
-            }
+            Help::Start(worker) => self.start(&worker, Role::Scout),
         }
     }
 
-    fn start(&self, worker: &Arc<Worker>) -> io::Result<()> {
+    /// Starts threads until there are `wanted`, as far as the pool may have them, beside those that it starts by
+    /// itself when work waits.
+    pub(super) fn start_threads(&self, wanted: usize) {
+        if self.is_forked() {
+            return;
+        }
+        let mut roster = self.roster.lock();
+        while let Some(worker) = roster.recruit(wanted, &self.config.name) {
+            drop(roster);
+            self.start(&worker, Role::Returning);
+            roster = self.roster.lock();
+        }
+    }
+
+    fn start(&self, worker: &Arc<Worker>, role: Role) {
+        if let Err(error) = self.try_start(worker, role) {
+            self.start_failed(worker, role, &error);
+        }
+    }
+
+    fn try_start(&self, worker: &Arc<Worker>, role: Role) -> io::Result<()> {
         let crew = self.me.upgrade().expect("whoever calls holds the crew");
+        if let Some(spawn) = &self.config.spawn {
+            return crew.start_with(&**spawn, worker, role);
+        }
         let mut builder = thread::Builder::new().name(worker.name.clone());
         if let Some(bytes) = self.config.stack_size {
             builder = builder.stack_size(bytes);
         }
         let worker = Arc::clone(worker);
-        builder.spawn(move || crew.serve(&worker)).map(drop)
+        builder.spawn(move || crew.serve(&worker, role)).map(drop)
     }
 
     /// The system refused a thread. If others will come back for the jobs they wait for those; else each job
     /// ends with the reason, for it would wait for ever.
-    fn start_failed(&self, worker: &Arc<Worker>, error: &io::Error) {
+    pub(super) fn start_failed(&self, worker: &Arc<Worker>, role: Role, error: &io::Error) {
         let mut roster = self.roster.lock();
         roster.forget(worker);
         roster.threads -= 1;
-        roster.scout = false;
+        roster.scout &= role != Role::Scout;
         // The next submission tries again. What came while this start was under way is seen to now.
-        self.inbox.set_attentive(false);
+        self.inbox.set_attentive(roster.scout);
         self.collect(&mut roster);
         let stranded = if roster.nobody_runs() { roster.backlog.drain() } else { Vec::new() };
         self.inbox.set_queued(roster.backlog.len());
@@ -196,21 +221,25 @@ impl Crew {
     }
 
     /// The life of one thread.
-    fn serve(self: Arc<Self>, worker: &Arc<Worker>) {
+    pub(super) fn serve(self: Arc<Self>, worker: &Arc<Worker>, mut role: Role) {
         let _ = worker.thread.set(thread::current());
         nested::join(Arc::clone(&self) as Arc<dyn nested::Crew>);
         if let Some(hook) = &self.config.on_thread_start {
             drop_quietly(panics::catch(|| hook()));
         }
-        let mut role = Role::Scout;
-        while let Some(job) = self.next(worker, role) {
-            job.run();
-            nested::end_job();
+        loop {
+            role = match self.next(worker, role) {
+                Turn::Run(job) => {
+                    run(job);
+                    Role::Returning
+                }
+                Turn::Spell(role) => self.spell(worker, role),
+                Turn::Leave => break,
+            };
             if self.is_forked() {
                 // The job has forked and this is the child, where the pool's locks may be held for ever.
                 return;
             }
-            role = Role::Returning;
         }
         state::close();
         nested::leave();
@@ -223,9 +252,55 @@ impl Crew {
         self.left.notify_all();
     }
 
-    /// The next job for this thread; `None` when it is to leave, in which case it no longer counts.
-    fn next(&self, worker: &Arc<Worker>, mut role: Role) -> Taken {
-        let mut may_spin = role == Role::Returning;
+    /// Takes and runs jobs within the user's hook. Says which role the thread has afterwards.
+    fn spell(&self, worker: &Worker, mut role: Role) -> Role {
+        let Some((limit, hook)) = &self.config.around_work else { return role };
+        let mut called = false;
+        drop_quietly(panics::catch(|| {
+            hook(&mut || {
+                called = true;
+                let begun = Instant::now();
+                while let Some(job) = self.take_at_hand(worker, &mut role) {
+                    run(job);
+                    if self.is_forked() || begun.elapsed() >= *limit {
+                        break;
+                    }
+                }
+            });
+        }));
+        let stranded = if called { None } else { self.take_at_hand(worker, &mut role) };
+        if let Some(job) = stranded {
+            job.fail(ErrorKind::Cancelled);
+            drop_quietly(job);
+        }
+        role
+    }
+
+    /// The next job, if there is one already. If not, the thread becomes the scout where there is none, so that
+    /// nobody else is called for a job that is submitted while it leaves the spell.
+    fn take_at_hand(&self, worker: &Worker, role: &mut Role) -> Option<Arc<dyn Runnable>> {
+        let mut roster = self.roster.lock();
+        *roster.running_of(worker) = None;
+        if roster.too_many_run() {
+            return None;
+        }
+        if roster.backlog.len() == 0 && !self.inbox.seems_empty() {
+            self.collect(&mut roster);
+        }
+        if roster.backlog.len() == 0 {
+            if !roster.scout && !roster.closed {
+                *role = Role::Scout;
+                roster.scout = true;
+                self.inbox.set_attentive(true);
+            }
+            return None;
+        }
+        Some(self.take(worker, roster, std::mem::replace(role, Role::Returning)))
+    }
+
+    /// What this thread does next. When it is to leave, it no longer counts.
+    fn next(&self, worker: &Arc<Worker>, mut role: Role) -> Turn {
+        let mut may_spin = role == Role::Returning || self.config.around_work.is_some();
         let mut watch = WATCH.0;
         let mut roster = self.roster.lock();
         *roster.running_of(worker) = None;
@@ -234,22 +309,18 @@ impl Crew {
                 // Those that stay are as many as may run, so nobody new is needed.
                 roster.scout &= role != Role::Scout;
                 roster.threads -= 1;
-                return None;
+                return Turn::Leave;
             }
             if roster.backlog.len() == 0 && !self.inbox.seems_empty() {
                 self.collect(&mut roster);
             }
             if role == Role::Returning {
                 if roster.backlog.len() > 0 {
-                    roster.returns = roster.returns.wrapping_add(1);
-                    return self.take(worker, roster);
+                    return self.begin(worker, roster, role);
                 }
             } else {
                 match roster.survey(self.cores) {
-                    Survey::Take => {
-                        roster.scout = false;
-                        return self.take(worker, roster);
-                    }
+                    Survey::Take => return self.begin(worker, roster, role),
                     Survey::Watch => {
                         drop(roster);
                         park_timeout(watch);
@@ -283,17 +354,33 @@ impl Crew {
             }
             if roster.closed || roster.has_surplus() {
                 roster.threads -= 1;
-                return None;
+                return Turn::Leave;
             }
-            roster = self.rest(worker, roster)?;
+            roster = match self.rest(worker, roster) {
+                Some(roster) => roster,
+                None => return Turn::Leave,
+            };
             role = Role::Scout;
             watch = WATCH.0;
         }
     }
 
+    /// The backlog has a job: takes it, or lets the hook that surrounds work come first.
+    fn begin(&self, worker: &Worker, roster: MutexGuard<'_, Roster>, role: Role) -> Turn {
+        if self.config.around_work.is_some() {
+            Turn::Spell(role)
+        } else {
+            Turn::Run(self.take(worker, roster, role))
+        }
+    }
+
     /// Takes the first job; the backlog has one.
-    fn take(&self, worker: &Worker, mut roster: MutexGuard<'_, Roster>) -> Taken {
-        let (job, admitted) = roster.backlog.take()?;
+    fn take(&self, worker: &Worker, mut roster: MutexGuard<'_, Roster>, role: Role) -> Arc<dyn Runnable> {
+        match role {
+            Role::Scout => roster.scout = false,
+            Role::Returning => roster.returns = roster.returns.wrapping_add(1),
+        }
+        let (job, admitted) = roster.backlog.take().expect("the caller has seen a job under this lock");
         *roster.running_of(worker) = Some(Running { job: Arc::downgrade(&job), since: Instant::now() });
         let help = self.changed(&mut roster);
         drop(roster);
@@ -301,7 +388,7 @@ impl Crew {
         if let Some(admitted) = admitted {
             admitted.admit();
         }
-        Some(job)
+        job
     }
 
     /// Waits for a job to be queued, for a while, without a lock.
@@ -370,6 +457,12 @@ impl Crew {
         self.collect(&mut roster);
         roster.backlog.total()
     }
+}
+
+/// Runs a job on a worker's thread.
+fn run(job: Arc<dyn Runnable>) {
+    job.run();
+    nested::end_job();
 }
 
 impl Owner for Crew {

@@ -7,6 +7,7 @@ mod inbox;
 mod model;
 mod roster;
 mod shutdown;
+mod start;
 mod state;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use builder::ThreadPoolBuilder;
+pub use start::WorkerThread;
 pub use state::{StatePool, discard_state};
 
 use crate::error::{ErrorKind, Rejected};
@@ -104,6 +106,23 @@ impl ThreadPool {
         }
         let pending = crew.close();
         crate::report::supervise(move || crew.shut_down(pending, drain))
+    }
+
+    /// Takes no more jobs from now on. Those accepted are still run, then the threads leave. Does not block.
+    pub fn close(&self) {
+        self.door.crew.close();
+    }
+
+    /// Ends all queued jobs with [`ErrorKind::Cancelled`], those that wait for room included, and says how many
+    /// those were. Running jobs go on. Does not block.
+    pub fn cancel_queued(&self) -> usize {
+        self.door.crew.cancel_queued()
+    }
+
+    /// Starts threads now until the pool has `wanted`, `max_threads` at most, instead of when work waits for them:
+    /// for work that is known to come, and to wait. Without work they leave like any other.
+    pub fn start_threads(&self, wanted: usize) {
+        self.door.crew.start_threads(wanted);
     }
 
     /// How many threads the pool has at this moment.

@@ -125,6 +125,15 @@ impl Roster {
         Help::Start(self.new_worker(name))
     }
 
+    /// Enters one more thread beside the scout's, if there are fewer than `wanted` and there may be more.
+    pub(super) fn recruit(&mut self, wanted: usize, name: &str) -> Option<Arc<Worker>> {
+        if self.closed || self.threads >= wanted.min(self.max_threads) {
+            return None;
+        }
+        self.threads += 1;
+        Some(self.new_worker(name))
+    }
+
     fn new_worker(&mut self, name: &str) -> Arc<Worker> {
         self.next_name += 1;
         let seat = self.seats.iter().position(Option::is_none).unwrap_or_else(|| {

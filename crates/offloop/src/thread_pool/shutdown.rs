@@ -39,7 +39,8 @@ impl Crew {
     /// Drains a closed pool of its `pending` jobs, then cancels, then reports. Blocks for `drain` and the
     /// grace period at most.
     pub(super) fn shut_down(&self, pending: usize, drain: Duration) -> Report {
-        let (removed, asked) = self.cancel_all(self.wait_for_threads(self.roster.lock(), drain));
+        drop(self.wait_for_threads(self.roster.lock(), drain));
+        let (removed, asked) = self.cancel_all();
         let roster = self.wait_for_threads(self.roster.lock(), self.config.grace);
         let stuck = Self::stuck(roster);
         let is_stuck = |id: &&JobId| stuck.iter().any(|stuck| stuck.job == **id);
@@ -52,17 +53,29 @@ impl Crew {
         }
     }
 
-    /// Ends all jobs. Says how many were removed from the queue, and which running ones were asked to stop.
-    fn cancel_all(&self, mut roster: MutexGuard<'_, Roster>) -> (usize, Vec<JobId>) {
+    /// Ends the queued jobs. Says how many those were.
+    pub(super) fn cancel_queued(&self) -> usize {
+        if self.is_forked() {
+            return 0;
+        }
+        let mut roster = self.roster.lock();
+        self.collect(&mut roster);
         let queued = roster.backlog.drain();
-        self.inbox.set_queued(0);
-        let running = roster.running();
+        let help = self.changed(&mut roster);
         drop(roster);
+        self.give(help);
         let removed = queued.len();
         for job in queued {
             job.fail(ErrorKind::Cancelled);
             drop_quietly(job);
         }
+        removed
+    }
+
+    /// Ends all jobs. Says how many were removed from the queue, and which running ones were asked to stop.
+    fn cancel_all(&self) -> (usize, Vec<JobId>) {
+        let removed = self.cancel_queued();
+        let running = self.roster.lock().running();
         let mut asked = Vec::new();
         for (_, job, _) in running {
             if job.fail(ErrorKind::Cancelled) {

@@ -1,0 +1,370 @@
+"""Thread pools that take the place of the standard one."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import concurrent.futures.thread
+import contextvars
+import itertools
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from _thread import interrupt_main
+from collections.abc import Callable
+from concurrent.futures.thread import BrokenThreadPool
+from types import FrameType, TracebackType
+from typing import Any, Literal, ParamSpec, TypeVar, final
+
+from ._calls import check_sync, name_of
+from ._errors import Closed
+from ._futures import Future
+from ._loop import JobFuture, mailbox_of
+from ._offloop import Life, ThreadPool
+
+P = ParamSpec("P")
+T = TypeVar("T")
+OnFull = Literal["wait", "reject", "caller_runs", "shed_oldest"]
+
+_BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
+
+
+@final
+class _Crew:
+    """The threads of a pool. They know it, so it does not know the pool: a pool that is forgotten closes."""
+
+    def __init__(
+        self,
+        prefix: str,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        worker_state: Callable[[], object] | None,
+        exit_timeout: float | None,
+    ) -> None:
+        self.prefix = prefix
+        self.initializer = initializer
+        self.initargs = initargs
+        self.worker_state = worker_state
+        self.exit_timeout = exit_timeout
+        self.broken: str | Literal[False] = False
+        self.closed = False
+        # Nobody waits for its calls any more.
+        self.abandoned = False
+        self.pid = os.getpid()
+        # Replaced, never changed: programs iterate over it while threads come and go.
+        self.threads: set[threading.Thread] = set()
+        self.lives: dict[threading.Thread, Life] = {}
+        self.numbers: set[int] = set()
+        # Reentrant, because a garbage collection in here may submit.
+        self.lock = threading.RLock()
+        self.pool: Callable[[], ThreadPool | None] = lambda: None
+
+    def start(self, life: Life) -> None:
+        """Starts a thread that lives `life`. Called by the engine."""
+        with self.lock:
+            number = next(number for number in itertools.count() if number not in self.numbers)
+            self.numbers.add(number)
+            name = f"{self.prefix}_{number}"
+            thread = threading.Thread(name=name, target=self.work, args=(life, number), daemon=True)
+            self.lives[thread] = life
+            self.threads = self.threads | {thread}
+        try:
+            thread.start()
+        except KeyboardInterrupt:
+            # It came while we waited for the thread, which is on its way. It is not the engine's to handle.
+            interrupt_main()
+        except BaseException:
+            self.leave(thread, number)
+            raise
+
+    def work(self, life: Life, number: int) -> None:
+        _here.crew = self
+        try:
+            if self.initializer is not None:
+                try:
+                    self.initializer(*self.initargs)
+                except BaseException:
+                    logger = logging.getLogger("concurrent.futures")
+                    logger.critical("Exception in initializer:", exc_info=True)
+                    self.broken = _BROKEN
+                    life.break_with(lambda: BrokenThreadPool(_BROKEN))
+            life.run()
+        finally:
+            self.leave(threading.current_thread(), number)
+
+    def leave(self, thread: threading.Thread, number: int) -> None:
+        with self.lock:
+            self.numbers.discard(number)
+            self.lives.pop(thread, None)
+            # Whoever closes the pool joins them all.
+            if not self.closed:
+                self.threads = self.threads - {thread}
+
+    def join(self, deadline: float | None = None) -> bool:
+        """Waits for the threads of a closed pool, the calling one excepted; says whether all have ended."""
+        joined = {threading.current_thread()}
+        while waiting := self.threads - joined:
+            for thread in waiting:
+                thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                if thread.is_alive():
+                    return False
+                joined.add(thread)
+        return True
+
+    def close(self) -> None:
+        with self.lock:
+            self.closed = True
+        if (pool := self.pool()) is not None:
+            pool.close()
+
+    def finish(self, begun: float) -> None:
+        """Lets accepted work come to its end, as the interpreter exits; but not for ever."""
+        if self.abandoned or self.pid != os.getpid():
+            return
+        self.close()
+        deadline = None if self.exit_timeout is None else begun + self.exit_timeout
+        try:
+            if self.join(deadline):
+                return
+            print(self.complaint(), file=sys.stderr)
+        finally:
+            if (pool := self.pool()) is not None:
+                pool.cancel_queued()
+
+    def complaint(self) -> str:
+        frames = sys._current_frames()
+        pool = self.pool()
+        queued = 0 if pool is None else pool.queued()
+        lines = [
+            f"offloop: the interpreter exits, but after {self.exit_timeout} s (exit_timeout) calls of "
+            f"{self.prefix!r} still run. They are left to themselves; queued calls cancelled: {queued}."
+        ]
+        for thread, life in list(self.lives.items()):
+            if (function := life.function) is not None:
+                where = _where(frames.get(thread.ident or 0))
+                lines.append(f"  {thread.name}: {name_of(function)}{where}")
+        return "\n".join(lines)
+
+
+def _where(frame: FrameType | None) -> str:
+    if frame is None or frame.f_code.co_filename == __file__:
+        return ""
+    code = frame.f_code
+    return f", at {code.co_filename}:{frame.f_lineno} in {code.co_name}"
+
+
+_crews: weakref.WeakSet[_Crew] = weakref.WeakSet()
+_exiting = False
+
+
+def _exit() -> None:
+    global _exiting
+    _exiting = True
+    begun = time.monotonic()
+    for crew in list(_crews):
+        crew.finish(begun)
+
+
+# As the standard pools do: before the interpreter waits for threads that are no daemons.
+threading._register_atexit(_exit)  # type: ignore[attr-defined] # pyright: ignore
+
+
+class _Here(threading.local):
+    """What a worker's thread knows of itself."""
+
+    crew: _Crew | None = None
+    state: object = None
+    has_state = False
+
+
+_here = _Here()
+
+
+def worker_state() -> Any:
+    """What the pool's `worker_state` has made for this worker; it is made when the worker first asks for it.
+
+    Raises what making it raises, and then it is tried again. Raises RuntimeError outside of a job, and in pools
+    that were given no `worker_state`.
+    """
+    if not _here.has_state:
+        if _here.crew is None or _here.crew.worker_state is None:
+            raise RuntimeError(
+                "there is no state here: give the pool a worker_state and ask for it within a job"
+            )
+        _here.state = _here.crew.worker_state()
+        _here.has_state = True
+    return _here.state
+
+
+class _Queued:
+    """The queue, for programs that look at its length."""
+
+    def __init__(self, pool: ThreadPool) -> None:
+        self._pool = pool
+
+    def qsize(self) -> int:
+        """How many calls wait for a thread."""
+        return self._pool.queued()
+
+
+class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
+    """A pool of threads that grows when its calls wait and shrinks when there are none.
+
+    It takes the place of `concurrent.futures.ThreadPoolExecutor`, and its parameters mean the same. Further ones:
+
+    queue_capacity, on_full: how many calls may wait for a thread, and what becomes of one more: it waits for room
+    ("wait"; `submit` does not block for it), it is refused with `QueueFull` ("reject"), the submitting thread runs
+    it ("caller_runs"), or the oldest in the queue ends with `Shed` ("shed_oldest").
+
+    idle_timeout: seconds without work after which a thread leaves.
+
+    worker_state: makes a value for each worker, which `offloop.worker_state()` returns in its jobs.
+
+    exit_timeout: for how many seconds the interpreter's exit waits for calls that were accepted; None: for ever.
+    """
+
+    _max_workers: int
+    _shutdown: bool
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        queue_capacity: int = 10_000,
+        on_full: OnFull = "wait",
+        idle_timeout: float = 10.0,
+        worker_state: Callable[[], object] | None = None,
+        exit_timeout: float | None = 60.0,
+    ) -> None:
+        if max_workers is None:
+            count = getattr(os, "process_cpu_count", os.cpu_count)
+            max_workers = min(32, (count() or 1) + 4)
+        if max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._max_workers = max_workers
+        self._thread_name_prefix = thread_name_prefix or f"ThreadPoolExecutor-{self._counter()}"
+        self._initializer = initializer
+        self._initargs = initargs
+        self._shutdown = False
+        self._crew = _Crew(
+            self._thread_name_prefix, initializer, initargs, worker_state, exit_timeout
+        )
+        self._pool = ThreadPool(
+            self._crew.start, max_workers, queue_capacity, on_full, idle_timeout
+        )
+        self._crew.pool = weakref.ref(self._pool)
+        self._work_queue = _Queued(self._pool)
+        _crews.add(self._crew)
+
+    @property
+    def _threads(self) -> set[threading.Thread]:
+        return self._crew.threads
+
+    @property
+    def _broken(self) -> str | Literal[False]:
+        return self._crew.broken
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Calls `fn(*args, **kwargs)` on a thread, in a copy of the caller's context. Does not block.
+
+        Raises TypeError for an async function, RuntimeError after the shutdown, `QueueFull` if the policy says so.
+        """
+        self._check_open()
+        check_sync(fn)
+        # Not `Future[T]()`, which takes a quarter longer.
+        future: Future[T] = Future()
+        try:
+            self._pool.submit(future, contextvars.copy_context().run, (fn, *args), kwargs or None)
+        except Closed:
+            self._check_open()
+            raise
+        return future
+
+    def run(
+        self,
+        fn: Callable[..., T],
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        priority: int = 0,
+        queue_timeout: float | None = None,
+        **kwargs: Any,
+    ) -> JobFuture[T]:
+        """Calls `fn(*args, **kwargs)` on a thread; await the result. To be called on an event loop.
+
+        Cancelling what it returns removes the call from the queue, or turns its token if it runs:
+        `offloop.is_cancelled()` is true in it then.
+
+        timeout: seconds for waiting and running together; queue_timeout: seconds for waiting alone. A call that has
+        not begun by then ends with `QueueTimeout`; one that runs ends with `RunTimeout` and its token turns.
+        priority: -128 to 127; higher ones run first.
+        """
+        self._check_open()
+        check_sync(fn)
+        loop = asyncio.get_running_loop()
+        future: JobFuture[T] = JobFuture(loop=loop)
+        future._job = self._pool.run(
+            mailbox_of(loop),
+            future,
+            contextvars.copy_context().run,
+            (fn, *args),
+            kwargs or None,
+            timeout,
+            priority,
+            queue_timeout,
+        )
+        return future
+
+    def _check_open(self) -> None:
+        if self._crew.broken:
+            raise BrokenThreadPool(self._crew.broken)
+        if self._shutdown:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if _exiting:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Takes no more calls. Accepted ones still run, unless `cancel_futures` cancels those that have not begun.
+
+        Blocks until all have ended, if it is to `wait`. In a child made by fork() it does nothing.
+        """
+        self._shutdown = True
+        if self._crew.pid != os.getpid():
+            return
+        self._crew.close()
+        if cancel_futures:
+            self._pool.cancel_queued()
+        if wait:
+            self._crew.join()
+
+    def _leave_behind(self) -> None:
+        """Cancels what is queued, asks what runs to stop, and waits for nothing, not even at exit."""
+        self._shutdown = True
+        self._crew.abandoned = True
+        if self._crew.pid == os.getpid():
+            self._crew.close()
+            self._pool.abandon()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        """Waits for all calls; but after Ctrl-C, or if the task was cancelled, cancels what is queued and goes on."""
+        if exc_type is not None and issubclass(exc_type, (KeyboardInterrupt, asyncio.CancelledError)):
+            self._leave_behind()
+            return
+        try:
+            self.shutdown()
+        except KeyboardInterrupt:
+            self._leave_behind()
+            raise
