@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ._errors import WorkerDied as WorkerDied
     from ._futures import Future as Future
     from ._jobs import check as check
+    from ._jobs import discard_worker_state as discard_worker_state
     from ._jobs import is_cancelled as is_cancelled
     from ._jobs import worker_state as worker_state
     from ._processes import ProcessPoolExecutor as ProcessPoolExecutor
@@ -51,6 +52,7 @@ _PLACES = {
     "ThreadPoolExecutor": "_threads",
     "WorkerDied": "_errors",
     "check": "_jobs",
+    "discard_worker_state": "_jobs",
     "install": "_default",
     "is_cancelled": "_jobs",
     "run": "_default",

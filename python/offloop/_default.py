@@ -55,9 +55,44 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def install(pool: ThreadPoolExecutor | None = None) -> None:
-    """Makes `pool`, or the shared thread pool, the running loop's default: what `loop.run_in_executor(None, ...)` and
-    `asyncio.to_thread` use.
-
-    The loop shuts its default executor down when it ends; the shared pool goes on for other loops.
+    """Makes `pool`, or a new thread pool, the running loop's default executor: what
+    `loop.run_in_executor(None, ...)` and `asyncio.to_thread` use. As always, the loop shuts it down when it ends.
     """
-    asyncio.get_running_loop().set_default_executor(_Lent(threads()) if pool is None else pool)
+    pool = ThreadPoolExecutor(thread_name_prefix="asyncio") if pool is None else pool
+    asyncio.get_running_loop().set_default_executor(pool)
+
+
+def run(
+    fn: Callable[..., R],
+    /,
+    *args: Any,
+    timeout: float | None = None,
+    queue_timeout: float | None = None,
+    priority: int = 0,
+    **kwargs: Any,
+) -> JobFuture[R]:
+    """Runs a call that waits (for a file, a driver, a lock) on the shared threads, up to 512 of them; await it.
+
+    See `ThreadPoolExecutor.run` for the keywords. Does not block.
+    """
+    return threads().run(
+        fn, *args, timeout=timeout, queue_timeout=queue_timeout, priority=priority, **kwargs
+    )
+
+
+def run_cpu(
+    fn: Callable[..., R],
+    /,
+    *args: Any,
+    timeout: float | None = None,
+    queue_timeout: float | None = None,
+    priority: int = 0,
+    **kwargs: Any,
+) -> JobFuture[R]:
+    """Runs a call that computes in the shared process pool, with as many workers as there are cores; await it.
+
+    See `ProcessPoolExecutor.run` for the keywords. Does not block, but to pickle the call.
+    """
+    return processes().run(
+        fn, *args, timeout=timeout, queue_timeout=queue_timeout, priority=priority, **kwargs
+    )

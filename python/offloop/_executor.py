@@ -13,8 +13,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ._loop import JobFuture, mailbox_of
-from ._offloop import Job, Mailbox
+from ._loop import JobFuture
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -24,21 +23,6 @@ R = TypeVar("R")
 
 class Pool(Executor):
     """An executor whose calls can be awaited."""
-
-    def _submit(
-        self,
-        receiver: Any,
-        mailbox: Mailbox | None,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        *,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
-        priority: int = 0,
-    ) -> Job:
-        """Submits a call whose end is told to `receiver`."""
-        raise NotImplementedError
 
     def run(
         self,
@@ -59,19 +43,7 @@ class Pool(Executor):
 
         Keyword arguments of these three names do not reach `fn`; wrap it in `functools.partial` for that.
         """
-        loop = asyncio.get_running_loop()
-        future: JobFuture[R] = JobFuture(loop=loop)
-        future._job = self._submit(
-            future,
-            mailbox_of(loop),
-            fn,
-            args,
-            kwargs,
-            timeout=timeout,
-            queue_timeout=queue_timeout,
-            priority=priority,
-        )
-        return future
+        raise NotImplementedError
 
     def map(  # type: ignore[override]
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from ._errors import CancelledError
@@ -16,6 +17,8 @@ class JobFuture(asyncio.Future[T], Generic[T]):
     """What `pool.run` returns: await it. Cancelling it, or the task that awaits it, cancels the job."""
 
     _job: Job | None = None
+    _translate: Callable[[BaseException], BaseException] | None = None
+    """What an error means to the job's pool."""
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancels the job: queued, it never runs; running in a process, it is killed; running in a thread, its token
@@ -30,6 +33,8 @@ class JobFuture(asyncio.Future[T], Generic[T]):
             self.set_result(value)
 
     def _fail(self, error: BaseException) -> None:
+        if self._translate is not None:
+            error = self._translate(error)
         if self.done():
             return
         if isinstance(error, CancelledError):

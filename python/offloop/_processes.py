@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import signal
@@ -19,6 +20,7 @@ from . import _calls, _main, _offloop, _pickling, _replies, _worker
 from ._errors import Closed
 from ._executor import Pool
 from ._futures import Future
+from ._loop import JobFuture, mailbox_of
 from ._offloop import Job, Mailbox
 
 if TYPE_CHECKING:
@@ -164,11 +166,26 @@ class ProcessPoolExecutor(Pool):
             future._job = job
         return future
 
-    def run(self, fn: Callable[..., R], /, *args: Any, **options: Any) -> Any:
+    def run(  # noqa: D102, as in the base
+        self,
+        fn: Callable[..., R],
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        priority: int = 0,
+        **kwargs: Any,
+    ) -> JobFuture[R]:
+        loop = asyncio.get_running_loop()
+        future: JobFuture[R] = JobFuture(loop=loop)
+        future._translate = self._fate.translate
         try:
-            return super().run(fn, *args, **options)
+            future._job = self._submit(
+                future, mailbox_of(loop), fn, args, kwargs, timeout, queue_timeout, priority
+            )
         except _Unsent as unsent:
-            raise unsent.error from None
+            future._fail(unsent.error)
+        return future
 
     def _submit(
         self,
@@ -177,7 +194,6 @@ class ProcessPoolExecutor(Pool):
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        *,
         timeout: float | None = None,
         queue_timeout: float | None = None,
         priority: int = 0,

@@ -22,6 +22,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, final
 from ._calls import check_sync, name_of
 from ._errors import Closed
 from ._futures import Future
+from ._jobs import State, here
 from ._loop import JobFuture, mailbox_of
 from ._offloop import Life, ThreadPool
 
@@ -81,7 +82,8 @@ class _Crew:
             raise
 
     def work(self, life: Life, number: int) -> None:
-        _here.crew = self
+        if self.worker_state is not None:
+            here.state = State(self.worker_state)
         try:
             if self.initializer is not None:
                 try:
@@ -170,33 +172,6 @@ def _exit() -> None:
 
 # As the standard pools do: before the interpreter waits for threads that are no daemons.
 threading._register_atexit(_exit)  # type: ignore[attr-defined] # pyright: ignore
-
-
-class _Here(threading.local):
-    """What a worker's thread knows of itself."""
-
-    crew: _Crew | None = None
-    state: object = None
-    has_state = False
-
-
-_here = _Here()
-
-
-def worker_state() -> Any:
-    """What the pool's `worker_state` has made for this worker; it is made when the worker first asks for it.
-
-    Raises what making it raises, and then it is tried again. Raises RuntimeError outside of a job, and in pools
-    that were given no `worker_state`.
-    """
-    if not _here.has_state:
-        if _here.crew is None or _here.crew.worker_state is None:
-            raise RuntimeError(
-                "there is no state here: give the pool a worker_state and ask for it within a job"
-            )
-        _here.state = _here.crew.worker_state()
-        _here.has_state = True
-    return _here.state
 
 
 class _Queued:

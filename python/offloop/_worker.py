@@ -189,22 +189,19 @@ class InitializerFailed(Exception):
     """Keeps a worker from starting. The text says why."""
 
 
-state: Any = None
-"""What `offloop.worker_state()` returns in this process."""
-
-
 def initialise(
     initializer: Callable[..., object] | None,
     args: tuple[Any, ...],
     open_state: Callable[[], Any] | None,
 ) -> None:
     """Runs once in each worker, before its first job."""
-    global state
     try:
         if initializer is not None:
             initializer(*args)
         if open_state is not None:
-            state = open_state()
+            from . import _jobs
+
+            _jobs.process_state = _jobs.State(open_state)
     except BaseException as error:
         import logging
         import traceback

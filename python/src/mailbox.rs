@@ -39,6 +39,8 @@ struct Waiting {
     /// How many letters have come, and how many of them have been delivered.
     put: u64,
     delivered: u64,
+    /// Somebody waits for the latter to grow.
+    awaited: bool,
     /// The thread that delivers, if it does nothing else.
     server: Option<ThreadId>,
 }
@@ -111,8 +113,12 @@ impl Letters {
         loop {
             let Some(letter) = self.waiting().letters.pop_front() else { return };
             letter.deliver(py);
-            self.waiting().delivered += 1;
-            self.progress.notify_all();
+            let mut waiting = self.waiting();
+            waiting.delivered += 1;
+            if waiting.awaited {
+                self.progress.notify_all();
+            }
+            drop(waiting);
             if turn.is_some_and(|turn| began.elapsed() >= turn) {
                 break;
             }
@@ -151,11 +157,13 @@ impl Letters {
         while waiting.delivered < goal && waiting.server != Some(thread::current().id()) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return;
+                break;
             }
+            waiting.awaited = true;
             let woken = self.progress.wait_timeout(waiting, left);
             waiting = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
+        waiting.awaited = false;
     }
 
     /// Delivers for as long as there is an interpreter.
