@@ -30,6 +30,8 @@ class Job:
         """Ends the job, unless it has ended; says whether it did. Its receiver is not told."""
     def cancel_queued(self) -> bool:
         """Ends the job if no worker has begun with it; says whether it did. Its receiver is not told."""
+    def next_item(self) -> tuple[Any] | None:
+        """The next item that the job has sent, in a tuple, if it has come. Does not block."""
     def is_forked(self) -> bool:
         """Whether this process is a fork of the one that has submitted it, where it will never end."""
     @property
@@ -51,8 +53,9 @@ class ProcessPool:
         priority: int,
         timeout: float | None,
         queue_timeout: float | None,
+        buffersize: int | None,
     ) -> Job:
-        """Submits a pickled call. Its end is told to `receiver`."""
+        """Submits a pickled call. Its end is told to `receiver`, and of items if there is a `buffersize`."""
     def workers(self) -> list[int]:
         """The process ids of the workers that are up."""
     def queued(self) -> int:
@@ -74,6 +77,9 @@ class ProcessPool:
 
 def settle() -> None:
     """Waits until every end of a job that is on its way to a future has been told, for a second at most."""
+
+def emit(item: tuple[int, bytes, Sequence[Buffer]]) -> None:
+    """Sends something before the reply of the job that runs here. Blocks while nobody makes room for it."""
 
 def perform_by(perform: Callable[[Buffer, Iterable[Buffer]], tuple[int, bytes, Sequence[Buffer]]]) -> None:
     """Sets what is done with calls in this process; before the first."""

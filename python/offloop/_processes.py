@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import signal
 import threading
@@ -22,6 +23,7 @@ from ._executor import Pool
 from ._futures import Future
 from ._loop import JobFuture, mailbox_of
 from ._offloop import Job, Mailbox
+from ._stream import Stream
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -117,7 +119,11 @@ class ProcessPoolExecutor(Pool):
         self._seen: dict[int, WorkerProcess] = {}
 
         directory = None if cwd is None else os.fspath(cwd)
-        preparation = {"process": _main.preparation(cwd=directory), "preload": list(preload)}
+        preparation = {
+            "process": _main.preparation(cwd=directory),
+            "preload": list(preload),
+            "log_level": logging.getLogger().getEffectiveLevel(),
+        }
         settings: dict[str, Any] = {
             "workers": 0,
             "queue_capacity": queue_capacity,
@@ -187,6 +193,41 @@ class ProcessPoolExecutor(Pool):
             future._fail(unsent.error)
         return future
 
+    def stream(
+        self,
+        fn: Callable[..., Iterable[R]],
+        /,
+        *args: Any,
+        buffersize: int = 16,
+        timeout: float | None = None,
+        priority: int = 0,
+        **kwargs: Any,
+    ) -> Stream[R]:
+        """Runs a generator function, or one that returns another iterable, in a worker; iterate over what is
+        returned, or `async for`, to get its items as they come. At most `buffersize` of them wait to be read, then
+        the generator waits. `timeout` is how many seconds it may run, those in which it waits included. Does not
+        block.
+        """
+        if buffersize < 1:
+            raise ValueError("buffersize must be >= 1.")
+        _calls.check_sync(fn)
+        stream: Stream[R] = Stream(self._fate.translate)
+        try:
+            stream._job = self._submit(
+                stream._end,
+                None,
+                _worker.send_items,
+                (fn, args, kwargs),
+                {},
+                timeout,
+                None,
+                priority,
+                buffersize,
+            )
+        except _Unsent as unsent:
+            stream._end._fail(unsent.error)
+        return stream
+
     def _submit(
         self,
         receiver: Any,
@@ -197,6 +238,7 @@ class ProcessPoolExecutor(Pool):
         timeout: float | None = None,
         queue_timeout: float | None = None,
         priority: int = 0,
+        buffersize: int | None = None,
     ) -> Job:
         _calls.check_sync(fn)
         if self._fate.broken is not None:
@@ -215,7 +257,9 @@ class ProcessPoolExecutor(Pool):
             self._unsent += 1
             raise _Unsent(error) from None
         name = _calls.name_of(fn)
-        return self._engine.submit(body, buffers, receiver, mailbox, name, priority, timeout, queue_timeout)
+        return self._engine.submit(
+            body, buffers, receiver, mailbox, name, priority, timeout, queue_timeout, buffersize
+        )
 
     def _grow(self) -> None:
         """Has another worker started if all that there are may be busy."""

@@ -18,6 +18,8 @@ UNREADABLE = 2
 """The call could not be unpickled: the body is why."""
 REFUSED = 3
 """The initializer failed: the body is why, in UTF-8."""
+LOG = 4
+"""Sent before the reply: the body is a log record."""
 
 
 class Unreadable(Exception):

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from . import _calls, _main, _offloop, _pickling, _remote_errors
-from ._replies import RAISED, REFUSED, RESULT, UNREADABLE
+from . import _calls, _logs, _main, _offloop, _pickling, _remote_errors
+from ._replies import LOG, RAISED, REFUSED, RESULT, UNREADABLE
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -96,16 +96,21 @@ def _live(template: _offloop.Template, preparation: Mapping[str, Any]) -> None:
     worker = template.serve(os.fork)
     if worker is None:
         os._exit(0)
-    _begin()
+    _begin(preparation["log_level"])
     _offloop.perform_by(perform)
     worker.serve()
     _end()
 
 
-def _begin() -> None:
+_log: _logs.Forwarder
+
+
+def _begin(log_level: int) -> None:
     """As multiprocessing begins a child."""
+    global _log
     from multiprocessing import process, util
 
+    _log = _logs.install(lambda record: _offloop.emit((LOG, record, ())), log_level)
     _main_thread_is_this()
     util._finalizer_registry.clear()  # type: ignore[attr-defined]
     util._run_after_forkers()  # type: ignore[attr-defined]
@@ -161,6 +166,16 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], "dict[str, 
 
 def perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
     """Performs a pickled call. Whatever goes wrong with it is in the reply."""
+    _log.job_runs = True
+    try:
+        return _perform(body, buffers)
+    finally:
+        _log.flush()
+        _log.job_runs = False
+        _flush()
+
+
+def _perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
     try:
         if _awaits_main and _main.needs_main(bytes(body)):
             _import_main()
@@ -176,13 +191,17 @@ def perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Sequen
 
             value = _context.run_in(context, fn, *args, **kwargs)
         _calls.check_result(fn, value)
-        reply = RESULT, *_pickling.dumps(_pickling.wrap_large(value), keep)
+        return RESULT, *_pickling.dumps(_pickling.wrap_large(value), keep)
     except InitializerFailed as error:
-        reply = REFUSED, str(error).encode(errors="replace"), []
+        return REFUSED, str(error).encode(errors="replace"), ()
     except BaseException as error:
-        reply = RAISED, _remote_errors.pack(error), []
-    _flush()
-    return reply
+        return RAISED, _remote_errors.pack(error), ()
+
+
+def send_items(fn: Callable[..., Iterable[Any]], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Sends what an iterable has, as `pool.stream` runs it."""
+    for item in fn(*args, **kwargs):
+        _offloop.emit((RESULT, *_pickling.dumps(_pickling.wrap_large(item), keep)))
 
 
 class InitializerFailed(Exception):

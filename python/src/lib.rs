@@ -28,7 +28,7 @@ mod _offloop {
     use crate::mailbox::{Job, Mailbox};
 
     #[pymodule_export]
-    use crate::message::perform_by;
+    use crate::message::{emit, perform_by};
 
     #[pymodule_export]
     use crate::processes::{ProcessPool, settle};

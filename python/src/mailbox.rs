@@ -11,11 +11,12 @@ use std::task::{Wake, Waker};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use offloop::{Handle, JobState};
+use offloop::{Handle, Items, JobState};
 use pyo3::prelude::*;
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
 use crate::errors;
+use crate::message::Reply;
 
 /// For so long at most letters are delivered in one go; then the loop sees to its other work first.
 const TURN: Duration = Duration::from_millis(1);
@@ -54,6 +55,8 @@ pub(crate) trait Letter: Send + Sync {
     /// Ends the job if no worker has it yet, and forgets the receiver; says whether that ended it.
     fn cancel_queued(&self, py: Python<'_>) -> bool;
     fn state(&self) -> JobState;
+    /// The next item that the job has sent, if it has come and is not for the log.
+    fn next_item(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>>;
 }
 
 #[pymethods]
@@ -189,6 +192,15 @@ pub(crate) trait Receive: Send + Sized + 'static {
 struct Watched<T> {
     waiting: Mutex<Option<(Handle<T>, Py<PyAny>)>>,
     letters: Weak<Letters>,
+    /// What it sends before its result, if it can.
+    sent: Option<Sent>,
+}
+
+/// What a job sends before its result: log records, and items for a receiver that asks for them.
+pub(crate) struct Sent {
+    pub(crate) items: Mutex<Items<Reply>>,
+    /// The receiver asks for items, and is told by `receiver._wake()` when there are any.
+    pub(crate) is_read: bool,
 }
 
 impl<T: Receive> Watched<T> {
@@ -208,6 +220,7 @@ impl<T: Receive> Wake for Watched<T> {
 
 impl<T: Receive> Letter for Watched<T> {
     fn deliver(self: Arc<Self>, py: Python<'_>) {
+        self.tell_of_items(py);
         let mut waiting = self.waiting();
         let Some((handle, _)) = waiting.as_mut() else { return };
         let Some(result) = handle.try_result() else {
@@ -247,20 +260,66 @@ impl<T: Receive> Letter for Watched<T> {
         told.is_some()
     }
 
+    fn next_item(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let Some(sent) = &self.sent else { return Ok(None) };
+        loop {
+            let next = sent.items.lock().unwrap_or_else(PoisonError::into_inner).try_next();
+            let Some(next) = next else { return Ok(None) };
+            let next = next.map_err(|error| errors::to_python(py, &error))?;
+            if let Some(item) = next.or_log(py)? {
+                return item.receive(py).map(Some);
+            }
+        }
+    }
+
     fn state(&self) -> JobState {
         let waiting = self.waiting();
         waiting.as_ref().map_or(JobState::Ended, |(handle, _)| handle.state())
     }
 }
 
-/// Has `receiver` told of the end of `handle`'s job.
-pub(crate) fn watch<T: Receive>(handle: Handle<T>, receiver: Py<PyAny>, letters: &Arc<Letters>) -> Job {
-    let watched = Arc::new(Watched { waiting: Mutex::new(None), letters: Arc::downgrade(letters) });
+impl<T: Receive> Watched<T> {
+    /// Sees to what the job has sent since the last time.
+    fn tell_of_items(self: &Arc<Self>, py: Python<'_>) {
+        let Some(sent) = &self.sent else { return };
+        let receiver = self.waiting().as_ref().map(|(_, receiver)| receiver.clone_ref(py));
+        let told = if !sent.is_read {
+            // All that there is for the log.
+            self.next_item(py).map(|_| ())
+        } else if let Some(receiver) = &receiver {
+            receiver.call_method0(py, "_wake").map(|_| ())
+        } else {
+            Ok(())
+        };
+        if let Err(error) = told {
+            error.write_unraisable(py, None);
+        }
+        let items = sent.items.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_more = items.on_item(&Waker::from(Arc::clone(self)));
+        drop(items);
+        // At the end the handle's waker wakes too; and whoever reads has just been told.
+        if has_more && !sent.is_read && self.state() != JobState::Ended {
+            Arc::clone(self).wake();
+        }
+    }
+}
+
+/// Has `receiver` told of the end of `handle`'s job, and of what it sends before that.
+pub(crate) fn watch<T: Receive>(
+    handle: Handle<T>,
+    receiver: Py<PyAny>,
+    letters: &Arc<Letters>,
+    sent: Option<Sent>,
+) -> Job {
+    let watched = Arc::new(Watched { waiting: Mutex::new(None), letters: Arc::downgrade(letters), sent });
     let waker = Waker::from(Arc::clone(&watched));
     let mut waiting = watched.waiting();
     let (handle, _) = waiting.insert((handle, receiver));
-    let has_ended = handle.on_end(&waker);
+    let mut has_ended = handle.on_end(&waker);
     drop(waiting);
+    if let Some(sent) = &watched.sent {
+        has_ended |= sent.items.lock().unwrap_or_else(PoisonError::into_inner).on_item(&waker);
+    }
     if has_ended {
         waker.wake();
     }
@@ -290,6 +349,11 @@ impl Job {
     /// Whether this process is a fork of the one that has submitted it, where it will never end.
     fn is_forked(&self) -> bool {
         self.pid != std::process::id()
+    }
+
+    /// The next item that the job has sent, in a tuple, if it has come. Does not block.
+    fn next_item(&self, py: Python<'_>) -> PyResult<Option<(Py<PyAny>,)>> {
+        Ok(self.letter.next_item(py)?.map(|item| (item,)))
     }
 
     /// "waiting" for room in the queue, "queued", "running" or "ended".

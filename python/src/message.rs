@@ -43,6 +43,29 @@ impl Reply {
     }
 }
 
+/// What is sent before a reply, as its code says.
+const LOG: u8 = 4;
+
+impl Reply {
+    /// A log record that the job has sent goes where it belongs; what else it sends is given back.
+    pub(crate) fn or_log(self, py: Python<'_>) -> PyResult<Option<Self>> {
+        static EMIT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        if self.code != LOG {
+            return Ok(Some(self));
+        }
+        attribute(py, &EMIT, "offloop._logs", "emit")?.call1((PyBytes::new(py, &self.body),))?;
+        Ok(None)
+    }
+}
+
+/// Sends something before the reply of the job that runs here. Blocks while nobody makes room for it.
+#[pyfunction]
+pub(crate) fn emit(reply: &Bound<'_, PyAny>) -> PyResult<()> {
+    let item = Reply::from_python(reply)?;
+    let sent = reply.py().detach(|| offloop::job::emit(&item));
+    sent.map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))
+}
+
 impl Receive for Reply {
     fn receive(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         static OPEN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();

@@ -1,6 +1,7 @@
 //! A process pool as the interpreter sees it.
 
 use std::os::fd::IntoRawFd;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use offloop::{OnCrash, OnFull, ProcessPool as Pool, Report, Stuck, prepare};
@@ -9,12 +10,15 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::errors;
-use crate::mailbox::{Job, Mailbox, completer, watch};
+use crate::mailbox::{Job, Mailbox, Sent, completer, watch};
 use crate::message::{self, call};
 
 /// A pool of worker processes: interpreters that are forks of one template.
 #[pyclass(frozen, module = "offloop._offloop")]
 pub(crate) struct ProcessPool(Pool);
+
+/// So many log records of a job wait for the interpreter; then the job waits.
+const LOG_RECORDS: usize = 100;
 
 /// For so long at most a wait goes on before signals are looked at.
 const SLICE: Duration = Duration::from_millis(50);
@@ -83,8 +87,9 @@ impl ProcessPool {
         }
     }
 
-    /// Submits a pickled call. Its end is told to `receiver` through `mailbox`, or by a thread if that is None. Does
-    /// not block, but for the copy of the buffers.
+    /// Submits a pickled call. Its end is told to `receiver` through `mailbox`, or by a thread if that is None. With
+    /// `buffersize` the receiver is told of items as well; so many wait to be read, then the job waits. Does not
+    /// block, but for the copy of the buffers.
     #[expect(clippy::too_many_arguments, reason = "each is one of a job's instructions")]
     #[expect(clippy::needless_pass_by_value, reason = "what the interpreter gives is a list")]
     fn submit(
@@ -97,6 +102,7 @@ impl ProcessPool {
         priority: i8,
         timeout: Option<f64>,
         queue_timeout: Option<f64>,
+        buffersize: Option<usize>,
     ) -> PyResult<Job> {
         let buffers = message::to_blobs(&buffers)?;
         let mut work = prepare(call.with(body, buffers)).name(name).priority(priority);
@@ -106,10 +112,11 @@ impl ProcessPool {
         if let Some(limit) = queue_timeout {
             work = work.queue_timeout(seconds(limit)?);
         }
-        let handle = self.0.run(work);
+        let (handle, items) = self.0.stream(work, buffersize.unwrap_or(LOG_RECORDS));
+        let sent = Some(Sent { items: Mutex::new(items), is_read: buffersize.is_some() });
         Ok(match mailbox {
-            Some(mailbox) => watch(handle, receiver, mailbox.get().letters()),
-            None => watch(handle, receiver, &completer()?),
+            Some(mailbox) => watch(handle, receiver, mailbox.get().letters(), sent),
+            None => watch(handle, receiver, &completer()?, sent),
         })
     }
 

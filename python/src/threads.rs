@@ -182,7 +182,7 @@ impl ThreadPool {
         if let Some(limit) = timeout {
             handle = handle.timeout(seconds("timeout", limit)?);
         }
-        let job = watch(handle, receiver, mailbox.letters());
+        let job = watch(handle, receiver, mailbox.letters(), None);
         self.grow();
         Ok(job)
     }

@@ -216,6 +216,10 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
         drop(slot);
 
         timer::cancel(&timers);
+        #[cfg(feature = "process")]
+        if let Some(tray) = &self.core.options.tray {
+            tray.wake();
+        }
         if let Some(owner) = owner.and_then(|owner| owner.upgrade()) {
             match before {
                 Stage::Pending(_) => owner.withdraw(&self.core),

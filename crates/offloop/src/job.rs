@@ -15,6 +15,8 @@ use crate::fork::Generation;
 use crate::nested::Compensation;
 use crate::panics;
 #[cfg(feature = "process")]
+use crate::process_pool::Tray;
+#[cfg(feature = "process")]
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::sync::{Mutex, thread_local};
@@ -65,6 +67,9 @@ pub struct Options {
     pub(crate) run_limit: Option<Duration>,
     pub(crate) capture: Option<Captured>,
     pub(crate) retry: Option<Retry>,
+    /// Where its items go, if it may send some.
+    #[cfg(feature = "process")]
+    pub(crate) tray: Option<Arc<Tray>>,
     /// A full queue hands the work back, whatever the pool's policy.
     pub(crate) never_wait: bool,
     pub(crate) place: &'static Location<'static>,
@@ -80,6 +85,8 @@ impl Options {
             run_limit: None,
             capture: None,
             retry: None,
+            #[cfg(feature = "process")]
+            tray: None,
             never_wait: false,
             place: Location::caller(),
         }
@@ -106,6 +113,13 @@ pub struct Prepared<W> {
 #[track_caller]
 pub fn prepare<W>(work: W) -> Prepared<W> {
     Prepared { work, options: Options::new() }
+}
+
+impl<W> From<W> for Prepared<W> {
+    #[track_caller]
+    fn from(work: W) -> Self {
+        prepare(work)
+    }
 }
 
 impl<W> Prepared<W> {
@@ -454,6 +468,21 @@ pub fn blocking<R>(f: impl FnOnce() -> R) -> R {
     let _stand_in = Compensation::begin();
     f()
 }
+
+/// Sends an item to whoever reads the [`Items`](crate::Items) of the job that runs on this thread, of a process pool.
+///
+/// Blocks while nobody makes room. An error if nobody can read it: the job was not submitted by
+/// [`stream`](crate::ProcessPool::stream), or it runs in a thread.
+#[cfg(feature = "process")]
+pub fn emit<T: serde::Serialize + ?Sized>(item: &T) -> Result<(), NotSent> {
+    crate::process_pool::emit(item)
+}
+
+/// An item was not sent; the text says why.
+#[cfg(feature = "process")]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the item was not sent: {0}")]
+pub struct NotSent(pub(crate) String);
 
 /// The identity of the job that runs on this thread.
 pub fn id() -> Option<JobId> {

@@ -105,7 +105,7 @@ pub use work::Work;
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub use {
     blob::{Blob, BlobMut, PrivateBlob},
-    process_pool::{Initialised, OnCrash, ProcessPool, ProcessPoolBuilder, host, init},
+    process_pool::{Initialised, Items, OnCrash, ProcessPool, ProcessPoolBuilder, host, init},
     task::Call,
 };
 

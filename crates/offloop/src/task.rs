@@ -63,7 +63,7 @@ impl<R> Call<'_, R> {
 
     pub(crate) fn encode(&self) -> Result<Encoded, ErrorKind> {
         match self.bound.encode() {
-            Ok(arguments) => Ok(Encoded { task: self.task, arguments }),
+            Ok(arguments) => Ok(Encoded { task: self.task, arguments, kind: 0 }),
             Err(error) => Err(ErrorKind::Encode(format!("the arguments of `{}`: {error}", self.task.name))),
         }
     }
@@ -94,6 +94,21 @@ impl<R: Send + 'static> Work for Call<'static, R> {
 pub(crate) struct Encoded {
     pub(crate) task: &'static Task,
     pub(crate) arguments: Payload,
+    /// Which jobs are expected to take as long as this one.
+    pub(crate) kind: u8,
+}
+
+/// How many kinds of jobs are told apart.
+pub(crate) const KINDS: usize = 256;
+
+impl Encoded {
+    /// Says how the job is called: those of one task and name are of one kind.
+    pub(crate) fn named(mut self, name: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (self.task.index(), name).hash(&mut hasher);
+        self.kind = hasher.finish().to_le_bytes()[0];
+        self
+    }
 }
 
 /// Not public API: an entry of the registry.

@@ -10,17 +10,18 @@ use super::member::{Finished, Member, Phase, Why};
 use super::outcome;
 use super::output::Output;
 use super::patience::spin;
+use super::stream::Tray;
 use super::supervisor::{STALL, Supervisor};
 use super::sys::Bell;
 use crate::backlog::{Backlog, Offer};
 use crate::cell::{Owner, Remote};
 use crate::error::{BuildError, ErrorKind};
 use crate::fork::Generation;
-use crate::job::{Core, Expected, JobState};
+use crate::job::{Core, Expected, JobId, JobState};
 use crate::linger::Attended;
 use crate::report::{Report, Stuck};
 use crate::sync::{Condvar, Mutex, thread, wait_until};
-use crate::task::{Encoded, registry};
+use crate::task::{Encoded, KINDS};
 
 /// To wake a worker for less expected work is not worth it.
 const WAKE_UP: Duration = Duration::from_micros(20);
@@ -63,8 +64,8 @@ pub(super) struct Inbox {
     pub(super) given: u64,
     /// How many workers there are to be.
     pub(super) wanted: usize,
-    /// How long each task took lately, by its index; zero if that is not known.
-    pace: Vec<Duration>,
+    /// How long jobs of each kind took lately; zero if that is not known.
+    pace: Box<[Duration; KINDS]>,
 }
 
 /// What is to be done after the lock is released.
@@ -78,6 +79,8 @@ pub(super) struct Aftermath {
     /// Jobs that had ended when their turn came.
     ended: Vec<Arc<dyn Remote>>,
     finished: Vec<Finished>,
+    /// Whose jobs have sent items.
+    told: Vec<Arc<Tray>>,
     /// The supervisor has something to do.
     ring: bool,
 }
@@ -101,7 +104,7 @@ impl Inbox {
                 after.ended.push(job);
                 continue;
             };
-            let pace = self.pace[call.task.index() as usize];
+            let pace = self.pace[usize::from(call.kind)];
             let expected = (!pace.is_zero()).then_some(pace);
             let member = &mut self.members[at];
             if expected.is_some_and(|expected| member.load() + expected < SHORT) {
@@ -157,9 +160,9 @@ impl Inbox {
             return;
         }
         let first_new = after.finished.len();
-        let result = member.harvest(&mut after.finished);
-        for Finished { task, answer, .. } in &after.finished[first_new..] {
-            let pace = &mut self.pace[task.index() as usize];
+        let result = member.harvest(&mut after.finished, &mut after.told);
+        for Finished { kind, answer, .. } in &after.finished[first_new..] {
+            let pace = &mut self.pace[usize::from(*kind)];
             let took = Duration::from_nanos(answer.nanos.max(1));
             *pace = if pace.is_zero() { took } else { (*pace * 3 + took) / 4 };
         }
@@ -245,7 +248,7 @@ impl Desk {
                 looks_at: None,
                 given: 0,
                 wanted: config.workers,
-                pace: vec![Duration::ZERO; registry().len()],
+                pace: Box::new([Duration::ZERO; KINDS]),
             }),
             config,
             bell,
@@ -301,6 +304,7 @@ impl Desk {
             self.bell.ring();
         }
         after.admitted.iter().for_each(|job| job.admit());
+        after.told.iter().for_each(|tray| tray.wake());
         after.finished.into_iter().for_each(outcome::finish);
         drop(after.ended);
     }
@@ -390,6 +394,15 @@ impl Desk {
         }
         let inbox = self.inbox.lock();
         inbox.members.iter().filter(|member| !member.is_done()).map(|member| member.pid).collect()
+    }
+
+    /// There is room for more items of a job.
+    pub(super) fn resume(&self, job: JobId) {
+        self.change(|inbox, after| {
+            if let Some(at) = inbox.members.iter().position(|member| member.find(job).is_some()) {
+                inbox.harvest(at, after);
+            }
+        });
     }
 
     /// Cancels the jobs that no worker has; says how many those were.

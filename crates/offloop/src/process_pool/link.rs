@@ -7,6 +7,8 @@
 //!                      └────────▶ Withdrawn ─────────────── worker ───────────────┘
 //! ```
 //!
+//! A job may send items before its answer: `Claimed ─worker─▶ Item ─pool─▶ Claimed`.
+//!
 //! Both sides go round the ring in the same order. A slot belongs to whoever's turn it is by its state; only
 //! `Offered` is contended, and both leave it by compare-and-swap: a call is claimed or withdrawn, never both.
 //! What the states mean for each side, who sleeps when, and who dies where, is in the README beside this file.
@@ -46,6 +48,7 @@ pub(super) mod state {
     pub(in super::super) const CLAIMED: u32 = 2;
     pub(in super::super) const ANSWERED: u32 = 3;
     pub(in super::super) const WITHDRAWN: u32 = 4;
+    pub(in super::super) const ITEM: u32 = 5;
 }
 
 /// What both sides see. It begins as zeros, which is right for all of it.
@@ -83,6 +86,8 @@ struct Slot {
     state: AtomicU32,
     /// Somebody sleeps until the state is `Answered`.
     awaited: AtomicU32,
+    /// The worker sleeps until the state is not `Item` any more.
+    blocked: AtomicU32,
     header: UnsafeCell<Header>,
     data: UnsafeCell<[u8; DATA]>,
 }
@@ -110,6 +115,9 @@ pub(super) struct Header {
 
 /// An offer's flag: what the job prints is captured.
 pub(super) const CAPTURE: u32 = 1;
+
+/// An offer's flag: the job may send items before its answer.
+pub(super) const STREAM: u32 = 2;
 
 /// For a futex: it takes a signed number.
 const EVERYBODY: u32 = i32::MAX as u32;

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::link::{Answer, CAPTURE, Link, Malformed, SLOTS, state};
+use super::link::{Answer, CAPTURE, Link, Malformed, SLOTS, STREAM, state};
 use super::output::Sink;
+use super::stream::Tray;
 use crate::cell::Remote;
 use crate::job::JobId;
 use crate::payload::Payload;
-use crate::task::{Encoded, Task};
+use crate::task::Encoded;
 
 /// ```text
 /// Starting ──greeting──▶ Initialising ──answer──▶ Ready ──▶ Retiring
@@ -99,7 +100,8 @@ impl Flight {
 /// A job with the answer to it.
 pub(super) struct Finished {
     pub(super) job: Arc<dyn Remote>,
-    pub(super) task: &'static Task,
+    /// Its kind, as far as its pace is concerned.
+    pub(super) kind: u8,
     /// `None` if the worker goes on using them.
     pub(super) arguments: Option<Payload>,
     pub(super) answer: Answer,
@@ -183,7 +185,8 @@ impl Member {
         }
         // Nothing goes behind a job of which it is not known that it ends soon, or whose output would mingle.
         let expected = expected.filter(|_| capture.is_none()).unwrap_or(AHEAD);
-        let flags = if capture.is_some() { CAPTURE } else { 0 };
+        let tray = &job.core().options.tray;
+        let flags = if capture.is_some() { CAPTURE } else { 0 } | if tray.is_some() { STREAM } else { 0 };
         self.load += expected;
         self.left -= 1;
         let slot = self.next;
@@ -217,11 +220,10 @@ impl Member {
             Phase::Starting => self.link.greeting() != 0,
             Phase::Initialising => self.link.state(0) == state::ANSWERED,
             Phase::Ready | Phase::Retiring => {
+                let state = self.calls.front().map(|flight| self.link.state(flight.slot));
                 self.has_passed_withdrawn()
-                    || self
-                        .calls
-                        .front()
-                        .is_some_and(|flight| self.link.state(flight.slot) == state::ANSWERED)
+                    || state == Some(state::ANSWERED)
+                    || (state == Some(state::ITEM) && self.tray().is_some_and(|tray| tray.has_room()))
             }
             Phase::Leaving(_) => false,
         }
@@ -233,14 +235,23 @@ impl Member {
         first.is_some_and(|first| first.work.is_none() && self.link.state(first.slot) == state::EMPTY)
     }
 
-    /// Takes the answers that have come.
-    pub(super) fn harvest(&mut self, finished: &mut Vec<Finished>) -> Result<(), Malformed> {
+    /// Where the items of the job go that it runs.
+    fn tray(&self) -> Option<&Arc<Tray>> {
+        self.running()?.0.core().options.tray.as_ref()
+    }
+
+    /// Takes the answers that have come, and items as far as there is room; notes whom to tell of those.
+    pub(super) fn harvest(
+        &mut self,
+        finished: &mut Vec<Finished>,
+        told: &mut Vec<Arc<Tray>>,
+    ) -> Result<(), Malformed> {
         let before = self.calls.len();
         while let Some(flight) = self.calls.front() {
             match (&flight.work, self.link.state(flight.slot)) {
                 (Some((job, _)), state::ANSWERED) => {
                     let answer = self.link.take(flight.slot, job.core().id.as_u64())?;
-                    let Some((job, Encoded { task, arguments })) = self.pop() else { continue };
+                    let Some((job, Encoded { kind, arguments, .. })) = self.pop() else { continue };
                     let arguments = if answer.kept == 0 {
                         Some(arguments)
                     } else {
@@ -250,7 +261,16 @@ impl Member {
                     if job.core().options.capture.is_some() {
                         self.sink.end();
                     }
-                    finished.push(Finished { job, task, arguments, answer });
+                    finished.push(Finished { job, kind, arguments, answer });
+                }
+                (Some((job, _)), state::ITEM) => {
+                    let id = job.core().id.as_u64();
+                    let tray = self.tray().ok_or(Malformed::State(state::ITEM))?;
+                    if !tray.has_room() {
+                        break;
+                    }
+                    tray.put(self.link.take_item(flight.slot, id)?);
+                    told.push(Arc::clone(tray));
                 }
                 (None, state::EMPTY) => drop(self.pop()),
                 (_, state::OFFERED | state::CLAIMED) | (None, state::WITHDRAWN) => break,

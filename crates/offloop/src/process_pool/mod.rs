@@ -11,6 +11,7 @@ mod member;
 mod outcome;
 mod output;
 mod patience;
+mod stream;
 mod supervisor;
 mod sys;
 mod template;
@@ -26,14 +27,17 @@ use serde::de::DeserializeOwned;
 pub use builder::{Initialised, OnCrash, ProcessPoolBuilder};
 #[cfg(any(test, fuzzing))]
 pub(crate) use link::fuzz;
+pub use stream::Items;
+pub(crate) use stream::Tray;
+pub(crate) use worker::emit;
 
 use crate::cell::{Cell, Remote};
 use crate::error::{ErrorKind, Rejected};
 use crate::executor::Accepts;
 use crate::handle::Handle;
-use crate::job::Options;
+use crate::job::{Options, Prepared};
 use crate::report::Report;
-use crate::task::Call;
+use crate::task::{Call, Encoded};
 use desk::Desk;
 
 /// Why a call was not taken, with its instructions.
@@ -163,8 +167,45 @@ impl ProcessPool {
         self.door.desk.outstanding()
     }
 
+    /// Runs `work`, whose task sends items of type `T` by [`job::emit`](crate::job::emit) before its result. So many of
+    /// them wait to be read; then the task waits.
+    #[track_caller]
+    pub fn stream<'a, T, R>(
+        &self,
+        work: impl Into<Prepared<Call<'a, R>>>,
+        waiting: usize,
+    ) -> (Handle<R>, Items<T>)
+    where
+        T: DeserializeOwned + 'static,
+        R: DeserializeOwned + Send + 'static,
+    {
+        let Prepared { work, mut options } = work.into();
+        let tray = Tray::new(waiting);
+        options.tray = Some(Arc::clone(&tray));
+        let desk = &self.door.desk;
+        match self.launch(&work, options) {
+            Ok(job) => {
+                let items = Items::new(tray, Arc::clone(&job) as Arc<dyn Remote>, desk);
+                (Handle::new(job), items)
+            }
+            Err(refusal) => {
+                let (kind, options) = *refusal;
+                let job: Arc<Cell<_, R>> = Cell::<Encoded, R>::ended(options, kind);
+                let items = Items::new(tray, Arc::clone(&job) as Arc<dyn Remote>, desk);
+                (Handle::new(job), items)
+            }
+        }
+    }
+
     /// Submits, or says why not and gives the instructions back.
-    fn submit<R>(&self, call: &Call<'_, R>, mut options: Options) -> Result<Handle<R>, Refusal>
+    fn submit<R>(&self, call: &Call<'_, R>, options: Options) -> Result<Handle<R>, Refusal>
+    where
+        R: DeserializeOwned + Send + 'static,
+    {
+        self.launch(call, options).map(Handle::new)
+    }
+
+    fn launch<R>(&self, call: &Call<'_, R>, mut options: Options) -> Result<Arc<Cell<Encoded, R>>, Refusal>
     where
         R: DeserializeOwned + Send + 'static,
     {
@@ -176,9 +217,9 @@ impl ProcessPool {
             Ok(encoded) => encoded,
             Err(kind) => return Err(Box::new((kind, options))),
         };
-        let job: Arc<Cell<_, R>> = Cell::new(encoded, options);
+        let job: Arc<Cell<_, R>> = Cell::new(encoded.named(&options.name), options);
         match desk.execute(Arc::clone(&job) as Arc<dyn Remote>) {
-            Ok(()) => Ok(Handle::new(job)),
+            Ok(()) => Ok(job),
             Err(kind) => {
                 // Its deadline, if it has one, is of no more use.
                 job.reclaim();

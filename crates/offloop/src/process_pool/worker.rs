@@ -1,5 +1,6 @@
 //! The other side: what a process does that was started as a worker.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::OsStr;
@@ -7,16 +8,19 @@ use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::process::exit;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::link::{CAPTURE, Header, Kind, PanicNote, Request, WorkerEnd};
+use serde::Serialize;
+
+use super::link::{CAPTURE, Header, Kind, PanicNote, Request, STREAM, WorkerEnd};
 use super::patience::{Patience, spin};
 use super::sys;
 use crate::arena::Arena;
 use crate::blob::Blob;
 use crate::error::ErrorKind;
 use crate::fork::Generation;
-use crate::job::{Core, Options};
+use crate::job::{Core, NotSent, Options};
 use crate::payload::{Incoming, Payload};
 use crate::task::{Fault, Task, fingerprint, registry};
 
@@ -72,6 +76,8 @@ pub struct Worker {
     arena: &'static Arena,
     max_payload: u64,
     captured: [OwnedFd; 2],
+    /// The job that runs, if somebody reads its items.
+    listened: Option<u64>,
     /// What the pool still reads of our answers, by where it is, and how often it was sent.
     lent: HashMap<u64, (Blob, u32)>,
     /// When the first answer was given that was not announced.
@@ -86,6 +92,7 @@ impl Worker {
             arena: start.arena,
             max_payload: start.max_payload,
             captured: start.captured,
+            listened: None,
             lent: HashMap::new(),
             unheard_since: Instant::now(),
             patience: Patience::default(),
@@ -94,43 +101,12 @@ impl Worker {
 
     /// Runs jobs on this thread until the pool lets it go.
     pub fn serve(self) {
+        let worker = Rc::new(RefCell::new(self));
+        CURRENT.set(Some(Rc::clone(&worker)));
+        run_jobs(&worker);
+        CURRENT.set(None);
         // It is not dropped: its files may be gone.
-        std::mem::ManuallyDrop::new(self).run();
-    }
-
-    fn run(&mut self) {
-        let born = Generation::now();
-        self.link.greet(fingerprint());
-        while let Some(request) = self.next() {
-            let began = Instant::now();
-            let diversion = (request.flags & CAPTURE != 0).then(|| sys::Diversion::begin(&self.captured));
-            let (mut kind, mut payload) = run(&request);
-            if born.is_past() {
-                // The job has forked and this is the child: the link is its parent's.
-                // SAFETY: it ends this process at once; nothing of ours is to be done in the child.
-                unsafe { libc::_exit(0) };
-            }
-            if payload.size() as u64 > self.max_payload {
-                let (size, limit) = (payload.size(), self.max_payload);
-                let reason = format!("it has {size} bytes, more than the pool's max_payload of {limit}");
-                (kind, payload) = (Kind::BadResult, Payload::text(&reason));
-            }
-            let ended = Instant::now();
-            let _ = io::stdout().flush();
-            drop(diversion);
-            if self.link.has_announced() {
-                self.unheard_since = ended;
-            }
-            let is_intact = ended - began < QUICK || self.link.is_intact();
-            self.answer(&request, kind, payload, ended - began);
-            if !is_intact {
-                // A job has pulled our files away. Its answer is its own, but another job shall not suffer for it.
-                return;
-            }
-            if ended - self.unheard_since >= TOGETHER {
-                self.link.announce();
-            }
-        }
+        std::mem::forget(worker);
     }
 
     fn answer(&mut self, request: &Request, kind: Kind, payload: Payload, took: Duration) {
@@ -140,10 +116,33 @@ impl Worker {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let header = Header { job: request.job, tag: kind as u32, flags: kept, nanos, ..Header::default() };
         self.link.answer(header, &payload);
+        self.lend(payload);
+    }
+
+    /// Notes what the pool reads of a payload from now on.
+    fn lend(&mut self, payload: Payload) {
         for blob in payload.into_blobs() {
             let (offset, _) = blob.place().expect("only blobs of this process's arena are attached");
             self.lent.entry(offset).or_insert((blob, 0)).1 += 1;
         }
+    }
+
+    fn emit(&mut self, payload: Payload) -> Result<(), NotSent> {
+        let job = self.listened.ok_or_else(|| NotSent("nobody reads the items of this job".to_owned()))?;
+        self.check_size(&payload).map_err(NotSent)?;
+        self.take_returns();
+        let header = Header { job, tag: Kind::Done as u32, ..Header::default() };
+        self.link.emit(header, &payload);
+        self.lend(payload);
+        Ok(())
+    }
+
+    fn check_size(&self, payload: &Payload) -> Result<(), String> {
+        let (size, limit) = (payload.size(), self.max_payload);
+        if size as u64 > limit {
+            return Err(format!("it has {size} bytes, more than the pool's max_payload of {limit}"));
+        }
+        Ok(())
     }
 
     fn take_returns(&mut self) {
@@ -221,6 +220,59 @@ impl Worker {
             }
         }
         true
+    }
+}
+
+thread_local! {
+    /// The worker that this thread is.
+    static CURRENT: RefCell<Option<Rc<RefCell<Worker>>>> = const { RefCell::new(None) };
+}
+
+/// Sends an item of the job that runs on this thread.
+pub(crate) fn emit<T: Serialize + ?Sized>(item: &T) -> Result<(), NotSent> {
+    let worker = CURRENT.with_borrow(Clone::clone);
+    let worker = worker.ok_or_else(|| NotSent("no job of a process pool runs on this thread".to_owned()))?;
+    let payload = Payload::encode(item).map_err(|error| NotSent(error.to_string()))?;
+    worker.borrow_mut().emit(payload)
+}
+
+/// The borrows end before a job begins: it may emit items.
+fn run_jobs(worker: &RefCell<Worker>) {
+    let born = Generation::now();
+    worker.borrow_mut().link.greet(fingerprint());
+    loop {
+        let next = worker.borrow_mut().next();
+        let Some(request) = next else { return };
+        let began = Instant::now();
+        let diversion =
+            (request.flags & CAPTURE != 0).then(|| sys::Diversion::begin(&worker.borrow().captured));
+        worker.borrow_mut().listened = (request.flags & STREAM != 0).then_some(request.job);
+        let (mut kind, mut payload) = run(&request);
+        if born.is_past() {
+            // The job has forked and this is the child: the link is its parent's.
+            // SAFETY: it ends this process at once; nothing of ours is to be done in the child.
+            unsafe { libc::_exit(0) };
+        }
+        let mut worker = worker.borrow_mut();
+        worker.listened = None;
+        if let Err(reason) = worker.check_size(&payload) {
+            (kind, payload) = (Kind::BadResult, Payload::text(&reason));
+        }
+        let ended = Instant::now();
+        let _ = io::stdout().flush();
+        drop(diversion);
+        if worker.link.has_announced() {
+            worker.unheard_since = ended;
+        }
+        let is_intact = ended - began < QUICK || worker.link.is_intact();
+        worker.answer(&request, kind, payload, ended - began);
+        if !is_intact {
+            // A job has pulled our files away. Its answer is its own, but another job shall not suffer for it.
+            return;
+        }
+        if ended - worker.unheard_since >= TOGETHER {
+            worker.link.announce();
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use rustix::thread::futex;
 use rustix::time::Timespec;
 
 use super::{
-    Header, Kind, LetterBody, Malformed, RETURNS, Ring, Shared, Span, empty, open, state, this_core,
+    EVERYBODY, Header, Kind, LetterBody, Malformed, RETURNS, Ring, Shared, Span, empty, open, state,
+    this_core,
 };
 use crate::arena::{self, Mapping};
 use crate::blob::{Blob, Foreign, Keeper};
@@ -94,11 +95,27 @@ impl Link {
     pub(in super::super) fn take(self: &Arc<Self>, at: u32, job: u64) -> Result<Answer, Malformed> {
         let (header, data) = self.ring.read(at);
         self.ring.slot(at).state.store(state::EMPTY, Ordering::SeqCst);
+        self.understand(&header, data, job)
+    }
+
+    /// Takes an item out of a slot in the state `Item`, and lets the worker go on.
+    pub(in super::super) fn take_item(self: &Arc<Self>, at: u32, job: u64) -> Result<Answer, Malformed> {
+        let (header, data) = self.ring.read(at);
+        let item = self.understand(&header, data, job);
+        let slot = self.ring.slot(at);
+        slot.state.store(state::CLAIMED, Ordering::SeqCst);
+        if slot.blocked.load(Ordering::SeqCst) != 0 {
+            let _ = futex::wake(&slot.state, futex::Flags::empty(), EVERYBODY);
+        }
+        item
+    }
+
+    fn understand(self: &Arc<Self>, header: &Header, data: Vec<u8>, job: u64) -> Result<Answer, Malformed> {
         let kind = Kind::from_tag(header.tag).ok_or(Malformed::Kind(header.tag))?;
         if header.job != job {
             return Err(Malformed::Job { said: header.job, asked: job });
         }
-        let letter = open(&header, data, self.results.size() as u64, self.max_payload)?;
+        let letter = open(header, data, self.results.size() as u64, self.max_payload)?;
         let body = match letter.body {
             LetterBody::Inline(bytes) => AnswerBody::Inline(bytes),
             LetterBody::Far(span) => AnswerBody::Far(self.lend(span)),

@@ -156,9 +156,33 @@ impl WorkerEnd {
 
     /// Answers the call that was claimed last. Nobody is woken for it before [`announce`](Self::announce).
     pub(in super::super) fn answer(&mut self, header: Header, payload: &Payload) {
+        self.await_room();
         self.ring.write(self.at, header, payload);
         self.ring.slot(self.at).state.store(state::ANSWERED, Ordering::SeqCst);
         self.at = self.at.wrapping_add(1);
+    }
+
+    /// Sends an item of the call that was claimed last, when the one before it has been taken. Blocks until then.
+    pub(in super::super) fn emit(&mut self, header: Header, payload: &Payload) {
+        self.await_room();
+        self.ring.write(self.at, header, payload);
+        self.ring.slot(self.at).state.store(state::ITEM, Ordering::SeqCst);
+        let waits = &self.ring.shared().pool_waits.0;
+        if waits.load(Ordering::SeqCst) != 0 && waits.swap(0, Ordering::SeqCst) != 0 {
+            self.ring();
+        }
+    }
+
+    /// Waits until the last item has been taken. If the pool dies, so does this process.
+    fn await_room(&self) {
+        let slot = self.ring.slot(self.at);
+        while slot.state.load(Ordering::SeqCst) == state::ITEM {
+            slot.blocked.store(1, Ordering::SeqCst);
+            if slot.state.load(Ordering::SeqCst) == state::ITEM {
+                let _ = futex::wait(&slot.state, futex::Flags::empty(), state::ITEM, None);
+            }
+            slot.blocked.store(0, Ordering::SeqCst);
+        }
     }
 
     /// Wakes whoever sleeps for one of the answers that were given since the last time: those who wait for just
