@@ -143,3 +143,14 @@ def environment() -> dict[str, str]:
 
 def note_pid(path: Path) -> None:
     note(path, str(os.getpid()))
+
+
+def clean_up(started: Path, cleaned: Path) -> None:
+    """Ends at SIGTERM, and tidies before."""
+
+    def leave(*_: Any) -> None:
+        cleaned.touch()
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+    hang(started)
