@@ -91,7 +91,7 @@ def test_loops_run_calls_in_it() -> None:
         with ProcessPoolExecutor(2) as pool:
             by_executor = [loop.run_in_executor(pool, jobs.double, n) for n in range(20)]
             by_run = [pool.run(jobs.double, n) for n in range(20)]
-            return await asyncio.gather(*by_executor, *by_run)
+            return [await call for call in (*by_executor, *by_run)]
 
     assert asyncio.run(main()) == [2 * n for n in range(20)] * 2
 
@@ -118,8 +118,8 @@ def test_many_threads_submit_side_by_side() -> None:
 def test_two_loops_in_two_threads_share_a_pool() -> None:
     results: list[list[int]] = []
 
-    async def main() -> list[int]:
-        return await asyncio.gather(*(pool.run(jobs.double, n) for n in range(200)))
+    async def main() -> list[Any]:
+        return list(await asyncio.gather(*[pool.run(jobs.double, n) for n in range(200)]))
 
     with ProcessPoolExecutor(2) as pool:
         threads = [

@@ -35,7 +35,7 @@ def signal_myself(number: int) -> None:
 
 def fill_memory(limit: int) -> None:
     """Grows in steps, up to a limit that nobody shall reach."""
-    kept = []
+    kept: list[bytes] = []
     while len(kept) << 20 < limit:
         kept.append(b"x" * (1 << 20))
         time.sleep(0.001)
@@ -173,7 +173,7 @@ def nested_pool() -> int:
     from offloop import ProcessPoolExecutor
 
     with ProcessPoolExecutor(1) as pool:
-        return pool.submit(abs, -3).result()
+        return int(pool.submit(abs, -3).result())
 
 
 def fork_and_both_return() -> str:

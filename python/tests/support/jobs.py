@@ -39,7 +39,7 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def double(x: Any) -> Any:
+def double(x: int) -> int:
     return 2 * x
 
 
