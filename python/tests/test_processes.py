@@ -52,8 +52,7 @@ def test_the_standard_waits_work() -> None:
         done, not_done = wait(calls, 30)
         assert len(done) == 50 and not not_done
         failing = pool.submit(jobs.fail_with, "no")
-        done, _ = wait([failing], 30, return_when=FIRST_EXCEPTION)
-        assert done == {failing}
+        assert wait([failing], 30, return_when=FIRST_EXCEPTION).done == {failing}
 
 
 def test_callbacks_are_called_with_the_future() -> None:

@@ -154,3 +154,26 @@ def clean_up(started: Path, cleaned: Path) -> None:
 
     signal.signal(signal.SIGTERM, leave)
     hang(started)
+
+
+def hold_named(started: Path, gate: Path) -> str:
+    hold(started, gate)
+    return started.name
+
+
+def fail_at(value: int, bad: int) -> int:
+    if value == bad:
+        raise LookupError("five")
+    return value
+
+
+def fail_or_hang(started: Path | None, other: Path | None) -> None:
+    if started is None:
+        raise LookupError("at once")
+    hang(started)
+
+
+def exit_if_odd(value: int) -> int:
+    if value % 2:
+        os._exit(1)
+    return value
