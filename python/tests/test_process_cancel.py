@@ -273,8 +273,8 @@ def test_a_limit_without_sense_is_refused(limit: float) -> None:
 def test_run_tells_at_once_what_cannot_be_pickled() -> None:
     async def main() -> None:
         async with ProcessPoolExecutor(1) as pool:
-            with pytest.raises(TypeError):
-                pool.run(jobs.echo, threading.Lock())
+            call = pool.run(jobs.echo, threading.Lock())
+            assert call.done() and isinstance(call.exception(), TypeError)
             assert await pool.run(jobs.double, 2) == 4
 
     asyncio.run(main())

@@ -358,17 +358,26 @@ def test_each_worker_opens_its_state_once_and_jobs_find_it(tmp_path: Path) -> No
         for n in range(2):
             jobs.wait_for(tmp_path / str(n))
         gate.touch()
-        workers = {call.result(30) for call in calls}
-        for _ in range(20):
-            pid, state = pool.submit(jobs.state).result(30)
-            assert state == f"state of {pid}"
-    assert sorted(log.read_text().splitlines()) == sorted(f"opened {pid}" for pid in workers)
-    assert offloop.worker_state() is None
+        assert len({call.result(30) for call in calls}) == 2
+        states = [call.result(30) for call in [pool.submit(jobs.state) for _ in range(40)]]
+    assert all(state == f"state of {pid}" for pid, state in states)
+    assert sorted(log.read_text().splitlines()) == sorted({f"opened {pid}" for pid, _ in states})
 
 
-def test_a_pool_without_state_has_none() -> None:
+def test_a_state_that_cannot_be_opened_is_the_jobs_error_and_tried_again(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(1, worker_state=functools.partial(jobs.open_later, tmp_path / "x")) as pool:
+        assert pool.submit(jobs.double, 1).result(30) == 2
+        with pytest.raises(LookupError, match="not yet"):
+            pool.submit(jobs.state).result(30)
+        assert pool.submit(jobs.state).result(30)[1] == "open"
+
+
+def test_there_is_no_state_outside_of_jobs_or_without_a_way_to_open_it() -> None:
+    with pytest.raises(RuntimeError, match="no worker state"):
+        offloop.worker_state()
     with ProcessPoolExecutor(1) as pool:
-        assert pool.submit(jobs.state).result(30)[1] is None
+        with pytest.raises(RuntimeError, match="no worker state"):
+            pool.submit(jobs.state).result(30)
 
 
 # Context

@@ -118,11 +118,15 @@ def fail_with(message: str) -> None:
 
 def fail_once(path: Path) -> None:
     """Fails for the first that calls it."""
-    try:
-        path.touch(exist_ok=False)
-    except FileExistsError:
-        return
-    raise LookupError("not yet")
+    open_later(path)
+
+
+def open_later(path: Path) -> str:
+    """Fails for the first that calls it."""
+    if not path.exists():
+        path.touch()
+        raise LookupError("not yet")
+    return "open"
 
 
 def exit_with(code: int) -> None:
