@@ -205,8 +205,16 @@ def test_an_exception_cancels_the_other_calls(
 def test_a_crash_comes_in_its_place(pool: ProcessPoolExecutor) -> None:
     results = pool.map(jobs.exit_if_odd, [0, 2, 3, 4])
     assert [next(results), next(results)] == [0, 2]
-    with pytest.raises(WorkerDied):
+    with pytest.raises(WorkerDied) as caught:
         next(results)
+    assert caught.value.task == "support.jobs.exit_if_odd"
+
+
+def test_an_async_function_is_refused_with_advice(pool: ProcessPoolExecutor) -> None:
+    with pytest.raises(TypeError, match="async function"):
+        pool.map(asyncio.sleep, [1])
+    with pytest.raises(TypeError, match="returned a coroutine"):
+        list(pool.map(jobs.call_async, [1]))
 
 
 def test_an_iterable_that_raises_raises_where_it_is_read(pool: ProcessPoolExecutor) -> None:

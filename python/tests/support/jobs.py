@@ -181,3 +181,10 @@ def exit_if_odd(value: int) -> int:
     if value % 2:
         os._exit(1)
     return value
+
+
+def call_async(value: int) -> Any:
+    """Returns a coroutine, although it is no async function."""
+    import asyncio
+
+    return asyncio.sleep(0, value)
