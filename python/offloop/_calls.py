@@ -11,7 +11,9 @@ from types import (
     FunctionType,
     MethodType,
 )
-from typing import cast
+from typing import TypeVar, cast
+
+_R = TypeVar("_R")
 
 # A call of such a function runs none of its code: it returns something to await or to iterate.
 _ASYNC_FLAGS = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
@@ -53,6 +55,16 @@ def check_result(fn: Callable[..., object], value: object) -> None:
         f"{name_of(fn)} returned {what}, which can only run on the event loop it was made for: "
         f"call the function there, without the pool. {_RUN_ELSEWHERE}"
     )
+
+
+def each(fn: Callable[..., _R], *items: tuple[object, ...]) -> list[_R]:
+    """Calls `fn` with each of the items: what a map submits."""
+    values: list[_R] = []
+    for item in items:
+        value = fn(*item)
+        check_result(fn, value)
+        values.append(value)
+    return values
 
 
 _RUN_ELSEWHERE = (

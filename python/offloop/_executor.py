@@ -13,6 +13,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from . import _calls
 from ._loop import JobFuture
 
 if TYPE_CHECKING:
@@ -70,11 +71,9 @@ class Pool(Executor):
             raise ValueError("chunksize must be >= 1.")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or >= 1.")
-        items = zip(*iterables)
-        if chunksize == 1:
-            calls = (self.submit(_one, fn, item) for item in items)
-        else:
-            calls = (self.submit(_chunk, fn, chunk) for chunk in _chunks(items, chunksize))
+        _calls.check_sync(fn)
+        chunks = _chunks(zip(*iterables), chunksize)
+        calls = (self.submit(_calls.each, fn, *chunk) for chunk in chunks)
         return Results(calls, buffersize, ordered, timeout, progress)
 
     def __exit__(
@@ -128,16 +127,8 @@ async def aside(fn: Callable[[], object]) -> None:
     await done
 
 
-def _one(fn: Callable[..., R], item: tuple[Any, ...]) -> list[R]:
-    return [fn(*item)]
-
-
-def _chunk(fn: Callable[..., R], items: list[tuple[Any, ...]]) -> list[R]:
-    return [fn(*item) for item in items]
-
-
-def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while chunk := list(itertools.islice(items, size)):
+def _chunks(items: Iterator[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    while chunk := tuple(itertools.islice(items, size)):
         yield chunk
 
 

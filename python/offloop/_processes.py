@@ -256,7 +256,8 @@ class ProcessPoolExecutor(Pool):
         except BaseException as error:
             self._unsent += 1
             raise _Unsent(error) from None
-        name = _calls.name_of(fn)
+        # What a map or a stream submits is named by what it calls.
+        name = _calls.name_of(args[0] if fn is _calls.each or fn is _worker.send_items else fn)
         return self._engine.submit(
             body, buffers, receiver, mailbox, name, priority, timeout, queue_timeout, buffersize
         )

@@ -1,0 +1,1 @@
+"""What the tests send to workers. Workers import it, so it imports little."""

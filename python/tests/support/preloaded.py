@@ -1,0 +1,5 @@
+"""Remembers which process has imported it."""
+
+import os
+
+imported_by = os.getpid()
