@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 @final
-class _Condition(RLock):
+class _Condition(RLock):  # type: ignore[misc] # pyright: ignore[reportGeneralTypeIssues]
     """What a future needs of `threading.Condition`, which takes much longer to make than most calls to be made."""
 
     _waiting: list[LockType] | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import concurrent.futures.thread
 import contextvars
 import itertools
 import logging
@@ -96,6 +95,9 @@ class _Crew:
             self.leave(threading.current_thread(), number)
 
     def leave(self, thread: threading.Thread, number: int) -> None:
+        if self.pid != os.getpid():
+            # It has forked: in the child the lock may be held for ever.
+            return
         with self.lock:
             self.numbers.discard(number)
             self.lives.pop(thread, None)
@@ -135,7 +137,7 @@ class _Crew:
                 pool.cancel_queued()
 
     def complaint(self) -> str:
-        frames = sys._current_frames()
+        frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
         pool = self.pool()
         queued = 0 if pool is None else pool.queued()
         lines = [
@@ -157,6 +159,7 @@ def _where(frame: FrameType | None) -> str:
 
 
 _crews: weakref.WeakSet[_Crew] = weakref.WeakSet()
+_unnamed = itertools.count()
 _exiting = False
 
 
@@ -243,16 +246,14 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         exit_timeout: float | None = 60.0,
     ) -> None:
         if max_workers is None:
-            count = getattr(os, "process_cpu_count", os.cpu_count)
-            max_workers = min(32, (count() or 1) + 4)
+            cores: int | None = getattr(os, "process_cpu_count", os.cpu_count)()
+            max_workers = min(32, (cores or 1) + 4)
         if max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._max_workers = max_workers
-        self._thread_name_prefix = thread_name_prefix or f"ThreadPoolExecutor-{self._counter()}"
-        self._initializer = initializer
-        self._initargs = initargs
+        self._thread_name_prefix = thread_name_prefix or f"ThreadPoolExecutor-{next(_unnamed)}"
         self._shutdown = False
         self._crew = _Crew(
             self._thread_name_prefix, initializer, initargs, worker_state, exit_timeout
@@ -261,15 +262,19 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
             self._crew.start, max_workers, queue_capacity, on_full, idle_timeout
         )
         self._crew.pool = weakref.ref(self._pool)
-        self._work_queue = _Queued(self._pool)
+        self._work_queue = _Queued(self._pool)  # type: ignore[assignment] # pyright: ignore
         _crews.add(self._crew)
 
     @property
-    def _threads(self) -> set[threading.Thread]:
+    def _threads(  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride]
+        self,
+    ) -> set[threading.Thread]:
         return self._crew.threads
 
     @property
-    def _broken(self) -> str | Literal[False]:
+    def _broken(  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride]
+        self,
+    ) -> str | Literal[False]:
         return self._crew.broken
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -311,7 +316,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         check_sync(fn)
         loop = asyncio.get_running_loop()
         future: JobFuture[T] = JobFuture(loop=loop)
-        future._job = self._pool.run(
+        future._job = self._pool.run(  # pyright: ignore[reportPrivateUsage]
             mailbox_of(loop),
             future,
             contextvars.copy_context().run,
