@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
-from . import _worker
+from . import _offloop, _worker
+
+
+class _Here(threading.local):
+    """What a pool's thread has of its own."""
+
+    make_state: Callable[[], object] | None = None
+    state: object = None
+
+
+here = _Here()
 
 
 def worker_state() -> Any:
     """What this worker's `worker_state` callable returned; None if its pool has none.
 
-    It belongs to the worker that runs the job, a thread or a process, and to no other.
+    It belongs to the worker that runs the job, a thread or a process, and to no other. A thread calls it when a job
+    first asks for its value; if it raises, so does this, and the next to ask tries again.
     """
-    return _worker.state
+    if here.make_state is not None:
+        here.state, here.make_state = here.make_state(), None
+    return _worker.state if here.state is None else here.state
 
 
 def is_cancelled() -> bool:
@@ -21,7 +36,7 @@ def is_cancelled() -> bool:
     Worth asking in every long loop of a job in a thread. In a process it is always False: whoever is to stop is
     killed.
     """
-    return False
+    return _offloop.is_cancelled()
 
 
 def check() -> None:

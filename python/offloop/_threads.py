@@ -20,9 +20,11 @@ from typing import Any, Literal, ParamSpec, TypeVar, final
 
 from ._calls import check_sync, name_of
 from ._errors import Closed
+from ._executor import Pool
 from ._futures import Future
+from ._jobs import here
 from ._loop import JobFuture, mailbox_of
-from ._offloop import Life, ThreadPool
+from ._offloop import Job, Life, Mailbox, ThreadPool
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -80,7 +82,7 @@ class _Crew:
             raise
 
     def work(self, life: Life, number: int) -> None:
-        _here.crew = self
+        here.make_state = self.worker_state
         try:
             if self.initializer is not None:
                 try:
@@ -175,33 +177,6 @@ def _exit() -> None:
 threading._register_atexit(_exit)  # type: ignore[attr-defined] # pyright: ignore
 
 
-class _Here(threading.local):
-    """What a worker's thread knows of itself."""
-
-    crew: _Crew | None = None
-    state: object = None
-    has_state = False
-
-
-_here = _Here()
-
-
-def worker_state() -> Any:
-    """What the pool's `worker_state` has made for this worker; it is made when the worker first asks for it.
-
-    Raises what making it raises, and then it is tried again. Raises RuntimeError outside of a job, and in pools
-    that were given no `worker_state`.
-    """
-    if not _here.has_state:
-        if _here.crew is None or _here.crew.worker_state is None:
-            raise RuntimeError(
-                "there is no state here: give the pool a worker_state and ask for it within a job"
-            )
-        _here.state = _here.crew.worker_state()
-        _here.has_state = True
-    return _here.state
-
-
 class _Queued:
     """The queue, for programs that look at its length."""
 
@@ -213,7 +188,7 @@ class _Queued:
         return self._pool.queued()
 
 
-class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
+class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
     """A pool of threads that grows when its calls wait and shrinks when there are none.
 
     It takes the place of `concurrent.futures.ThreadPoolExecutor`, and its parameters mean the same. Further ones:
@@ -299,34 +274,48 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         /,
         *args: Any,
         timeout: float | None = None,
-        priority: int = 0,
         queue_timeout: float | None = None,
+        priority: int = 0,
         **kwargs: Any,
     ) -> JobFuture[T]:
-        """Calls `fn(*args, **kwargs)` on a thread; await the result. To be called on an event loop.
-
-        Cancelling what it returns removes the call from the queue, or turns its token if it runs:
-        `offloop.is_cancelled()` is true in it then.
-
-        timeout: seconds for waiting and running together; queue_timeout: seconds for waiting alone. A call that has
-        not begun by then ends with `QueueTimeout`; one that runs ends with `RunTimeout` and its token turns.
-        priority: -128 to 127; higher ones run first.
-        """
-        self._check_open()
-        check_sync(fn)
         loop = asyncio.get_running_loop()
         future: JobFuture[T] = JobFuture(loop=loop)
-        future._job = self._pool.run(  # pyright: ignore[reportPrivateUsage]
-            mailbox_of(loop),
+        future._job = self._submit(  # pyright: ignore[reportPrivateUsage]
             future,
+            mailbox_of(loop),
+            fn,
+            args,
+            kwargs,
+            timeout=timeout,
+            queue_timeout=queue_timeout,
+            priority=priority,
+        )
+        return future
+
+    def _submit(
+        self,
+        receiver: Any,
+        mailbox: Mailbox | None,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        priority: int = 0,
+    ) -> Job:
+        self._check_open()
+        check_sync(fn)
+        return self._pool.run(
+            receiver,
+            mailbox,
             contextvars.copy_context().run,
             (fn, *args),
             kwargs or None,
             timeout,
-            priority,
             queue_timeout,
+            priority,
         )
-        return future
 
     def _check_open(self) -> None:
         if self._crew.broken:
@@ -350,7 +339,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         if wait:
             self._crew.join()
 
-    def _leave_behind(self) -> None:
+    def _abort(self) -> None:
         """Cancels what is queued, asks what runs to stop, and waits for nothing, not even at exit."""
         self._shutdown = True
         self._crew.abandoned = True
@@ -360,16 +349,12 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
 
     def __exit__(
         self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        """Waits for all calls; but after Ctrl-C, or if the task was cancelled, cancels what is queued and goes on."""
-        if exc_type is not None and issubclass(exc_type, (KeyboardInterrupt, asyncio.CancelledError)):
-            self._leave_behind()
-            return
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
         try:
-            self.shutdown()
+            return super().__exit__(kind, error, traceback)
         except KeyboardInterrupt:
-            self._leave_behind()
+            self._abort()
             raise
