@@ -3,12 +3,42 @@
 from __future__ import annotations
 
 import concurrent.futures
-from typing import Any, TypeVar
+from _thread import LockType, RLock, allocate_lock
+from typing import Any, TypeVar, final
 
 from ._errors import CancelledError
 from ._offloop import blocking
 
 T = TypeVar("T")
+
+
+@final
+class _Condition(RLock):  # type: ignore[misc] # pyright: ignore[reportGeneralTypeIssues]
+    """What a future needs of `threading.Condition`, which takes much longer to make than most calls to be made."""
+
+    _waiting: list[LockType] | None = None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits to be notified, with the lock released; False if `timeout` seconds pass first."""
+        waiter = allocate_lock()
+        waiter.acquire()
+        if self._waiting is None:
+            self._waiting = []
+        self._waiting.append(waiter)
+        held: Any = self._release_save()  # type: ignore[attr-defined] # pyright: ignore
+        notified = False
+        try:
+            notified = waiter.acquire(True, -1 if timeout is None else max(0.0, timeout))
+        finally:
+            self._acquire_restore(held)  # type: ignore[attr-defined] # pyright: ignore
+            if not notified and waiter in self._waiting:
+                self._waiting.remove(waiter)
+        return notified
+
+    def notify_all(self) -> None:
+        """Ends all waits; the caller holds the lock."""
+        while self._waiting:
+            self._waiting.pop().release()
 
 
 class Future(concurrent.futures.Future[T]):
@@ -17,6 +47,16 @@ class Future(concurrent.futures.Future[T]):
     _job: Any = None
     """The engine's job, if it was submitted."""
     _state: str
+    _result: T | None
+
+    def __init__(self) -> None:
+        # What the standard one does, with another condition.
+        self._condition = _Condition()  # type: ignore[assignment] # pyright: ignore
+        self._state = "PENDING"
+        self._result = None
+        self._exception = None
+        self._waiters: list[Any] = []
+        self._done_callbacks: list[Any] = []
 
     def cancel(self) -> bool:
         """Cancels the call unless it has begun; then it never runs, and leaves its place in the queue at once."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any
 
-from ._offloop import is_cancelled as is_cancelled
+from . import _offloop
 
 
 class State:
@@ -64,6 +64,15 @@ def worker_state() -> Any:
 def discard_worker_state() -> None:
     """Drops this worker's state, because it is broken, say: the next `worker_state()` makes another."""
     _state().discard()
+
+
+def is_cancelled() -> bool:
+    """Whether the job that runs on this thread should stop: cancelled, out of time, or its pool is ending.
+
+    Worth asking in every long loop of a job in a thread. In a process it is always False: whoever is to stop is
+    killed.
+    """
+    return _offloop.is_cancelled()
 
 
 def check() -> None:

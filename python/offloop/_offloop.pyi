@@ -129,14 +129,14 @@ class ThreadPool:
         """Calls `run(*args, **kwargs)` on a thread and ends `future`, which gets the job as `_job`."""
     def run(
         self,
-        mailbox: Mailbox,
-        receiver: JobFuture[T],
+        receiver: Any,
+        mailbox: Mailbox | None,
         run: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
         timeout: float | None,
-        priority: int,
         queue_timeout: float | None,
+        priority: int,
         /,
     ) -> Job:
         """The same for a receiver in an event loop. Times in seconds."""

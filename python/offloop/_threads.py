@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import concurrent.futures.thread
 import contextvars
 import itertools
 import logging
@@ -21,10 +20,11 @@ from typing import Any, Literal, ParamSpec, TypeVar, final
 
 from ._calls import check_sync, name_of
 from ._errors import Closed
+from ._executor import Pool
 from ._futures import Future
 from ._jobs import State, here
 from ._loop import JobFuture, mailbox_of
-from ._offloop import Life, ThreadPool
+from ._offloop import Job, Life, Mailbox, ThreadPool
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -98,6 +98,9 @@ class _Crew:
             self.leave(threading.current_thread(), number)
 
     def leave(self, thread: threading.Thread, number: int) -> None:
+        if self.pid != os.getpid():
+            # It has forked: in the child the lock may be held for ever.
+            return
         with self.lock:
             self.numbers.discard(number)
             self.lives.pop(thread, None)
@@ -137,7 +140,7 @@ class _Crew:
                 pool.cancel_queued()
 
     def complaint(self) -> str:
-        frames = sys._current_frames()
+        frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
         pool = self.pool()
         queued = 0 if pool is None else pool.queued()
         lines = [
@@ -159,6 +162,7 @@ def _where(frame: FrameType | None) -> str:
 
 
 _crews: weakref.WeakSet[_Crew] = weakref.WeakSet()
+_unnamed = itertools.count()
 _exiting = False
 
 
@@ -185,7 +189,7 @@ class _Queued:
         return self._pool.queued()
 
 
-class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
+class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
     """A pool of threads that grows when its calls wait and shrinks when there are none.
 
     It takes the place of `concurrent.futures.ThreadPoolExecutor`, and its parameters mean the same. Further ones:
@@ -218,16 +222,14 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         exit_timeout: float | None = 60.0,
     ) -> None:
         if max_workers is None:
-            count = getattr(os, "process_cpu_count", os.cpu_count)
-            max_workers = min(32, (count() or 1) + 4)
+            cores: int | None = getattr(os, "process_cpu_count", os.cpu_count)()
+            max_workers = min(32, (cores or 1) + 4)
         if max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._max_workers = max_workers
-        self._thread_name_prefix = thread_name_prefix or f"ThreadPoolExecutor-{self._counter()}"
-        self._initializer = initializer
-        self._initargs = initargs
+        self._thread_name_prefix = thread_name_prefix or f"ThreadPoolExecutor-{next(_unnamed)}"
         self._shutdown = False
         self._crew = _Crew(
             self._thread_name_prefix, initializer, initargs, worker_state, exit_timeout
@@ -236,15 +238,19 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
             self._crew.start, max_workers, queue_capacity, on_full, idle_timeout
         )
         self._crew.pool = weakref.ref(self._pool)
-        self._work_queue = _Queued(self._pool)
+        self._work_queue = _Queued(self._pool)  # type: ignore[assignment] # pyright: ignore
         _crews.add(self._crew)
 
     @property
-    def _threads(self) -> set[threading.Thread]:
+    def _threads(  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride]
+        self,
+    ) -> set[threading.Thread]:
         return self._crew.threads
 
     @property
-    def _broken(self) -> str | Literal[False]:
+    def _broken(  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride]
+        self,
+    ) -> str | Literal[False]:
         return self._crew.broken
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -269,34 +275,48 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         /,
         *args: Any,
         timeout: float | None = None,
-        priority: int = 0,
         queue_timeout: float | None = None,
+        priority: int = 0,
         **kwargs: Any,
     ) -> JobFuture[T]:
-        """Calls `fn(*args, **kwargs)` on a thread; await the result. To be called on an event loop.
-
-        Cancelling what it returns removes the call from the queue, or turns its token if it runs:
-        `offloop.is_cancelled()` is true in it then.
-
-        timeout: seconds for waiting and running together; queue_timeout: seconds for waiting alone. A call that has
-        not begun by then ends with `QueueTimeout`; one that runs ends with `RunTimeout` and its token turns.
-        priority: -128 to 127; higher ones run first.
-        """
-        self._check_open()
-        check_sync(fn)
         loop = asyncio.get_running_loop()
         future: JobFuture[T] = JobFuture(loop=loop)
-        future._job = self._pool.run(
-            mailbox_of(loop),
+        future._job = self._submit(  # pyright: ignore[reportPrivateUsage]
             future,
+            mailbox_of(loop),
+            fn,
+            args,
+            kwargs,
+            timeout=timeout,
+            queue_timeout=queue_timeout,
+            priority=priority,
+        )
+        return future
+
+    def _submit(
+        self,
+        receiver: Any,
+        mailbox: Mailbox | None,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        priority: int = 0,
+    ) -> Job:
+        self._check_open()
+        check_sync(fn)
+        return self._pool.run(
+            receiver,
+            mailbox,
             contextvars.copy_context().run,
             (fn, *args),
             kwargs or None,
             timeout,
-            priority,
             queue_timeout,
+            priority,
         )
-        return future
 
     def _check_open(self) -> None:
         if self._crew.broken:
@@ -320,7 +340,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         if wait:
             self._crew.join()
 
-    def _leave_behind(self) -> None:
+    def _abort(self) -> None:
         """Cancels what is queued, asks what runs to stop, and waits for nothing, not even at exit."""
         self._shutdown = True
         self._crew.abandoned = True
@@ -330,16 +350,12 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
 
     def __exit__(
         self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        """Waits for all calls; but after Ctrl-C, or if the task was cancelled, cancels what is queued and goes on."""
-        if exc_type is not None and issubclass(exc_type, (KeyboardInterrupt, asyncio.CancelledError)):
-            self._leave_behind()
-            return
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
         try:
-            self.shutdown()
+            return super().__exit__(kind, error, traceback)
         except KeyboardInterrupt:
-            self._leave_behind()
+            self._abort()
             raise

@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::errors;
-use crate::mailbox::{Job, Mailbox, Receive, watch};
+use crate::mailbox::{Job, Mailbox, Receive, completer, watch};
 
 /// How long a thread keeps the interpreter while it has work: for longer than the interval (5 ms) after which another
 /// thread that waits for it may demand it, and then gets it. Whoever waits is woken at each release; were that more
@@ -151,19 +151,19 @@ impl ThreadPool {
         }
     }
 
-    /// The same for a receiver in an event loop: what `watch` does. Times in seconds.
+    /// The same for a receiver that is told through the mailbox, or by the completer. Times in seconds.
     #[allow(clippy::too_many_arguments, reason = "it is called in one place, by position")]
     fn run(
         &self,
         py: Python<'_>,
-        mailbox: &Mailbox,
         receiver: Py<PyAny>,
+        mailbox: Option<&Mailbox>,
         run: Py<PyAny>,
         args: Py<PyTuple>,
         kwargs: Option<Py<PyDict>>,
         timeout: Option<f64>,
-        priority: i8,
         queue_timeout: Option<f64>,
+        priority: i8,
     ) -> PyResult<Job> {
         let name = if timeout.is_some() || queue_timeout.is_some() {
             let function = args.bind(py).get_item(0)?;
@@ -178,11 +178,14 @@ impl ThreadPool {
         if let Some(limit) = queue_timeout {
             work = work.queue_timeout(seconds("queue_timeout", limit)?);
         }
-        let mut handle = self.pool.run(work);
         if let Some(limit) = timeout {
-            handle = handle.timeout(seconds("timeout", limit)?);
+            work = work.run_timeout(seconds("timeout", limit)?);
         }
-        let job = watch(handle, receiver, mailbox.letters(), None);
+        let handle = self.pool.run(work);
+        let job = match mailbox {
+            Some(mailbox) => watch(handle, receiver, mailbox.letters(), None),
+            None => watch(handle, receiver, &completer()?, None),
+        };
         self.grow();
         Ok(job)
     }
