@@ -1,7 +1,6 @@
 """What may be called in a worker: sync functions whose result is not a coroutine."""
 
 import functools
-import inspect
 from collections.abc import Callable
 from types import (
     AsyncGeneratorType,
@@ -16,7 +15,9 @@ from typing import TypeVar, cast
 _R = TypeVar("_R")
 
 # A call of such a function runs none of its code: it returns something to await or to iterate.
-_ASYNC_FLAGS = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
+# The numbers are those of `inspect`, which takes long to import: CO_COROUTINE, CO_ITERABLE_COROUTINE,
+# CO_ASYNC_GENERATOR.
+_ASYNC_FLAGS = 0x80 | 0x100 | 0x200
 
 
 def check_sync(fn: Callable[..., object]) -> None:
@@ -43,6 +44,8 @@ def check_result(fn: Callable[..., object], value: object) -> None:
     kind = type(value)
     if kind is CoroutineType:
         coroutine = cast("CoroutineType[object, object, object]", value)
+        import inspect
+
         if inspect.getcoroutinestate(coroutine) == "CORO_CREATED":
             # Closing runs none of its code yet, and spares a warning that nobody awaited it.
             coroutine.close()

@@ -8,11 +8,11 @@ call that refers to it (`needs_main`, `prepare_main`). Most workers never do, an
 import functools
 import os
 import sys
-from multiprocessing import get_start_method, process, spawn, util
 from typing import Any
 
 
 _MAIN_KEYS = ("init_main_from_name", "init_main_from_path")
+_BASE_KEYS = ("dir", "sys_path", "sys_argv")
 
 # In a worker: where the main module of the pool's process is. A pool that a job makes passes it on,
 # whether or not this worker has imported it.
@@ -25,6 +25,8 @@ def preparation(name: str = "OffloopWorker", cwd: str | None = None) -> dict[str
     The keys are those of `multiprocessing.spawn.get_preparation_data`, and two for the parent. All
     can be pickled. Unlike that function, this one leaves the user free to choose a start method.
     """
+    from multiprocessing import get_start_method, process, util
+
     current = process.current_process()
     orig_dir: str | None = getattr(process, "ORIGINAL_DIR", None)
     described: dict[str, Any] = {
@@ -52,7 +54,16 @@ def prepare_base(described: dict[str, Any]) -> None:
     """Makes this process a worker of the one described, except for the main module."""
     global _inherited
     _inherited = _main_keys(described)
-    spawn.prepare({key: value for key, value in described.items() if key not in _MAIN_KEYS})
+    os.chdir(described["dir"])
+    sys.path[:] = described["sys_path"]
+    sys.argv[:] = described["sys_argv"]
+
+
+def prepare_multiprocessing(described: dict[str, Any]) -> None:
+    """The same for multiprocessing, which takes longer to import than all else: when it is needed."""
+    from multiprocessing import spawn
+
+    spawn.prepare({key: value for key, value in described.items() if key not in _MAIN_KEYS + _BASE_KEYS})
     _set_parent(described["parent_name"], described["parent_pid"])
 
 
@@ -61,6 +72,8 @@ def prepare_main(described: dict[str, Any]) -> None:
 
     Meanwhile, pools and processes refuse to be made: see `refuse_while_importing_main`.
     """
+    from multiprocessing import process, spawn
+
     current: Any = process.current_process()
     current._inheriting = True  # where multiprocessing looks, too
     try:
@@ -80,7 +93,8 @@ def refuse_while_importing_main() -> None:
 
     A script that makes a pool when it is imported would start workers that import it, without end.
     """
-    if getattr(process.current_process(), "_inheriting", False):
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and getattr(process.current_process(), "_inheriting", False):
         raise RuntimeError(
             "__main__ makes a process pool while it is imported, and worker processes import it to "
             f"find the functions they shall call. {_GUARD}"
@@ -125,6 +139,8 @@ def _find_main() -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1)
 def _existing_script(path: str) -> str | None:
+    from multiprocessing import process
+
     path = os.path.normpath(os.path.join(getattr(process, "ORIGINAL_DIR", None) or "", path))
     # "<stdin>" is no file, and multiprocessing leaves the script of IPython alone.
     if not os.path.isfile(path) or os.path.splitext(os.path.basename(path))[0] == "ipython":
@@ -138,5 +154,7 @@ def _set_parent(name: str, pid: int) -> None:
         ends_with_parent = os.pidfd_open(pid)
     except OSError:  # it is gone, and this worker is about to follow
         return
+    from multiprocessing import process
+
     module: Any = process
     module._parent_process = module._ParentProcess(name, pid, ends_with_parent)

@@ -7,7 +7,6 @@ import importlib
 import io
 import pickle
 from collections.abc import Callable, Iterable
-from multiprocessing.reduction import ForkingPickler
 from pickle import PickleBuffer, PicklingError
 from types import FunctionType
 from typing import Any
@@ -51,6 +50,8 @@ def dumps(value: object, keep: Callable[[PickleBuffer], bool]) -> tuple[bytes, l
 
     # `find`, because `in` takes several times as long for `bytes`.
     if data.find(b"multiprocessing.connection") >= 0:
+        from multiprocessing.reduction import ForkingPickler
+
         # Plain pickle sends only the number of a connection's file descriptor.
         buffers.clear()
         stream = io.BytesIO()

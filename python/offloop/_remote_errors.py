@@ -4,9 +4,6 @@ import contextlib
 import pickle
 import sys
 import traceback
-from concurrent.futures.process import (
-    _RemoteTraceback,  # pyright: ignore[reportPrivateUsage]  # the type that callers look for
-)
 from typing import Any
 
 from offloop import _pickling
@@ -62,7 +59,10 @@ def unpack(data: bytes) -> BaseException:
         exc = pickle.loads(pickled)
     except (Exception, SystemExit) as error:
         exc = RemoteError(type_name, text, f"here it does not unpickle: {_describe(error)}")
-    remote_traceback: Any = _RemoteTraceback
+    # The type that callers look for.
+    from concurrent.futures import process
+
+    remote_traceback: Any = process._RemoteTraceback  # pyright: ignore
     # Not by assignment, which the exception's own `__setattr__` may forbid.
     BaseException.__setattr__(exc, "__cause__", remote_traceback(f'\n"""\n{formatted}"""'))
     if notes:

@@ -6,7 +6,7 @@ import gc
 import os
 import signal
 import sys
-from base64 import b64decode, b64encode
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,7 @@ def command(preparation: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
     program = f"import sys; sys.path.insert(0, {package!r}); from offloop._worker import main; main()"
     flags: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
     executable = os.fsdecode(spawn.get_executable())
-    environment = {PREPARATION: b64encode(pickle.dumps(dict(preparation))).decode()}
+    environment = {PREPARATION: b2a_base64(pickle.dumps(dict(preparation)), newline=False).decode()}
     return [executable, *flags, "-c", program], environment
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     import pickle
 
     template = _offloop.Template.connect()
-    preparation = pickle.loads(b64decode(os.environ.pop(PREPARATION)))
+    preparation = pickle.loads(a2b_base64(os.environ.pop(PREPARATION)))
     os.environ.pop(MARKER, None)
     if template is None:
         return
@@ -108,34 +108,42 @@ _log: _logs.Forwarder
 def _begin(log_level: int) -> None:
     """As multiprocessing begins a child."""
     global _log
-    from multiprocessing import process, util
-
     _log = _logs.install(lambda record: _offloop.emit((LOG, record, ())), log_level)
-    _main_thread_is_this()
-    util._finalizer_registry.clear()  # type: ignore[attr-defined]
-    util._run_after_forkers()  # type: ignore[attr-defined]
-    current: Any = process.current_process()
-    current._config["semprefix"] = "/mp"
+    _begin_multiprocessing()
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         # The standard library's generator is seeded anew by fork.
         numpy.random.seed()
 
 
-def _main_thread_is_this() -> None:
-    import threading
+_awaits_multiprocessing = True
 
-    threading.current_thread().name = "MainThread"
+
+def _begin_multiprocessing() -> None:
+    """Makes this process a child of its parent in the eyes of multiprocessing, as soon as somebody has imported that."""
+    global _awaits_multiprocessing
+    if "multiprocessing.process" not in sys.modules:
+        return
+    from multiprocessing import process, util
+
+    _awaits_multiprocessing = False
+    util._finalizer_registry.clear()  # type: ignore[attr-defined]
+    util._run_after_forkers()  # type: ignore[attr-defined]
+    _main.prepare_multiprocessing(dict(_preparation))
+    current: Any = process.current_process()
+    current._config["semprefix"] = "/mp"
 
 
 def _end() -> None:
     """As multiprocessing ends a child. Never returns."""
     import threading
-    from multiprocessing import util
 
     try:
         threading._shutdown()  # type: ignore[attr-defined]
-        util._exit_function()
+        if "multiprocessing.util" in sys.modules:
+            from multiprocessing import util
+
+            util._exit_function()
     finally:
         _flush()
         os._exit(0)
@@ -179,7 +187,13 @@ def _perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Seque
     try:
         if _awaits_main and _main.needs_main(bytes(body)):
             _import_main()
+        if _awaits_multiprocessing and bytes(body).find(b"multiprocessing") >= 0:
+            import multiprocessing.process  # noqa: F401
+        if _awaits_multiprocessing:
+            _begin_multiprocessing()
         call: Call = _pickling.loads(body, buffers)
+        if _awaits_multiprocessing:
+            _begin_multiprocessing()
     except BaseException as error:
         return UNREADABLE, _remote_errors.pack(error), ()
     try:
