@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
 import time
@@ -127,6 +128,12 @@ async def aside(fn: Callable[[], object]) -> None:
     await done
 
 
+def _look(waiting: asyncio.Future[Any]) -> None:
+    """Spares a complaint about an exception that nobody has looked at: it is raised from the call itself."""
+    if not waiting.cancelled():
+        waiting.exception()
+
+
 def _chunks(items: Iterator[Any], size: int) -> Iterator[tuple[Any, ...]]:
     while chunk := tuple(itertools.islice(items, size)):
         yield chunk
@@ -241,13 +248,20 @@ class Results(Generic[R]):
             first = next(iter(self._under_way))
             if not first.done():
                 # Waiting does not cancel it, nor raise what it raises.
-                await asyncio.wait([asyncio.wrap_future(first)], timeout=self._left())
+                waiting = asyncio.wrap_future(first)
+                waiting.add_done_callback(_look)
+                await asyncio.wait([waiting], timeout=self._left())
             if not first.done():
                 raise FutureTimeout
             return first
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
-        self._wake = lambda: loop.call_soon_threadsafe(changed.set)
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+                loop.call_soon_threadsafe(changed.set)
+
+        self._wake = wake
         while not self._completed:
             try:
                 await asyncio.wait_for(changed.wait(), self._left())
