@@ -83,11 +83,15 @@ class Pool(Executor):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
-            # One Ctrl-C is enough.
+        # One Ctrl-C is enough, before or while we wait.
+        if isinstance(error, _GIVES_UP):
             self._abort()
-        else:
+            return None
+        try:
             self.shutdown(wait=True)
+        except KeyboardInterrupt:
+            self._abort()
+            raise
         return None
 
     def _abort(self) -> None:
@@ -103,10 +107,18 @@ class Pool(Executor):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
-            self._abort()
-        else:
+        if isinstance(error, _GIVES_UP):
+            await aside(self._abort)
+            return
+        try:
             await aside(self.shutdown)
+        except _GIVES_UP:
+            await aside(self._abort)
+            raise
+
+
+_GIVES_UP = KeyboardInterrupt, asyncio.CancelledError
+"""What ends a `with` block whose results nobody waits for any more."""
 
 
 async def aside(fn: Callable[[], object]) -> None:
