@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
 import time
@@ -82,11 +83,15 @@ class Pool(Executor):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
-            # One Ctrl-C is enough.
+        # One Ctrl-C is enough, before or while we wait.
+        if isinstance(error, _GIVES_UP):
             self._abort()
-        else:
+            return None
+        try:
             self.shutdown(wait=True)
+        except KeyboardInterrupt:
+            self._abort()
+            raise
         return None
 
     def _abort(self) -> None:
@@ -102,10 +107,18 @@ class Pool(Executor):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
-            self._abort()
-        else:
+        if isinstance(error, _GIVES_UP):
+            await aside(self._abort)
+            return
+        try:
             await aside(self.shutdown)
+        except _GIVES_UP:
+            await aside(self._abort)
+            raise
+
+
+_GIVES_UP = KeyboardInterrupt, asyncio.CancelledError
+"""What ends a `with` block whose results nobody waits for any more."""
 
 
 async def aside(fn: Callable[[], object]) -> None:
@@ -125,6 +138,12 @@ async def aside(fn: Callable[[], object]) -> None:
 
     threading.Thread(target=call, name="offloop-shutdown", daemon=True).start()
     await done
+
+
+def _look(waiting: asyncio.Future[Any]) -> None:
+    """Spares a complaint about an exception that nobody has looked at: it is raised from the call itself."""
+    if not waiting.cancelled():
+        waiting.exception()
 
 
 def _chunks(items: Iterator[Any], size: int) -> Iterator[tuple[Any, ...]]:
@@ -241,13 +260,20 @@ class Results(Generic[R]):
             first = next(iter(self._under_way))
             if not first.done():
                 # Waiting does not cancel it, nor raise what it raises.
-                await asyncio.wait([asyncio.wrap_future(first)], timeout=self._left())
+                waiting = asyncio.wrap_future(first)
+                waiting.add_done_callback(_look)
+                await asyncio.wait([waiting], timeout=self._left())
             if not first.done():
                 raise FutureTimeout
             return first
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
-        self._wake = lambda: loop.call_soon_threadsafe(changed.set)
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+                loop.call_soon_threadsafe(changed.set)
+
+        self._wake = wake
         while not self._completed:
             try:
                 await asyncio.wait_for(changed.wait(), self._left())

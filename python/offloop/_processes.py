@@ -7,6 +7,7 @@ import atexit
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -495,8 +496,23 @@ class _Ends:
     def end(self) -> None:
         """Finishes accepted work for as long as each pool allows, then kills."""
         self.is_over = True
+        begun = time.monotonic()
+        # One Ctrl-C is enough: if it has ended the program nobody waits for the work. At a prompt it has not.
+        interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
         for engine, timeout in self._engines.items():
-            engine.shutdown(timeout)
+            left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
+            try:
+                _, cancelled, killed, _ = engine.shutdown(0.0 if interrupted else left)
+            except KeyboardInterrupt:
+                interrupted = True
+                _, cancelled, killed, _ = engine.shutdown(0.0)
+            if cancelled or killed:
+                why = "after Ctrl-C" if interrupted else f"after {timeout} s (exit_timeout)"
+                print(
+                    f"offloop: the interpreter exits {why}: jobs killed while they ran: {killed}, "
+                    f"queued ones cancelled: {cancelled}.",
+                    file=sys.stderr,
+                )
         if self._engines:
             _offloop.settle()
 

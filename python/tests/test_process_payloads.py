@@ -15,7 +15,7 @@ from offloop import ProcessPoolExecutor
 
 np = pytest.importorskip("numpy")
 
-from support import jobs, payloads  # noqa: E402
+from support import jobs, memory, payloads  # noqa: E402
 
 MIB = 1 << 20
 
@@ -64,10 +64,10 @@ def test_arrays_are_not_copied_on_arrival(pool: ProcessPoolExecutor) -> None:
     array = pool.submit(payloads.make, MIB).result(60)
     assert type(payloads.base(array)).__name__ == "Shared"
     assert pool.submit(payloads.owner, array).result(60) == "Shared"
-    before = payloads.own_memory()
+    before = memory.own()
     large = pool.submit(payloads.make, 16 * MIB).result(60)  # 128 MiB
     assert large[-1] == 16 * MIB - 1
-    assert payloads.own_memory() - before < 32 * MIB
+    assert memory.own() - before < 32 * MIB
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -204,7 +204,7 @@ def test_memory_is_used_again_when_arrays_are_dropped() -> None:
             for _ in range(trips):
                 assert pool.submit(payloads.increment, array).result(60)[0] == 2
             pids: list[int | str] = ["self", worker]
-            return [f(pid) for f in (payloads.shared_memory, payloads.own_memory) for pid in pids]
+            return [f(pid) for f in (memory.shared, memory.own) for pid in pids]
 
         before = measure(6)
         after = measure(24)
@@ -218,8 +218,8 @@ def test_memory_is_given_back_when_the_pool_rests() -> None:
         array = np.ones(8 * MIB, dtype=np.int64)
         back = pool.submit(payloads.increment, array).result(60)
         del back
-        jobs.until(lambda: payloads.shared_memory() < 16 * MIB, "giving memory back here")
-        jobs.until(lambda: payloads.shared_memory(worker) < 16 * MIB, "giving it back there")
+        jobs.until(lambda: memory.shared() < 16 * MIB, "giving memory back here")
+        jobs.until(lambda: memory.shared(worker) < 16 * MIB, "giving it back there")
 
 
 def test_arrays_are_awaited_without_blocking_the_loop_for_long() -> None:
@@ -240,7 +240,7 @@ def test_a_cancelled_job_gives_its_arguments_back(tmp_path: Any) -> None:
         for _ in range(16):  # 1 GiB, if they stayed
             assert pool.submit(payloads.describe, array).cancel()
         gate.touch()
-        assert payloads.shared_memory() < 400 * MIB
+        assert memory.shared() < 400 * MIB
 
 
 def test_what_is_too_long_is_the_jobs_error() -> None:

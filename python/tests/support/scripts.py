@@ -24,7 +24,7 @@ def write(path: Path, code: str) -> Path:
 
 
 def run(*args: str | Path, stdin: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
-    """Runs this Python. Its workers are to end with it: its output is read to the end."""
+    """Runs this Python. Its output is read to the end, so its workers are to end with it."""
     return subprocess.run(
         [sys.executable, *args],
         input=stdin,
@@ -36,21 +36,21 @@ def run(*args: str | Path, stdin: str = "", **options: Any) -> subprocess.Comple
     )
 
 
-def start(*args: str | Path, **options: Any) -> subprocess.Popen[str]:
-    """Starts this Python as the leader of its own process group."""
+def start(*args: str | Path) -> subprocess.Popen[str]:
+    """Starts this Python as the leader of its own session and process group."""
     return subprocess.Popen(
         [sys.executable, *args],
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
         start_new_session=True,
-        **options,
     )
 
 
-def group_members(group: int) -> list[int]:
-    """The processes of a group that have not ended."""
+def members(session: int) -> list[int]:
+    """The processes of a session that have not ended. Zombies have."""
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -60,6 +60,6 @@ def group_members(group: int) -> list[int]:
                 fields = file.read().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[2]) == group and fields[0] not in "ZX":
+        if int(fields[3]) == session and fields[0] not in "ZX":
             found.append(int(name))
     return found
