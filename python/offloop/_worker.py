@@ -1,4 +1,5 @@
 """The other side: what an interpreter does that was started as a template of workers, or forked from it."""
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -8,7 +9,6 @@ import signal
 import sys
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from . import _calls, _logs, _main, _offloop, _pickling, _remote_errors
@@ -72,8 +72,8 @@ def fork(socket: int, preparation: Mapping[str, Any]) -> int:
         template = _offloop.Template.adopt(socket, parent)
         if template is not None:
             _live(template, preparation)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
     finally:
         os._exit(1)
 
@@ -135,7 +135,7 @@ def _end() -> None:
 
     try:
         threading._shutdown()  # type: ignore[attr-defined]
-        util._exit_function()
+        util._exit_function()  # type: ignore[attr-defined]
     finally:
         _flush()
         os._exit(0)
