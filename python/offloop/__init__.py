@@ -60,18 +60,21 @@ _PLACES = {
     "worker_state": "_jobs",
 }
 
-__all__ = sorted(_PLACES)
+__all__ = sorted(_PLACES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> Any:
-    place = _PLACES.get(name)
-    if place is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+# A type checker that saw it would take any name for one of ours.
+if not TYPE_CHECKING:
 
-    value = getattr(import_module(f"{__name__}.{place}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        place = _PLACES.get(name)
+        if place is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f"{__name__}.{place}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

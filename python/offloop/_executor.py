@@ -47,7 +47,7 @@ class Pool(Executor):
         """
         raise NotImplementedError
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., R],
         *iterables: Iterable[Any],

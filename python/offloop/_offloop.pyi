@@ -6,7 +6,6 @@ from typing import Any, Literal, TypeVar, final
 from typing_extensions import Buffer
 
 from ._futures import Future
-from ._loop import JobFuture
 
 T = TypeVar("T")
 

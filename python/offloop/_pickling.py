@@ -9,10 +9,13 @@ import pickle
 from collections.abc import Callable, Iterable
 from pickle import PickleBuffer, PicklingError
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from offloop import _main
 from offloop._calls import name_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 LARGE = 256 * 1024
 """From this size in bytes on, `wrap_large` lets `bytes` and `bytearray` travel out of band."""
@@ -68,7 +71,7 @@ def dumps(value: object, keep: Callable[[PickleBuffer], bool]) -> tuple[bytes, l
     return data, buffers
 
 
-def loads(data: bytes | bytearray | memoryview, buffers: Iterable[object]) -> Any:
+def loads(data: "Buffer", buffers: Iterable[object]) -> Any:
     """Undoes `dumps`. Large arrays share the memory of their buffer."""
     return pickle.loads(data, buffers=buffers)
 

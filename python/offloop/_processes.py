@@ -1,4 +1,5 @@
 """The process pool."""
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -13,10 +14,9 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from concurrent.futures import Future as StandardFuture
 from concurrent.futures.process import BrokenProcessPool
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from . import _calls, _main, _offloop, _pickling, _replies, _worker
 from ._errors import Closed
@@ -29,6 +29,7 @@ from ._stream import Stream
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
+P = ParamSpec("P")
 R = TypeVar("R")
 
 OnFull = Literal["wait", "reject", "caller_runs", "shed_oldest"]
@@ -99,7 +100,7 @@ class ProcessPoolExecutor(Pool):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         if max_tasks_per_child is not None:
-            if not isinstance(max_tasks_per_child, int):
+            if not isinstance(max_tasks_per_child, int):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError("max_tasks_per_child must be an integer")
             if max_tasks_per_child <= 0:
                 raise ValueError("max_tasks_per_child must be >= 1")
@@ -142,13 +143,18 @@ class ProcessPoolExecutor(Pool):
         }
         beginning = initializer, initargs, worker_state
         if forks:
-            settings["fork"] = lambda socket: _fork(socket, preparation, beginning)
+
+            def fork(socket: int) -> int:
+                return _fork(socket, preparation, beginning)
+
+            settings["fork"] = fork
         else:
             settings["program"], variables = _worker.command(preparation)
-            settings["env"] = [*(env or {}).items(), *variables.items()]
+            settings["env"] = list({**(env or {}), **variables}.items())
         if initializer is not None or worker_state is not None:
+            inherited: _worker.Call = _worker.initialise_inherited, (), {}, None
             settings["initializer"] = (
-                _pickling.dumps((_worker.initialise_inherited, (), {}, None), _never)[0]
+                _pickling.dumps(inherited, _never)[0]
                 if forks
                 else _pickle_initializer(beginning)
             )
@@ -161,7 +167,7 @@ class ProcessPoolExecutor(Pool):
         self._finalizer.atexit = False
         _ends.add(self._engine, exit_timeout)
 
-    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:  # type: ignore[override]
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Submits `fn(*args, **kwargs)`. Pickles at once; what cannot be pickled is the future's error. Does not
         block."""
         future: ProcessFuture[R] = ProcessFuture(self._fate)
@@ -319,7 +325,7 @@ class ProcessFuture(Future[R]):
 
     def cancel(self) -> bool:
         """Cancels the job, unless it has ended; says whether it is cancelled. Does not block."""
-        if not StandardFuture.cancel(self):
+        if not super(Future, self).cancel():
             return False
         # Nobody else will tell those who wait.
         with self._condition:
@@ -459,7 +465,8 @@ def _fork(socket: int, preparation: Mapping[str, Any], beginning: Any) -> int:
 
 def _pickle_initializer(beginning: Any) -> bytes:
     """Pickles as for a process that is being started: what may only be inherited travels then, as under spawn."""
-    from multiprocessing import context, resource_sharer
+    from multiprocessing import resource_sharer
+    from multiprocessing.context import get_spawning_popen, set_spawning_popen
 
     class Start:
         @staticmethod
@@ -468,12 +475,14 @@ def _pickle_initializer(beginning: Any) -> bytes:
 
         DupFd = resource_sharer.DupFd
 
-    before = context.get_spawning_popen()
-    context.set_spawning_popen(Start())
+    before = get_spawning_popen()
+    start: Any = Start()
+    set_spawning_popen(start)
     try:
-        return _pickling.dumps((_worker.initialise, beginning, {}, None), _never)[0]
+        call: _worker.Call = _worker.initialise, beginning, {}, None
+        return _pickling.dumps(call, _never)[0]
     finally:
-        context.set_spawning_popen(before)
+        set_spawning_popen(before)
 
 
 class _Ends:

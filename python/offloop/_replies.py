@@ -1,4 +1,5 @@
 """What workers answer, and what it means to the caller."""
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -38,8 +39,8 @@ def open_reply(code: int, body: Buffer, buffers: Sequence[Buffer]) -> Any:
     if code == RESULT:
         try:
             return _pickling.loads(body, buffers)
-        except BaseException as error:
-            raise Unreadable(error) from None
+        except BaseException as why:
+            raise Unreadable(why) from None
     error = _remote_errors.unpack(bytes(body))
     if code == UNREADABLE:
         raise Unreadable(error)

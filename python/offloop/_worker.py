@@ -1,4 +1,5 @@
 """The other side: what an interpreter does that was started as a template of workers, or forked from it."""
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -8,7 +9,6 @@ import signal
 import sys
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from . import _calls, _logs, _main, _offloop, _pickling, _remote_errors
@@ -72,8 +72,8 @@ def fork(socket: int, preparation: Mapping[str, Any]) -> int:
         template = _offloop.Template.adopt(socket, parent)
         if template is not None:
             _live(template, preparation)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
     finally:
         os._exit(1)
 
@@ -143,7 +143,7 @@ def _end() -> None:
         if "multiprocessing.util" in sys.modules:
             from multiprocessing import util
 
-            util._exit_function()
+            util._exit_function()  # type: ignore[attr-defined]
     finally:
         _flush()
         os._exit(0)

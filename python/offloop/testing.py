@@ -1,4 +1,5 @@
 """For CPython's own tests: our process pool with the standard one's behaviour and names."""
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
