@@ -30,6 +30,7 @@ impl Template {
     /// The same for a process that was started by [`template_by`](super::ProcessPoolBuilder::template_by): with the
     /// socket that it was given, and the id of the process that started it.
     pub fn adopt(socket: OwnedFd, parent: u32) -> io::Result<Option<Self>> {
+        sys::leave_ctrl_c_to_the_parent();
         Ok(sys::die_with(parent)?.then_some(Self { socket }))
     }
 

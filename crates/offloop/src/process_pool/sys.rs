@@ -351,7 +351,7 @@ pub(super) fn move_stdin() -> io::Result<OwnedFd> {
 
 /// Turns this process into the worker at the other end of `socket`; its link is out of its jobs' reach.
 pub(super) fn become_worker(socket: OwnedFd) -> io::Result<Start> {
-    handle(libc::SIGINT, Some(do_nothing));
+    leave_ctrl_c_to_the_parent();
     // As Rust's runtime has it, which has not begun yet where `init` runs before `main`.
     handle(libc::SIGPIPE, None);
     let socket = UnixStream::from(socket);
@@ -374,7 +374,10 @@ pub(super) fn become_worker(socket: OwnedFd) -> io::Result<Start> {
 }
 
 /// Ctrl-C goes to the whole foreground group; what becomes of the jobs then is the parent's decision.
-///
+pub(super) fn leave_ctrl_c_to_the_parent() {
+    handle(libc::SIGINT, Some(do_nothing));
+}
+
 /// An empty handler rather than `SIG_IGN`, which the programs that a job starts would inherit.
 extern "C" fn do_nothing(_: libc::c_int) {}
 
