@@ -232,8 +232,15 @@ impl Supervisor {
         let link = Arc::new(link);
         if let Some(parent) = &self.template {
             self.ordered += 1;
-            parent.template.order(self.ordered, &handout.socket, stderr.as_ref())?;
+            let sent = parent.template.order(self.ordered, &handout.socket, stderr.as_ref());
+            let has_ended = sent.as_ref().is_err_and(template::is_gone);
+            if !has_ended {
+                sent?;
+            }
             self.expected.push(Expected { order: self.ordered, link, sink, deadline });
+            if has_ended {
+                self.lose_template();
+            }
         } else {
             let (program, surroundings) = (&config.program, &config.surroundings);
             let pid = sys::spawn(program, &config.arguments, surroundings, handout.socket, stderr)?;

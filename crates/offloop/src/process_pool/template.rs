@@ -141,6 +141,11 @@ fn understand(bytes: &[u8], files: Vec<OwnedFd>) -> Option<News> {
     })
 }
 
+/// Whether an error of the socket means that nobody is at its other end.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
 /// The template's own end: forks by `fork` when the pool asks for a worker. In a worker it returns what that is to
 /// be; in the template `None`, when the pool has gone.
 pub(super) fn serve(
