@@ -150,6 +150,16 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
 /// be; in the template `None`, when the pool has gone.
 pub(super) fn serve(
     socket: &OwnedFd,
+    fork: impl FnMut() -> io::Result<u32>,
+) -> io::Result<Option<(OwnedFd, Option<OwnedFd>)>> {
+    match serve_until_error(socket, fork) {
+        Err(error) if is_gone(&error) => Ok(None),
+        end => end,
+    }
+}
+
+fn serve_until_error(
+    socket: &OwnedFd,
     mut fork: impl FnMut() -> io::Result<u32>,
 ) -> io::Result<Option<(OwnedFd, Option<OwnedFd>)>> {
     let mut children: HashMap<u32, Process> = HashMap::new();
