@@ -157,6 +157,11 @@ impl Process {
         }
     }
 
+    /// The same for a fork of this process: what this one has used is not counted in.
+    pub(super) fn of_fork(pid: u32) -> io::Result<Self> {
+        Ok(Self { baseline: 0, ..Self::of_child(pid)? })
+    }
+
     /// A process that is not a child of this one: somebody else collects it. `None` if there can be no such process.
     pub(super) fn of_other(pid: u32, pidfd: OwnedFd) -> Option<Self> {
         Some(Self { pid: process_id(pid)?, pidfd, baseline: 0 })

@@ -196,7 +196,7 @@ fn serve_until_error(
         match fork() {
             Ok(0) => return Ok(Some((link, files.next()))),
             Ok(pid) => {
-                let child = Process::of_child(pid)?;
+                let child = Process::of_fork(pid)?;
                 tell(socket, &Notice::Born { order, pid }, &[child.pidfd()])?;
                 children.insert(pid, child);
             }
