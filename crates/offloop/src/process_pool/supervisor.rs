@@ -683,12 +683,14 @@ impl Supervisor {
     fn break_off(&self, why: &str) {
         let jobs = self.desk.look(|inbox, after| {
             inbox.closed = true;
-            let mut jobs = inbox.drain();
-            jobs.extend(inbox.flights().map(|(_, job)| Arc::clone(job)));
+            inbox.wanted = 0;
             for at in 0..inbox.members.len() {
                 let is_idle = inbox.members[at].calls.is_empty();
                 inbox.dismiss(at, if is_idle { Why::Released } else { Why::JobEnded }, after);
             }
+            // Those included that were just taken back.
+            let mut jobs = inbox.drain();
+            jobs.extend(inbox.flights().map(|(_, job)| Arc::clone(job)));
             jobs
         });
         for job in jobs {
@@ -700,7 +702,8 @@ impl Supervisor {
     fn worker_died(&self, job: Arc<dyn Remote>, call: Encoded, mut died: WorkerDied) {
         let core = job.core();
         died.workers_lost = core.note_death();
-        let pause = core.options.retry.and_then(|retry| retry.pause_after(died.workers_lost));
+        let is_over = self.desk.config.on_crash == OnCrash::Break;
+        let pause = core.options.retry.filter(|_| !is_over).and_then(|retry| retry.pause_after(died.workers_lost));
         if let Some(due) = pause.and_then(|pause| Instant::now().checked_add(pause)) {
             self.desk.look(|inbox, _| {
                 if job.give_back(call) {
