@@ -264,10 +264,13 @@ impl Arena {
         Some(Self::publish(current, Self::new(&file, mapping).ok()?))
     }
 
-    /// Makes a given arena that of this process: a worker's, which its parent has mapped. To be called before
-    /// any other use.
+    /// Makes a given arena that of this process: a worker's, which its parent has mapped. It takes the place of one
+    /// that was inherited by `fork()`. To be called before any other use.
     pub(crate) fn adopt(file: &OwnedFd, mapping: Mapping) -> io::Result<&'static Self> {
-        let arena = Self::publish(None, Self::new(file, mapping)?);
+        let inherited = NonNull::new(OUTGOING.load(Ordering::Acquire));
+        // SAFETY: only `publish` stores to it, and what it stores lives for ever.
+        let inherited: Option<&'static Self> = inherited.map(|arena| unsafe { arena.as_ref() });
+        let arena = Self::publish(inherited, Self::new(file, mapping)?);
         arena.enter();
         Ok(arena)
     }

@@ -416,3 +416,55 @@ fn the_reserve_is_a_power_of_two_within_its_bounds() {
     let reserve = reserve();
     assert!(reserve.is_power_of_two() && (SMALLEST..=RESERVE).contains(&reserve), "{reserve}");
 }
+
+/// A mapping of a file of four pages, each full of its number, that keeps its file.
+fn four_pages() -> Mapping {
+    let (_, mapping) = create(4 * SMALLEST, true).unwrap();
+    for page in 0..4_u8 {
+        // SAFETY: the page is within the mapping, to which nobody else has a reference.
+        unsafe { mapping.start().add(usize::from(page) * SMALLEST).write_bytes(page, SMALLEST) };
+    }
+    mapping
+}
+
+fn of_page(mapping: &Mapping, page: usize, length: usize) -> Option<Private> {
+    // SAFETY: `page` is at most the number of pages.
+    mapping.private(unsafe { mapping.start().add(page * SMALLEST) }, length)
+}
+
+#[test]
+fn a_private_mapping_has_the_bytes_of_its_place_and_keeps_its_own_to_itself() {
+    let mapping = four_pages();
+    let mut private = of_page(&mapping, 1, 2 * SMALLEST).unwrap();
+    assert_eq!(private.bytes(), [[1; SMALLEST], [2; SMALLEST]].concat());
+    private.bytes_mut().fill(9);
+    assert_eq!(private.bytes(), [9; 2 * SMALLEST]);
+    let again = of_page(&mapping, 0, 4 * SMALLEST).unwrap();
+    let expected: Vec<u8> = (0..4).flat_map(|page| [page; SMALLEST]).collect();
+    assert_eq!(again.bytes(), expected);
+    // It outlives the mapping that it was made from.
+    drop(mapping);
+    assert_eq!((again.bytes(), private.bytes()[0]), (&*expected, 9));
+}
+
+#[test]
+fn nothing_but_whole_ranges_of_a_file_that_is_still_there_is_mapped_privately() {
+    let mapping = four_pages();
+    assert!(of_page(&mapping, 3, SMALLEST).is_some());
+    assert!(of_page(&mapping, 3, SMALLEST + 1).is_none(), "beyond the end");
+    assert!(of_page(&mapping, 4, 1).is_none(), "behind the end");
+    assert!(of_page(&mapping, 1, usize::MAX).is_none(), "more than there are addresses");
+    assert!(of_page(&mapping, 1, 0).is_none(), "nothing");
+    assert!(mapping.private(NonNull::<u64>::dangling().cast(), SMALLEST).is_none(), "elsewhere");
+
+    let (file, _) = create(4 * SMALLEST, true).unwrap();
+    let forgetful = Mapping::new(file.as_fd(), 4 * SMALLEST, true).unwrap();
+    assert!(of_page(&forgetful, 0, SMALLEST).is_none(), "it was not kept");
+
+    // What a job does that closes all files, after which others take their numbers.
+    let (kept, _) = mapping.file.as_ref().unwrap();
+    let other = create(4 * SMALLEST, true).unwrap().0;
+    // SAFETY: both are open; nobody but the mapping uses the descriptor that changes its meaning.
+    assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), kept.as_raw_fd()) }, kept.as_raw_fd());
+    assert!(of_page(&mapping, 1, SMALLEST).is_none(), "it is another file");
+}

@@ -2,9 +2,12 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "the numbers only tell things apart")]
 
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::arena;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -197,17 +200,155 @@ fn clones_share_their_bytes_and_know_it() {
     assert_eq!(clone, Blob::from(vec![0; 5000]));
 }
 
+/// Another process's memory as its reader has it: read-only. The reader's hold on it is counted.
+#[derive(Clone)]
+struct Lent {
+    hold: Arc<()>,
+    mapping: &'static Mapping,
+}
+
+impl Keeper for Lent {
+    fn mapping(&self) -> &Mapping {
+        self.mapping
+    }
+}
+
+/// Shared memory with these bytes, to write to and as its reader has it.
+fn lent(bytes: &[u8]) -> (Mapping, Lent) {
+    let (file, ours) = arena::create(bytes.len().max(1).next_multiple_of(4096), true).unwrap();
+    // SAFETY: there is room for them in the mapping, to which nobody else has a reference.
+    unsafe { ours.start().copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let file = OwnedFd::from(std::fs::File::open(path).unwrap());
+    let theirs = Mapping::new(file.as_fd(), ours.size(), false).unwrap().keep(file.as_fd()).unwrap();
+    (ours, Lent { hold: Arc::default(), mapping: Box::leak(Box::new(theirs)) })
+}
+
+impl Lent {
+    fn blob(&self, from: usize, length: usize) -> Blob {
+        // SAFETY: the mapping stays for ever, and the tests don't write to this range while they read it.
+        let foreign = unsafe { Foreign::new(self.mapping.start().add(from), length, Box::new(self.clone())) };
+        Blob::foreign(foreign)
+    }
+
+    fn holds(&self) -> usize {
+        Arc::strong_count(&self.hold) - 1
+    }
+}
+
 #[test]
 fn the_keeper_of_foreign_bytes_lives_as_long_as_the_last_clone() {
-    let bytes: Arc<[u8]> = vec![7; 100].into();
-    let start = NonNull::from(&bytes[10]);
-    // SAFETY: the keeper holds the bytes, and nobody writes to them.
-    let foreign = unsafe { Foreign::new(start, 20, Box::new(Arc::clone(&bytes))) };
-    let blob = Blob::foreign(foreign);
+    let (_ours, lent) = lent(&[7; 100]);
+    let blob = lent.blob(10, 20);
     assert_eq!((&*blob, blob.place()), (&[7; 20][..], None));
     let clone = blob.clone();
     drop(blob);
-    assert_eq!((Arc::strong_count(&bytes), clone.len()), (2, 20));
+    assert_eq!((lent.holds(), clone.len()), (1, 20));
     drop(clone);
-    assert_eq!(Arc::strong_count(&bytes), 1);
+    assert_eq!(lent.holds(), 0);
+}
+
+/// Bytes of which each says where it is.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|at| ((at ^ (at >> 8) ^ (at >> 16)) % 251) as u8).collect()
+}
+
+/// The same bytes in each kind of memory that a blob may be in.
+fn in_all_kinds_of_memory(bytes: &[u8]) -> [Blob; 3] {
+    let mut own = BlobMut::with_capacity(bytes.len());
+    own.extend_from_slice(bytes);
+    [Blob::from(bytes.to_vec()), own.freeze(), lent(bytes).1.blob(0, bytes.len())]
+}
+
+fn is_mapped(blob: &PrivateBlob) -> bool {
+    matches!(blob.0, Writable::Mapped(..))
+}
+
+#[test]
+fn what_is_written_privately_is_seen_by_nobody_else() {
+    for length in [0, 1, 5000, SMALL - 1, SMALL, SMALL + 1, 300_000] {
+        let bytes = pattern(length);
+        for (at, blob) in in_all_kinds_of_memory(&bytes).into_iter().enumerate() {
+            let (mut one, other) = (blob.to_private(), blob.to_private());
+            assert!(*one == bytes[..], "it begins with other bytes");
+            one.iter_mut().for_each(|byte| *byte = !*byte);
+            assert!(one.iter().zip(&bytes).all(|(a, b)| *a == !b) && one.len() == length);
+            assert!(*blob == bytes[..] && *other == bytes[..], "kind {at}, {length} bytes: others see it");
+            drop(blob);
+            assert!(*other == bytes[..] && one.iter().zip(&bytes).all(|(a, b)| *a == !b));
+        }
+    }
+}
+
+#[test]
+fn little_is_copied_and_much_is_mapped_unless_it_is_on_the_heap() {
+    for length in [0, 1, SMALL - 1, SMALL, SMALL + 1, 300_000] {
+        let kinds = in_all_kinds_of_memory(&pattern(length)).map(|blob| is_mapped(&blob.to_private()));
+        assert_eq!(kinds, [false, length >= SMALL, length >= SMALL], "{length} bytes");
+    }
+}
+
+#[test]
+fn bytes_that_cannot_be_mapped_are_copied() {
+    let bytes = pattern(300_000);
+    // A mapping begins at a page.
+    let mut private = lent(&bytes).1.blob(10, 200_000).to_private();
+    assert!(!is_mapped(&private) && *private == bytes[10..200_010]);
+    private.fill(0);
+    // Or its file was not kept.
+    let (file, _) = arena::create(1 << 20, true).unwrap();
+    let mapping = Box::leak(Box::new(Mapping::new(file.as_fd(), 1 << 20, false).unwrap()));
+    let private = Lent { hold: Arc::default(), mapping }.blob(0, 1 << 20).to_private();
+    assert!(!is_mapped(&private) && private.iter().all(|&byte| byte == 0));
+}
+
+/// What the system says of the mapping that begins at an address, in bytes: its size, and how much of it was copied.
+fn mapping_at(start: *const u8) -> Option<(usize, usize)> {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let head = format!("{:x}-", start as usize);
+    let lines = maps.lines().skip_while(|line| !line.starts_with(&head));
+    let value = |name: &str| {
+        let line = lines.clone().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse::<usize>().ok().map(|kibibytes| kibibytes * 1024)
+    };
+    Some((value("Size:")?, value("Anonymous:")?))
+}
+
+#[test]
+fn only_pages_that_are_written_to_are_copied_and_dropping_gives_them_back() {
+    let bytes = pattern(1 << 20);
+    for blob in in_all_kinds_of_memory(&bytes).into_iter().skip(1) {
+        let mut private = blob.to_private();
+        let start = private.as_ptr();
+        assert!(*private == bytes[..]);
+        assert_eq!(mapping_at(start), Some((1 << 20, 0)), "reading copies nothing");
+        for at in [5, 6, 500_000] {
+            private[at] = 0;
+        }
+        assert_eq!(mapping_at(start), Some((1 << 20, 2 * 4096)));
+        drop(private);
+        assert!(mapping_at(start).is_none_or(|(size, copied)| (size, copied) != (1 << 20, 2 * 4096)));
+    }
+}
+
+#[test]
+fn shared_memory_is_not_used_again_before_its_private_view_is_gone() {
+    let bytes = pattern(200_000);
+    let [_, own, foreign] = in_all_kinds_of_memory(&bytes);
+    for blob in [own, foreign] {
+        assert!(!blob.is_shared());
+        let private = blob.to_private();
+        assert!(blob.is_shared(), "who asks whether it is in use is told that it is");
+        drop(private);
+        assert!(!blob.is_shared());
+    }
+    let (_ours, lent) = lent(&bytes);
+    let private = lent.blob(0, bytes.len()).to_private();
+    assert_eq!(lent.holds(), 1);
+    drop(private);
+    assert_eq!(lent.holds(), 0);
+    // Heap memory is copied whole, so its owner needs not wait.
+    let blob = Blob::from(bytes);
+    let _private = blob.to_private();
+    assert!(!blob.is_shared());
 }

@@ -347,6 +347,8 @@ impl Desk {
         }
         self.change(|inbox, after| {
             inbox.closed = true;
+            // Somebody must run what was accepted, or its handles would wait for ever.
+            inbox.wanted = inbox.wanted.max(1);
             inbox.ring(after);
             inbox.unstarted() + inbox.running()
         })
@@ -420,7 +422,7 @@ impl Desk {
     pub(super) fn resize(&self, workers: usize) {
         if !self.born.is_past() {
             self.change(|inbox, after| {
-                inbox.wanted = workers;
+                inbox.wanted = if inbox.closed { workers.max(1) } else { workers };
                 inbox.ring(after);
             });
         }

@@ -13,13 +13,16 @@ pub struct Template {
 }
 
 impl Template {
-    /// Takes up the role for which this process was started as a program; to be called on its first thread. It dies
-    /// with the process that started it. `None` if that is dead already.
+    /// Takes up the role for which this process was started as a program; to be called on its first thread, before it
+    /// starts others. It dies with the process that started it. `None` if that is dead already.
     pub fn connect() -> io::Result<Option<Self>> {
         let unclear =
             || io::Error::new(io::ErrorKind::InvalidInput, "this process was not started by a pool");
         let parent =
             std::env::var(sys::MARKER).ok().and_then(|text| text.parse().ok()).ok_or_else(unclear)?;
+        // SAFETY: this is documented to be called on the first thread, as long as that is the only one. Programs that
+        // a job starts must not take themselves for workers.
+        unsafe { std::env::remove_var(sys::MARKER) };
         let socket = sys::move_stdin()?;
         Self::adopt(socket, parent)
     }
@@ -27,6 +30,7 @@ impl Template {
     /// The same for a process that was started by [`template_by`](super::ProcessPoolBuilder::template_by): with the
     /// socket that it was given, and the id of the process that started it.
     pub fn adopt(socket: OwnedFd, parent: u32) -> io::Result<Option<Self>> {
+        sys::leave_ctrl_c_to_the_parent();
         Ok(sys::die_with(parent)?.then_some(Self { socket }))
     }
 

@@ -143,7 +143,10 @@ impl Member {
 
     /// Whether it may have another call behind those that it has; then, how long it is busy with them.
     pub(super) fn room(&self) -> Option<Duration> {
-        let has_room = self.calls.len() < SLOTS as usize && self.load < AHEAD && self.left > 0;
+        let has_room = self.calls.len() < SLOTS as usize && self.load < AHEAD;
+        // Its last job is not given ahead of time: it would be taken back if it had to wait, and the worker, whose
+        // replacement comes already, would leave with too few.
+        let has_room = has_room && (self.left > 1 || (self.left == 1 && self.calls.is_empty()));
         (self.phase == Phase::Ready && has_room).then_some(self.load)
     }
 

@@ -137,7 +137,8 @@ impl ProcessPool {
     }
 
     /// Has the pool have so many workers from now on. More are started in the background; those that are too many
-    /// finish what they run and leave. With 0 jobs wait until there are workers again.
+    /// finish what they run and leave. With 0 jobs wait until there are workers again; a pool that is closed keeps one
+    /// for what was accepted.
     pub fn resize(&self, workers: usize) {
         self.door.desk.resize(workers);
     }

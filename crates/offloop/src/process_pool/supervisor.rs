@@ -232,8 +232,15 @@ impl Supervisor {
         let link = Arc::new(link);
         if let Some(parent) = &self.template {
             self.ordered += 1;
-            parent.template.order(self.ordered, &handout.socket, stderr.as_ref())?;
+            let sent = parent.template.order(self.ordered, &handout.socket, stderr.as_ref());
+            let has_ended = sent.as_ref().is_err_and(template::is_gone);
+            if !has_ended {
+                sent?;
+            }
             self.expected.push(Expected { order: self.ordered, link, sink, deadline });
+            if has_ended {
+                self.lose_template();
+            }
         } else {
             let (program, surroundings) = (&config.program, &config.surroundings);
             let pid = sys::spawn(program, &config.arguments, surroundings, handout.socket, stderr)?;
@@ -295,6 +302,9 @@ impl Supervisor {
         if let Some(parent) = &mut self.template {
             parent.is_lost = true;
             parent.template.process.kill();
+            // Nobody will say how they ended.
+            let dead = self.staff.iter_mut().filter(|staff| staff.life == Life::Dead);
+            dead.for_each(|staff| staff.deadline = Some(Instant::now()));
         }
         if !self.expected.is_empty() {
             self.expected.clear();
@@ -546,6 +556,7 @@ impl Supervisor {
                 (dead, staff.link_is_open && ready.next() == Some(true))
             })
             .collect();
+        let is_told = self.template.as_ref().is_some_and(|parent| !parent.is_lost);
         // From the back, as the dead are removed on the way.
         for (at, (dead, link)) in ready.into_iter().enumerate().rev() {
             let staff = &mut self.staff[at];
@@ -556,7 +567,7 @@ impl Supervisor {
                 let pid = staff.process.pid();
                 self.desk.look(|inbox, after| inbox.cut_off(pid, after));
             }
-            if dead && staff.life == Life::Forked {
+            if dead && staff.life == Life::Forked && is_told {
                 staff.life = Life::Dead;
                 staff.deadline = Instant::now().checked_add(OBITUARY);
             } else if dead {
@@ -676,12 +687,14 @@ impl Supervisor {
     fn break_off(&self, why: &str) {
         let jobs = self.desk.look(|inbox, after| {
             inbox.closed = true;
-            let mut jobs = inbox.drain();
-            jobs.extend(inbox.flights().map(|(_, job)| Arc::clone(job)));
+            inbox.wanted = 0;
             for at in 0..inbox.members.len() {
                 let is_idle = inbox.members[at].calls.is_empty();
                 inbox.dismiss(at, if is_idle { Why::Released } else { Why::JobEnded }, after);
             }
+            // Those included that were just taken back.
+            let mut jobs = inbox.drain();
+            jobs.extend(inbox.flights().map(|(_, job)| Arc::clone(job)));
             jobs
         });
         for job in jobs {
@@ -693,7 +706,8 @@ impl Supervisor {
     fn worker_died(&self, job: Arc<dyn Remote>, call: Encoded, mut died: WorkerDied) {
         let core = job.core();
         died.workers_lost = core.note_death();
-        let pause = core.options.retry.and_then(|retry| retry.pause_after(died.workers_lost));
+        let is_over = self.desk.config.on_crash == OnCrash::Break;
+        let pause = core.options.retry.filter(|_| !is_over).and_then(|retry| retry.pause_after(died.workers_lost));
         if let Some(due) = pause.and_then(|pause| Instant::now().checked_add(pause)) {
             self.desk.look(|inbox, _| {
                 if job.give_back(call) {

@@ -157,6 +157,11 @@ impl Process {
         }
     }
 
+    /// The same for a fork of this process: what this one has used is not counted in.
+    pub(super) fn of_fork(pid: u32) -> io::Result<Self> {
+        Ok(Self { baseline: 0, ..Self::of_child(pid)? })
+    }
+
     /// A process that is not a child of this one: somebody else collects it. `None` if there can be no such process.
     pub(super) fn of_other(pid: u32, pidfd: OwnedFd) -> Option<Self> {
         Some(Self { pid: process_id(pid)?, pidfd, baseline: 0 })
@@ -351,7 +356,7 @@ pub(super) fn move_stdin() -> io::Result<OwnedFd> {
 
 /// Turns this process into the worker at the other end of `socket`; its link is out of its jobs' reach.
 pub(super) fn become_worker(socket: OwnedFd) -> io::Result<Start> {
-    handle(libc::SIGINT, Some(do_nothing));
+    leave_ctrl_c_to_the_parent();
     // As Rust's runtime has it, which has not begun yet where `init` runs before `main`.
     handle(libc::SIGPIPE, None);
     let socket = UnixStream::from(socket);
@@ -374,7 +379,10 @@ pub(super) fn become_worker(socket: OwnedFd) -> io::Result<Start> {
 }
 
 /// Ctrl-C goes to the whole foreground group; what becomes of the jobs then is the parent's decision.
-///
+pub(super) fn leave_ctrl_c_to_the_parent() {
+    handle(libc::SIGINT, Some(do_nothing));
+}
+
 /// An empty handler rather than `SIG_IGN`, which the programs that a job starts would inherit.
 extern "C" fn do_nothing(_: libc::c_int) {}
 

@@ -141,9 +141,24 @@ fn understand(bytes: &[u8], files: Vec<OwnedFd>) -> Option<News> {
     })
 }
 
+/// Whether an error of the socket means that nobody is at its other end.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
 /// The template's own end: forks by `fork` when the pool asks for a worker. In a worker it returns what that is to
 /// be; in the template `None`, when the pool has gone.
 pub(super) fn serve(
+    socket: &OwnedFd,
+    fork: impl FnMut() -> io::Result<u32>,
+) -> io::Result<Option<(OwnedFd, Option<OwnedFd>)>> {
+    match serve_until_error(socket, fork) {
+        Err(error) if is_gone(&error) => Ok(None),
+        end => end,
+    }
+}
+
+fn serve_until_error(
     socket: &OwnedFd,
     mut fork: impl FnMut() -> io::Result<u32>,
 ) -> io::Result<Option<(OwnedFd, Option<OwnedFd>)>> {
@@ -181,7 +196,7 @@ pub(super) fn serve(
         match fork() {
             Ok(0) => return Ok(Some((link, files.next()))),
             Ok(pid) => {
-                let child = Process::of_child(pid)?;
+                let child = Process::of_fork(pid)?;
                 tell(socket, &Notice::Born { order, pid }, &[child.pidfd()])?;
                 children.insert(pid, child);
             }

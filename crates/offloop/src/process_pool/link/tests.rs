@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::pool_end::AnswerBody;
+use super::pool_end::{AnswerBody, Handout};
 use super::*;
 use crate::arena::{self, Arena};
 use crate::blob::{Blob, BlobMut};
