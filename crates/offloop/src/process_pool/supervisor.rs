@@ -707,7 +707,8 @@ impl Supervisor {
         let core = job.core();
         died.workers_lost = core.note_death();
         let is_over = self.desk.config.on_crash == OnCrash::Break;
-        let pause = core.options.retry.filter(|_| !is_over).and_then(|retry| retry.pause_after(died.workers_lost));
+        let pause =
+            core.options.retry.filter(|_| !is_over).and_then(|retry| retry.pause_after(died.workers_lost));
         if let Some(due) = pause.and_then(|pause| Instant::now().checked_add(pause)) {
             self.desk.look(|inbox, _| {
                 if job.give_back(call) {
