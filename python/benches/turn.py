@@ -13,14 +13,16 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO
 
 import measures
 from contenders import CONTENDERS
 from measures import Figures
 
-LIMIT = 60.0
+LIMIT = 30.0
 
 
 class Failed(Exception):
@@ -61,20 +63,26 @@ def take(turn: Turn) -> None:
 def give(turn: Turn) -> Figures:
     """Starts an interpreter for the turn and waits for its figures."""
     command = [sys.executable, os.path.dirname(__file__), "--turn", *turn.words()]
-    pipe = subprocess.PIPE
-    child = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
-    try:
-        printed, said = child.communicate(timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        raise Failed(f"no end within {LIMIT:.0f} s") from None
-    finally:
-        # Whatever workers it leaves behind.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-    if child.returncode != 0:
-        raise Failed((said.strip().splitlines() or [f"status {child.returncode}"])[-1])
-    figures: Figures = json.loads(printed.splitlines()[-1])
+    # Not pipes, of which workers that are left behind would keep the other end.
+    with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as said:
+        child = subprocess.Popen(command, stdout=printed, stderr=said, start_new_session=True)
+        try:
+            status = child.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"no end within {LIMIT:.0f} s") from None
+        finally:
+            # Whatever workers it leaves behind.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+        if status != 0:
+            raise Failed((lines_of(said) or [f"status {status}"])[-1])
+        figures: Figures = json.loads(lines_of(printed)[-1])
     return figures
+
+
+def lines_of(file: IO[str]) -> list[str]:
+    file.seek(0)
+    return file.read().strip().splitlines()
 
 
 @contextlib.contextmanager
