@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).with_name("results.txt")
-HANG = 180.0
+HANG = 90.0
 
 # Tests of the standard pool's insides rather than of what it does: name -> what the test gets hold of.
 WHITE_BOX = {
