@@ -2,11 +2,13 @@
 
 use std::error::Error;
 use std::fs;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 
 use clap::{Args, ValueEnum};
 
 use crate::host;
+use crate::plan::{self, Line, cargo};
+use crate::python::Interpreter;
 
 const PAGE: &str = "docs/benchmarks.md";
 
@@ -28,6 +30,8 @@ enum Bench {
     Threads,
     /// The process pool beside `procspawn`, bare pipes and sockets, and a copy into shared memory.
     Processes,
+    /// The Python executors beside the standard library's, anyio's, loky, pebble and others.
+    Python,
 }
 
 impl Bench {
@@ -36,27 +40,49 @@ impl Bench {
         match self {
             Self::Threads => "threads",
             Self::Processes => "processes",
+            Self::Python => "python",
         }
     }
+}
 
-    /// The thread pools are benched without the process pool, which they don't need.
-    fn features(self) -> &'static [&'static str] {
-        match self {
-            Self::Threads => &["--no-default-features"],
-            Self::Processes => &[],
-        }
+/// How a bench is run.
+struct Run {
+    /// What must be done before.
+    before: Vec<Line>,
+    bench: Line,
+    /// What one types to measure again.
+    typed: String,
+    /// The version of what the bench is built or run by.
+    version: String,
+}
+
+impl Run {
+    fn of(bench: Bench, quick: bool) -> Result<Self, String> {
+        let line = match bench {
+            // The thread pools are benched without the process pool, which they don't need.
+            Bench::Threads => cargo("bench -p offloop --no-default-features --bench threads"),
+            Bench::Processes => cargo("bench -p offloop --bench processes"),
+            Bench::Python => return Self::of_python(quick),
+        };
+        let typed = line.to_string();
+        let bench = if quick { line.and(["--", "--quick"]) } else { line };
+        Ok(Self { before: Vec::new(), bench, typed, version: host::compiler() })
+    }
+
+    fn of_python(quick: bool) -> Result<Self, String> {
+        let environment = Interpreter::preferred()?.for_peers();
+        let bench = environment.python("-u python/benches");
+        let bench = if quick { bench.and(["--quick"]) } else { bench };
+        let typed = "cargo xtask bench python".to_owned();
+        Ok(Self { before: environment.made(), bench, typed, version: environment.version() })
     }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let name = arguments.bench.name();
-    let mut words = vec!["bench", "-p", "offloop"];
-    words.extend(arguments.bench.features());
-    words.extend(["--bench", name]);
-    if arguments.quick {
-        words.extend(["--", "--quick"]);
-    }
-    let output = Command::new("cargo").args(&words).stderr(Stdio::inherit()).output()?;
+    let Run { before, bench, typed, version } = Run::of(arguments.bench, arguments.quick)?;
+    plan::run_all(before)?;
+    let output = bench.command().stderr(Stdio::inherit()).output()?;
     let printed = String::from_utf8(output.stdout)?;
     print!("{printed}");
     if !output.status.success() {
@@ -68,11 +94,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
             return Err(format!("the bench `{name}` printed no table").into());
         }
         let section = format!(
-            "```text\ncargo {}\n```\n\n{}; {}; {}.\n\n{table}",
-            words.join(" "),
+            "```text\n{typed}\n```\n\n{}; {}; {version}.\n\n{table}",
             host::date(),
             host::processor(),
-            host::compiler(),
         );
         let page = fs::read_to_string(PAGE)?;
         fs::write(PAGE, replace_section(&page, name, &section)?)?;

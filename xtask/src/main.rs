@@ -1,7 +1,11 @@
-//! The workspace's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask torture`.
+//! The workspace's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask conformance`, `cargo xtask
+//! torture`.
 
 mod bench;
+mod conformance;
 mod host;
+mod plan;
+mod python;
 mod test;
 mod torture;
 
@@ -18,10 +22,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Runs every check: format, lints, tests, models, documentation, licences, a smoke run of the bench.
+    /// Runs every check: format, lints, tests, models, documentation, licences, the Python face, a smoke run of the
+    /// benches.
     Test(test::Arguments),
     /// Runs a bench that compares offloop with its peers.
     Bench(bench::Arguments),
+    /// Runs Python's own tests of executors on offloop's, and compares with the list of results.
+    Conformance(conformance::Arguments),
     /// Runs a mixed load on process pools while everything goes wrong, then checks the books.
     Torture(torture::Arguments),
 }
@@ -36,6 +43,7 @@ fn main() -> ExitCode {
     let outcome = match chore {
         Chore::Test(arguments) => Ok(test::run(&arguments)),
         Chore::Bench(arguments) => bench::run(&arguments),
+        Chore::Conformance(arguments) => conformance::run(&arguments),
         Chore::Torture(arguments) => torture::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use steps::{Plan, Step};
+use steps::Step;
+
+use crate::plan::{self, Plan};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -50,13 +52,7 @@ fn perform(step: &Step) -> (Outcome, Duration) {
     let begin = Instant::now();
     let outcome = match (step.plan)() {
         Plan::Skip(reason) => Outcome::Skipped(reason),
-        Plan::Run(commands) => commands
-            .into_iter()
-            .find_map(|command| {
-                println!("$ {command}");
-                command.run().err()
-            })
-            .map_or(Outcome::Passed, Outcome::Failed),
+        Plan::Run(lines) => plan::run_all(lines).map_or_else(Outcome::Failed, |()| Outcome::Passed),
     };
     let taken = begin.elapsed();
     println!("-- {}: {}", step.name, describe(&outcome, taken));

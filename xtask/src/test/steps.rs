@@ -1,27 +1,13 @@
 //! The list of checks, each a name and the commands behind it.
 
-use std::fmt;
-use std::process::Command;
-
-use crate::host;
+use crate::plan::{Line, Plan, cargo};
+use crate::python::{Environment, Interpreter};
+use crate::{conformance, host};
 
 pub(super) struct Step {
     pub(super) name: &'static str,
     /// Asked when the step's turn has come.
     pub(super) plan: fn() -> Plan,
-}
-
-pub(super) enum Plan {
-    /// These, until one fails.
-    Run(Vec<Line>),
-    /// Nothing can be run here, for this reason.
-    Skip(String),
-}
-
-/// A command line, shown as one would type it.
-pub(super) struct Line {
-    environment: Vec<(&'static str, &'static str)>,
-    words: Vec<String>,
 }
 
 pub(super) fn all() -> Vec<Step> {
@@ -48,6 +34,10 @@ pub(super) fn all() -> Vec<Step> {
         },
         Step { name: "licences", plan: || deny(&["licenses", "bans", "sources"]) },
         Step { name: "advisories", plan: advisories },
+        Step { name: "python", plan: python },
+        Step { name: "python-oldest", plan: python_oldest },
+        Step { name: "python-types", plan: python_types },
+        Step { name: "conformance", plan: || conformance::plan(false) },
         Step { name: "torture", plan: || cargo("xtask torture --seconds 10 --seed 1").into() },
         Step {
             name: "bench-smoke",
@@ -56,6 +46,8 @@ pub(super) fn all() -> Vec<Step> {
                 Plan::Run(benches.map(|name| cargo("xtask bench").and([name, "--quick"])).into())
             },
         },
+        Step { name: "bench-smoke-python", plan: bench_smoke_python },
+        Step { name: "example-python", plan: example_python },
         Step { name: "example-quickstart", plan: || cargo("run -p offloop --example quickstart").into() },
         Step { name: "example-executor", plan: || cargo("run -p offloop --example executor").into() },
         Step { name: "example-json-keys", plan: || cargo("run -p offloop --example json_keys").into() },
@@ -117,48 +109,50 @@ fn advisories() -> Plan {
     }
 }
 
-fn cargo(words: &str) -> Line {
-    Line::new(["cargo"]).and(words.split(' '))
+/// The package's tests, on the preferred interpreter.
+fn python() -> Plan {
+    in_python(Interpreter::preferred().map(Interpreter::for_tests), pytest)
 }
 
-impl Line {
-    fn new<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { environment: Vec::new(), words: Vec::new() }.and(words)
-    }
-
-    fn and(mut self, words: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        self.words.extend(words.into_iter().map(|word| word.as_ref().to_owned()));
-        self
-    }
-
-    fn with(mut self, name: &'static str, value: &'static str) -> Self {
-        self.environment.push((name, value));
-        self
-    }
-
-    /// Runs it with this process's input and output.
-    pub(super) fn run(&self) -> Result<(), String> {
-        let mut command = Command::new(&self.words[0]);
-        let status = command.args(&self.words[1..]).envs(self.environment.iter().copied()).status();
-        match status {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(status.to_string()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
+/// The same tests of the same wheel, on the oldest interpreter.
+fn python_oldest() -> Plan {
+    in_python(Interpreter::oldest().map(Interpreter::for_tests), pytest)
 }
 
-impl From<Line> for Plan {
-    fn from(line: Line) -> Self {
-        Self::Run(vec![line])
+fn pytest(environment: &Environment) -> Vec<Line> {
+    vec![environment.python("-m pytest python/tests")]
+}
+
+/// Two type checkers on the package and on a file of uses that users would write.
+fn python_types() -> Plan {
+    let environment = Interpreter::preferred()
+        .map(|interpreter| interpreter.for_tests().requires("python/requirements-types.txt"));
+    in_python(environment, |environment| {
+        let uses = "python/tests/typing_uses.py";
+        let files = ["python/offloop", uses].into_iter().filter(|path| std::path::Path::new(path).exists());
+        let mypy = environment.python("-m mypy").and(files.clone());
+        let pyright = environment.python("-m pyright --pythonpath").and([environment.program()]).and(files);
+        vec![mypy, pyright]
+    })
+}
+
+fn bench_smoke_python() -> Plan {
+    match Interpreter::preferred() {
+        Ok(_) => cargo("xtask bench python --quick").into(),
+        Err(reason) => Plan::Skip(reason),
     }
 }
 
-impl fmt::Display for Line {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, value) in &self.environment {
-            write!(f, "{name}={value:?} ")?;
-        }
-        f.write_str(&self.words.join(" "))
+fn example_python() -> Plan {
+    in_python(Interpreter::preferred().map(Interpreter::for_tests), |environment| {
+        vec![environment.python("python/examples/quickstart.py")]
+    })
+}
+
+/// Makes the environment, then runs what is said there.
+fn in_python(environment: Result<Environment, String>, then: fn(&Environment) -> Vec<Line>) -> Plan {
+    match environment {
+        Ok(environment) => Plan::Run(environment.made().into_iter().chain(then(&environment)).collect()),
+        Err(reason) => Plan::Skip(reason),
     }
 }

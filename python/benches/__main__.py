@@ -1,0 +1,36 @@
+"""offloop's Python executors beside their peers, the same jobs through each, in one run.
+
+    cargo xtask bench python              # a quarter of an hour; figures to quote
+    cargo xtask bench python --quick      # a minute; figures to distrust
+
+Every measurement is a turn of one contender in an interpreter of its own (`turn.py`). Turns are taken in rounds, each
+of which begins with another contender, and a cell of the table is the median over the rounds, so that a disturbance of
+the machine hits all alike.
+
+- `contenders.py`: the pools, each behind one function.
+- `jobs.py`: what the pools are given to do.
+- `measures.py`: what is measured in a turn.
+- `rows.py`: what the table has in its rows, and what is to be reached.
+- `table.py`: the table.
+"""
+
+# Some contenders import this module in their workers, so the rest is imported by those who run it.
+import sys
+
+
+def main() -> None:
+    import turn
+
+    if "--turn" in sys.argv:
+        turn.take(turn.Turn.from_words(sys.argv[sys.argv.index("--turn") + 1 :]))
+        return
+    import rows
+
+    comparison, failures = rows.measured(quick="--quick" in sys.argv)
+    print(comparison)
+    for failure in failures:
+        print(f"failed: {failure}")
+
+
+if __name__ == "__main__":
+    main()

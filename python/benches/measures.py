@@ -1,0 +1,152 @@
+"""What is measured in a turn. Each measure returns its figures by name.
+
+Times are as the event loop sees them: from the call to the line after `await`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import jobs
+from contenders import Call, Contender
+
+Figures = dict[str, float]
+Measure = Callable[[Contender, bool], Awaitable[Figures]]
+
+WORKERS = 2
+MIB = 1 << 20
+CORES = len(os.sched_getaffinity(0))
+# Slow contenders repeat less.
+ENOUGH = 2.0
+PATIENCE = 10.0
+
+now = time.perf_counter
+
+
+def repeated(times: int) -> Iterator[int]:
+    """Counts to `times`, or as far as one gets in `ENOUGH` seconds."""
+    begin = now()
+    for number in range(times):
+        yield number
+        if now() - begin > ENOUGH:
+            return
+
+
+async def started(contender: Contender, workers: int = WORKERS) -> Call:
+    """A pool whose workers have all worked."""
+    call = contender.build(workers)
+    await asyncio.gather(*[call(jobs.noop) for _ in range(50)])
+    return call
+
+
+async def no_ops(contender: Contender, quick: bool) -> Figures:
+    """Round trips one after another, in µs, and bursts, in jobs a second."""
+    call = await started(contender)
+    trips = []
+    for _ in repeated(100 if quick else 1000):
+        begin = now()
+        await call(jobs.noop)
+        trips.append(now() - begin)
+    trips.sort()
+    figures = {
+        "p50": trips[len(trips) // 2] * 1e6,
+        "p99": trips[min(len(trips) * 99 // 100, len(trips) - 1)] * 1e6,
+    }
+    for size, times in ((32, 30), (1000, 5)):
+        rates = []
+        for _ in repeated(1 if quick else times):
+            begin = now()
+            await asyncio.gather(*[call(jobs.noop) for _ in range(size)])
+            rates.append(size / (now() - begin))
+        figures[f"burst of {size}"] = statistics.median(rates)
+    return figures
+
+
+async def payloads(contender: Contender, quick: bool) -> Figures:
+    """One large argument or result, in ms."""
+    call = await started(contender)
+    figures = {}
+    for name, make, length, times in (
+        ("1 MiB bytes", jobs.some_bytes, MIB, 20),
+        ("64 MiB bytes", jobs.some_bytes, 64 * MIB, 3),
+        ("64 MiB array", jobs.some_array, 64 * MIB, 3),
+    ):
+        payload = make(length)
+        pages = length // jobs.PAGE
+
+        async def as_argument(payload: Any = payload, pages: int = pages) -> None:
+            assert await call(jobs.count_pages, payload) == pages
+
+        async def as_result(make: Any = make, length: int = length, pages: int = pages) -> None:
+            assert jobs.count_pages(await call(make, length)) == pages
+
+        for way, trip in (("argument", as_argument), ("result", as_result)):
+            # Each worker makes its result once, and memory that is used again is there.
+            await asyncio.gather(*[trip() for _ in range(WORKERS)])
+            seconds = []
+            for _ in repeated(1 if quick else times):
+                begin = now()
+                await trip()
+                seconds.append(now() - begin)
+            figures[f"{name} as {way}"] = statistics.median(seconds) * 1e3
+    return figures
+
+
+async def life(contender: Contender, quick: bool) -> Figures:
+    """What a pool of one worker goes through: its first result, its rest (KiB), and the loss of its worker (ms)."""
+    begin = now()
+    call = contender.build(1)
+    worker = await call(jobs.process_id)
+    first = now() - begin
+    # It is on its way from the job to its rest.
+    await asyncio.sleep(0.1)
+    memory = proportional_set_size(worker)
+    os.kill(worker, signal.SIGKILL)
+    begin = now()
+    failures = 0
+    while True:
+        try:
+            if await asyncio.wait_for(call(jobs.process_id), PATIENCE) != worker:
+                break
+        except Exception:
+            failures += 1
+            # The first may be the job that was lost with the worker; after the second the pool is given up.
+            if failures > 1:
+                call = contender.build(1)
+    recovery = "rebuilt" if failures > 1 else "recovery"
+    return {"first": first * 1e3, "memory": memory, recovery: (now() - begin) * 1e3}
+
+
+def proportional_set_size(process: int) -> float:
+    """In KiB."""
+    with open(f"/proc/{process}/smaps_rollup") as rollup:
+        return next(float(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+
+
+async def lateness(contender: Contender, quick: bool) -> Figures:
+    """How late a timer of 1 ms is, at the 99th percentile, in ms, while each core has a job that computes."""
+    call = await started(contender, CORES)
+    loop = asyncio.get_running_loop()
+    computing = asyncio.gather(*[call(jobs.compute, 0.3 if quick else 1.5) for _ in range(CORES)])
+    late = []
+    while not computing.done():
+        due = loop.time() + 0.001
+        await asyncio.sleep(0.001)
+        late.append(loop.time() - due)
+    await computing
+    late.sort()
+    return {"p99": late[min(len(late) * 99 // 100, len(late) - 1)] * 1e3}
+
+
+MEASURES: dict[str, Measure] = {
+    "no_ops": no_ops,
+    "payloads": payloads,
+    "life": life,
+    "lateness": lateness,
+}

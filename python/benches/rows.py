@@ -1,0 +1,140 @@
+"""What the table has in its rows: which turns are taken, and what is to be reached."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from contenders import ANYIO, OURS, PEERS, STANDARD, Contender, Kind, of_kind
+from table import Comparison, Goal, Row
+from turn import Failed, Turn, give, hogs
+
+RUN, RUN_IN_EXECUTOR = OURS
+BEST = (Goal(1, "best"),)
+
+# How often a contender may fail before it is asked no more.
+FAILURES = 2
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure of a measure, as a row."""
+
+    figure: str
+    label: str
+    goals: Sequence[Goal] = BEST
+    more_is_better: bool = False
+    # From the figure to the row's unit.
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Turns of all contenders of a kind at one measure."""
+
+    kind: Kind
+    measure: str
+    rounds: int
+    shown: Sequence[Shown]
+    busy: bool = False
+    loop: str = "asyncio"
+
+
+def no_ops(kind: Kind, condition: str) -> list[Shown]:
+    trips: Sequence[Goal]
+    if kind == "thread":
+        trips = (Goal(0.5, STANDARD, RUN), Goal(0.75, STANDARD, RUN_IN_EXECUTOR))
+        bursts = (Goal(5, STANDARD, RUN),)
+    else:
+        trips = (Goal(0.5, ANYIO),)
+        bursts = (Goal(8, "best"),)
+    return [
+        *(Shown(it, f"{kind}: no-op round trip {it}, {condition}, µs", trips) for it in ("p50", "p99")),
+        *(
+            Shown(it, f"{kind}: {it}, {condition}, thousand/s", goals, more_is_better=True, scale=1e-3)
+            for it, goals in (("burst of 32", BEST), ("burst of 1000", bursts))
+        ),
+    ]
+
+
+def payloads() -> list[Shown]:
+    return [
+        Shown(name, f"process: {name}, ms", (Goal(1 / 20, "best"),) if "array" in name else BEST)
+        for size in ("1 MiB bytes", "64 MiB bytes", "64 MiB array")
+        for name in (f"{size} as argument", f"{size} as result")
+    ]
+
+
+LIFE = [
+    Shown("first", "process: first result of the first pool, ms", (Goal(60),)),
+    Shown("recovery", "process: killed worker to next result, ms", (Goal(5),)),
+    Shown("memory", "process: memory per idle worker (PSS), MiB", scale=1 / 1024),
+]
+
+GROUPS = [
+    Group("thread", "no_ops", 9, no_ops("thread", "idle")),
+    Group("thread", "no_ops", 9, no_ops("thread", "busy"), busy=True),
+    Group("process", "no_ops", 9, no_ops("process", "idle")),
+    Group("process", "no_ops", 9, no_ops("process", "busy"), busy=True),
+    Group("process", "payloads", 5, payloads()),
+    Group("process", "life", 9, LIFE),
+    Group("thread", "lateness", 5, [Shown("p99", "thread: lateness of the loop p99, ms")]),
+    Group("process", "lateness", 5, [Shown("p99", "process: lateness of the loop p99, ms", (Goal(2),))]),
+    Group("thread", "no_ops", 5, no_ops("thread", "idle, uvloop"), loop="uvloop"),
+    Group("process", "no_ops", 5, no_ops("process", "idle, uvloop"), loop="uvloop"),
+]
+
+
+def measured(quick: bool) -> tuple[Comparison, list[str]]:
+    """The table, and what failed."""
+    comparison = Comparison(OURS, PEERS)
+    failures: list[str] = []
+    for number, group in enumerate(GROUPS, 1):
+        print(f"{number} of {len(GROUPS)}: {group.kind}, {group.measure}", file=sys.stderr)
+        turns = in_rounds(group, quick, failures)
+        comparison.rows += [row(group, shown, turns) for shown in group.shown]
+    return comparison, failures
+
+
+# The figures of a contender's turns, by name.
+Turns = dict[str, dict[str, list[float]]]
+
+
+def in_rounds(group: Group, quick: bool, failures: list[str]) -> Turns:
+    contenders = of_kind(group.kind)
+    turns: Turns = {contender.name: defaultdict(list) for contender in contenders}
+    failed: dict[str, int] = defaultdict(int)
+    with hogs() if group.busy else contextlib.nullcontext():
+        for number in range(1 if quick else group.rounds):
+            for contender in rotated(contenders, number):
+                if failed[contender.name] >= FAILURES:
+                    continue
+                turn = Turn(group.kind, contender.name, group.measure, group.loop, quick)
+                try:
+                    for figure, value in give(turn).items():
+                        turns[contender.name][figure].append(value)
+                except Failed as reason:
+                    failed[contender.name] += 1
+                    failures.append(f"{' '.join(turn.words())}: {reason}")
+    return turns
+
+
+def rotated(contenders: list[Contender], by: int) -> list[Contender]:
+    by %= len(contenders)
+    return contenders[by:] + contenders[:by]
+
+
+def row(group: Group, shown: Shown, turns: Turns) -> Row:
+    filled = Row(shown.label, shown.more_is_better, shown.goals, {})
+    for name, figures in turns.items():
+        values = figures[shown.figure]
+        # A pool that a killed worker breaks is measured by how long it takes to have another.
+        if shown.figure == "recovery" and figures["rebuilt"]:
+            values = values + figures["rebuilt"]
+            filled.notes[name] = "rebuilt"
+        filled.values[name] = statistics.median(values) * shown.scale if values else "failed"
+    return filled

@@ -1,0 +1,117 @@
+"""A table of figures, ours beside the peers', and whether each figure to reach is reached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Goal:
+    """`times` the figure of a peer ("best": of the best one), or, without a peer, the figure itself."""
+
+    times: float
+    peer: str | None = None
+    # Of whom it is asked; of all of ours by default.
+    asked: str | None = None
+
+
+@dataclass
+class Row:
+    label: str
+    more_is_better: bool
+    goals: Sequence[Goal]
+    # By contender. A text stands for a figure that could not be had.
+    values: dict[str, float | str]
+    # What is to be said behind a value.
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def figure(self, name: str) -> float | None:
+        value = self.values.get(name)
+        return value if isinstance(value, float) else None
+
+    def is_no_worse(self, value: float, than: float) -> bool:
+        return value >= than if self.more_is_better else value <= than
+
+    def best(self, names: Sequence[str]) -> tuple[str, float] | None:
+        figures = [(name, value) for name in names if (value := self.figure(name)) is not None]
+        pick = max if self.more_is_better else min
+        return pick(figures, key=lambda figure: figure[1], default=None)
+
+
+class Comparison:
+    def __init__(self, ours: Sequence[str], peers: Sequence[str]) -> None:
+        self.ours = ours
+        self.peers = peers
+        self.rows: list[Row] = []
+
+    def __str__(self) -> str:
+        """As an aligned Markdown table: text to the left, figures to the right."""
+        ratios = [f"{name} ÷ best" for name in self.ours]
+        header = ["workload", *self.ours, *self.peers, "best peer", *ratios, "to reach", "reached by"]
+        texts = {header.index(name) for name in ("workload", "best peer", "to reach", "reached by")}
+        lines = [header, *(self._cells(row) for row in self.rows)]
+        widths = [max(len(line[at]) for line in lines) for at in range(len(header))]
+        rule = ["-" * width if at in texts else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
+        lines.insert(1, rule)
+
+        def padded(line: list[str]) -> str:
+            cells = (
+                cell.ljust(width) if at in texts else cell.rjust(width)
+                for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            return f"| {' | '.join(cells)} |"
+
+        return "\n".join(map(padded, lines))
+
+    def _cells(self, row: Row) -> list[str]:
+        best = row.best(self.peers)
+        cells = [row.label, *(self._value(row, name) for name in (*self.ours, *self.peers))]
+        cells.append(best[0] if best else "–")
+        for name in self.ours:
+            figure = row.figure(name)
+            cells.append("–" if best is None or figure is None else f"{figure / best[1]:.2f}")
+        cells.append("; ".join(self._asked(row, goal) for goal in row.goals) or "–")
+        cells.append("; ".join(self._reached_by(row, goal) for goal in row.goals) or "–")
+        return cells
+
+    def _value(self, row: Row, name: str) -> str:
+        value = row.values.get(name, "–")
+        text = value if isinstance(value, str) else in_three_figures(value)
+        return f"{text} {row.notes[name]}" if name in row.notes else text
+
+    def _asked(self, row: Row, goal: Goal) -> str:
+        sign = "≥" if row.more_is_better else "≤"
+        if goal.peer is None:
+            asked = f"{sign} {goal.times:g}"
+        elif goal.times == 1:
+            asked = f"{sign} {goal.peer}"
+        elif 1 / goal.times >= 2:
+            asked = f"{sign} {goal.peer} ÷ {1 / goal.times:.0f}"
+        else:
+            asked = f"{sign} {goal.times:g} × {goal.peer}"
+        return f"{goal.asked}: {asked}" if goal.asked else asked
+
+    def _reached_by(self, row: Row, goal: Goal) -> str:
+        base: float | None = 1.0
+        if goal.peer == "best":
+            best = row.best(self.peers)
+            base = best[1] if best else None
+        elif goal.peer is not None:
+            base = row.figure(goal.peer)
+        if base is None:
+            return "–"
+        reached = []
+        for name in [goal.asked] if goal.asked else self.ours:
+            figure = row.figure(name)
+            if figure is None or not row.is_no_worse(figure, goal.times * base):
+                continue
+            ratio = f" ({figure / base:.2f} ×)" if goal.peer and goal.times != 1 else ""
+            reached.append(f"{name}{ratio}")
+        return ", ".join(reached) or "none"
+
+
+def in_three_figures(value: float) -> str:
+    """The last one moves from run to run."""
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:.{digits}f}"

@@ -1,0 +1,97 @@
+"""One turn: one contender, one measure, in an interpreter of its own.
+
+So no contender's threads and timers disturb another's, nothing that one has started makes the next one quicker, and one
+that hangs or breaks is reported and has harmed nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO
+
+import measures
+from contenders import CONTENDERS
+from measures import Figures
+
+LIMIT = 30.0
+
+
+class Failed(Exception):
+    """A turn that did not come to its end, and why."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    kind: str
+    contender: str
+    measure: str
+    loop: str
+    quick: bool
+
+    @classmethod
+    def from_words(cls, words: list[str]) -> Turn:
+        kind, contender, measure, loop, effort = words
+        return cls(kind, contender, measure, loop, effort == "quick")
+
+    def words(self) -> list[str]:
+        return [self.kind, self.contender, self.measure, self.loop, "quick" if self.quick else "full"]
+
+
+def take(turn: Turn) -> None:
+    """In the turn's own interpreter: measures, prints the figures and ends without ado."""
+    (contender,) = (it for it in CONTENDERS if (it.kind, it.name) == (turn.kind, turn.contender))
+    if turn.loop == "uvloop":
+        import uvloop
+
+        loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    else:
+        loop = asyncio.new_event_loop()
+    figures = loop.run_until_complete(measures.MEASURES[turn.measure](contender, turn.quick))
+    print(json.dumps(figures), flush=True)
+    os._exit(0)
+
+
+def give(turn: Turn) -> Figures:
+    """Starts an interpreter for the turn and waits for its figures."""
+    command = [sys.executable, os.path.dirname(__file__), "--turn", *turn.words()]
+    # Not pipes, of which workers that are left behind would keep the other end.
+    with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as said:
+        child = subprocess.Popen(command, stdout=printed, stderr=said, start_new_session=True)
+        try:
+            status = child.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"no end within {LIMIT:.0f} s") from None
+        finally:
+            # Whatever workers it leaves behind.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+        if status != 0:
+            raise Failed((lines_of(said) or [f"status {status}"])[-1])
+        figures: Figures = json.loads(lines_of(printed)[-1])
+    return figures
+
+
+def lines_of(file: IO[str]) -> list[str]:
+    file.seek(0)
+    return file.read().strip().splitlines()
+
+
+@contextlib.contextmanager
+def hogs() -> Iterator[None]:
+    """Processes of normal priority that spin, one for each core but one."""
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(1, measures.CORES)]
+    try:
+        yield
+    finally:
+        for hog in spinning:
+            hog.kill()
+            hog.wait()

@@ -1,0 +1,325 @@
+"""CPython's own tests of executors, run on offloop's: does what is written for the standard classes hold for ours?
+
+    python cpython_suite.py                    # compares with results.txt; status 1 if anything differs
+    python cpython_suite.py --write            # puts what it found into results.txt
+    python cpython_suite.py thread asyncio     # these suites only
+    python cpython_suite.py thread --target concurrent.futures:ThreadPoolExecutor
+
+Three suites. `thread` and `process` are `test.test_concurrent_futures` with our class in the place of the standard
+one. `asyncio` is those tests of `test.test_asyncio` that make a thread pool, be it as a loop's default executor, which
+is then ours: a test that makes none proves nothing here and is not listed.
+
+Needs a CPython 3.13 that has its `test` package, and offloop installed, since some tests start interpreters that
+look at no environment variable. Each suite runs in an interpreter of its own, for it changes the standard library in
+place. A test that takes longer than `HANG` seconds ends its suite, with what each thread was at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import contextlib
+import faulthandler
+import importlib
+import inspect
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).with_name("results.txt")
+HANG = 90.0
+
+# Tests of the standard pool's insides rather than of what it does: name -> what the test gets hold of.
+WHITE_BOX = {
+    "test_gh105829_should_not_deadlock_if_wakeup_pipe_full":
+        "replaces concurrent.futures.process._ThreadWakeup and fills the pipe inside it",
+    "test_python_finalization_error":
+        "replaces Process.start of the pool's context, and expects its error from submit()",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Test modules, and the standard class that ours takes the place of."""
+
+    package: str
+    modules: tuple[str, ...]
+    standard: str
+    target: str
+
+
+CONCURRENT = ("test_as_completed", "test_wait", "test_shutdown", "test_init")
+
+SUITES = {
+    "thread": Suite(
+        "test.test_concurrent_futures",
+        (*CONCURRENT, "test_thread_pool"),
+        "ThreadPoolExecutor",
+        "offloop:ThreadPoolExecutor",
+    ),
+    "process": Suite(
+        "test.test_concurrent_futures",
+        (*CONCURRENT, "test_process_pool", "test_deadlock"),
+        "ProcessPoolExecutor",
+        "offloop.testing:StrictProcessPoolExecutor",
+    ),
+    # The modules of which some test makes a thread pool.
+    "asyncio": Suite(
+        "test.test_asyncio",
+        ("test_base_events", "test_events", "test_futures", "test_sock_lowlevel",
+         "test_subprocess", "test_tasks", "test_threads"),
+        "ThreadPoolExecutor",
+        "offloop:ThreadPoolExecutor",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a test ended: "passed", "failed", "skipped" or "left out", with the reason of the last two."""
+
+    kind: str
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.reason})" if self.reason else self.kind
+
+
+class Record(unittest.TextTestResult):
+    """Keeps each test's outcome, and ends the process if a test hangs."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.outcomes: dict[str, Outcome] = {}
+
+    def startTest(self, test: unittest.TestCase) -> None:
+        faulthandler.dump_traceback_later(HANG, exit=True)
+        super().startTest(test)
+        self.outcomes[test.id()] = Outcome("passed")
+
+    def stopTest(self, test: unittest.TestCase) -> None:
+        super().stopTest(test)
+        faulthandler.cancel_dump_traceback_later()
+
+    def addError(self, test: unittest.TestCase, err: Any) -> None:
+        super().addError(test, err)
+        self._set(test, Outcome("failed"))
+
+    def addFailure(self, test: unittest.TestCase, err: Any) -> None:
+        super().addFailure(test, err)
+        self._set(test, Outcome("failed"))
+
+    def addSubTest(self, test: unittest.TestCase, subtest: unittest.TestCase, err: Any) -> None:
+        super().addSubTest(test, subtest, err)
+        if err is not None:
+            self._set(test, Outcome("failed"))
+
+    def addSkip(self, test: unittest.TestCase, reason: str) -> None:
+        super().addSkip(test, reason)
+        self._set(test, Outcome("skipped", reason))
+
+    def _set(self, test: unittest.TestCase, outcome: Outcome) -> None:
+        # A part of a test speaks for the whole; a failure stays one.
+        whole = getattr(test, "test_case", test).id()
+        if self.outcomes.get(whole) != Outcome("failed"):
+            self.outcomes[whole] = outcome
+
+
+def load(target: str) -> type[Any]:
+    module, _, name = target.partition(":")
+    found: type[Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def tests_of(case: type[unittest.TestCase]) -> Iterator[unittest.TestCase]:
+    for name in unittest.defaultTestLoader.getTestCaseNames(case):
+        yield case(name)
+
+
+def run(tests: list[unittest.TestCase]) -> dict[str, Outcome]:
+    """Runs what is not white-box."""
+    left_out = {test.id(): WHITE_BOX[name] for test in tests if (name := method(test)) in WHITE_BOX}
+    suite = unittest.TestSuite(test for test in tests if test.id() not in left_out)
+    result = unittest.TextTestRunner(stream=sys.stdout, resultclass=Record).run(suite)
+    assert isinstance(result, Record)
+    return result.outcomes | {test: Outcome("left out", why) for test, why in left_out.items()}
+
+
+def method(test: unittest.TestCase) -> str:
+    return test.id().rpartition(".")[2]
+
+
+def run_concurrent(suite: Suite) -> dict[str, Outcome]:
+    """Tests of `test.test_concurrent_futures` whose executor is of the suite's kind."""
+    ours = load(suite.target)
+    util = importlib.import_module(f"{suite.package}.util")
+    standard = getattr(concurrent.futures, suite.standard)
+    # The test classes take the executor from these mixins, by inheritance.
+    for mixin in vars(util).values():
+        if getattr(mixin, "executor_type", None) is standard:
+            mixin.executor_type = ours
+    # Some tests name the standard class.
+    setattr(concurrent.futures, suite.standard, ours)
+    tests: list[unittest.TestCase] = []
+    for name in suite.modules:
+        module = importlib.import_module(f"{suite.package}.{name}")
+        if hasattr(module, "assert_python_ok"):
+            module.assert_python_ok = with_ours(module.assert_python_ok, suite)
+        for case in test_cases(module):
+            if getattr(case, "executor_type", None) is ours:
+                tests.extend(tests_of(case))
+    return run(tests)
+
+
+def test_cases(module: Any) -> Iterator[type[unittest.TestCase]]:
+    for case in vars(module).values():
+        if inspect.isclass(case) and issubclass(case, unittest.TestCase):
+            if case.__module__ == module.__name__:
+                yield case
+
+
+def with_ours(assert_python_ok: Any, suite: Suite) -> Any:
+    """`assert_python_ok`, whose child imports our class where its code imports the standard one."""
+    module, _, ours = suite.target.partition(":")
+
+    def changed(option: str, code: str, **environment: str) -> Any:
+        for name in {suite.standard, ours}:
+            # One of the tests relies on the standard class to have imported `multiprocessing` by then.
+            code = code.replace(
+                f"from concurrent.futures import {name}\n",
+                f"import multiprocessing; from {module} import {ours}; {name} = {ours}\n",
+            )
+        return assert_python_ok(option, code, **environment)
+
+    return changed
+
+
+def run_asyncio(suite: Suite) -> dict[str, Outcome]:
+    """Tests of `test.test_asyncio` in which a pool was made, or would have been in one that is skipped."""
+    makers: set[str] = set()
+    current = ""
+
+    class Noted(load(suite.target)):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            makers.add(current)
+            super().__init__(*args, **kwargs)
+
+    class Watch(Record):
+        def startTest(self, test: unittest.TestCase) -> None:
+            nonlocal current
+            current = test.id()
+            super().startTest(test)
+
+    # Where asyncio looks for the class of its default executor.
+    setattr(concurrent.futures, suite.standard, Noted)
+    names = [f"{suite.package}.{module}" for module in suite.modules]
+    tests = unittest.defaultTestLoader.loadTestsFromNames(names)
+    result = unittest.TextTestRunner(stream=sys.stdout, resultclass=Watch).run(tests)
+    assert isinstance(result, Watch)
+    return {test: outcome for test, outcome in result.outcomes.items() if test in makers}
+
+
+def run_suite(name: str, suite: Suite) -> dict[str, Outcome]:
+    return run_asyncio(suite) if name == "asyncio" else run_concurrent(suite)
+
+
+def in_a_child(name: str, target: str) -> dict[str, Outcome]:
+    """The outcomes of a suite, run by an interpreter of its own."""
+    with tempfile.NamedTemporaryFile("r") as report:
+        command = [sys.executable, __file__, name, "--target", target, "--report", report.name]
+        child = subprocess.Popen(command, process_group=0)
+        try:
+            child.wait()
+        finally:
+            # The workers that a hung suite leaves behind.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+        text = report.read()
+    if not text:
+        print(f"{name}: the suite did not come to its end")
+        return {}
+    return {test: Outcome(*outcome) for test, outcome in json.loads(text).items()}
+
+
+def as_text(found: dict[str, dict[str, Outcome]]) -> str:
+    lines = [
+        "# CPython's own tests on offloop's executors; `cargo xtask conformance --write` makes this list.",
+        f"# {platform.python_implementation()} {platform.python_version()}",
+    ]
+    for name, outcomes in found.items():
+        counts = Counter(outcome.kind for outcome in outcomes.values())
+        said = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+        lines += ["", f"# {name}, on {SUITES[name].target}: {said or 'no result'}"]
+        lines += [f"{name} {test}: {outcome}" for test, outcome in sorted(outcomes.items())]
+    return "\n".join(lines) + "\n"
+
+
+def differences(listed: list[str], found: list[str]) -> list[str]:
+    """What a reader must know, each a line. Other releases of CPython have other tests, which is no difference."""
+    old, new = (dict(line.split(": ", 1) for line in lines if is_result(line)) for lines in (listed, found))
+    same_release = listed[1] == found[1]
+    said = []
+    for test in sorted(old.keys() | new.keys()):
+        before, after = old.get(test, "not listed"), new.get(test, "did not run")
+        counts = same_release or (test in old and test in new) or after == "failed"
+        if before != after and counts:
+            said.append(f"{test}: listed as {before}, now {after}")
+    return said
+
+
+def is_result(line: str) -> bool:
+    return bool(line) and not line.startswith("#")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="CPython's own tests of executors, run on offloop's")
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all")
+    parser.add_argument("--write", action="store_true", help="renew the list of results")
+    parser.add_argument("--target", metavar="MODULE:CLASS", help="another class than ours; compares with no list")
+    parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    names = given.suites or list(SUITES)
+    if unknown := set(names) - SUITES.keys():
+        parser.error(f"no such suite: {', '.join(unknown)}")
+
+    if given.report:
+        (name,) = names
+        suite = SUITES[name]
+        outcomes = run_suite(name, Suite(suite.package, suite.modules, suite.standard, given.target))
+        given.report.write_text(json.dumps({test: (it.kind, it.reason) for test, it in outcomes.items()}))
+        return 0
+
+    found = {}
+    for name in names:
+        print(f"== {name}", flush=True)
+        found[name] = in_a_child(name, given.target or SUITES[name].target)
+    text = as_text(found)
+    print("\n".join(line for line in text.splitlines() if line.startswith("# ")))
+    complete = all(found.values())
+    failed = any(outcome.kind == "failed" for outcomes in found.values() for outcome in outcomes.values())
+    if given.target:
+        return 0 if complete and not failed else 1
+    if given.write:
+        if set(names) != SUITES.keys() or not complete:
+            print("the list is renewed only by a run of all suites that comes to its end")
+            return 1
+        RESULTS.write_text(text)
+        return 0
+    listed = [line for line in RESULTS.read_text().splitlines() if not is_result(line) or line.split()[0] in names]
+    said = differences(listed, text.splitlines())
+    print("\n".join(said) or f"as listed in {RESULTS.name}")
+    return 1 if said or failed or not complete else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

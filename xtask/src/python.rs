@@ -1,0 +1,148 @@
+//! The Python face: interpreters of this machine, and virtual environments that have the package in them.
+//!
+//! Everything is made under the target directory: `python/<version>` for the tests, `python/peers` for the bench.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::host;
+use crate::plan::Line;
+
+/// Supported versions, the preferred first.
+const VERSIONS: [&str; 4] = ["3.13", "3.12", "3.11", "3.10"];
+
+/// An interpreter that can make virtual environments.
+pub(crate) struct Interpreter {
+    version: String,
+    program: String,
+}
+
+impl Interpreter {
+    /// All that are found, the preferred first: by their names, then as pyenv's, then whatever is `python3`.
+    pub(crate) fn all() -> Vec<Self> {
+        let mut found: Vec<Self> = VERSIONS
+            .iter()
+            .filter_map(|version| {
+                Self::at(&format!("python{version}")).or_else(|| {
+                    let prefix = host::output_of("pyenv", &["prefix", version])?;
+                    Self::at(&format!("{prefix}/bin/python"))
+                })
+            })
+            .collect();
+        if let Some(python3) = Self::at("python3") {
+            if found.iter().all(|other| other.version != python3.version) {
+                found.push(python3);
+            }
+        }
+        found
+    }
+
+    fn at(program: &str) -> Option<Self> {
+        let script = "import ensurepip, sys, venv; print('%d.%d' % sys.version_info[:2]); \
+                      sys.exit(sys.version_info < (3, 10))";
+        let version = host::output_of(program, &["-c", script])?;
+        Some(Self { version, program: program.to_owned() })
+    }
+
+    pub(crate) fn preferred() -> Result<Self, String> {
+        let none = || "no Python 3.10 or later with `venv` is on this machine".to_owned();
+        Self::all().into_iter().next().ok_or_else(none)
+    }
+
+    /// The oldest supported one, if there is another beside the preferred.
+    pub(crate) fn oldest() -> Result<Self, String> {
+        let none = || "no second Python 3.10 or later is on this machine".to_owned();
+        Self::all().into_iter().skip(1).last().ok_or_else(none)
+    }
+
+    /// The one whose own tests are run on our executors.
+    pub(crate) fn with_its_tests() -> Result<Self, String> {
+        let has_tests = |it: &Self| {
+            it.version == "3.13"
+                && host::output_of(&it.program, &["-c", "import test.test_concurrent_futures"]).is_some()
+        };
+        let none = || "no Python 3.13 on this machine has its `test` package".to_owned();
+        Self::all().into_iter().find(has_tests).ok_or_else(none)
+    }
+
+    /// The environment of the tests.
+    pub(crate) fn for_tests(self) -> Environment {
+        let directory = directory().join(&self.version);
+        Environment { interpreter: self, directory, requirements: vec!["python/requirements.txt"] }
+    }
+
+    /// The environment of the bench, with the peers.
+    pub(crate) fn for_peers(self) -> Environment {
+        let directory = directory().join("peers");
+        Environment { interpreter: self, directory, requirements: vec!["python/benches/requirements.txt"] }
+    }
+}
+
+/// A virtual environment.
+pub(crate) struct Environment {
+    interpreter: Interpreter,
+    directory: PathBuf,
+    requirements: Vec<&'static str>,
+}
+
+impl Environment {
+    pub(crate) fn requires(mut self, file: &'static str) -> Self {
+        self.requirements.push(file);
+        self
+    }
+
+    /// What makes it, with the package as it is now.
+    pub(crate) fn made(&self) -> Vec<Line> {
+        let mut lines = Vec::new();
+        if !self.is_of_its_interpreter() {
+            let directory = self.directory.display().to_string();
+            lines.push(Line::new([self.interpreter.program.as_str(), "-m", "venv", "--clear", &directory]));
+        }
+        let mut install = self.python("-m pip install --quiet");
+        for file in &self.requirements {
+            install = install.and(["-r", file]);
+        }
+        lines.push(install);
+        let wheels = wheels().display().to_string();
+        if !WHEEL_BUILT.swap(true, Ordering::Relaxed) {
+            // If the build fails, nobody is to install an older one.
+            let _ = std::fs::remove_dir_all(&wheels);
+            lines.push(self.python("-m pip wheel --quiet --no-deps --wheel-dir").and([wheels.as_str(), "."]));
+        }
+        let install = "-m pip install --quiet --no-index --no-deps --force-reinstall --find-links";
+        lines.push(self.python(install).and([wheels.as_str(), "offloop"]));
+        lines
+    }
+
+    /// A command line of its interpreter.
+    pub(crate) fn python(&self, words: &str) -> Line {
+        Line::new([self.program().as_str()]).and(words.split(' '))
+    }
+
+    pub(crate) fn program(&self) -> String {
+        self.directory.join("bin/python").display().to_string()
+    }
+
+    /// The interpreter's name and version.
+    pub(crate) fn version(&self) -> String {
+        host::output_of(&self.interpreter.program, &["--version"])
+            .unwrap_or_else(|| format!("Python {}", self.interpreter.version))
+    }
+
+    /// Whether it is there, and not made by a version that was preferred earlier.
+    fn is_of_its_interpreter(&self) -> bool {
+        let script = "import pip, sys; print('%d.%d' % sys.version_info[:2])";
+        host::output_of(&self.program(), &["-c", script]).as_ref() == Some(&self.interpreter.version)
+    }
+}
+
+/// One wheel for all environments of this run.
+static WHEEL_BUILT: AtomicBool = AtomicBool::new(false);
+
+fn wheels() -> PathBuf {
+    directory().join("wheels")
+}
+
+fn directory() -> PathBuf {
+    host::target_dir().join("python")
+}
