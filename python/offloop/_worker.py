@@ -80,11 +80,11 @@ def fork(socket: int, preparation: Mapping[str, Any]) -> int:
 
 def _live(template: _offloop.Template, preparation: Mapping[str, Any]) -> None:
     """Forks workers until the pool is gone. Never returns."""
-    global _preparation, _awaits_main
+    global _preparation, _awaits_main, _awaits_multiprocessing
     # Ctrl-C goes to the whole foreground group; what becomes of the jobs then is the parent's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _preparation = preparation["process"]
-    _awaits_main = True
+    _awaits_main = _awaits_multiprocessing = True
     for module in preparation["preload"]:
         if module == "__main__":
             _import_main()
@@ -116,7 +116,7 @@ def _begin(log_level: int) -> None:
         numpy.random.seed()
 
 
-_awaits_multiprocessing = True
+_awaits_multiprocessing = False
 
 
 def _begin_multiprocessing() -> None:
@@ -176,14 +176,15 @@ def perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Sequen
     """Performs a pickled call. Whatever goes wrong with it is in the reply."""
     _log.job_runs = True
     try:
-        return _perform(body, buffers)
+        return perform_here(body, buffers)
     finally:
         _log.flush()
         _log.job_runs = False
         _flush()
 
 
-def _perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
+def perform_here(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
+    """The same in any process."""
     try:
         if _awaits_main and _main.needs_main(bytes(body)):
             _import_main()

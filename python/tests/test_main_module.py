@@ -53,7 +53,7 @@ def call_double(described: dict[str, Any], function: bytes) -> str:
         described,
         f"""
         function = {function!r}
-        _main.prepare_base(described)
+        _main.prepare_base(described); _main.prepare_multiprocessing(described)
         assert _main.is_importable()
         assert _main.needs_main(function)
         _main.prepare_main(described)
@@ -113,7 +113,7 @@ def test_a_worker_takes_on_path_arguments_directory_name_and_key(tmp_path: Path)
         described,
         """
         import multiprocessing, os
-        _main.prepare_base(described)
+        _main.prepare_base(described); _main.prepare_multiprocessing(described)
         current = multiprocessing.current_process()
         assert bytes(current.authkey) == described["authkey"]
         assert "__mp_main__" not in sys.modules or sys.modules["__mp_main__"].__dict__ is globals()
@@ -129,7 +129,7 @@ def test_parent_process_is_the_process_that_has_the_pool() -> None:
         described,
         """
         import multiprocessing
-        _main.prepare_base(described)
+        _main.prepare_base(described); _main.prepare_multiprocessing(described)
         parent = multiprocessing.parent_process()
         print(parent.pid, parent.name, parent.is_alive())
         """,
@@ -150,7 +150,7 @@ def test_describing_leaves_the_start_method_open() -> None:
 
 def test_a_worker_may_live_elsewhere(tmp_path: Path) -> None:
     described = _main.preparation(name="elsewhere", cwd=str(tmp_path))
-    code = "import os; _main.prepare_base(described); print(os.getcwd())"
+    code = "import os; _main.prepare_base(described); _main.prepare_multiprocessing(described); print(os.getcwd())"
     assert in_worker(described, code) == str(tmp_path)
 
 
@@ -159,7 +159,7 @@ def test_a_pool_in_a_worker_passes_on_the_main_module_before_it_is_imported(tmp_
     described, _, function = described_by(python("script.py", cwd=tmp_path))
     worker = (
         BEGIN
-        + "_main.prepare_base(described); sys.stdout.buffer.write(pickle.dumps(_main.preparation()))"
+        + "_main.prepare_base(described); _main.prepare_multiprocessing(described); sys.stdout.buffer.write(pickle.dumps(_main.preparation()))"
     )
     described = pickle.loads(python("-c", worker, stdin=pickle.dumps(described)))
     assert call_double(described, function) == "42"
@@ -173,7 +173,7 @@ def test_a_script_that_makes_a_pool_when_imported_is_refused(tmp_path: Path) -> 
     printed = in_worker(
         described,
         """
-        _main.prepare_base(described)
+        _main.prepare_base(described); _main.prepare_multiprocessing(described)
         _main.refuse_while_importing_main()
         for _ in range(2):
             try:
@@ -195,7 +195,7 @@ def test_a_script_that_starts_a_process_when_imported_is_refused(tmp_path: Path)
     printed = in_worker(
         described,
         """
-        _main.prepare_base(described)
+        _main.prepare_base(described); _main.prepare_multiprocessing(described)
         try:
             _main.prepare_main(described)
         except RuntimeError as error:
@@ -212,7 +212,7 @@ def test_a_script_that_exits_when_imported_raises_no_system_exit(tmp_path: Path)
     printed = in_worker(
         described,
         """
-        _main.prepare_base(described)
+        _main.prepare_base(described); _main.prepare_multiprocessing(described)
         try:
             _main.prepare_main(described)
         except RuntimeError as error:

@@ -105,9 +105,12 @@ impl<T: DeserializeOwned + 'static> Items<T> {
         let mut inside = self.tray.inside.lock();
         let replaced = inside.waker.replace(waker.clone());
         let has_items = !inside.items.is_empty();
+        let has_ended = self.job.core().state() == JobState::Ended;
+        // Nobody would take it any more, and it may keep these items alive.
+        let in_vain = if has_ended { inside.waker.take() } else { None };
         drop(inside);
-        drop(replaced);
-        has_items || self.job.core().state() == JobState::Ended
+        drop((replaced, in_vain));
+        has_items || has_ended
     }
 
     /// The next item; `None` when the job has ended, of whose end its handle tells.
