@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import weakref
-from _thread import interrupt_main
 from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
 from types import FrameType, TracebackType
@@ -74,11 +73,10 @@ class _Crew:
             self.threads = self.threads | {thread}
         try:
             thread.start()
-        except KeyboardInterrupt:
-            # It came while we waited for the thread, which is on its way. It is not the engine's to handle.
-            interrupt_main()
         except BaseException:
-            self.leave(thread, number)
+            # A signal's handler may raise here; if the thread comes nevertheless, its life is over.
+            if thread.ident is None:
+                self.leave(thread, number)
             raise
 
     def work(self, life: Life, number: int) -> None:

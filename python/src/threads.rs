@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use offloop::{Handle, JobState, OnFull, WorkerThread, prepare};
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::ffi::PyObject;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -113,9 +113,14 @@ impl ThreadPool {
             .spawn_with(move |thread| {
                 let life =
                     Life { thread: Mutex::new(Some((thread, Alive::new(&ours)))), seat: Arc::default() };
-                let started = Python::try_attach(|py| start.call1(py, (life,)).map(drop));
-                let no_interpreter = || Err(PyRuntimeError::new_err("the interpreter is shutting down"));
-                started.unwrap_or_else(no_interpreter).map_err(std::io::Error::other)
+                Python::try_attach(|py| {
+                    start.call1(py, (life,)).map(drop).map_err(|error| {
+                        let told = std::io::Error::other(error.to_string());
+                        TROUBLE.set(Some(error));
+                        told
+                    })
+                })
+                .unwrap_or_else(|| Err(std::io::Error::other("the interpreter is shutting down")))
             })
             .around_work(SPELL, |spell| {
                 Python::try_attach(|py| {
@@ -144,10 +149,11 @@ impl ThreadPool {
         let job = Py::new(py, Entry { handle: Mutex::new(Some(handle)), pid: self.crew.pid })?;
         future.setattr(intern!(py, "_job"), &job)?;
         self.grow();
+        let trouble = TROUBLE.take();
         match job.get().error(py) {
             // Refused. Whatever ends it from now on tells the future.
-            Some(error) => Err(error),
-            None => Ok(()),
+            Some(error) => Err(trouble.unwrap_or(error)),
+            None => interrupted(py, trouble),
         }
     }
 
@@ -187,6 +193,7 @@ impl ThreadPool {
             None => watch(handle, receiver, &completer()?, None),
         };
         self.grow();
+        interrupted(py, TROUBLE.take())?;
         Ok(job)
     }
 
@@ -221,6 +228,19 @@ impl ThreadPool {
         if calls > threads && threads < self.crew.max_threads {
             self.pool.start_threads(calls);
         }
+    }
+}
+
+thread_local! {
+    /// What a thread met that was to start another one: the system's refusal, or what a signal's handler raised.
+    static TROUBLE: std::cell::Cell<Option<PyErr>> = const { std::cell::Cell::new(None) };
+}
+
+/// Raises what is not about the call that was submitted, but about the program: Ctrl-C.
+fn interrupted(py: Python<'_>, trouble: Option<PyErr>) -> PyResult<()> {
+    match trouble {
+        Some(error) if !error.is_instance_of::<PyException>(py) => Err(error),
+        _ => Ok(()),
     }
 }
 

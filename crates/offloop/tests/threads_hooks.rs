@@ -271,6 +271,25 @@ fn threads_can_be_started_before_there_is_work() {
 }
 
 #[test]
+fn a_system_that_refuses_threads_is_asked_once() {
+    let asked = Count::new();
+    let counted = asked.clone();
+    let pool = ThreadPool::builder()
+        .max_threads(3)
+        .spawn_with(move |_life| {
+            counted.add();
+            Err(io::Error::other("no more of them"))
+        })
+        .build()
+        .unwrap();
+    comes_back("the start of threads", {
+        let pool = pool.clone();
+        move || pool.start_threads(3)
+    });
+    assert_eq!((asked.get(), pool.threads()), (1, 0));
+}
+
+#[test]
 fn a_closed_pool_runs_what_it_has_and_takes_no_more() {
     let pool = one().build().unwrap();
     let (gate, first) = occupy(&pool);

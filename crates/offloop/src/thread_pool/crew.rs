@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::builder::Config;
 use super::inbox::{Inbox, Left};
-use super::roster::{Help, Roster, Running, Survey, Worker};
+use super::roster::{Help, Role, Roster, Running, Survey, Worker};
 use super::state;
 use crate::backlog::{Backlog, Offer};
 use crate::cell::{Owner, Runnable};
@@ -42,15 +42,6 @@ pub(super) struct Crew {
     me: Weak<Crew>,
     /// `me` as the jobs see it.
     owner: Weak<dyn Owner>,
-}
-
-/// How a thread comes to look for a job.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
-    /// It was started, woken or left spinning to take one.
-    Scout,
-    /// It has just run one; or it was started beside a scout.
-    Returning,
 }
 
 /// What a thread does next.
@@ -143,7 +134,10 @@ impl Crew {
             let help = roster.summon(&self.config.name);
             let attentive = roster.is_attentive();
             self.inbox.set_attentive(attentive);
-            if attentive || !self.collect(roster) {
+            if !attentive {
+                self.collect(roster);
+            }
+            if roster.is_served() {
                 self.inbox.set_queued(roster.backlog.len());
                 return help;
             }
@@ -160,7 +154,9 @@ impl Crew {
         match help {
             Help::None => {}
             Help::Wake(worker) => worker.unpark(),
-            Help::Start(worker) => self.start(&worker, Role::Scout),
+            Help::Start(worker) => {
+                self.start(&worker, Role::Scout);
+            }
         }
     }
 
@@ -170,18 +166,22 @@ impl Crew {
         if self.is_forked() {
             return;
         }
-        let mut roster = self.roster.lock();
-        while let Some(worker) = roster.recruit(wanted, &self.config.name) {
-            drop(roster);
-            self.start(&worker, Role::Returning);
-            roster = self.roster.lock();
+        loop {
+            let recruit = self.roster.lock().recruit(wanted, &self.config.name);
+            match recruit {
+                Some(worker) if self.start(&worker, Role::Coming) => {}
+                _ => break,
+            }
         }
     }
 
-    fn start(&self, worker: &Arc<Worker>, role: Role) {
-        if let Err(error) = self.try_start(worker, role) {
-            self.start_failed(worker, role, &error);
+    /// Says whether the system gave the thread.
+    fn start(&self, worker: &Arc<Worker>, role: Role) -> bool {
+        let started = self.try_start(worker, role);
+        if let Err(error) = &started {
+            self.start_failed(worker, role, error);
         }
+        started.is_ok()
     }
 
     fn try_start(&self, worker: &Arc<Worker>, role: Role) -> io::Result<()> {
@@ -204,6 +204,7 @@ impl Crew {
         roster.forget(worker);
         roster.threads -= 1;
         roster.scout &= role != Role::Scout;
+        roster.coming -= usize::from(role == Role::Coming);
         // The next submission tries again. What came while this start was under way is seen to now.
         self.inbox.set_attentive(roster.scout);
         self.collect(&mut roster);
@@ -281,6 +282,7 @@ impl Crew {
     fn take_at_hand(&self, worker: &Worker, role: &mut Role) -> Option<Arc<dyn Runnable>> {
         let mut roster = self.roster.lock();
         *roster.running_of(worker) = None;
+        roster.arrive(role);
         if roster.too_many_run() {
             return None;
         }
@@ -304,6 +306,7 @@ impl Crew {
         let mut watch = WATCH.0;
         let mut roster = self.roster.lock();
         *roster.running_of(worker) = None;
+        roster.arrive(&mut role);
         loop {
             if roster.too_many_run() {
                 // Those that stay are as many as may run, so nobody new is needed.
@@ -366,19 +369,22 @@ impl Crew {
     }
 
     /// The backlog has a job: takes it, or lets the hook that surrounds work come first.
-    fn begin(&self, worker: &Worker, roster: MutexGuard<'_, Roster>, role: Role) -> Turn {
-        if self.config.around_work.is_some() {
-            Turn::Spell(role)
-        } else {
-            Turn::Run(self.take(worker, roster, role))
+    fn begin(&self, worker: &Worker, mut roster: MutexGuard<'_, Roster>, role: Role) -> Turn {
+        if self.config.around_work.is_none() {
+            return Turn::Run(self.take(worker, roster, role));
         }
+        if role == Role::Scout {
+            return Turn::Spell(role);
+        }
+        roster.coming += 1;
+        Turn::Spell(Role::Coming)
     }
 
     /// Takes the first job; the backlog has one.
     fn take(&self, worker: &Worker, mut roster: MutexGuard<'_, Roster>, role: Role) -> Arc<dyn Runnable> {
         match role {
             Role::Scout => roster.scout = false,
-            Role::Returning => roster.returns = roster.returns.wrapping_add(1),
+            _ => roster.returns = roster.returns.wrapping_add(1),
         }
         let (job, admitted) = roster.backlog.take().expect("the caller has seen a job under this lock");
         *roster.running_of(worker) = Some(Running { job: Arc::downgrade(&job), since: Instant::now() });

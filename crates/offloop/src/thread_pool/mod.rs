@@ -120,7 +120,8 @@ impl ThreadPool {
     }
 
     /// Starts threads now until the pool has `wanted`, `max_threads` at most, instead of when work waits for them:
-    /// for work that is known to come, and to wait. Without work they leave like any other.
+    /// for work that is known to come, and to wait. Without work they leave like any other. If the system refuses one,
+    /// it starts no more.
     pub fn start_threads(&self, wanted: usize) {
         self.door.crew.start_threads(wanted);
     }

@@ -402,3 +402,76 @@ fn who_waits_for_room_is_told_even_if_the_job_starts_at_once() {
         }
     });
 }
+
+/// Threads that the user starts, with a hook around their work that other threads may delay.
+fn hooked(threads: usize) -> ThreadPoolBuilder {
+    let turn = Arc::new(Mutex::new(()));
+    pool(threads)
+        .spawn_with(|life| {
+            thread::spawn(|| life.run());
+            Ok(())
+        })
+        .around_work(Duration::ZERO, move |spell| {
+            drop(turn.lock().unwrap());
+            spell();
+            drop(turn.lock().unwrap());
+        })
+}
+
+#[test]
+fn threads_started_in_advance_lose_no_job_in_spells() {
+    check(|| {
+        let pool = hooked(2).build().unwrap();
+        let seen = Seen::default();
+        let beside = pool.clone();
+        let other = thread::spawn({
+            let seen = seen.clone();
+            move || {
+                beside.start_threads(2);
+                wait(beside.run(seen.work(2))).unwrap();
+            }
+        });
+        let first = pool.run(seen.work(2));
+        pool.start_threads(1);
+        let second = pool.run(seen.work(2));
+        drop(pool.run(seen.work(2)));
+        for handle in [first, second] {
+            wait(handle).unwrap();
+        }
+        other.join().unwrap();
+        assert!((3..=4).contains(&seen.ran.get()));
+    });
+}
+
+#[test]
+fn nested_waits_in_spells_all_get_threads() {
+    check(|| {
+        let pool = hooked(1).build().unwrap();
+        let inner = pool.clone();
+        let outer = pool.run(move || {
+            let beside = inner.clone();
+            let handle = inner.run(|| ());
+            inner.start_threads(2);
+            job::blocking(|| wait(handle)).unwrap();
+            wait(beside.run(|| ())).unwrap();
+        });
+        wait(outer).unwrap();
+        wait(pool.run(|| ())).unwrap();
+    });
+}
+
+#[test]
+fn a_closed_pool_with_spells_ends() {
+    check(|| {
+        let pool = hooked(2).build().unwrap();
+        let seen = Seen::default();
+        let handles = [pool.run(seen.work(2)), pool.run(seen.work(2))];
+        pool.start_threads(2);
+        let shutdown = pool.shutdown(Duration::from_secs(60));
+        for handle in handles {
+            wait(handle).ok();
+        }
+        wait(shutdown).unwrap();
+        assert_eq!((pool.threads(), seen.dropped.get()), (0, 2));
+    });
+}

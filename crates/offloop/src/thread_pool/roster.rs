@@ -4,7 +4,7 @@
 //! While there is one, submitters wake nobody, so a burst of submissions costs one wake-up. The rule that
 //! makes it safe:
 //!
-//! > If jobs are queued, then there is a scout, or no further thread may run.
+//! > If jobs are queued, then there is a scout, or no further thread may run, or as many threads are coming.
 //!
 //! Whoever takes a job as scout appoints the next scout if jobs remain ([`Roster::summon`]); a thread that
 //! comes back from a job takes the next one before it thinks of resting. The proof is in the README beside
@@ -58,6 +58,9 @@ pub(super) struct Roster {
     pub(super) threads: usize,
     /// Of these, threads whose job waits for another job.
     pub(super) blocked: usize,
+    /// Threads that are about to look for a job, as if they came back from one: they were started in advance, or are
+    /// on their way into a spell.
+    pub(super) coming: usize,
     pub(super) scout: bool,
     /// Jobs taken by threads that came back from one: evidence that the queue moves without more threads.
     pub(super) returns: u64,
@@ -69,6 +72,17 @@ pub(super) struct Roster {
     pub(super) min_threads: usize,
     pub(super) max_threads: usize,
     next_name: u64,
+}
+
+/// How a thread comes to look for a job.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It was started, woken or left spinning to take one.
+    Scout,
+    /// It counts among those that are coming: it was started in advance, or has entered a spell.
+    Coming,
+    /// It has just run one.
+    Returning,
 }
 
 /// What a scout does next.
@@ -99,6 +113,7 @@ impl Roster {
             idle: Vec::new(),
             threads: 0,
             blocked: 0,
+            coming: 0,
             scout: false,
             returns: 0,
             returns_seen: 0,
@@ -110,9 +125,10 @@ impl Roster {
         }
     }
 
-    /// Appoints a scout if jobs are queued and there is none: an idle thread, else a new one.
+    /// Appoints a scout if jobs are queued and there is none: an idle thread, else a new one. Those that threads come
+    /// for already need none.
     pub(super) fn summon(&mut self, name: &str) -> Help {
-        if self.backlog.len() == 0 || self.is_attentive() {
+        if self.is_served() {
             return Help::None;
         }
         if let Some(worker) = self.idle.pop() {
@@ -131,7 +147,16 @@ impl Roster {
             return None;
         }
         self.threads += 1;
+        self.coming += 1;
         Some(self.new_worker(name))
+    }
+
+    /// A thread that was coming is there.
+    pub(super) fn arrive(&mut self, role: &mut Role) {
+        if *role == Role::Coming {
+            *role = Role::Returning;
+            self.coming -= 1;
+        }
     }
 
     fn new_worker(&mut self, name: &str) -> Arc<Worker> {
@@ -165,6 +190,11 @@ impl Roster {
         let moves = self.returns != self.returns_seen;
         self.returns_seen = self.returns;
         if moves && at_work >= cores && !self.closed { Survey::Watch } else { Survey::Take }
+    }
+
+    /// Whether the queued jobs need nobody else: the rule.
+    pub(super) fn is_served(&self) -> bool {
+        self.backlog.len() <= self.coming || self.is_attentive()
     }
 
     /// Whether a new job needs nobody to be told: there is a scout, or no further thread may run.

@@ -4,8 +4,8 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use super::crew::{Crew, Role};
-use super::roster::Worker;
+use super::crew::Crew;
+use super::roster::{Role, Worker};
 use crate::error::ErrorKind;
 use crate::panics;
 use crate::sync::Mutex;
