@@ -49,7 +49,7 @@ pub(super) fn all() -> Vec<Step> {
             },
         },
         Step { name: "bench-smoke-python", plan: bench_smoke_python },
-        Step { name: "example-python", plan: example_python },
+        Step { name: "examples-python", plan: examples_python },
         Step { name: "example-quickstart", plan: || cargo("run -p offloop --example quickstart").into() },
         Step { name: "example-executor", plan: || cargo("run -p offloop --example executor").into() },
         Step { name: "example-json-keys", plan: || cargo("run -p offloop --example json_keys").into() },
@@ -150,9 +150,11 @@ fn bench_smoke_python() -> Plan {
     }
 }
 
-fn example_python() -> Plan {
+fn examples_python() -> Plan {
     in_python(Interpreter::preferred().map(Interpreter::for_tests), |environment| {
-        vec![environment.python("python/examples/quickstart.py")]
+        ["quickstart", "json_keys", "blocking_connector"]
+            .map(|name| environment.python(&format!("python/examples/{name}.py")))
+            .into()
     })
 }
 
