@@ -14,10 +14,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import jobs
-from contenders import Call, Contender
+from contenders import Call
 
 Figures = dict[str, float]
-Measure = Callable[[Contender, bool], Awaitable[Figures]]
+# Makes a pool of so many workers.
+Build = Callable[[int], Call]
+Measure = Callable[[Build, bool], Awaitable[Figures]]
 
 WORKERS = 2
 MIB = 1 << 20
@@ -38,16 +40,16 @@ def repeated(times: int) -> Iterator[int]:
             return
 
 
-async def started(contender: Contender, workers: int = WORKERS) -> Call:
+async def started(build: Build, workers: int = WORKERS) -> Call:
     """A pool whose workers have all worked."""
-    call = contender.build(workers)
+    call = build(workers)
     await asyncio.gather(*[call(jobs.noop) for _ in range(50)])
     return call
 
 
-async def no_ops(contender: Contender, quick: bool) -> Figures:
+async def no_ops(build: Build, quick: bool) -> Figures:
     """Round trips one after another, in µs, and bursts, in jobs a second."""
-    call = await started(contender)
+    call = await started(build)
     trips = []
     for _ in repeated(100 if quick else 1000):
         begin = now()
@@ -68,9 +70,9 @@ async def no_ops(contender: Contender, quick: bool) -> Figures:
     return figures
 
 
-async def payloads(contender: Contender, quick: bool) -> Figures:
+async def payloads(build: Build, quick: bool) -> Figures:
     """One large argument or result, in ms."""
-    call = await started(contender)
+    call = await started(build)
     figures = {}
     for name, make, length, times in (
         ("1 MiB bytes", jobs.some_bytes, MIB, 20),
@@ -98,10 +100,10 @@ async def payloads(contender: Contender, quick: bool) -> Figures:
     return figures
 
 
-async def life(contender: Contender, quick: bool) -> Figures:
+async def life(build: Build, quick: bool) -> Figures:
     """What a pool of one worker goes through: its first result, its rest (KiB), and the loss of its worker (ms)."""
     begin = now()
-    call = contender.build(1)
+    call = build(1)
     worker = await call(jobs.process_id)
     first = now() - begin
     # It is on its way from the job to its rest.
@@ -118,7 +120,7 @@ async def life(contender: Contender, quick: bool) -> Figures:
             failures += 1
             # The first may be the job that was lost with the worker; after the second the pool is given up.
             if failures > 1:
-                call = contender.build(1)
+                call = build(1)
     recovery = "rebuilt" if failures > 1 else "recovery"
     return {"first": first * 1e3, "memory": memory, recovery: (now() - begin) * 1e3}
 
@@ -129,11 +131,11 @@ def proportional_set_size(process: int) -> float:
         return next(float(line.split()[1]) for line in rollup if line.startswith("Pss:"))
 
 
-async def lateness(contender: Contender, quick: bool) -> Figures:
+async def lateness(build: Build, quick: bool) -> Figures:
     """How late a timer of 1 ms is, at the 99th percentile, in ms, while each core has a job that computes."""
-    call = await started(contender, CORES)
+    call = await started(build, CORES)
     loop = asyncio.get_running_loop()
-    computing = asyncio.gather(*[call(jobs.compute, 0.3 if quick else 1.5) for _ in range(CORES)])
+    computing = asyncio.gather(*[call(jobs.compute, 0.3 if quick else 1.0) for _ in range(CORES)])
     late = []
     while not computing.done():
         due = loop.time() + 0.001

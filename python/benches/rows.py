@@ -76,16 +76,16 @@ LIFE = [
 ]
 
 GROUPS = [
-    Group("thread", "no_ops", 9, no_ops("thread", "idle")),
-    Group("thread", "no_ops", 9, no_ops("thread", "busy"), busy=True),
-    Group("process", "no_ops", 9, no_ops("process", "idle")),
-    Group("process", "no_ops", 9, no_ops("process", "busy"), busy=True),
-    Group("process", "payloads", 5, payloads()),
-    Group("process", "life", 9, LIFE),
-    Group("thread", "lateness", 5, [Shown("p99", "thread: lateness of the loop p99, ms")]),
-    Group("process", "lateness", 5, [Shown("p99", "process: lateness of the loop p99, ms", (Goal(2),))]),
-    Group("thread", "no_ops", 5, no_ops("thread", "idle, uvloop"), loop="uvloop"),
-    Group("process", "no_ops", 5, no_ops("process", "idle, uvloop"), loop="uvloop"),
+    Group("thread", "no_ops", 7, no_ops("thread", "idle")),
+    Group("thread", "no_ops", 7, no_ops("thread", "busy"), busy=True),
+    Group("process", "no_ops", 7, no_ops("process", "idle")),
+    Group("process", "no_ops", 7, no_ops("process", "busy"), busy=True),
+    Group("process", "payloads", 4, payloads()),
+    Group("process", "life", 7, LIFE),
+    Group("thread", "lateness", 4, [Shown("p99", "thread: lateness of the loop p99, ms")]),
+    Group("process", "lateness", 4, [Shown("p99", "process: lateness of the loop p99, ms", (Goal(2),))]),
+    Group("thread", "no_ops", 3, no_ops("thread", "idle, uvloop"), loop="uvloop"),
+    Group("process", "no_ops", 3, no_ops("process", "idle, uvloop"), loop="uvloop"),
 ]
 
 

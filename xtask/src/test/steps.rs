@@ -15,13 +15,13 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "format", plan: || cargo("fmt --all --check").into() },
         Step {
             name: "lints",
-            plan: || cargo("clippy --workspace --all-targets --all-features -- -D warnings").into(),
+            plan: || workspace("clippy --workspace --all-targets --all-features -- -D warnings").into(),
         },
         Step {
             name: "lints-bare",
             plan: || cargo("clippy -p offloop --no-default-features --lib -- -D warnings").into(),
         },
-        Step { name: "tests", plan: || cargo("test --workspace --all-features").into() },
+        Step { name: "tests", plan: || workspace("test --workspace --all-features").into() },
         Step { name: "nextest", plan: nextest },
         Step { name: "tests-bare", plan: || cargo("test -p offloop --no-default-features --lib").into() },
         Step { name: "models", plan: models },
@@ -29,7 +29,9 @@ pub(super) fn all() -> Vec<Step> {
         Step {
             name: "docs",
             plan: || {
-                cargo("doc --workspace --no-deps --all-features").with("RUSTDOCFLAGS", "-D warnings").into()
+                workspace("doc --workspace --no-deps --all-features")
+                    .with("RUSTDOCFLAGS", "-D warnings")
+                    .into()
             },
         },
         Step { name: "licences", plan: || deny(&["licenses", "bans", "sources"]) },
@@ -47,11 +49,16 @@ pub(super) fn all() -> Vec<Step> {
             },
         },
         Step { name: "bench-smoke-python", plan: bench_smoke_python },
-        Step { name: "example-python", plan: example_python },
+        Step { name: "examples-python", plan: examples_python },
         Step { name: "example-quickstart", plan: || cargo("run -p offloop --example quickstart").into() },
         Step { name: "example-executor", plan: || cargo("run -p offloop --example executor").into() },
         Step { name: "example-json-keys", plan: || cargo("run -p offloop --example json_keys").into() },
     ]
+}
+
+/// On all packages, with the binding built as the wheel has it: not linked to Python, which need not be there then.
+fn workspace(words: &str) -> Line {
+    cargo(words).with("PYO3_BUILD_EXTENSION_MODULE", "1")
 }
 
 /// The example of tests that use process pools, under nextest, which starts a process for each test. The step
@@ -143,9 +150,11 @@ fn bench_smoke_python() -> Plan {
     }
 }
 
-fn example_python() -> Plan {
+fn examples_python() -> Plan {
     in_python(Interpreter::preferred().map(Interpreter::for_tests), |environment| {
-        vec![environment.python("python/examples/quickstart.py")]
+        ["quickstart", "json_keys", "blocking_connector"]
+            .map(|name| environment.python(&format!("python/examples/{name}.py")))
+            .into()
     })
 }
 
