@@ -302,6 +302,9 @@ impl Supervisor {
         if let Some(parent) = &mut self.template {
             parent.is_lost = true;
             parent.template.process.kill();
+            // Nobody will say how they ended.
+            let dead = self.staff.iter_mut().filter(|staff| staff.life == Life::Dead);
+            dead.for_each(|staff| staff.deadline = Some(Instant::now()));
         }
         if !self.expected.is_empty() {
             self.expected.clear();
@@ -553,6 +556,7 @@ impl Supervisor {
                 (dead, staff.link_is_open && ready.next() == Some(true))
             })
             .collect();
+        let is_told = self.template.as_ref().is_some_and(|parent| !parent.is_lost);
         // From the back, as the dead are removed on the way.
         for (at, (dead, link)) in ready.into_iter().enumerate().rev() {
             let staff = &mut self.staff[at];
@@ -563,7 +567,7 @@ impl Supervisor {
                 let pid = staff.process.pid();
                 self.desk.look(|inbox, after| inbox.cut_off(pid, after));
             }
-            if dead && staff.life == Life::Forked {
+            if dead && staff.life == Life::Forked && is_told {
                 staff.life = Life::Dead;
                 staff.deadline = Instant::now().checked_add(OBITUARY);
             } else if dead {
@@ -703,7 +707,8 @@ impl Supervisor {
         let core = job.core();
         died.workers_lost = core.note_death();
         let is_over = self.desk.config.on_crash == OnCrash::Break;
-        let pause = core.options.retry.filter(|_| !is_over).and_then(|retry| retry.pause_after(died.workers_lost));
+        let pause =
+            core.options.retry.filter(|_| !is_over).and_then(|retry| retry.pause_after(died.workers_lost));
         if let Some(due) = pause.and_then(|pause| Instant::now().checked_add(pause)) {
             self.desk.look(|inbox, _| {
                 if job.give_back(call) {
