@@ -5,9 +5,10 @@
 #[path = "process_support/mod.rs"]
 mod support;
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use offloop::{ErrorKind, Exit, JobState, OnFull, ProcessPool, prepare};
+use offloop::{ErrorKind, Exit, JobState, OnCrash, OnFull, ProcessPool, ProcessPoolBuilder, Retry, prepare};
 use support::*;
 
 offloop::init_tests!();
@@ -322,9 +323,13 @@ fn a_worker_that_cannot_start_is_the_jobs_error() {
     ] {
         let builder = ProcessPool::builder().workers(2).program(program);
         let pool = builder.start_timeout(Duration::from_millis(500)).build().unwrap();
-        let error = pool.run(add.with(1, 1)).wait().unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::CouldNotStart(_)), "{program}: {error}");
-        assert!(error.to_string().contains(text), "{program}: {error}");
+        // The second one comes when nobody has anything else to do.
+        for pause in [0, 300] {
+            std::thread::sleep(Duration::from_millis(pause));
+            let error = pool.run(add.with(1, 1)).wait().unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::CouldNotStart(_)), "{program}: {error}");
+            assert!(error.to_string().contains(text), "{program}: {error}");
+        }
     }
     std::fs::remove_file(copy).unwrap();
 }
@@ -562,4 +567,272 @@ fn comes_and_goes() {
     }
     eventually("files and threads are as before", || (files(), threads()) == before);
     println!("nothing is left");
+}
+
+fn breakable(workers: usize) -> ProcessPoolBuilder {
+    ProcessPool::builder().workers(workers).on_crash(OnCrash::Break)
+}
+
+/// Checks that a pool has broken: it takes nothing any more, and none of its workers is left.
+#[track_caller]
+fn assert_broken(pool: &ProcessPool, workers: &[u32]) {
+    assert!(matches!(pool.run(add.with(1, 1)).wait().unwrap_err().kind(), ErrorKind::Closed));
+    assert!(matches!(pool.try_run(add.with(1, 1)).unwrap_err().kind(), ErrorKind::Closed));
+    eventually("the pool is over", || pool.is_over());
+    assert!(workers.iter().all(|pid| is_gone(*pid)));
+    assert_eq!((pool.workers().len(), pool.outstanding()), (0, 0));
+}
+
+#[test]
+fn a_crash_isolates_its_own_job_unless_the_pool_is_to_break() {
+    let pool = ProcessPool::builder().workers(1).on_crash(OnCrash::Isolate).build().unwrap();
+    let dead = pool.run(die.with(Death::Exit(1)));
+    let next = pool.run(add.with(1, 1));
+    assert!(matches!(dead.wait().unwrap_err().kind(), ErrorKind::WorkerDied(_)));
+    assert_eq!(next.wait().unwrap(), 2);
+}
+
+#[test]
+fn a_crash_breaks_a_pool_that_is_to_break_and_ends_all_its_jobs() {
+    let pool = breakable(2).queue_capacity(5).build().unwrap();
+    let gate = Gate::new();
+    let crashing = pool.run(announce_and_sleep.with(gate.path()));
+    let pid = gate.wait_for_pid();
+    let running = pool.run(announce_and_sleep.with(gate.path()));
+    eventually("both run", || gate.arrivals() == 2);
+    // Five are queued, and five wait for room.
+    let others: Vec<_> = (0..10).map(|_| pool.run(announce_and_sleep.with(gate.path()))).collect();
+    let workers = pool.workers();
+    kill(pid, libc::SIGKILL);
+    let error = crashing.wait().unwrap_err();
+    let ErrorKind::WorkerDied(died) = error.kind() else { panic!("{error}") };
+    assert_eq!((died.pid, died.exit), (pid, Exit::Signal(libc::SIGKILL)));
+    for handle in others.into_iter().chain([running]) {
+        let error = handle.wait().unwrap_err();
+        let ErrorKind::Broken(why) = error.kind() else { panic!("{error}") };
+        assert!(why.contains(&pid.to_string()) && why.contains("SIGKILL"), "{why}");
+    }
+    assert_broken(&pool, &workers);
+    assert_eq!(gate.arrivals(), 2, "nothing was begun that was not running");
+}
+
+#[test]
+fn jobs_that_were_given_ahead_end_with_a_broken_pool_and_no_worker_comes_for_them() {
+    let started = Gate::new();
+    let pool = breakable(2).initializer(&note.with(started.path(), "started")).build().unwrap();
+    eventually("both are started", || started.arrivals() == 2);
+    // Short ones, so that the next are given ahead.
+    for i in 0..200 {
+        pool.run(add.with(i, 0)).wait().unwrap();
+    }
+    let workers = pool.workers();
+    workers.iter().for_each(|pid| kill(*pid, libc::SIGSTOP));
+    let handles: Vec<_> = (0..100).map(|i| pool.run(add.with(i, 1))).collect();
+    kill(workers[0], libc::SIGKILL);
+    for handle in handles {
+        let error = handle.wait().unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Broken(_) | ErrorKind::WorkerDied(_)), "{error}");
+    }
+    assert_broken(&pool, &workers);
+    assert_eq!(started.arrivals(), 2, "a broken pool started a worker");
+}
+
+#[test]
+fn an_idle_worker_that_is_killed_from_outside_breaks_the_pool_too() {
+    let pool = breakable(2).build().unwrap();
+    pool.run(add.with(1, 1)).wait().unwrap();
+    eventually("both are up", || pool.workers().len() == 2);
+    let workers = pool.workers();
+    kill(workers[1], libc::SIGKILL);
+    eventually("it is closed", || pool.try_run(add.with(1, 1)).is_err());
+    assert_broken(&pool, &workers);
+}
+
+#[test]
+fn a_broken_pool_tries_nothing_again() {
+    let gate = Gate::new();
+    let pool = breakable(1).build().unwrap();
+    let call = prepare(announce_and_sleep.with(gate.path())).retry(Retry::times(3));
+    let job = pool.run(call);
+    kill(gate.wait_for_pid(), libc::SIGKILL);
+    let error = job.wait().unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::WorkerDied(_)), "{error}");
+    assert_broken(&pool, &[]);
+    assert_eq!(gate.arrivals(), 1);
+}
+
+#[test]
+fn what_is_no_crash_breaks_no_pool() {
+    let pool = breakable(1).max_jobs_per_worker(3).grace(Duration::from_millis(50)).build().unwrap();
+    for i in 0..10 {
+        assert_eq!(pool.run(add.with(i, 1)).wait().unwrap(), i + 1);
+    }
+    pool.run(panics.with(String::new())).wait().unwrap_err();
+    let gate = Gate::new();
+    let cancelled = pool.run(announce_and_sleep.with(gate.path()));
+    gate.wait_for_pid();
+    drop(cancelled);
+    let late = pool.run(prepare(ignore_sigterm.with()).run_timeout(Duration::from_millis(50)));
+    assert!(matches!(late.wait().unwrap_err().kind(), ErrorKind::RunDeadline(_)));
+    pool.resize(2);
+    assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
+    pool.resize(1);
+    assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
+}
+
+#[test]
+fn a_worker_that_does_not_come_up_breaks_the_pool_with_the_reason() {
+    let refused = set_up_badly.with("no licence".to_owned(), false);
+    for (builder, text) in [
+        (breakable(2).initializer(&refused), "no licence"),
+        (breakable(2).program("/bin/true"), "exited with status 0"),
+    ] {
+        let pool = builder.build().unwrap();
+        let handle = pool.run(add.with(1, 1));
+        let error = handle.wait().unwrap_err();
+        match error.kind() {
+            ErrorKind::Broken(why) => assert!(why.contains(text), "{why}"),
+            // It was so quick that the pool was closed before it was asked.
+            ErrorKind::Closed => {}
+            _ => panic!("{error}"),
+        }
+        assert_broken(&pool, &[]);
+    }
+    // Nobody has crashed where nobody was.
+    let pool = breakable(1).program("/does/not/exist").build().unwrap();
+    let error = pool.run(add.with(1, 1)).wait().unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::CouldNotStart(_)), "{error}");
+}
+
+#[test]
+fn cancelling_what_is_queued_leaves_what_runs_alone() {
+    let pool = ProcessPool::builder().workers(1).queue_capacity(2).build().unwrap();
+    let gate = Gate::new();
+    let running = pool.run(announce_and_nap.with(gate.path()));
+    let pid = gate.wait_for_pid();
+    assert_eq!(pool.outstanding(), 1);
+    let waiting: Vec<_> = (0..4).map(|_| pool.run(announce_and_nap.with(gate.path()))).collect();
+    assert_eq!((pool.queued(), pool.outstanding()), (4, 5));
+    // One of them by its handle; the running one by its handle, in vain.
+    assert!(waiting[3].cancel_queued() && !waiting[3].cancel_queued());
+    assert!(!running.cancel_queued());
+    assert_eq!(pool.cancel_queued(), 3);
+    assert_eq!((pool.cancel_queued(), pool.queued(), pool.outstanding()), (0, 0, 1));
+    for handle in waiting {
+        assert!(handle.wait().unwrap_err().is_cancelled());
+    }
+    assert_eq!(running.wait().unwrap(), "finished");
+    assert_eq!(pool.run(process_id.with()).wait().unwrap(), pid, "the worker was lost on the way");
+    assert_eq!((gate.arrivals(), pool.outstanding()), (1, 0));
+}
+
+#[test]
+fn cancelling_what_is_queued_cancels_what_waits_for_another_attempt() {
+    let pool = pool(1);
+    let call = prepare(die.with(Death::Abort)).retry(Retry::times(4).backoff(Duration::from_secs(600)));
+    let job = pool.run(call);
+    eventually("it waits for its second attempt", || pool.queued() == 1 && pool.outstanding() == 1);
+    assert_eq!(pool.cancel_queued(), 1);
+    assert!(job.wait().unwrap_err().is_cancelled());
+    assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
+}
+
+#[test]
+fn a_closed_pool_runs_what_it_has_and_is_over_then() {
+    let pool = pool(1);
+    let handles: Vec<_> = (0..10).map(|i| pool.run(nap.with(i))).collect();
+    pool.close();
+    assert!(!pool.is_over());
+    assert!(matches!(pool.run(add.with(1, 1)).wait().unwrap_err().kind(), ErrorKind::Closed));
+    for (i, handle) in (0..).zip(handles) {
+        assert_eq!(handle.wait().unwrap(), i);
+    }
+    eventually("it is over", || pool.is_over());
+    assert_eq!((pool.workers().len(), pool.outstanding()), (0, 0));
+    pool.close();
+    pool.resize(3);
+    assert_eq!(pool.cancel_queued(), 0);
+}
+
+#[test]
+fn what_a_pool_without_workers_has_accepted_is_run_when_it_is_closed() {
+    for by_drop in [false, true] {
+        let pool = pool(1);
+        pool.resize(0);
+        eventually("the worker has left", || pool.workers().is_empty());
+        let job = pool.run(add.with(1, 1));
+        if by_drop {
+            drop(pool);
+            assert_eq!(job.wait().unwrap(), 2);
+        } else {
+            pool.close();
+            pool.resize(0);
+            assert_eq!(job.wait().unwrap(), 2);
+            eventually("it is over", || pool.is_over());
+        }
+    }
+}
+
+#[test]
+fn a_pool_may_be_resized_at_any_time() {
+    let pool = pool(1);
+    let handles: Vec<_> = (0..300).map(|i| pool.run(nap.with(i))).collect();
+    let seen: HashSet<u32> = [3, 0, 2, 5, 1, 0, 4, 2]
+        .into_iter()
+        .flat_map(|workers| {
+            pool.resize(workers);
+            std::thread::sleep(Duration::from_millis(20));
+            pool.workers()
+        })
+        .collect();
+    for (i, handle) in (0..).zip(handles) {
+        assert_eq!(handle.wait().unwrap(), i, "somebody was interrupted");
+    }
+    eventually("there are two", || pool.workers().len() == 2);
+    let going = pool.workers();
+    eventually("the others are gone", || {
+        seen.iter().filter(|pid| !going.contains(pid)).all(|pid| is_gone(*pid))
+    });
+}
+
+#[offloop::task]
+fn fork_in_a_job(gate: &str, child_is_first: bool, value: u64) -> (u64, i32) {
+    // SAFETY: the child does nothing but wait for a file, and return.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        if !child_is_first {
+            while std::fs::read_to_string(gate).is_ok_and(|text| text.is_empty()) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        return (u64::MAX, -1);
+    }
+    let mut status = 0;
+    if child_is_first {
+        // SAFETY: `status` is a live local variable; the child is ours.
+        unsafe { libc::waitpid(child, &raw mut status, 0) };
+    }
+    (value, if child_is_first { status } else { child })
+}
+
+#[test]
+fn only_the_worker_answers_a_job_that_forks() {
+    let pool = pool(1);
+    let gate = Gate::new();
+    let worker = pool.run(process_id.with()).wait().unwrap();
+    let mut children = Vec::new();
+    for i in 0..10 {
+        assert_eq!(pool.run(fork_in_a_job.with(gate.path(), true, i)).wait().unwrap(), (i, 0));
+        let (value, child) = pool.run(fork_in_a_job.with(gate.path(), false, i)).wait().unwrap();
+        assert_eq!(value, i);
+        children.push(u32::try_from(child).unwrap());
+    }
+    // The others come back from their jobs while the worker is at the next ones.
+    let handles: Vec<_> = (0..300).map(|i| pool.run(nap.with(i))).collect();
+    note(gate.path(), "go on");
+    for (i, handle) in (0..).zip(handles) {
+        assert_eq!(handle.wait().unwrap(), i);
+    }
+    eventually("the children are gone", || children.iter().all(|pid| is_gone(*pid)));
+    assert_eq!(pool.run(process_id.with()).wait().unwrap(), worker, "the worker was lost on the way");
 }

@@ -4,7 +4,7 @@
 
 mod process_support;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use offloop::{BuildError, Captured, ErrorKind, ProcessPool, ProcessPoolBuilder, Retry, prepare};
@@ -151,10 +151,15 @@ fn workers_are_recycled_by_jobs_without_losing_or_delaying_any() {
 #[test]
 fn there_is_always_a_worker_while_one_is_replaced() {
     let pool = one_worker().max_jobs_per_worker(1).build().unwrap();
-    pool.run(nap.with(1)).wait().unwrap();
-    for i in 0..100 {
-        assert!(!pool.workers().is_empty());
+    for i in 0..20 {
+        let gate = Gate::new();
+        let last = pool.run(process_support::announce_and_nap.with(gate.path()));
+        let pid = gate.wait_for_pid();
+        eventually("another is there while it runs its last job", || {
+            pool.workers().iter().any(|other| *other != pid)
+        });
         assert_eq!(pool.run(nap.with(i)).wait().unwrap(), i);
+        assert_eq!(last.wait().unwrap(), "finished");
     }
 }
 
@@ -379,4 +384,52 @@ fn a_cancelled_job_that_was_given_ahead_of_time_never_runs_and_harms_nobody() {
     let after: Vec<String> = gate.lines().split_off(100);
     let expected: Vec<String> = (0..20).step_by(2).map(|i| format!("after {i}")).collect();
     assert_eq!(after, expected);
+}
+
+#[offloop::task]
+fn pid_after(micros: u64) -> u32 {
+    std::thread::sleep(Duration::from_micros(micros));
+    std::process::id()
+}
+
+/// Runs jobs that take so long, in microseconds, and checks that each worker has run `exactly` so many of them, but
+/// for those that are not done.
+#[track_caller]
+fn check_counts(exactly: usize, micros: impl Iterator<Item = u64>) {
+    let pool = ProcessPool::builder().workers(2).max_jobs_per_worker(exactly as u64).build().unwrap();
+    let mut counts = HashMap::new();
+    let handles: Vec<_> = micros.map(|micros| pool.run(pid_after.with(micros))).collect();
+    for handle in handles {
+        *counts.entry(handle.wait().unwrap()).or_insert(0) += 1;
+    }
+    let going = pool.workers();
+    let is_right =
+        |(pid, count): (&u32, &usize)| *count == exactly || (*count < exactly && going.contains(pid));
+    assert!(counts.iter().all(is_right), "of {exactly} each: {counts:?}");
+}
+
+#[test]
+fn a_worker_runs_exactly_as_many_short_jobs_as_it_may() {
+    check_counts(7, std::iter::repeat_n(0, 700));
+}
+
+#[test]
+fn a_worker_runs_exactly_as_many_long_jobs_as_it_may() {
+    check_counts(3, std::iter::repeat_n(2000, 100));
+}
+
+#[test]
+fn a_worker_runs_exactly_as_many_jobs_as_it_may_though_some_are_taken_back_from_it() {
+    // Short ones, so that the next are given ahead; then one that stalls those.
+    check_counts(5, (0..700).map(|i| if i % 9 == 8 { 3000 } else { 0 }));
+    check_counts(1, (0..100).map(|i| if i % 9 == 8 { 3000 } else { 0 }));
+}
+
+#[test]
+fn jobs_that_fail_count_as_jobs() {
+    let pool = one_worker().max_jobs_per_worker(2).build().unwrap();
+    let first = pool.run(process_id.with()).wait().unwrap();
+    pool.run(process_support::panics.with(String::new())).wait().unwrap_err();
+    assert_ne!(pool.run(process_id.with()).wait().unwrap(), first);
+    eventually("it has left", || is_gone(first));
 }

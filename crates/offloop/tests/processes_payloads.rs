@@ -6,7 +6,7 @@ mod process_support;
 
 use std::io::Read;
 
-use offloop::{Blob, BlobMut, ErrorKind, ProcessPool};
+use offloop::{Blob, BlobMut, ErrorKind, PrivateBlob, ProcessPool};
 use process_support::{add, eventually, pool, process_id, this_test_again};
 
 offloop::init_tests!();
@@ -184,4 +184,105 @@ fn watches_its_memory() {
     });
     assert_eq!(pool.run(inverted.with(bytes.into())).wait().unwrap().len(), 16 << 20);
     println!("memory went back");
+}
+
+/// Writes to a private view, and says whether that had and has the right bytes, and whether the blob still has.
+fn scribble_privately(bytes: &Blob) -> [bool; 3] {
+    let mut private = bytes.to_private();
+    let arrived = *private == **bytes;
+    private.iter_mut().for_each(|byte| *byte = !*byte);
+    [arrived, private.iter().zip(bytes.iter()).all(|(a, b)| *a == !b), **bytes == pattern(bytes.len())[..]]
+}
+
+#[offloop::task]
+fn scribble(bytes: Blob) -> [bool; 3] {
+    scribble_privately(&bytes)
+}
+
+#[offloop::task]
+fn scribble_without_files(bytes: Blob) -> [bool; 3] {
+    for descriptor in 3..1000 {
+        // SAFETY: it is the purpose of this test to pull the files away; nobody uses them any more.
+        unsafe { libc::close(descriptor) };
+    }
+    scribble_privately(&bytes)
+}
+
+#[offloop::task]
+fn keep_privately(bytes: Blob) {
+    let mut private = bytes.to_private();
+    private[0] = 99;
+    KEPT_PRIVATELY.lock().unwrap().push(private);
+}
+
+#[offloop::task]
+fn is_kept_privately(drop_it: bool) -> bool {
+    let mut kept = KEPT_PRIVATELY.lock().unwrap();
+    let is_intact = |blob: &PrivateBlob| blob[0] == 99 && blob[1..] == pattern(blob.len())[1..];
+    let all_are = kept.iter().all(is_intact) && !kept.is_empty();
+    if drop_it {
+        kept.clear();
+    }
+    all_are
+}
+
+static KEPT_PRIVATELY: std::sync::Mutex<Vec<PrivateBlob>> = std::sync::Mutex::new(Vec::new());
+
+#[test]
+fn what_a_task_writes_privately_is_seen_neither_by_its_caller_nor_by_others() {
+    let (one, other) = (pool(1), pool(1));
+    for length in [1, 5000, 100_000, 3 << 20] {
+        // In shared memory, from the heap, and in memory of the other worker.
+        let foreign =
+            other.run(inverted.with(pattern(length).iter().map(|byte| !byte).collect::<Vec<_>>().into()));
+        for bytes in [blob(length), pattern(length).into(), foreign.wait().unwrap()] {
+            for _ in 0..2 {
+                assert_eq!(one.run(scribble.with(bytes.clone())).wait().unwrap(), [true; 3]);
+                assert_eq!(other.run(scribble.with(bytes.clone())).wait().unwrap(), [true; 3]);
+            }
+            assert!(*bytes == pattern(length)[..], "the caller sees it");
+        }
+    }
+}
+
+#[test]
+fn what_a_caller_writes_privately_to_a_result_is_its_own() {
+    let pool = pool(1);
+    for length in [100, 100_000, 3 << 20] {
+        let result = pool.run(inverted.with(blob(length))).wait().unwrap();
+        let mut private = result.to_private();
+        private.fill(5);
+        let untouched = result.to_private();
+        drop(result);
+        // Memory that is not held would be used again for these.
+        for _ in 0..20 {
+            drop(pool.run(inverted.with(BlobMut::zeroed(length).freeze())).wait().unwrap());
+        }
+        // Its worker's death takes nothing away from it.
+        process_support::kill(pool.workers()[0], libc::SIGKILL);
+        assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
+        assert!(private.iter().all(|byte| *byte == 5));
+        assert!(untouched.iter().zip(pattern(length)).all(|(a, b)| *a == !b));
+    }
+}
+
+#[test]
+fn memory_of_which_a_task_keeps_a_private_view_is_not_used_again() {
+    let pool = pool(1);
+    for _ in 0..3 {
+        pool.run(keep_privately.with(blob(100_000))).wait().unwrap();
+        for _ in 0..5 {
+            drop(pool.run(inverted.with(BlobMut::zeroed(100_000).freeze())).wait().unwrap());
+        }
+    }
+    assert!(pool.run(is_kept_privately.with(false)).wait().unwrap());
+    assert!(pool.run(is_kept_privately.with(true)).wait().unwrap());
+    assert!(!pool.run(is_kept_privately.with(false)).wait().unwrap());
+}
+
+#[test]
+fn a_task_that_has_closed_all_files_may_still_write_privately() {
+    for length in [5000, 1 << 20] {
+        assert_eq!(pool(1).run(scribble_without_files.with(blob(length))).wait().unwrap(), [true; 3]);
+    }
 }

@@ -334,3 +334,120 @@ fn threads_are_named_after_their_pool() {
     let pool = ThreadPool::builder().name("christened").max_threads(1).build().unwrap();
     assert_eq!(end(pool.run(this_thread)).unwrap(), "christened-1");
 }
+
+/// A waker that counts how often it is woken.
+struct Bell(Count);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.add();
+    }
+}
+
+fn bell() -> (Count, Waker) {
+    let count = Count::new();
+    (count.clone(), Waker::from(Arc::new(Bell(count))))
+}
+
+#[test]
+fn the_end_is_told_once_to_whoever_asked_last() {
+    let pool = single();
+    let (gate, mut handle) = occupy(&pool);
+    let (first, first_waker) = bell();
+    let (last, last_waker) = bell();
+    assert!(!handle.on_end(&first_waker));
+    assert!(!handle.on_end(&last_waker) && !handle.on_end(&last_waker));
+    assert!(handle.try_result().is_none());
+    gate.open();
+    eventually("it is told", || last.get() == 1);
+    let (late, late_waker) = bell();
+    assert!(handle.on_end(&late_waker), "it has ended");
+    handle.try_result().expect("there is a result").unwrap();
+    pool.run(seven).wait().unwrap();
+    assert_eq!((first.get(), last.get(), late.get()), (0, 1, 0));
+}
+
+#[test]
+fn every_way_to_end_is_told() {
+    let pool = single();
+    let (gate, _running) = occupy(&pool);
+    for way in 0..4 {
+        let mut handle = if way == 1 {
+            pool.run(prepare(seven).queue_timeout(Duration::from_millis(50)))
+        } else {
+            pool.run(seven)
+        };
+        let (count, waker) = bell();
+        if handle.on_end(&waker) {
+            // The deadline was quicker than this thread.
+            assert_eq!(way, 1);
+            continue;
+        }
+        match way {
+            0 => assert!(handle.cancel()),
+            2 => assert!(handle.cancel_queued()),
+            3 => assert_eq!(pool.cancel_queued(), 1),
+            _ => {}
+        }
+        eventually("it is told", || count.get() == 1);
+        assert!(handle.try_result().expect("there is a result").is_err());
+    }
+    gate.open();
+}
+
+#[test]
+fn who_waits_for_the_end_is_perhaps_told_before_it_and_asks_again() {
+    let pool = ThreadPool::builder().max_threads(1).queue_capacity(1).build().unwrap();
+    let (gate, _running) = occupy(&pool);
+    let next = Gate::new();
+    let pass = next.clone();
+    let queued = pool.run(move || pass.pass());
+    let mut waiting = pool.run(seven);
+    assert_eq!(waiting.state(), JobState::Waiting);
+    let (count, waker) = bell();
+    assert!(!waiting.on_end(&waker));
+    gate.open();
+    eventually("there is room for it", || waiting.state() == JobState::Queued);
+    eventually("it is told of that", || count.get() == 1);
+    assert!(waiting.try_result().is_none());
+    assert!(!waiting.on_end(&waker));
+    next.open();
+    eventually("it is told of the end", || count.get() == 2);
+    assert_eq!(waiting.try_result().expect("there is a result").unwrap(), 7);
+    end(queued).unwrap();
+}
+
+#[test]
+fn a_result_is_given_once() {
+    let pool = single();
+    let mut handle = pool.run(seven);
+    eventually("it has ended", || handle.state() == JobState::Ended);
+    assert_eq!(handle.try_result().unwrap().unwrap(), 7);
+    assert_eq!(handle.state(), JobState::Ended);
+    assert!(!handle.cancel() && !handle.cancel_queued());
+    let again = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handle.try_result().is_some()));
+    assert!(again.is_err(), "it should say that it has none");
+}
+
+#[test]
+fn cancelling_only_what_is_queued_never_stops_what_runs() {
+    let pool = single();
+    let gate = Gate::new();
+    let pass = gate.clone();
+    let running = pool.run(move || {
+        pass.pass();
+        job::is_cancelled()
+    });
+    eventually("the job starts", || running.state() == JobState::Running);
+    let ran = Count::new();
+    let count = ran.clone();
+    let queued = pool.run(move || count.add());
+    assert!(queued.cancel_queued() && !queued.cancel_queued());
+    assert!(!running.cancel_queued());
+    assert_eq!(running.state(), JobState::Running);
+    gate.open();
+    assert!(!end(running).unwrap(), "it was asked to stop");
+    assert!(end(queued).unwrap_err().is_cancelled());
+    pool.run(seven).wait().unwrap();
+    assert_eq!(ran.get(), 0);
+}

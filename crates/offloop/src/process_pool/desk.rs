@@ -277,6 +277,10 @@ impl Desk {
             }
             let offer = inbox.backlog.offer(job, &self.owner);
             inbox.assign(after);
+            if inbox.members.is_empty() {
+                // After failed starts the supervisor waits for somebody who needs a worker.
+                inbox.ring(after);
+            }
             Ok(offer)
         })?;
         match offer {
