@@ -1,13 +1,36 @@
 """The examples, run as a user runs them."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "python" / "examples"
+
+
+def programs() -> list[Any]:
+    """The programs on the pages: each block of Python is one."""
+    return [
+        pytest.param(code, id=f"{page}-{number}")
+        for page in ("README.md", "docs/coming-from-concurrent-futures.md")
+        for number, code in enumerate(
+            re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+        )
+    ]
+
+
+@pytest.mark.parametrize("code", programs())
+def test_a_program_on_a_page_runs(code: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=80)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def run(name: str, *args: "str | Path", data: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
