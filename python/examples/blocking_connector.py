@@ -13,11 +13,10 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import offloop
-
 from heartbeat import Heartbeat, milliseconds
 
 Address = tuple[str, int]
@@ -59,7 +58,7 @@ class Server(socketserver.ThreadingTCPServer):
 
 
 @contextmanager
-def server() -> Iterator[Address]:
+def server() -> Generator[Address, None, None]:
     with Server(("127.0.0.1", 0), Session) as listening:
         threading.Thread(target=listening.serve_forever, daemon=True).start()
         port: int = listening.server_address[1]

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import offloop
-
 from heartbeat import Heartbeat, Measured, milliseconds
 
 

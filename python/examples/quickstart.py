@@ -11,7 +11,6 @@ from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple, TypeVar
 
 import offloop
-
 from heartbeat import Heartbeat, Measured, milliseconds
 
 R = TypeVar("R")

@@ -1,7 +1,7 @@
 """Typical uses, for the type checkers: what a call returns is what its result is said to be.
 
-Not run. `mypy --strict` and `pyright` (strict) accept it; each unused `type: ignore` would be an error, so
-those that are here show what is refused.
+Not run. `mypy --strict` and `pyright` (strict) accept it. As mypy refuses a `type: ignore` that ignores
+nothing, those that are here show what is an error.
 """
 
 import asyncio
