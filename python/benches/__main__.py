@@ -3,9 +3,9 @@
     cargo xtask bench python              # a quarter of an hour; figures to quote
     cargo xtask bench python --quick      # a minute; figures to distrust
 
-Every measurement is a turn of one contender in an interpreter of its own (`turn.py`). Turns are taken in rounds, each
-of which begins with another contender, and a cell of the table is the median over the rounds, so that a disturbance of
-the machine hits all alike.
+Every measurement is a turn of one contender in an interpreter of its own (`turn.py`). Turns are
+taken in rounds, each of which begins with another contender, and a cell of the table is the median
+over the rounds, so that a disturbance of the machine hits all alike.
 
 - `contenders.py`: the pools, each behind one function.
 - `jobs.py`: what the pools are given to do.

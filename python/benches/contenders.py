@@ -1,7 +1,9 @@
-"""The contenders: ours and the peers, each as one function that builds a pool and returns how to call through it.
+"""The contenders: ours and the peers, each as one function that builds a pool and returns how to
+call through it.
 
-A pool is never shut down here, since the interpreter that has it ends after the turn. What a contender needs is
-imported when its turn comes, so that one which cannot be imported spoils no other's.
+A pool is never shut down here, since the interpreter that has it ends after the turn. What a
+contender needs is imported when its turn comes, so that one which cannot be imported spoils no
+other's.
 """
 
 from __future__ import annotations
@@ -94,7 +96,9 @@ CONTENDERS = [
     Contender("process", OURS[0], "offloop:ProcessPoolExecutor", own_run),
     Contender("process", OURS[1], "offloop:ProcessPoolExecutor", drop_in),
     *(
-        Contender("process", f"c.f. {method}", PROCESSES, functools.partial(with_start_method, method))
+        Contender(
+            "process", f"c.f. {method}", PROCESSES, functools.partial(with_start_method, method)
+        )
         for method in ("fork", "forkserver", "spawn")
     ),
     Contender("process", ANYIO, "anyio.to_process:run_sync", limited),

@@ -101,7 +101,7 @@ async def payloads(build: Build, quick: bool) -> Figures:
 
 
 async def life(build: Build, quick: bool) -> Figures:
-    """What a pool of one worker goes through: its first result, its rest (KiB), and the loss of its worker (ms)."""
+    """A pool of one worker: its first result (ms), its rest (KiB), the loss of its worker (ms)."""
     begin = now()
     call = build(1)
     worker = await call(jobs.process_id)
@@ -118,7 +118,8 @@ async def life(build: Build, quick: bool) -> Figures:
                 break
         except Exception:
             failures += 1
-            # The first may be the job that was lost with the worker; after the second the pool is given up.
+            # The first may be the job that was lost with the worker; after the second the pool
+            # is given up.
             if failures > 1:
                 call = build(1)
     recovery = "rebuilt" if failures > 1 else "recovery"
@@ -132,7 +133,7 @@ def proportional_set_size(process: int) -> float:
 
 
 async def lateness(build: Build, quick: bool) -> Figures:
-    """How late a timer of 1 ms is, at the 99th percentile, in ms, while each core has a job that computes."""
+    """How late a timer of 1 ms is (p99, in ms) while each core has a job that computes."""
     call = await started(build, CORES)
     loop = asyncio.get_running_loop()
     computing = asyncio.gather(*[call(jobs.compute, 0.3 if quick else 1.0) for _ in range(CORES)])

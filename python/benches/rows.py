@@ -53,9 +53,14 @@ def no_ops(kind: Kind, condition: str) -> list[Shown]:
         trips = (Goal(0.5, ANYIO),)
         bursts = (Goal(8, "best"),)
     return [
-        *(Shown(it, f"{kind}: no-op round trip {it}, {condition}, µs", trips) for it in ("p50", "p99")),
         *(
-            Shown(it, f"{kind}: {it}, {condition}, thousand/s", goals, more_is_better=True, scale=1e-3)
+            Shown(it, f"{kind}: no-op round trip {it}, {condition}, µs", trips)
+            for it in ("p50", "p99")
+        ),
+        *(
+            Shown(
+                it, f"{kind}: {it}, {condition}, thousand/s", goals, more_is_better=True, scale=1e-3
+            )
             for it, goals in (("burst of 32", BEST), ("burst of 1000", bursts))
         ),
     ]
@@ -83,7 +88,12 @@ GROUPS = [
     Group("process", "payloads", 4, payloads()),
     Group("process", "life", 7, LIFE),
     Group("thread", "lateness", 4, [Shown("p99", "thread: lateness of the loop p99, ms")]),
-    Group("process", "lateness", 4, [Shown("p99", "process: lateness of the loop p99, ms", (Goal(2),))]),
+    Group(
+        "process",
+        "lateness",
+        4,
+        [Shown("p99", "process: lateness of the loop p99, ms", (Goal(2),))],
+    ),
     Group("thread", "no_ops", 3, no_ops("thread", "idle, uvloop"), loop="uvloop"),
     Group("process", "no_ops", 3, no_ops("process", "idle, uvloop"), loop="uvloop"),
 ]

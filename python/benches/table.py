@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Goal:
-    """`times` the figure of a peer ("best": of the best one), or, without a peer, the figure itself."""
+    """`times` the figure of a peer ("best": of the best one); without a peer the figure itself."""
 
     times: float
     peer: str | None = None
@@ -48,11 +48,22 @@ class Comparison:
     def __str__(self) -> str:
         """As an aligned Markdown table: text to the left, figures to the right."""
         ratios = [f"{name} ÷ best" for name in self.ours]
-        header = ["workload", *self.ours, *self.peers, "best peer", *ratios, "to reach", "reached by"]
+        header = [
+            "workload",
+            *self.ours,
+            *self.peers,
+            "best peer",
+            *ratios,
+            "to reach",
+            "reached by",
+        ]
         texts = {header.index(name) for name in ("workload", "best peer", "to reach", "reached by")}
         lines = [header, *(self._cells(row) for row in self.rows)]
         widths = [max(len(line[at]) for line in lines) for at in range(len(header))]
-        rule = ["-" * width if at in texts else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
+        rule = [
+            "-" * width if at in texts else "-" * (width - 1) + ":"
+            for at, width in enumerate(widths)
+        ]
         lines.insert(1, rule)
 
         def padded(line: list[str]) -> str:

@@ -1,7 +1,7 @@
 """One turn: one contender, one measure, in an interpreter of its own.
 
-So no contender's threads and timers disturb another's, nothing that one has started makes the next one quicker, and one
-that hangs or breaks is reported and has harmed nobody.
+So no contender's threads and timers disturb another's, nothing that one has started makes the next
+one quicker, and one that hangs or breaks is reported and has harmed nobody.
 """
 
 from __future__ import annotations
@@ -43,7 +43,13 @@ class Turn:
         return cls(kind, contender, measure, loop, effort == "quick")
 
     def words(self) -> list[str]:
-        return [self.kind, self.contender, self.measure, self.loop, "quick" if self.quick else "full"]
+        return [
+            self.kind,
+            self.contender,
+            self.measure,
+            self.loop,
+            "quick" if self.quick else "full",
+        ]
 
 
 def take(turn: Turn) -> None:
@@ -90,7 +96,10 @@ def lines_of(file: IO[str]) -> list[str]:
 @contextlib.contextmanager
 def hogs() -> Iterator[None]:
     """Processes of normal priority that spin, one for each core but one."""
-    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(1, measures.CORES)]
+    spinning = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(1, measures.CORES)
+    ]
     try:
         yield
     finally:

@@ -1,17 +1,20 @@
-"""CPython's own tests of executors, run on offloop's: does what is written for the standard classes hold for ours?
+"""CPython's own tests of executors, run on offloop's: does what is written for the standard
+classes hold for ours?
 
-    python cpython_suite.py                    # compares with results.txt; status 1 if anything differs
+    python cpython_suite.py                    # compares with results.txt
     python cpython_suite.py --write            # puts what it found into results.txt
     python cpython_suite.py thread asyncio     # these suites only
     python cpython_suite.py thread --target concurrent.futures:ThreadPoolExecutor
 
-Three suites. `thread` and `process` are `test.test_concurrent_futures` with our class in the place of the standard
-one. `asyncio` is those tests of `test.test_asyncio` that make a thread pool, be it as a loop's default executor, which
-is then ours: a test that makes none proves nothing here and is not listed.
+Three suites. `thread` and `process` are `test.test_concurrent_futures` with our class in the place
+of the standard one. `asyncio` is those tests of `test.test_asyncio` that make a thread pool, be it
+as a loop's default executor, which is then ours: a test that makes none proves nothing here and is
+not listed.
 
-Needs a CPython 3.13 that has its `test` package, and offloop installed, since some tests start interpreters that
-look at no environment variable. Each suite runs in an interpreter of its own, for it changes the standard library in
-place. A test that takes longer than `HANG` seconds ends its suite, with what each thread was at.
+Needs a CPython 3.13 that has its `test` package, and offloop installed, since some tests start
+interpreters that look at no environment variable. Each suite runs in an interpreter of its own,
+for it changes the standard library in place. A test that takes longer than `HANG` seconds ends its
+suite, with what each thread was at.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ from typing import Any
 RESULTS = Path(__file__).with_name("results.txt")
 HANG = 90.0
 
-# Tests of the standard pool's insides rather than of what it does: name -> what the test gets hold of.
+# Tests of the standard pool's insides rather than of what it does, and what they get hold of.
 WHITE_BOX = {
     "test_gh105829_should_not_deadlock_if_wakeup_pipe_full":
         "replaces concurrent.futures.process._ThreadWakeup and fills the pipe inside it",
@@ -86,7 +89,7 @@ SUITES = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a test ended: "passed", "failed", "skipped" or "left out", with the reason of the last two."""
+    """How a test ended: "passed", "failed", or "skipped" or "left out" with the reason."""
 
     kind: str
     reason: str = ""
@@ -172,7 +175,7 @@ def run_concurrent(suite: Suite) -> dict[str, Outcome]:
     setattr(concurrent.futures, suite.standard, ours)
     tests: list[unittest.TestCase] = []
     for name in suite.modules:
-        module = importlib.import_module(f"{suite.package}.{name}")
+        module: Any = importlib.import_module(f"{suite.package}.{name}")
         if hasattr(module, "assert_python_ok"):
             module.assert_python_ok = with_ours(module.assert_python_ok, suite)
         for case in test_cases(module):
@@ -194,7 +197,7 @@ def with_ours(assert_python_ok: Any, suite: Suite) -> Any:
 
     def changed(option: str, code: str, **environment: str) -> Any:
         for name in {suite.standard, ours}:
-            # One of the tests relies on the standard class to have imported `multiprocessing` by then.
+            # One of the tests relies on `multiprocessing` to have been imported by that.
             code = code.replace(
                 f"from concurrent.futures import {name}\n",
                 f"import multiprocessing; from {module} import {ours}; {name} = {ours}\n",
@@ -205,7 +208,7 @@ def with_ours(assert_python_ok: Any, suite: Suite) -> Any:
 
 
 def run_asyncio(suite: Suite) -> dict[str, Outcome]:
-    """Tests of `test.test_asyncio` in which a pool was made, or would have been in one that is skipped."""
+    """Tests of `test.test_asyncio` in which a pool was made."""
     makers: set[str] = set()
     current = ""
 
@@ -253,7 +256,7 @@ def in_a_child(name: str, target: str) -> dict[str, Outcome]:
 
 def as_text(found: dict[str, dict[str, Outcome]]) -> str:
     lines = [
-        "# CPython's own tests on offloop's executors; `cargo xtask conformance --write` makes this list.",
+        "# CPython's own tests on offloop's executors; made by `cargo xtask conformance --write`.",
         f"# {platform.python_implementation()} {platform.python_version()}",
     ]
     for name, outcomes in found.items():
@@ -265,8 +268,10 @@ def as_text(found: dict[str, dict[str, Outcome]]) -> str:
 
 
 def differences(listed: list[str], found: list[str]) -> list[str]:
-    """What a reader must know, each a line. Other releases of CPython have other tests, which is no difference."""
-    old, new = (dict(line.split(": ", 1) for line in lines if is_result(line)) for lines in (listed, found))
+    """A line for each. Other releases of CPython have other tests, which is no difference."""
+    old, new = (
+        dict(line.split(": ", 1) for line in lines if is_result(line)) for lines in (listed, found)
+    )
     same_release = listed[1] == found[1]
     said = []
     for test in sorted(old.keys() | new.keys()):
@@ -282,10 +287,16 @@ def is_result(line: str) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="CPython's own tests of executors, run on offloop's")
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all")
+    parser = argparse.ArgumentParser(
+        description="CPython's own tests of executors, run on offloop's"
+    )
+    parser.add_argument(
+        "suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all"
+    )
     parser.add_argument("--write", action="store_true", help="renew the list of results")
-    parser.add_argument("--target", metavar="MODULE:CLASS", help="another class than ours; compares with no list")
+    parser.add_argument(
+        "--target", metavar="MODULE:CLASS", help="another class than ours; compares with no list"
+    )
     parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     names = given.suites or list(SUITES)
@@ -295,8 +306,12 @@ def main() -> int:
     if given.report:
         (name,) = names
         suite = SUITES[name]
-        outcomes = run_suite(name, Suite(suite.package, suite.modules, suite.standard, given.target))
-        given.report.write_text(json.dumps({test: (it.kind, it.reason) for test, it in outcomes.items()}))
+        outcomes = run_suite(
+            name, Suite(suite.package, suite.modules, suite.standard, given.target)
+        )
+        given.report.write_text(
+            json.dumps({test: (it.kind, it.reason) for test, it in outcomes.items()})
+        )
         return 0
 
     found = {}
@@ -306,7 +321,9 @@ def main() -> int:
     text = as_text(found)
     print("\n".join(line for line in text.splitlines() if line.startswith("# ")))
     complete = all(found.values())
-    failed = any(outcome.kind == "failed" for outcomes in found.values() for outcome in outcomes.values())
+    failed = any(
+        outcome.kind == "failed" for outcomes in found.values() for outcome in outcomes.values()
+    )
     if given.target:
         return 0 if complete and not failed else 1
     if given.write:
@@ -315,7 +332,11 @@ def main() -> int:
             return 1
         RESULTS.write_text(text)
         return 0
-    listed = [line for line in RESULTS.read_text().splitlines() if not is_result(line) or line.split()[0] in names]
+    listed = [
+        line
+        for line in RESULTS.read_text().splitlines()
+        if not is_result(line) or line.split()[0] in names
+    ]
     said = differences(listed, text.splitlines())
     print("\n".join(said) or f"as listed in {RESULTS.name}")
     return 1 if said or failed or not complete else 0
