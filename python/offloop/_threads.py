@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Literal, ParamSpec, TypeVar, final
 
 from ._calls import check_sync, name_of
@@ -345,15 +345,3 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         if self._crew.pid == os.getpid():
             self._crew.close()
             self._pool.abandon()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None:
-        try:
-            return super().__exit__(kind, error, traceback)
-        except KeyboardInterrupt:
-            self._abort()
-            raise

@@ -416,7 +416,8 @@ def test_each_worker_has_a_state_which_is_made_when_it_is_first_asked_for() -> N
         for _ in range(2):
             assert pool.submit(offloop.worker_state).result(GIVE_UP) == "stateful_0"
         assert made == ["stateful_0"] * 2
-    assert offloop.worker_state() is None
+    with pytest.raises(RuntimeError, match="give the pool a worker_state"):
+        offloop.worker_state()
 
 
 # How a pool ends.
