@@ -19,7 +19,9 @@ def programs() -> list[Any]:
         pytest.param(code, id=f"{page}-{number}")
         for page in ("README.md", "docs/coming-from-concurrent-futures.md")
         for number, code in enumerate(
-            re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+            re.findall(
+                r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE
+            )
         )
     ]
 
