@@ -83,6 +83,8 @@ def _live(template: _offloop.Template, preparation: Mapping[str, Any]) -> None:
     global _preparation, _awaits_main, _awaits_multiprocessing
     # Ctrl-C goes to the whole foreground group; what becomes of the jobs then is the parent's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ignored, as a parent may have it, the workers' exit statuses would be lost.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _preparation = preparation["process"]
     _awaits_main = _awaits_multiprocessing = True
     for module in preparation["preload"]:
