@@ -159,7 +159,7 @@ class ProcessPoolExecutor(Pool):
                 else _pickle_initializer(beginning)
             )
         if on_full == "caller_runs":
-            _offloop.perform_by(_worker.perform_here)
+            _offloop.perform_by(_worker.perform)
         self._engine = _offloop.ProcessPool(settings)
         self._fate.engine = self._engine
         self._closed = False

@@ -83,6 +83,8 @@ def _live(template: _offloop.Template, preparation: Mapping[str, Any]) -> None:
     global _preparation, _awaits_main, _awaits_multiprocessing
     # Ctrl-C goes to the whole foreground group; what becomes of the jobs then is the parent's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ignored, as a parent may have it, the workers' exit statuses would be lost.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _preparation = preparation["process"]
     _awaits_main = _awaits_multiprocessing = True
     for module in preparation["preload"]:
@@ -102,7 +104,8 @@ def _live(template: _offloop.Template, preparation: Mapping[str, Any]) -> None:
     _end()
 
 
-_log: _logs.Forwarder
+_log: _logs.Forwarder | None = None
+"""What sends log records to the parent, if this process is a worker."""
 
 
 def _begin(log_level: int) -> None:
@@ -174,17 +177,19 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], "dict[str, 
 
 def perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
     """Performs a pickled call. Whatever goes wrong with it is in the reply."""
+    if _log is None or _log.job_runs:
+        # The process that has the pool, and runs what its queue has no room for.
+        return _perform(body, buffers)
     _log.job_runs = True
     try:
-        return perform_here(body, buffers)
+        return _perform(body, buffers)
     finally:
         _log.flush()
         _log.job_runs = False
         _flush()
 
 
-def perform_here(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
-    """The same in any process."""
+def _perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
     try:
         if _awaits_main and _main.needs_main(bytes(body)):
             _import_main()

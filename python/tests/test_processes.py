@@ -7,6 +7,7 @@ from collections import Counter
 from concurrent.futures import FIRST_EXCEPTION, Executor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextvars import ContextVar
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,25 @@ def test_a_full_queue_has_the_caller_run(tmp_path: Path) -> None:
             failing.result(30)
         gate.touch()
         assert waiting.result(30) != os.getpid()
+
+
+def test_a_job_whose_own_pool_has_it_run_calls_goes_on_as_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ProcessPoolExecutor(1) as pool:
+        job = pool.submit(jobs.log_and_fill_a_queue, tmp_path / "started", tmp_path / "gate")
+        worker = job.result(60)
+        assert [record.message for record in caplog.records] == ["after the call"]
+        assert pool.submit(jobs.pid).result(30) == worker
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_workers_of_a_forked_template_are_workers_whatever_their_parent_runs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with ProcessPoolExecutor(1, get_context("fork"), on_full="caller_runs") as pool:
+        pool.submit(jobs.log, "from afar").result(30)
+    assert [record.message for record in caplog.records] == ["from afar"]
 
 
 def test_a_full_queue_lets_wait_without_blocking(tmp_path: Path) -> None:

@@ -188,3 +188,25 @@ def call_async(value: int) -> Any:
     import asyncio
 
     return asyncio.sleep(0, value)
+
+
+def log_and_fill_a_queue(started: Path, gate: Path) -> int:
+    """Has a pool of its own whose full queue makes this process run a call."""
+    import logging
+
+    from offloop import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(1, queue_capacity=1, on_full="caller_runs") as pool:
+        pool.submit(hold, started, gate)
+        wait_for(started)
+        pool.submit(pid)
+        here = pool.submit(pid).result()
+        logging.getLogger("support").warning("after the call")
+        gate.touch()
+    return here
+
+
+def log(text: str) -> None:
+    import logging
+
+    logging.getLogger("support").warning(text)
