@@ -299,6 +299,25 @@ def test_one_ctrl_c_ends_the_program(tmp_path: Path, place: str) -> None:
         assert program.returncode == -signal.SIGINT and "KeyboardInterrupt" in err
 
 
+def test_ctrl_c_in_the_exit_of_with_ends_the_pool_and_a_program_may_go_on(
+    program: Any, tmp_path: Path
+) -> None:
+    body = """
+        try:
+            with ProcessPoolExecutor(2) as pool:
+                pool.submit(jobs.hang, started)
+        except KeyboardInterrupt:
+            worker = int(started.read_text())
+            jobs.until(lambda: jobs.is_gone(worker))
+            print("goes on")
+    """
+    script = program(body)
+    jobs.wait_for(tmp_path / "started")
+    jobs.until(lambda: main_thread_sleeps(script.pid))
+    os.kill(script.pid, signal.SIGINT)
+    assert ends(script) == (0, "goes on\n", "")
+
+
 def main_thread_sleeps(pid: int) -> bool:
     with open(f"/proc/{pid}/stat") as file:
         return file.read().rpartition(")")[2].split()[0] == "S"
