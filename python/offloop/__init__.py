@@ -27,13 +27,16 @@ if TYPE_CHECKING:
     from ._errors import RunTimeout as RunTimeout
     from ._errors import Shed as Shed
     from ._errors import WorkerDied as WorkerDied
+    from ._executor import Results as Results
     from ._futures import Future as Future
     from ._jobs import check as check
     from ._jobs import discard_worker_state as discard_worker_state
     from ._jobs import is_cancelled as is_cancelled
     from ._jobs import worker_state as worker_state
+    from ._loop import JobFuture as JobFuture
     from ._processes import ProcessPoolExecutor as ProcessPoolExecutor
     from ._remote_errors import RemoteError as RemoteError
+    from ._stream import Stream as Stream
     from ._threads import ThreadPoolExecutor as ThreadPoolExecutor
 
 # Where each name is. They are imported when they are first used: workers need only a few of them, and start sooner.
@@ -43,12 +46,15 @@ _PLACES = {
     "CouldNotStart": "_errors",
     "Error": "_errors",
     "Future": "_futures",
+    "JobFuture": "_loop",
     "ProcessPoolExecutor": "_processes",
     "QueueFull": "_errors",
     "QueueTimeout": "_errors",
     "RemoteError": "_remote_errors",
+    "Results": "_executor",
     "RunTimeout": "_errors",
     "Shed": "_errors",
+    "Stream": "_stream",
     "ThreadPoolExecutor": "_threads",
     "WorkerDied": "_errors",
     "check": "_jobs",

@@ -26,6 +26,9 @@ R = TypeVar("R")
 class Pool(Executor):
     """An executor whose calls can be awaited."""
 
+    _chunks_travel = True
+    """Whether it costs so much to hand over a call that `map` had better hand over several at once."""
+
     def run(
         self,
         fn: Callable[..., R],
@@ -60,7 +63,8 @@ class Pool(Executor):
         """Calls `fn` with the items of `iterables`, side by side. Iterate over what is returned, or `async for`.
 
         With `buffersize`, at most so many calls are under way and unread at a time, and `iterables` are read as
-        needed; without it all calls are submitted at once. `chunksize` items travel together. Results come in
+        needed; without it all calls are submitted at once. `chunksize` items travel together to a
+        process; threads take them one by one. Results come in
         the order of the items, or with `ordered=False` as they complete. `timeout` is how many seconds the
         whole may take, counted from this call. `progress` is called with the number of items that have come
         since its last call, on the thread or loop that iterates; a tqdm bar's `update` fits.
@@ -73,7 +77,7 @@ class Pool(Executor):
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or >= 1.")
         _calls.check_sync(fn)
-        chunks = _chunks(zip(*iterables), chunksize)
+        chunks = _chunks(zip(*iterables), chunksize if self._chunks_travel else 1)
         calls = (self.submit(_calls.each, fn, *chunk) for chunk in chunks)
         return Results(calls, buffersize, ordered, timeout, progress)
 

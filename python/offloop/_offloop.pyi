@@ -65,6 +65,11 @@ class ProcessPool:
         """Has the pool have so many workers from now on."""
     def cancel_queued(self) -> int:
         """Cancels the jobs that no worker has; says how many those were."""
+    def listen(self) -> int:
+        """The descriptor that becomes readable when workers have answered. From then on somebody should look there,
+        and `take_answers`."""
+    def take_answers(self, mailbox: Mailbox) -> None:
+        """Takes the workers' answers, and delivers what has come for the mailbox. Does not block."""
     def close(self) -> None:
         """Takes no more work. Jobs that were accepted are still run; nobody waits for them."""
     def is_over(self) -> bool:

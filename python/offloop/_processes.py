@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import logging
 import os
 import signal
@@ -163,6 +164,10 @@ class ProcessPoolExecutor(Pool):
         self._engine = _offloop.ProcessPool(settings)
         self._fate.engine = self._engine
         self._closed = False
+        self._listener: weakref.ref[asyncio.AbstractEventLoop] | None = None
+        """The loop that takes the workers' answers."""
+        self._leave: Callable[[], object] = int
+        """Has it stop."""
         self._finalizer = weakref.finalize(self, self._engine.close)
         self._finalizer.atexit = False
         _ends.add(self._engine, exit_timeout)
@@ -192,13 +197,26 @@ class ProcessPoolExecutor(Pool):
         loop = asyncio.get_running_loop()
         future: JobFuture[R] = JobFuture(loop=loop)
         future._translate = self._fate.translate
+        mailbox = mailbox_of(loop)
+        if self._listener is None or self._listener() is not loop:
+            self._have_listen(loop, mailbox)
         try:
             future._job = self._submit(
-                future, mailbox_of(loop), fn, args, kwargs, timeout, queue_timeout, priority
+                future, mailbox, fn, args, kwargs, timeout, queue_timeout, priority
             )
         except _Unsent as unsent:
             future._fail(unsent.error)
         return future
+
+    def _have_listen(self, loop: asyncio.AbstractEventLoop, mailbox: Mailbox) -> None:
+        """Has the loop take the workers' answers itself, if no other one does."""
+        known = None if self._listener is None else self._listener()
+        if known is None or known.is_closed():
+            self._listener = weakref.ref(loop)
+            descriptor = self._engine.listen()
+            loop.add_reader(descriptor, self._engine.take_answers, mailbox)
+            self._leave = weakref.finalize(self, _leave, self._listener, descriptor)
+            self._leave.atexit = False
 
     def stream(
         self,
@@ -288,6 +306,7 @@ class ProcessPoolExecutor(Pool):
         if wait:
             self._engine.shutdown(None)
             _offloop.settle()
+            self._leave()
         else:
             self._finalizer()
 
@@ -295,6 +314,7 @@ class ProcessPoolExecutor(Pool):
         self._closed = True
         self._engine.shutdown(0.0)
         _offloop.settle()
+        self._leave()
 
     @property
     def _broken(self) -> str | Literal[False]:
@@ -449,6 +469,14 @@ def _capture(variables: Sequence[ContextVar[Any]]) -> Callable[[], dict[str, obj
 
     located = _context.locate(variables)
     return lambda: _context.capture(located)
+
+
+def _leave(listener: weakref.ref[asyncio.AbstractEventLoop], descriptor: int) -> None:
+    """Has a loop take no more answers of a pool. On any thread."""
+    loop = listener()
+    if loop is not None and not loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # it is being closed
+            loop.call_soon_threadsafe(loop.remove_reader, descriptor)
 
 
 def _never(_: object) -> bool:

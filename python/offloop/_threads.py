@@ -203,6 +203,7 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
     exit_timeout: for how many seconds the interpreter's exit waits for calls that were accepted; None: for ever.
     """
 
+    _chunks_travel = False
     _max_workers: int
     _shutdown: bool
 

@@ -53,7 +53,7 @@ def main() -> None:
     if template is None:
         return
     _main.prepare_base(preparation["process"])
-    _live(template, preparation)
+    _live(template, preparation, is_fork=False)
 
 
 def fork(socket: int, preparation: Mapping[str, Any]) -> int:
@@ -71,14 +71,14 @@ def fork(socket: int, preparation: Mapping[str, Any]) -> int:
     try:
         template = _offloop.Template.adopt(socket, parent)
         if template is not None:
-            _live(template, preparation)
+            _live(template, preparation, is_fork=True)
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
     finally:
         os._exit(1)
 
 
-def _live(template: _offloop.Template, preparation: Mapping[str, Any]) -> None:
+def _live(template: _offloop.Template, preparation: Mapping[str, Any], is_fork: bool) -> None:
     """Forks workers until the pool is gone. Never returns."""
     global _preparation, _awaits_main, _awaits_multiprocessing
     # Ctrl-C goes to the whole foreground group; what becomes of the jobs then is the parent's decision.
@@ -86,12 +86,14 @@ def _live(template: _offloop.Template, preparation: Mapping[str, Any]) -> None:
     # Ignored, as a parent may have it, the workers' exit statuses would be lost.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _preparation = preparation["process"]
-    _awaits_main = _awaits_multiprocessing = True
+    # A fork of the parent has its main module already.
+    _awaits_main = not is_fork
+    _awaits_multiprocessing = True
     for module in preparation["preload"]:
-        if module == "__main__":
-            _import_main()
-        else:
+        if module != "__main__":
             __import__(module)
+        elif _awaits_main:
+            _import_main()
     # What is there now stays as it is: to look through it would only copy its pages.
     gc.collect()
     gc.freeze()
@@ -234,6 +236,9 @@ def initialise(
     open_state: Callable[[], Any] | None,
 ) -> None:
     """Runs once in each worker, before its first job."""
+    if _log is not None:
+        # Nobody reads what is sent now: its records are sent with those of the first job.
+        _log.job_runs = False
     try:
         if initializer is not None:
             initializer(*args)
@@ -246,6 +251,7 @@ def initialise(
         import traceback
 
         logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
+        traceback.print_exc()
         raise InitializerFailed(traceback.format_exception_only(error)[-1].strip()) from error
 
 

@@ -55,6 +55,7 @@ pub(crate) trait Letter: Send + Sync {
     /// Ends the job if no worker has it yet, and forgets the receiver; says whether that ended it.
     fn cancel_queued(&self, py: Python<'_>) -> bool;
     fn state(&self) -> JobState;
+    fn is_forked(&self) -> bool;
     /// The next item that the job has sent, if it has come and is not for the log.
     fn next_item(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>>;
 }
@@ -72,7 +73,7 @@ impl Mailbox {
     }
 
     /// Ends the futures of the jobs that have ended. Does not block.
-    fn deliver(&self, py: Python<'_>) {
+    pub(crate) fn deliver(&self, py: Python<'_>) {
         self.0.deliver(py, Some(TURN));
     }
 }
@@ -102,6 +103,12 @@ impl Letters {
             drop(waiting);
             self.ring();
         }
+    }
+
+    /// While `work` brings letters nobody is told of them; they are to be delivered after it.
+    pub(crate) fn gather(&self, work: impl FnOnce()) {
+        self.waiting().rung = true;
+        work();
     }
 
     fn ring(&self) {
@@ -272,6 +279,10 @@ impl<T: Receive> Letter for Watched<T> {
         }
     }
 
+    fn is_forked(&self) -> bool {
+        self.waiting().as_ref().is_some_and(|(handle, _)| handle.is_forked())
+    }
+
     fn state(&self) -> JobState {
         let waiting = self.waiting();
         waiting.as_ref().map_or(JobState::Ended, |(handle, _)| handle.state())
@@ -323,43 +334,39 @@ pub(crate) fn watch<T: Receive>(
     if has_ended {
         waker.wake();
     }
-    Job { letter: watched, pid: std::process::id() }
+    Job(watched)
 }
 
 /// A job that was submitted: its handle in the interpreter.
 #[pyclass(frozen, module = "offloop._offloop")]
-pub(crate) struct Job {
-    letter: Arc<dyn Letter>,
-    /// The process that has submitted it.
-    pid: u32,
-}
+pub(crate) struct Job(Arc<dyn Letter>);
 
 #[pymethods]
 impl Job {
     /// Ends the job, unless it has ended; says whether it did. Its receiver is not told.
     fn cancel(&self, py: Python<'_>) -> bool {
-        self.letter.cancel(py)
+        self.0.cancel(py)
     }
 
     /// Ends the job if no worker has begun with it; says whether it did. Its receiver is not told.
     fn cancel_queued(&self, py: Python<'_>) -> bool {
-        self.letter.cancel_queued(py)
+        self.0.cancel_queued(py)
     }
 
     /// Whether this process is a fork of the one that has submitted it, where it will never end.
     fn is_forked(&self) -> bool {
-        self.pid != std::process::id()
+        self.0.is_forked()
     }
 
     /// The next item that the job has sent, in a tuple, if it has come. Does not block.
     fn next_item(&self, py: Python<'_>) -> PyResult<Option<(Py<PyAny>,)>> {
-        Ok(self.letter.next_item(py)?.map(|item| (item,)))
+        Ok(self.0.next_item(py)?.map(|item| (item,)))
     }
 
     /// "waiting" for room in the queue, "queued", "running" or "ended".
     #[getter]
     fn state(&self) -> &'static str {
-        match self.letter.state() {
+        match self.0.state() {
             JobState::Waiting => "waiting",
             JobState::Queued => "queued",
             JobState::Running => "running",

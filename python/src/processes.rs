@@ -1,6 +1,6 @@
 //! A process pool as the interpreter sees it.
 
-use std::os::fd::IntoRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -148,6 +148,18 @@ impl ProcessPool {
     /// Takes no more work, cancels what is queued and kills what runs. Does not wait for it.
     fn abort(&self, py: Python<'_>) {
         py.detach(|| self.0.shutdown(Duration::ZERO).detach());
+    }
+
+    /// The descriptor that becomes readable when workers have answered. From then on somebody should look there, and
+    /// `take_answers`.
+    fn listen(&self) -> i32 {
+        self.0.listen().as_raw_fd()
+    }
+
+    /// Takes the workers' answers, and delivers what has come for the mailbox. Does not block.
+    fn take_answers(&self, py: Python<'_>, mailbox: &Bound<'_, Mailbox>) {
+        mailbox.get().letters().gather(|| self.0.take_answers());
+        mailbox.get().deliver(py);
     }
 
     /// Takes no more work. Jobs that were accepted are still run; nobody waits for them.

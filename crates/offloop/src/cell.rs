@@ -218,7 +218,7 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
         timer::cancel(&timers);
         #[cfg(feature = "process")]
         if let Some(tray) = &self.core.options.tray {
-            tray.wake();
+            tray.wake_unless(waker.as_ref());
         }
         if let Some(owner) = owner.and_then(|owner| owner.upgrade()) {
             match before {

@@ -61,6 +61,11 @@ impl<T> Handle<T> {
         self.outcome.as_ref().map_or(JobState::Ended, |outcome| outcome.core().state())
     }
 
+    /// Whether this process is a fork of the one that has submitted the job, which will never end here.
+    pub fn is_forked(&self) -> bool {
+        self.outcome.as_ref().is_some_and(|outcome| outcome.core().born.is_past())
+    }
+
     /// Ends the job now with [`ErrorKind::Cancelled`], unless it has ended; says whether it did.
     ///
     /// Queued work is removed for certain and never runs. Running work in a thread is asked to stop through

@@ -1,6 +1,7 @@
 //! What submitters, waiters and the supervisor share: the queue, and which worker has which job.
 
 use std::cmp::Reverse;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,10 @@ pub(super) struct Desk {
     inbox: Mutex<Inbox>,
     /// Wakes the supervisor.
     pub(super) bell: Bell,
+    /// Wakes whoever takes answers besides the supervisor.
+    pub(super) ear: Bell,
+    /// There is somebody who does.
+    has_listener: AtomicBool,
     /// Signalled when the supervisor has ended.
     changed: Condvar,
     born: Generation,
@@ -236,6 +241,7 @@ impl Desk {
     pub(super) fn open(config: Config) -> Result<Arc<Self>, BuildError> {
         let system = |what| move |source| BuildError::System { what, source };
         let bell = Bell::new().map_err(system("opening the pool's eventfd"))?;
+        let ear = Bell::new().map_err(system("opening the pool's second eventfd"))?;
         let desk = Arc::new_cyclic(|me: &Weak<Self>| Self {
             inbox: Mutex::new(Inbox {
                 backlog: Backlog::new(config.queue_capacity, config.on_full),
@@ -252,6 +258,8 @@ impl Desk {
             }),
             config,
             bell,
+            ear,
+            has_listener: AtomicBool::new(false),
             changed: Condvar::new(),
             born: Generation::now(),
             owner: me.clone(),
@@ -400,6 +408,30 @@ impl Desk {
         }
         let inbox = self.inbox.lock();
         inbox.members.iter().filter(|member| !member.is_done()).map(|member| member.pid).collect()
+    }
+
+    /// From now on somebody takes answers when the ear's eventfd is readable.
+    pub(super) fn listen(&self) {
+        self.has_listener.store(true, Ordering::Relaxed);
+        self.take_answers();
+    }
+
+    pub(super) fn is_listened_to(&self) -> bool {
+        self.has_listener.load(Ordering::Relaxed)
+    }
+
+    /// Takes the answers that have come, for the listener.
+    pub(super) fn take_answers(&self) {
+        if self.born.is_past() {
+            return;
+        }
+        self.ear.silence();
+        self.change(|inbox, after| {
+            for at in 0..inbox.members.len() {
+                inbox.members[at].link.listen();
+                inbox.harvest(at, after);
+            }
+        });
     }
 
     /// There is room for more items of a job.

@@ -24,7 +24,7 @@ use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 
 pub(super) use pool_end::{Answer, Link};
-pub(super) use worker_end::{Request, WorkerEnd};
+pub(super) use worker_end::{Request, UNHEARD, WorkerEnd};
 
 use crate::arena::Mapping;
 use crate::payload::{INLINE, PARTS, Payload, Place};
@@ -51,6 +51,14 @@ pub(super) mod state {
     pub(in super::super) const ITEM: u32 = 5;
 }
 
+/// The states of a pool's listener, as far as one worker is concerned; 0 is none.
+pub(super) mod ear {
+    /// It wants to be told of answers.
+    pub(in super::super) const OPEN: u32 = 1;
+    /// It was told, and has not looked yet.
+    pub(in super::super) const TOLD: u32 = 2;
+}
+
 /// What both sides see. It begins as zeros, which is right for all of it.
 #[repr(C)]
 struct Shared {
@@ -60,6 +68,8 @@ struct Shared {
     worker_sleeps: Line<AtomicU32>,
     /// The supervisor is about to sleep, or does: ring for it.
     pool_waits: Line<AtomicU32>,
+    /// What the pool's listener has been told: see [`ear`].
+    listener: Line<AtomicU32>,
     /// The core that each side was last seen on. Who shares one gains nothing by spinning for the other.
     worker_core: Line<AtomicU32>,
     pool_core: Line<AtomicU32>,

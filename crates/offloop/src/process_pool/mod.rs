@@ -18,6 +18,7 @@ mod template;
 mod worker;
 
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -141,6 +142,19 @@ impl ProcessPool {
     /// for what was accepted.
     pub fn resize(&self, workers: usize) {
         self.door.desk.resize(workers);
+    }
+
+    /// For a loop that waits on descriptors: when this one is readable, answers of workers have come, which
+    /// [`take_answers`](Self::take_answers) takes. To do so is not necessary, but it spares the way through another
+    /// thread. Answers that it does not take for 1 ms are taken by that thread.
+    pub fn listen(&self) -> BorrowedFd<'_> {
+        self.door.desk.listen();
+        self.door.desk.ear.as_fd()
+    }
+
+    /// Takes the answers that have come, and wakes those who wait for them. Does not block.
+    pub fn take_answers(&self) {
+        self.door.desk.take_answers();
     }
 
     /// Takes no more work; jobs that were accepted are still run. Does not wait for them.

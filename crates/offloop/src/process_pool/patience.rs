@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// How long it may look out: about what it costs to put a core to sleep and to wake it.
-const LIMIT: Duration = Duration::from_micros(50);
+const LIMIT: Duration = Duration::from_micros(200);
 
 /// After vain attempts it is tried less and less often: at every power of two, and at last once in so many.
 const SELDOM: u32 = 64;

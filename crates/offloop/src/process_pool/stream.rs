@@ -44,11 +44,18 @@ impl Tray {
         self.inside.lock().items.push_back(item);
     }
 
-    /// Wakes whoever reads: an item has come, or the job has ended.
+    /// Wakes whoever reads: an item has come.
     pub(crate) fn wake(&self) {
+        self.wake_unless(None);
+    }
+
+    /// The job has ended: the same, unless that is whom `other` wakes.
+    pub(crate) fn wake_unless(&self, other: Option<&Waker>) {
         let waker = self.inside.lock().waker.take();
-        if let Some(waker) = waker {
-            wake_quietly(waker);
+        match waker {
+            Some(waker) if other.is_some_and(|other| other.will_wake(&waker)) => panics::drop_quietly(waker),
+            Some(waker) => wake_quietly(waker),
+            None => {}
         }
     }
 

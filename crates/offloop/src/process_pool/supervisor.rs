@@ -228,7 +228,7 @@ impl Supervisor {
             limits: config.limits.clone(),
         };
         let (sink, stderr, captured) = self.output.connect()?;
-        sys::instruct(&orders, &link, &handout.files, &captured)?;
+        sys::instruct(&orders, &link, &handout.files, &captured, desk.ear.as_fd())?;
         let link = Arc::new(link);
         if let Some(parent) = &self.template {
             self.ordered += 1;
@@ -252,6 +252,9 @@ impl Supervisor {
     /// A worker's process has been started.
     fn take_on(&mut self, process: Process, life: Life, start: Expected) {
         let Expected { link, sink, deadline, .. } = start;
+        if self.desk.is_listened_to() {
+            link.listen();
+        }
         self.output.add(Arc::clone(&sink));
         let config = &self.desk.config;
         let member = Member::new(process.pid(), Arc::clone(&link), Arc::clone(&sink), config.max_jobs);

@@ -59,10 +59,11 @@ pub(super) fn instruct(
     link: &Link,
     files: &[OwnedFd; 2],
     captured: &[OwnedFd; 2],
+    listener: BorrowedFd<'_>,
 ) -> io::Result<()> {
     let arena = Arena::of_this_process().ok_or_else(no_shared_memory)?;
     let ([ring, own], [out, err]) = (files, captured);
-    let files = [ring.as_fd(), own.as_fd(), arena.for_readers(), out.as_fd(), err.as_fd()];
+    let files = [ring.as_fd(), own.as_fd(), arena.for_readers(), out.as_fd(), err.as_fd(), listener];
     send_with_files(link.socket(), &postcard::to_stdvec(orders).map_err(io::Error::other)?, &files)
 }
 
@@ -132,7 +133,7 @@ fn process_id(pid: u32) -> Option<Pid> {
 }
 
 /// How many descriptors go with the orders.
-const FILES: usize = 5;
+const FILES: usize = 6;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy)]
@@ -366,14 +367,14 @@ pub(super) fn become_worker(socket: OwnedFd) -> io::Result<Start> {
     let unclear =
         |_| io::Error::new(io::ErrorKind::InvalidData, "its orders make no sense; is it the same build?");
     let orders: Orders = postcard::from_bytes(&orders).map_err(unclear)?;
-    let [ring, own, parents, out, err]: [OwnedFd; FILES] =
+    let [ring, own, parents, out, err, listener]: [OwnedFd; FILES] =
         files.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
     let size = |size: u64| usize::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
     let mapping = Mapping::new(own.as_fd(), size(orders.arenas.1)?, true)?;
     let arena = Arena::adopt(&own, mapping)?;
     arena.allow(size(orders.limits.retained)?);
     let calls = Mapping::new(parents.as_fd(), size(orders.arenas.0)?, false)?.keep(parents.as_fd())?;
-    let link = WorkerEnd::new(socket, ring.as_fd(), calls)?;
+    let link = WorkerEnd::new(socket, listener, ring.as_fd(), calls)?;
     orders.limits.impose()?;
     Ok(Start { link, arena, max_payload: orders.max_payload, captured: [out, err] })
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::link::{CAPTURE, Header, Kind, PanicNote, Request, STREAM, WorkerEnd};
+use super::link::{CAPTURE, Header, Kind, PanicNote, Request, STREAM, UNHEARD, WorkerEnd};
 use super::patience::{Patience, spin};
 use super::sys;
 use crate::arena::Arena;
@@ -208,11 +208,14 @@ impl Worker {
         self.take_returns();
         while !self.link.is_due() {
             let before = self.arena.uses();
+            let is_heard = self.link.is_heard();
             let limit = (self.arena.retains() || !self.lent.is_empty()).then_some(IDLE);
-            if !self.link.sleep(limit) {
+            if !self.link.sleep(if is_heard { limit } else { Some(UNHEARD) }) {
                 return false;
             }
-            if !self.link.is_due() {
+            if !is_heard && !self.link.is_heard() {
+                self.link.tell_supervisor();
+            } else if !self.link.is_due() {
                 self.take_returns();
                 if self.arena.uses() == before {
                     self.arena.shrink_to(0);

@@ -13,7 +13,7 @@ use rustix::thread::futex;
 use rustix::time::Timespec;
 
 use super::{
-    EVERYBODY, Header, Kind, LetterBody, Malformed, RETURNS, Ring, Shared, Span, empty, open, state,
+    EVERYBODY, Header, Kind, LetterBody, Malformed, RETURNS, Ring, Shared, Span, ear, empty, open, state,
     this_core,
 };
 use crate::arena::{self, Mapping};
@@ -177,6 +177,11 @@ impl Link {
     /// Asks the worker to ring from now on. Whoever asks looks at the slots after it, and before it sleeps.
     pub(in super::super) fn watch(&self) {
         self.ring.shared().pool_waits.0.store(1, Ordering::SeqCst);
+    }
+
+    /// Has the worker tell the listener of its next answer. Whoever says so looks at the slots after it.
+    pub(in super::super) fn listen(&self) {
+        self.ring.shared().listener.0.store(ear::OPEN, Ordering::SeqCst);
     }
 
     /// Empties the socket. False if the worker has closed it.

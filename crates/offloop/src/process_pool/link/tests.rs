@@ -34,7 +34,7 @@ fn common_memory() -> Mapping {
 fn link(first: u32) -> (Arc<Link>, WorkerEnd) {
     let (mut link, Handout { socket, files: [ring, _arena] }) = Link::create(1 << 20).unwrap();
     link.results = Arc::new(common_memory());
-    let mut end = WorkerEnd::new(UnixStream::from(socket), ring.as_fd(), common_memory()).unwrap();
+    let mut end = WorkerEnd::new(UnixStream::from(socket), nobody(), ring.as_fd(), common_memory()).unwrap();
     (end.at, end.announced) = (first, first);
     (Arc::new(link), end)
 }
@@ -1013,6 +1013,11 @@ fn a_worker_does_not_take_what_is_no_ring() {
     let (_link, Handout { socket, files: [ring, _] }) = Link::create(0).unwrap();
     let socket = UnixStream::from(socket);
     let small = arena::memory_file("offloop-test", size_of::<Shared>() - 1).unwrap();
-    assert!(WorkerEnd::new(socket.try_clone().unwrap(), small.as_fd(), common_memory()).is_err());
-    assert!(WorkerEnd::new(socket, ring.as_fd(), common_memory()).is_ok());
+    assert!(WorkerEnd::new(socket.try_clone().unwrap(), nobody(), small.as_fd(), common_memory()).is_err());
+    assert!(WorkerEnd::new(socket, nobody(), ring.as_fd(), common_memory()).is_ok());
+}
+
+/// A listener that nobody is.
+fn nobody() -> std::os::fd::OwnedFd {
+    std::fs::File::open("/dev/null").unwrap().into()
 }

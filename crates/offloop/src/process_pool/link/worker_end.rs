@@ -1,7 +1,7 @@
 //! The worker's end of a link.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
@@ -9,18 +9,24 @@ use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::thread::futex;
+use rustix::time::Timespec;
 
-use super::{EVERYBODY, Header, LetterBody, RETURNS, Ring, Shared, Span, empty, open, state, this_core};
+use super::{EVERYBODY, Header, LetterBody, RETURNS, Ring, Shared, Span, ear, empty, open, state, this_core};
 use crate::arena::Mapping;
 use crate::blob::{Blob, Foreign};
 use crate::payload::Payload;
 use crate::process_pool::sys;
+
+/// For so long a listener may not look for an answer; then the supervisor is told.
+pub(in super::super) const UNHEARD: Duration = Duration::from_millis(1);
 
 /// The worker's end.
 #[derive(Debug)]
 pub(in super::super) struct WorkerEnd {
     pub(super) ring: Ring,
     pub(super) socket: UnixStream,
+    /// An eventfd that wakes the pool's listener.
+    pub(super) listener: OwnedFd,
     /// What the pool writes its calls to, for us to read.
     pub(super) calls: &'static Mapping,
     /// The slot whose turn is next.
@@ -62,6 +68,7 @@ impl Request {
 impl WorkerEnd {
     pub(in super::super) fn new(
         socket: UnixStream,
+        listener: OwnedFd,
         ring: BorrowedFd<'_>,
         calls: Mapping,
     ) -> io::Result<Self> {
@@ -71,6 +78,7 @@ impl WorkerEnd {
         Ok(Self {
             ring,
             socket,
+            listener,
             calls: Box::leak(Box::new(calls)),
             at: 0,
             announced: 0,
@@ -167,9 +175,8 @@ impl WorkerEnd {
         self.await_room();
         self.ring.write(self.at, header, payload);
         self.ring.slot(self.at).state.store(state::ITEM, Ordering::SeqCst);
-        let waits = &self.ring.shared().pool_waits.0;
-        if waits.load(Ordering::SeqCst) != 0 && waits.swap(0, Ordering::SeqCst) != 0 {
-            self.ring();
+        if !self.tell_listener() {
+            self.tell_supervisor();
         }
     }
 
@@ -179,7 +186,11 @@ impl WorkerEnd {
         while slot.state.load(Ordering::SeqCst) == state::ITEM {
             slot.blocked.store(1, Ordering::SeqCst);
             if slot.state.load(Ordering::SeqCst) == state::ITEM {
-                let _ = futex::wait(&slot.state, futex::Flags::empty(), state::ITEM, None);
+                let limit = Timespec { tv_sec: 0, tv_nsec: i64::from(UNHEARD.subsec_nanos()) };
+                let waited = futex::wait(&slot.state, futex::Flags::empty(), state::ITEM, Some(&limit));
+                if waited == Err(rustix::io::Errno::TIMEDOUT) {
+                    self.tell_supervisor();
+                }
             }
             slot.blocked.store(0, Ordering::SeqCst);
         }
@@ -198,8 +209,25 @@ impl WorkerEnd {
             }
             self.announced = self.announced.wrapping_add(1);
         }
+        if !is_told && !self.tell_listener() {
+            self.tell_supervisor();
+        }
+    }
+
+    /// Tells the pool's listener, if it has one that looks for itself. It may be busy, so this does not replace the
+    /// supervisor for ever.
+    fn tell_listener(&self) -> bool {
+        let ear = &self.ring.shared().listener.0;
+        match ear.compare_exchange(ear::OPEN, ear::TOLD, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => rustix::io::write(&self.listener, &1_u64.to_ne_bytes()).is_ok(),
+            Err(state) => state == ear::TOLD,
+        }
+    }
+
+    /// Rings for the supervisor, if it sleeps.
+    pub(in super::super) fn tell_supervisor(&self) {
         let waits = &self.ring.shared().pool_waits.0;
-        if !is_told && waits.load(Ordering::SeqCst) != 0 && waits.swap(0, Ordering::SeqCst) != 0 {
+        if waits.load(Ordering::SeqCst) != 0 && waits.swap(0, Ordering::SeqCst) != 0 {
             self.ring();
         }
     }
