@@ -293,6 +293,9 @@ impl<T: Receive> Watched<T> {
     /// Sees to what the job has sent since the last time.
     fn tell_of_items(self: &Arc<Self>, py: Python<'_>) {
         let Some(sent) = &self.sent else { return };
+        // Before anybody looks: what comes later wakes us again.
+        let waker = Waker::from(Arc::clone(self));
+        sent.items.lock().unwrap_or_else(PoisonError::into_inner).on_item(&waker);
         let receiver = self.waiting().as_ref().map(|(_, receiver)| receiver.clone_ref(py));
         let told = if !sent.is_read {
             // All that there is for the log.
@@ -304,13 +307,6 @@ impl<T: Receive> Watched<T> {
         };
         if let Err(error) = told {
             error.write_unraisable(py, None);
-        }
-        let items = sent.items.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_more = items.on_item(&Waker::from(Arc::clone(self)));
-        drop(items);
-        // At the end the handle's waker wakes too; and whoever reads has just been told.
-        if has_more && !sent.is_read && self.state() != JobState::Ended {
-            Arc::clone(self).wake();
         }
     }
 }

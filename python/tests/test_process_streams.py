@@ -1,138 +1,193 @@
-"""Promises about generators in workers, and about log records of workers."""
-
-from __future__ import annotations
+"""What a generator in a worker yields, read here, in loops with and without `async`."""
 
 import asyncio
-import logging
-import multiprocessing
-import os
+import gc
+import threading
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import generators, jobs
 
 import offloop
 from offloop import ProcessPoolExecutor
-from support import streams
 
 
-def test_items_come_in_order_as_they_are_made() -> None:
+@pytest.fixture
+def pool() -> Iterator[ProcessPoolExecutor]:
     with ProcessPoolExecutor(1) as pool:
-        for buffersize in (1, 3, 1000):
-            assert list(pool.stream(range, 200, buffersize=buffersize)) == list(range(200))
+        yield pool
+        assert pool.submit(jobs.double, 2).result(60) == 4
 
 
-def test_items_can_be_awaited() -> None:
-    async def main() -> list[int]:
-        async with ProcessPoolExecutor(1) as pool:
-            return [item async for item in pool.stream(range, 100, buffersize=2)]
+def collected(stream: Any, how: str) -> list[Any]:
+    if how == "sync":
+        return list(stream)
 
-    assert asyncio.run(main()) == list(range(100))
+    async def main() -> list[Any]:
+        return [item async for item in stream]
+
+    return asyncio.run(main())
 
 
-def test_a_generator_waits_when_nobody_reads(tmp_path: Path) -> None:
-    progress = tmp_path / "progress"
-    with ProcessPoolExecutor(1) as pool:
-        stream = pool.stream(streams.count_in_file, str(progress), 1000, buffersize=5)
-        assert next(stream) == 0
-        # Five wait to be read, one in the link, and one is in the making.
-        assert pool.submit(os.getpid).cancel()
-        reached = streams.settled(progress)
-        assert 5 <= reached <= 9
-        assert [next(stream) for _ in range(20)] == list(range(1, 21))
+both = pytest.mark.parametrize("how", ["sync", "async"])
+
+
+@both
+@pytest.mark.parametrize("buffersize", [1, 16, 1000])
+def test_items_come_in_their_order(pool: ProcessPoolExecutor, how: str, buffersize: int) -> None:
+    stream = pool.stream(generators.count, 300, buffersize=buffersize)
+    assert collected(stream, how) == list(range(300))
+
+
+@both
+def test_any_iterable_streams(pool: ProcessPoolExecutor, how: str) -> None:
+    assert collected(pool.stream(generators.squares, 5), how) == [0, 1, 4, 9, 16]
+    assert collected(pool.stream(generators.count, 0), how) == []
+    assert collected(pool.stream(generators.count, n=2), how) == [0, 1]
+
+
+@both
+def test_items_come_while_the_generator_runs(
+    pool: ProcessPoolExecutor, tmp_path: Path, how: str
+) -> None:
+    stream = pool.stream(generators.hang_after, 3, tmp_path / "started")
+    if how == "sync":
+        assert list(islice(stream, 3)) == [0, 1, 2]
+        stream.close()
+        return
+
+    async def main() -> None:
+        assert [await stream.__anext__() for _ in range(3)] == [0, 1, 2]
         stream.close()
 
-
-def test_what_came_before_an_exception_is_read_before_it() -> None:
-    with ProcessPoolExecutor(1) as pool:
-        stream = pool.stream(streams.fails_after, 3)
-        assert [next(stream) for _ in range(3)] == [0, 1, 2]
-        with pytest.raises(ValueError, match="after 3"):
-            next(stream)
-        with pytest.raises(StopIteration):
-            next(stream)
+    asyncio.run(main())
 
 
-def test_what_came_before_a_crash_is_read_before_it() -> None:
-    with ProcessPoolExecutor(1) as pool:
-        stream = pool.stream(streams.dies_after, 3)
-        assert [next(stream) for _ in range(3)] == [0, 1, 2]
-        with pytest.raises(offloop.WorkerDied):
-            next(stream)
-        assert pool.submit(abs, -1).result(30) == 1
+def test_the_generator_waits_for_whoever_reads(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    stream = pool.stream(generators.count_noting, log, buffersize=4)
+    assert list(islice(stream, 10)) == list(range(10))
+    # It is further by what fits the buffer, and by what it holds in its hands.
+    jobs.until(lambda: len(log.read_text().split()) >= 14)
+    assert len(log.read_text().split()) <= 16
+    stream.close()
 
 
-def test_a_stream_that_is_left_ends_its_generator() -> None:
-    with ProcessPoolExecutor(1) as pool:
-        for item in pool.stream(range, 10**12):
-            if item == 10:
+@both
+def test_an_exception_comes_after_the_items(pool: ProcessPoolExecutor, how: str) -> None:
+    stream = pool.stream(generators.fail_after, 3)
+    assert next(stream) == 0
+    with pytest.raises(LookupError, match="after the items"):
+        collected(stream, how)
+    assert list(stream) == []
+
+
+@both
+def test_a_death_comes_after_the_items_and_names_the_generator(
+    pool: ProcessPoolExecutor, how: str
+) -> None:
+    stream = pool.stream(generators.exit_after, 3)
+    assert list(islice(stream, 3)) == [0, 1, 2]
+    with pytest.raises(offloop.WorkerDied) as caught:
+        collected(stream, how)
+    assert caught.value.exitcode == 3
+    assert caught.value.task == "support.generators.exit_after"
+
+
+def test_an_item_that_cannot_be_pickled_is_the_generators_error(
+    pool: ProcessPoolExecutor,
+) -> None:
+    stream = pool.stream(generators.unpicklable)
+    assert next(stream) == 1
+    with pytest.raises(TypeError):
+        next(stream)
+
+
+def test_arguments_that_cannot_be_pickled_are_the_streams_error(pool: ProcessPoolExecutor) -> None:
+    with pytest.raises(TypeError):
+        next(pool.stream(generators.count, threading.Lock()))
+
+
+def test_closing_or_forgetting_a_stream_kills_its_generator(
+    pool: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    for n, end in enumerate(["close", "with", "forget", "break"]):
+        started = tmp_path / str(n)
+        stream: Any = pool.stream(generators.hang_after, 1, started)
+        jobs.wait_for(started)
+        if end == "close":
+            stream.close()
+            stream.close()
+            assert list(stream) == []
+        elif end == "with":
+            with stream:
+                assert next(stream) == 0
+        elif end == "break":
+            for _ in stream:
                 break
-        # The only worker is free for it, or another is in its place.
-        assert pool.submit(abs, -1).result(30) == 1
+        del stream
+        gc.collect()
+        jobs.until(lambda: jobs.is_gone(int(started.read_text())), end)
 
 
-def test_a_stream_on_a_loop_can_be_cancelled() -> None:
-    async def main() -> int:
-        async with ProcessPoolExecutor(1) as pool:
-            stream = pool.stream(streams.one_and_no_more)
-            async with stream:
-                assert await anext_of(stream) == 1
-                with pytest.raises(asyncio.TimeoutError):
-                    await asyncio.wait_for(anext_of(stream), 0.05)
-            return await pool.run(abs, -1)
+def test_cancelling_who_reads_a_stream_in_async_with_kills_its_generator(
+    pool: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    async def read() -> None:
+        async with pool.stream(generators.hang_after, 1, tmp_path / "started") as stream:
+            async for _ in stream:
+                pass
 
-    assert asyncio.run(main()) == 1
+    async def main() -> None:
+        task = asyncio.ensure_future(read())
+        await asyncio.get_running_loop().run_in_executor(None, jobs.wait_for, tmp_path / "started")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    jobs.until(lambda: jobs.is_gone(int((tmp_path / "started").read_text())))
 
 
-async def anext_of(stream: Any) -> Any:
-    return await stream.__anext__()
+def test_a_generator_that_runs_too_long_ends_with_run_timeout(
+    pool: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    pool.submit(jobs.double, 1).result(60)
+    stream = pool.stream(generators.hang_after, 2, tmp_path / "started", timeout=0.3)
+    assert list(islice(stream, 2)) == [0, 1]
+    with pytest.raises(offloop.RunTimeout):
+        next(stream)
 
 
-def test_what_is_not_a_generator_is_its_error() -> None:
+def test_large_items_arrive_whole_and_memory_is_used_again(pool: ProcessPoolExecutor) -> None:
+    size = 1 << 20
+    for k, item in enumerate(pool.stream(generators.large, 100, size, buffersize=4)):
+        assert len(item) == size and item[0] == item[-1] == k
+
+
+def test_two_streams_and_other_jobs_run_side_by_side() -> None:
+    with ProcessPoolExecutor(2) as pool:
+        first, second = (pool.stream(generators.slowly, 10) for _ in range(2))
+        assert list(zip(first, second)) == [(k, k) for k in range(10)]
+
+
+def test_a_stream_outlives_the_pool_that_is_shut_down() -> None:
     with ProcessPoolExecutor(1) as pool:
-        with pytest.raises(TypeError, match="not iterable"):
-            list(pool.stream(abs, -1))  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="async"):
-            pool.stream(streams.async_items)  # type: ignore[arg-type]
+        stream = pool.stream(generators.count, 5)
+    assert list(stream) == list(range(5))
 
 
-def test_arrays_in_a_stream_arrive_writable() -> None:
-    numpy = pytest.importorskip("numpy")
-    with ProcessPoolExecutor(1) as pool:
-        for number, array in enumerate(pool.stream(streams.arrays, 5, 1 << 18)):
-            assert (array == number).all()
-            array += 1
-            assert isinstance(array, numpy.ndarray)
+def test_log_records_and_items_come_in_one_order(
+    pool: ProcessPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert list(pool.stream(generators.print_and_log, 50)) == list(range(50))
+    assert [record.getMessage() for record in caplog.records] == [f"record {k}" for k in range(50)]
 
 
-def test_log_records_reach_the_parents_handlers(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO), ProcessPoolExecutor(1) as pool:
-        pool.submit(streams.logs, "hello %s", "you").result(30)
-    records = [record for record in caplog.records if record.name == "streams"]
-    assert [record.getMessage() for record in records] == ["hello you"]
-    assert records[0].process != os.getpid()
-
-
-def test_log_records_come_while_the_job_runs(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    with caplog.at_level(logging.INFO), ProcessPoolExecutor(1) as pool:
-        future = pool.submit(streams.logs_and_waits, str(gate))
-        streams.until(lambda: any(record.name == "streams" for record in caplog.records))
-        assert not future.done()
-        gate.touch()
-        future.result(30)
-
-
-def test_an_initializers_records_come_with_the_first_job(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        with ProcessPoolExecutor(1, initializer=streams.logs, initargs=("begun%s", "")) as pool:
-            pool.submit(abs, -1).result(30)
-        assert "begun" in [record.getMessage() for record in caplog.records]
-
-
-def test_forked_workers_have_main_as_it_is() -> None:
-    import __main__
-
-    __main__.changed = "yes"  # type: ignore[attr-defined]
-    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
-        assert pool.submit(streams.attribute_of_main, "changed").result(30) == "yes"
+@pytest.mark.parametrize("buffersize", [0, -1])
+def test_a_buffer_without_room_is_refused(pool: ProcessPoolExecutor, buffersize: int) -> None:
+    with pytest.raises(ValueError):
+        pool.stream(generators.count, 3, buffersize=buffersize)
