@@ -270,9 +270,7 @@ def test_closing_a_map_kills_what_runs_and_forgets_the_rest(
     assert not any(path.exists() for path in paths[2:])
 
 
-def test_a_cancelled_async_map_cancels_its_calls(
-    pool: ProcessPoolExecutor, tmp_path: Path
-) -> None:
+def test_a_cancelled_async_map_cancels_its_calls(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
     async def consume() -> None:
         async for _ in pool.map(jobs.hang, [tmp_path / "a", tmp_path / "b"]):
             pass
@@ -327,7 +325,9 @@ def test_a_tqdm_bar_follows(pool: ProcessPoolExecutor) -> None:
         assert bar.n == 30
 
 
-@pytest.mark.parametrize("options", [{"chunksize": 0}, {"chunksize": -1}, {"buffersize": 0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"chunksize": 0}, {"chunksize": -1}, {"buffersize": 0}], ids=str
+)
 def test_sizes_without_sense_are_refused(
     pool: ProcessPoolExecutor, options: dict[str, int]
 ) -> None:

@@ -297,8 +297,10 @@ def test_a_thousand_cancelled_jobs_leave_a_working_pool(tmp_path: Path) -> None:
             for call in calls:
                 call.cancel()
             results = await asyncio.gather(*calls, return_exceptions=True)
-            assert all(n == value or isinstance(value, asyncio.CancelledError)
-                       for n, value in enumerate(results))
+            assert all(
+                n == value or isinstance(value, asyncio.CancelledError)
+                for n, value in enumerate(results)
+            )
             assert await pool.run(jobs.double, 2) == 4
             assert pool._engine.outstanding() == 0
 

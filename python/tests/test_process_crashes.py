@@ -159,7 +159,9 @@ def test_sys_exit_ends_the_job_and_not_the_worker(pool: ProcessPoolExecutor) -> 
 
 
 @pytest.mark.parametrize(
-    "error", [KeyboardInterrupt("x"), GeneratorExit("x"), StopIteration(3), MemoryError("x")], ids=repr
+    "error",
+    [KeyboardInterrupt("x"), GeneratorExit("x"), StopIteration(3), MemoryError("x")],
+    ids=repr,
 )
 def test_exceptions_of_any_kind_come_back(pool: ProcessPoolExecutor, error: BaseException) -> None:
     came = pool.submit(crashes.raise_this, error).exception(60)
@@ -170,7 +172,7 @@ def test_an_exception_brings_its_remote_traceback(pool: ProcessPoolExecutor) -> 
     error = pool.submit(crashes.fail, "the reason").exception(60)
     assert isinstance(error, LookupError)
     text = "".join(traceback.format_exception(error))
-    assert 'raise LookupError(message)' in text and "crashes.py" in text
+    assert "raise LookupError(message)" in text and "crashes.py" in text
     assert "_worker.py" not in text
 
 
@@ -219,7 +221,9 @@ def test_a_result_that_cannot_be_pickled_is_the_jobs_error(pool: ProcessPoolExec
     assert pool.submit(jobs.pid).result() == worker
 
 
-@pytest.mark.parametrize("argument", [threading.Lock(), crashes.PicklingRaises()], ids=["lock", "own"])
+@pytest.mark.parametrize(
+    "argument", [threading.Lock(), crashes.PicklingRaises()], ids=["lock", "own"]
+)
 def test_arguments_that_cannot_be_pickled_fail_at_once(
     pool: ProcessPoolExecutor, argument: object
 ) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -288,7 +287,7 @@ def test_one_ctrl_c_ends_the_program(tmp_path: Path, place: str) -> None:
         # It is where it blocks when its main thread sleeps.
         jobs.until(lambda: main_thread_sleeps(program.pid))
         os.killpg(program.pid, signal.SIGINT)
-        out, err = program.communicate(timeout=20)
+        _, err = program.communicate(timeout=20)
         jobs.until(lambda: not scripts.members(program.pid), "the end of all processes")
     finally:
         clear(program)
@@ -400,7 +399,9 @@ def test_exit_waits_for_stuck_work_no_longer_than_it_was_told(program: Any) -> N
     """
     code, _, err = ends(program(body))
     assert code == 0
-    assert "after 0.3 s (exit_timeout): jobs killed while they ran: 1, queued ones cancelled: 1" in err
+    assert (
+        "after 0.3 s (exit_timeout): jobs killed while they ran: 1, queued ones cancelled: 1" in err
+    )
 
 
 def test_no_work_is_taken_as_the_interpreter_exits(program: Any) -> None:
@@ -414,7 +415,11 @@ def test_no_work_is_taken_as_the_interpreter_exits(program: Any) -> None:
                 print(error)
         atexit.register(late)
     """
-    assert ends(program(body)) == (0, "cannot schedule new futures after interpreter shutdown\n", "")
+    assert ends(program(body)) == (
+        0,
+        "cannot schedule new futures after interpreter shutdown\n",
+        "",
+    )
 
 
 def test_an_exception_in_with_waits_for_accepted_work(program: Any, tmp_path: Path) -> None:

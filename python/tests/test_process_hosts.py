@@ -142,7 +142,9 @@ def test_every_start_method_is_understood(method: Any) -> None:
 
 def test_a_pool_is_not_pickled() -> None:
     with ProcessPoolExecutor(1) as pool:
-        assert isinstance(pool.submit(jobs.echo, pool).exception(60), (TypeError, pickle.PicklingError))
+        assert isinstance(
+            pool.submit(jobs.echo, pool).exception(60), (TypeError, pickle.PicklingError)
+        )
 
 
 def test_a_thread_that_waits_for_a_stuck_job_does_not_keep_the_program_from_ending(

@@ -15,7 +15,7 @@ from offloop import ProcessPoolExecutor
 
 np = pytest.importorskip("numpy")
 
-from support import jobs, memory, payloads  # noqa: E402
+from support import jobs, memory, payloads
 
 MIB = 1 << 20
 

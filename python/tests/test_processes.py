@@ -17,7 +17,6 @@ from support import jobs, variables
 import offloop
 from offloop import ProcessPoolExecutor
 
-
 # A drop-in
 
 
@@ -147,9 +146,8 @@ def test_workers_are_started_as_they_are_needed(tmp_path: Path) -> None:
 
 
 def test_an_async_function_is_refused_with_advice() -> None:
-    with ProcessPoolExecutor(1) as pool:
-        with pytest.raises(TypeError, match="async function"):
-            pool.submit(asyncio.sleep, 1)
+    with ProcessPoolExecutor(1) as pool, pytest.raises(TypeError, match="async function"):
+        pool.submit(asyncio.sleep, 1)
 
 
 @pytest.mark.parametrize(
@@ -385,7 +383,9 @@ def test_each_worker_opens_its_state_once_and_jobs_find_it(tmp_path: Path) -> No
 
 
 def test_a_state_that_cannot_be_opened_is_the_jobs_error_and_tried_again(tmp_path: Path) -> None:
-    with ProcessPoolExecutor(1, worker_state=functools.partial(jobs.open_later, tmp_path / "x")) as pool:
+    with ProcessPoolExecutor(
+        1, worker_state=functools.partial(jobs.open_later, tmp_path / "x")
+    ) as pool:
         assert pool.submit(jobs.double, 1).result(30) == 2
         with pytest.raises(LookupError, match="not yet"):
             pool.submit(jobs.state).result(30)
@@ -395,9 +395,8 @@ def test_a_state_that_cannot_be_opened_is_the_jobs_error_and_tried_again(tmp_pat
 def test_there_is_no_state_outside_of_jobs_or_without_a_way_to_open_it() -> None:
     with pytest.raises(RuntimeError, match="no worker state"):
         offloop.worker_state()
-    with ProcessPoolExecutor(1) as pool:
-        with pytest.raises(RuntimeError, match="no worker state"):
-            pool.submit(jobs.state).result(30)
+    with ProcessPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="no worker state"):
+        pool.submit(jobs.state).result(30)
 
 
 # Context

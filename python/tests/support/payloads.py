@@ -11,7 +11,14 @@ import numpy as np
 def describe(array: Any) -> tuple[bool, bool, bool, tuple[int, ...], str, int]:
     flags = array.flags
     total = int(array.sum())
-    return flags.writeable, flags.c_contiguous, flags.f_contiguous, array.shape, str(array.dtype), total
+    return (
+        flags.writeable,
+        flags.c_contiguous,
+        flags.f_contiguous,
+        array.shape,
+        str(array.dtype),
+        total,
+    )
 
 
 def fill(array: Any, value: int) -> int:
