@@ -629,7 +629,9 @@ fn jobs_that_were_given_ahead_end_with_a_broken_pool_and_no_worker_comes_for_the
         pool.run(add.with(i, 0)).wait().unwrap();
     }
     let workers = pool.workers();
-    workers.iter().for_each(|pid| kill(*pid, libc::SIGSTOP));
+    for pid in &workers {
+        kill(*pid, libc::SIGSTOP);
+    }
     let handles: Vec<_> = (0..100).map(|i| pool.run(add.with(i, 1))).collect();
     kill(workers[0], libc::SIGKILL);
     for handle in handles {
