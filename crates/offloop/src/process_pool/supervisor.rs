@@ -568,7 +568,10 @@ impl Supervisor {
                 let soon = Instant::now().checked_add(WITHOUT_LINK);
                 staff.deadline = staff.deadline.into_iter().chain(soon).min();
                 let pid = staff.process.pid();
-                self.desk.look(|inbox, after| inbox.cut_off(pid, after));
+                // Where it breaks the pool nobody is to take its place.
+                if self.desk.config.on_crash == OnCrash::Isolate {
+                    self.desk.look(|inbox, after| inbox.cut_off(pid, after));
+                }
             }
             if dead && staff.life == Life::Forked && is_told {
                 staff.life = Life::Dead;
