@@ -1,8 +1,11 @@
-//! Promises about items that a job sends before its result.
+//! Promises about items that a job sends before its result, and about loops that take answers themselves.
 #![cfg(all(feature = "process", target_os = "linux"))]
 #![allow(missing_docs, reason = "this is a test")]
 
-use std::time::Duration;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use offloop::{Blob, BlobMut, ErrorKind, ProcessPool, job};
 
@@ -141,4 +144,40 @@ fn an_item_of_another_type_is_an_error_of_its_own() {
     assert!(matches!(error.kind(), ErrorKind::Decode(_)), "{error}");
     assert!(items.wait_next().is_none());
     assert_eq!(handle.wait().unwrap(), 1);
+}
+
+/// Whether a descriptor becomes readable.
+fn becomes_readable(descriptor: BorrowedFd<'_>) -> bool {
+    let mut watched = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+    let limit = Timespec { tv_sec: 20, tv_nsec: 0 };
+    rustix::event::poll(&mut watched, Some(&limit)).unwrap() == 1
+}
+
+#[test]
+fn a_listener_is_told_of_answers_and_takes_them() {
+    let pool = one_worker();
+    pool.run(count_to.with(0)).wait().unwrap();
+    let ear = pool.listen();
+    for _ in 0..100 {
+        let mut handle = pool.run(count_to.with(0));
+        assert!(becomes_readable(ear));
+        pool.take_answers();
+        assert_eq!(handle.try_result().expect("it was taken").unwrap(), 0);
+    }
+}
+
+#[test]
+fn answers_that_the_listener_does_not_take_come_all_the_same() {
+    let pool = one_worker();
+    let _ = pool.listen();
+    for _ in 0..20 {
+        let mut handles: Vec<_> = (0..50).map(|_| pool.run(count_to.with(0))).collect();
+        let deadline = Instant::now() + SOON;
+        for handle in &mut handles {
+            while handle.try_result().is_none() {
+                assert!(Instant::now() < deadline);
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
+    }
 }

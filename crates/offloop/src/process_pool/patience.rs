@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How long it may look out: about what it costs to put a core to sleep and to wake it.
+/// How long it may look out: about what a caller on a sleeping core needs to hear the answer and to send the next call.
 const LIMIT: Duration = Duration::from_micros(200);
 
 /// After vain attempts it is tried less and less often: at every power of two, and at last once in so many.
