@@ -62,6 +62,7 @@ class ProcessPoolExecutor(Pool):
     - `max_worker_age`: seconds after which a worker is replaced.
     - `memory_limit`: bytes that a worker may have resident, measured every 50 ms; `memory_cap`: bytes that the
       system gives it at most.
+    - `max_payload`: bytes that a call or a result may have, large buffers included; below 4 GiB.
     - `nice`: how much workers give way to other processes; `cpu_affinity`: the cores that they may use.
     - `grace`: seconds between SIGTERM and SIGKILL when a job is to end.
     - `start_timeout`: seconds that a worker may take to start, the preloading and the initializer included.
@@ -86,6 +87,7 @@ class ProcessPoolExecutor(Pool):
         max_worker_age: float | None = None,
         memory_limit: int | None = None,
         memory_cap: int | None = None,
+        max_payload: int = 1 << 30,
         nice: int = 5,
         cpu_affinity: Iterable[int] | None = None,
         grace: float = 0.5,
@@ -138,6 +140,7 @@ class ProcessPoolExecutor(Pool):
             "max_worker_age": max_worker_age,
             "memory_limit": memory_limit,
             "memory_cap": memory_cap,
+            "max_payload": max_payload,
             "nice": nice,
             "cpu_affinity": None if cpu_affinity is None else list(cpu_affinity),
             "cwd": directory,

@@ -36,19 +36,14 @@ struct Order(u64);
 #[derive(Debug, Serialize, Deserialize)]
 enum Notice {
     /// The order's worker is there. With it goes a pidfd.
-    Born {
-        order: u64,
-        pid: u32,
-    },
+    Born { order: u64, pid: u32 },
     /// It could not be forked.
-    Failed {
-        order: u64,
-        reason: String,
-    },
+    Failed { order: u64, reason: String },
     Ended {
         pid: u32,
-        code: i32,
-        signal: i32,
+        /// Its exit status, or the signal that ended it; neither, if somebody else has collected it.
+        code: Option<i32>,
+        signal: Option<i32>,
         peak_memory: u64,
     },
 }
@@ -135,7 +130,7 @@ fn understand(bytes: &[u8], files: Vec<OwnedFd>) -> Option<News> {
         }
         Notice::Failed { order, reason } => News::Failed { order, reason },
         Notice::Ended { pid, code, signal, peak_memory } => {
-            let exit = if signal == 0 { Exit::Code(code) } else { Exit::Signal(signal) };
+            let exit = code.map(Exit::Code).or(signal.map(Exit::Signal)).unwrap_or(Exit::Unknown);
             News::Ended { pid, ended: Ended { exit, peak_memory } }
         }
     })
@@ -177,9 +172,9 @@ fn serve_until_error(
             let Some(child) = children.remove(pid) else { continue };
             let Ended { exit, peak_memory } = child.collect();
             let (code, signal) = match exit {
-                Exit::Signal(signal) => (0, signal),
-                Exit::Code(code) => (code, 0),
-                Exit::Protocol | Exit::Unknown => (0, 0),
+                Exit::Code(code) => (Some(code), None),
+                Exit::Signal(signal) => (None, Some(signal)),
+                Exit::Protocol | Exit::Unknown => (None, None),
             };
             tell(socket, &Notice::Ended { pid: *pid, code, signal, peak_memory }, &[])?;
         }
