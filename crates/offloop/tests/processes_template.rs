@@ -360,7 +360,7 @@ fn a_stopped_template_holds_up_neither_its_workers_nor_the_shutdown() {
 
 #[test]
 fn a_template_that_stays_stopped_is_replaced_when_a_worker_is_needed() {
-    let pool = builder_of("").workers(1).start_timeout(Duration::from_millis(500)).build().unwrap();
+    let pool = builder_of("").workers(1).start_timeout(Duration::from_secs(3)).build().unwrap();
     let worker = settle(&pool, 1)[0];
     let template = parent_of(worker);
     kill(template, libc::SIGSTOP);
