@@ -9,6 +9,7 @@
 //! | `message` | what travels between the two |
 //! | `buffer` | Python's buffer protocol, for what travels without being copied |
 //! | `mailbox` | the way of results into the interpreter: ended jobs of one loop |
+//! | `settings` | settings as users write them |
 //! | `errors` | the engine's errors as exceptions |
 
 mod buffer;
@@ -16,6 +17,7 @@ mod errors;
 mod mailbox;
 mod message;
 mod processes;
+mod settings;
 mod threads;
 mod worker;
 

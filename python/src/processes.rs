@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use offloop::{OnCrash, OnFull, ProcessPool as Pool, Report, Stuck, prepare};
+use offloop::{OnCrash, ProcessPool as Pool, Report, Stuck, prepare};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -12,6 +12,7 @@ use pyo3::types::PyDict;
 use crate::errors;
 use crate::mailbox::{Job, Mailbox, Sent, completer, watch};
 use crate::message::{self, call};
+use crate::settings::{policy, seconds};
 
 /// A pool of worker processes: interpreters that are forks of one template.
 #[pyclass(frozen, module = "offloop._offloop")]
@@ -59,11 +60,11 @@ impl ProcessPool {
                 "on_full" => builder.on_full(policy(&value.extract::<String>()?)?),
                 "breaks" if value.extract()? => builder.on_crash(OnCrash::Break),
                 "breaks" => builder,
-                "grace" => builder.grace(seconds(value.extract()?)?),
-                "start_timeout" => builder.start_timeout(seconds(value.extract()?)?),
+                "grace" => builder.grace(seconds(&name, value.extract()?)?),
+                "start_timeout" => builder.start_timeout(seconds(&name, value.extract()?)?),
                 "max_payload" => builder.max_payload(value.extract()?),
                 "max_jobs_per_worker" => builder.max_jobs_per_worker(value.extract()?),
-                "max_worker_age" => builder.max_worker_age(seconds(value.extract()?)?),
+                "max_worker_age" => builder.max_worker_age(seconds(&name, value.extract()?)?),
                 "memory_limit" => builder.memory_limit(value.extract()?),
                 "memory_cap" => builder.memory_cap(value.extract()?),
                 "nice" => builder.nice(value.extract()?),
@@ -107,10 +108,10 @@ impl ProcessPool {
         let buffers = message::to_blobs(&buffers)?;
         let mut work = prepare(call.with(body, buffers)).name(name).priority(priority);
         if let Some(limit) = timeout {
-            work = work.run_timeout(seconds(limit)?);
+            work = work.run_timeout(seconds("timeout", limit)?);
         }
         if let Some(limit) = queue_timeout {
-            work = work.queue_timeout(seconds(limit)?);
+            work = work.queue_timeout(seconds("queue_timeout", limit)?);
         }
         let (handle, items) = self.0.stream(work, buffersize.unwrap_or(LOG_RECORDS));
         let sent = Some(Sent { items: Mutex::new(items), is_read: buffersize.is_some() });
@@ -175,7 +176,7 @@ impl ProcessPool {
     /// Takes no more work, waits for what was accepted for `drain` seconds (None: for as long as it takes), then
     /// cancels and kills. Returns how many jobs were drained, cancelled, killed, and which are stuck.
     fn shutdown(&self, py: Python<'_>, drain: Option<f64>) -> PyResult<(usize, usize, usize, Vec<String>)> {
-        let drain = drain.map_or(Ok(FOR_EVER), seconds)?;
+        let drain = drain.map_or(Ok(FOR_EVER), |drain| seconds("drain", drain))?;
         let mut handle = py.detach(|| self.0.shutdown(drain));
         let report = loop {
             if let Some(report) = py.detach(|| handle.wait_timeout(SLICE)) {
@@ -200,23 +201,4 @@ pub(crate) fn settle(py: Python<'_>) -> PyResult<()> {
     let deadline = Instant::now() + Duration::from_secs(1);
     py.detach(|| letters.settle(deadline));
     Ok(())
-}
-
-pub(crate) fn policy(name: &str) -> PyResult<OnFull> {
-    Ok(match name {
-        "wait" => OnFull::Wait,
-        "reject" => OnFull::Reject,
-        "caller_runs" => OnFull::CallerRuns,
-        "shed_oldest" => OnFull::ShedOldest,
-        other => {
-            return Err(PyValueError::new_err(format!(
-                "on_full is {other:?}; it must be \"wait\", \"reject\", \"caller_runs\" or \"shed_oldest\""
-            )));
-        }
-    })
-}
-
-pub(crate) fn seconds(seconds: f64) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(seconds)
-        .map_err(|_| PyValueError::new_err(format!("{seconds} is no length of time in seconds")))
 }

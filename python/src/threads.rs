@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use offloop::{Handle, JobState, OnFull, WorkerThread, prepare};
-use pyo3::exceptions::{PyException, PyValueError};
+use offloop::{Handle, JobState, WorkerThread, prepare};
+use pyo3::exceptions::PyException;
 use pyo3::ffi::PyObject;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -17,6 +17,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::errors;
 use crate::mailbox::{Job, Mailbox, Receive, completer, watch};
+use crate::settings::{policy, seconds};
 
 /// How long a thread keeps the interpreter while it has work: for longer than the interval (5 ms) after which another
 /// thread that waits for it may demand it, and then gets it. Whoever waits is woken at each release; were that more
@@ -86,17 +87,7 @@ impl ThreadPool {
         on_full: &str,
         idle_timeout: f64,
     ) -> PyResult<Self> {
-        let on_full = match on_full {
-            "wait" => OnFull::Wait,
-            "reject" => OnFull::Reject,
-            "caller_runs" => OnFull::CallerRuns,
-            "shed_oldest" => OnFull::ShedOldest,
-            other => {
-                return Err(PyValueError::new_err(format!(
-                    "on_full is {other:?}; it can be 'wait', 'reject', 'caller_runs' or 'shed_oldest'"
-                )));
-            }
-        };
+        let on_full = policy(on_full)?;
         let crew = Arc::new(Crew {
             max_threads,
             pid: std::process::id(),
@@ -242,15 +233,6 @@ fn interrupted(py: Python<'_>, trouble: Option<PyErr>) -> PyResult<()> {
         Some(error) if !error.is_instance_of::<PyException>(py) => Err(error),
         _ => Ok(()),
     }
-}
-
-fn seconds(name: &str, seconds: f64) -> PyResult<Duration> {
-    // For ever, as far as anybody can tell.
-    const LONGEST: f64 = 1e9;
-    let clamped = if seconds > LONGEST { LONGEST } else { seconds };
-    Duration::try_from_secs_f64(clamped).map_err(|_| {
-        PyValueError::new_err(format!("{name} is {seconds}; it is a number of seconds, 0 or more"))
-    })
 }
 
 /// What a thread of the pool is at.
