@@ -2,6 +2,7 @@
 
 import faulthandler
 import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,9 @@ _stderr = 2
 
 def pytest_configure(config: pytest.Config) -> None:
     global _stderr
+    # Who is run in the background inherits these ignored, and so would all that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     capture: Any = config.pluginmanager.getplugin("capturemanager")
     if capture is None:
         return

@@ -56,7 +56,7 @@ def test_a_segmentation_fault_is_told_as_its_signal(pool: ProcessPoolExecutor) -
     assert died.task == "support.crashes.segfault"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
 def test_a_signal_to_itself_is_told(pool: ProcessPoolExecutor, number: signal.Signals) -> None:
     assert death(pool.submit(crashes.signal_myself, number)).exitcode == -number
 
