@@ -213,8 +213,10 @@ impl Worker {
             if !self.link.sleep(if is_heard { limit } else { Some(UNHEARD) }) {
                 return false;
             }
-            if !is_heard && !self.link.is_heard() {
-                self.link.tell_supervisor();
+            if !is_heard {
+                if !self.link.is_heard() {
+                    self.link.tell_supervisor();
+                }
             } else if !self.link.is_due() {
                 self.take_returns();
                 if self.arena.uses() == before {
