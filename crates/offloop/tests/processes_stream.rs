@@ -160,9 +160,15 @@ fn a_listener_is_told_of_answers_and_takes_them() {
     let ear = pool.listen();
     for _ in 0..100 {
         let mut handle = pool.run(count_to.with(0));
-        assert!(becomes_readable(ear));
-        pool.take_answers();
-        assert_eq!(handle.try_result().expect("it was taken").unwrap(), 0);
+        // It may have been told of an answer that somebody else had taken by then.
+        let result = loop {
+            assert!(becomes_readable(ear));
+            pool.take_answers();
+            if let Some(result) = handle.try_result() {
+                break result;
+            }
+        };
+        assert_eq!(result.unwrap(), 0);
     }
 }
 
