@@ -146,10 +146,10 @@ fn an_item_of_another_type_is_an_error_of_its_own() {
     assert_eq!(handle.wait().unwrap(), 1);
 }
 
-/// Whether a descriptor becomes readable.
+/// Waits until a descriptor is readable, for a moment at most; says whether it is.
 fn becomes_readable(descriptor: BorrowedFd<'_>) -> bool {
     let mut watched = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
-    let limit = Timespec { tv_sec: 20, tv_nsec: 0 };
+    let limit = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
     rustix::event::poll(&mut watched, Some(&limit)).unwrap() == 1
 }
 
@@ -158,18 +158,24 @@ fn a_listener_is_told_of_answers_and_takes_them() {
     let pool = one_worker();
     pool.run(count_to.with(0)).wait().unwrap();
     let ear = pool.listen();
+    let mut told = 0;
     for _ in 0..100 {
         let mut handle = pool.run(count_to.with(0));
-        // It may have been told of an answer that somebody else had taken by then.
+        let deadline = Instant::now() + SOON;
+        // It may be told in vain, of an answer that the supervisor has taken.
         let result = loop {
-            assert!(becomes_readable(ear));
-            pool.take_answers();
+            assert!(Instant::now() < deadline);
+            if becomes_readable(ear) {
+                told += 1;
+                pool.take_answers();
+            }
             if let Some(result) = handle.try_result() {
                 break result;
             }
         };
         assert_eq!(result.unwrap(), 0);
     }
+    assert!(told > 50, "{told}");
 }
 
 #[test]
