@@ -19,6 +19,8 @@
 //! | [`Executor`] | takes [`Job`]s: one method, yours to implement. [`ThreadPool`], [`Inline`] and the [`adapters`] do |
 //! | [`StatePool`] | a thread pool whose threads each own a value, such as a connection |
 //! | [`ProcessPool`] | runs [`Call`]s of functions marked [`#[offloop::task]`](macro@task) in worker processes |
+//! | [`Items`] | what such a call sends before its result, by [`job::emit`] |
+//! | [`host`] | how a process of another language becomes a worker |
 //! | [`Blob`] | bytes that go to a worker and back without being copied |
 //! | [`Handle`] | the caller's end of a job |
 //! | [`Error`] | why a job has no result; [`ErrorKind`] tells the reasons apart |
