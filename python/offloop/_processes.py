@@ -187,7 +187,7 @@ class ProcessPoolExecutor(Pool):
             future._job = job
         return future
 
-    def run(  # noqa: D102, as in the base
+    def run(
         self,
         fn: Callable[..., R],
         /,

@@ -196,7 +196,7 @@ def _perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Seque
         if _awaits_main and _main.needs_main(bytes(body)):
             _import_main()
         if _awaits_multiprocessing and bytes(body).find(b"multiprocessing") >= 0:
-            import multiprocessing.process  # noqa: F401 # pyright: ignore[reportUnusedImport]
+            import multiprocessing.process  # pyright: ignore[reportUnusedImport]
         if _awaits_multiprocessing:
             _begin_multiprocessing()
         call: Call = _pickling.loads(body, buffers)
