@@ -48,6 +48,23 @@ class Pool(Executor):
 
         Keyword arguments of these three names do not reach `fn`; wrap it in `functools.partial` for that.
         """
+        loop = asyncio.get_running_loop()
+        future: JobFuture[R] = JobFuture(loop=loop)
+        self._start(future, loop, fn, args, kwargs, timeout, queue_timeout, priority)
+        return future
+
+    def _start(
+        self,
+        future: JobFuture[Any],
+        loop: asyncio.AbstractEventLoop,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout: float | None,
+        queue_timeout: float | None,
+        priority: int,
+    ) -> None:
+        """Submits a call whose end is told to `future` on its loop, and gives that the job."""
         raise NotImplementedError
 
     def map(

@@ -187,18 +187,17 @@ class ProcessPoolExecutor(Pool):
             future._job = job
         return future
 
-    def run(
+    def _start(
         self,
-        fn: Callable[..., R],
-        /,
-        *args: Any,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
-        priority: int = 0,
-        **kwargs: Any,
-    ) -> JobFuture[R]:
-        loop = asyncio.get_running_loop()
-        future: JobFuture[R] = JobFuture(loop=loop)
+        future: JobFuture[Any],
+        loop: asyncio.AbstractEventLoop,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout: float | None,
+        queue_timeout: float | None,
+        priority: int,
+    ) -> None:
         future._translate = self._fate.translate
         mailbox = mailbox_of(loop)
         if self._listener is None or self._listener() is not loop:
@@ -209,7 +208,6 @@ class ProcessPoolExecutor(Pool):
             )
         except _Unsent as unsent:
             future._fail(unsent.error)
-        return future
 
     def _have_listen(self, loop: asyncio.AbstractEventLoop, mailbox: Mailbox) -> None:
         """Has the loop take the workers' answers itself, if no other one does."""

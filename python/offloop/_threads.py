@@ -23,7 +23,7 @@ from ._executor import Pool
 from ._futures import Future
 from ._jobs import State, here
 from ._loop import JobFuture, mailbox_of
-from ._offloop import Job, Life, Mailbox, ThreadPool
+from ._offloop import Life, ThreadPool
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -268,47 +268,22 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
             raise
         return future
 
-    def run(
+    def _start(
         self,
-        fn: Callable[..., T],
-        /,
-        *args: Any,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
-        priority: int = 0,
-        **kwargs: Any,
-    ) -> JobFuture[T]:
-        loop = asyncio.get_running_loop()
-        future: JobFuture[T] = JobFuture(loop=loop)
-        future._job = self._submit(  # pyright: ignore[reportPrivateUsage]
-            future,
-            mailbox_of(loop),
-            fn,
-            args,
-            kwargs,
-            timeout=timeout,
-            queue_timeout=queue_timeout,
-            priority=priority,
-        )
-        return future
-
-    def _submit(
-        self,
-        receiver: Any,
-        mailbox: Mailbox | None,
+        future: JobFuture[Any],
+        loop: asyncio.AbstractEventLoop,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        *,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
-        priority: int = 0,
-    ) -> Job:
+        timeout: float | None,
+        queue_timeout: float | None,
+        priority: int,
+    ) -> None:
         self._check_open()
         check_sync(fn)
-        return self._pool.run(
-            receiver,
-            mailbox,
+        future._job = self._pool.run(  # pyright: ignore[reportPrivateUsage]
+            future,
+            mailbox_of(loop),
             contextvars.copy_context().run,
             (fn, *args),
             kwargs or None,
