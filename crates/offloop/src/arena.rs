@@ -20,6 +20,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::process::Resource;
 
 use crate::fork::Generation;
+use crate::metrics::ArenaBytes;
 use crate::sync::Mutex;
 
 /// The smallest block, in bytes: a page.
@@ -363,6 +364,14 @@ impl Arena {
     /// Whether freed memory is kept.
     pub(crate) fn retains(&self) -> bool {
         self.retained.load(Ordering::Relaxed) > 0
+    }
+
+    /// How much is in use, and how much is kept for later.
+    pub(crate) fn bytes(&self) -> ArenaBytes {
+        let shelves = self.shelves.lock();
+        let free = (0..CLASSES).map(|class| shelves.free[class].len() * (SMALLEST << class)).sum();
+        let used = shelves.fresh.saturating_sub(free);
+        ArenaBytes { used: used as u64, kept: self.retained.load(Ordering::Relaxed) as u64 }
     }
 
     /// How often blocks were taken and freed.

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorKind};
 use crate::job::{Core, JobState, Options};
 use crate::linger::Attended;
+use crate::metrics::books::Books;
 use crate::panics::{drop_quietly, wake_quietly};
 use crate::sync::Mutex;
 use crate::timer;
@@ -46,9 +47,9 @@ pub(crate) trait Owner: Send + Sync {
 pub(crate) trait Runnable: Send + Sync {
     fn core(&self) -> &Core;
     /// Runs it here and now, unless it has ended.
-    fn run(self: Arc<Self>);
+    fn run(self: Arc<Self>, books: &dyn Books);
     /// Ends it with an error, unless it has ended; the caller is its executor. Says whether it did.
-    fn fail(&self, kind: ErrorKind) -> bool;
+    fn fail(&self, kind: ErrorKind, books: &dyn Books) -> bool;
     /// Names the pool that has it now.
     fn attach(&self, owner: Weak<dyn Owner>, state: JobState);
     /// It has got the room in the queue that it waited for.
@@ -108,10 +109,10 @@ impl<W, T> Stage<W, T> {
     }
 }
 
-/// Who ends a job: an outsider's doing is reported to the owner.
+/// Who ends a job: the executor notes it in its books, an outsider's doing is reported to the owner.
 #[derive(Clone, Copy)]
-enum By {
-    Executor,
+enum By<'a> {
+    Executor(&'a dyn Books),
     Outsider,
 }
 
@@ -169,8 +170,8 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
     }
 
     /// Ends the job, unless it has ended. Says whether it did.
-    pub(crate) fn finish(&self, result: Result<T, ErrorKind>) -> bool {
-        self.end(result, |_| true, By::Executor)
+    pub(crate) fn finish(&self, result: Result<T, ErrorKind>, books: &dyn Books) -> bool {
+        self.end(result, |_| true, By::Executor(books))
     }
 
     /// Takes unstarted work back, as if it had never been submitted.
@@ -192,7 +193,8 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
     }
 
     /// Ends the job with `result` if it has not ended and its stage is `apt`. Says whether it did.
-    fn end(&self, result: Result<T, ErrorKind>, apt: fn(&Stage<W, T>) -> bool, by: By) -> bool {
+    fn end(&self, result: Result<T, ErrorKind>, apt: fn(&Stage<W, T>) -> bool, by: By<'_>) -> bool {
+        let outcome = self.core.outcome(&result);
         let result = result.map_err(|kind| Error::new(&self.core, kind));
         let mut slot = self.slot.lock();
         if !(slot.stage.is_live() && apt(&slot.stage)) {
@@ -204,14 +206,21 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
             self.core.request_stop();
         }
         let before = std::mem::replace(&mut slot.stage, Stage::Ended(result));
-        self.core.set_state(JobState::Ended);
-        let waker = slot.waker.take();
         // The executor's own end leaves the owner to be dropped with the cell. A worker that dropped it here
         // would take the cache line of its count away from the submitters.
         let owner = match by {
-            By::Outsider => slot.owner.take(),
-            By::Executor => None,
+            By::Outsider => {
+                let owner = slot.owner.take();
+                self.core.note_early_end(outcome, owner.is_some());
+                owner
+            }
+            By::Executor(books) => {
+                books.ended(outcome);
+                None
+            }
         };
+        self.core.set_state(JobState::Ended);
+        let waker = slot.waker.take();
         let timers = std::mem::take(&mut slot.timers);
         drop(slot);
 
@@ -308,22 +317,25 @@ impl<W: Work> Runnable for Cell<W, W::Output> {
         &self.core
     }
 
-    fn run(self: Arc<Self>) {
+    fn run(self: Arc<Self>, books: &dyn Books) {
         if let Some(work) = self.start() {
             let limit = self.core.options.run_limit;
             if limit.is_none_or(|limit| self.watch(Limit::Run(limit), limit)) {
                 let result = self.core.perform(|| work.perform());
-                self.finish(result);
+                books.returned(&self.core);
+                self.finish(result, books);
             } else {
                 drop_quietly(work);
             }
+        } else if let Some(outcome) = self.core.untold_end() {
+            books.ended(outcome);
         }
         // If nobody wants the result it dies here, and its destructor is the user's.
         drop_quietly(self);
     }
 
-    fn fail(&self, kind: ErrorKind) -> bool {
-        self.finish(Err(kind))
+    fn fail(&self, kind: ErrorKind, books: &dyn Books) -> bool {
+        self.finish(Err(kind), books)
     }
 
     fn attach(&self, owner: Weak<dyn Owner>, state: JobState) {
@@ -413,7 +425,7 @@ pub(crate) trait Remote: Send + Sync {
     fn core(&self) -> &Core;
     fn attach(&self, owner: Weak<dyn Owner>, state: JobState);
     fn admit(&self);
-    fn fail(&self, kind: ErrorKind) -> bool;
+    fn fail(&self, kind: ErrorKind, books: &dyn Books) -> bool;
     /// Takes the call to send it. `None` if the job has ended meanwhile.
     fn start(self: Arc<Self>) -> Option<Encoded>;
     /// Takes a call back that no worker has begun with. False if the job has ended meanwhile.
@@ -423,9 +435,9 @@ pub(crate) trait Remote: Send + Sync {
     /// Ends it because it has run for too long; likewise.
     fn overrun(&self) -> bool;
     /// Ends it with its encoded result.
-    fn complete(&self, result: Incoming<'_>) -> bool;
+    fn complete(&self, result: Incoming<'_>, books: &dyn Books) -> bool;
     /// Runs it here and now, unless it has ended.
-    fn run_here(self: Arc<Self>);
+    fn run_here(self: Arc<Self>, books: &dyn Books);
 }
 
 #[cfg(feature = "process")]
@@ -442,8 +454,8 @@ impl<R: DeserializeOwned + Send + 'static> Remote for Cell<Encoded, R> {
         Self::admit(self);
     }
 
-    fn fail(&self, kind: ErrorKind) -> bool {
-        self.finish(Err(kind))
+    fn fail(&self, kind: ErrorKind, books: &dyn Books) -> bool {
+        self.finish(Err(kind), books)
     }
 
     fn start(self: Arc<Self>) -> Option<Encoded> {
@@ -469,25 +481,26 @@ impl<R: DeserializeOwned + Send + 'static> Remote for Cell<Encoded, R> {
         self.fail_early(ErrorKind::RunDeadline(limit))
     }
 
-    fn complete(&self, result: Incoming<'_>) -> bool {
+    fn complete(&self, result: Incoming<'_>, books: &dyn Books) -> bool {
         // `Deserialize` is the user's code: a panic in it is this job's, like any other.
-        self.finish(match panics::catch(|| task::decode(result)) {
+        let result = match panics::catch(|| task::decode(result)) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
                 Err(ErrorKind::Decode(format!("the result of `{}`: {error}", self.core.options.name)))
             }
             Err(panic) => Err(ErrorKind::Panicked(panic)),
-        })
+        };
+        self.finish(result, books)
     }
 
-    fn run_here(self: Arc<Self>) {
+    fn run_here(self: Arc<Self>, books: &dyn Books) {
         if let Some(call) = Cell::start(&self) {
             match self.core.perform(|| {
                 let arguments = Incoming::from(&call.arguments);
                 (call.task.run)(arguments).map_err(|fault| fault.into_kind(call.task.name))
             }) {
-                Ok(result) => self.complete(Incoming::from(&result)),
-                Err(kind) => self.finish(Err(kind)),
+                Ok(result) => self.complete(Incoming::from(&result), books),
+                Err(kind) => self.finish(Err(kind), books),
             };
         }
     }

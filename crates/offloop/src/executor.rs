@@ -6,6 +6,7 @@ use crate::cell::Cell;
 use crate::error::{ErrorKind, Rejected};
 use crate::handle::Handle;
 use crate::job::{Job, Options, Prepared};
+use crate::metrics::books::NoBooks;
 use crate::work::Work;
 
 /// Runs jobs: the one trait to implement for an executor of your own.
@@ -91,7 +92,7 @@ impl<E: Executor + ?Sized, W: Work> Accepts<W> for E {
     fn place(&self, work: W, options: Options) -> Handle<W::Output> {
         let (cell, refused) = launch(self, work, options);
         if let Some(kind) = refused {
-            cell.finish(Err(kind));
+            cell.finish(Err(kind), &NoBooks);
         }
         Handle::new(cell)
     }

@@ -10,8 +10,11 @@ use std::time::Duration;
 
 use crate::captured::Captured;
 use crate::cell::Runnable;
+use crate::clock::Moment;
 use crate::error::ErrorKind;
 use crate::fork::Generation;
+use crate::metrics::Outcome;
+use crate::metrics::books::{Books, NoBooks};
 use crate::nested::Compensation;
 use crate::panics;
 #[cfg(feature = "process")]
@@ -209,17 +212,26 @@ impl Retry {
     }
 }
 
+/// In a note of a job's early end: the executor is told of it.
+const TOLD: u8 = 0x80;
+
 /// What the job's holders share whatever its type: identity, instructions, token.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) id: JobId,
     pub(crate) options: Options,
     pub(crate) born: Generation,
+    pub(crate) submitted: Moment,
     /// Written by the queue that holds the job: its place in there.
     pub(crate) ticket: AtomicU64,
     /// A mirror of the cell's stage for lock-free reads; the cell's lock guards its writes.
     state: AtomicU8,
     cancelled: AtomicBool,
+    /// It says itself that it has failed.
+    failed: AtomicBool,
+    /// Its outcome, one more than as a number, if another hand than the executor's has ended it; and whether the
+    /// executor was told.
+    early_end: AtomicU8,
     /// Whether it may end in a moment.
     expected: AtomicU8,
     /// How many workers died that had it but had not begun with it.
@@ -238,9 +250,12 @@ impl Core {
             id: JobId::next(),
             options,
             born: Generation::now(),
+            submitted: Moment::now(),
             ticket: AtomicU64::new(0),
             state: AtomicU8::new(JobState::Queued as u8),
             cancelled: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            early_end: AtomicU8::new(0),
             expected: AtomicU8::new(Expected::No as u8),
             #[cfg(feature = "process")]
             losses: AtomicU32::new(0),
@@ -290,6 +305,40 @@ impl Core {
         self.deaths.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// What it comes to if it ends like this.
+    pub(crate) fn outcome<R>(&self, result: &Result<R, ErrorKind>) -> Outcome {
+        match result {
+            Ok(_) if self.has_failed() => Outcome::Failed,
+            Ok(_) => Outcome::Completed,
+            Err(kind) => Outcome::of(kind),
+        }
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn mark_failed(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that another hand than the executor's ends it, and whether the executor is going to be told.
+    pub(crate) fn note_early_end(&self, outcome: Outcome, is_told: bool) {
+        self.early_end.store((outcome as u8 + 1) | if is_told { TOLD } else { 0 }, Ordering::Release);
+    }
+
+    /// How another hand than the executor's has ended it.
+    pub(crate) fn early_end(&self) -> Option<Outcome> {
+        let noted = self.early_end.load(Ordering::Acquire) & !TOLD;
+        Outcome::ALL.get(usize::from(noted).checked_sub(1)?).copied()
+    }
+
+    /// The same, if the executor was not told.
+    pub(crate) fn untold_end(&self) -> Option<Outcome> {
+        let is_told = self.early_end.load(Ordering::Acquire) & TOLD != 0;
+        if is_told { None } else { self.early_end() }
+    }
+
     pub(crate) fn request_stop(&self) {
         self.cancelled.store(true, Ordering::Release);
     }
@@ -333,7 +382,7 @@ impl Job {
     /// Runs the job on this thread and ends its handle. Returns when the function has returned. Never
     /// panics: a panic of the function goes to the handle. Does nothing if the job was cancelled.
     pub fn run(self) {
-        self.into_cell().run();
+        self.into_cell().run(&NoBooks);
     }
 
     /// The job's identity, the same as its handle's.
@@ -367,7 +416,7 @@ impl Job {
 impl Drop for Job {
     fn drop(&mut self) {
         if let Some(cell) = self.0.take() {
-            cell.fail(ErrorKind::Cancelled);
+            cell.fail(ErrorKind::Cancelled, &NoBooks);
         }
     }
 }
@@ -391,21 +440,23 @@ impl Runnable for Around {
         self.inner.core()
     }
 
-    fn run(self: Arc<Self>) {
-        if self.core().state() == JobState::Ended {
-            return;
+    fn run(self: Arc<Self>, books: &dyn Books) {
+        if self.core().state() != JobState::Ended {
+            let hook = self.hook.lock().take();
+            let caught = hook.map(|hook| panics::catch(|| hook(&mut || Arc::clone(&self.inner).run(books))));
+            let kind = match caught {
+                Some(Err(panic)) => ErrorKind::Panicked(panic),
+                _ => ErrorKind::Cancelled,
+            };
+            self.inner.fail(kind, books);
+        } else if let Some(outcome) = self.core().untold_end() {
+            books.ended(outcome);
         }
-        let hook = self.hook.lock().take();
-        let caught = hook.map(|hook| panics::catch(|| hook(&mut || Arc::clone(&self.inner).run())));
-        self.inner.fail(match caught {
-            Some(Err(panic)) => ErrorKind::Panicked(panic),
-            _ => ErrorKind::Cancelled,
-        });
         panics::drop_quietly(self);
     }
 
-    fn fail(&self, kind: ErrorKind) -> bool {
-        self.inner.fail(kind)
+    fn fail(&self, kind: ErrorKind, books: &dyn Books) -> bool {
+        self.inner.fail(kind, books)
     }
 
     fn attach(&self, owner: std::sync::Weak<dyn crate::cell::Owner>, state: JobState) {
@@ -483,6 +534,12 @@ pub fn emit<T: serde::Serialize + ?Sized>(item: &T) -> Result<(), NotSent> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the item was not sent: {0}")]
 pub struct NotSent(pub(crate) String);
+
+/// Has the job that runs on this thread be counted as failed in its pool's [figures](crate::metrics), although its
+/// function will return: for functions whose result says whether they went well. Outside of a job it does nothing.
+pub fn mark_failed() {
+    current(Core::mark_failed);
+}
 
 /// The identity of the job that runs on this thread.
 pub fn id() -> Option<JobId> {

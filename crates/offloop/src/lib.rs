@@ -69,6 +69,7 @@ mod backlog;
 mod blob;
 mod captured;
 mod cell;
+mod clock;
 mod error;
 mod executor;
 mod fork;
@@ -77,6 +78,7 @@ pub mod job;
 mod lanes;
 mod linger;
 mod map;
+pub mod metrics;
 mod nested;
 mod panics;
 #[cfg(all(feature = "process", target_os = "linux"))]

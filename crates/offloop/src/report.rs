@@ -2,12 +2,13 @@
 
 use std::panic::Location;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::cell::Cell;
 use crate::error::ErrorKind;
 use crate::handle::Handle;
 use crate::job::{Core, JobId, Options};
+use crate::metrics::books::NoBooks;
 use crate::panics;
 use crate::sync::{Mutex, thread};
 
@@ -42,13 +43,13 @@ pub struct Stuck {
 }
 
 impl Stuck {
-    pub(crate) fn new(core: &Core, worker: String, since: Instant) -> Self {
+    pub(crate) fn new(core: &Core, worker: String, running_for: Duration) -> Self {
         Self {
             job: core.id,
             name: core.options.name.clone().into_owned(),
             submitted_at: core.options.place,
             worker,
-            running_for: since.elapsed(),
+            running_for,
         }
     }
 }
@@ -62,7 +63,7 @@ pub(crate) fn supervise(shut_down: impl FnOnce() -> Report + Send + 'static) -> 
     // Where the thread does not start, what it was to run is still wanted.
     let work = Arc::new(Mutex::new(Some(move || {
         cell.start();
-        cell.finish(panics::catch(shut_down).map_err(ErrorKind::Panicked));
+        cell.finish(panics::catch(shut_down).map_err(ErrorKind::Panicked), &NoBooks);
     })));
     let on_thread = Arc::clone(&work);
     let thread = thread::Builder::new().name("offloop-shutdown".into());

@@ -6,6 +6,7 @@ use std::fmt::{self, Display};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -18,6 +19,7 @@ use super::template::{self, Template};
 use super::{ProcessPool, is_initialised, sys};
 use crate::backlog::OnFull;
 use crate::error::{BuildError, ErrorKind};
+use crate::metrics::{Advice, OnAdvice};
 use crate::payload::Incoming;
 use crate::task::{Call, Encoded, decode};
 
@@ -30,6 +32,8 @@ pub struct ProcessPoolBuilder {
 }
 
 pub(super) struct Config {
+    pub(super) name: Cow<'static, str>,
+    pub(super) on_advice: Option<OnAdvice>,
     pub(super) workers: usize,
     pub(super) queue_capacity: usize,
     pub(super) on_full: OnFull,
@@ -101,6 +105,8 @@ impl ProcessPoolBuilder {
     pub(super) fn new() -> Self {
         Self {
             config: Config {
+                name: "offloop-processes".into(),
+                on_advice: None,
                 workers: crate::sync::cores(),
                 queue_capacity: 10_000,
                 on_full: OnFull::Wait,
@@ -128,6 +134,21 @@ impl ProcessPoolBuilder {
             invalid: None,
             uses_template: false,
         }
+    }
+
+    /// The pool's name, for its [figures](crate::metrics). Default `offloop-processes`.
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.config.name = name.into();
+        self
+    }
+
+    /// Is called once a task that only waits instead of computing, which a thread could do: see
+    /// [`Purpose`](crate::metrics::Purpose). On the thread that took the job's answer; it must not block. Without this
+    /// the advice stands in the [figures](ProcessPool::metrics), and with the feature `tracing` it is a warning of the
+    /// target `offloop`. A panic in it is caught and printed.
+    pub fn on_advice(mut self, hook: impl Fn(&Advice) + Send + Sync + 'static) -> Self {
+        self.config.on_advice = Some(Arc::new(hook));
+        self
     }
 
     /// How many worker processes; at least 1. They are started at once. Default: as many as this process may

@@ -14,12 +14,15 @@ use super::patience::spin;
 use super::stream::Tray;
 use super::supervisor::{STALL, Supervisor};
 use super::sys::Bell;
+use crate::arena::Arena;
 use crate::backlog::{Backlog, Offer};
 use crate::cell::{Owner, Remote};
 use crate::error::{BuildError, ErrorKind};
 use crate::fork::Generation;
 use crate::job::{Core, Expected, JobId, JobState};
 use crate::linger::Attended;
+use crate::metrics::books::{Counts, Ran};
+use crate::metrics::{self, Advisor, Histogram, Kind, Measured, Metrics, Outcome, Purpose, Restarts};
 use crate::report::{Report, Stuck};
 use crate::sync::{Condvar, Mutex, thread, wait_until};
 use crate::task::{Encoded, KINDS};
@@ -45,6 +48,9 @@ pub(super) struct Desk {
     has_listener: AtomicBool,
     /// Signalled when the supervisor has ended.
     changed: Condvar,
+    /// The ends of jobs.
+    pub(super) counts: Arc<Counts>,
+    advisor: Advisor,
     born: Generation,
     owner: Weak<dyn Owner>,
 }
@@ -71,6 +77,12 @@ pub(super) struct Inbox {
     pub(super) wanted: usize,
     /// How long jobs of each kind took lately; zero if that is not known.
     pace: Box<[Duration; KINDS]>,
+    /// How long jobs waited and ran.
+    queue_wait: Histogram,
+    run_time: Histogram,
+    /// Attempts after the first.
+    pub(super) retried: u64,
+    pub(super) restarts: Restarts,
 }
 
 /// What is to be done after the lock is released.
@@ -166,9 +178,12 @@ impl Inbox {
         }
         let first_new = after.finished.len();
         let result = member.harvest(&mut after.finished, &mut after.told);
-        for Finished { kind, answer, .. } in &after.finished[first_new..] {
+        for Finished { job, kind, answer, .. } in &after.finished[first_new..] {
+            let Ran { began, took, .. } = answer.ran;
+            self.queue_wait.record(began.since(job.core().submitted));
+            self.run_time.record(took);
             let pace = &mut self.pace[usize::from(*kind)];
-            let took = Duration::from_nanos(answer.nanos.max(1));
+            let took = took.max(Duration::from_nanos(1));
             *pace = if pace.is_zero() { took } else { (*pace * 3 + took) / 4 };
         }
         let is_spent = member.is_done();
@@ -177,6 +192,13 @@ impl Inbox {
         } else if is_spent {
             self.ring(after);
         }
+    }
+
+    /// Notes a job that has run without an answer since then, or may have.
+    pub(super) fn note_unanswered(&mut self, core: &Core, since: Instant) {
+        let ran = since.elapsed();
+        self.queue_wait.record(core.submitted.elapsed().saturating_sub(ran));
+        self.run_time.record(ran);
     }
 
     /// Takes back what a worker has not begun with, to the front of the queue.
@@ -255,7 +277,13 @@ impl Desk {
                 given: 0,
                 wanted: config.workers,
                 pace: Box::new([Duration::ZERO; KINDS]),
+                queue_wait: Histogram::default(),
+                run_time: Histogram::default(),
+                retried: 0,
+                restarts: Restarts::default(),
             }),
+            counts: Arc::default(),
+            advisor: Advisor::new(&config.name, Purpose::Computing, config.on_advice.clone()),
             config,
             bell,
             ear,
@@ -264,6 +292,7 @@ impl Desk {
             born: Generation::now(),
             owner: me.clone(),
         });
+        metrics::enrol(Arc::downgrade(&desk) as Weak<dyn Measured>);
         let output = Output::open(desk.config.stderr_tail).map_err(system("opening the workers' output"))?;
         let supervisor = Supervisor::new(Arc::clone(&desk), Arc::clone(&output));
         thread::Builder::new()
@@ -276,6 +305,10 @@ impl Desk {
 
     /// Accepts a job, or says why not.
     pub(super) fn execute(&self, job: Arc<dyn Remote>) -> Result<(), ErrorKind> {
+        self.accept(job).inspect_err(|kind| self.counts.count(Outcome::of(kind)))
+    }
+
+    fn accept(&self, job: Arc<dyn Remote>) -> Result<(), ErrorKind> {
         if self.born.is_past() {
             return Err(ErrorKind::Forked);
         }
@@ -292,11 +325,12 @@ impl Desk {
             Ok(offer)
         })?;
         match offer {
-            Offer::Taken | Offer::Ended(_) => {}
+            Offer::Taken => {}
+            Offer::Ended(job) => self.counts.count_untold(job.core()),
             Offer::Shed(victim) => {
-                victim.fail(ErrorKind::Shed);
+                victim.fail(ErrorKind::Shed, &*self.counts);
             }
-            Offer::CallerRuns(job) => job.run_here(),
+            Offer::CallerRuns(job) => job.run_here(&*self.counts),
             Offer::Full(_) => return Err(ErrorKind::Full { capacity: self.config.queue_capacity }),
         }
         Ok(())
@@ -317,7 +351,13 @@ impl Desk {
         }
         after.admitted.iter().for_each(|job| job.admit());
         after.told.iter().for_each(|tray| tray.wake());
-        after.finished.into_iter().for_each(outcome::finish);
+        for finished in after.finished {
+            let Ran { took, on_core, .. } = finished.answer.ran;
+            if let Some(on_core) = on_core {
+                self.advisor.note(finished.job.core(), took, on_core);
+            }
+            outcome::finish(finished, &self.counts);
+        }
         drop(after.ended);
     }
 
@@ -390,7 +430,7 @@ impl Desk {
             .iter()
             .filter_map(|member| {
                 let (job, since) = member.running()?;
-                Some(Stuck::new(job.core(), format!("process {}", member.pid), since))
+                Some(Stuck::new(job.core(), format!("process {}", member.pid), since.elapsed()))
             })
             .collect();
         let killed = (inbox.killed - killed_before).min(cancelled).saturating_sub(stuck.len());
@@ -481,8 +521,47 @@ impl Desk {
     }
 }
 
+impl Desk {
+    fn count_early_end(&self, core: &Core) {
+        if let Some(outcome) = core.early_end() {
+            self.counts.count(outcome);
+        }
+    }
+}
+
+impl Measured for Desk {
+    fn metrics(&self) -> Metrics {
+        let mut metrics = Metrics::new(&self.advisor, Kind::Processes);
+        self.counts.add_to(&mut metrics.outcomes);
+        if self.born.is_past() {
+            return metrics;
+        }
+        metrics.arena = Arena::of_this_process().map(Arena::bytes);
+        let inbox = self.inbox.lock();
+        metrics.queue_wait = inbox.queue_wait.clone();
+        metrics.run_time = inbox.run_time.clone();
+        (metrics.retried, metrics.restarts) = (inbox.retried, inbox.restarts);
+        (metrics.queued, metrics.running) = (inbox.unstarted(), inbox.running());
+        let workers = &mut metrics.workers;
+        for member in &inbox.members {
+            *match member.phase {
+                Phase::Starting | Phase::Initialising => &mut workers.starting,
+                Phase::Ready if member.calls.is_empty() => &mut workers.idle,
+                Phase::Ready => &mut workers.busy,
+                Phase::Retiring | Phase::Leaving(_) => &mut workers.leaving,
+            } += 1;
+        }
+        metrics
+    }
+
+    fn is_over(&self) -> bool {
+        Self::is_over(self)
+    }
+}
+
 impl Owner for Desk {
     fn withdraw(&self, core: &Core) {
+        self.count_early_end(core);
         let removed = self.change(|inbox, after| {
             let (mut removed, admitted) = inbox.backlog.withdraw(core);
             after.admitted.extend(admitted);
@@ -499,6 +578,7 @@ impl Owner for Desk {
     }
 
     fn interrupt(&self, core: &Core) {
+        self.count_early_end(core);
         self.change(|inbox, after| {
             let has_it = |member: &Member| member.find(core.id).is_some();
             if let Some(at) = inbox.members.iter().position(has_it) {
@@ -506,6 +586,9 @@ impl Owner for Desk {
                 inbox.recall(at, after);
                 inbox.collect(at, after);
                 if has_it(&inbox.members[at]) {
+                    if let Some((_, since)) = inbox.members[at].running() {
+                        inbox.note_unanswered(core, since);
+                    }
                     inbox.killed += usize::from(!inbox.members[at].is_leaving());
                     inbox.dismiss(at, Why::JobEnded, after);
                 }

@@ -112,8 +112,11 @@ pub(super) struct Header {
     pub(super) tag: u32,
     /// Of an offer: what to do beside running it. Of an answer: which parts of the offer are still in use, a bit each.
     pub(super) flags: u32,
-    /// How long the job took, in nanoseconds.
+    /// When the job began, by the monotonic clock, and how long it took, in nanoseconds.
+    pub(super) began: u64,
     pub(super) nanos: u64,
+    /// For how much of that it was on a core, one more than that in nanoseconds; 0 if that was not measured.
+    pub(super) on_core: u64,
     /// How many parts are listed.
     pub(super) parts: u32,
     /// How many bytes the body has in the slot, or [`FAR`].
@@ -147,6 +150,8 @@ pub(super) enum Kind {
     BadArguments = 3,
     /// The result did not encode. Body: the reason, UTF-8.
     BadResult = 4,
+    /// The result of a job that says itself that it has failed. Body: as encoded by the task.
+    Failed = 5,
 }
 
 impl Kind {
@@ -156,6 +161,7 @@ impl Kind {
             2 => Self::Panicked,
             3 => Self::BadArguments,
             4 => Self::BadResult,
+            5 => Self::Failed,
             _ => return None,
         })
     }

@@ -37,6 +37,7 @@ use crate::error::{ErrorKind, Rejected};
 use crate::executor::Accepts;
 use crate::handle::Handle;
 use crate::job::{Options, Prepared};
+use crate::metrics::{Measured, Metrics, Outcome};
 use crate::report::Report;
 use crate::task::{Call, Encoded};
 use desk::Desk;
@@ -172,6 +173,11 @@ impl ProcessPool {
         self.door.desk.pids()
     }
 
+    /// What the pool has done and is doing. Takes the pool's lock for some microseconds.
+    pub fn metrics(&self) -> Metrics {
+        self.door.desk.metrics()
+    }
+
     /// How many accepted jobs wait for a worker at this moment, those that wait for room included.
     pub fn queued(&self) -> usize {
         self.door.desk.queued()
@@ -230,7 +236,10 @@ impl ProcessPool {
         let desk = &self.door.desk;
         let encoded = match call.encode().and_then(|encoded| desk.config.check_size(encoded)) {
             Ok(encoded) => encoded,
-            Err(kind) => return Err(Box::new((kind, options))),
+            Err(kind) => {
+                desk.counts.count(Outcome::of(&kind));
+                return Err(Box::new((kind, options)));
+            }
         };
         let job: Arc<Cell<_, R>> = Cell::new(encoded.named(&options.name), options);
         match desk.execute(Arc::clone(&job) as Arc<dyn Remote>) {

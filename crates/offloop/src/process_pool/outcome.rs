@@ -1,12 +1,13 @@
 //! From a worker's answer, or its death, to the end of a job.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::link::{Answer, Kind, PanicNote};
 use super::member::Finished;
 use crate::error::{ErrorKind, Panic};
 use crate::executor::Accepts;
 use crate::job::Options;
+use crate::metrics::books::Counts;
 use crate::panics::drop_quietly;
 use crate::payload::Incoming;
 use crate::task::Fault;
@@ -19,7 +20,7 @@ const LARGE_RESULT: usize = 64 * 1024;
 pub(super) fn verdict<'a>(answer: &'a Answer, task: &str) -> Result<Incoming<'a>, ErrorKind> {
     let text = || String::from_utf8_lossy(answer.body()).into_owned();
     match answer.kind {
-        Kind::Done => Ok(Incoming { body: answer.body(), parts: &answer.parts }),
+        Kind::Done | Kind::Failed => Ok(Incoming { body: answer.body(), parts: &answer.parts }),
         Kind::BadArguments => Err(Fault::Arguments(text()).into_kind(task)),
         Kind::BadResult => Err(Fault::Result(text()).into_kind(task)),
         Kind::Panicked => match postcard::from_bytes::<PanicNote>(answer.body()) {
@@ -32,15 +33,21 @@ pub(super) fn verdict<'a>(answer: &'a Answer, task: &str) -> Result<Incoming<'a>
 }
 
 /// Ends a job with its worker's answer, which is decoded by the user's code.
-pub(super) fn finish(finished: Finished) {
+pub(super) fn finish(finished: Finished, counts: &Arc<Counts>) {
     let is_large = finished.answer.body().len() > LARGE_RESULT;
+    let counts = Arc::clone(counts);
     let end = move || {
         let Finished { job, arguments, answer, .. } = finished;
         // Their memory can be used again before anybody learns of the end.
         drop(arguments);
         match verdict(&answer, &job.core().options.name) {
-            Ok(result) => job.complete(result),
-            Err(kind) => job.fail(kind),
+            Ok(result) => {
+                if answer.kind == Kind::Failed {
+                    job.core().mark_failed();
+                }
+                job.complete(result, &*counts)
+            }
+            Err(kind) => job.fail(kind, &*counts),
         };
         drop(answer);
         // If nobody wants the result it dies here, and its destructor is the user's too.

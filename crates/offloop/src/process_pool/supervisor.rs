@@ -14,6 +14,7 @@ use super::template::{self, Template};
 use crate::arena::Arena;
 use crate::cell::Remote;
 use crate::error::{ErrorKind, Exit, WorkerDied};
+use crate::metrics::Restarts;
 use crate::panics;
 use crate::task::{Encoded, fingerprint};
 
@@ -141,7 +142,10 @@ impl Supervisor {
         if let Err(panic) = end {
             // A bug of ours, but nobody shall wait for ever because of it. The workers die with this thread.
             for job in left {
-                job.fail(ErrorKind::CouldNotStart(format!("the pool's supervisor panicked{panic}").into()));
+                job.fail(
+                    ErrorKind::CouldNotStart(format!("the pool's supervisor panicked{panic}").into()),
+                    &*self.desk.counts,
+                );
             }
         }
     }
@@ -340,7 +344,7 @@ impl Supervisor {
             if inbox.members.iter().any(Member::is_ready) { Vec::new() } else { inbox.drain() }
         });
         for job in stranded {
-            job.fail(ErrorKind::CouldNotStart(reason.to_owned().into()));
+            job.fail(ErrorKind::CouldNotStart(reason.to_owned().into()), &*self.desk.counts);
         }
     }
 
@@ -413,8 +417,17 @@ impl Supervisor {
                     if !is_spent {
                         inbox.recall(at, after);
                     }
+                    let (is_fat, is_worn) = (inbox.members[at].is_fat, is_worn(&inbox.members[at]));
                     inbox.members[at].phase = Phase::Retiring;
                     spare -= 1;
+                    let restarts = &mut inbox.restarts;
+                    match (is_spent, is_fat, is_worn) {
+                        (true, ..) => restarts.max_jobs += 1,
+                        (_, true, _) => restarts.memory += 1,
+                        (.., true) => restarts.max_age += 1,
+                        // The pool has got smaller.
+                        _ => {}
+                    }
                 }
                 if inbox.members[at].phase == Phase::Retiring && inbox.members[at].calls.is_empty() {
                     inbox.dismiss(at, Why::Released, after);
@@ -632,9 +645,17 @@ impl Supervisor {
         }) else {
             return;
         };
+        let since = member.running().map(|(_, since)| since);
         let (phase, begun, untouched) = member.into_estate();
         let mut suspects = Vec::new();
         self.desk.look(|inbox, after| {
+            // Who was killed for its job's sake was noted then.
+            if phase != Phase::Leaving(Why::JobEnded) {
+                for ((job, _), since) in begun.iter().zip(since) {
+                    inbox.note_unanswered(job.core(), since);
+                }
+            }
+            inbox.restarts.count(&phase);
             for (job, call) in untouched {
                 if job.core().note_loss() < LOST {
                     inbox.requeue(job, call, after);
@@ -704,7 +725,7 @@ impl Supervisor {
             jobs
         });
         for job in jobs {
-            job.fail(ErrorKind::Broken(why.to_owned()));
+            job.fail(ErrorKind::Broken(why.to_owned()), &*self.desk.counts);
         }
     }
 
@@ -718,12 +739,13 @@ impl Supervisor {
         if let Some(due) = pause.and_then(|pause| Instant::now().checked_add(pause)) {
             self.desk.look(|inbox, _| {
                 if job.give_back(call) {
+                    inbox.retried += 1;
                     inbox.later.push((due, job));
                 }
             });
         } else {
             died.task = core.options.name.clone().into_owned();
-            job.fail(ErrorKind::WorkerDied(died));
+            job.fail(ErrorKind::WorkerDied(died), &*self.desk.counts);
         }
     }
 
@@ -742,6 +764,21 @@ impl Supervisor {
                 stderr.lines().any(says_so)
             }
             _ => false,
+        }
+    }
+}
+
+impl Restarts {
+    /// Counts a worker that has ended in this phase.
+    fn count(&mut self, phase: &Phase) {
+        match phase {
+            Phase::Ready | Phase::Retiring => self.crashed += 1,
+            Phase::Leaving(Why::JobEnded) => self.job_ended += 1,
+            Phase::Leaving(Why::Memory(_)) => self.memory += 1,
+            Phase::Leaving(Why::BrokeOff) => self.protocol += 1,
+            Phase::Starting | Phase::Initialising | Phase::Leaving(Why::Refused(_)) => self.failed_start += 1,
+            // If somebody takes its place, that was counted when it began to retire.
+            Phase::Leaving(Why::Released) => {}
         }
     }
 }

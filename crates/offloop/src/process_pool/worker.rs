@@ -18,9 +18,11 @@ use super::patience::{Patience, spin};
 use super::sys;
 use crate::arena::Arena;
 use crate::blob::Blob;
+use crate::clock::{CpuMeter, Moment};
 use crate::error::ErrorKind;
 use crate::fork::Generation;
 use crate::job::{Core, NotSent, Options};
+use crate::metrics::books::Ran;
 use crate::payload::{Incoming, Payload};
 use crate::task::{Fault, Task, fingerprint, registry};
 
@@ -81,7 +83,7 @@ pub struct Worker {
     /// What the pool still reads of our answers, by where it is, and how often it was sent.
     lent: HashMap<u64, (Blob, u32)>,
     /// When the first answer was given that was not announced.
-    unheard_since: Instant,
+    unheard_since: Moment,
     patience: Patience,
 }
 
@@ -94,7 +96,7 @@ impl Worker {
             captured: start.captured,
             listened: None,
             lent: HashMap::new(),
-            unheard_since: Instant::now(),
+            unheard_since: Moment::now(),
             patience: Patience::default(),
         }
     }
@@ -109,12 +111,20 @@ impl Worker {
         std::mem::forget(worker);
     }
 
-    fn answer(&mut self, request: &Request, kind: Kind, payload: Payload, took: Duration) {
+    fn answer(&mut self, request: &Request, kind: Kind, payload: Payload, ran: Ran) {
         self.take_returns();
         let kept =
             (0..).zip(&request.parts).fold(0, |kept, (at, part)| kept | u32::from(part.is_shared()) << at);
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let header = Header { job: request.job, tag: kind as u32, flags: kept, nanos, ..Header::default() };
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let header = Header {
+            job: request.job,
+            tag: kind as u32,
+            flags: kept,
+            began: ran.began.as_nanos(),
+            nanos: nanos(ran.took),
+            on_core: ran.on_core.map_or(0, |time| nanos(time) + 1),
+            ..Header::default()
+        };
         self.link.answer(header, &payload);
         self.lend(payload);
     }
@@ -244,11 +254,13 @@ pub(crate) fn emit<T: Serialize + ?Sized>(item: &T) -> Result<(), NotSent> {
 /// The borrows end before a job begins: it may emit items.
 fn run_jobs(worker: &RefCell<Worker>) {
     let born = Generation::now();
+    let mut cpu = CpuMeter::default();
     worker.borrow_mut().link.greet(fingerprint());
     loop {
         let next = worker.borrow_mut().next();
         let Some(request) = next else { return };
-        let began = Instant::now();
+        let began = Moment::now();
+        cpu.begin(began);
         let diversion =
             (request.flags & CAPTURE != 0).then(|| sys::Diversion::begin(&worker.borrow().captured));
         worker.borrow_mut().listened = (request.flags & STREAM != 0).then_some(request.job);
@@ -263,19 +275,21 @@ fn run_jobs(worker: &RefCell<Worker>) {
         if let Err(reason) = worker.check_size(&payload) {
             (kind, payload) = (Kind::BadResult, Payload::text(&reason));
         }
-        let ended = Instant::now();
+        let ended = Moment::now();
+        let took = ended.since(began);
+        let on_core = cpu.end(ended, took);
         let _ = io::stdout().flush();
         drop(diversion);
         if worker.link.has_announced() {
             worker.unheard_since = ended;
         }
-        let is_intact = ended - began < QUICK || worker.link.is_intact();
-        worker.answer(&request, kind, payload, ended - began);
+        let is_intact = took < QUICK || worker.link.is_intact();
+        worker.answer(&request, kind, payload, Ran { began, took, on_core });
         if !is_intact {
             // A job has pulled our files away. Its answer is its own, but another job shall not suffer for it.
             return;
         }
-        if ended - worker.unheard_since >= TOGETHER {
+        if ended.since(worker.unheard_since) >= TOGETHER {
             worker.link.announce();
         }
     }
@@ -287,7 +301,7 @@ fn run(request: &Request) -> (Kind, Payload) {
         return (Kind::BadArguments, Payload::text("the request names no task"));
     };
     match perform(task, Incoming { body: request.body(), parts: &request.parts }) {
-        Ok(Ok(result)) => (Kind::Done, result),
+        Ok(Ok((result, has_failed))) => (if has_failed { Kind::Failed } else { Kind::Done }, result),
         Ok(Err(Fault::Arguments(reason))) => (Kind::BadArguments, Payload::text(&reason)),
         Ok(Err(Fault::Result(reason))) => (Kind::BadResult, Payload::text(&reason)),
         Err(ErrorKind::Panicked(panic)) => {
@@ -301,11 +315,13 @@ fn run(request: &Request) -> (Kind, Payload) {
     }
 }
 
-/// Calls the task as the current job of this thread, its panic caught.
-fn perform(task: &Task, arguments: Incoming<'_>) -> Result<Result<Payload, Fault>, ErrorKind> {
+/// Calls the task as the current job of this thread, its panic caught. Its result comes with whether it says itself
+/// that it has failed.
+fn perform(task: &Task, arguments: Incoming<'_>) -> Result<Result<(Payload, bool), Fault>, ErrorKind> {
     let mut options = Options::new();
     options.name = task.name.into();
-    Core::new(options).perform(|| Ok((task.run)(arguments)))
+    let core = Core::new(options);
+    core.perform(|| Ok((task.run)(arguments).map(|result| (result, core.has_failed()))))
 }
 
 impl fmt::Debug for Worker {

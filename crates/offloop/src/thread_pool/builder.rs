@@ -12,6 +12,7 @@ use super::start::WorkerThread;
 use super::{StatePool, ThreadPool};
 use crate::backlog::OnFull;
 use crate::error::BuildError;
+use crate::metrics::{Advice, OnAdvice, Purpose};
 
 /// Sets up a [`ThreadPool`]. Every setting has a default that suits work that waits.
 #[must_use = "a builder does nothing until `build`"]
@@ -33,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) queue_capacity: usize,
     pub(crate) on_full: OnFull,
     pub(crate) grace: Duration,
+    pub(crate) purpose: Purpose,
+    pub(crate) on_advice: Option<OnAdvice>,
 }
 
 type Spawn = dyn Fn(WorkerThread) -> io::Result<()> + Send + Sync;
@@ -53,6 +56,8 @@ impl ThreadPoolBuilder {
                 queue_capacity: 10_000,
                 on_full: OnFull::Wait,
                 grace: Duration::from_secs(1),
+                purpose: Purpose::Any,
+                on_advice: None,
             },
         }
     }
@@ -157,6 +162,21 @@ impl ThreadPoolBuilder {
     /// Default 1 s.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.config.grace = grace;
+        self
+    }
+
+    /// What the pool is for. Jobs that are out of place are then found by the time that they are on a core, and
+    /// [advised](crate::metrics::Advice) upon once a task. Default: anything, without advice.
+    pub fn purpose(mut self, purpose: Purpose) -> Self {
+        self.config.purpose = purpose;
+        self
+    }
+
+    /// Is called with each advice, once a task, on a thread of the pool, which meanwhile runs nothing else. Without
+    /// this they stand in the [figures](ThreadPool::metrics), and with the feature `tracing` they are warnings of the
+    /// target `offloop`. A panic in it is caught and printed.
+    pub fn on_advice(mut self, hook: impl Fn(&Advice) + Send + Sync + 'static) -> Self {
+        self.config.on_advice = Some(Arc::new(hook));
         self
     }
 

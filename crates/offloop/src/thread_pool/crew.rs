@@ -13,6 +13,8 @@ use crate::cell::{Owner, Runnable};
 use crate::error::ErrorKind;
 use crate::fork::Generation;
 use crate::job::Core;
+use crate::metrics::books::{Counts, Shift};
+use crate::metrics::{self, Advisor, Kind, Measured, Metrics, Outcome};
 use crate::nested;
 use crate::panics::{self, drop_quietly};
 use crate::sync::atomic::Ordering;
@@ -37,6 +39,9 @@ pub(super) struct Crew {
     pub(super) inbox: Inbox,
     /// Signalled when a thread ends in a closed pool.
     pub(super) left: Condvar,
+    /// Ends that no thread of the pool has brought about.
+    pub(super) counts: Counts,
+    advisor: Arc<Advisor>,
     born: Generation,
     cores: usize,
     me: Weak<Crew>,
@@ -54,7 +59,10 @@ enum Turn {
 
 impl Crew {
     pub(super) fn new(config: Config) -> Arc<Self> {
-        Arc::new_cyclic(|me: &Weak<Self>| Self {
+        let advisor = Advisor::new(&config.name, config.purpose, config.on_advice.clone());
+        let crew = Arc::new_cyclic(|me: &Weak<Self>| Self {
+            counts: Counts::default(),
+            advisor: Arc::new(advisor),
             roster: Mutex::new(Roster::new(
                 Backlog::new(config.queue_capacity, config.on_full),
                 config.min_threads,
@@ -67,11 +75,21 @@ impl Crew {
             cores: crate::sync::cores(),
             me: me.clone(),
             owner: me.clone(),
-        })
+        });
+        metrics::enrol(Arc::downgrade(&crew) as Weak<dyn Measured>);
+        crew
     }
 
     /// Accepts a job, or hands it back with the reason.
     pub(super) fn execute(&self, job: Arc<dyn Runnable>) -> Result<(), (Arc<dyn Runnable>, ErrorKind)> {
+        let result = self.accept(job);
+        if let Err((_, kind)) = &result {
+            self.counts.count(Outcome::of(kind));
+        }
+        result
+    }
+
+    fn accept(&self, job: Arc<dyn Runnable>) -> Result<(), (Arc<dyn Runnable>, ErrorKind)> {
         if self.is_forked() {
             return Err((job, ErrorKind::Forked));
         }
@@ -85,6 +103,7 @@ impl Crew {
                 Ok(())
             }
             Left::Ended(job) => {
+                self.counts.count_untold(job.core());
                 drop_quietly(job);
                 Ok(())
             }
@@ -108,16 +127,17 @@ impl Crew {
         match offer {
             Offer::Taken => Ok(()),
             Offer::Ended(job) => {
+                self.counts.count_untold(job.core());
                 drop_quietly(job);
                 Ok(())
             }
             Offer::Shed(victim) => {
-                victim.fail(ErrorKind::Shed);
+                victim.fail(ErrorKind::Shed, &self.counts);
                 drop_quietly(victim);
                 Ok(())
             }
             Offer::CallerRuns(job) => {
-                job.run();
+                job.run(&self.counts);
                 Ok(())
             }
             Offer::Full(job) => Err((job, ErrorKind::Full { capacity: self.config.queue_capacity })),
@@ -216,7 +236,8 @@ impl Crew {
         drop(roster);
         self.give(help);
         for job in stranded {
-            job.fail(ErrorKind::CouldNotStart(format!("starting a thread failed: {error}").into()));
+            let reason = format!("starting a thread failed: {error}");
+            job.fail(ErrorKind::CouldNotStart(reason.into()), &self.counts);
             drop_quietly(job);
         }
     }
@@ -228,13 +249,14 @@ impl Crew {
         if let Some(hook) = &self.config.on_thread_start {
             drop_quietly(panics::catch(|| hook()));
         }
+        let shift = Shift::new(Arc::clone(&worker.ledger), Arc::clone(&self.advisor));
         loop {
-            role = match self.next(worker, role) {
+            role = match self.next(worker, &shift, role) {
                 Turn::Run(job) => {
-                    run(job);
+                    run(job, &shift);
                     Role::Returning
                 }
-                Turn::Spell(role) => self.spell(worker, role),
+                Turn::Spell(role) => self.spell(worker, &shift, role),
                 Turn::Leave => break,
             };
             if self.is_forked() {
@@ -254,24 +276,24 @@ impl Crew {
     }
 
     /// Takes and runs jobs within the user's hook. Says which role the thread has afterwards.
-    fn spell(&self, worker: &Worker, mut role: Role) -> Role {
+    fn spell(&self, worker: &Worker, shift: &Shift, mut role: Role) -> Role {
         let Some((limit, hook)) = &self.config.around_work else { return role };
         let mut called = false;
         drop_quietly(panics::catch(|| {
             hook(&mut || {
                 called = true;
                 let begun = Instant::now();
-                while let Some(job) = self.take_at_hand(worker, &mut role) {
-                    run(job);
+                while let Some(job) = self.take_at_hand(worker, shift, &mut role) {
+                    run(job, shift);
                     if self.is_forked() || begun.elapsed() >= *limit {
                         break;
                     }
                 }
             });
         }));
-        let stranded = if called { None } else { self.take_at_hand(worker, &mut role) };
+        let stranded = if called { None } else { self.take_at_hand(worker, shift, &mut role) };
         if let Some(job) = stranded {
-            job.fail(ErrorKind::Cancelled);
+            job.fail(ErrorKind::Cancelled, &self.counts);
             drop_quietly(job);
         }
         role
@@ -279,7 +301,7 @@ impl Crew {
 
     /// The next job, if there is one already. If not, the thread becomes the scout where there is none, so that
     /// nobody else is called for a job that is submitted while it leaves the spell.
-    fn take_at_hand(&self, worker: &Worker, role: &mut Role) -> Option<Arc<dyn Runnable>> {
+    fn take_at_hand(&self, worker: &Worker, shift: &Shift, role: &mut Role) -> Option<Arc<dyn Runnable>> {
         let mut roster = self.roster.lock();
         *roster.running_of(worker) = None;
         roster.arrive(role);
@@ -297,11 +319,11 @@ impl Crew {
             }
             return None;
         }
-        Some(self.take(worker, roster, std::mem::replace(role, Role::Returning)))
+        Some(self.take(worker, shift, roster, std::mem::replace(role, Role::Returning)))
     }
 
     /// What this thread does next. When it is to leave, it no longer counts.
-    fn next(&self, worker: &Arc<Worker>, mut role: Role) -> Turn {
+    fn next(&self, worker: &Arc<Worker>, shift: &Shift, mut role: Role) -> Turn {
         let mut may_spin = role == Role::Returning || self.config.around_work.is_some();
         let mut watch = WATCH.0;
         let mut roster = self.roster.lock();
@@ -319,13 +341,14 @@ impl Crew {
             }
             if role == Role::Returning {
                 if roster.backlog.len() > 0 {
-                    return self.begin(worker, roster, role);
+                    return self.begin(worker, shift, roster, role);
                 }
             } else {
                 match roster.survey(self.cores) {
-                    Survey::Take => return self.begin(worker, roster, role),
+                    Survey::Take => return self.begin(worker, shift, roster, role),
                     Survey::Watch => {
                         drop(roster);
+                        shift.pause();
                         park_timeout(watch);
                         watch = (watch * 2).min(WATCH.1);
                         roster = self.roster.lock();
@@ -341,6 +364,7 @@ impl Crew {
                 self.inbox.set_attentive(true);
                 self.inbox.set_spinning(true);
                 drop(roster);
+                shift.pause();
                 self.spin();
                 roster = self.roster.lock();
                 self.inbox.set_spinning(false);
@@ -359,6 +383,7 @@ impl Crew {
                 roster.threads -= 1;
                 return Turn::Leave;
             }
+            shift.pause();
             roster = match self.rest(worker, roster) {
                 Some(roster) => roster,
                 None => return Turn::Leave,
@@ -369,9 +394,9 @@ impl Crew {
     }
 
     /// The backlog has a job: takes it, or lets the hook that surrounds work come first.
-    fn begin(&self, worker: &Worker, mut roster: MutexGuard<'_, Roster>, role: Role) -> Turn {
+    fn begin(&self, worker: &Worker, shift: &Shift, mut roster: MutexGuard<'_, Roster>, role: Role) -> Turn {
         if self.config.around_work.is_none() {
-            return Turn::Run(self.take(worker, roster, role));
+            return Turn::Run(self.take(worker, shift, roster, role));
         }
         if role == Role::Scout {
             return Turn::Spell(role);
@@ -381,13 +406,19 @@ impl Crew {
     }
 
     /// Takes the first job; the backlog has one.
-    fn take(&self, worker: &Worker, mut roster: MutexGuard<'_, Roster>, role: Role) -> Arc<dyn Runnable> {
+    fn take(
+        &self,
+        worker: &Worker,
+        shift: &Shift,
+        mut roster: MutexGuard<'_, Roster>,
+        role: Role,
+    ) -> Arc<dyn Runnable> {
         match role {
             Role::Scout => roster.scout = false,
             _ => roster.returns = roster.returns.wrapping_add(1),
         }
         let (job, admitted) = roster.backlog.take().expect("the caller has seen a job under this lock");
-        *roster.running_of(worker) = Some(Running { job: Arc::downgrade(&job), since: Instant::now() });
+        *roster.running_of(worker) = Some(Running { job: Arc::downgrade(&job), since: shift.begin() });
         let help = self.changed(&mut roster);
         drop(roster);
         self.give(help);
@@ -451,6 +482,12 @@ impl Crew {
         self.born.is_past()
     }
 
+    fn count_early_end(&self, core: &Core) {
+        if let Some(outcome) = core.early_end() {
+            self.counts.count(outcome);
+        }
+    }
+
     pub(super) fn threads(&self) -> usize {
         if self.is_forked() { 0 } else { self.roster.lock().threads }
     }
@@ -466,13 +503,14 @@ impl Crew {
 }
 
 /// Runs a job on a worker's thread.
-fn run(job: Arc<dyn Runnable>) {
-    job.run();
+fn run(job: Arc<dyn Runnable>, shift: &Shift) {
+    job.run(shift);
     nested::end_job();
 }
 
 impl Owner for Crew {
     fn withdraw(&self, core: &Core) {
+        self.count_early_end(core);
         let mut roster = self.roster.lock();
         // It may still be on its way.
         self.collect(&mut roster);
@@ -487,7 +525,30 @@ impl Owner for Crew {
     }
 
     /// A thread cannot be stopped from outside; its job's token has turned.
-    fn interrupt(&self, _: &Core) {}
+    fn interrupt(&self, core: &Core) {
+        self.count_early_end(core);
+    }
+}
+
+impl Measured for Crew {
+    fn metrics(&self) -> Metrics {
+        let mut metrics = Metrics::new(&self.advisor, Kind::Threads);
+        if !self.is_forked() {
+            let mut roster = self.roster.lock();
+            self.collect(&mut roster);
+            roster.measure(&mut metrics);
+        }
+        self.counts.add_to(&mut metrics.outcomes);
+        metrics
+    }
+
+    fn is_over(&self) -> bool {
+        if self.is_forked() {
+            return true;
+        }
+        let roster = self.roster.lock();
+        roster.closed && roster.is_empty()
+    }
 }
 
 impl nested::Crew for Crew {

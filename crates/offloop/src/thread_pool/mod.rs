@@ -23,6 +23,7 @@ use crate::executor::{Accepts, Executor};
 use crate::handle::Handle;
 use crate::job::{Job, Options};
 use crate::map::Map;
+use crate::metrics::{Measured, Metrics};
 use crate::report::Report;
 use crew::Crew;
 
@@ -124,6 +125,11 @@ impl ThreadPool {
     /// it starts no more.
     pub fn start_threads(&self, wanted: usize) {
         self.door.crew.start_threads(wanted);
+    }
+
+    /// What the pool has done and is doing. Takes the pool's lock for some microseconds.
+    pub fn metrics(&self) -> Metrics {
+        self.door.crew.metrics()
     }
 
     /// How many threads the pool has at this moment.

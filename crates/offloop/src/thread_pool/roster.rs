@@ -11,10 +11,12 @@
 //! this file.
 
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Instant;
 
 use crate::backlog::Backlog;
 use crate::cell::Runnable;
+use crate::clock::Moment;
+use crate::metrics::books::{Ledger, Tally};
+use crate::metrics::{Metrics, Workers};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread;
 
@@ -25,6 +27,8 @@ pub(super) struct Worker {
     pub(super) thread: OnceLock<thread::Thread>,
     /// Set under the roster's lock when it is called from idleness to be the scout; taken back by itself.
     pub(super) summoned: AtomicBool,
+    /// What it has noted of its jobs.
+    pub(super) ledger: Arc<Ledger>,
     /// Its place in `Roster::seats`.
     seat: usize,
 }
@@ -45,7 +49,7 @@ struct Seat {
 pub(super) struct Running {
     /// Weak, so that the job's result, if nobody wants it, dies on its own thread and at its end.
     pub(super) job: Weak<dyn Runnable>,
-    pub(super) since: Instant,
+    pub(super) since: Moment,
 }
 
 pub(super) struct Roster {
@@ -72,6 +76,8 @@ pub(super) struct Roster {
     pub(super) min_threads: usize,
     pub(super) max_threads: usize,
     next_name: u64,
+    /// What the threads have noted that have left.
+    past: Tally,
 }
 
 /// How a thread comes to look for a job.
@@ -122,6 +128,7 @@ impl Roster {
             min_threads,
             max_threads,
             next_name: 0,
+            past: Tally::default(),
         }
     }
 
@@ -169,6 +176,7 @@ impl Roster {
             name: format!("{name}-{}", self.next_name),
             thread: OnceLock::new(),
             summoned: AtomicBool::new(false),
+            ledger: Arc::default(),
             seat,
         });
         self.seats[seat] = Some(Seat { worker: Arc::clone(&worker), running: None });
@@ -225,7 +233,7 @@ impl Roster {
 
     /// The jobs that run, each with its thread and since when. To be dropped after the lock, as one of these may
     /// be the last to hold its job by then, and with it the user's result.
-    pub(super) fn running(&self) -> Vec<(Arc<Worker>, Arc<dyn Runnable>, Instant)> {
+    pub(super) fn running(&self) -> Vec<(Arc<Worker>, Arc<dyn Runnable>, Moment)> {
         let running = |seat: &Seat| {
             let Running { job, since } = seat.running.as_ref()?;
             Some((Arc::clone(&seat.worker), job.upgrade()?, *since))
@@ -240,10 +248,30 @@ impl Roster {
 
     /// Strikes a thread that was about to start, or that ends, from the list.
     pub(super) fn forget(&mut self, worker: &Worker) {
+        self.past.add(&worker.ledger);
         self.seats[worker.seat] = None;
         while let Some(None) = self.seats.last() {
             self.seats.pop();
         }
+    }
+
+    /// Fills in what is known here.
+    pub(super) fn measure(&self, metrics: &mut Metrics) {
+        let mut all = self.past.clone();
+        let seats = self.seats.iter().flatten();
+        seats.clone().for_each(|seat| all.add(&seat.worker.ledger));
+        (metrics.outcomes, metrics.queue_wait, metrics.run_time) =
+            (all.outcomes, all.queue_wait, all.run_time);
+        metrics.queued = self.backlog.total();
+        metrics.running = seats.filter(|seat| seat.running.is_some()).count();
+        let blocked = self.blocked.min(metrics.running);
+        let busy = metrics.running - blocked;
+        metrics.workers = Workers {
+            busy,
+            blocked,
+            idle: self.threads.saturating_sub(busy + blocked),
+            ..Workers::default()
+        };
     }
 
     /// Whether no thread is left at all.

@@ -1,11 +1,12 @@
 //! How a pool ends: it takes no more jobs, drains, cancels, and reports.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::crew::Crew;
 use super::roster::{Roster, Worker};
 use crate::cell::Runnable;
+use crate::clock::Moment;
 use crate::error::ErrorKind;
 use crate::job::{JobId, JobState};
 use crate::panics::drop_quietly;
@@ -66,7 +67,7 @@ impl Crew {
         self.give(help);
         let removed = queued.len();
         for job in queued {
-            job.fail(ErrorKind::Cancelled);
+            job.fail(ErrorKind::Cancelled, &self.counts);
             drop_quietly(job);
         }
         removed
@@ -78,7 +79,7 @@ impl Crew {
         let running = self.roster.lock().running();
         let mut asked = Vec::new();
         for (_, job, _) in running {
-            if job.fail(ErrorKind::Cancelled) {
+            if job.fail(ErrorKind::Cancelled, &self.counts) {
                 asked.push(job.core().id);
             }
             drop_quietly(job);
@@ -90,8 +91,8 @@ impl Crew {
     fn stuck(roster: MutexGuard<'_, Roster>) -> Vec<Stuck> {
         let running = roster.running();
         drop(roster);
-        let stuck = |(worker, job, since): &(Arc<Worker>, Arc<dyn Runnable>, Instant)| {
-            Stuck::new(job.core(), worker.name.clone(), *since)
+        let stuck = |(worker, job, since): &(Arc<Worker>, Arc<dyn Runnable>, Moment)| {
+            Stuck::new(job.core(), worker.name.clone(), since.elapsed())
         };
         let stuck = running.iter().map(stuck).collect();
         drop_quietly(running);

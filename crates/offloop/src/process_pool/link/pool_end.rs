@@ -18,6 +18,8 @@ use super::{
 };
 use crate::arena::{self, Mapping};
 use crate::blob::{Blob, Foreign, Keeper};
+use crate::clock::Moment;
+use crate::metrics::books::Ran;
 use crate::payload::Payload;
 use crate::sync::Mutex;
 
@@ -121,7 +123,12 @@ impl Link {
             LetterBody::Far(span) => AnswerBody::Far(self.lend(span)),
         };
         let parts = letter.parts.into_iter().map(|span| self.lend(span)).collect();
-        Ok(Answer { kind, body, parts, nanos: header.nanos, kept: header.flags })
+        let ran = Ran {
+            began: Moment::from_nanos(header.began),
+            took: Duration::from_nanos(header.nanos),
+            on_core: header.on_core.checked_sub(1).map(Duration::from_nanos),
+        };
+        Ok(Answer { kind, body, parts, ran, kept: header.flags })
     }
 
     /// A view of the worker's arena, which is given back when the view is dropped.
@@ -241,7 +248,7 @@ pub(in super::super) struct Answer {
     pub(in super::super) kind: Kind,
     pub(super) body: AnswerBody,
     pub(in super::super) parts: Vec<Blob>,
-    pub(in super::super) nanos: u64,
+    pub(in super::super) ran: Ran,
     /// Which parts of the call the worker still uses, a bit each.
     pub(in super::super) kept: u32,
 }

@@ -176,12 +176,14 @@ fn header() -> impl Strategy<Value = Header> {
     let parts = prop_oneof![4 => 0..4_u32, 2 => 0..40_u32, 1 => any::<u32>()];
     let inline = prop_oneof![3 => Just(FAR), 3 => 0..100_u32, 1 => 0..3000_u32, 1 => any::<u32>()];
     let tag = prop_oneof![4 => 0..6_u32, 1 => any::<u32>()];
-    (any::<(bool, u32, u64)>(), tag, parts, inline, number(), number()).prop_map(
-        |((job, flags, nanos), tag, parts, inline, offset, length)| Header {
+    (any::<(bool, u32, [u64; 3])>(), tag, parts, inline, number(), number()).prop_map(
+        |((job, flags, [began, nanos, on_core]), tag, parts, inline, offset, length)| Header {
             job: u64::from(job),
             tag,
             flags,
+            began,
             nanos,
+            on_core,
             parts,
             inline,
             offset,
@@ -372,7 +374,8 @@ fn every_call_is_either_claimed_or_withdrawn_and_in_order() {
             match (flight.withdrawn, link.state(flight.slot)) {
                 (false, state::ANSWERED) => {
                     let answer = link.take(flight.slot, flight.job).unwrap();
-                    assert_eq!((answer.kind, answer.nanos, answer.kept), (Kind::Done, flight.job * 3, 9));
+                    let took = Duration::from_nanos(flight.job * 3);
+                    assert_eq!((answer.kind, answer.ran.took, answer.kept), (Kind::Done, took, 9));
                     let incoming = Incoming { body: answer.body(), parts: &answer.parts };
                     assert!(incoming.decode::<Arguments>().unwrap() == arguments(flight.job));
                     answered.push(flight.job);
@@ -482,7 +485,7 @@ fn an_answer_is_taken_for_the_job_that_was_asked_alone_and_leaves_its_slot_empty
     for (header, asked, error) in [
         (done(5), 6, Malformed::Job { said: 5, asked: 6 }),
         (Header { tag: 0, ..done(5) }, 5, Malformed::Kind(0)),
-        (Header { tag: 5, ..done(5) }, 5, Malformed::Kind(5)),
+        (Header { tag: 6, ..done(5) }, 5, Malformed::Kind(6)),
     ] {
         let (link, mut end) = link(0);
         link.offer(0, 5, 0, 0, &value(1));

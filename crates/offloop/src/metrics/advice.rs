@@ -1,0 +1,220 @@
+//! Which jobs belong elsewhere: told by the time that they were on a core.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::job::Core;
+use crate::panics::{self, drop_quietly};
+use crate::sync::Mutex;
+
+/// What a pool is for, and so what is out of place there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Purpose {
+    /// Anything: there is no advice.
+    #[default]
+    Any,
+    /// Calls that wait, as on the I/O lane. Those that compute are advised upon.
+    Waiting,
+    /// Calls that compute, as in a process pool. Those that only wait are advised upon.
+    Computing,
+}
+
+/// Jobs that would be better off elsewhere. Displays as a sentence that says where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Advice {
+    /// The pool that they run on.
+    pub pool: Arc<str>,
+    /// What they are called.
+    pub task: String,
+    /// What is out of place.
+    pub found: Found,
+    /// How many of these jobs were measured. Short ones, below 2 ms, are not.
+    pub jobs: u64,
+    /// How long those ran.
+    pub ran: Duration,
+    /// For how much of that they were on a core.
+    pub on_core: Duration,
+}
+
+/// What is out of place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Found {
+    /// They compute, on a pool for calls that wait.
+    Computes,
+    /// They only wait, on a pool for calls that compute.
+    OnlyWaits,
+}
+
+impl Found {
+    /// As a word for labels: `computes`, `only_waits`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Computes => "computes",
+            Self::OnlyWaits => "only_waits",
+        }
+    }
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pool, task, jobs, ran, on_core, .. } = self;
+        let share = 100.0 * on_core.as_secs_f64() / ran.as_secs_f64().max(f64::MIN_POSITIVE);
+        write!(
+            f,
+            "`{task}` on the pool `{pool}` was on a core for {share:.0} % of {ran:.1?} ({jobs} jobs): "
+        )?;
+        f.write_str(match self.found {
+            Found::Computes => {
+                "it computes, on threads that are meant for calls that wait; `run_cpu` or a process pool is the place"
+            }
+            Found::OnlyWaits => {
+                "it only waits, on workers that are meant for calls that compute; threads (`run`) are the place"
+            }
+        })
+    }
+}
+
+/// Is called with each advice once.
+pub(crate) type OnAdvice = Arc<dyn Fn(&Advice) + Send + Sync>;
+
+/// So much must have been seen before something is said.
+const ENOUGH: Duration = Duration::from_millis(100);
+
+/// Whoever is on a core for more than this share computes; for less than this one, only waits.
+const COMPUTES: f64 = 0.5;
+const ONLY_WAITS: f64 = 0.1;
+
+/// So many tasks are told apart; the others go unwatched. Names that are made up for each job must not fill the memory.
+const TASKS: usize = 1000;
+
+/// Keeps account of the long jobs of a pool, by task.
+pub(crate) struct Advisor {
+    pool: Arc<str>,
+    purpose: Purpose,
+    on_advice: Option<OnAdvice>,
+    tasks: Mutex<HashMap<String, Account>>,
+}
+
+#[derive(Debug, Default)]
+struct Account {
+    jobs: u64,
+    ran: Duration,
+    on_core: Duration,
+    is_told: bool,
+}
+
+impl Advisor {
+    pub(crate) fn new(pool: &str, purpose: Purpose, on_advice: Option<OnAdvice>) -> Self {
+        Self { pool: pool.into(), purpose, on_advice, tasks: Mutex::default() }
+    }
+
+    pub(crate) fn pool(&self) -> Arc<str> {
+        Arc::clone(&self.pool)
+    }
+
+    /// A job has been on a core for so long of the time that it took. No lock of a pool is held.
+    pub(crate) fn note(&self, core: &Core, took: Duration, on_core: Duration) {
+        if self.purpose != Purpose::Any {
+            self.note_task(&core.options.name, took, on_core);
+        }
+    }
+
+    fn note_task(&self, task: &str, took: Duration, on_core: Duration) {
+        let mut tasks = self.tasks.lock();
+        if !tasks.contains_key(task) {
+            if tasks.len() >= TASKS {
+                return;
+            }
+            tasks.insert(task.to_owned(), Account::default());
+        }
+        let Some(account) = tasks.get_mut(task) else { return };
+        account.jobs += 1;
+        account.ran += took;
+        account.on_core += on_core;
+        let Some(found) = account.found(self.purpose).filter(|_| !account.is_told) else { return };
+        account.is_told = true;
+        let advice = self.advice(task, account, found);
+        drop(tasks);
+        #[cfg(feature = "tracing")]
+        tracing::warn!(target: "offloop", task = advice.task, pool = &*advice.pool, "{advice}");
+        if let Some(tell) = &self.on_advice {
+            drop_quietly(panics::catch(|| tell(&advice)));
+        }
+    }
+
+    fn advice(&self, task: &str, account: &Account, found: Found) -> Advice {
+        let Account { jobs, ran, on_core, .. } = *account;
+        Advice { pool: Arc::clone(&self.pool), task: task.to_owned(), found, jobs, ran, on_core }
+    }
+
+    /// What there is to advise until now, the gravest first.
+    pub(crate) fn all(&self) -> Vec<Advice> {
+        let tasks = self.tasks.lock();
+        let found = tasks
+            .iter()
+            .filter_map(|(task, account)| Some(self.advice(task, account, account.found(self.purpose)?)));
+        let mut all: Vec<_> = found.collect();
+        drop(tasks);
+        all.sort_by(|one, other| other.ran.cmp(&one.ran).then_with(|| one.task.cmp(&other.task)));
+        all
+    }
+}
+
+impl Account {
+    fn found(&self, purpose: Purpose) -> Option<Found> {
+        let share = self.on_core.as_secs_f64() / self.ran.as_secs_f64().max(f64::MIN_POSITIVE);
+        match purpose {
+            Purpose::Waiting if share > COMPUTES && self.on_core >= ENOUGH => Some(Found::Computes),
+            Purpose::Computing if share < ONLY_WAITS && self.ran >= ENOUGH => Some(Found::OnlyWaits),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for Advisor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Advisor")
+            .field("pool", &self.pool)
+            .field("purpose", &self.purpose)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn each_task_is_advised_upon_once_and_told_for_ever() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let ears = Arc::clone(&told);
+        let tell: OnAdvice = Arc::new(move |advice: &Advice| ears.lock().push(advice.to_string()));
+        let advisor = Advisor::new("io", Purpose::Waiting, Some(tell));
+        for _ in 0..5 {
+            advisor.note_task("burns", 30 * MS, 29 * MS);
+            advisor.note_task("sleeps", 30 * MS, MS);
+        }
+        assert_eq!(told.lock().len(), 1);
+        assert!(
+            told.lock()[0].starts_with("`burns` on the pool `io` was on a core for 97 % of 120.0ms (4 jobs)")
+        );
+        let all = advisor.all();
+        assert_eq!((all.len(), all[0].jobs, all[0].found), (1, 5, Found::Computes));
+    }
+
+    #[test]
+    fn names_without_end_do_not_fill_the_memory() {
+        let advisor = Advisor::new("cpu", Purpose::Computing, None);
+        for number in 0..2 * TASKS {
+            advisor.note_task(&format!("job {number}"), 200 * MS, MS);
+        }
+        assert_eq!(advisor.all().len(), TASKS);
+    }
+}

@@ -1,0 +1,336 @@
+//! Promises of a thread pool's figures: each end is counted once, times are those that passed, states are true.
+
+#![allow(missing_docs, reason = "a test crate has no users")]
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{Gate, comes_back, end, eventually, occupy, single};
+use offloop::metrics::{self, Found, Metrics, Outcome, Purpose};
+use offloop::{Executor, Job, OnFull, Rejected, ThreadPool, prepare};
+
+/// The outcomes that were seen, with their counts.
+fn seen(metrics: &Metrics) -> Vec<(Outcome, u64)> {
+    metrics.outcomes.iter().filter(|(_, count)| *count > 0).collect()
+}
+
+#[test]
+fn a_job_is_counted_before_anybody_can_know_that_it_has_ended() {
+    let pool = single();
+    for job in 1..=2000 {
+        end(pool.run(|| ())).unwrap();
+        let metrics = pool.metrics();
+        assert_eq!(metrics.outcomes[Outcome::Completed], job);
+        assert_eq!((metrics.queue_wait.count(), metrics.run_time.count()), (job, job));
+    }
+    assert_eq!(seen(&pool.metrics()), [(Outcome::Completed, 2000)]);
+}
+
+#[test]
+fn each_way_to_end_is_counted_as_what_it_was_and_once() {
+    let pool =
+        ThreadPool::builder().max_threads(1).queue_capacity(4).on_full(OnFull::Reject).build().unwrap();
+    end(pool.run(|| panic!("on purpose"))).unwrap_err();
+    end(pool.run(offloop::job::mark_failed)).unwrap();
+
+    let (gate, busy) = occupy(&pool);
+    let cancelled = pool.run(|| ());
+    cancelled.cancel();
+    drop(pool.run(|| ()));
+    end(pool.run(prepare(|| ()).queue_timeout(Duration::from_millis(1)))).unwrap_err();
+    let queued: Vec<_> = (0..4).map(|_| pool.run(|| ())).collect();
+    end(pool.run(|| ())).unwrap_err();
+    assert!(pool.try_run(|| ()).is_err());
+    assert_eq!(pool.cancel_queued(), 4);
+    drop(queued);
+    gate.open();
+    end(busy).unwrap();
+
+    let slow =
+        pool.run(prepare(|| while !offloop::job::is_cancelled() {}).run_timeout(Duration::from_millis(1)));
+    end(slow).unwrap_err();
+    comes_back("the shutdown", {
+        let pool = pool.clone();
+        move || pool.shutdown(Duration::from_secs(30)).wait().unwrap()
+    });
+    end(pool.run(|| ())).unwrap_err();
+    let metrics = pool.metrics();
+    assert_eq!(
+        seen(&metrics),
+        [
+            (Outcome::Completed, 1),
+            (Outcome::Failed, 1),
+            (Outcome::Panicked, 1),
+            (Outcome::Cancelled, 6),
+            (Outcome::QueueDeadline, 1),
+            (Outcome::RunDeadline, 1),
+            (Outcome::Rejected, 3),
+        ]
+    );
+    // Those that ran: also the one whose deadline passed meanwhile.
+    assert_eq!(metrics.run_time.count(), 4);
+}
+
+#[test]
+fn jobs_that_are_shed_or_run_by_their_caller_are_counted_too() {
+    let pool =
+        ThreadPool::builder().max_threads(1).queue_capacity(1).on_full(OnFull::ShedOldest).build().unwrap();
+    let (gate, busy) = occupy(&pool);
+    let shed = pool.run(|| ());
+    let kept = pool.run(|| ());
+    end(shed).unwrap_err();
+    gate.open();
+    end(busy).unwrap();
+    end(kept).unwrap();
+    assert_eq!(seen(&pool.metrics()), [(Outcome::Completed, 2), (Outcome::Shed, 1)]);
+
+    let pool =
+        ThreadPool::builder().max_threads(1).queue_capacity(1).on_full(OnFull::CallerRuns).build().unwrap();
+    let (gate, busy) = occupy(&pool);
+    let queued = pool.run(|| ());
+    end(pool.run(|| ())).unwrap();
+    assert_eq!(pool.metrics().outcomes[Outcome::Completed], 1);
+    gate.open();
+    end(busy).unwrap();
+    end(queued).unwrap();
+}
+
+#[test]
+fn a_job_cancelled_while_it_runs_is_counted_at_once_and_its_time_when_it_returns() {
+    let pool = single();
+    let (gate, busy) = occupy(&pool);
+    busy.cancel();
+    let metrics = pool.metrics();
+    assert_eq!(seen(&metrics), [(Outcome::Cancelled, 1)]);
+    assert_eq!(metrics.run_time.count(), 0);
+    gate.open();
+    eventually("its time is known", || pool.metrics().run_time.count() == 1);
+    assert_eq!(seen(&pool.metrics()), [(Outcome::Cancelled, 1)]);
+}
+
+#[test]
+fn the_histograms_hold_the_times_that_passed() {
+    let pool = single();
+    let nap = || std::thread::sleep(Duration::from_millis(40));
+    let handles: Vec<_> = (0..3).map(|_| pool.run(nap)).collect();
+    for handle in handles {
+        end(handle).unwrap();
+    }
+    let Metrics { run_time, queue_wait, .. } = pool.metrics();
+    // The third waits for two others.
+    assert!(run_time.sum() >= Duration::from_millis(120), "{:?}", run_time.sum());
+    assert!(queue_wait.sum() >= Duration::from_millis(120), "{:?}", queue_wait.sum());
+    assert!(run_time.quantile(0.0).unwrap() >= Duration::from_millis(30));
+    assert!(queue_wait.quantile(1.0).unwrap() >= Duration::from_millis(70));
+}
+
+#[test]
+fn the_states_of_workers_and_queue_are_told() {
+    let pool = ThreadPool::builder().max_threads(2).build().unwrap();
+    let (gate, busy) = occupy(&pool);
+    let waits = pool.run({
+        let pool = pool.clone();
+        move || pool.run(|| ()).wait()
+    });
+    end(waits).unwrap().unwrap();
+    let (second, other) = occupy(&pool);
+    let queued = pool.run(|| ());
+    let metrics = pool.metrics();
+    assert_eq!((metrics.running, metrics.queued), (2, 1));
+    assert_eq!((metrics.workers.busy, metrics.workers.blocked), (2, 0));
+    gate.open();
+    second.open();
+    for handle in [busy, other, queued] {
+        end(handle).unwrap();
+    }
+    eventually("they are idle", || {
+        let metrics = pool.metrics();
+        metrics.workers.busy == 0 && metrics.workers.idle >= 2 && metrics.running == 0
+    });
+}
+
+#[test]
+fn a_job_that_waits_for_another_is_counted_as_blocked() {
+    let pool = single();
+    let gate = Gate::new();
+    let waits = pool.run({
+        let (pool, gate) = (pool.clone(), gate.clone());
+        move || pool.run(move || gate.pass()).wait()
+    });
+    eventually("one is blocked, its stand-in is busy", || {
+        let workers = pool.metrics().workers;
+        (workers.blocked, workers.busy) == (1, 1)
+    });
+    gate.open();
+    end(waits).unwrap().unwrap();
+}
+
+#[test]
+fn what_threads_have_counted_stays_when_they_leave() {
+    let pool = ThreadPool::builder().max_threads(4).idle_timeout(Duration::from_millis(1)).build().unwrap();
+    for _ in 0..20 {
+        let handles: Vec<_> =
+            (0..4).map(|_| pool.run(|| std::thread::sleep(Duration::from_millis(1)))).collect();
+        for handle in handles {
+            end(handle).unwrap();
+        }
+        eventually("they leave", || pool.threads() == 0);
+    }
+    let metrics = pool.metrics();
+    assert_eq!((metrics.outcomes[Outcome::Completed], metrics.run_time.count()), (80, 80));
+}
+
+#[test]
+fn a_wrapped_job_is_counted_by_the_pool_that_runs_it() {
+    struct Wraps(ThreadPool);
+    impl Executor for Wraps {
+        fn execute(&self, job: Job) -> Result<(), Rejected<Job>> {
+            self.0.execute(job.around(|run| run()))
+        }
+    }
+    let executor = Wraps(single());
+    end(offloop::run_in_executor(&executor, || ())).unwrap();
+    end(offloop::run_in_executor(&executor, || panic!("on purpose"))).unwrap_err();
+    assert_eq!(seen(&executor.0.metrics()), [(Outcome::Completed, 1), (Outcome::Panicked, 1)]);
+}
+
+#[test]
+fn all_pools_are_told_of_until_they_end() {
+    let named = |name: &str| metrics::all().iter().filter(|metrics| &*metrics.pool == name).count();
+    let pool = ThreadPool::builder().name("for-a-while").build().unwrap();
+    assert_eq!(named("for-a-while"), 1);
+    end(pool.run(|| ())).unwrap();
+    drop(pool);
+    eventually("it is gone", || named("for-a-while") == 0);
+    end(offloop::run(|| ())).unwrap();
+    assert_eq!(named("offloop-io"), 1);
+}
+
+fn burn(time: Duration) {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < time {
+        std::hint::spin_loop();
+    }
+}
+
+#[test]
+fn what_computes_on_a_lane_for_waiting_is_advised_upon_once() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let ears = Arc::clone(&told);
+    let pool = ThreadPool::builder()
+        .name("io")
+        .max_threads(1)
+        .purpose(Purpose::Waiting)
+        .on_advice(move |advice| ears.lock().unwrap().push(advice.to_string()))
+        .build()
+        .unwrap();
+    // Other programs take the cores too, so it may take some more than one would think.
+    for _ in 0..100 {
+        end(pool.run(prepare(|| burn(Duration::from_millis(20))).name("parse"))).unwrap();
+        end(pool.run(prepare(|| std::thread::sleep(Duration::from_millis(3))).name("query"))).unwrap();
+        end(pool.run(|| ())).unwrap();
+        if told.lock().unwrap().len() == 1 {
+            break;
+        }
+    }
+    end(pool.run(prepare(|| burn(Duration::from_millis(20))).name("parse"))).unwrap();
+    let told = told.lock().unwrap();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with("`parse` on the pool `io` was on a core for "), "{told:?}");
+    assert!(told[0].contains("run_cpu"));
+    let advice = pool.metrics().advice;
+    assert_eq!((advice.len(), advice[0].task.as_str(), advice[0].found), (1, "parse", Found::Computes));
+}
+
+#[test]
+fn what_waits_on_a_lane_for_computing_is_advised_upon() {
+    let pool = ThreadPool::builder().purpose(Purpose::Computing).build().unwrap();
+    let jobs: Vec<_> = (0..4)
+        .map(|_| pool.run(prepare(|| std::thread::sleep(Duration::from_millis(60))).name("nap")))
+        .collect();
+    for job in jobs {
+        end(job).unwrap();
+    }
+    let advice = pool.metrics().advice;
+    assert_eq!((advice.len(), advice[0].found), (1, Found::OnlyWaits));
+    assert!(advice[0].to_string().contains("threads (`run`) are the place"));
+}
+
+#[test]
+fn a_panic_in_the_advice_hook_harms_nobody() {
+    let pool = ThreadPool::builder()
+        .max_threads(1)
+        .purpose(Purpose::Computing)
+        .on_advice(|_| panic!("on purpose"))
+        .build()
+        .unwrap();
+    end(pool.run(|| std::thread::sleep(Duration::from_millis(120)))).unwrap();
+    end(pool.run(|| ())).unwrap();
+    assert_eq!(seen(&pool.metrics()), [(Outcome::Completed, 2)]);
+}
+
+#[test]
+fn the_prometheus_page_is_read_by_a_parser() {
+    let pool = ThreadPool::builder().name("odd \"name\"\\\n").max_threads(1).build().unwrap();
+    let twin = ThreadPool::builder().name("odd \"name\"\\\n").max_threads(1).build().unwrap();
+    for pool in [&pool, &twin] {
+        end(pool.run(|| std::thread::sleep(Duration::from_millis(5)))).unwrap();
+    }
+    let page = metrics::prometheus(&[pool.metrics(), twin.metrics()]);
+    let scrape = prometheus_parse::Scrape::parse(page.lines().map(|line| Ok(line.to_owned()))).unwrap();
+    let completed: Vec<_> = scrape
+        .samples
+        .iter()
+        .filter(|sample| {
+            sample.metric == "offloop_jobs_total" && sample.labels.get("outcome") == Some("completed")
+        })
+        .collect();
+    assert_eq!(completed.len(), 1, "pools of one name are added up");
+    assert!(
+        matches!(completed[0].value, prometheus_parse::Value::Counter(count) if (count - 2.0).abs() < 0.1)
+    );
+    let run = scrape.samples.iter().find(|sample| sample.metric == "offloop_run_seconds").unwrap();
+    let prometheus_parse::Value::Histogram(buckets) = &run.value else { panic!("{run:?}") };
+    assert!(
+        buckets
+            .windows(2)
+            .all(|pair| pair[0].count <= pair[1].count && pair[0].less_than < pair[1].less_than)
+    );
+    assert_eq!(buckets.last().map(|bucket| (bucket.less_than, bucket.count)), Some((f64::INFINITY, 2.0)));
+    let below_4_ms =
+        buckets.iter().filter(|bucket| bucket.less_than < 0.004).all(|bucket| bucket.count < 0.5);
+    assert!(below_4_ms, "{buckets:?}");
+    assert!(page.contains(r#"pool="odd \"name\"\\\n""#), "{page}");
+}
+
+#[cfg(feature = "metrics")]
+#[test]
+fn the_metrics_facade_gets_counts_as_they_are_and_new_times_once() {
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+    let pool = ThreadPool::builder().name("facade").max_threads(1).build().unwrap();
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let mut publisher = metrics::Publisher::new();
+    let mut publish = || {
+        ::metrics::with_local_recorder(&recorder, || publisher.publish(&[pool.metrics()]));
+        let mut counts = (0, 0);
+        for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+            let is_completed = key.key().labels().any(|label| label.value() == "completed");
+            match (key.key().name(), value) {
+                ("offloop_jobs_total", DebugValue::Counter(count)) if is_completed => counts.0 = count,
+                ("offloop_run_seconds", DebugValue::Histogram(times)) => counts.1 = times.len(),
+                _ => {}
+            }
+        }
+        counts
+    };
+    end(pool.run(|| ())).unwrap();
+    end(pool.run(|| ())).unwrap();
+    assert_eq!(publish(), (2, 2));
+    end(pool.run(|| ())).unwrap();
+    assert_eq!(publish(), (3, 1));
+    assert_eq!(publish().1, 0);
+}
