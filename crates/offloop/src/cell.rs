@@ -225,6 +225,7 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
         drop(slot);
 
         timer::cancel(&timers);
+        self.core.span.tell_end(outcome);
         #[cfg(feature = "process")]
         if let Some(tray) = &self.core.options.tray {
             tray.wake_unless(waker.as_ref());
@@ -495,10 +496,7 @@ impl<R: DeserializeOwned + Send + 'static> Remote for Cell<Encoded, R> {
 
     fn run_here(self: Arc<Self>, books: &dyn Books) {
         if let Some(call) = Cell::start(&self) {
-            match self.core.perform(|| {
-                let arguments = Incoming::from(&call.arguments);
-                (call.task.run)(arguments).map_err(|fault| fault.into_kind(call.task.name))
-            }) {
+            match self.core.perform(|| call.run().map_err(|fault| fault.into_kind(call.task.name))) {
                 Ok(result) => self.complete(Incoming::from(&result), books),
                 Err(kind) => self.finish(Err(kind), books),
             };

@@ -14,11 +14,12 @@ use crate::clock::Moment;
 use crate::error::ErrorKind;
 use crate::fork::Generation;
 use crate::metrics::Outcome;
-use crate::metrics::books::{Books, NoBooks};
+use crate::metrics::books::{Books, KEPT, NoBooks};
 use crate::nested::Compensation;
 use crate::panics;
 #[cfg(feature = "process")]
 use crate::process_pool::Tray;
+use crate::span::JobSpan;
 #[cfg(feature = "process")]
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -69,6 +70,7 @@ pub struct Options {
     pub(crate) queue_limit: Option<Duration>,
     pub(crate) run_limit: Option<Duration>,
     pub(crate) capture: Option<Captured>,
+    pub(crate) carried: Option<Box<[u8]>>,
     pub(crate) retry: Option<Retry>,
     /// Where its items go, if it may send some.
     #[cfg(feature = "process")]
@@ -87,6 +89,7 @@ impl Options {
             queue_limit: None,
             run_limit: None,
             capture: None,
+            carried: None,
             retry: None,
             #[cfg(feature = "process")]
             tray: None,
@@ -158,6 +161,12 @@ impl<W> Prepared<W> {
     /// workers that it cost. Threads don't die, so there it has no effect.
     pub fn retry(mut self, retry: Retry) -> Self {
         self.options.retry = Some(retry);
+        self
+    }
+
+    /// Bytes that travel with the job, to [`carried`]: the context of a distributed trace, for instance.
+    pub fn carry(mut self, bytes: impl Into<Box<[u8]>>) -> Self {
+        self.options.carried = Some(bytes.into());
         self
     }
 
@@ -240,17 +249,31 @@ pub(crate) struct Core {
     /// How many workers died of it, as far as can be told.
     #[cfg(feature = "process")]
     deaths: AtomicU32,
-    #[cfg(feature = "tracing")]
-    span: tracing::Span,
+    pub(crate) span: JobSpan,
 }
 
 impl Core {
     pub(crate) fn new(options: Options) -> Self {
+        Self::with_id(JobId::next(), options)
+    }
+
+    /// A job of another process, as its worker sees it.
+    #[cfg(feature = "process")]
+    pub(crate) fn of_request(id: u64, options: Options, parent: Option<&str>) -> Self {
+        let core = Self::with_id(JobId(id), options);
+        if let Some(parent) = parent {
+            core.span.tell_parent(parent);
+        }
+        core
+    }
+
+    fn with_id(id: JobId, options: Options) -> Self {
         Self {
-            id: JobId::next(),
+            span: JobSpan::new(id, &options.name),
+            id,
             options,
             born: Generation::now(),
-            submitted: Moment::now(),
+            submitted: if KEPT { Moment::now() } else { Moment::default() },
             ticket: AtomicU64::new(0),
             state: AtomicU8::new(JobState::Queued as u8),
             cancelled: AtomicBool::new(false),
@@ -261,8 +284,6 @@ impl Core {
             losses: AtomicU32::new(0),
             #[cfg(feature = "process")]
             deaths: AtomicU32::new(0),
-            #[cfg(feature = "tracing")]
-            span: tracing::Span::current(),
         }
     }
 
@@ -350,11 +371,7 @@ impl Core {
     /// Runs the job's body as this job: in its span, known to [`is_cancelled`] and friends, panics caught.
     pub(crate) fn perform<R>(&self, body: impl FnOnce() -> Result<R, ErrorKind>) -> Result<R, ErrorKind> {
         let _current = Current::enter(self);
-        let in_span = || {
-            #[cfg(feature = "tracing")]
-            let _entered = self.span.enter();
-            body()
-        };
+        let in_span = || self.span.within(body);
         panics::catch(in_span).unwrap_or_else(|panic| Err(ErrorKind::Panicked(panic)))
     }
 }
@@ -544,6 +561,22 @@ pub fn mark_failed() {
 /// The identity of the job that runs on this thread.
 pub fn id() -> Option<JobId> {
     current(|core| core.id)
+}
+
+/// The bytes that [travel](Prepared::carry) with the job that runs on this thread.
+pub fn carried() -> Option<Vec<u8>> {
+    current(|core| core.options.carried.as_deref().map(<[u8]>::to_vec)).flatten()
+}
+
+/// Has `hook` called around each job of a process pool that this process runs as a worker, for as long as it lives: to be
+/// called once, by the pool's initializer. The hook gets the job as a function and should call it; [`name`], [`id`] and
+/// [`carried`] tell about it. If it does not call it, or panics, the job ends with the reason.
+///
+/// This is where a context that was carried becomes that of the thread. Says whether it was the first to be set; others
+/// are not heard.
+#[cfg(feature = "process")]
+pub fn surround(hook: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) -> bool {
+    crate::process_pool::surround(Box::new(hook))
 }
 
 /// The name of the job that runs on this thread.

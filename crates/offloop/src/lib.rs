@@ -25,6 +25,7 @@
 //! | [`Handle`] | the caller's end of a job |
 //! | [`Error`] | why a job has no result; [`ErrorKind`] tells the reasons apart |
 //! | [`Report`] | what a shutdown came to |
+//! | [`metrics`] | what a pool has done and is doing: counts, times, states, advice; for Prometheus too |
 //!
 //! # Who calls whom
 //!
@@ -58,8 +59,8 @@
 //!
 //! # Features
 //!
-//! `process` (default): [`ProcessPool`] and tasks, on Linux. `tracing`: the submitter's span surrounds the job.
-//! `rayon`, `tokio`: adapters for their threads.
+//! `process` (default): [`ProcessPool`] and tasks, on Linux. `tracing`: each job has a span within its submitter's.
+//! `metrics`: figures go to the recorder of that crate. `rayon`, `tokio`: adapters for their threads.
 
 pub mod adapters;
 #[cfg(all(feature = "process", target_os = "linux"))]
@@ -87,6 +88,7 @@ mod payload;
 mod process_pool;
 mod queue;
 mod report;
+mod span;
 mod sync;
 #[cfg(all(feature = "process", target_os = "linux"))]
 mod task;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Panic};
 use crate::payload::{Bytes, EncodeError, Incoming, Payload};
 use crate::work::{Work, sealed};
 
@@ -27,7 +27,7 @@ pub struct Call<'a, R> {
 
 /// A task's function with its arguments.
 trait Bound<R>: Send {
-    fn encode(&self) -> Result<Payload, EncodeError>;
+    fn encode(&self, context: Option<&Context<'_>>) -> Result<Payload, EncodeError>;
     fn call(self: Box<Self>) -> R;
 }
 
@@ -37,8 +37,11 @@ struct Arguments<A, R> {
 }
 
 impl<A: Serialize + Send, R> Bound<R> for Arguments<A, R> {
-    fn encode(&self) -> Result<Payload, EncodeError> {
-        Payload::encode(&self.arguments)
+    fn encode(&self, context: Option<&Context<'_>>) -> Result<Payload, EncodeError> {
+        match context {
+            Some(context) => Payload::encode(&(context, &self.arguments)),
+            None => Payload::encode(&self.arguments),
+        }
     }
 
     fn call(self: Box<Self>) -> R {
@@ -61,9 +64,11 @@ impl<R> Call<'_, R> {
         self.task.name
     }
 
-    pub(crate) fn encode(&self) -> Result<Encoded, ErrorKind> {
-        match self.bound.encode() {
-            Ok(arguments) => Ok(Encoded { task: self.task, arguments, kind: 0 }),
+    pub(crate) fn encode(&self, context: Option<&Context<'_>>) -> Result<Encoded, ErrorKind> {
+        match self.bound.encode(context) {
+            Ok(arguments) => {
+                Ok(Encoded { task: self.task, arguments, has_context: context.is_some(), kind: 0 })
+            }
             Err(error) => Err(ErrorKind::Encode(format!("the arguments of `{}`: {error}", self.task.name))),
         }
     }
@@ -89,11 +94,32 @@ impl<R: Send + 'static> Work for Call<'static, R> {
     }
 }
 
+/// What a worker learns of a job beside its arguments, which this precedes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Context<'a> {
+    /// Its name, if that is not the task's.
+    pub(crate) name: Option<&'a str>,
+    /// The name of the submitter's span.
+    pub(crate) parent: Option<&'a str>,
+    #[serde(borrow)]
+    pub(crate) carried: Option<Bytes<'a>>,
+}
+
+impl<'a> Context<'a> {
+    /// Takes it off the front of what has come.
+    pub(crate) fn take(incoming: Incoming<'a>) -> Result<(Self, Incoming<'a>), postcard::Error> {
+        let (context, body) = postcard::take_from_bytes(incoming.body)?;
+        Ok((context, Incoming { body, ..incoming }))
+    }
+}
+
 /// A call as it travels to a worker process.
 #[derive(Debug)]
 pub(crate) struct Encoded {
     pub(crate) task: &'static Task,
     pub(crate) arguments: Payload,
+    /// A [`Context`] precedes the arguments.
+    pub(crate) has_context: bool,
     /// Which jobs are expected to take as long as this one.
     pub(crate) kind: u8,
 }
@@ -102,6 +128,15 @@ pub(crate) struct Encoded {
 pub(crate) const KINDS: usize = 256;
 
 impl Encoded {
+    /// Calls the task on this thread.
+    pub(crate) fn run(&self) -> Outcome {
+        let mut incoming = Incoming::from(&self.arguments);
+        if self.has_context {
+            incoming = Context::take(incoming).map_err(|error| Fault::Arguments(error.to_string()))?.1;
+        }
+        (self.task.run)(incoming)
+    }
+
     /// Says how the job is called: those of one task and name are of one kind.
     pub(crate) fn named(mut self, name: &str) -> Self {
         let mut hasher = DefaultHasher::new();
@@ -133,6 +168,8 @@ pub enum Fault {
     Arguments(String),
     /// Its result did not encode.
     Result(String),
+    /// It panicked.
+    Panicked(Panic),
 }
 
 impl Fault {
@@ -140,6 +177,7 @@ impl Fault {
         match self {
             Self::Arguments(reason) => ErrorKind::Decode(format!("the arguments of `{task}`: {reason}")),
             Self::Result(reason) => ErrorKind::Encode(format!("the result of `{task}`: {reason}")),
+            Self::Panicked(panic) => ErrorKind::Panicked(panic),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The submitter's span surrounds the job, wherever that runs.
+//! Each job has a span within its submitter's, which surrounds it wherever it runs and tells how it went.
 
 #![cfg(feature = "tracing")]
 #![allow(missing_docs, reason = "a test crate has no users")]
@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use common::{end, occupy, single, tid};
 use offloop::{Executor, Inline, Job, Rejected, run_in_executor};
-use tracing::span::Id;
+use tracing::field::{Field, Visit};
+use tracing::span::{Id, Record};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Registry;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -23,12 +24,24 @@ type Noted = (i32, Vec<&'static str>);
 struct Notes {
     events: Arc<Mutex<Vec<Noted>>>,
     closed: Arc<Mutex<Vec<&'static str>>>,
+    /// What spans have recorded since they were made.
+    recorded: Arc<Mutex<Vec<(&'static str, String)>>>,
+}
+
+impl Visit for Notes {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.recorded.lock().unwrap().push((field.name(), format!("{value:?}")));
+    }
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Notes {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let scope = context.event_scope(event).into_iter().flatten();
         self.events.lock().unwrap().push((tid(), scope.map(|span| span.name()).collect()));
+    }
+
+    fn on_record(&self, _: &Id, record: &Record<'_>, _: Context<'_, S>) {
+        record.record(&mut self.clone());
     }
 
     fn on_close(&self, id: Id, context: Context<'_, S>) {
@@ -48,6 +61,7 @@ fn noted(f: impl FnOnce(&Notes)) {
     });
     notes.events.lock().unwrap().clear();
     notes.closed.lock().unwrap().clear();
+    notes.recorded.lock().unwrap().clear();
     f(notes);
 }
 
@@ -65,7 +79,7 @@ fn the_submitters_span_surrounds_a_job_in_another_thread() {
         end(handle).unwrap();
         let worker = end(pool.run(tid)).unwrap();
         assert_ne!(worker, tid());
-        assert_eq!(*notes.events.lock().unwrap(), [(worker, vec!["query", "request"])]);
+        assert_eq!(*notes.events.lock().unwrap(), [(worker, vec!["job", "query", "request"])]);
     });
 }
 
@@ -79,7 +93,7 @@ fn a_job_submitted_outside_of_spans_runs_outside_of_spans() {
             span.in_scope(|| end(handle)).unwrap();
             span
         };
-        assert_eq!(notes.events.lock().unwrap()[0].1, Vec::<&str>::new());
+        assert_eq!(notes.events.lock().unwrap()[0].1, ["job"]);
     });
 }
 
@@ -90,7 +104,7 @@ fn a_span_does_not_leak_into_the_next_job_even_after_a_panic() {
         let span = tracing::info_span!("first");
         assert!(end(span.in_scope(|| pool.run(|| panic!("inside")))).is_err());
         end(pool.run(emit)).unwrap();
-        assert_eq!(notes.events.lock().unwrap()[0].1, Vec::<&str>::new());
+        assert_eq!(notes.events.lock().unwrap()[0].1, ["job"]);
     });
 }
 
@@ -107,7 +121,7 @@ fn a_span_surrounds_a_job_of_any_executor_and_a_job_of_a_job() {
         let span = tracing::info_span!("request");
         let handle = span.in_scope(|| run_in_executor(&Threads, || end(run_in_executor(&Inline, emit))));
         end(handle).unwrap().unwrap();
-        assert_eq!(notes.events.lock().unwrap()[0].1, ["request"]);
+        assert_eq!(notes.events.lock().unwrap()[0].1, ["job", "job", "request"]);
     });
 }
 
@@ -121,8 +135,31 @@ fn a_job_that_ended_keeps_no_span_open() {
         drop(span);
         assert!(notes.closed.lock().unwrap().is_empty(), "the queued job holds it");
         drop(queued);
-        assert_eq!(*notes.closed.lock().unwrap(), ["short"]);
+        assert_eq!(*notes.closed.lock().unwrap(), ["job", "short"]);
         gate.open();
         end(busy).unwrap();
+    });
+}
+
+#[test]
+fn the_span_of_a_job_tells_how_long_it_waited_and_ran_and_how_it_ended() {
+    noted(|notes| {
+        let pool = single();
+        let (gate, busy) = occupy(&pool);
+        let slow = pool.run(|| std::thread::sleep(std::time::Duration::from_millis(20)));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        gate.open();
+        end(busy).unwrap();
+        notes.recorded.lock().unwrap().clear();
+        end(slow).unwrap();
+        end(pool.run(|| panic!("on purpose"))).unwrap_err();
+        let recorded = notes.recorded.lock().unwrap();
+        let all = |name: &str| -> Vec<String> {
+            recorded.iter().filter(|(field, _)| *field == name).map(|(_, value)| value.clone()).collect()
+        };
+        let micros = |name: &str| all(name)[0].parse::<u64>().unwrap();
+        assert!(micros("queue_wait_us") >= 20_000 && micros("run_us") >= 20_000, "{recorded:?}");
+        assert_eq!(all("outcome").last().unwrap(), "\"panicked\"");
+        assert!(all("outcome").contains(&"\"completed\"".to_owned()), "{recorded:?}");
     });
 }

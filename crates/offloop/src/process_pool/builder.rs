@@ -31,9 +31,12 @@ pub struct ProcessPoolBuilder {
     uses_template: bool,
 }
 
+type Carry = dyn Fn() -> Option<Vec<u8>> + Send + Sync;
+
 pub(super) struct Config {
     pub(super) name: Cow<'static, str>,
     pub(super) on_advice: Option<OnAdvice>,
+    pub(super) carry: Option<Box<Carry>>,
     pub(super) workers: usize,
     pub(super) queue_capacity: usize,
     pub(super) on_full: OnFull,
@@ -107,6 +110,7 @@ impl ProcessPoolBuilder {
             config: Config {
                 name: "offloop-processes".into(),
                 on_advice: None,
+                carry: None,
                 workers: crate::sync::cores(),
                 queue_capacity: 10_000,
                 on_full: OnFull::Wait,
@@ -148,6 +152,14 @@ impl ProcessPoolBuilder {
     /// target `offloop`. A panic in it is caught and printed.
     pub fn on_advice(mut self, hook: impl Fn(&Advice) + Send + Sync + 'static) -> Self {
         self.config.on_advice = Some(Arc::new(hook));
+        self
+    }
+
+    /// Is called at each submission, on the thread that submits: the bytes that it returns travel with the job, unless
+    /// that [carries](crate::job::Prepared::carry) others. So the context of a trace reaches the worker, where
+    /// [`job::surround`](crate::job::surround) takes it up. A panic in it is caught and printed; the job carries nothing.
+    pub fn carry(mut self, hook: impl Fn() -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
+        self.config.carry = Some(Box::new(hook));
         self
     }
 
@@ -304,7 +316,7 @@ impl ProcessPoolBuilder {
     /// Runs `call` in each worker before its first job. A worker whose initializer panics or returns an error
     /// is not used; when none can be had the jobs end with [`ErrorKind::CouldNotStart`] and that reason.
     pub fn initializer<R: Initialised>(mut self, call: &Call<'_, R>) -> Self {
-        match call.encode() {
+        match call.encode(None) {
             Ok(call) => {
                 let verdict =
                     |result: Incoming<'_>| decode::<R>(result).map_err(|e| e.to_string())?.verdict();

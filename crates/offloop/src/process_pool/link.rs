@@ -132,6 +132,9 @@ pub(super) const CAPTURE: u32 = 1;
 /// An offer's flag: the job may send items before its answer.
 pub(super) const STREAM: u32 = 2;
 
+/// An offer's flag: what the job is called and carries precedes its arguments.
+pub(super) const CONTEXT: u32 = 4;
+
 /// For a futex: it takes a signed number.
 const EVERYBODY: u32 = i32::MAX as u32;
 

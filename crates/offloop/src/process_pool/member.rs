@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::link::{Answer, CAPTURE, Link, Malformed, SLOTS, STREAM, state};
+use super::link::{Answer, CAPTURE, CONTEXT, Link, Malformed, SLOTS, STREAM, state};
 use super::output::Sink;
 use super::stream::Tray;
 use crate::cell::Remote;
@@ -189,7 +189,9 @@ impl Member {
         // Nothing goes behind a job of which it is not known that it ends soon, or whose output would mingle.
         let expected = expected.filter(|_| capture.is_none()).unwrap_or(AHEAD);
         let tray = &job.core().options.tray;
-        let flags = if capture.is_some() { CAPTURE } else { 0 } | if tray.is_some() { STREAM } else { 0 };
+        let flags = if capture.is_some() { CAPTURE } else { 0 }
+            | if tray.is_some() { STREAM } else { 0 }
+            | if call.has_context { CONTEXT } else { 0 };
         self.load += expected;
         self.left -= 1;
         let slot = self.next;

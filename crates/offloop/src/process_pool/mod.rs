@@ -30,7 +30,7 @@ pub use builder::{Initialised, OnCrash, ProcessPoolBuilder};
 pub(crate) use link::fuzz;
 pub use stream::Items;
 pub(crate) use stream::Tray;
-pub(crate) use worker::emit;
+pub(crate) use worker::{emit, surround};
 
 use crate::cell::{Cell, Remote};
 use crate::error::{ErrorKind, Rejected};
@@ -38,8 +38,10 @@ use crate::executor::Accepts;
 use crate::handle::Handle;
 use crate::job::{Options, Prepared};
 use crate::metrics::{Measured, Metrics, Outcome};
+use crate::panics;
+use crate::payload::Bytes;
 use crate::report::Report;
-use crate::task::{Call, Encoded};
+use crate::task::{Call, Context, Encoded};
 use desk::Desk;
 
 /// Why a call was not taken, with its instructions.
@@ -230,11 +232,24 @@ impl ProcessPool {
     where
         R: DeserializeOwned + Send + 'static,
     {
-        if options.name.is_empty() {
+        let has_name = !options.name.is_empty();
+        if !has_name {
             options.name = call.task_name().into();
         }
         let desk = &self.door.desk;
-        let encoded = match call.encode().and_then(|encoded| desk.config.check_size(encoded)) {
+        if let (None, Some(carry)) = (&options.carried, &desk.config.carry) {
+            options.carried = panics::catch(carry).ok().flatten().map(Vec::into_boxed_slice);
+        }
+        let context = Context {
+            name: has_name.then_some(&*options.name),
+            parent: name_of_current_span(),
+            carried: options.carried.as_deref().map(Bytes),
+        };
+        let is_worth_it = has_name || context.parent.is_some() || context.carried.is_some();
+        let encoded = match call
+            .encode(is_worth_it.then_some(&context))
+            .and_then(|encoded| desk.config.check_size(encoded))
+        {
             Ok(encoded) => encoded,
             Err(kind) => {
                 desk.counts.count(Outcome::of(&kind));
@@ -251,6 +266,13 @@ impl ProcessPool {
             }
         }
     }
+}
+
+fn name_of_current_span() -> Option<&'static str> {
+    #[cfg(feature = "tracing")]
+    return tracing::Span::current().metadata().map(tracing::Metadata::name);
+    #[cfg(not(feature = "tracing"))]
+    None
 }
 
 impl<'a, R> Accepts<Call<'a, R>> for ProcessPool

@@ -9,11 +9,12 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::process::exit;
 use std::rc::Rc;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::link::{CAPTURE, Header, Kind, PanicNote, Request, STREAM, UNHEARD, WorkerEnd};
+use super::link::{CAPTURE, CONTEXT, Header, Kind, PanicNote, Request, STREAM, UNHEARD, WorkerEnd};
 use super::patience::{Patience, spin};
 use super::sys;
 use crate::arena::Arena;
@@ -22,9 +23,11 @@ use crate::clock::{CpuMeter, Moment};
 use crate::error::ErrorKind;
 use crate::fork::Generation;
 use crate::job::{Core, NotSent, Options};
+use crate::metrics::Outcome;
 use crate::metrics::books::Ran;
+use crate::panics;
 use crate::payload::{Incoming, Payload};
-use crate::task::{Fault, Task, fingerprint, registry};
+use crate::task::{Context, Fault, Task, fingerprint, registry};
 
 /// How long an answer may go unheard while there is more to do, before the supervisor is woken for it: answers
 /// that come close together wake it once.
@@ -295,33 +298,73 @@ fn run_jobs(worker: &RefCell<Worker>) {
     }
 }
 
+type Surround = dyn Fn(&mut dyn FnMut()) + Send + Sync;
+
+/// What the user has put around each job.
+static SURROUND: OnceLock<Box<Surround>> = OnceLock::new();
+
+pub(crate) fn surround(hook: Box<Surround>) -> bool {
+    SURROUND.set(hook).is_ok()
+}
+
 /// Runs one request and says what it came to.
 fn run(request: &Request) -> (Kind, Payload) {
     let Some(task) = usize::try_from(request.task).ok().and_then(|index| registry().get(index)) else {
         return (Kind::BadArguments, Payload::text("the request names no task"));
     };
-    match perform(task, Incoming { body: request.body(), parts: &request.parts }) {
-        Ok(Ok((result, has_failed))) => (if has_failed { Kind::Failed } else { Kind::Done }, result),
-        Ok(Err(Fault::Arguments(reason))) => (Kind::BadArguments, Payload::text(&reason)),
-        Ok(Err(Fault::Result(reason))) => (Kind::BadResult, Payload::text(&reason)),
-        Err(ErrorKind::Panicked(panic)) => {
+    match perform(task, request) {
+        Ok((result, has_failed)) => (if has_failed { Kind::Failed } else { Kind::Done }, result),
+        Err(Fault::Arguments(reason)) => (Kind::BadArguments, Payload::text(&reason)),
+        Err(Fault::Result(reason)) => (Kind::BadResult, Payload::text(&reason)),
+        Err(Fault::Panicked(panic)) => {
             let note = PanicNote { message: panic.message, place: panic.place, backtrace: panic.backtrace };
             match Payload::encode(&note) {
                 Ok(note) => (Kind::Panicked, note),
                 Err(_) => (Kind::BadResult, Payload::text(&format!("it panicked: {}", note.message))),
             }
         }
-        Err(other) => (Kind::BadResult, Payload::text(&other.to_string())),
     }
 }
 
 /// Calls the task as the current job of this thread, its panic caught. Its result comes with whether it says itself
 /// that it has failed.
-fn perform(task: &Task, arguments: Incoming<'_>) -> Result<Result<(Payload, bool), Fault>, ErrorKind> {
+fn perform(task: &Task, request: &Request) -> Result<(Payload, bool), Fault> {
+    let mut incoming = Incoming { body: request.body(), parts: &request.parts };
     let mut options = Options::new();
     options.name = task.name.into();
-    let core = Core::new(options);
-    core.perform(|| Ok((task.run)(arguments).map(|result| (result, core.has_failed()))))
+    let mut parent = None;
+    if request.flags & CONTEXT != 0 {
+        let (context, arguments) =
+            Context::take(incoming).map_err(|error| Fault::Arguments(error.to_string()))?;
+        incoming = arguments;
+        parent = context.parent;
+        options.carried = context.carried.map(|bytes| bytes.0.into());
+        if let Some(name) = context.name {
+            options.name = name.to_owned().into();
+        }
+    }
+    let core = Core::of_request(request.job, options, parent);
+    let mut outcome = None;
+    let caught = core.perform(|| {
+        let mut call = || outcome = Some(panics::catch(|| (task.run)(incoming)));
+        match SURROUND.get() {
+            Some(hook) => hook(&mut call),
+            None => call(),
+        }
+        Ok(())
+    });
+    let result = match (outcome, caught) {
+        (Some(Ok(result)), Ok(())) => result.map(|result| (result, core.has_failed())),
+        (Some(Err(panic)), _) | (_, Err(ErrorKind::Panicked(panic))) => Err(Fault::Panicked(panic)),
+        (_, Err(other)) => Err(Fault::Result(other.to_string())),
+        (None, Ok(())) => Err(Fault::Result("the hook that surrounds jobs did not call it".to_owned())),
+    };
+    core.span.tell_end(match &result {
+        Ok((_, false)) => Outcome::Completed,
+        Err(Fault::Panicked(_)) => Outcome::Panicked,
+        _ => Outcome::Failed,
+    });
+    result
 }
 
 impl fmt::Debug for Worker {
