@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from ._jobs import is_cancelled as is_cancelled
     from ._jobs import worker_state as worker_state
     from ._loop import JobFuture as JobFuture
+    from ._offloop import Advice as Advice
+    from ._offloop import Histogram as Histogram
+    from ._offloop import Metrics as Metrics
+    from ._offloop import metrics as metrics
+    from ._offloop import prometheus as prometheus
     from ._processes import ProcessPoolExecutor as ProcessPoolExecutor
     from ._remote_errors import RemoteError as RemoteError
     from ._stream import Stream as Stream
@@ -41,12 +46,15 @@ if TYPE_CHECKING:
 
 # Where each name is. They are imported when they are first used: workers need only a few of them, and start sooner.
 _PLACES = {
+    "Advice": "_offloop",
     "Broken": "_errors",
     "Closed": "_errors",
     "CouldNotStart": "_errors",
     "Error": "_errors",
     "Future": "_futures",
+    "Histogram": "_offloop",
     "JobFuture": "_loop",
+    "Metrics": "_offloop",
     "ProcessPoolExecutor": "_processes",
     "QueueFull": "_errors",
     "QueueTimeout": "_errors",
@@ -61,6 +69,8 @@ _PLACES = {
     "discard_worker_state": "_jobs",
     "install": "_default",
     "is_cancelled": "_jobs",
+    "metrics": "_offloop",
+    "prometheus": "_offloop",
     "run": "_default",
     "run_cpu": "_default",
     "worker_state": "_jobs",

@@ -29,7 +29,9 @@ def threads() -> ThreadPoolExecutor:
     global _threads
     with _lock:
         if _threads is None:
-            _threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="offloop")
+            _threads = ThreadPoolExecutor(
+                MAX_THREADS, thread_name_prefix="offloop", purpose="waiting"
+            )
         return _threads
 
 
@@ -40,7 +42,7 @@ def processes() -> ProcessPoolExecutor:
         if _processes is None:
             from ._processes import ProcessPoolExecutor
 
-            _processes = ProcessPoolExecutor()
+            _processes = ProcessPoolExecutor(name="offloop")
         return _processes
 
 
@@ -58,7 +60,8 @@ def install(pool: ThreadPoolExecutor | None = None) -> None:
     """Makes `pool`, or a new thread pool, the running loop's default executor: what
     `loop.run_in_executor(None, ...)` and `asyncio.to_thread` use. As always, the loop shuts it down when it ends.
     """
-    pool = ThreadPoolExecutor(thread_name_prefix="asyncio") if pool is None else pool
+    if pool is None:
+        pool = ThreadPoolExecutor(thread_name_prefix="asyncio", purpose="waiting")
     asyncio.get_running_loop().set_default_executor(pool)
 
 

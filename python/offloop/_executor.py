@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _calls
 from ._loop import JobFuture
+from ._offloop import Metrics
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -52,6 +53,10 @@ class Pool(Executor):
         future: JobFuture[R] = JobFuture(loop=loop)
         self._start(future, loop, fn, args, kwargs, timeout, queue_timeout, priority)
         return future
+
+    def metrics(self) -> Metrics:
+        """What the pool has done and is doing: outcomes, times, states. Takes some microseconds."""
+        raise NotImplementedError
 
     def _start(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any
 
-from . import _offloop
+from . import _offloop  # pyright: ignore[reportPrivateUsage]
 
 
 class State:

@@ -55,6 +55,8 @@ class ProcessPool:
         buffersize: int | None,
     ) -> Job:
         """Submits a pickled call. Its end is told to `receiver`, and of items if there is a `buffersize`."""
+    def metrics(self) -> Metrics:
+        """What the pool has done and is doing."""
     def workers(self) -> list[int]:
         """The process ids of the workers that are up."""
     def queued(self) -> int:
@@ -116,6 +118,8 @@ class ThreadPool:
     def __new__(
         cls,
         start: Callable[[Life], object],
+        name: str,
+        purpose: str,
         max_threads: int,
         queue_capacity: int,
         on_full: str,
@@ -150,6 +154,8 @@ class ThreadPool:
         """Ends the queued calls as cancelled. Does not block."""
     def abandon(self) -> None:
         """Closes the pool, ends the queued calls and turns the tokens of the running ones. Does not block."""
+    def metrics(self) -> Metrics:
+        """What the pool has done and is doing."""
     def queued(self) -> int:
         """How many calls wait for a thread."""
 
@@ -181,3 +187,98 @@ def blocking(function: Callable[..., T], /, *args: Any) -> T:
 
 def is_cancelled() -> bool:
     """Whether the job that runs on this thread should stop."""
+
+@final
+class Metrics:
+    """The figures of one pool, at one moment. Counts are since it was made."""
+
+    @property
+    def pool(self) -> str:
+        """The pool's name."""
+    @property
+    def kind(self) -> Literal["threads", "processes"]:
+        """What its workers are."""
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """How many jobs have come to which end: "completed", "failed" (it raised), "panicked" (a bug of ours),
+        "cancelled", "queue_deadline", "run_deadline", "rejected", "shed", "crashed" (its worker died)."""
+    @property
+    def queue_wait(self) -> Histogram:
+        """How long jobs waited for a worker."""
+    @property
+    def run_time(self) -> Histogram:
+        """How long jobs ran."""
+    @property
+    def gil_wait(self) -> Histogram | None:
+        """How long threads waited for the interpreter's lock before they began with calls; of processes, None."""
+    @property
+    def queued(self) -> int:
+        """How many jobs wait for a worker."""
+    @property
+    def running(self) -> int:
+        """How many jobs run."""
+    @property
+    def workers(self) -> dict[str, int]:
+        """How many workers are "busy", "idle", threads also "blocked" (their job waits for another one), processes
+        also "starting" and "leaving"."""
+    @property
+    def restarts(self) -> dict[str, int]:
+        """How many worker processes were replaced because they "crashed", for "job_ended" (it was cancelled or out
+        of time), "memory", "max_jobs", "max_age", "protocol", "failed_start". Empty for threads."""
+    @property
+    def arena(self) -> dict[str, int] | None:
+        """The bytes of shared memory that this process has for large payloads: "used", and "kept" for later ones."""
+    @property
+    def advice(self) -> list[Advice]:
+        """Which calls would be better off elsewhere."""
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values, times in seconds: for a log, or JSON."""
+
+@final
+class Histogram:
+    """How often which times were seen, in seconds. Two buckets double the time."""
+
+    @property
+    def count(self) -> int:
+        """How many times were recorded."""
+    @property
+    def sum(self) -> float:
+        """All of them together."""
+    @property
+    def mean(self) -> float | None:
+        """Their mean; None if there are none."""
+    def quantile(self, share: float) -> float | None:
+        """What this share of them, from 0 to 1, do not exceed: 0.5 is the median. None if there are none. Off by
+        half at worst."""
+    def buckets(self) -> list[tuple[float, int]]:
+        """Upper bounds, and how many times lie below each; the last bound is infinite."""
+
+@final
+class Advice:
+    """Calls that would be better off elsewhere; as a text, a sentence that says where."""
+
+    @property
+    def pool(self) -> str:
+        """The pool that they run on."""
+    @property
+    def task(self) -> str:
+        """What they are called."""
+    @property
+    def found(self) -> Literal["computes", "only_waits"]:
+        """What is out of place."""
+    @property
+    def jobs(self) -> int:
+        """How many of them were measured; short ones, below 2 ms, are not."""
+    @property
+    def ran(self) -> float:
+        """How many seconds those ran."""
+    @property
+    def on_core(self) -> float:
+        """For how many of these they were on a core."""
+
+def metrics() -> list[Metrics]:
+    """The figures of all pools of this program that have not ended."""
+
+def prometheus(metrics: list[Metrics] | None = None) -> str:
+    """Figures in Prometheus' text format, to be served as `text/plain; version=0.0.4`; of all pools, if none are
+    given. Pools of one name and kind are added up."""

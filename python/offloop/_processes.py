@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -24,7 +25,7 @@ from ._errors import Closed
 from ._executor import Pool
 from ._futures import Future
 from ._loop import JobFuture, mailbox_of
-from ._offloop import Job, Mailbox
+from ._offloop import Job, Mailbox, Metrics
 from ._stream import Stream
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 OnFull = Literal["wait", "reject", "caller_runs", "shed_oldest"]
+
+_unnamed = itertools.count()
 
 
 class ProcessPoolExecutor(Pool):
@@ -69,6 +72,8 @@ class ProcessPoolExecutor(Pool):
     - `env`: environment variables that workers have besides this process's; `cwd`: their directory.
     - `context_vars`: context variables, module-level ones, whose values travel with each call.
     - `exit_timeout`: seconds that the interpreter's exit waits for accepted jobs; None: for as long as it takes.
+    - `name`: what the pool is called in `metrics()`. Calls that only wait, which threads could do, are logged there,
+      once each, by the logger `offloop.advice`.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class ProcessPoolExecutor(Pool):
         cwd: str | os.PathLike[str] | None = None,
         context_vars: Sequence[ContextVar[Any]] = (),
         exit_timeout: float | None = 60.0,
+        name: str = "",
     ) -> None:
         _main.refuse_while_importing_main()
         if max_workers is not None and max_workers <= 0:
@@ -130,6 +136,7 @@ class ProcessPoolExecutor(Pool):
             "log_level": logging.getLogger().getEffectiveLevel(),
         }
         settings: dict[str, Any] = {
+            "name": name or f"ProcessPoolExecutor-{next(_unnamed)}",
             "workers": 0,
             "queue_capacity": queue_capacity,
             "on_full": on_full,
@@ -310,6 +317,9 @@ class ProcessPoolExecutor(Pool):
             self._leave()
         else:
             self._finalizer()
+
+    def metrics(self) -> Metrics:
+        return self._engine.metrics()
 
     def _abort(self) -> None:
         self._closed = True

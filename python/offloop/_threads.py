@@ -23,11 +23,12 @@ from ._executor import Pool
 from ._futures import Future
 from ._jobs import State, here
 from ._loop import JobFuture, mailbox_of
-from ._offloop import Life, ThreadPool
+from ._offloop import Life, Metrics, ThreadPool
 
 P = ParamSpec("P")
 T = TypeVar("T")
 OnFull = Literal["wait", "reject", "caller_runs", "shed_oldest"]
+Purpose = Literal["any", "waiting", "computing"]
 
 _BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
 
@@ -201,6 +202,9 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
     worker_state: makes a value for each worker, which `offloop.worker_state()` returns in its jobs.
 
     exit_timeout: for how many seconds the interpreter's exit waits for calls that were accepted; None: for ever.
+
+    purpose: "waiting" if it is for calls that wait: those that compute are then logged, once each, by the logger
+    `offloop.advice`, and told by `metrics().advice`. "computing" is the other way round, "any" gives no advice.
     """
 
     _chunks_travel = False
@@ -219,6 +223,7 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         idle_timeout: float = 10.0,
         worker_state: Callable[[], object] | None = None,
         exit_timeout: float | None = 60.0,
+        purpose: Purpose = "any",
     ) -> None:
         if max_workers is None:
             cores: int | None = getattr(os, "process_cpu_count", os.cpu_count)()
@@ -234,7 +239,13 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
             self._thread_name_prefix, initializer, initargs, worker_state, exit_timeout
         )
         self._pool = ThreadPool(
-            self._crew.start, max_workers, queue_capacity, on_full, idle_timeout
+            self._crew.start,
+            self._thread_name_prefix,
+            purpose,
+            max_workers,
+            queue_capacity,
+            on_full,
+            idle_timeout,
         )
         self._crew.pool = weakref.ref(self._pool)
         self._work_queue = _Queued(self._pool)  # type: ignore[assignment] # pyright: ignore
@@ -291,6 +302,9 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
             queue_timeout,
             priority,
         )
+
+    def metrics(self) -> Metrics:
+        return self._pool.metrics()
 
     def _check_open(self) -> None:
         if self._crew.broken:

@@ -10,12 +10,14 @@
 //! | `buffer` | Python's buffer protocol, for what travels without being copied |
 //! | `mailbox` | the way of results into the interpreter: ended jobs of one loop |
 //! | `settings` | settings as users write them |
+//! | `metrics` | the figures of pools, as values |
 //! | `errors` | the engine's errors as exceptions |
 
 mod buffer;
 mod errors;
 mod mailbox;
 mod message;
+mod metrics;
 mod processes;
 mod settings;
 mod threads;
@@ -31,6 +33,9 @@ mod _offloop {
 
     #[pymodule_export]
     use crate::message::{emit, perform_by};
+
+    #[pymodule_export]
+    use crate::metrics::{Advice, Histogram, Metrics, metrics, prometheus};
 
     #[pymodule_export]
     use crate::processes::{ProcessPool, settle};

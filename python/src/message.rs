@@ -138,7 +138,11 @@ pub(crate) fn call(body: &[u8], buffers: Vec<Blob>) -> Reply {
         let reply = call_python(py, body, &buffers).and_then(|reply| Reply::from_python(&reply));
         // The Python side returns whatever goes wrong in a job; if it fails itself, memory is used up or the
         // interpreter is being taken down.
-        reply.unwrap_or_else(|error| panic!("{error}"))
+        let reply = reply.unwrap_or_else(|error| panic!("{error}"));
+        if reply.code != 0 {
+            offloop::job::mark_failed();
+        }
+        reply
     })
 }
 

@@ -12,6 +12,7 @@ use pyo3::types::PyDict;
 use crate::errors;
 use crate::mailbox::{Job, Mailbox, Sent, completer, watch};
 use crate::message::{self, call};
+use crate::metrics::{self, Metrics};
 use crate::settings::{policy, seconds};
 
 /// A pool of worker processes: interpreters that are forks of one template.
@@ -33,7 +34,7 @@ impl ProcessPool {
     /// `fork`, a function that forks this process: it gets the child's end of a socket, and returns the child's id.
     #[new]
     fn new(py: Python<'_>, settings: &Bound<'_, PyDict>) -> PyResult<Self> {
-        let mut builder = Pool::builder();
+        let mut builder = Pool::builder().on_advice(metrics::tell);
         for (name, value) in settings {
             if value.is_none() {
                 continue;
@@ -55,6 +56,7 @@ impl ProcessPool {
                         forked.map_err(std::io::Error::other)
                     })
                 }
+                "name" => builder.name(value.extract::<String>()?),
                 "workers" => builder.workers(value.extract()?),
                 "queue_capacity" => builder.queue_capacity(value.extract()?),
                 "on_full" => builder.on_full(policy(&value.extract::<String>()?)?),
@@ -119,6 +121,11 @@ impl ProcessPool {
             Some(mailbox) => watch(handle, receiver, mailbox.get().letters(), sent),
             None => watch(handle, receiver, &completer()?, sent),
         })
+    }
+
+    /// What the pool has done and is doing.
+    fn metrics(&self, py: Python<'_>) -> Metrics {
+        py.detach(|| self.0.metrics()).into()
     }
 
     /// The process ids of the workers that are up.

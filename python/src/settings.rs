@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use offloop::OnFull;
+use offloop::metrics::Purpose;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -16,6 +17,20 @@ pub(crate) fn policy(name: &str) -> PyResult<OnFull> {
         other => {
             return Err(PyValueError::new_err(format!(
                 "on_full is {other:?}; it can be 'wait', 'reject', 'caller_runs' or 'shed_oldest'"
+            )));
+        }
+    })
+}
+
+/// What a pool is for.
+pub(crate) fn purpose_of(name: &str) -> PyResult<Purpose> {
+    Ok(match name {
+        "any" => Purpose::Any,
+        "waiting" => Purpose::Waiting,
+        "computing" => Purpose::Computing,
+        other => {
+            return Err(PyValueError::new_err(format!(
+                "purpose is {other:?}; it can be 'any', 'waiting' or 'computing'"
             )));
         }
     })

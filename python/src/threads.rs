@@ -6,9 +6,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use offloop::{Handle, JobState, WorkerThread, prepare};
+use offloop::{Handle, JobState, WorkerThread, job, prepare};
 use pyo3::exceptions::PyException;
 use pyo3::ffi::PyObject;
 use pyo3::intern;
@@ -17,7 +17,8 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::errors;
 use crate::mailbox::{Job, Mailbox, Receive, completer, watch};
-use crate::settings::{policy, seconds};
+use crate::metrics::{self, GilWait, Metrics};
+use crate::settings::{policy, purpose_of, seconds};
 
 /// How long a thread keeps the interpreter while it has work: for longer than the interval (5 ms) after which another
 /// thread that waits for it may demand it, and then gets it. Whoever waits is woken at each release; were that more
@@ -79,15 +80,19 @@ impl Drop for Counted {
 impl ThreadPool {
     /// `start(life)` is called for each new thread, which then calls `life.run()`.
     #[new]
+    #[expect(clippy::too_many_arguments, reason = "each is one of a pool's settings")]
     fn new(
         py: Python<'_>,
         start: Py<PyAny>,
+        name: String,
+        purpose: &str,
         max_threads: usize,
         queue_capacity: usize,
         on_full: &str,
         idle_timeout: f64,
     ) -> PyResult<Self> {
         let on_full = policy(on_full)?;
+        let gil_wait = GilWait::default();
         let crew = Arc::new(Crew {
             max_threads,
             pid: std::process::id(),
@@ -97,6 +102,10 @@ impl ThreadPool {
         });
         let ours = Arc::clone(&crew);
         let pool = offloop::ThreadPool::builder()
+            .name(name)
+            .purpose(purpose_of(purpose)?)
+            .on_advice(metrics::tell)
+            .lock_wait(&gil_wait)
             .max_threads(max_threads)
             .queue_capacity(queue_capacity)
             .on_full(on_full)
@@ -113,8 +122,10 @@ impl ThreadPool {
                 })
                 .unwrap_or_else(|| Err(std::io::Error::other("the interpreter is shutting down")))
             })
-            .around_work(SPELL, |spell| {
+            .around_work(SPELL, move |spell| {
+                let began = Instant::now();
                 Python::try_attach(|py| {
+                    gil_wait.record(began.elapsed());
                     spell();
                     tell_last(py);
                 });
@@ -164,8 +175,7 @@ impl ThreadPool {
     ) -> PyResult<Job> {
         let name = if timeout.is_some() || queue_timeout.is_some() {
             let function = args.bind(py).get_item(0)?;
-            let name = function.getattr("__qualname__").or_else(|_| function.repr().map(Bound::into_any))?;
-            name.to_string().into()
+            name_of(&function)?.into()
         } else {
             std::borrow::Cow::Borrowed("a call")
         };
@@ -203,6 +213,11 @@ impl ThreadPool {
         self.pool.close();
         self.pool.cancel_queued();
         self.pool.shutdown(Duration::ZERO).detach();
+    }
+
+    /// What the pool has done and is doing.
+    fn metrics(&self, py: Python<'_>) -> Metrics {
+        py.detach(|| self.pool.metrics()).into()
     }
 
     /// How many calls wait for a thread.
@@ -297,11 +312,38 @@ impl Call {
         }
         let function = args.bind(py).get_item(0)?.unbind();
         let outer = at_seat(|seat| seat.replace(function.clone_ref(py)));
+        let began = Instant::now();
         let result = call(run.bind(py), args.bind(py), kwargs.as_ref().map(|kwargs| kwargs.bind(py)));
+        if result.is_err() {
+            job::mark_failed();
+        }
+        if began.elapsed() >= LONG {
+            describe(args.bind(py));
+        }
         let left = outer.and_then(|outer| at_seat(|seat| std::mem::replace(seat, outer)));
         drop(left);
         check(py, &function, result?)
     }
+}
+
+/// Shorter calls are not worth their name.
+const LONG: Duration = Duration::from_millis(1);
+
+/// Names the call that this thread has just made, in case that there is advice to give. What a map submits is named by
+/// what it calls.
+fn describe(args: &Bound<'_, PyTuple>) {
+    let py = args.py();
+    let name = args.get_item(0).and_then(|function| {
+        let is_ours = function.getattr(intern!(py, "__module__"))?.eq("offloop._calls")?;
+        name_of(&if is_ours { args.get_item(1)? } else { function })
+    });
+    // A callable may be without a module.
+    job::describe(name.or_else(|_| name_of(&args.get_item(0)?)).unwrap_or_default());
+}
+
+fn name_of(function: &Bound<'_, PyAny>) -> PyResult<String> {
+    let name = function.getattr("__qualname__").or_else(|_| function.repr().map(Bound::into_any))?;
+    Ok(name.to_string())
 }
 
 /// A coroutine that was made on a thread would never be awaited.

@@ -487,6 +487,7 @@ impl Runnable for Around {
 
 thread_local! {
     static CURRENT: StdCell<Option<*const Core>> = const { StdCell::new(None) };
+    static DESCRIPTION: StdCell<Option<String>> = const { StdCell::new(None) };
 }
 
 /// Makes a job the current one of this thread for as long as it lives.
@@ -551,6 +552,18 @@ pub fn emit<T: serde::Serialize + ?Sized>(item: &T) -> Result<(), NotSent> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the item was not sent: {0}")]
 pub struct NotSent(pub(crate) String);
+
+/// Calls the job that runs on this thread by another name in [advice](crate::metrics::Advice): for executors whose jobs
+/// are all of one kind to Rust. To be called before the job returns, where its name is cheaper to have than when it was
+/// submitted.
+pub fn describe(name: String) {
+    DESCRIPTION.set(Some(name));
+}
+
+/// What the job on this thread calls itself, once.
+pub(crate) fn take_description() -> Option<String> {
+    DESCRIPTION.take()
+}
 
 /// Has the job that runs on this thread be counted as failed in its pool's [figures](crate::metrics), although its
 /// function will return: for functions whose result says whether they went well. Outside of a job it does nothing.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::job::Core;
+use crate::job::{Core, take_description};
 use crate::panics::{self, drop_quietly};
 use crate::sync::Mutex;
 
@@ -89,6 +89,10 @@ const ENOUGH: Duration = Duration::from_millis(100);
 const COMPUTES: f64 = 0.5;
 const ONLY_WAITS: f64 = 0.1;
 
+/// Where jobs share a lock, whoever is on a core for so long on average computes: for so long a thread keeps the lock of
+/// Python once it has it.
+const LONG_WITH_LOCK: Duration = Duration::from_millis(5);
+
 /// So many tasks are told apart; the others go unwatched. Names that are made up for each job must not fill the memory.
 const TASKS: usize = 1000;
 
@@ -96,6 +100,8 @@ const TASKS: usize = 1000;
 pub(crate) struct Advisor {
     pool: Arc<str>,
     purpose: Purpose,
+    /// Jobs share an interpreter's lock, for which they wait while others compute.
+    has_lock: bool,
     on_advice: Option<OnAdvice>,
     tasks: Mutex<HashMap<String, Account>>,
 }
@@ -109,8 +115,8 @@ struct Account {
 }
 
 impl Advisor {
-    pub(crate) fn new(pool: &str, purpose: Purpose, on_advice: Option<OnAdvice>) -> Self {
-        Self { pool: pool.into(), purpose, on_advice, tasks: Mutex::default() }
+    pub(crate) fn new(pool: &str, purpose: Purpose, has_lock: bool, on_advice: Option<OnAdvice>) -> Self {
+        Self { pool: pool.into(), purpose, has_lock, on_advice, tasks: Mutex::default() }
     }
 
     pub(crate) fn pool(&self) -> Arc<str> {
@@ -120,7 +126,8 @@ impl Advisor {
     /// A job has been on a core for so long of the time that it took. No lock of a pool is held.
     pub(crate) fn note(&self, core: &Core, took: Duration, on_core: Duration) {
         if self.purpose != Purpose::Any {
-            self.note_task(&core.options.name, took, on_core);
+            let described = take_description();
+            self.note_task(described.as_deref().unwrap_or(&core.options.name), took, on_core);
         }
     }
 
@@ -136,7 +143,7 @@ impl Advisor {
         account.jobs += 1;
         account.ran += took;
         account.on_core += on_core;
-        let Some(found) = account.found(self.purpose).filter(|_| !account.is_told) else { return };
+        let Some(found) = self.found(account).filter(|_| !account.is_told) else { return };
         account.is_told = true;
         let advice = self.advice(task, account, found);
         drop(tasks);
@@ -144,6 +151,21 @@ impl Advisor {
         tracing::warn!(target: "offloop", task = advice.task, pool = &*advice.pool, "{advice}");
         if let Some(tell) = &self.on_advice {
             drop_quietly(panics::catch(|| tell(&advice)));
+        }
+    }
+
+    fn found(&self, account: &Account) -> Option<Found> {
+        let Account { jobs, ran, on_core, .. } = *account;
+        let share = on_core.as_secs_f64() / ran.as_secs_f64().max(f64::MIN_POSITIVE);
+        // Who waits for the lock is not on a core, so there the share says little.
+        let keeps_lock =
+            self.has_lock && on_core / u32::try_from(jobs).unwrap_or(u32::MAX).max(1) >= LONG_WITH_LOCK;
+        match self.purpose {
+            Purpose::Waiting if (share > COMPUTES || keeps_lock) && on_core >= ENOUGH => {
+                Some(Found::Computes)
+            }
+            Purpose::Computing if share < ONLY_WAITS && ran >= ENOUGH => Some(Found::OnlyWaits),
+            _ => None,
         }
     }
 
@@ -155,24 +177,12 @@ impl Advisor {
     /// What there is to advise until now, the gravest first.
     pub(crate) fn all(&self) -> Vec<Advice> {
         let tasks = self.tasks.lock();
-        let found = tasks
-            .iter()
-            .filter_map(|(task, account)| Some(self.advice(task, account, account.found(self.purpose)?)));
+        let found =
+            tasks.iter().filter_map(|(task, account)| Some(self.advice(task, account, self.found(account)?)));
         let mut all: Vec<_> = found.collect();
         drop(tasks);
         all.sort_by(|one, other| other.ran.cmp(&one.ran).then_with(|| one.task.cmp(&other.task)));
         all
-    }
-}
-
-impl Account {
-    fn found(&self, purpose: Purpose) -> Option<Found> {
-        let share = self.on_core.as_secs_f64() / self.ran.as_secs_f64().max(f64::MIN_POSITIVE);
-        match purpose {
-            Purpose::Waiting if share > COMPUTES && self.on_core >= ENOUGH => Some(Found::Computes),
-            Purpose::Computing if share < ONLY_WAITS && self.ran >= ENOUGH => Some(Found::OnlyWaits),
-            _ => None,
-        }
     }
 }
 
@@ -196,7 +206,7 @@ mod tests {
         let told = Arc::new(Mutex::new(Vec::new()));
         let ears = Arc::clone(&told);
         let tell: OnAdvice = Arc::new(move |advice: &Advice| ears.lock().push(advice.to_string()));
-        let advisor = Advisor::new("io", Purpose::Waiting, Some(tell));
+        let advisor = Advisor::new("io", Purpose::Waiting, false, Some(tell));
         for _ in 0..5 {
             advisor.note_task("burns", 30 * MS, 29 * MS);
             advisor.note_task("sleeps", 30 * MS, MS);
@@ -210,8 +220,20 @@ mod tests {
     }
 
     #[test]
+    fn where_jobs_share_a_lock_their_share_of_a_core_says_little() {
+        for has_lock in [false, true] {
+            let advisor = Advisor::new("io", Purpose::Waiting, has_lock, None);
+            for _ in 0..20 {
+                advisor.note_task("burns beside others", 80 * MS, 10 * MS);
+                advisor.note_task("waits", 80 * MS, MS);
+            }
+            assert_eq!(advisor.all().len(), usize::from(has_lock));
+        }
+    }
+
+    #[test]
     fn names_without_end_do_not_fill_the_memory() {
-        let advisor = Advisor::new("cpu", Purpose::Computing, None);
+        let advisor = Advisor::new("cpu", Purpose::Computing, false, None);
         for number in 0..2 * TASKS {
             advisor.note_task(&format!("job {number}"), 200 * MS, MS);
         }

@@ -283,7 +283,7 @@ impl Desk {
                 restarts: Restarts::default(),
             }),
             counts: Arc::default(),
-            advisor: Advisor::new(&config.name, Purpose::Computing, config.on_advice.clone()),
+            advisor: Advisor::new(&config.name, Purpose::Computing, false, config.on_advice.clone()),
             config,
             bell,
             ear,

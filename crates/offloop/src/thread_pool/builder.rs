@@ -12,7 +12,7 @@ use super::start::WorkerThread;
 use super::{StatePool, ThreadPool};
 use crate::backlog::OnFull;
 use crate::error::BuildError;
-use crate::metrics::{Advice, OnAdvice, Purpose};
+use crate::metrics::{Advice, OnAdvice, Purpose, Recorder};
 
 /// Sets up a [`ThreadPool`]. Every setting has a default that suits work that waits.
 #[must_use = "a builder does nothing until `build`"]
@@ -36,6 +36,7 @@ pub(crate) struct Config {
     pub(crate) grace: Duration,
     pub(crate) purpose: Purpose,
     pub(crate) on_advice: Option<OnAdvice>,
+    pub(crate) lock_wait: Option<Arc<Recorder>>,
 }
 
 type Spawn = dyn Fn(WorkerThread) -> io::Result<()> + Send + Sync;
@@ -58,6 +59,7 @@ impl ThreadPoolBuilder {
                 grace: Duration::from_secs(1),
                 purpose: Purpose::Any,
                 on_advice: None,
+                lock_wait: None,
             },
         }
     }
@@ -177,6 +179,13 @@ impl ThreadPoolBuilder {
     /// target `offloop`. A panic in it is caught and printed.
     pub fn on_advice(mut self, hook: impl Fn(&Advice) + Send + Sync + 'static) -> Self {
         self.config.on_advice = Some(Arc::new(hook));
+        self
+    }
+
+    /// Where whoever [surrounds work](Self::around_work) records how long a thread waited for an interpreter's lock. It
+    /// is told among the pool's [figures](ThreadPool::metrics).
+    pub fn lock_wait(mut self, recorder: &Arc<Recorder>) -> Self {
+        self.config.lock_wait = Some(Arc::clone(recorder));
         self
     }
 

@@ -14,7 +14,7 @@ use crate::error::ErrorKind;
 use crate::fork::Generation;
 use crate::job::Core;
 use crate::metrics::books::{Counts, Shift};
-use crate::metrics::{self, Advisor, Kind, Measured, Metrics, Outcome};
+use crate::metrics::{self, Advisor, Kind, Measured, Metrics, Outcome, Recorder};
 use crate::nested;
 use crate::panics::{self, drop_quietly};
 use crate::sync::atomic::Ordering;
@@ -59,7 +59,8 @@ enum Turn {
 
 impl Crew {
     pub(super) fn new(config: Config) -> Arc<Self> {
-        let advisor = Advisor::new(&config.name, config.purpose, config.on_advice.clone());
+        let advisor =
+            Advisor::new(&config.name, config.purpose, config.lock_wait.is_some(), config.on_advice.clone());
         let crew = Arc::new_cyclic(|me: &Weak<Self>| Self {
             counts: Counts::default(),
             advisor: Arc::new(advisor),
@@ -539,6 +540,7 @@ impl Measured for Crew {
             roster.measure(&mut metrics);
         }
         self.counts.add_to(&mut metrics.outcomes);
+        metrics.lock_wait = self.config.lock_wait.as_deref().map(Recorder::read);
         metrics
     }
 

@@ -1,0 +1,193 @@
+"""Figures of pools: each end counted as what it was, times as they passed, states as they are, advice once."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import offloop
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+
+def eventually(what: str, holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.002)
+
+
+def seen(metrics: offloop.Metrics) -> dict[str, int]:
+    return {outcome: count for outcome, count in metrics.outcomes.items() if count}
+
+
+def test_each_end_of_a_call_on_threads_is_counted_as_what_it_was() -> None:
+    async def main() -> None:
+        with offloop.ThreadPoolExecutor(1, thread_name_prefix="counted") as pool:
+            assert await pool.run(int, "7") == 7
+            with pytest.raises(ValueError):
+                await pool.run(int, "seven")
+            gate = threading.Event()
+            busy = pool.run(gate.wait, 60)
+            queued = pool.run(int)
+            queued.cancel()
+            with pytest.raises(offloop.QueueTimeout):
+                await pool.run(int, queue_timeout=0.01)
+            metrics = pool.metrics()
+            assert (metrics.pool, metrics.kind) == ("counted", "threads")
+            assert (metrics.running, metrics.workers["busy"]) == (1, 1)
+            gate.set()
+            await busy
+            with pytest.raises(offloop.RunTimeout):
+                await pool.run(time.sleep, 0.05, timeout=0.01)
+            assert pool.submit(int, "3").result() == 3
+            eventually("the submitted one is counted", lambda: pool.metrics().outcomes["completed"] == 3)
+        ends = {"completed": 3, "failed": 1, "cancelled": 1, "queue_deadline": 1, "run_deadline": 1}
+        assert seen(pool.metrics()) == ends
+
+    asyncio.run(main())
+
+
+def test_each_end_of_a_call_in_processes_is_counted_as_what_it_was() -> None:
+    async def main() -> None:
+        with offloop.ProcessPoolExecutor(1, name="counted", grace=0) as pool:
+            assert await pool.run(int, "7") == 7
+            with pytest.raises(ValueError):
+                await pool.run(int, "seven")
+            with pytest.raises(offloop.WorkerDied):
+                await pool.run(os.kill, await pool.run(os.getpid), signal.SIGKILL)
+            with pytest.raises(offloop.RunTimeout):
+                await pool.run(time.sleep, 60, timeout=0.05)
+            metrics = pool.metrics()
+            assert (metrics.pool, metrics.kind, metrics.gil_wait) == ("counted", "processes", None)
+            assert seen(metrics) == {"completed": 2, "failed": 1, "crashed": 1, "run_deadline": 1}
+            eventually("both were replaced", lambda: sum(pool.metrics().restarts.values()) == 2)
+            restarts = pool.metrics().restarts
+            assert (restarts["crashed"], restarts["job_ended"]) == (1, 1)
+
+    asyncio.run(main())
+
+
+def test_times_are_those_that_passed_and_can_be_asked_for_as_shares() -> None:
+    async def main() -> None:
+        with offloop.ThreadPoolExecutor(1) as pool:
+            await asyncio.gather(*(pool.run(time.sleep, 0.04) for _ in range(3)))
+            metrics = pool.metrics()
+        assert metrics.run_time.count == metrics.queue_wait.count == 3
+        assert metrics.run_time.sum >= 0.12 and metrics.queue_wait.sum >= 0.12
+        median = metrics.run_time.quantile(0.5)
+        assert median is not None and 0.03 <= median <= 20
+        bounds = metrics.run_time.buckets()
+        assert bounds[-1] == (float("inf"), 3)
+        assert [count for bound, count in bounds if bound <= 0.03][-1] == 0
+        assert offloop.ThreadPoolExecutor(1).metrics().run_time.quantile(0.5) is None
+
+    asyncio.run(main())
+
+
+def spin(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def test_threads_tell_how_long_they_waited_for_the_interpreter() -> None:
+    with offloop.ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        call = pool.submit(int)
+        spin(0.1)  # with the interpreter's lock, but for what its switch interval demands
+        call.result()
+        waited = pool.metrics().gil_wait
+        assert waited is not None and waited.count >= 2
+        assert 0.0005 < waited.sum < 30
+
+
+def test_a_call_that_computes_on_the_shared_threads_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        for _ in range(40):
+            await offloop.run(spin, 0.02)
+            await offloop.run(time.sleep, 0.003)
+            if caplog.records:
+                break
+        for _ in range(3):
+            await offloop.run(spin, 0.02)
+
+    with caplog.at_level(logging.WARNING, "offloop.advice"):
+        asyncio.run(main())
+    messages = [record.getMessage() for record in caplog.records if record.name == "offloop.advice"]
+    assert len(messages) == 1 and messages[0].startswith("`spin` on the pool `offloop` was on a core for ")
+    (metrics,) = [it for it in offloop.metrics() if (it.pool, it.kind) == ("offloop", "threads")]
+    assert [(advice.task, advice.found) for advice in metrics.advice] == [("spin", "computes")]
+
+
+def test_a_mapped_function_is_named_in_advice() -> None:
+    with offloop.ThreadPoolExecutor(2, purpose="waiting") as pool:
+        for _ in range(100):
+            list(pool.map(spin, [0.02, 0.02]))
+            if pool.metrics().advice:
+                break
+        assert [advice.task for advice in pool.metrics().advice] == ["spin"]
+
+
+def test_a_call_that_only_waits_in_a_process_is_advised_upon(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "offloop.advice"), offloop.ProcessPoolExecutor(1) as pool:
+        for _ in range(3):
+            pool.submit(time.sleep, 0.05).result()
+    (advice,) = pool.metrics().advice
+    assert (advice.task, advice.found) == ("time.sleep", "only_waits")
+    assert advice.jobs == 3 and advice.ran >= 0.15 and advice.on_core < 0.1
+    assert "threads (`run`) are the place" in str(advice)
+    assert len([record for record in caplog.records if record.name == "offloop.advice"]) == 1
+
+
+def test_prometheus_reads_the_page() -> None:
+    with (
+        offloop.ThreadPoolExecutor(1, thread_name_prefix='odd "name"\\\n') as threads,
+        offloop.ProcessPoolExecutor(1, name="processes") as processes,
+    ):
+        threads.submit(time.sleep, 0.005).result()
+        processes.submit(int).result()
+        eventually("it is counted", lambda: threads.metrics().outcomes["completed"] == 1)
+        page = offloop.prometheus([threads.metrics(), processes.metrics()])
+        assert 'pool="processes"' in offloop.prometheus()
+    families = {family.name: family for family in text_string_to_metric_families(page)}
+    assert families["offloop_jobs"].type == "counter"
+    completed = {
+        sample.labels["pool"]: sample.value
+        for sample in families["offloop_jobs"].samples
+        if sample.labels["outcome"] == "completed"
+    }
+    assert completed == {'odd "name"\\\n': 1.0, "processes": 1.0}
+    run = families["offloop_run_seconds"]
+    assert run.type == "histogram"
+    buckets = [
+        (float(sample.labels["le"]), sample.value)
+        for sample in run.samples
+        if sample.name.endswith("_bucket") and sample.labels["kind"] == "threads"
+    ]
+    assert buckets == sorted(buckets) and buckets[-1] == (float("inf"), 1.0)
+    assert all(count == 0 for bound, count in buckets if bound < 0.004)
+    assert {sample.labels["kind"] for sample in families["offloop_lock_wait_seconds"].samples} == {"threads"}
+    reasons = {sample.labels["reason"] for sample in families["offloop_worker_restarts"].samples}
+    assert {"crashed", "job_ended", "memory"} <= reasons
+
+
+def test_figures_become_plain_values() -> None:
+    with offloop.ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        eventually("it is counted", lambda: pool.metrics().outcomes["completed"] == 1)
+        plain = json.loads(json.dumps(pool.metrics().as_dict()))
+    assert plain["outcomes"]["completed"] == plain["run_time"]["count"] == 1
+    assert plain["run_time"]["p99"] > 0 and plain["gil_wait"]["count"] >= 1
+    assert "offloop.Metrics of threads" in repr(pool.metrics())
+
+
+def test_a_purpose_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="'any', 'waiting' or 'computing'"):
+        offloop.ThreadPoolExecutor(1, purpose="playing")  # type: ignore[arg-type]
