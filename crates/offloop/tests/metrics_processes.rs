@@ -147,10 +147,10 @@ fn a_task_that_only_waits_is_advised_upon() {
         .on_advice(move |advice| ears.lock().unwrap().push((advice.task.clone(), advice.found)))
         .build()
         .unwrap();
-    for _ in 0..3 {
-        pool.run(prepare(sleeps.with(60)).name("a query")).wait().unwrap();
+    for _ in 0..5 {
+        pool.run(prepare(sleeps.with(210)).name("a query")).wait().unwrap();
         pool.run(add.with(1, 2)).wait().unwrap();
     }
     assert_eq!(*told.lock().unwrap(), [("a query".to_owned(), Found::OnlyWaits)]);
-    assert_eq!(pool.metrics().advice[0].jobs, 3);
+    assert_eq!(pool.metrics().advice[0].jobs, 5);
 }

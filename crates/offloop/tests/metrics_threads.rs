@@ -247,8 +247,8 @@ fn what_computes_on_a_lane_for_waiting_is_advised_upon_once() {
 #[test]
 fn what_waits_on_a_lane_for_computing_is_advised_upon() {
     let pool = ThreadPool::builder().purpose(Purpose::Computing).build().unwrap();
-    let jobs: Vec<_> = (0..4)
-        .map(|_| pool.run(prepare(|| std::thread::sleep(Duration::from_millis(60))).name("nap")))
+    let jobs: Vec<_> = (0..6)
+        .map(|_| pool.run(prepare(|| std::thread::sleep(Duration::from_millis(200))).name("nap")))
         .collect();
     for job in jobs {
         end(job).unwrap();
@@ -266,9 +266,11 @@ fn a_panic_in_the_advice_hook_harms_nobody() {
         .on_advice(|_| panic!("on purpose"))
         .build()
         .unwrap();
-    end(pool.run(|| std::thread::sleep(Duration::from_millis(120)))).unwrap();
+    for _ in 0..5 {
+        end(pool.run(prepare(|| std::thread::sleep(Duration::from_millis(210))).name("nap"))).unwrap();
+    }
     end(pool.run(|| ())).unwrap();
-    assert_eq!(seen(&pool.metrics()), [(Outcome::Completed, 2)]);
+    assert_eq!((pool.metrics().advice.len(), pool.metrics().outcomes[Outcome::Completed]), (1, 6));
 }
 
 #[test]

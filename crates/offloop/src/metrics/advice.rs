@@ -82,8 +82,10 @@ impl fmt::Display for Advice {
 /// Is called with each advice once.
 pub(crate) type OnAdvice = Arc<dyn Fn(&Advice) + Send + Sync>;
 
-/// So much must have been seen before something is said.
-const ENOUGH: Duration = Duration::from_millis(100);
+/// So much must have been seen before something is said: jobs, their time on a core, the time that they ran.
+const ENOUGH_JOBS: u64 = 5;
+const ENOUGH_ON_CORE: Duration = Duration::from_millis(100);
+const ENOUGH_WAITED: Duration = Duration::from_secs(1);
 
 /// Whoever is on a core for more than this share computes; for less than this one, only waits.
 const COMPUTES: f64 = 0.5;
@@ -161,10 +163,10 @@ impl Advisor {
         let keeps_lock =
             self.has_lock && on_core / u32::try_from(jobs).unwrap_or(u32::MAX).max(1) >= LONG_WITH_LOCK;
         match self.purpose {
-            Purpose::Waiting if (share > COMPUTES || keeps_lock) && on_core >= ENOUGH => {
+            Purpose::Waiting if (share > COMPUTES || keeps_lock) && on_core >= ENOUGH_ON_CORE => {
                 Some(Found::Computes)
             }
-            Purpose::Computing if share < ONLY_WAITS && ran >= ENOUGH => Some(Found::OnlyWaits),
+            Purpose::Computing if share < ONLY_WAITS && ran >= ENOUGH_WAITED => Some(Found::OnlyWaits),
             _ => None,
         }
     }
@@ -235,7 +237,9 @@ mod tests {
     fn names_without_end_do_not_fill_the_memory() {
         let advisor = Advisor::new("cpu", Purpose::Computing, false, None);
         for number in 0..2 * TASKS {
-            advisor.note_task(&format!("job {number}"), 200 * MS, MS);
+            for _ in 0..ENOUGH_JOBS {
+                advisor.note_task(&format!("job {number}"), 200 * MS, MS);
+            }
         }
         assert_eq!(advisor.all().len(), TASKS);
     }
