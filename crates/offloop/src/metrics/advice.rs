@@ -163,6 +163,7 @@ impl Advisor {
         let keeps_lock =
             self.has_lock && on_core / u32::try_from(jobs).unwrap_or(u32::MAX).max(1) >= LONG_WITH_LOCK;
         match self.purpose {
+            _ if jobs < ENOUGH_JOBS => None,
             Purpose::Waiting if (share > COMPUTES || keeps_lock) && on_core >= ENOUGH_ON_CORE => {
                 Some(Found::Computes)
             }
@@ -209,16 +210,16 @@ mod tests {
         let ears = Arc::clone(&told);
         let tell: OnAdvice = Arc::new(move |advice: &Advice| ears.lock().push(advice.to_string()));
         let advisor = Advisor::new("io", Purpose::Waiting, false, Some(tell));
-        for _ in 0..5 {
+        for _ in 0..7 {
             advisor.note_task("burns", 30 * MS, 29 * MS);
-            advisor.note_task("sleeps", 30 * MS, MS);
+            advisor.note_task("sleeps", 300 * MS, MS);
         }
         assert_eq!(told.lock().len(), 1);
         assert!(
-            told.lock()[0].starts_with("`burns` on the pool `io` was on a core for 97 % of 120.0ms (4 jobs)")
+            told.lock()[0].starts_with("`burns` on the pool `io` was on a core for 97 % of 150.0ms (5 jobs)")
         );
         let all = advisor.all();
-        assert_eq!((all.len(), all[0].jobs, all[0].found), (1, 5, Found::Computes));
+        assert_eq!((all.len(), all[0].jobs, all[0].found), (1, 7, Found::Computes));
     }
 
     #[test]
