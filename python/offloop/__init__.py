@@ -15,6 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._auto import Placement as Placement
+    from ._auto import auto as auto
     from ._default import install as install
     from ._default import run as run
     from ._default import run_cpu as run_cpu
@@ -55,6 +57,7 @@ _PLACES = {
     "Histogram": "_offloop",
     "JobFuture": "_loop",
     "Metrics": "_offloop",
+    "Placement": "_auto",
     "ProcessPoolExecutor": "_processes",
     "QueueFull": "_errors",
     "QueueTimeout": "_errors",
@@ -65,6 +68,7 @@ _PLACES = {
     "Stream": "_stream",
     "ThreadPoolExecutor": "_threads",
     "WorkerDied": "_errors",
+    "auto": "_auto",
     "check": "_jobs",
     "discard_worker_state": "_jobs",
     "install": "_default",

@@ -188,7 +188,7 @@ class ProcessPoolExecutor(Pool):
         future: ProcessFuture[R] = ProcessFuture(self._fate)
         try:
             job = self._submit(future, None, fn, args, kwargs)
-        except _Unsent as unsent:
+        except Unsent as unsent:
             future._fail(unsent.error)
         else:
             future._job = job
@@ -205,16 +205,30 @@ class ProcessPoolExecutor(Pool):
         queue_timeout: float | None,
         priority: int,
     ) -> None:
+        try:
+            self._send(future, loop, fn, args, kwargs, timeout, queue_timeout, priority)
+        except Unsent as unsent:
+            future._fail(unsent.error)
+
+    def _send(
+        self,
+        future: JobFuture[Any],
+        loop: asyncio.AbstractEventLoop,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout: float | None,
+        queue_timeout: float | None,
+        priority: int,
+    ) -> None:
+        """The same. Raises `Unsent` for what cannot be pickled."""
         future._translate = self._fate.translate
         mailbox = mailbox_of(loop)
         if self._listener is None or self._listener() is not loop:
             self._have_listen(loop, mailbox)
-        try:
-            future._job = self._submit(
-                future, mailbox, fn, args, kwargs, timeout, queue_timeout, priority
-            )
-        except _Unsent as unsent:
-            future._fail(unsent.error)
+        future._job = self._submit(
+            future, mailbox, fn, args, kwargs, timeout, queue_timeout, priority
+        )
 
     def _have_listen(self, loop: asyncio.AbstractEventLoop, mailbox: Mailbox) -> None:
         """Has the loop take the workers' answers itself, if no other one does."""
@@ -257,7 +271,7 @@ class ProcessPoolExecutor(Pool):
                 priority,
                 buffersize,
             )
-        except _Unsent as unsent:
+        except Unsent as unsent:
             stream._end._fail(unsent.error)
         return stream
 
@@ -288,7 +302,7 @@ class ProcessPoolExecutor(Pool):
             body, buffers = _pickling.dumps((fn, args, kwargs, context), _worker.keep)
         except BaseException as error:
             self._unsent += 1
-            raise _Unsent(error) from None
+            raise Unsent(error) from None
         # What a map or a stream submits is named by what it calls.
         name = _calls.name_of(args[0] if fn is _calls.each or fn is _worker.send_items else fn)
         return self._engine.submit(
@@ -392,7 +406,7 @@ class ProcessFuture(Future[R]):
             self.set_exception(error)
 
 
-class _Unsent(Exception):
+class Unsent(Exception):
     """A call could not be pickled; `error` is why."""
 
     def __init__(self, error: BaseException) -> None:

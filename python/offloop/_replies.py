@@ -27,11 +27,13 @@ class Unreadable(Exception):
     """A call or a result could not be unpickled where it arrived; `error` is why.
 
     A job ends with that error. For a pool that breaks at a crash, as the standard one does, this is one.
+    `has_run` tells whether the function was called.
     """
 
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(error)
+    def __init__(self, error: BaseException, has_run: bool) -> None:
+        super().__init__(error, has_run)
         self.error = error
+        self.has_run = has_run
 
 
 def open_reply(code: int, body: Buffer, buffers: Sequence[Buffer]) -> Any:
@@ -40,10 +42,10 @@ def open_reply(code: int, body: Buffer, buffers: Sequence[Buffer]) -> Any:
         try:
             return _pickling.loads(body, buffers)
         except BaseException as why:
-            raise Unreadable(why) from None
+            raise Unreadable(why, has_run=True) from None
     error = _remote_errors.unpack(bytes(body))
     if code == UNREADABLE:
-        raise Unreadable(error)
+        raise Unreadable(error, has_run=False)
     raise error
 
 

@@ -85,6 +85,10 @@ async def on_a_loop(
     assert_type(await offloop.run(os.getcwd), str)
     assert_type(await offloop.run_cpu(power, 2.0, 3, timeout=None), float)
 
+    assert_type(await offloop.auto(length, "four", twice=True, timeout=1), int)
+    assert_type(offloop.auto.explain(length), offloop.Placement)
+    offloop.auto.pin(length, "moon")  # type: ignore[arg-type]
+
     job = processes.run(length, "four")
     future: asyncio.Future[int] = job
     assert_type(job.cancel(), bool)
