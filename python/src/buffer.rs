@@ -10,8 +10,9 @@ use offloop::{Blob, BlobMut, PrivateBlob};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
+
+use crate::once::Once;
 
 /// `Py_buffer`, as it has been since Python 3.3.
 #[repr(C)]
@@ -154,8 +155,8 @@ unsafe extern "C" fn free(object: *mut ffi::PyObject) {
 }
 
 fn class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    CLASS.get_or_try_init(py, || make_class(py).map(Bound::unbind)).map(|class| class.bind(py))
+    static CLASS: Once<Py<PyType>> = Once::new();
+    CLASS.get(py, || make_class(py).map(Bound::unbind)).map(|class| class.bind(py))
 }
 
 fn make_class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {

@@ -3,13 +3,14 @@
 use offloop::{BuildError, Error, ErrorKind, Exit};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
+
+use crate::once::Once;
 
 /// Makes `offloop._errors.<class>(message, **details)`.
 fn make(py: Python<'_>, class: &str, message: &str, details: Option<&Bound<'_, PyDict>>) -> PyErr {
-    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    let module = MODULE.get_or_try_init(py, || py.import("offloop._errors").map(Bound::unbind));
+    static MODULE: Once<Py<PyModule>> = Once::new();
+    let module = MODULE.get(py, || py.import("offloop._errors").map(Bound::unbind));
     let made = module.and_then(|module| module.bind(py).getattr(class)?.call((message,), details));
     made.map_or_else(|error| error, PyErr::from_value)
 }

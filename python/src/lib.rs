@@ -9,6 +9,7 @@
 //! | `message` | what travels between the two |
 //! | `buffer` | Python's buffer protocol, for what travels without being copied |
 //! | `mailbox` | the way of results into the interpreter: ended jobs of one loop |
+//! | `once` | what is made once, safely beside `fork()` |
 //! | `settings` | settings as users write them |
 //! | `metrics` | the figures of pools, as values |
 //! | `errors` | the engine's errors as exceptions |
@@ -18,6 +19,7 @@ mod errors;
 mod mailbox;
 mod message;
 mod metrics;
+mod once;
 mod processes;
 mod settings;
 mod threads;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::buffer;
 use crate::mailbox::Receive;
+use crate::once::Once;
 
 /// What a job came to.
 #[derive(Serialize, Deserialize)]
@@ -49,7 +50,7 @@ const LOG: u8 = 4;
 impl Reply {
     /// A log record that the job has sent goes where it belongs; what else it sends is given back.
     pub(crate) fn or_log(self, py: Python<'_>) -> PyResult<Option<Self>> {
-        static EMIT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        static EMIT: Once<Py<PyAny>> = Once::new();
         if self.code != LOG {
             return Ok(Some(self));
         }
@@ -68,7 +69,7 @@ pub(crate) fn emit(reply: &Bound<'_, PyAny>) -> PyResult<()> {
 
 impl Receive for Reply {
     fn receive(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        static OPEN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        static OPEN: Once<Py<PyAny>> = Once::new();
         let open = attribute(py, &OPEN, "offloop._replies", "open_reply")?;
         let buffers = exports(py, &self.buffers)?;
         let body = view(py, &self.body)?;
@@ -79,12 +80,11 @@ impl Receive for Reply {
 /// An attribute of one of the package's modules, looked up once.
 fn attribute<'py>(
     py: Python<'py>,
-    cache: &'static PyOnceLock<Py<PyAny>>,
+    cache: &'static Once<Py<PyAny>>,
     module: &str,
     name: &str,
 ) -> PyResult<&'py Bound<'py, PyAny>> {
-    let found =
-        cache.get_or_try_init(py, || PyModule::import(py, module)?.getattr(name).map(Bound::unbind))?;
+    let found = cache.get(py, || PyModule::import(py, module)?.getattr(name).map(Bound::unbind))?;
     Ok(found.bind(py))
 }
 

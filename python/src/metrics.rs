@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use offloop::metrics::{self as engine, Kind};
-use pyo3::intern;
 use pyo3::prelude::*;
+
+use crate::once::intern;
 
 /// The figures of one pool.
 #[pyclass(frozen, module = "offloop")]

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use offloop::{Handle, JobState, WorkerThread, job, prepare};
 use pyo3::exceptions::PyException;
 use pyo3::ffi::PyObject;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::errors;
 use crate::mailbox::{Job, Mailbox, Receive, completer, watch};
 use crate::metrics::{self, GilWait, Metrics};
+use crate::once::{Once, intern};
 use crate::settings::{policy, purpose_of, seconds};
 
 /// How long a thread keeps the interpreter while it has work: for longer than the interval (5 ms) after which another
@@ -348,9 +348,9 @@ fn name_of(function: &Bound<'_, PyAny>) -> PyResult<String> {
 
 /// A coroutine that was made on a thread would never be awaited.
 fn check(py: Python<'_>, function: &Py<PyAny>, value: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-    static COROUTINE: pyo3::sync::PyOnceLock<Py<PyAny>> = pyo3::sync::PyOnceLock::new();
-    let coroutine = COROUTINE
-        .get_or_try_init(py, || PyResult::Ok(py.import("types")?.getattr("CoroutineType")?.unbind()))?;
+    static COROUTINE: Once<Py<PyAny>> = Once::new();
+    let coroutine =
+        COROUTINE.get(py, || PyResult::Ok(py.import("types")?.getattr("CoroutineType")?.unbind()))?;
     if value.get_type().is(coroutine) {
         py.import("offloop._calls")?.call_method1("check_result", (function, &value))?;
     }
