@@ -20,7 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from . import _calls, _main, _offloop, _pickling, _replies, _worker
+from . import _calls, _main, _offloop, _pickling, _replies, _telemetry, _worker
 from ._errors import Closed
 from ._executor import Pool
 from ._futures import Future
@@ -297,6 +297,8 @@ class ProcessPoolExecutor(Pool):
         if self._wanted < self._max_workers:
             self._grow()
         context = None if self._capture is None else self._capture()
+        if (trace := _telemetry.departing()) is not None:
+            context = {**(context or {}), _telemetry.NAME: trace}
         try:
             args, kwargs = _pickling.wrap_call(args, kwargs)
             body, buffers = _pickling.dumps((fn, args, kwargs, context), _worker.keep)

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,30 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "python" / "examples"
 
 
+PAGES = {
+    "README.md": None,
+    "docs/coming-from-concurrent-futures.md": None,
+    "docs/opentelemetry.md": "opentelemetry",
+}
+"""And the package that their programs need."""
+
+
 def programs() -> list[Any]:
     """The programs on the pages: each block of Python is one."""
     return [
-        pytest.param(code, id=f"{page}-{number}")
-        for page in ("README.md", "docs/coming-from-concurrent-futures.md")
+        pytest.param(code, id=f"{page}-{number}", marks=unless_found(package))
+        for page, package in PAGES.items()
         for number, code in enumerate(
             re.findall(
                 r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE
             )
         )
     ]
+
+
+def unless_found(package: "str | None") -> Any:
+    missing = package is not None and find_spec(package) is None
+    return pytest.mark.skipif(missing, reason=f"needs {package}")
 
 
 @pytest.mark.parametrize("code", programs())
