@@ -38,8 +38,9 @@ COMPUTES = 0.3
 """The share of CPU time in a call's time from which on it computes."""
 WAITS = 0.15
 """And below which, in a process, it waits: the gap between the two keeps a function from going to and fro."""
-HOLDS_GIL = 0.3
-"""The share of a call's time for which others have to wait for the GIL, if it holds that."""
+HOLDS_GIL = 0.5
+"""The share of a call's time for which others have to wait for the GIL, if it holds that. With an idle machine it is five
+sixths or next to nothing."""
 CHEAP = 0.25
 """What pickling may cost of the CPU time that it moves to a process."""
 DEAR = 0.5
@@ -221,24 +222,27 @@ class _Record:
 class Auto:
     """Runs calls on the shared threads or in the shared processes, by what was measured of their function.
 
-    Each function begins in threads. When its calls turn out to compute (2 ms of CPU or more, and no more than two
-    thirds of their time spent waiting) one more of them is examined in its thread: whether it pickles, what that
-    costs, and whether it holds the GIL. If a process is of use, the *following* calls go there; a call that has begun
-    stays where it is, and none is run twice. They come back when they have come to wait there, to be short, or not to
-    pickle, and then it takes more calls, each time, until they are tried again. A first burst of calls therefore
-    runs in threads, all of it; `offloop.run_cpu` knows better from the first call on.
+    Each function begins in threads. When its calls turn out to compute (2 ms of CPU or more, in 30 % of their time or
+    more) one more of them is examined in its thread: whether it pickles, what that costs, and whether it holds the GIL.
+    If a process is of use, the *following* calls go there; a call that has begun stays where it is, and none is
+    run twice. They come back when they have come to wait there, to be short, or not to pickle, and then it takes more
+    calls, each time, until they are tried again. A first burst of calls therefore runs in threads, all of it;
+    `offloop.run_cpu` knows better from the first call on.
 
     It is for functions that take values and return values. In a process a function cannot change its arguments or
-    this process's variables, sees no context variables of the caller, and is killed when it is cancelled; in a thread it
-    can, it does, and it is only asked to stop. What depends on one of these belongs to `offloop.run` or
+    this process's variables, sees no context variables of its caller (OpenTelemetry's excepted), and is killed when it is cancelled; in a
+    thread it can, it does, and it is only asked to stop. What depends on one of these belongs to `offloop.run` or
     `offloop.run_cpu`, or is pinned.
 
-    What it goes by are means over the latest calls, so one function that is given small and large arguments in turn is
-    judged by their mixture. It knows functions by their code: closures of one `def` or `lambda` are one
-    function, decorated ones count as what `__wrapped__` leads to, methods as the function of their class. What it can't
-    see: in a process where other threads keep the GIL busy, whether it is this call that holds it; then a function that
-    releases the GIL (hashing, NumPy) may be sent to a process, which is of no use but does no harm.
-    Of a call that waits and computes by turns the one part is in the wrong place either way: split it.
+    It goes by means over the latest calls, so a function that is given small and large arguments in turn is judged by
+    their mixture. It knows functions by their code: closures of one `def` or `lambda` are one function, decorated
+    ones count as what `__wrapped__` leads to, methods as the function of their class.
+
+    What it cannot see: who holds the GIL. Where other threads keep it busy, or the machine has no core to spare, a
+    function that releases it (hashing, NumPy) may be sent to a process, which is of no use but does no harm. And of
+    a call that waits and computes by turns the one part is in the wrong place either way: split it.
+
+    Moves are logged by "offloop.auto", as INFO.
     """
 
     def __init__(self) -> None:
@@ -412,10 +416,10 @@ class _Timed(functools.partial[Any]):
         shipping += time.thread_time() - begun
         if cpu < LONG:
             return value, None
-        if held < HOLDS_GIL:
-            return value, f"it leaves the GIL to others, who waited for it {_percent(held)} of the time"
         if shipping > CHEAP * cpu:
             return value, f"the pickling would take {_duration(shipping)} for {_duration(cpu)} of CPU"
+        if held < HOLDS_GIL:
+            return value, f"it leaves the GIL to others, who waited for it {_percent(held)} of the time"
         return value, ""
 
 
