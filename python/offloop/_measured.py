@@ -26,6 +26,7 @@ class Stopwatch:
         Waiting for the GIL is not counted, as far as it shows: it is held by a thread that burns CPU, so only the
         time in which no thread of the process did can have been spent on anything else. Nor is the time, if the
         stopwatch sees it, in which the system had no core for this thread.
+        Unseen is only the time in which the thread that holds the GIL has no core.
         """
         wall = time.perf_counter() - self._wall
         all_cpu = time.process_time() - self._all_cpu

@@ -103,11 +103,16 @@ def test_short_calls_stay_in_threads() -> None:
 
 def test_waiting_for_the_gil_is_not_taken_for_waiting() -> None:
     async def main() -> None:
-        for _ in range(5):
+        for _ in range(8):
+            cpu, wall = time.process_time(), time.perf_counter()
             # Each gets an eighth of the time.
             await asyncio.gather(*(offloop.auto(burn, 0.1) for _ in range(8)))
             if auto.explain(burn).place == "processes":
                 return
+            share = (time.process_time() - cpu) / (time.perf_counter() - wall)
+        if share < 0.8:
+            # Then whoever has the GIL waits as well, which nobody sees.
+            pytest.skip(f"the machine is busy: this process had {share:.0%} of a core")
         pytest.fail(str(auto.explain(burn)))
 
     asyncio.run(main())
@@ -362,21 +367,24 @@ def test_a_running_call_is_never_moved(tmp_path: Path) -> None:
 
 
 def test_calls_of_many_loops_side_by_side_each_run_once(tmp_path: Path) -> None:
-    async def main() -> None:
+    async def main(path: Path) -> None:
         for _ in range(5):
-            await asyncio.gather(
-                *(offloop.auto(burn_noting, tmp_path / "calls", None) for _ in range(6))
-            )
+            await asyncio.gather(*(offloop.auto(burn_noting, path, None) for _ in range(6)))
 
-    loops = [threading.Thread(target=asyncio.run, args=(main(),)) for _ in range(3)]
-    for loop in loops:
-        loop.start()
-    for loop in loops:
-        loop.join()
-    pids = notes(tmp_path / "calls")
-    assert len(pids) == 3 * 5 * 6
+    def on_three_loops(path: Path) -> list[int]:
+        loops = [threading.Thread(target=asyncio.run, args=(main(path),)) for _ in range(3)]
+        for loop in loops:
+            loop.start()
+        for loop in loops:
+            loop.join()
+        return notes(path)
+
+    assert len(on_three_loops(tmp_path / "first")) == 3 * 5 * 6
     assert auto.explain(burn_noting).calls == 3 * 5 * 6
-    assert len(set(pids)) > 1
+    asyncio.run(until("processes", burn_noting, tmp_path / "between", None))
+    pids = on_three_loops(tmp_path / "then")
+    assert len(pids) == 3 * 5 * 6
+    assert HERE not in pids
 
 
 class Adder:
