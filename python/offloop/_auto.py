@@ -367,6 +367,10 @@ class _Timed(functools.partial[Any]):
 
     record: _Record
 
+    def __repr__(self) -> str:
+        # What the engine names the call by.
+        return self.record.name
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         record = self.record
         if record.begin_exam():
