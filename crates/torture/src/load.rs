@@ -1,6 +1,7 @@
 //! The load: clients that submit jobs and receive their ends in every way there is.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -124,6 +125,7 @@ impl<'a> Client<'a> {
             return None;
         };
         let number = numbers.number;
+        open.given.fetch_add(1, Ordering::SeqCst);
         let wait = Wait::Submission(number);
         match self.world.watchdog.during(wait, || place(&open.pool, &job, numbers)) {
             Err(verdict) => {

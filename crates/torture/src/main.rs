@@ -138,6 +138,7 @@ fn run(world: &'static World, duration: Duration) {
             let _ = thread.join();
         }
     });
+    pools::audit(world);
 }
 
 fn start<'scope>(

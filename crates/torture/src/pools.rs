@@ -1,5 +1,6 @@
 //! The pools: a keeper for each slot builds one, lets it serve for a while, ends it under way and builds the next.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub(crate) struct Open {
     pub(crate) number: PoolNumber,
     pub(crate) plan: PoolPlan,
     pub(crate) pool: ProcessPool,
+    /// How many jobs it was given, those included that it did not take.
+    pub(crate) given: AtomicU64,
 }
 
 /// Where the clients find pools.
@@ -98,7 +101,12 @@ fn open(world: &World, plan: PoolPlan) -> Option<Arc<Open>> {
         builder = builder.initializer(&set_up.with());
     }
     match builder.build() {
-        Ok(pool) => Some(Arc::new(Open { number: world.ledger.pool_opened(&plan), plan, pool })),
+        Ok(pool) => Some(Arc::new(Open {
+            number: world.ledger.pool_opened(&plan),
+            plan,
+            pool,
+            given: AtomicU64::new(0),
+        })),
         Err(error) => {
             world.ledger.complain(format!("a pool could not be built: {error}; {plan:?}"));
             None
@@ -115,6 +123,7 @@ fn end(world: &World, slot: usize, open: Arc<Open>, ending: Ending) -> Option<Le
         }
         Ending::Shutdown { drain, report } => {
             world.ledger.pool_shuts_down(open.number, drain);
+            world.shut.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&open));
             let bound = drain + 2 * open.plan.grace + SLACK;
             let handle = open.pool.shutdown(drain);
             match report {
@@ -123,6 +132,22 @@ fn end(world: &World, slot: usize, open: Arc<Open>, ending: Ending) -> Option<Le
                 Reporting::Detached => handle.detach(),
             }
             None
+        }
+    }
+}
+
+/// Whether the pools that were shut down have counted each of their jobs, once. To be asked when nobody submits any more
+/// and all jobs have been seen to end.
+pub(crate) fn audit(world: &World) {
+    for open in std::mem::take(&mut *world.shut.lock().unwrap_or_else(PoisonError::into_inner)) {
+        let given = open.given.load(Ordering::SeqCst);
+        let counted = open.pool.metrics().outcomes.total();
+        if counted != given {
+            let outcomes: Vec<_> = open.pool.metrics().outcomes.iter().collect();
+            let number = open.number;
+            world
+                .ledger
+                .complain(format!("{number} was given {given} jobs and has counted {counted}: {outcomes:?}"));
         }
     }
 }

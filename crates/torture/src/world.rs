@@ -1,10 +1,10 @@
 //! What all threads of the torture share.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::ledger::Ledger;
-use crate::pools::Slots;
+use crate::pools::{Open, Slots};
 use crate::watchdog::Watchdog;
 
 pub(crate) struct World {
@@ -12,6 +12,8 @@ pub(crate) struct World {
     pub(crate) ledger: Ledger,
     pub(crate) watchdog: Watchdog,
     pub(crate) slots: Slots,
+    /// The pools that were shut down, whose counts are looked at in the end.
+    pub(crate) shut: Mutex<Vec<Arc<Open>>>,
     phase: AtomicU8,
     /// Panics that no job was told to raise. Apart from the ledger, whose lock may be held by who panics.
     panics: Mutex<Vec<String>>,
@@ -35,6 +37,7 @@ impl World {
             ledger: Ledger::new(),
             watchdog: Watchdog::default(),
             slots: Slots::default(),
+            shut: Mutex::default(),
             phase: AtomicU8::new(Phase::Load as u8),
             panics: Mutex::default(),
         }
