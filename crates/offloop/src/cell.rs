@@ -202,7 +202,8 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
             drop_quietly(result);
             return false;
         }
-        if result.is_err() {
+        let failed = result.is_err();
+        if failed {
             self.core.request_stop();
         }
         let before = std::mem::replace(&mut slot.stage, Stage::Ended(result));
@@ -226,6 +227,9 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
 
         timer::cancel(&timers);
         self.core.span.tell_end(outcome);
+        if failed && matches!(before, Stage::Running) {
+            self.core.hooks.call();
+        }
         #[cfg(feature = "process")]
         if let Some(tray) = &self.core.options.tray {
             tray.wake_unless(waker.as_ref());

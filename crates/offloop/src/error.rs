@@ -97,9 +97,7 @@ pub enum ErrorKind {
     QueueDeadline(Duration),
     /// It ran for longer than its limit. A process was killed; a thread was asked to stop and goes on until
     /// its function returns.
-    #[error(
-        "still running after its limit of {0:?}; a process is killed for it, a thread only sees its token"
-    )]
+    #[error("still running after its limit of {0:?}; a process is killed for it, a thread is asked to stop")]
     RunDeadline(Duration),
     /// The queue was full and the pool rejects work then.
     #[error(

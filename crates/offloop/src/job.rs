@@ -16,6 +16,8 @@ use crate::fork::Generation;
 use crate::metrics::Outcome;
 use crate::metrics::books::{Books, KEPT, NoBooks};
 use crate::nested::Compensation;
+use crate::on_cancel::Hooks;
+pub use crate::on_cancel::{OnCancel, on_cancel};
 use crate::panics;
 #[cfg(feature = "process")]
 use crate::process_pool::Tray;
@@ -241,6 +243,8 @@ pub(crate) struct Core {
     /// Its outcome, one more than as a number, if another hand than the executor's has ended it; and whether the
     /// executor was told.
     early_end: AtomicU8,
+    /// What it wants done when it is asked to stop.
+    pub(crate) hooks: Hooks,
     /// Whether it may end in a moment.
     expected: AtomicU8,
     /// How many workers died that had it but had not begun with it.
@@ -279,6 +283,7 @@ impl Core {
             cancelled: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             early_end: AtomicU8::new(0),
+            hooks: Hooks::default(),
             expected: AtomicU8::new(Expected::No as u8),
             #[cfg(feature = "process")]
             losses: AtomicU32::new(0),
@@ -372,7 +377,9 @@ impl Core {
     pub(crate) fn perform<R>(&self, body: impl FnOnce() -> Result<R, ErrorKind>) -> Result<R, ErrorKind> {
         let _current = Current::enter(self);
         let in_span = || self.span.within(body);
-        panics::catch(in_span).unwrap_or_else(|panic| Err(ErrorKind::Panicked(panic)))
+        let result = panics::catch(in_span).unwrap_or_else(|panic| Err(ErrorKind::Panicked(panic)));
+        self.hooks.close();
+        result
     }
 }
 
@@ -508,7 +515,7 @@ impl Drop for Current {
     }
 }
 
-fn current<R>(f: impl FnOnce(&Core) -> R) -> Option<R> {
+pub(crate) fn current<R>(f: impl FnOnce(&Core) -> R) -> Option<R> {
     CURRENT.with(StdCell::get).map(|core| {
         // SAFETY: `perform` set the pointer from a reference that outlives its guard, and the guard
         // takes the pointer back before it goes; both happen on this thread.
@@ -519,7 +526,7 @@ fn current<R>(f: impl FnOnce(&Core) -> R) -> Option<R> {
 /// Whether the job that runs on this thread should stop: its handle was cancelled or dropped, its run
 /// deadline has passed, or its pool is shutting down. Outside of a job, `false`.
 ///
-/// Worth asking in every long loop; one atomic load.
+/// Worth asking in every long loop; one atomic load. For a call that does not ask, see [`on_cancel`].
 pub fn is_cancelled() -> bool {
     current(Core::is_cancelled).unwrap_or(false)
 }

@@ -18,6 +18,21 @@ pub fn cpu_lane() -> &'static ThreadPool {
     LANE.get_or_init(|| lane("offloop-cpu", cores(), Purpose::Computing))
 }
 
+/// The threads that run the callbacks of [`on_cancel`](crate::job::on_cancel), which may wait like any call to a server.
+///
+/// Not the I/O lane, which may be full of the very calls that they are to stop.
+#[cfg(not(shuttle))]
+pub(crate) fn cancel_lane() -> ThreadPool {
+    static LANE: OnceLock<ThreadPool> = OnceLock::new();
+    LANE.get_or_init(|| lane("offloop-cancel", 512, Purpose::Waiting)).clone()
+}
+
+/// A thread of a model must not outlive one execution.
+#[cfg(shuttle)]
+pub(crate) fn cancel_lane() -> ThreadPool {
+    lane("offloop-cancel", 1, Purpose::Waiting)
+}
+
 fn lane(name: &'static str, threads: usize, purpose: Purpose) -> ThreadPool {
     let lane = ThreadPool::builder().name(name).max_threads(threads).purpose(purpose);
     lane.build().expect("these settings are valid")

@@ -81,6 +81,7 @@ mod linger;
 mod map;
 pub mod metrics;
 mod nested;
+mod on_cancel;
 mod panics;
 #[cfg(all(feature = "process", target_os = "linux"))]
 mod payload;

@@ -304,6 +304,62 @@ fn a_cancelled_job_sees_its_token() {
     });
 }
 
+#[test]
+fn a_callback_for_a_cancel_runs_once_at_most_and_never_after_its_guard() {
+    check(|| {
+        let pool = pool(1).build().unwrap();
+        let (called, late) = (Count::default(), Count::default());
+        let (calls, lates) = (called.clone(), late.clone());
+        let handle = pool.run(move || {
+            for forgotten in [false, true] {
+                let count = calls.clone();
+                let guard = job::on_cancel(move || {
+                    thread::yield_now();
+                    count.add();
+                });
+                thread::yield_now();
+                if forgotten {
+                    std::mem::forget(guard);
+                } else {
+                    drop(guard);
+                    let before = calls.get();
+                    thread::yield_now();
+                    (before..calls.get()).for_each(|_| lates.add());
+                }
+            }
+        });
+        let cancelled = handle.cancel();
+        wait(pool.shutdown(Duration::MAX)).unwrap();
+        // The job is over, and not only ended, so from now on nothing is called.
+        let before = called.get();
+        for _ in 0..5 {
+            thread::yield_now();
+        }
+        assert_eq!((late.get(), called.get()), (0, before));
+        assert!(before <= if cancelled { 2 } else { 0 });
+    });
+}
+
+#[test]
+fn a_cancel_is_not_missed_by_a_callback_that_is_added_meanwhile() {
+    check(|| {
+        let pool = pool(1).build().unwrap();
+        let (called, ran) = (Count::default(), Count::default());
+        let (calls, runs) = (called.clone(), ran.clone());
+        let handle = pool.run(move || {
+            runs.add();
+            let count = calls.clone();
+            let _guard = job::on_cancel(move || count.add());
+            while calls.get() == 0 {
+                thread::yield_now();
+            }
+        });
+        drop(handle);
+        wait(pool.run(|| ())).unwrap();
+        assert_eq!(called.get(), ran.get());
+    });
+}
+
 /// In a pool of one thread, a job that waits for another, while a third comes from outside.
 fn nested(wait_for: fn(Handle<()>)) {
     check(move || {
