@@ -17,7 +17,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     match plan(arguments.write) {
-        Plan::Run(lines) => plan::run_all(lines)?,
+        Plan::Run(lines) | Plan::RunPart(lines, _) => plan::run_all(lines)?,
         Plan::Skip(reason) => println!("skipped: {reason}"),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,11 +1,12 @@
 //! The workspace's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask conformance`, `cargo xtask
-//! torture`.
+//! torture`, `cargo xtask servers -- COMMAND`.
 
 mod bench;
 mod conformance;
 mod host;
 mod plan;
 mod python;
+mod servers;
 mod test;
 mod torture;
 
@@ -31,6 +32,10 @@ enum Chore {
     Conformance(conformance::Arguments),
     /// Runs a mixed load on process pools while everything goes wrong, then checks the books.
     Torture(torture::Arguments),
+    /// Runs a command beside a PostgreSQL and a Tarantool of its own, whose addresses are in its environment.
+    Servers(servers::Arguments),
+    #[command(hide = true)]
+    RestartServer(servers::Restart),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +50,8 @@ fn main() -> ExitCode {
         Chore::Bench(arguments) => bench::run(&arguments),
         Chore::Conformance(arguments) => conformance::run(&arguments),
         Chore::Torture(arguments) => torture::run(&arguments),
+        Chore::Servers(arguments) => servers::run(&arguments),
+        Chore::RestartServer(arguments) => servers::restart(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("{error}");

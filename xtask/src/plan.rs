@@ -6,6 +6,8 @@ use std::process::Command;
 pub(crate) enum Plan {
     /// These, until one fails.
     Run(Vec<Line>),
+    /// The same, and what they leave out for want of something on this machine.
+    RunPart(Vec<Line>, String),
     /// Nothing can be run here, for this reason.
     Skip(String),
 }

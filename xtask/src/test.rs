@@ -23,6 +23,8 @@ pub(crate) struct Arguments {
 /// How a step ended.
 enum Outcome {
     Passed,
+    /// With something left out.
+    PassedInPart(String),
     Failed(String),
     Skipped(String),
 }
@@ -53,6 +55,9 @@ fn perform(step: &Step) -> (Outcome, Duration) {
     let outcome = match (step.plan)() {
         Plan::Skip(reason) => Outcome::Skipped(reason),
         Plan::Run(lines) => plan::run_all(lines).map_or_else(Outcome::Failed, |()| Outcome::Passed),
+        Plan::RunPart(lines, missing) => {
+            plan::run_all(lines).map_or_else(Outcome::Failed, |()| Outcome::PassedInPart(missing))
+        }
     };
     let taken = begin.elapsed();
     println!("-- {}: {}", step.name, describe(&outcome, taken));
@@ -62,6 +67,9 @@ fn perform(step: &Step) -> (Outcome, Duration) {
 fn describe(outcome: &Outcome, taken: Duration) -> String {
     match outcome {
         Outcome::Passed => format!("passed in {:.1} s", taken.as_secs_f64()),
+        Outcome::PassedInPart(missing) => {
+            format!("passed in {:.1} s, but in part: {missing}", taken.as_secs_f64())
+        }
         Outcome::Failed(reason) => format!("FAILED after {:.1} s: {reason}", taken.as_secs_f64()),
         Outcome::Skipped(reason) => format!("skipped: {reason}"),
     }
@@ -74,7 +82,7 @@ fn summarise(outcomes: &[(&str, (Outcome, Duration))]) -> ExitCode {
     }
     let count =
         |is_it: fn(&Outcome) -> bool| outcomes.iter().filter(|(_, (outcome, _))| is_it(outcome)).count();
-    let passed = count(|outcome| matches!(outcome, Outcome::Passed));
+    let passed = count(|outcome| matches!(outcome, Outcome::Passed | Outcome::PassedInPart(_)));
     let failed = count(|outcome| matches!(outcome, Outcome::Failed(_)));
     let skipped = count(|outcome| matches!(outcome, Outcome::Skipped(_)));
     println!("\n{passed} passed, {failed} failed, {skipped} skipped");

@@ -2,7 +2,7 @@
 
 use crate::plan::{Line, Plan, cargo};
 use crate::python::{Environment, Interpreter};
-use crate::{conformance, host};
+use crate::{conformance, host, servers};
 
 pub(super) struct Step {
     pub(super) name: &'static str,
@@ -39,6 +39,7 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "python", plan: python },
         Step { name: "python-oldest", plan: python_oldest },
         Step { name: "python-types", plan: python_types },
+        Step { name: "real-systems", plan: real_systems },
         Step { name: "conformance", plan: || conformance::plan(false) },
         Step { name: "torture", plan: || cargo("xtask torture --seconds 10 --seed 1").into() },
         Step {
@@ -141,6 +142,26 @@ fn python_types() -> Plan {
         let pyright = environment.python("-m pyright --pythonpath").and([environment.program()]).and(files);
         vec![mypy, pyright]
     })
+}
+
+/// The examples that call real servers, in both languages. Those of a server that is not installed say so and pass.
+fn real_systems() -> Plan {
+    let rust = "xtask servers -- cargo test -p offloop-example-postgres -p offloop-example-blocking-protocol";
+    let mut lines = vec![cargo(rust), cargo("run -p offloop-example-blocking-protocol")];
+    if servers::has_postgres() {
+        lines.push(cargo("xtask servers -- cargo run -p offloop-example-postgres"));
+    }
+    let mut missing: Vec<_> = servers::missing().into_iter().collect();
+    let requirements = "python/tests_real/requirements.txt";
+    match Interpreter::preferred().map(|interpreter| interpreter.for_tests().requires(requirements)) {
+        Ok(environment) => {
+            lines.extend(environment.made());
+            let python = environment.program();
+            lines.push(cargo("xtask servers --").and([python.as_str(), "-m", "pytest", "python/tests_real"]));
+        }
+        Err(reason) => missing.push(reason),
+    }
+    if missing.is_empty() { Plan::Run(lines) } else { Plan::RunPart(lines, missing.join("; ")) }
 }
 
 fn bench_smoke_python() -> Plan {
