@@ -1,0 +1,139 @@
+//! The other side: a server with a few functions, in threads of this program.
+
+use std::io;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::client::CallError;
+use crate::parameters;
+use crate::wire::{Message, Parameters};
+
+/// A server on a free port of loopback, until it is dropped.
+///
+/// Its functions: `ECHO` returns what it gets; `ORDER_TOTAL` takes 50 ms and multiplies `QUANTITY` by `PRICE`; `STALL`
+/// returns when its caller has hung up.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    closed: AtomicBool,
+    accepted: AtomicUsize,
+    running: AtomicUsize,
+    streams: Mutex<Vec<TcpStream>>,
+}
+
+impl Server {
+    /// Starts it.
+    pub fn start() -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let server = Self { address: listener.local_addr()?, shared: Arc::default() };
+        let shared = Arc::clone(&server.shared);
+        thread::Builder::new().name("server".into()).spawn(move || shared.accept(&listener))?;
+        Ok(server)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections it has had.
+    pub fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
+    }
+
+    /// How many calls run now.
+    pub fn running(&self) -> usize {
+        self.shared.running.load(Ordering::SeqCst)
+    }
+
+    /// Closes all connections, as a restart would.
+    pub fn hang_up(&self) {
+        self.shared.hang_up();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        self.shared.hang_up();
+        // Has it look.
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+impl Shared {
+    fn accept(self: Arc<Self>, listener: &TcpListener) {
+        for stream in listener.incoming().map_while(Result::ok) {
+            if self.closed.load(Ordering::SeqCst) {
+                break;
+            }
+            self.accepted.fetch_add(1, Ordering::SeqCst);
+            let Ok(end) = stream.try_clone() else { continue };
+            self.streams.lock().unwrap_or_else(PoisonError::into_inner).push(end);
+            let shared = Arc::clone(&self);
+            thread::spawn(move || {
+                // The end of a connection is the end of its thread, whatever the reason.
+                let _ = shared.serve(&stream);
+                let _ = stream.shutdown(Shutdown::Both);
+            });
+        }
+    }
+
+    fn serve(&self, stream: &TcpStream) -> Result<(), CallError> {
+        stream.set_nodelay(true).map_err(CallError::Lost)?;
+        loop {
+            let Message::Call { function, parameters } = Message::read(stream)? else {
+                return Err(CallError::Protocol("an answer from a client".to_owned()));
+            };
+            self.running.fetch_add(1, Ordering::SeqCst);
+            let outcome = perform(&function, parameters, stream);
+            self.running.fetch_sub(1, Ordering::SeqCst);
+            let answer = outcome.map_or_else(
+                |(key, message)| Message::Failure { key: key.to_owned(), message },
+                Message::Results,
+            );
+            answer.write(stream)?;
+        }
+    }
+
+    fn hang_up(&self) {
+        for stream in self.streams.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn perform(
+    function: &str,
+    sent: Parameters,
+    caller: &TcpStream,
+) -> Result<Parameters, (&'static str, String)> {
+    match function {
+        "ECHO" => Ok(sent),
+        "ORDER_TOTAL" => {
+            thread::sleep(Duration::from_millis(50));
+            let total = number(&sent, "QUANTITY")?.checked_mul(number(&sent, "PRICE")?);
+            let total = total.ok_or_else(|| ("OVERFLOW", "the total is too large".to_owned()))?;
+            Ok(parameters([("TOTAL", &total.to_string())]))
+        }
+        "STALL" => {
+            // It ends when nothing more can come; what comes is not for it.
+            let _ = caller.peek(&mut [0]);
+            Ok(Parameters::new())
+        }
+        _ => Err(("FUNCTION_NOT_FOUND", format!("there is no function {function}"))),
+    }
+}
+
+fn number(parameters: &Parameters, name: &str) -> Result<u64, (&'static str, String)> {
+    let value = parameters.get(name).ok_or_else(|| ("PARAMETER_MISSING", name.to_owned()))?;
+    value.parse().map_err(|error| ("PARAMETER_INVALID", format!("{name}: {error}")))
+}

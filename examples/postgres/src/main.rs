@@ -1,0 +1,103 @@
+//! 200 calls of a stored function that takes 50 ms: directly on the event loop, and by offloop.
+//!
+//! `cargo xtask servers -- cargo run --release -p offloop-example-postgres`, or with the URL of a database of yours in
+//! `OFFLOOP_POSTGRES_URL`.
+
+#[path = "../../../crates/offloop/examples/support/mod.rs"]
+mod support;
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use offloop_example_postgres::{Database, FUNCTIONS, double};
+use postgres::{Client, NoTls};
+use support::{Heartbeat, milliseconds};
+
+const CALLS: i64 = 200;
+
+fn main() -> ExitCode {
+    let Ok(url) = std::env::var("OFFLOOP_POSTGRES_URL") else {
+        eprintln!(
+            "no database: `cargo xtask servers -- cargo run --release -p offloop-example-postgres` makes one, \
+             if PostgreSQL is installed; another one's URL may be in OFFLOOP_POSTGRES_URL"
+        );
+        return ExitCode::FAILURE;
+    };
+    let outcome = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Into::into)
+        .and_then(|runtime| runtime.block_on(measure(&url)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{url}: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                eprintln!("  because: {error}");
+                cause = error.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure(url: &str) -> Result<(), Box<dyn Error>> {
+    Database::new(url, 1)?.call("make functions", |client| client.batch_execute(FUNCTIONS)).await??;
+    let heart = Heartbeat::start();
+    println!("{:<28}{:>12}{:>14}{:>20}", "200 calls of 50 ms", "connections", "took", "loop late at worst");
+    let row = |how, connections: usize, took, late| {
+        let (took, late) = (milliseconds(took), milliseconds(late));
+        println!("{how:<28}{connections:>12}{took:>14}{late:>20}");
+    };
+
+    let (result, took, late) = heart.measure(directly(url)).await;
+    result?;
+    row("directly on the loop", 1, took, late);
+    for connections in [1, 4, 20] {
+        let database = Database::new(url, connections)?;
+        let (result, took, late) = heart.measure(by_offloop(&database)).await;
+        result?;
+        row("offloop", connections, took, late);
+    }
+
+    let database = Database::new(url, 1)?;
+    let stall = async {
+        let sql = "SELECT offloop_stall('example')";
+        let call = database.call("offloop_stall", |client| client.execute(sql, &[]));
+        call.timeout(Duration::from_millis(200)).await
+    };
+    let (error, took, late) = heart.measure(stall).await;
+    println!("\na call of ten minutes with a timeout of 200 ms: {}", error.expect_err("it takes longer"));
+    println!("it ended after {}, the loop was late by {} at worst", milliseconds(took), milliseconds(late));
+    let since = Instant::now();
+    // There is one connection, so this call's turn comes when the other one is over on the server.
+    database.call("offloop_double", |client| double(client, 1)).await??;
+    println!("the connection's successor answered {} later", milliseconds(since.elapsed()));
+    Ok(())
+}
+
+/// As in a program whose tasks call the driver where they are.
+async fn directly(url: &str) -> Result<(), Box<dyn Error>> {
+    // On a thread of tokio's the driver panics, for it has a runtime inside. So "directly" is to wait for a thread.
+    let mut client = thread::scope(|scope| scope.spawn(|| Client::connect(url, NoTls)).join().unwrap())?;
+    for value in 0..CALLS {
+        let doubled = thread::scope(|scope| scope.spawn(|| double(&mut client, value)).join().unwrap())?;
+        assert_eq!(doubled, 2 * value);
+        // Other tasks get their turn between two calls.
+        tokio::task::yield_now().await;
+    }
+    thread::scope(|scope| scope.spawn(|| drop(client)).join().unwrap());
+    Ok(())
+}
+
+async fn by_offloop(database: &Database) -> Result<(), Box<dyn Error>> {
+    let call = |value| database.call("offloop_double", move |client| double(client, value));
+    let calls: Vec<_> = (0..CALLS).map(|value| (value, call(value))).collect();
+    for (value, call) in calls {
+        assert_eq!(call.await??, 2 * value);
+    }
+    Ok(())
+}
