@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ._jobs import check as check
     from ._jobs import discard_worker_state as discard_worker_state
     from ._jobs import is_cancelled as is_cancelled
+    from ._jobs import on_cancel as on_cancel
     from ._jobs import worker_state as worker_state
     from ._loop import JobFuture as JobFuture
     from ._offloop import Advice as Advice
@@ -74,6 +75,7 @@ _PLACES = {
     "install": "_default",
     "is_cancelled": "_jobs",
     "metrics": "_offloop",
+    "on_cancel": "_jobs",
     "prometheus": "_offloop",
     "run": "_default",
     "run_cpu": "_default",

@@ -189,6 +189,16 @@ def is_cancelled() -> bool:
     """Whether the job that runs on this thread should stop."""
 
 @final
+class Armed:
+    """A callback that is armed until this is dropped or disarmed."""
+
+    def disarm(self) -> None:
+        """From now on it is not called any more. A call that has begun goes on."""
+
+def on_cancel(callback: Callable[[], object], /) -> Armed:
+    """Has `callback()` called on a thread of its own when the job that runs on this thread should stop."""
+
+@final
 class Metrics:
     """The figures of one pool, at one moment. Counts are since it was made."""
 

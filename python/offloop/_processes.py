@@ -62,6 +62,7 @@ class ProcessPoolExecutor(Pool):
     - `preload`: names of modules that the template imports, once for all workers; "__main__" is one.
     - `on_crash`: "isolate", or "break": as in the standard one, a crash breaks the pool.
     - `worker_state()` opens what each worker keeps (a connection, say); jobs get it from `offloop.worker_state()`.
+      `close_worker_state(value)` closes it when the worker leaves or the job discards it; not if the worker is killed.
     - `max_worker_age`: seconds after which a worker is replaced.
     - `memory_limit`: bytes that a worker may have resident, measured every 50 ms; `memory_cap`: bytes that the
       system gives it at most.
@@ -89,6 +90,7 @@ class ProcessPoolExecutor(Pool):
         preload: Sequence[str] = (),
         on_crash: Literal["isolate", "break"] = "isolate",
         worker_state: Callable[[], object] | None = None,
+        close_worker_state: Callable[[Any], object] | None = None,
         max_worker_age: float | None = None,
         memory_limit: int | None = None,
         memory_cap: int | None = None,
@@ -152,7 +154,7 @@ class ProcessPoolExecutor(Pool):
             "cpu_affinity": None if cpu_affinity is None else list(cpu_affinity),
             "cwd": directory,
         }
-        beginning = initializer, initargs, worker_state
+        beginning = initializer, initargs, worker_state, close_worker_state
         if forks:
 
             def fork(socket: int) -> int:
@@ -508,9 +510,6 @@ def _leave(listener: weakref.ref[asyncio.AbstractEventLoop], descriptor: int) ->
 
 def _never(_: object) -> bool:
     return False
-
-
-Beginning = "tuple[Callable[..., object] | None, tuple[Any, ...], Callable[[], object] | None]"
 
 
 def _fork(socket: int, preparation: Mapping[str, Any], beginning: Any) -> int:

@@ -43,12 +43,14 @@ class _Crew:
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         worker_state: Callable[[], object] | None,
+        close_worker_state: Callable[[Any], object] | None,
         exit_timeout: float | None,
     ) -> None:
         self.prefix = prefix
         self.initializer = initializer
         self.initargs = initargs
         self.worker_state = worker_state
+        self.close_worker_state = close_worker_state
         self.exit_timeout = exit_timeout
         self.broken: str | Literal[False] = False
         self.closed = False
@@ -82,7 +84,7 @@ class _Crew:
 
     def work(self, life: Life, number: int) -> None:
         if self.worker_state is not None:
-            here.state = State(self.worker_state)
+            here.state = State(self.worker_state, self.close_worker_state)
         try:
             if self.initializer is not None:
                 try:
@@ -93,6 +95,9 @@ class _Crew:
                     self.broken = _BROKEN
                     life.break_with(lambda: BrokenThreadPool(_BROKEN))
             life.run()
+            # A child that a job has forked shares the connection with its parent, which still uses it.
+            if here.state is not None and self.pid == os.getpid():
+                here.state.discard()
         finally:
             self.leave(threading.current_thread(), number)
 
@@ -201,6 +206,8 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
 
     worker_state: makes a value for each worker, which `offloop.worker_state()` returns in its jobs.
 
+    close_worker_state: called with that value, by the worker itself, when it leaves or the value is discarded.
+
     exit_timeout: for how many seconds the interpreter's exit waits for calls that were accepted; None: for ever.
 
     purpose: "waiting" if it is for calls that wait: those that compute are then logged, once each, by the logger
@@ -222,6 +229,7 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         on_full: OnFull = "wait",
         idle_timeout: float = 10.0,
         worker_state: Callable[[], object] | None = None,
+        close_worker_state: Callable[[Any], object] | None = None,
         exit_timeout: float | None = 60.0,
         purpose: Purpose = "any",
     ) -> None:
@@ -236,7 +244,12 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         self._thread_name_prefix = thread_name_prefix or f"ThreadPoolExecutor-{next(_unnamed)}"
         self._shutdown = False
         self._crew = _Crew(
-            self._thread_name_prefix, initializer, initargs, worker_state, exit_timeout
+            self._thread_name_prefix,
+            initializer,
+            initargs,
+            worker_state,
+            close_worker_state,
+            exit_timeout,
         )
         self._pool = ThreadPool(
             self._crew.start,

@@ -144,6 +144,9 @@ def _end() -> None:
     import threading
 
     try:
+        jobs = sys.modules.get("offloop._jobs")
+        if jobs is not None and jobs.process_state is not None:
+            jobs.process_state.discard()
         threading._shutdown()  # type: ignore[attr-defined]
         if "multiprocessing.util" in sys.modules:
             from multiprocessing import util
@@ -234,6 +237,7 @@ def initialise(
     initializer: Callable[..., object] | None,
     args: tuple[Any, ...],
     open_state: Callable[[], Any] | None,
+    close_state: Callable[[Any], object] | None,
 ) -> None:
     """Runs once in each worker, before its first job."""
     if _log is not None:
@@ -245,7 +249,7 @@ def initialise(
         if open_state is not None:
             from . import _jobs
 
-            _jobs.process_state = _jobs.State(open_state)
+            _jobs.process_state = _jobs.State(open_state, close_state)
     except BaseException as error:
         import logging
         import traceback
@@ -255,7 +259,12 @@ def initialise(
         raise InitializerFailed(traceback.format_exception_only(error)[-1].strip()) from error
 
 
-inherited: tuple[Callable[..., object] | None, tuple[Any, ...], Callable[[], Any] | None]
+inherited: tuple[
+    Callable[..., object] | None,
+    tuple[Any, ...],
+    Callable[[], Any] | None,
+    Callable[[Any], object] | None,
+]
 """What a forked template has from its parent without pickling."""
 
 

@@ -43,7 +43,7 @@ mod _offloop {
     use crate::processes::{ProcessPool, settle};
 
     #[pymodule_export]
-    use crate::threads::{Entry, Life, ThreadPool, blocking, is_cancelled};
+    use crate::threads::{Armed, Entry, Life, ThreadPool, blocking, is_cancelled, on_cancel};
 
     #[pymodule_export]
     use crate::worker::{Template, Worker};

@@ -560,3 +560,35 @@ pub(crate) fn blocking<'py>(
 pub(crate) fn is_cancelled() -> bool {
     offloop::job::is_cancelled()
 }
+
+/// Has `callback()` called on a thread of its own when the job that runs on this thread should stop. The engine may
+/// have none to lend, after a fork for instance, and this one may be needed until the job ends.
+#[pyfunction]
+pub(crate) fn on_cancel(callback: Py<PyAny>) -> Armed {
+    let guard = offloop::job::on_cancel(move || {
+        let answer = move || {
+            Python::try_attach(|py| {
+                let callback = callback.into_bound(py);
+                if let Err(error) = call(&callback, &PyTuple::empty(py), None) {
+                    error.write_unraisable(py, Some(&callback));
+                }
+            });
+        };
+        // Without a thread there is nobody to call it: the job goes on, as without a callback.
+        let _ = std::thread::Builder::new().name("offloop-cancel".into()).spawn(answer);
+    });
+    Armed(Mutex::new(Some(guard)))
+}
+
+/// A callback that is armed until this is dropped or disarmed.
+#[pyclass(frozen, module = "offloop._offloop")]
+pub(crate) struct Armed(Mutex<Option<offloop::job::OnCancel>>);
+
+#[pymethods]
+impl Armed {
+    /// From now on it is not called any more. A call that has begun goes on.
+    fn disarm(&self, py: Python<'_>) {
+        let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| drop(guard));
+    }
+}

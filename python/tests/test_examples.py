@@ -17,13 +17,14 @@ EXAMPLES = ROOT / "python" / "examples"
 PAGES = {
     "README.md": None,
     "docs/coming-from-concurrent-futures.md": None,
+    "docs/blocking-connectors.md": None,
     "docs/opentelemetry.md": "opentelemetry",
 }
 """And the package that their programs need."""
 
 
 def programs() -> list[Any]:
-    """The programs on the pages: each block of Python is one."""
+    """The programs on the pages: each block of Python is one. Those that need a server are run by tests_real."""
     return [
         pytest.param(code, id=f"{page}-{number}", marks=unless_found(package))
         for page, package in PAGES.items()
@@ -32,6 +33,7 @@ def programs() -> list[Any]:
                 r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE
             )
         )
+        if not re.search(r"OFFLOOP_[A-Z]+_URL", code)
     ]
 
 

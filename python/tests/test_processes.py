@@ -324,7 +324,8 @@ def test_workers_live_where_and_as_they_were_told(tmp_path: Path) -> None:
 def test_workers_see_no_variable_of_ours() -> None:
     with ProcessPoolExecutor(1, env={"MINE": "1"}) as pool:
         inside = pool.submit(jobs.environment).result(30)
-    assert not [name for name in inside if name.startswith("OFFLOOP")]
+    ours = [name for name in inside if name.startswith("OFFLOOP")]
+    assert not set(ours) - set(os.environ)
 
 
 def test_the_initializer_runs_once_in_each_worker(tmp_path: Path) -> None:
@@ -380,6 +381,21 @@ def test_each_worker_opens_its_state_once_and_jobs_find_it(tmp_path: Path) -> No
         states = [call.result(30) for call in [pool.submit(jobs.state) for _ in range(40)]]
     assert all(state == f"state of {pid}" for pid, state in states)
     assert sorted(log.read_text().splitlines()) == sorted({f"opened {pid}" for pid, _ in states})
+
+
+def test_a_worker_closes_its_state_when_it_is_discarded_and_when_it_leaves(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with ProcessPoolExecutor(
+        1,
+        worker_state=functools.partial(jobs.note_and_open, log),
+        close_worker_state=functools.partial(jobs.note_and_close, log),
+    ) as pool:
+        pid, _ = pool.submit(jobs.state).result(30)
+        opened, closed = f"opened {pid}", f"closed state of {pid}, in {pid}"
+        pool.submit(jobs.discard_state).result(30)
+        assert log.read_text().splitlines() == [opened, closed]
+        pool.submit(jobs.state).result(30)
+    assert log.read_text().splitlines() == [opened, closed] * 2
 
 
 def test_a_state_that_cannot_be_opened_is_the_jobs_error_and_tried_again(tmp_path: Path) -> None:

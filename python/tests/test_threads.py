@@ -420,6 +420,54 @@ def test_each_worker_has_a_state_which_is_made_when_it_is_first_asked_for() -> N
         offloop.worker_state()
 
 
+def test_a_state_is_closed_by_its_worker_when_that_leaves() -> None:
+    closed: list[tuple[str, str]] = []
+
+    def close(state: str) -> None:
+        closed.append((state, threading.current_thread().name))
+
+    def name() -> str:
+        return threading.current_thread().name
+
+    with ThreadPoolExecutor(
+        2, "closing", worker_state=name, close_worker_state=close, idle_timeout=0.01
+    ) as pool:
+        pool.submit(int).result(GIVE_UP)
+        pool.submit(offloop.worker_state).result(GIVE_UP)
+        eventually("an idle worker leaves and closes", lambda: closed)
+        assert closed == [(closed[0][0],) * 2]
+        del closed[:]
+    with ThreadPoolExecutor(1, "last", worker_state=name, close_worker_state=close) as pool:
+        pool.submit(offloop.worker_state).result(GIVE_UP)
+        assert not closed
+    assert closed == [("last_0", "last_0")], "the shutdown waits for it"
+    with ThreadPoolExecutor(1, worker_state=name, close_worker_state=close) as pool:
+        pool.submit(int).result(GIVE_UP)
+    assert len(closed) == 1, "what was never opened is not closed"
+
+
+def test_a_state_that_is_discarded_is_closed_once(caplog: pytest.LogCaptureFixture) -> None:
+    opened = iter(range(10))
+    closed: list[int] = []
+
+    def close(state: int) -> None:
+        closed.append(state)
+        raise ConnectionError("it was broken already")
+
+    def use_twice() -> tuple[int, int]:
+        first = offloop.worker_state()
+        offloop.discard_worker_state()
+        offloop.discard_worker_state()
+        return first, offloop.worker_state()
+
+    with ThreadPoolExecutor(1, worker_state=lambda: next(opened), close_worker_state=close) as pool:
+        assert pool.submit(use_twice).result(GIVE_UP) == (0, 1)
+        assert closed == [0]
+    assert closed == [0, 1]
+    messages = [record.getMessage() for record in caplog.records if record.name == "offloop"]
+    assert messages == ["Exception while a worker's state was closed:"] * 2
+
+
 # How a pool ends.
 
 

@@ -209,3 +209,24 @@ def test_a_call_may_fork() -> None:
         """
     )
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_child_that_a_call_forks_does_not_close_what_is_its_parents() -> None:
+    ended = run(
+        """
+        import offloop
+
+        def close(owner):
+            print("closed by", "the parent" if os.getpid() == owner else "the child", flush=True)
+
+        def fork():
+            offloop.worker_state()
+            if (child := os.fork()) == 0:
+                return
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+        with ThreadPoolExecutor(1, worker_state=os.getpid, close_worker_state=close) as pool:
+            assert pool.submit(fork).result() == 0
+        """
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "closed by the parent\n", "")

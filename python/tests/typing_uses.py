@@ -32,6 +32,9 @@ class Connection:
     def ask(self, question: str) -> bytes:
         return question.encode()
 
+    def close(self) -> None:
+        pass
+
 
 def submit(threads: offloop.ThreadPoolExecutor, processes: offloop.ProcessPoolExecutor) -> None:
     assert_type(threads.submit(length, "four"), offloop.Future[int])
@@ -108,7 +111,7 @@ async def managers() -> None:
     with offloop.ThreadPoolExecutor(2, "name", print, ("hello",)) as threads:
         assert_type(threads, offloop.ThreadPoolExecutor)
     async with offloop.ThreadPoolExecutor(
-        on_full="shed_oldest", worker_state=Connection
+        on_full="shed_oldest", worker_state=Connection, close_worker_state=Connection.close
     ) as threads:
         assert_type(threads, offloop.ThreadPoolExecutor)
     async with offloop.ProcessPoolExecutor(
@@ -139,7 +142,8 @@ def in_a_job() -> bytes | None:
         return None
     connection: Connection = offloop.worker_state()
     try:
-        return connection.ask("why")
+        with offloop.on_cancel(connection.close, repeat=1):
+            return connection.ask("why")
     except OSError:
         offloop.discard_worker_state()
         raise

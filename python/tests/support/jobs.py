@@ -112,6 +112,23 @@ def note_and_open(path: Path) -> str:
     return f"state of {os.getpid()}"
 
 
+def note_and_close(path: Path, opened: str) -> None:
+    note(path, f"closed {opened}, in {os.getpid()}")
+
+
+def discard_state() -> None:
+    import offloop
+
+    offloop.discard_worker_state()
+
+
+def hang_on_cancel(started: Path, called: Path) -> None:
+    import offloop
+
+    with offloop.on_cancel(called.touch):
+        hang(started)
+
+
 def fail_with(message: str) -> None:
     raise LookupError(message)
 
