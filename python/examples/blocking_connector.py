@@ -8,7 +8,6 @@ blocks, and must be used by one thread at a time. Each worker of a pool keeps on
 
 import asyncio
 import functools
-import select
 import socket
 import socketserver
 import threading
@@ -76,32 +75,30 @@ class Client:
         self._socket.sendall(f"{question}\n".encode())
         answer = b""
         while not answer.endswith(b"\n"):
-            # A thread cannot be killed: in one, a cancelled question has to look up now and then.
-            while not select.select([self._socket], [], [], 0.05)[0]:
-                offloop.check()
             received = self._socket.recv(4096)
             if not received:
                 raise ConnectionError("the server has hung up")
             answer += received
         return answer.decode().strip()
 
+    def hang_up(self) -> None:
+        """Ends a question that another thread waits for. `close` would leave that thread waiting."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         self._socket.close()
-
-    # Workers drop their state as they end.
-    __del__ = close
 
 
 def ask(question: str) -> str:
     """What the pools run."""
     client: Client = offloop.worker_state()
     try:
-        return client.ask(question)
+        # A thread cannot be killed; a process is, if the job is cancelled.
+        with offloop.on_cancel(client.hang_up):
+            return client.ask(question)
     except BaseException:
-        # The connection is broken, or an answer that nobody waits for is still to come: the next
-        # question needs another connection.
+        # The connection is broken: the next question needs another one.
         offloop.discard_worker_state()
-        client.close()
         raise
 
 
@@ -150,11 +147,13 @@ async def demonstrate(
 async def main() -> None:
     with server() as address:
         connect = functools.partial(Client, address)
-        async with offloop.ThreadPoolExecutor(4, worker_state=connect) as threads:
-            await demonstrate(
-                "Four threads, which a question asks whether it should stop:", threads
-            )
-        async with offloop.ProcessPoolExecutor(2, worker_state=connect) as processes:
+        async with offloop.ThreadPoolExecutor(
+            4, worker_state=connect, close_worker_state=Client.close
+        ) as threads:
+            await demonstrate("Four threads, whose questions hang up if they should stop:", threads)
+        async with offloop.ProcessPoolExecutor(
+            2, worker_state=connect, close_worker_state=Client.close
+        ) as processes:
             await demonstrate("Two processes, which are killed if it should:", processes)
 
 
