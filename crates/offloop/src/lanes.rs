@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use crate::metrics::Purpose;
 use crate::sync::cores;
-use crate::thread_pool::ThreadPool;
+use crate::thread_pool::{ThreadPool, ThreadPoolBuilder};
 
 /// The pool behind [`run`](crate::run): up to 512 threads, for calls that wait.
 pub fn io_lane() -> &'static ThreadPool {
@@ -24,16 +24,23 @@ pub fn cpu_lane() -> &'static ThreadPool {
 #[cfg(not(shuttle))]
 pub(crate) fn cancel_lane() -> ThreadPool {
     static LANE: OnceLock<ThreadPool> = OnceLock::new();
-    LANE.get_or_init(|| lane("offloop-cancel", 512, Purpose::Waiting)).clone()
+    LANE.get_or_init(|| build(callbacks(512))).clone()
 }
 
 /// A thread of a model must not outlive one execution.
 #[cfg(shuttle)]
 pub(crate) fn cancel_lane() -> ThreadPool {
-    lane("offloop-cancel", 1, Purpose::Waiting)
+    build(callbacks(1))
 }
 
 fn lane(name: &'static str, threads: usize, purpose: Purpose) -> ThreadPool {
-    let lane = ThreadPool::builder().name(name).max_threads(threads).purpose(purpose);
+    build(ThreadPool::builder().name(name).max_threads(threads).purpose(purpose))
+}
+
+fn callbacks(threads: usize) -> ThreadPoolBuilder {
+    ThreadPool::builder().name("offloop-cancel").max_threads(threads).unlisted()
+}
+
+fn build(lane: ThreadPoolBuilder) -> ThreadPool {
     lane.build().expect("these settings are valid")
 }

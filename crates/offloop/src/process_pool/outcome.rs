@@ -64,7 +64,7 @@ pub(super) fn finish(finished: Finished, counts: &Arc<Counts>) {
 fn decoders() -> &'static ThreadPool {
     static DECODERS: OnceLock<ThreadPool> = OnceLock::new();
     DECODERS.get_or_init(|| {
-        let pool = ThreadPool::builder().name("offloop-decode").max_threads(crate::sync::cores());
+        let pool = ThreadPool::builder().name("offloop-decode").max_threads(crate::sync::cores()).unlisted();
         pool.build().expect("these settings are valid")
     })
 }

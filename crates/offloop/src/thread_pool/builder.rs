@@ -37,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) purpose: Purpose,
     pub(crate) on_advice: Option<OnAdvice>,
     pub(crate) lock_wait: Option<Arc<Recorder>>,
+    /// Whether `metrics::all` tells of it.
+    pub(crate) is_listed: bool,
 }
 
 type Spawn = dyn Fn(WorkerThread) -> io::Result<()> + Send + Sync;
@@ -60,6 +62,7 @@ impl ThreadPoolBuilder {
                 purpose: Purpose::Any,
                 on_advice: None,
                 lock_wait: None,
+                is_listed: true,
             },
         }
     }
@@ -186,6 +189,12 @@ impl ThreadPoolBuilder {
     /// is told among the pool's [figures](ThreadPool::metrics).
     pub fn lock_wait(mut self, recorder: &Arc<Recorder>) -> Self {
         self.config.lock_wait = Some(Arc::clone(recorder));
+        self
+    }
+
+    /// Not one of the program's pools, but of ours.
+    pub(crate) fn unlisted(mut self) -> Self {
+        self.config.is_listed = false;
         self
     }
 

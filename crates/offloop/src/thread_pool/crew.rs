@@ -77,7 +77,9 @@ impl Crew {
             me: me.clone(),
             owner: me.clone(),
         });
-        metrics::enrol(Arc::downgrade(&crew) as Weak<dyn Measured>);
+        if crew.config.is_listed {
+            metrics::enrol(Arc::downgrade(&crew) as Weak<dyn Measured>);
+        }
         crew
     }
 
