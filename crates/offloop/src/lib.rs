@@ -26,6 +26,7 @@
 //! | [`Error`] | why a job has no result; [`ErrorKind`] tells the reasons apart |
 //! | [`Report`] | what a shutdown came to |
 //! | [`metrics`] | what a pool has done and is doing: counts, times, states, advice; for Prometheus too |
+//! | [`watch`](mod@watch) | notices that an event loop stands still, while it does |
 //!
 //! # Who calls whom
 //!
@@ -60,7 +61,8 @@
 //! # Features
 //!
 //! `process` (default): [`ProcessPool`] and tasks, on Linux. `tracing`: each job has a span within its submitter's.
-//! `metrics`: figures go to the recorder of that crate. `rayon`, `tokio`: adapters for their threads.
+//! `metrics`: figures go to the recorder of that crate. `rayon`, `tokio`: adapters for their threads. `watch`
+//! (default): [`watch`](mod@watch) notices a stalled loop; with `tokio` a stalled runtime, with `watch-stacks` its stack.
 
 pub mod adapters;
 #[cfg(all(feature = "process", target_os = "linux"))]
@@ -95,6 +97,8 @@ mod sync;
 mod task;
 mod thread_pool;
 mod timer;
+#[cfg(feature = "watch")]
+pub mod watch;
 mod work;
 
 pub use backlog::OnFull;

@@ -1,0 +1,45 @@
+//! Notices that an event loop stands still, from outside, *while* it stands still.
+//!
+//! A blocking call on the loop freezes everything that the loop serves, and once it has returned nobody can say
+//! which call it was. So a thread beside the loop listens to its [`Pulse`]: the loop [beats](Pulse::beat) at an
+//! interval, and when a beat is late by more than a threshold, the thread says so at once, and again and again
+//! until the loop goes on.
+//!
+//! ```
+//! use std::sync::mpsc;
+//! use std::time::Duration;
+//!
+//! use offloop::watch::{Event, Monitor};
+//!
+//! let (send, receive) = mpsc::channel();
+//! let (pulse, _guard) = Monitor::new(Duration::from_millis(20)).start(move |event| {
+//!     let _ = send.send(event);
+//! })?;
+//! pulse.beat(); // a real loop does so every `pulse.interval()`
+//! std::thread::sleep(Duration::from_millis(100)); // what a loop must not do
+//! assert!(matches!(receive.recv()?, Event::Stalled { .. }));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What is believed
+//!
+//! A stall shorter than the threshold is never reported; one longer than the threshold and one interval always is.
+//! If the watching thread itself was kept from running (the process was stopped, the machine slept or is
+//! overloaded), a late beat is no evidence: the loop gets the whole threshold again, counted from then.
+//!
+//! # What it costs
+//!
+//! The loop: a beat reads the monotonic clock and stores one number. No lock, no allocation, and no system call
+//! where the clock is read without one, as on Linux. The thread: it sleeps, and wakes about once each threshold to
+//! read that number.
+
+mod judge;
+mod monitor;
+mod pulse;
+
+#[cfg(all(test, shuttle))]
+mod model;
+
+pub use judge::Event;
+pub use monitor::{Guard, Monitor};
+pub use pulse::Pulse;

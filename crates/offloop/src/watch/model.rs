@@ -1,0 +1,72 @@
+//! A watch under the model checker, whose clock may jump as it likes: the events come in their order, and a drop
+//! of the guard always ends it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shuttle::sync::Mutex;
+use shuttle::thread;
+
+use super::{Event, Guard, Monitor};
+
+/// Orders tried per model and scheduler.
+const RUNS: usize = 5_000;
+
+fn check(model: impl Fn() + Send + Sync + Clone + 'static) {
+    shuttle::check_random(model.clone(), RUNS);
+    shuttle::check_pct(model, RUNS, 3);
+}
+
+/// Each stall has one beginning, then reports that grow, then one end, which is no sooner.
+fn in_order(events: &[Event]) {
+    let mut late = None;
+    for event in events {
+        late = match (late, *event) {
+            (None, Event::Stalled { late }) => Some(late),
+            (Some(before), Event::Still { late }) if late > before => Some(late),
+            (Some(before), Event::Over { lasted }) if lasted >= before => None,
+            _ => panic!("{events:?}"),
+        };
+    }
+}
+
+#[test]
+fn events_come_in_order_and_none_after_the_drop() {
+    check(|| {
+        let events: Arc<Mutex<Vec<Event>>> = Arc::default();
+        let seen = Arc::clone(&events);
+        let monitor = Monitor::new(Duration::from_millis(2));
+        let (pulse, guard) = monitor.start(move |event| seen.lock().unwrap().push(event)).unwrap();
+        let beats = thread::spawn(move || {
+            for _ in 0..3 {
+                pulse.beat();
+            }
+            pulse.pause();
+            pulse.beat();
+        });
+        thread::yield_now();
+        drop(guard);
+        let told = events.lock().unwrap().len();
+        beats.join().unwrap();
+        let events = events.lock().unwrap();
+        assert_eq!(events.len(), told);
+        in_order(&events);
+    });
+}
+
+#[test]
+fn the_guard_may_be_dropped_in_the_callback_while_another_thread_does_so() {
+    check(|| {
+        let slot: Arc<Mutex<Option<Guard>>> = Arc::default();
+        let inner = Arc::clone(&slot);
+        let on = move |_| {
+            let guard = inner.lock().unwrap().take();
+            drop(guard);
+        };
+        let (pulse, guard) = Monitor::new(Duration::from_millis(2)).start(on).unwrap();
+        *slot.lock().unwrap() = Some(guard);
+        pulse.beat();
+        let guard = slot.lock().unwrap().take();
+        drop(guard);
+    });
+}
