@@ -33,13 +33,35 @@
 //! where the clock is read without one, as on Linux. The thread: it sleeps, and wakes about once each threshold to
 //! read that number.
 
+mod guard;
 mod judge;
-mod monitor;
-mod pulse;
-
 #[cfg(all(test, shuttle))]
 mod model;
+mod monitor;
+mod pulse;
+#[cfg(feature = "tokio")]
+mod report;
+#[cfg(feature = "tokio")]
+mod runtime;
+#[cfg(feature = "tokio")]
+mod slot;
+#[cfg(feature = "tokio")]
+mod stall;
+#[cfg(feature = "tokio")]
+mod suspect;
+#[cfg(feature = "tokio")]
+mod thread;
+#[cfg(feature = "tokio")]
+mod tokio;
 
+pub use guard::Guard;
 pub use judge::Event;
-pub use monitor::{Guard, Monitor};
+pub use monitor::Monitor;
 pub use pulse::Pulse;
+#[cfg(feature = "tokio")]
+pub use {
+    self::tokio::{Builder, Watch, Watched},
+    slot::Place,
+    stall::{Activity, Phase, Stall},
+    thread::Thread,
+};

@@ -1,16 +1,13 @@
-//! The thread that looks.
+//! The thread that looks at one pulse.
 
-use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::guard::{Guard, Stop};
 use super::judge::{Event, Judge, Limits};
-use super::pulse::{Nanos, Pulse, Shared, nanos, to_nanos};
-use crate::fork::Generation;
+use super::pulse::{Nanos, Pulse, Shared, to_nanos};
 use crate::panics;
-use crate::sync::atomic::Ordering;
-use crate::sync::{park_timeout, thread};
 
 /// The shortest threshold: a system under load is late by about as much on its own.
 const SHORTEST: Nanos = 1_000_000;
@@ -19,9 +16,7 @@ const SHORTEST: Nanos = 1_000_000;
 #[derive(Debug, Clone)]
 #[must_use = "a monitor watches from `start` on"]
 pub struct Monitor {
-    threshold: Nanos,
-    first_again: Nanos,
-    longest_again: Nanos,
+    pub(super) limits: Limits,
 }
 
 impl Monitor {
@@ -31,13 +26,14 @@ impl Monitor {
     /// every ten seconds.
     pub fn new(threshold: Duration) -> Self {
         let threshold = to_nanos(threshold).max(SHORTEST);
-        Self { threshold, first_again: threshold, longest_again: to_nanos(Duration::from_secs(10)) }
+        let longest_again = to_nanos(Duration::from_secs(10));
+        Self { limits: Limits { threshold, interval: threshold / 4, first_again: threshold, longest_again } }
     }
 
     /// Reports a stall again after `first`, then after twice as long each time, at most after `longest`.
     pub fn again(mut self, first: Duration, longest: Duration) -> Self {
-        self.first_again = to_nanos(first).max(SHORTEST);
-        self.longest_again = to_nanos(longest);
+        self.limits.first_again = to_nanos(first).max(SHORTEST);
+        self.limits.longest_again = to_nanos(longest);
         self
     }
 
@@ -46,66 +42,20 @@ impl Monitor {
     /// The loop is watched from its first beat on. While `on` runs nobody looks, so it should be quick; a panic of
     /// it is caught. Fails if the thread cannot be started.
     pub fn start(self, on: impl FnMut(Event) + Send + 'static) -> io::Result<(Pulse, Guard)> {
-        let shared = Arc::new(Shared::new(self.threshold, self.threshold / 4));
-        let judge = Judge::new(self.limits());
-        let watcher = Arc::clone(&shared);
-        let thread =
-            thread::Builder::new().name("offloop-watch".into()).spawn(move || watch(&watcher, judge, on))?;
-        let guard = Guard { shared: Arc::clone(&shared), thread: Some(thread), born: Generation::now() };
+        let shared = Arc::new(Shared::new(self.limits.threshold, self.limits.interval));
+        let (watched, judge) = (Arc::clone(&shared), Judge::new(self.limits));
+        let guard = Guard::spawn(move |stop| watch(&watched, judge, stop, on))?;
         Ok((Pulse(shared), guard))
-    }
-
-    fn limits(&self) -> Limits {
-        Limits {
-            threshold: self.threshold,
-            interval: self.threshold / 4,
-            first_again: self.first_again,
-            longest_again: self.longest_again,
-        }
-    }
-}
-
-/// Ends the watch when dropped.
-///
-/// The drop waits for the thread, which ends at once unless it is in the callback: after it no callback runs. Do
-/// not hold what the callback waits for (a lock, Python's GIL) meanwhile. Dropped within the callback, it does not
-/// wait. In a forked child there is no such thread, and nothing to wait for.
-#[must_use = "dropping the guard ends the watch"]
-pub struct Guard {
-    shared: Arc<Shared>,
-    thread: Option<thread::JoinHandle<()>>,
-    born: Generation,
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
-        if self.born.is_past() {
-            // A thread that is not here can be neither joined nor detached.
-            return std::mem::forget(thread);
-        }
-        self.shared.stopped.store(true, Ordering::Release);
-        thread.thread().unpark();
-        if thread.thread().id() != thread::current().id() {
-            // It catches what its callback does.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl fmt::Debug for Guard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard").finish_non_exhaustive()
     }
 }
 
 /// The life of the thread.
-fn watch(shared: &Shared, mut judge: Judge, mut on: impl FnMut(Event)) {
-    while !shared.stopped.load(Ordering::Acquire) {
+fn watch(shared: &Shared, mut judge: Judge, stop: &Stop, mut on: impl FnMut(Event)) {
+    while !stop.is_told() {
         let (event, next) = judge.look(shared.clock.now(), shared.read());
         if let Some(event) = event {
             panics::drop_quietly(panics::catch(|| on(event)));
-        } else if let Some(woken) = sleep_until(next, shared) {
+        } else if let Some(woken) = stop.sleep_until(next, &shared.clock) {
             // Whoever kept this thread from running may have kept the loop, too.
             if woken - next > shared.threshold / 4 {
                 judge.overslept(woken);
@@ -113,18 +63,4 @@ fn watch(shared: &Shared, mut judge: Judge, mut on: impl FnMut(Event)) {
         }
     }
     panics::drop_quietly(on);
-}
-
-/// Sleeps, and says when it ended; `None` if the guard was dropped.
-fn sleep_until(time: Nanos, shared: &Shared) -> Option<Nanos> {
-    loop {
-        if shared.stopped.load(Ordering::Acquire) {
-            return None;
-        }
-        let now = shared.clock.now();
-        if now >= time {
-            return Some(now);
-        }
-        park_timeout(nanos(time - now));
-    }
 }

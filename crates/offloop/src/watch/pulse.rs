@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Nanoseconds since a watch began: they fit in one atomic, which an `Instant` does not.
 pub(super) type Nanos = u64;
@@ -37,15 +37,13 @@ pub(super) struct Reading {
 #[derive(Clone)]
 pub struct Pulse(pub(super) Arc<Shared>);
 
-/// What the loop, the monitor's thread and the guard share. There is no lock: a forked child finds none held.
+/// What the loop and the monitor share.
 pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) threshold: Nanos,
     interval: Nanos,
     last: AtomicU64,
     back: AtomicU64,
-    /// The guard was dropped.
-    pub(super) stopped: AtomicBool,
 }
 
 impl Shared {
@@ -56,7 +54,6 @@ impl Shared {
             interval,
             last: AtomicU64::new(PAUSED),
             back: AtomicU64::new(0),
-            stopped: AtomicBool::new(false),
         }
     }
 
@@ -117,7 +114,7 @@ pub(super) struct Clock(std::time::Instant);
 
 #[cfg(not(shuttle))]
 impl Clock {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(std::time::Instant::now())
     }
 
@@ -132,7 +129,7 @@ pub(super) struct Clock(std::sync::atomic::AtomicU64);
 
 #[cfg(shuttle)]
 impl Clock {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(std::sync::atomic::AtomicU64::new(0))
     }
 

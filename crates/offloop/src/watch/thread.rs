@@ -1,0 +1,58 @@
+//! What the system knows of a thread of ours.
+
+use std::time::Duration;
+
+/// A thread as the system knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Thread {
+    /// The first 15 bytes of its name.
+    pub name: String,
+    /// Its id: `gettid()`, the `LWP` of `ps` and debuggers.
+    pub id: i32,
+}
+
+/// The id of this thread and of its CPU clock.
+#[cfg(target_os = "linux")]
+pub(super) fn this() -> (i32, i32) {
+    let mut clock = 0;
+    // SAFETY: the thread is this one, which lives, and `clock` outlives the call; `gettid` asks for nothing.
+    unsafe {
+        if libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) != 0 {
+            clock = 0;
+        }
+        (libc::gettid(), clock)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn this() -> (i32, i32) {
+    (0, 0)
+}
+
+/// How much a thread has computed so far, by its clock; `None` if it has ended or the system does not say.
+#[cfg(target_os = "linux")]
+pub(super) fn cpu_time(clock: i32) -> Option<Duration> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` outlives the call. The clock of a thread that has ended is refused.
+    let said = clock != 0 && unsafe { libc::clock_gettime(clock, &raw mut time) } == 0;
+    said.then(|| Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0)))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn cpu_time(_clock: i32) -> Option<Duration> {
+    None
+}
+
+/// `None` if it has ended or the system does not say.
+pub(super) fn describe(id: i32) -> Option<Thread> {
+    let name = std::fs::read_to_string(format!("/proc/self/task/{id}/comm")).ok()?;
+    Some(Thread { name: name.trim_end().to_owned(), id })
+}
+
+/// Whether it runs, or would if it were given a core; `None` as above.
+pub(super) fn is_runnable(id: i32) -> Option<bool> {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{id}/stat")).ok()?;
+    // The name before the state may contain anything, parentheses included.
+    Some(stat.rsplit_once(')')?.1.trim_start().starts_with('R'))
+}

@@ -1,0 +1,344 @@
+//! What a watch promises of tokio's runtimes: who stands still, where and why, and nothing else.
+
+#![cfg(all(feature = "watch", feature = "tokio", target_os = "linux"))]
+#![allow(missing_docs, reason = "a test crate has no users")]
+
+mod common;
+
+use std::hint::black_box;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::time::{Duration, Instant};
+
+use common::{GIVE_UP, Gate, comes_back, eventually, tid};
+use offloop::watch::{Activity, Builder, Phase, Stall, Watch};
+use tokio::runtime::{self, Runtime};
+
+const THRESHOLD: Duration = Duration::from_millis(50);
+/// Much longer than the threshold: it is noticed while it lasts.
+const STALL: Duration = Duration::from_millis(400);
+
+struct Watched {
+    watch: Watch,
+    runtime: Runtime,
+    stalls: Receiver<Stall>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Flavor {
+    Current,
+    Multi,
+}
+
+const BOTH: [Flavor; 2] = [Flavor::Current, Flavor::Multi];
+
+fn watched(flavor: Flavor, threshold: Duration) -> Watched {
+    let (send, stalls) = channel();
+    let watch = Builder::new().threshold(threshold).on_stall(move |stall| {
+        let _ = send.send(stall.clone());
+    });
+    let runtime = match flavor {
+        Flavor::Current => runtime::Builder::new_current_thread().enable_all().build(),
+        Flavor::Multi => runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("loop-thread")
+            .on_thread_park(watch.hook())
+            .enable_all()
+            .build(),
+    };
+    let runtime = runtime.unwrap();
+    Watched { watch: watch.start(runtime.handle()).unwrap(), runtime, stalls }
+}
+
+impl Watched {
+    fn next(&self, phase: Phase) -> Stall {
+        loop {
+            let stall = self.stalls.recv_timeout(GIVE_UP).expect("a stall is told");
+            if stall.phase == phase {
+                return stall;
+            }
+        }
+    }
+
+    /// Runs `blocking` in a watched task, and says what was told of it at first, and of its end.
+    fn stall(&self, blocking: impl FnOnce() + Send + 'static) -> (Stall, Stall, i32) {
+        let task = self.watch.task(async move {
+            // The watch has had its first answer by now.
+            tokio::time::sleep(THRESHOLD).await;
+            blocking();
+            tid()
+        });
+        let task = self.watch.runtime().spawn(task.named("the blocker"));
+        let thread = self.runtime.block_on(async {
+            let thread = task.await.unwrap();
+            // The runtime answers again.
+            tokio::time::sleep(2 * THRESHOLD).await;
+            thread
+        });
+        self.watch.pause();
+        (self.next(Phase::Began), self.next(Phase::Over), thread)
+    }
+}
+
+/// Checks all that is known of a stall but for what the thread was doing.
+fn is_right(flavor: Flavor, watched: &Watched, (began, over, thread): &(Stall, Stall, i32)) {
+    for stall in [began, over] {
+        let told = stall.thread.as_ref().expect("the thread is known");
+        assert_eq!(told.id, *thread);
+        match flavor {
+            Flavor::Current => assert_eq!(stall.worker, None),
+            Flavor::Multi => assert!(told.name == "loop-thread" && stall.worker.is_some(), "{stall:?}"),
+        }
+        let task = stall.task.expect("the task is known");
+        assert_eq!((task.name, task.spawned_at.file()), (Some("the blocker"), file!()));
+    }
+    assert!(began.lasted >= THRESHOLD && began.lasted < over.lasted, "{began} {over}");
+    assert!(over.lasted >= STALL / 2, "{over}");
+    assert!(watched.stalls.try_iter().next().is_none(), "one stall is told once");
+}
+
+#[test]
+fn a_sleep_is_told_with_its_thread_and_task_and_that_it_waits() {
+    for flavor in BOTH {
+        let watched = watched(flavor, THRESHOLD);
+        let told = watched.stall(|| std::thread::sleep(STALL));
+        is_right(flavor, &watched, &told);
+        assert_eq!(told.0.activity, Activity::Waits);
+        assert!(told.0.cpu.unwrap() < 0.5, "{}", told.0);
+        assert!(told.0.to_string().contains("`offloop::run`"), "{}", told.0);
+    }
+}
+
+#[test]
+fn a_blocking_read_of_a_socket_is_told() {
+    for flavor in BOTH {
+        let watched = watched(flavor, THRESHOLD);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut peer, _) = listener.accept().unwrap();
+            std::thread::sleep(STALL + THRESHOLD);
+            peer.write_all(b"!").unwrap();
+        });
+        let told = watched.stall(move || assert_eq!(client.read(&mut [0]).unwrap(), 1));
+        is_right(flavor, &watched, &told);
+        assert_eq!(told.0.activity, Activity::Waits);
+        server.join().unwrap();
+    }
+}
+
+#[test]
+fn a_loop_that_computes_is_told_as_such() {
+    for flavor in BOTH {
+        let watched = watched(flavor, THRESHOLD);
+        let told = watched.stall(|| {
+            let begun = Instant::now();
+            while begun.elapsed() < STALL {
+                black_box((0..1000).map(black_box).sum::<u64>());
+            }
+        });
+        is_right(flavor, &watched, &told);
+        assert_eq!(told.0.activity, Activity::Computes, "{}", told.0);
+        assert!(told.0.advice().contains("run_cpu"));
+    }
+}
+
+#[test]
+fn the_place_of_a_task_is_where_it_was_spawned() {
+    let watched = watched(Flavor::Multi, THRESHOLD);
+    let (task, line) = (watched.watch.spawn(async { std::thread::sleep(STALL) }), line!());
+    watched.runtime.block_on(task).unwrap();
+    let place = watched.next(Phase::Began).task.expect("it is watched");
+    assert_eq!((place.name, place.spawned_at.file(), place.spawned_at.line()), (None, file!(), line));
+}
+
+#[test]
+fn one_stuck_worker_is_told_while_the_others_go_on() {
+    let watched = watched(Flavor::Multi, THRESHOLD);
+    let gate = Gate::new();
+    let pass = gate.clone();
+    // Not a watched task: the worker is known all the same.
+    let stuck = watched.runtime.spawn(async move {
+        pass.pass();
+        tid()
+    });
+    let began = watched.next(Phase::Began);
+    let ongoing = watched.next(Phase::Ongoing);
+    assert!(ongoing.lasted > began.lasted && ongoing.seen == began.seen);
+    let lively = watched.runtime.spawn(async { tid() });
+    let lively = watched.runtime.block_on(lively).unwrap();
+    gate.open();
+    let stuck = watched.runtime.block_on(stuck).unwrap();
+    assert_ne!(stuck, lively);
+    assert_eq!(began.task, None);
+    let thread = began.thread.expect("the hook has seen it");
+    assert_eq!((thread.id, thread.name.as_str()), (stuck, "loop-thread"));
+    assert!(watched.next(Phase::Over).lasted > ongoing.lasted);
+}
+
+#[test]
+fn when_all_workers_are_stuck_each_is_told() {
+    let watched = watched(Flavor::Multi, THRESHOLD);
+    let gate = Gate::new();
+    let stuck: Vec<_> = ["one", "two"]
+        .map(|name| {
+            let pass = gate.clone();
+            watched.runtime.spawn(watched.watch.task(async move { pass.pass() }).named(name))
+        })
+        .into();
+    let (first, second) = (watched.next(Phase::Began), watched.next(Phase::Began));
+    let mut names = [first, second].map(|stall| stall.task.unwrap().name.unwrap());
+    names.sort_unstable();
+    assert_eq!(names, ["one", "two"]);
+    std::thread::sleep(4 * THRESHOLD);
+    gate.open();
+    watched.runtime.block_on(async { futures_join(stuck).await });
+    std::thread::sleep(4 * THRESHOLD);
+    let others = watched.stalls.try_iter().filter(|stall| stall.phase == Phase::Began).count();
+    assert_eq!(others, 0, "that the runtime did not answer is no news");
+}
+
+async fn futures_join<T>(tasks: Vec<tokio::task::JoinHandle<T>>) {
+    for task in tasks {
+        assert!(task.await.is_ok());
+    }
+}
+
+#[test]
+fn a_current_thread_runtime_is_told_without_watched_tasks_too() {
+    let watched = watched(Flavor::Current, THRESHOLD);
+    watched.runtime.block_on(async {
+        tokio::time::sleep(THRESHOLD).await;
+        std::thread::sleep(STALL);
+        tokio::time::sleep(THRESHOLD).await;
+    });
+    watched.watch.pause();
+    let began = watched.next(Phase::Began);
+    assert_eq!((began.thread.unwrap().id, began.task), (tid(), None));
+}
+
+#[test]
+fn the_future_of_block_on_is_told_on_a_multi_thread_runtime_too() {
+    let watched = watched(Flavor::Multi, THRESHOLD);
+    let (_, line) = (watched.watch.block_on(&watched.runtime, async { std::thread::sleep(STALL) }), line!());
+    let began = watched.next(Phase::Began);
+    assert_eq!((began.thread.unwrap().id, began.worker), (tid(), None));
+    assert_eq!(began.task.unwrap().spawned_at.line(), line);
+}
+
+#[test]
+fn the_innermost_watched_future_is_the_one_named() {
+    for flavor in BOTH {
+        let watched = watched(flavor, THRESHOLD);
+        let part = watched.watch.task(async { std::thread::sleep(STALL) }).named("part");
+        watched.watch.block_on(&watched.runtime, async {
+            tokio::time::sleep(THRESHOLD).await;
+            part.await;
+        });
+        assert_eq!(watched.next(Phase::Began).task.unwrap().name, Some("part"));
+    }
+}
+
+#[test]
+fn a_runtime_that_is_fine_is_not_reported() {
+    for flavor in BOTH {
+        // Generous: the machine may be busy, and that is no stall of ours.
+        let watched = watched(flavor, Duration::from_secs(1));
+        watched.watch.block_on(&watched.runtime, async {
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_millis(1500) {
+                watched.watch.spawn(tokio::task::yield_now()).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        std::thread::sleep(Duration::from_millis(2500));
+        let told: Vec<_> = watched.stalls.try_iter().collect();
+        assert!(told.is_empty(), "idle, and between two calls of `block_on`: {told:?}");
+    }
+}
+
+#[test]
+fn block_in_place_is_no_stall() {
+    let watched = watched(Flavor::Multi, Duration::from_millis(500));
+    let task = watched.watch.spawn(async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::task::block_in_place(|| std::thread::sleep(Duration::from_secs(2)));
+    });
+    watched.runtime.block_on(task).unwrap();
+    let told: Vec<_> = watched.stalls.try_iter().collect();
+    assert!(told.is_empty(), "{told:?}");
+}
+
+#[test]
+fn after_the_runtime_was_shut_down_nothing_is_told() {
+    for flavor in BOTH {
+        let Watched { watch, runtime, stalls } = watched(flavor, THRESHOLD);
+        watch.block_on(&runtime, async { tokio::time::sleep(THRESHOLD).await });
+        comes_back("the runtime's end", move || drop(runtime));
+        let before = stalls.try_iter().count();
+        std::thread::sleep(6 * THRESHOLD);
+        assert_eq!(stalls.try_iter().count(), 0, "{before} before");
+        eventually("the callback is dropped with the watch's thread", || {
+            matches!(stalls.try_recv(), Err(TryRecvError::Disconnected))
+        });
+        drop(watch);
+    }
+}
+
+#[test]
+fn after_the_watch_was_dropped_nothing_is_told_and_its_task_is_gone() {
+    for flavor in BOTH {
+        let Watched { watch, runtime, stalls } = watched(flavor, THRESHOLD);
+        watch.block_on(&runtime, async { tokio::time::sleep(THRESHOLD).await });
+        let clone = watch.clone();
+        drop(watch);
+        assert_eq!(runtime.metrics().num_alive_tasks(), 1, "a clone still watches");
+        comes_back("the drop", move || drop(clone));
+        drop(stalls.try_iter());
+        runtime.block_on(async {
+            std::thread::sleep(STALL);
+            tokio::time::sleep(THRESHOLD).await;
+        });
+        eventually("the task is aborted", || runtime.metrics().num_alive_tasks() == 0);
+        assert!(stalls.try_recv().is_err());
+    }
+}
+
+#[test]
+fn a_panic_of_the_callback_is_survived_and_a_place_is_counted() {
+    let (send, stalls) = channel();
+    let watch = Builder::new().threshold(THRESHOLD).on_stall(move |stall| {
+        let _ = send.send(stall.clone());
+        panic!("from the callback");
+    });
+    let runtime = runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let watch = watch.start(runtime.handle()).unwrap();
+    watch.block_on(&runtime, async {
+        for name in ["often", "often", "once", "often"] {
+            watch.task(async { std::thread::sleep(STALL) }).named(name).await;
+            tokio::time::sleep(2 * THRESHOLD).await;
+        }
+    });
+    let seen: Vec<_> = stalls
+        .try_iter()
+        .filter(|stall| stall.phase == Phase::Began)
+        .map(|stall| (stall.task.unwrap().name.unwrap(), stall.seen))
+        .collect();
+    assert_eq!(seen, [("often", 1), ("often", 2), ("once", 1), ("often", 3)]);
+}
+
+#[test]
+fn a_runtime_without_timers_can_be_watched() {
+    let (send, stalls) = channel();
+    let watch = Builder::new().threshold(THRESHOLD).on_stall(move |stall| {
+        let _ = send.send(stall.clone());
+    });
+    let runtime = runtime::Builder::new_current_thread().build().unwrap();
+    let watch = watch.start(runtime.handle()).unwrap();
+    watch.block_on(&runtime, async {
+        tokio::task::yield_now().await;
+        std::thread::sleep(STALL);
+    });
+    assert_eq!(stalls.recv_timeout(GIVE_UP).unwrap().phase, Phase::Began);
+}
