@@ -221,7 +221,7 @@ fn a_current_thread_runtime_is_told_without_watched_tasks_too() {
 #[test]
 fn the_future_of_block_on_is_told_on_a_multi_thread_runtime_too() {
     let watched = watched(Flavor::Multi, THRESHOLD);
-    let (_, line) = (watched.watch.block_on(&watched.runtime, async { std::thread::sleep(STALL) }), line!());
+    let ((), line) = (watched.watch.block_on(&watched.runtime, async { std::thread::sleep(STALL) }), line!());
     let began = watched.next(Phase::Began);
     assert_eq!((began.thread.unwrap().id, began.worker), (tid(), None));
     assert_eq!(began.task.unwrap().spawned_at.line(), line);
@@ -295,7 +295,7 @@ fn after_the_watch_was_dropped_nothing_is_told_and_its_task_is_gone() {
         drop(watch);
         assert_eq!(runtime.metrics().num_alive_tasks(), 1, "a clone still watches");
         comes_back("the drop", move || drop(clone));
-        drop(stalls.try_iter());
+        stalls.try_iter().for_each(drop);
         runtime.block_on(async {
             std::thread::sleep(STALL);
             tokio::time::sleep(THRESHOLD).await;
@@ -341,4 +341,103 @@ fn a_runtime_without_timers_can_be_watched() {
         std::thread::sleep(STALL);
     });
     assert_eq!(stalls.recv_timeout(GIVE_UP).unwrap().phase, Phase::Began);
+}
+
+#[cfg(all(feature = "watch-stacks", target_arch = "x86_64"))]
+mod stacks {
+    use super::*;
+
+    #[inline(never)]
+    fn sleeps_in_here() {
+        std::thread::sleep(STALL);
+        black_box(());
+    }
+
+    #[inline(never)]
+    fn computes_in_here() {
+        let begun = Instant::now();
+        while begun.elapsed() < STALL {
+            black_box((0..1000).map(black_box).sum::<u64>());
+        }
+    }
+
+    #[inline(never)]
+    fn reads_in_here(mut client: &TcpStream) -> std::io::Result<usize> {
+        black_box(client.read(&mut [0]))
+    }
+
+    fn with_stacks() -> Watched {
+        let (send, stalls) = channel();
+        let watch = Builder::new().threshold(THRESHOLD).stacks(true).on_stall(move |stall| {
+            let _ = send.send(stall.clone());
+        });
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("loop-thread")
+            .on_thread_park(watch.hook())
+            .enable_all()
+            .build()
+            .unwrap();
+        Watched { watch: watch.start(runtime.handle()).unwrap(), runtime, stalls }
+    }
+
+    fn position(stall: &Stall, function: &str) -> usize {
+        let calls = |name: &String| name.contains(function);
+        let found = stall.stack.iter().position(|frame| frame.function.as_ref().is_some_and(calls));
+        found.unwrap_or_else(|| panic!("no {function} in {stall:#}"))
+    }
+
+    #[test]
+    fn the_stack_names_the_blocking_call_down_to_the_threads_start() {
+        let functions = [(sleeps_in_here as fn(), "sleeps_in_here"), (computes_in_here, "computes_in_here")];
+        for (function, name) in functions {
+            let watched = with_stacks();
+            let (began, _, _) = watched.stall(function);
+            let at = position(&began, name);
+            let frame = &began.stack[at];
+            assert!(frame.file.as_ref().unwrap().ends_with("watch_tokio.rs") && frame.line.is_some());
+            assert!(position(&began, "tokio::runtime::scheduler") > at, "{began:#}");
+            assert!(position(&began, "start_thread") > at || began.stack.len() > 30, "{began:#}");
+            assert!(format!("{began:#}").contains(name));
+        }
+    }
+
+    #[test]
+    fn a_read_that_is_looked_at_goes_on_and_one_with_a_timeout_is_left_alone() {
+        for timeout in [None, Some(GIVE_UP)] {
+            let watched = with_stacks();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            client.set_read_timeout(timeout).unwrap();
+            let server = std::thread::spawn(move || {
+                let (mut peer, _) = listener.accept().unwrap();
+                std::thread::sleep(STALL + THRESHOLD);
+                peer.write_all(b"!").unwrap();
+            });
+            let (began, _, _) = watched.stall(move || assert_eq!(reads_in_here(&client).unwrap(), 1));
+            match timeout {
+                None => assert!(position(&began, "reads_in_here") > 0),
+                Some(_) => assert!(began.stack.is_empty(), "{began:#}"),
+            }
+            server.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_thread_that_blocks_the_signal_is_told_without_its_stack() {
+        let watched = with_stacks();
+        let (began, _, _) = watched.stall(|| {
+            // SAFETY: the sets are plain data that outlive the calls, and the mask is this thread's own.
+            unsafe {
+                let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());
+                libc::sigfillset(&raw mut all);
+                libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut before);
+                std::thread::sleep(STALL);
+                libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
+            }
+        });
+        assert!(began.stack.is_empty(), "{began:#}");
+        let (began, _, _) = watched.stall(sleeps_in_here);
+        position(&began, "sleeps_in_here");
+    }
 }

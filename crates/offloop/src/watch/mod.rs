@@ -46,6 +46,8 @@ mod runtime;
 #[cfg(feature = "tokio")]
 mod slot;
 #[cfg(feature = "tokio")]
+mod stack;
+#[cfg(feature = "tokio")]
 mod stall;
 #[cfg(feature = "tokio")]
 mod suspect;
@@ -62,6 +64,7 @@ pub use pulse::Pulse;
 pub use {
     self::tokio::{Builder, Watch, Watched},
     slot::Place,
+    stack::Frame,
     stall::{Activity, Phase, Stall},
     thread::Thread,
 };

@@ -13,12 +13,13 @@ type Where = (Option<Place>, Option<String>);
 
 pub(super) struct Reporter {
     on: Box<dyn FnMut(&Stall) + Send>,
+    pub(super) wants_stacks: bool,
     seen: HashMap<Where, u64>,
 }
 
 impl Reporter {
-    pub(super) fn new(on: Box<dyn FnMut(&Stall) + Send>) -> Self {
-        Self { on, seen: HashMap::new() }
+    pub(super) fn new(on: Box<dyn FnMut(&Stall) + Send>, wants_stacks: bool) -> Self {
+        Self { on, wants_stacks, seen: HashMap::new() }
     }
 
     /// Counts it, and tells of it.
@@ -60,7 +61,7 @@ fn log(stall: &Stall) {
             cpu = stall.cpu,
             activity = ?stall.activity,
             seen = stall.seen,
-            "{stall}"
+            "{stall:#}"
         );
     }));
 }

@@ -28,7 +28,6 @@ use super::judge::{Judge, Limits};
 use super::pulse::{Nanos, PAUSED, Reading};
 use super::report::Reporter;
 use super::slot::{self, Slot, clock, slots};
-use super::stall::Stall;
 use super::suspect::Suspect;
 
 /// What the runtime's side and the watch's thread share.
@@ -96,7 +95,7 @@ pub(super) fn start(
     runtime: &Handle,
     shared: &Arc<Shared>,
     limits: Limits,
-    on: Box<dyn FnMut(&Stall) + Send>,
+    reporter: Reporter,
 ) -> io::Result<Guard> {
     let (asker, wakers) = channel();
     let workers = Workers::of(runtime, limits);
@@ -111,7 +110,7 @@ pub(super) fn start(
         runtime: Suspect::new(Judge::new(Limits { interval: patience, ..limits })),
         workers,
         strays: HashMap::new(),
-        reporter: Reporter::new(on),
+        reporter,
     };
     let answer = runtime.spawn(Answer { shared: Arc::clone(shared), asker, known: None });
     let abort = answer.abort_handle();

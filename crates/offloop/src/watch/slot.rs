@@ -7,6 +7,7 @@ use std::str;
 use std::sync::OnceLock;
 
 use super::pulse::{Clock, Nanos, PAUSED};
+use super::thread::{self, This};
 use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 
 /// A task as its watcher knows it: where it was spawned, and its name if it was given one.
@@ -33,6 +34,8 @@ pub(super) struct Slot {
     next: AtomicPtr<Slot>,
     thread: AtomicI32,
     cpu_clock: AtomicI32,
+    stack_low: AtomicUsize,
+    stack_high: AtomicUsize,
     /// The watch that the thread last did something for, as which worker of its runtime, and when.
     watch: AtomicU64,
     worker: AtomicUsize,
@@ -118,6 +121,8 @@ impl Slot {
                 next: AtomicPtr::new(ptr::null_mut()),
                 thread: AtomicI32::new(0),
                 cpu_clock: AtomicI32::new(0),
+                stack_low: AtomicUsize::new(0),
+                stack_high: AtomicUsize::new(0),
                 watch: AtomicU64::new(0),
                 worker: AtomicUsize::new(NO_WORKER),
                 enrolled: AtomicU64::new(0),
@@ -134,9 +139,11 @@ impl Slot {
                 }
             }
         });
-        let (thread, cpu_clock) = super::thread::this();
-        slot.thread.store(thread, Ordering::Relaxed);
+        let This { id, cpu_clock, stack } = thread::this();
+        slot.thread.store(id, Ordering::Relaxed);
         slot.cpu_clock.store(cpu_clock, Ordering::Relaxed);
+        slot.stack_low.store(stack.start, Ordering::Relaxed);
+        slot.stack_high.store(stack.end, Ordering::Relaxed);
         slot
     }
 
@@ -180,6 +187,11 @@ impl Slot {
     /// The system's id of the thread.
     pub(super) fn thread(&self) -> i32 {
         self.thread.load(Ordering::Relaxed)
+    }
+
+    #[cfg(all(feature = "watch-stacks", target_os = "linux", target_arch = "x86_64"))]
+    pub(super) fn stack(&self) -> std::ops::Range<usize> {
+        self.stack_low.load(Ordering::Relaxed)..self.stack_high.load(Ordering::Relaxed)
     }
 
     pub(super) fn cpu_clock(&self) -> i32 {

@@ -4,11 +4,13 @@ use std::fmt;
 use std::time::Duration;
 
 use super::slot::Place;
+use super::stack::Frame;
 use super::thread::Thread;
 
 /// A thread of the runtime stands still in a task: what a watch tells of it.
 ///
-/// Told when it is noticed, again while it lasts, and when it is over. It displays as one line.
+/// Told when it is noticed, again while it lasts, and when it is over. It displays as one line; with `{:#}` the
+/// stack follows, a line each call.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Stall {
@@ -28,6 +30,9 @@ pub struct Stall {
     pub cpu: Option<f64>,
     /// Whether it computes or waits, by that share and by what it does at this moment.
     pub activity: Activity,
+    /// The thread's stack, innermost call first, if [`Builder::stacks`](super::Builder::stacks) was asked for and
+    /// it could be had safely. The end of a stall has that of the last report.
+    pub stack: Vec<Frame>,
     /// How many stalls this place has had, this one included. A place is a task and a thread's name.
     pub seen: u64,
 }
@@ -101,8 +106,12 @@ impl fmt::Display for Stall {
             write!(f, ", for the {}th time", self.seen)?;
         }
         match self.phase {
-            Phase::Over => Ok(()),
-            _ => write!(f, "; {}", self.advice()),
+            Phase::Over => {}
+            _ => write!(f, "; {}", self.advice())?,
         }
+        if f.alternate() {
+            self.stack.iter().try_for_each(|frame| write!(f, "\n    {frame}"))?;
+        }
+        Ok(())
     }
 }

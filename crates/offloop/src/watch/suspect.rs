@@ -7,7 +7,7 @@ use super::pulse::{Nanos, Reading, nanos};
 use super::report::Reporter;
 use super::slot::Slot;
 use super::stall::{Activity, Phase, Stall};
-use super::thread;
+use super::{stack, thread};
 
 /// The share of its time from which on a thread is said to compute.
 const COMPUTES: f64 = 0.5;
@@ -61,12 +61,12 @@ impl Suspect {
         while let (Some(event), _) = self.judge.look(now, reading) {
             match event {
                 Event::Stalled { late } => {
-                    let mut stall = self.describe(now, slot, worker, Phase::Began, late);
+                    let mut stall = self.describe(now, slot, worker, Phase::Began, late, reporter);
                     reporter.begin(&mut stall);
                     self.stall = Some(stall);
                 }
                 Event::Still { late } => {
-                    let mut stall = self.describe(now, slot, worker, Phase::Ongoing, late);
+                    let mut stall = self.describe(now, slot, worker, Phase::Ongoing, late, reporter);
                     stall.seen = self.stall.as_ref().map_or(1, |stall| stall.seen);
                     reporter.tell(&stall);
                     self.stall = Some(stall);
@@ -87,6 +87,7 @@ impl Suspect {
         worker: Option<usize>,
         phase: Phase,
         lasted: Duration,
+        reporter: &Reporter,
     ) -> Stall {
         let thread = slot.and_then(|slot| thread::describe(slot.thread()));
         let cpu = slot.and_then(|slot| self.baseline?.share(slot, now));
@@ -99,7 +100,8 @@ impl Suspect {
             (None, None) => Activity::Unknown,
         };
         let task = slot.and_then(Slot::place);
-        Stall { phase, lasted, thread, worker, task, cpu, activity, seen: 0 }
+        let stack = slot.filter(|_| reporter.wants_stacks).map(stack::capture).unwrap_or_default();
+        Stall { phase, lasted, thread, worker, task, cpu, activity, stack, seen: 0 }
     }
 }
 

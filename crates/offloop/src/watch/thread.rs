@@ -1,5 +1,6 @@
 //! What the system knows of a thread of ours.
 
+use std::ops::Range;
 use std::time::Duration;
 
 /// A thread as the system knows it.
@@ -12,22 +13,47 @@ pub struct Thread {
     pub id: i32,
 }
 
-/// The id of this thread and of its CPU clock.
+/// What a thread can say of itself only.
+#[derive(Default)]
+pub(super) struct This {
+    pub(super) id: i32,
+    /// Its CPU clock; 0 if it has none.
+    pub(super) cpu_clock: i32,
+    /// Where its stack lies; empty if that is of no interest.
+    pub(super) stack: Range<usize>,
+}
+
 #[cfg(target_os = "linux")]
-pub(super) fn this() -> (i32, i32) {
+pub(super) fn this() -> This {
     let mut clock = 0;
     // SAFETY: the thread is this one, which lives, and `clock` outlives the call; `gettid` asks for nothing.
-    unsafe {
+    let id = unsafe {
         if libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) != 0 {
             clock = 0;
         }
-        (libc::gettid(), clock)
-    }
+        libc::gettid()
+    };
+    let stack = if cfg!(feature = "watch-stacks") { stack() } else { 0..0 };
+    This { id, cpu_clock: clock, stack }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn this() -> (i32, i32) {
-    (0, 0)
+pub(super) fn this() -> This {
+    This::default()
+}
+
+#[cfg(target_os = "linux")]
+fn stack() -> Range<usize> {
+    let (mut low, mut size) = (std::ptr::null_mut(), 0);
+    // SAFETY: the thread is this one; the attributes are made by the first call, and destroyed once if it did.
+    unsafe {
+        let mut attributes = std::mem::zeroed();
+        if libc::pthread_getattr_np(libc::pthread_self(), &raw mut attributes) == 0 {
+            libc::pthread_attr_getstack(&raw const attributes, &raw mut low, &raw mut size);
+            libc::pthread_attr_destroy(&raw mut attributes);
+        }
+    }
+    low.addr()..low.addr() + size
 }
 
 /// How much a thread has computed so far, by its clock; `None` if it has ended or the system does not say.

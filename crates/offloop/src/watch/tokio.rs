@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::guard::Guard;
 use super::monitor::Monitor;
+use super::report::Reporter;
 use super::runtime::{self, Shared};
 use super::slot::{self, Place, Polling};
 use super::stall::Stall;
@@ -24,6 +25,7 @@ pub struct Builder {
     monitor: Monitor,
     shared: Arc<Shared>,
     on: Box<dyn FnMut(&Stall) + Send>,
+    stacks: bool,
 }
 
 impl Builder {
@@ -33,6 +35,7 @@ impl Builder {
             monitor: Monitor::new(Duration::from_millis(100)),
             shared: Arc::new(Shared::new()),
             on: Box::new(|_| ()),
+            stacks: false,
         }
     }
 
@@ -54,6 +57,19 @@ impl Builder {
     /// which looks at nothing else meanwhile. A panic is caught.
     pub fn on_stall(mut self, on: impl FnMut(&Stall) + Send + 'static) -> Self {
         self.on = Box::new(on);
+        self
+    }
+
+    /// With the stalled thread's stack, where that can be had safely: on Linux on x86-64. (Feature `watch-stacks`.)
+    ///
+    /// For it the thread gets a signal: the highest real-time signal that has no handler yet. Its handler copies at
+    /// most 64 KiB of the stack, which takes some microseconds, and does nothing else; frames and names are found
+    /// by the watch's thread. A blocking call of the thread goes on after it. Threads in calls that would not (such
+    /// as `poll`, or a socket's with a timeout) get none, and their stack stays empty. Other code that sleeps by
+    /// `nanosleep` and takes its early end for the whole would wake early: the standard library does not.
+    #[cfg(feature = "watch-stacks")]
+    pub fn stacks(mut self, wanted: bool) -> Self {
+        self.stacks = wanted;
         self
     }
 
@@ -88,7 +104,8 @@ impl Builder {
         let mut limits = self.monitor.limits;
         // An answer is due at once.
         limits.interval = 0;
-        let guard = runtime::start(runtime, &self.shared, limits, self.on)?;
+        let reporter = Reporter::new(self.on, self.stacks);
+        let guard = runtime::start(runtime, &self.shared, limits, reporter)?;
         Ok(Watch(Arc::new(Inner { _guard: guard, shared: self.shared, runtime: runtime.clone() })))
     }
 }

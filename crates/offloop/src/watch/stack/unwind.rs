@@ -1,0 +1,144 @@
+//! Finds the calls in a copy of a stack, and their names.
+
+use std::ffi::c_void;
+use std::ops::Range;
+use std::slice;
+use std::sync::{Arc, Mutex};
+
+use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
+use framehop::{ExplicitModuleSectionInfo, FrameAddress, Module, Unwinder};
+
+use super::Frame;
+use super::sample::Sample;
+
+/// More calls than this are not looked for.
+const DEEPEST: usize = 256;
+
+/// How the frames of the loaded objects are laid out. Copies: an object may be unloaded at any time.
+#[derive(Clone)]
+struct Objects {
+    /// How often the loader had loaded and unloaded something.
+    version: (u64, u64),
+    unwinder: Arc<UnwinderX86_64<Vec<u8>>>,
+}
+
+pub(super) fn frames(sample: &Sample) -> Vec<Frame> {
+    let objects = Objects::current();
+    let mut read = |address: u64| {
+        let offset = address.checked_sub(sample.sp).filter(|offset| offset % 8 == 0).ok_or(())?;
+        usize::try_from(offset / 8).ok().and_then(|at| sample.words.get(at)).copied().ok_or(())
+    };
+    let registers = UnwindRegsX86_64::new(sample.ip, sample.sp, sample.bp);
+    let mut cache = CacheX86_64::<_>::new();
+    let mut calls = objects.unwinder.iter_frames(sample.ip, registers, &mut cache, &mut read);
+    let mut frames = Vec::new();
+    // An error: from here on there is no telling, or the copy ends.
+    while let (true, Ok(Some(call))) = (frames.len() < DEEPEST, calls.next()) {
+        name(call, &mut frames);
+    }
+    frames
+}
+
+/// Adds the function of this address, and those inlined into it.
+fn name(call: FrameAddress, frames: &mut Vec<Frame>) {
+    let address = usize::try_from(call.address()).unwrap_or(0);
+    // Of a return address the call before it.
+    let within = usize::try_from(call.address_for_lookup()).unwrap_or(0);
+    let before = frames.len();
+    backtrace::resolve(std::ptr::without_provenance_mut::<c_void>(within), |symbol| {
+        frames.push(Frame {
+            address,
+            // Without the hash at its end.
+            function: symbol.name().map(|name| format!("{name:#}")),
+            file: symbol.filename().map(|file| file.display().to_string()),
+            line: symbol.lineno(),
+        });
+    });
+    if frames.len() == before {
+        frames.push(Frame { address, function: None, file: None, line: None });
+    }
+}
+
+impl Objects {
+    /// Those of this moment, copied anew only if the loader has done something.
+    fn current() -> Self {
+        static KNOWN: Mutex<Option<Objects>> = Mutex::new(None);
+        let mut read = Reading { known: None, version: None, unwinder: UnwinderX86_64::new() };
+        // Whoever holds the lock at a fork leaves it held: then there is nothing known.
+        let mut known = KNOWN.try_lock().ok();
+        read.known = known.as_ref().and_then(|known| known.as_ref()).map(|known| known.version);
+        // SAFETY: the callback gets what it is told it gets, and does not unwind: it only copies.
+        unsafe { libc::dl_iterate_phdr(Some(Reading::object), (&raw mut read).cast()) };
+        if let Some(same) = known.as_ref().and_then(|known| known.as_ref()) {
+            if read.version == read.known {
+                return same.clone();
+            }
+        }
+        let objects = Self { version: read.version.unwrap_or_default(), unwinder: Arc::new(read.unwinder) };
+        if let Some(known) = known.as_mut() {
+            **known = Some(objects.clone());
+        }
+        objects
+    }
+}
+
+/// Reads the list of objects, under the loader's lock.
+struct Reading {
+    known: Option<(u64, u64)>,
+    version: Option<(u64, u64)>,
+    unwinder: UnwinderX86_64<Vec<u8>>,
+}
+
+impl Reading {
+    unsafe extern "C" fn object(info: *mut libc::dl_phdr_info, _size: usize, reading: *mut c_void) -> i32 {
+        // SAFETY: the loader passes a valid description, and `reading` is what `current` has given.
+        let (info, reading) = unsafe { (&*info, &mut *reading.cast::<Self>()) };
+        let version = (info.dlpi_adds, info.dlpi_subs);
+        reading.version = Some(version);
+        if reading.known == Some(version) {
+            return 1;
+        }
+        // SAFETY: so many headers are there, as long as the object is, which the loader's lock sees to.
+        let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+        // SAFETY: it is the object that the headers describe.
+        if let Some(module) = unsafe { module(info.dlpi_addr, headers) } {
+            reading.unwinder.add_module(module);
+        }
+        0
+    }
+}
+
+/// Copies what tells the layout of an object's frames; `None` if it has none in the usual form.
+///
+/// # Safety
+///
+/// `headers` are of an object that is loaded at `base`, and stays so for the time of the call.
+unsafe fn module(base: u64, headers: &[libc::Elf64_Phdr]) -> Option<Module<Vec<u8>>> {
+    let loaded = || headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
+    let range = |header: &libc::Elf64_Phdr| header.p_vaddr..header.p_vaddr + header.p_filesz;
+    let start = loaded().map(|header| header.p_vaddr).min()?;
+    let end = loaded().map(|header| header.p_vaddr + header.p_memsz).max()?;
+    let index = range(headers.iter().find(|header| header.p_type == libc::PT_GNU_EH_FRAME)?);
+    let copy = |range: Range<u64>| {
+        let from = usize::try_from(base.wrapping_add(range.start)).ok()?;
+        let len = usize::try_from(range.end - range.start).ok()?;
+        // SAFETY: both ranges below are parts of a loaded segment of the file, which is mapped to be read.
+        Some(unsafe { slice::from_raw_parts(std::ptr::with_exposed_provenance::<u8>(from), len) }.to_vec())
+    };
+    let index_bytes = copy(index.clone())?;
+    // Version 1, and then the place of the frames, as an offset from here in four bytes: what linkers write.
+    let [1, 0x1b, _, _, offset @ ..] = index_bytes.as_slice() else { return None };
+    let offset = i32::from_le_bytes(*offset.first_chunk()?);
+    let frames = index.start.wrapping_add(4).wrapping_add_signed(i64::from(offset));
+    let segment = loaded().map(range).find(|segment| segment.contains(&frames))?;
+    let frames = frames..segment.end;
+    let sections = ExplicitModuleSectionInfo {
+        eh_frame: Some(copy(frames.clone())?),
+        eh_frame_svma: Some(frames),
+        eh_frame_hdr: Some(index_bytes),
+        eh_frame_hdr_svma: Some(index),
+        ..Default::default()
+    };
+    let range = base.wrapping_add(start)..base.wrapping_add(end);
+    Some(Module::new(String::new(), range, base, sections))
+}
