@@ -32,6 +32,8 @@ enum Bench {
     Processes,
     /// What it costs to keep figures: the engine beside a build of itself that keeps none.
     Figures,
+    /// What a watch costs the loop that it watches.
+    Watch,
     /// The Python executors beside the standard library's, anyio's, loky, pebble and others.
     Python,
 }
@@ -43,6 +45,7 @@ impl Bench {
             Self::Threads => "threads",
             Self::Processes => "processes",
             Self::Figures => "figures",
+            Self::Watch => "watch",
             Self::Python => "python",
         }
     }
@@ -66,6 +69,7 @@ impl Run {
             Bench::Threads => cargo("bench -p offloop --no-default-features --bench threads"),
             Bench::Processes => cargo("bench -p offloop --bench processes"),
             Bench::Figures => return Ok(Self::of_figures(quick)),
+            Bench::Watch => cargo("bench -p offloop --features watch-stacks --bench watch"),
             Bench::Python => return Self::of_python(quick),
         };
         let typed = line.to_string();

@@ -45,7 +45,7 @@ pub(super) fn all() -> Vec<Step> {
         Step {
             name: "bench-smoke",
             plan: || {
-                let benches = ["threads", "processes"];
+                let benches = ["threads", "processes", "watch"];
                 Plan::Run(benches.map(|name| cargo("xtask bench").and([name, "--quick"])).into())
             },
         },
@@ -54,6 +54,10 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "example-quickstart", plan: || cargo("run -p offloop --example quickstart").into() },
         Step { name: "example-executor", plan: || cargo("run -p offloop --example executor").into() },
         Step { name: "example-json-keys", plan: || cargo("run -p offloop --example json_keys").into() },
+        Step {
+            name: "example-watchdog",
+            plan: || cargo("run -p offloop --features watch-stacks --example watchdog").into(),
+        },
     ]
 }
 
@@ -75,7 +79,7 @@ fn nextest() -> Plan {
 /// Other flags than the usual would rebuild everything each time, so they have a target directory of their own.
 fn models() -> Plan {
     let target = host::target_dir().join("shuttle").display().to_string();
-    cargo("test -p offloop --no-default-features --lib --release")
+    cargo("test -p offloop --no-default-features --features watch --lib --release")
         .and(["--target-dir", &target])
         .with("RUSTFLAGS", "--cfg shuttle")
         .into()
@@ -89,7 +93,7 @@ fn miri() -> Plan {
         |name: &&str| host::output_of("rustup", &["run", name, "cargo", "miri", "--version"]).is_some();
     match names.into_iter().find(has_miri) {
         Some(name) => Line::new(["rustup", "run", name, "cargo"])
-            .and("miri test -p offloop --no-default-features --lib".split(' '))
+            .and("miri test -p offloop --no-default-features --features watch --lib".split(' '))
             .with("MIRIFLAGS", "-Zmiri-disable-isolation")
             .into(),
         None => Plan::Skip("no installed toolchain has miri".to_owned()),

@@ -28,6 +28,7 @@ use super::judge::{Judge, Limits};
 use super::pulse::{Nanos, PAUSED, Reading};
 use super::report::Reporter;
 use super::slot::{self, Slot, clock, slots};
+use super::stack;
 use super::suspect::Suspect;
 
 /// What the runtime's side and the watch's thread share.
@@ -109,11 +110,14 @@ pub(super) fn start(
         asked: 0,
         runtime: Suspect::new(Judge::new(Limits { interval: patience, ..limits })),
         workers,
-        strays: HashMap::new(),
+        threads: Threads::default(),
         reporter,
     };
     let answer = runtime.spawn(Answer { shared: Arc::clone(shared), asker, known: None });
     let abort = answer.abort_handle();
+    if watcher.reporter.wants_stacks {
+        stack::prepare();
+    }
     let guard = Guard::spawn(move |stop| {
         watcher.run(stop);
         abort.abort();
@@ -138,8 +142,7 @@ struct Watcher {
     asked: Nanos,
     runtime: Suspect,
     workers: Workers,
-    /// Threads that are no workers, by their slots' addresses.
-    strays: HashMap<usize, Suspect>,
+    threads: Threads,
     reporter: Reporter,
 }
 
@@ -162,33 +165,41 @@ impl Watcher {
 
     fn suspects(&mut self) -> impl Iterator<Item = &mut Suspect> {
         let workers = self.workers.all.iter_mut().map(|worker| &mut worker.suspect);
-        workers.chain(self.strays.values_mut()).chain([&mut self.runtime])
+        let threads = self.threads.0.values_mut().map(|thread| &mut thread.suspect);
+        workers.chain(threads).chain([&mut self.runtime])
     }
 
     fn look(&mut self, now: Nanos) {
-        self.workers.look(now, self.shared.id, &mut self.reporter);
-        self.look_at_strays(now);
+        self.look_at_threads(now);
+        self.workers.look(now, self.shared.id, &self.threads, &mut self.reporter);
         self.look_at_runtime(now);
         self.ask(now);
     }
 
-    /// Threads that poll for this watch and are no workers; that of a current-thread runtime until it answers.
-    fn look_at_strays(&mut self, now: Nanos) {
+    /// What the threads that poll for this watch are at. Those that are no workers are judged by that alone, and
+    /// so is that of a current-thread runtime until it answers.
+    fn look_at_threads(&mut self, now: Nanos) {
         let has_workers = !self.workers.all.is_empty();
         let answers = !has_workers && !self.shared.paused.load(Ordering::Acquire);
-        for slot in slots().filter(|slot| slot.works_for(self.shared.id)) {
-            let since = slot.since();
-            let key = std::ptr::from_ref(slot).addr();
-            let is_stray = since != PAUSED && !(slot.worker().is_some() && (answers || has_workers));
-            let last = if is_stray { since } else { PAUSED };
-            if !is_stray && !self.strays.contains_key(&key) {
-                continue;
+        let ours = || slots().filter(|slot| slot.works_for(self.shared.id));
+        self.threads.0.retain(|known, thread| {
+            let is_ours = ours().any(|slot| address(slot) == *known);
+            if !is_ours {
+                // It has ended, or works for another runtime now, so it does not stand still here.
+                thread.suspect.look(now, Reading { last: PAUSED, back: 0 }, None, None, &mut self.reporter);
             }
-            let suspect = self.strays.entry(key).or_insert_with(|| Suspect::new(Judge::new(self.limits)));
-            suspect.look(now, Reading { last, back: 0 }, Some(slot), None, &mut self.reporter);
-            if !is_stray {
-                self.strays.remove(&key);
+            is_ours
+        });
+        for slot in ours() {
+            let (version, is_polling) = slot.polls();
+            let new = || Thread { version, since: now, suspect: Suspect::new(Judge::new(self.limits)) };
+            let thread = self.threads.0.entry(address(slot)).or_insert_with(new);
+            if thread.version != version {
+                (thread.version, thread.since) = (version, now);
             }
+            let is_judged = is_polling && !(slot.worker().is_some() && (answers || has_workers));
+            let last = if is_judged { thread.since } else { PAUSED };
+            thread.suspect.look(now, Reading { last, back: 0 }, Some(slot), None, &mut self.reporter);
         }
     }
 
@@ -222,6 +233,28 @@ fn latest(watch: u64, worker: usize) -> Option<&'static Slot> {
     slots()
         .filter(|slot| slot.works_for(watch) && slot.worker() == Some(worker))
         .max_by_key(|slot| slot.enrolled())
+}
+
+/// The threads that have polled for this watch, by their slots' addresses.
+#[derive(Default)]
+struct Threads(HashMap<usize, Thread>);
+
+struct Thread {
+    /// What changes with each poll, and the look at which it was first found like this.
+    version: u64,
+    since: Nanos,
+    suspect: Suspect,
+}
+
+fn address(slot: &'static Slot) -> usize {
+    std::ptr::from_ref(slot).addr()
+}
+
+impl Threads {
+    /// Whether the thread has been in its poll since before that time.
+    fn polls_since_before(&self, slot: &'static Slot, time: Nanos) -> bool {
+        slot.place().is_some() && self.0.get(&address(slot)).is_some_and(|thread| thread.since <= time)
+    }
 }
 
 /// The workers of a multi-thread runtime; none of a current-thread one, which answers for itself.
@@ -258,7 +291,7 @@ impl Workers {
         Self { metrics, all: (0..count).map(new).collect() }
     }
 
-    fn look(&mut self, now: Nanos, watch: u64, reporter: &mut Reporter) {
+    fn look(&mut self, now: Nanos, watch: u64, threads: &Threads, reporter: &mut Reporter) {
         for (index, worker) in self.all.iter_mut().enumerate() {
             let parks = self.metrics.worker_park_unpark_count(index);
             let busy = self.metrics.worker_total_busy_duration(index);
@@ -273,11 +306,8 @@ impl Workers {
             let reading = Reading { last: if is_awake { worker.moved } else { PAUSED }, back: 0 };
             // A poll that began long before the worker last came round is not the worker's any more: its thread
             // has called `block_in_place`.
-            let slot = if is_awake {
-                latest(watch, index).filter(|slot| slot.since() >= worker.before)
-            } else {
-                None
-            };
+            let has_left = |slot| threads.polls_since_before(slot, worker.before);
+            let slot = if is_awake { latest(watch, index).filter(|slot| !has_left(slot)) } else { None };
             worker.suspect.look(now, reading, slot, Some(index), reporter);
         }
     }

@@ -6,7 +6,7 @@ use std::slice;
 use std::str;
 use std::sync::OnceLock;
 
-use super::pulse::{Clock, Nanos, PAUSED};
+use super::pulse::{Clock, Nanos};
 use super::thread::{self, This};
 use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 
@@ -36,12 +36,10 @@ pub(super) struct Slot {
     cpu_clock: AtomicI32,
     stack_low: AtomicUsize,
     stack_high: AtomicUsize,
-    /// The watch that the thread last did something for, as which worker of its runtime, and when.
+    /// The watch that the thread works for, as which worker of its runtime, and since when it was last sure of it.
     watch: AtomicU64,
     worker: AtomicUsize,
     enrolled: AtomicU64,
-    /// When the outermost watched poll began, or [`PAUSED`].
-    since: AtomicU64,
     poll: Poll,
 }
 
@@ -78,23 +76,27 @@ impl Poll {
         self.version.store(version.wrapping_add(2), Ordering::Release);
     }
 
-    /// `None` outside of polls, and if the thread was writing: then it does not stand still.
-    fn read(&self) -> Option<Place> {
+    /// With the version, which each `write` changes. `None` outside of polls, and if the thread was writing: then
+    /// it does not stand still.
+    fn read(&self) -> (u64, Option<Place>) {
         let version = self.version.load(Ordering::Acquire);
         let spawned_at = self.spawned_at.load(Ordering::Relaxed);
         let name = self.name.load(Ordering::Relaxed);
         let len = self.name_len.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
         if version % 2 == 1 || self.version.load(Ordering::Relaxed) != version {
-            return None;
+            return (version, None);
         }
         // SAFETY: the version says that these words were written together by `write`, which took them from
         // references that live for ever.
-        unsafe {
-            let spawned_at = spawned_at.as_ref()?;
-            let name = (!name.is_null()).then(|| str::from_utf8_unchecked(slice::from_raw_parts(name, len)));
-            Some(Place { name, spawned_at })
-        }
+        let place = unsafe {
+            spawned_at.as_ref().map(|spawned_at| {
+                let name =
+                    (!name.is_null()).then(|| str::from_utf8_unchecked(slice::from_raw_parts(name, len)));
+                Place { name, spawned_at }
+            })
+        };
+        (version, place)
     }
 }
 
@@ -126,7 +128,6 @@ impl Slot {
                 watch: AtomicU64::new(0),
                 worker: AtomicUsize::new(NO_WORKER),
                 enrolled: AtomicU64::new(0),
-                since: AtomicU64::new(PAUSED),
                 poll: Poll::new(),
             }));
             let link = ptr::from_ref(slot).cast_mut();
@@ -151,7 +152,6 @@ impl Slot {
     fn release(&self) {
         self.watch.store(0, Ordering::Relaxed);
         self.worker.store(NO_WORKER, Ordering::Relaxed);
-        self.since.store(PAUSED, Ordering::Relaxed);
         self.poll.write(None);
         self.taken.store(false, Ordering::Release);
     }
@@ -161,6 +161,14 @@ impl Slot {
         self.enrolled.store(clock().now(), Ordering::Relaxed);
         self.worker.store(worker.unwrap_or(NO_WORKER), Ordering::Relaxed);
         self.watch.store(watch, Ordering::Release);
+    }
+
+    /// The same for each poll, of which most change nothing.
+    pub(super) fn confirm(&self, watch: u64, worker: Option<usize>) {
+        let known = (self.watch.load(Ordering::Relaxed), self.worker.load(Ordering::Relaxed));
+        if known != (watch, worker.unwrap_or(NO_WORKER)) {
+            self.enrol(watch, worker);
+        }
     }
 
     pub(super) fn works_for(&self, watch: u64) -> bool {
@@ -175,13 +183,14 @@ impl Slot {
         self.enrolled.load(Ordering::Relaxed)
     }
 
-    /// When the outermost watched poll began, or [`PAUSED`].
-    pub(super) fn since(&self) -> Nanos {
-        self.since.load(Ordering::Acquire)
+    pub(super) fn place(&self) -> Option<Place> {
+        self.poll.read().1
     }
 
-    pub(super) fn place(&self) -> Option<Place> {
-        self.poll.read()
+    /// A number that changes with each beginning and end of a watched poll, and whether one is going on.
+    pub(super) fn polls(&self) -> (u64, bool) {
+        let (version, place) = self.poll.read();
+        (version, place.is_some())
     }
 
     /// The system's id of the thread.
@@ -203,27 +212,18 @@ impl Slot {
 pub(super) struct Polling {
     slot: &'static Slot,
     outer: Option<Place>,
-    is_outermost: bool,
 }
 
 impl Polling {
     pub(super) fn begin(slot: &'static Slot, place: Place) -> Self {
-        let is_outermost = slot.since.load(Ordering::Relaxed) == PAUSED;
-        // Its own words: nobody else writes them, so the version is even.
-        let outer = if is_outermost { None } else { slot.poll.read() };
+        let outer = slot.place();
         slot.poll.write(Some(place));
-        if is_outermost {
-            slot.since.store(clock().now(), Ordering::Release);
-        }
-        Self { slot, outer, is_outermost }
+        Self { slot, outer }
     }
 }
 
 impl Drop for Polling {
     fn drop(&mut self) {
-        if self.is_outermost {
-            self.slot.since.store(PAUSED, Ordering::Release);
-        }
         self.slot.poll.write(self.outer);
     }
 }
@@ -273,7 +273,7 @@ mod tests {
             });
             let mut seen = 0;
             while !stop.load(Ordering::Relaxed) {
-                if let Some(place) = poll.read() {
+                if let (_, Some(place)) = poll.read() {
                     assert!(places().contains(&place), "{place:?}");
                     seen += 1;
                 }
@@ -289,13 +289,12 @@ mod tests {
             let [outer, inner] = places();
             let slot = this().unwrap();
             let polling = Polling::begin(slot, outer);
-            let since = slot.since();
             let within = Polling::begin(slot, inner);
-            assert_eq!((slot.place(), slot.since()), (Some(inner), since));
+            assert_eq!(slot.place(), Some(inner));
             drop(within);
-            assert_eq!((slot.place(), slot.since()), (Some(outer), since));
+            assert_eq!(slot.place(), Some(outer));
             drop(polling);
-            assert_eq!((slot.place(), slot.since()), (None, super::PAUSED));
+            assert_eq!(slot.place(), None);
         })
         .join()
         .unwrap();

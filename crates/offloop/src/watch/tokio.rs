@@ -67,6 +67,8 @@ impl Builder {
     /// by the watch's thread. A blocking call of the thread goes on after it. Threads in calls that would not (such
     /// as `poll`, or a socket's with a timeout) get none, and their stack stays empty. Other code that sleeps by
     /// `nanosleep` and takes its early end for the whole would wake early: the standard library does not.
+    ///
+    /// The program's debug information is read when the watch starts, in the background, and stays in memory.
     #[cfg(feature = "watch-stacks")]
     pub fn stacks(mut self, wanted: bool) -> Self {
         self.stacks = wanted;
@@ -86,8 +88,8 @@ impl Builder {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     ///
-    /// tokio keeps one such function: call this one within yours if you have one. It takes no lock, and writes
-    /// four numbers.
+    /// tokio keeps one such function: call this one within yours if you have one. It takes no lock, reads
+    /// the clock and writes three numbers.
     pub fn hook(&self) -> impl Fn() + Send + Sync + 'static {
         let id = self.shared.id;
         move || {
@@ -191,7 +193,7 @@ impl fmt::Debug for Watch {
 
 /// A future whose stalls are reported with its place and name, made by [`Watch::task`].
 ///
-/// Each poll reads the clock and writes a dozen numbers, without a lock. It need not be a task of its own: within
+/// Each poll writes a dozen numbers, without a lock and without reading a clock. It need not be a task of its own: within
 /// one, it names the part.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
@@ -217,7 +219,7 @@ impl<F: Future> Future for Watched<F> {
         // SAFETY: the future is pinned with the struct, is never moved out of it, and there is no `Drop` that could.
         let future = unsafe { self.map_unchecked_mut(|watched| &mut watched.future) };
         let _polling = slot::this().map(|slot| {
-            slot.enrol(watch, tokio::runtime::worker_index());
+            slot.confirm(watch, tokio::runtime::worker_index());
             Polling::begin(slot, place)
         });
         future.poll(cx)

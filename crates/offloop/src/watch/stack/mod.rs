@@ -50,6 +50,18 @@ pub(super) fn capture(slot: &Slot) -> Vec<Frame> {
     sample::take(slot.thread(), slot.stack()).map(|sample| unwind::frames(&sample)).unwrap_or_default()
 }
 
+/// Has the program's debug information read, in a thread that ends with that: it takes from milliseconds to seconds,
+/// for which the first report of a stall is not to wait.
+#[cfg(all(feature = "watch-stacks", target_os = "linux", target_arch = "x86_64"))]
+pub(super) fn prepare() {
+    sample::prepare();
+    // Without that thread the first report takes longer.
+    let _ = std::thread::Builder::new().name("offloop-symbols".into()).spawn(unwind::prepare);
+}
+
+#[cfg(not(all(feature = "watch-stacks", target_os = "linux", target_arch = "x86_64")))]
+pub(super) fn prepare() {}
+
 #[cfg(not(all(feature = "watch-stacks", target_os = "linux", target_arch = "x86_64")))]
 pub(super) fn capture(_slot: &Slot) -> Vec<Frame> {
     Vec::new()

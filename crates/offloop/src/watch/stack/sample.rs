@@ -50,6 +50,11 @@ const TAKEN: u32 = 3;
 
 static REQUEST: AtomicPtr<Request> = AtomicPtr::new(ptr::null_mut());
 
+/// Puts the handler in place.
+pub(super) fn prepare() {
+    signal();
+}
+
 /// Asks the thread for a sample. Blocks for a moment, and for twice the `PATIENCE` at most.
 pub(super) fn take(thread: i32, stack: Range<usize>) -> Option<Sample> {
     /// One asks at a time. Nobody waits for it: after a fork nobody might ever give it back.

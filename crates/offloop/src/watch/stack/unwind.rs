@@ -22,6 +22,15 @@ struct Objects {
     unwinder: Arc<UnwinderX86_64<Vec<u8>>>,
 }
 
+/// Has the objects read that every stack has: this one and the C library.
+pub(super) fn prepare() {
+    let [ours, c] =
+        [prepare as fn() as *mut c_void, libc::getpid as unsafe extern "C" fn() -> i32 as *mut c_void];
+    for function in [ours, c] {
+        backtrace::resolve(function, |_| ());
+    }
+}
+
 pub(super) fn frames(sample: &Sample) -> Vec<Frame> {
     let objects = Objects::current();
     let mut read = |address: u64| {

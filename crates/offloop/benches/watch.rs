@@ -1,0 +1,170 @@
+//! What a watch costs: CPU time of its own thread and of the loop that it watches.
+//!
+//! ```text
+//! cargo bench -p offloop --features watch-stacks --bench watch              # minutes; figures to quote
+//! cargo bench -p offloop --features watch-stacks --bench watch -- --quick   # seconds; figures to distrust
+//! ```
+//!
+//! Each row is one loop, with a threshold of 100 ms, the default. *Idle* loops have nothing to do; their cost is the
+//! difference of the process's CPU time with and without a watch, as a share of one core. A *loaded* loop passes
+//! its turn on as fast as it can, in spawned tasks that yield; its cost is the CPU time that the process needs more
+//! for the same number of turns. With and without take turns, and a figure is the median over the rounds.
+
+#[allow(dead_code, unused_imports, reason = "each bench uses its own part")]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use offloop::watch::{Builder, Monitor, Watch};
+use support::{Effort, median};
+use tokio::runtime::{self, Runtime};
+
+/// How much is measured.
+struct Plan {
+    rounds: usize,
+    idle: Duration,
+    turns: u32,
+}
+
+/// How a loop is watched.
+#[derive(Clone, Copy, PartialEq)]
+enum How {
+    Not,
+    /// By its runtime.
+    Runtime,
+    /// And each task, with the place that spawned it.
+    Tasks,
+}
+
+#[derive(Clone, Copy)]
+enum Flavor {
+    Current,
+    Multi,
+}
+
+fn main() {
+    let effort = Effort::from_arguments();
+    let plan = Plan {
+        rounds: effort.pick(2, 9),
+        idle: effort.pick(Duration::from_millis(300), Duration::from_secs(2)),
+        turns: effort.pick(20_000, 500_000),
+    };
+    println!("| loop | watched | without | with | cost, % |");
+    println!("| --- | --- | --: | --: | --: |");
+    pulse(&plan);
+    for (flavor, name) in [(Flavor::Current, "current-thread"), (Flavor::Multi, "multi-thread")] {
+        let [without, with] =
+            in_rounds(plan.rounds, [How::Not, How::Runtime], |how| idle(flavor, how, plan.idle));
+        row(&format!("{name}, idle"), "the runtime", (without, with), "% CPU", with - without);
+        for (how, what) in [(How::Runtime, "the runtime"), (How::Tasks, "and each task")] {
+            let [without, with] =
+                in_rounds(plan.rounds, [How::Not, how], |how| loaded(flavor, how, plan.turns));
+            row(
+                &format!("{name}, loaded"),
+                what,
+                (without, with),
+                "ns a turn",
+                (with / without - 1.0) * 100.0,
+            );
+        }
+    }
+}
+
+fn row(name: &str, what: &str, (without, with): (f64, f64), unit: &str, cost: f64) {
+    println!("| {name} | {what} | {without:.2} {unit} | {with:.2} {unit} | {cost:.2} |");
+}
+
+/// Both in each round, after one that does not count; the medians.
+fn in_rounds<T: Copy>(rounds: usize, both: [T; 2], measure: impl Fn(T) -> f64) -> [f64; 2] {
+    let mut results = both.map(|how| {
+        measure(how);
+        Vec::with_capacity(rounds)
+    });
+    for round in 0..rounds {
+        for turn in 0..2 {
+            let at = (round + turn) % 2;
+            results[at].push(measure(both[at]));
+        }
+    }
+    results.map(median)
+}
+
+/// The watch of any loop: the monitor's thread beside beats at their interval, and the cost of one beat.
+fn pulse(plan: &Plan) {
+    let [without, with] = in_rounds(plan.rounds, [false, true], |watched| {
+        let watch = watched.then(|| Monitor::new(THRESHOLD).start(|_| ()).expect("a thread"));
+        share(plan.idle, || {
+            let begun = Instant::now();
+            while begun.elapsed() < plan.idle {
+                std::thread::sleep(THRESHOLD / 4);
+                if let Some((pulse, _)) = &watch {
+                    pulse.beat();
+                }
+            }
+        })
+    });
+    row("any, idle", "by beats", (without, with), "% CPU", with - without);
+    let (pulse, _guard) = Monitor::new(THRESHOLD).start(|_| ()).expect("a thread");
+    let begun = Instant::now();
+    (0..plan.turns).for_each(|_| pulse.beat());
+    let beat = begun.elapsed().as_secs_f64() * 1e9 / f64::from(plan.turns);
+    println!("| any | one beat | – | {beat:.1} ns | |");
+}
+
+const THRESHOLD: Duration = Duration::from_millis(100);
+
+fn start(flavor: Flavor, how: How) -> (Runtime, Option<Watch>) {
+    let watch = Builder::new().threshold(THRESHOLD);
+    let mut builder = match flavor {
+        Flavor::Current => runtime::Builder::new_current_thread(),
+        Flavor::Multi => runtime::Builder::new_multi_thread(),
+    };
+    if how != How::Not {
+        builder.on_thread_park(watch.hook());
+    }
+    let runtime = builder.enable_all().build().expect("a runtime");
+    let watch = (how != How::Not).then(|| watch.start(runtime.handle()).expect("a thread"));
+    (runtime, watch)
+}
+
+/// The share of a core, in percent, that this process uses while the loop sleeps.
+fn idle(flavor: Flavor, how: How, time: Duration) -> f64 {
+    let (runtime, _watch) = start(flavor, how);
+    share(time, || runtime.block_on(async { tokio::time::sleep(time).await }))
+}
+
+fn share(time: Duration, run: impl FnOnce()) -> f64 {
+    let before = cpu_time();
+    run();
+    cpu_time().saturating_sub(before).as_secs_f64() / time.as_secs_f64() * 100.0
+}
+
+/// Nanoseconds that a turn takes: a task is spawned, yields ten times, and ends.
+fn loaded(flavor: Flavor, how: How, turns: u32) -> f64 {
+    const YIELDS: u32 = 10;
+    let (runtime, watch) = start(flavor, how);
+    let task = async || {
+        for _ in 0..YIELDS {
+            tokio::task::yield_now().await;
+        }
+    };
+    let before = cpu_time();
+    runtime.block_on(async {
+        for _ in 0..turns / YIELDS {
+            let spawned = match &watch {
+                Some(watch) if how == How::Tasks => watch.spawn(task()),
+                _ => tokio::spawn(task()),
+            };
+            spawned.await.expect("it only yields");
+        }
+    });
+    cpu_time().saturating_sub(before).as_secs_f64() * 1e9 / f64::from(turns)
+}
+
+/// Of all threads of this process.
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` outlives the call.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) }, 0);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).expect("below a second"))
+}
