@@ -21,6 +21,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # tokio
+//!
+//! With the feature `tokio` there is more than that: `Builder` watches a runtime, current-thread or multi-thread, and
+//! tells a `Stall` to a callback, and with the feature `tracing` to the program's subscriber, as a warning with the
+//! target `offloop::watch`: which thread, in which task, for how long, whether it computes or waits, which call
+//! belongs off the loop, and how often that place has stalled. (Of one place's stalls the first, second, fourth,
+//! eighth… are logged; the callback is told all.) One worker that is stuck in a task is found although the others go
+//! on. With the feature `watch-stacks` it tells the thread's stack, too. `examples/watchdog.rs` shows it.
+//!
 //! # What is believed
 //!
 //! A stall shorter than the threshold is never reported; one longer than the threshold and one interval always is.
@@ -32,6 +41,9 @@
 //! The loop: a beat reads the monotonic clock and stores one number. No lock, no allocation, and no system call
 //! where the clock is read without one, as on Linux. The thread: it sleeps, and wakes about once each threshold to
 //! read that number.
+//!
+//! A tokio runtime is woken four times each threshold to answer; what its workers do is read from the counters that
+//! tokio keeps anyway. `cargo xtask bench watch` measures it.
 
 mod guard;
 mod judge;

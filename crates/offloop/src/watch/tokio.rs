@@ -20,6 +20,30 @@ use super::slot::{self, Place, Polling};
 use super::stall::Stall;
 
 /// How a tokio runtime is watched. See the [module](super) for what is noticed and what it costs.
+///
+/// ```
+/// use std::sync::mpsc;
+/// use std::time::Duration;
+///
+/// use offloop::watch;
+///
+/// let (send, receive) = mpsc::channel();
+/// let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+/// let watch = watch::Builder::new()
+///     .threshold(Duration::from_millis(20))
+///     .on_stall(move |stall| {
+///         let _ = send.send(stall.to_string());
+///     })
+///     .start(runtime.handle())?;
+/// watch.block_on(&runtime, async {
+///     std::thread::sleep(Duration::from_millis(200)); // what a task must not do
+/// });
+/// assert!(receive.recv()?.ends_with("move the blocking call off the loop with `offloop::run`"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Not found is a worker that comes round, though late: many tasks that are each below the threshold delay the rest
+/// as well. Nor what blocks in threads that are meant for it, `spawn_blocking` and `block_in_place`.
 #[must_use = "a watch begins with `start`"]
 pub struct Builder {
     monitor: Monitor,
