@@ -259,6 +259,20 @@ fn a_runtime_that_is_fine_is_not_reported() {
 }
 
 #[test]
+fn workers_that_nobody_needs_are_no_stall() {
+    let (send, stalls) = channel();
+    // So many that the watch's questions don't wake them all.
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(16).build().unwrap();
+    let watch = Builder::new().threshold(Duration::from_millis(500)).on_stall(move |stall| {
+        let _ = send.send(stall.clone());
+    });
+    let _watch = watch.start(runtime.handle()).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let told: Vec<_> = stalls.try_iter().collect();
+    assert!(told.is_empty(), "{told:?}");
+}
+
+#[test]
 fn block_in_place_is_no_stall() {
     let watched = watched(Flavor::Multi, Duration::from_millis(500));
     let task = watched.watch.spawn(async {
