@@ -51,16 +51,18 @@ impl Monitor {
 
 /// The life of the thread.
 fn watch(shared: &Shared, mut judge: Judge, stop: &Stop, mut on: impl FnMut(Event)) {
-    while !stop.is_told() {
-        let (event, next) = judge.look(shared.clock.now(), shared.read());
+    // Due before anything was seen: nothing is believed that happened before the first look.
+    let mut due = 0;
+    while let Some(now) = stop.sleep_until(due, &shared.clock) {
+        // Whoever kept this thread from looking may have kept the loop from beating, too.
+        if now - due > shared.threshold / 4 {
+            judge.overslept(now);
+        }
+        let (event, next) = judge.look(now, shared.read());
         if let Some(event) = event {
             panics::drop_quietly(panics::catch(|| on(event)));
-        } else if let Some(woken) = stop.sleep_until(next, &shared.clock) {
-            // Whoever kept this thread from running may have kept the loop, too.
-            if woken - next > shared.threshold / 4 {
-                judge.overslept(woken);
-            }
         }
+        due = next;
     }
     panics::drop_quietly(on);
 }

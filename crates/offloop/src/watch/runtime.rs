@@ -149,17 +149,17 @@ struct Watcher {
 impl Watcher {
     fn run(&mut self, told: &Stop) {
         let step = step(self.limits);
-        while !self.shared.closed.load(Ordering::Acquire) {
-            let due = clock().now() + step;
-            let Some(woken) = told.sleep_until(due, clock()) else { return };
+        let mut due = clock().now() + step;
+        while let Some(now) = told.sleep_until(due, clock()) {
             if self.shared.closed.load(Ordering::Acquire) {
                 return;
             }
-            // Whoever kept this thread from running may have kept the others, too.
-            if woken - due > step {
-                self.suspects().for_each(|suspect| suspect.overslept(woken));
+            // Whoever kept this thread from looking may have kept the others, too.
+            if now - due > step {
+                self.suspects().for_each(|suspect| suspect.overslept(now));
             }
-            self.look(woken);
+            self.look(now);
+            due = now + step;
         }
     }
 
