@@ -56,6 +56,8 @@ enum State {
         /// When to report again, and how long to wait after that.
         again: Nanos,
         step: Nanos,
+        /// How late it was said to be. The beat that ends a stall may have read its clock before that.
+        told: Nanos,
     },
 }
 
@@ -81,20 +83,22 @@ impl Judge {
                     return (None, limit);
                 }
                 let again = now.saturating_add(first_again);
-                self.state = State::Stalled { beat: seen.last, due, again, step: first_again };
-                (Some(Event::Stalled { late: nanos(now - due) }), now)
+                let told = now - due;
+                self.state = State::Stalled { beat: seen.last, due, again, step: first_again, told };
+                (Some(Event::Stalled { late: nanos(told) }), now)
             }
-            State::Stalled { beat, due, .. } if seen.last != beat => {
+            State::Stalled { beat, due, told, .. } if seen.last != beat => {
                 self.state = State::Well;
                 let back = if seen.back > beat { seen.back } else { now };
-                (Some(Event::Over { lasted: nanos(back.saturating_sub(due)) }), now)
+                (Some(Event::Over { lasted: nanos(back.saturating_sub(due).max(told)) }), now)
             }
             // It may be over at any moment, and nobody tells: hence the short sleep.
             State::Stalled { again, .. } if now < again => (None, again.min(now.saturating_add(threshold))),
             State::Stalled { beat, due, step, .. } => {
                 let step = step.saturating_mul(2).min(longest_again.max(first_again));
-                self.state = State::Stalled { beat, due, again: now.saturating_add(step), step };
-                (Some(Event::Still { late: nanos(now.saturating_sub(due)) }), now)
+                let told = now.saturating_sub(due);
+                self.state = State::Stalled { beat, due, again: now.saturating_add(step), step, told };
+                (Some(Event::Still { late: nanos(told) }), now)
             }
         }
     }
