@@ -6,7 +6,7 @@ use std::mem;
 use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, TryLockError};
+use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
 use std::time::{Duration, Instant};
 
 /// How much of a stack is copied: 64 KiB, some hundred calls.
@@ -55,15 +55,9 @@ pub(super) fn prepare() {
     signal();
 }
 
-/// Asks the thread for a sample. Blocks for a moment, and for twice the `PATIENCE` at most.
+/// Asks the thread for a sample. Blocks for a moment, and for six times the `PATIENCE` at most.
 pub(super) fn take(thread: i32, stack: Range<usize>) -> Option<Sample> {
-    /// One asks at a time. Nobody waits for it: after a fork nobody might ever give it back.
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = match ONE.try_lock() {
-        Ok(one) => one,
-        Err(TryLockError::Poisoned(one)) => one.into_inner(),
-        Err(TryLockError::WouldBlock) => return None,
-    };
+    let _one = one_at_a_time()?;
     let signal = signal()?;
     if stack.is_empty() || !may_interrupt(thread)? {
         return None;
@@ -92,6 +86,20 @@ pub(super) fn take(thread: i32, stack: Range<usize>) -> Option<Sample> {
     };
     request.state.store(FREE, Ordering::Release);
     Some(sample)
+}
+
+/// There is one request for all watches. None of them waits for it without end: a fork may leave the lock held.
+fn one_at_a_time() -> Option<MutexGuard<'static, ()>> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let begun = Instant::now();
+    loop {
+        match ONE.try_lock() {
+            Ok(one) => return Some(one),
+            Err(TryLockError::Poisoned(one)) => return Some(one.into_inner()),
+            Err(TryLockError::WouldBlock) if begun.elapsed() > 4 * PATIENCE => return None,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
 }
 
 impl Request {
