@@ -564,12 +564,12 @@ pub struct NotSent(pub(crate) String);
 /// are all of one kind to Rust. To be called before the job returns, where its name is cheaper to have than when it was
 /// submitted.
 pub fn describe(name: String) {
-    DESCRIPTION.set(Some(name));
+    DESCRIPTION.with(|description| description.set(Some(name)));
 }
 
 /// What the job on this thread calls itself, once.
 pub(crate) fn take_description() -> Option<String> {
-    DESCRIPTION.take()
+    DESCRIPTION.with(StdCell::take)
 }
 
 /// Has the job that runs on this thread be counted as failed in its pool's [figures](crate::metrics), although its
