@@ -45,6 +45,10 @@ struct State {
     /// Read, and to be passed on.
     waiting: Vec<u8>,
     tail: VecDeque<u8>,
+    /// The line that is being written, as far as it matters how it begins.
+    line: Vec<u8>,
+    /// The line that says that memory could not be had. A backtrace follows, which may be longer than the tail.
+    refusal: Option<Vec<u8>>,
     /// Where the current job's output goes.
     capture: Option<Captured>,
     /// The worker is gone.
@@ -94,10 +98,41 @@ impl Output {
             Some(captured) => captured.stderr(),
             None => state.tail.iter().copied().collect(),
         };
+        let refusal = state.refusal.take();
         drop(state);
         self.bell.ring();
         let from = tail.len().saturating_sub(self.tail);
-        String::from_utf8_lossy(&tail[from..]).trim_end().to_owned()
+        let text = String::from_utf8_lossy(&tail[from..]).trim_end().to_owned();
+        match refusal.as_deref().map(String::from_utf8_lossy) {
+            Some(line) if !text.contains(&*line) => format!("{line}\n…\n{text}"),
+            _ => text,
+        }
+    }
+}
+
+/// How the line begins with which Rust's allocation error handler says what has happened.
+const REFUSAL: &[u8] = b"memory allocation of ";
+
+/// What is kept of a line.
+const LINE: usize = 100;
+
+impl State {
+    /// Looks for the line that says that memory could not be had.
+    fn read_lines(&mut self, mut bytes: &[u8]) {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            self.go_on_with_line(&bytes[..end]);
+            if self.line.starts_with(REFUSAL) {
+                self.refusal = Some(std::mem::take(&mut self.line));
+            }
+            self.line.clear();
+            bytes = &bytes[end + 1..];
+        }
+        self.go_on_with_line(bytes);
+    }
+
+    fn go_on_with_line(&mut self, bytes: &[u8]) {
+        let room = LINE - self.line.len();
+        self.line.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 }
 
@@ -134,6 +169,7 @@ impl Sink {
         while state.waiting.len() < limit {
             let Some(bytes) = sys::read_now(stderr, &mut buffer, &mut state.ended[2]) else { break };
             state.waiting.extend_from_slice(bytes);
+            state.read_lines(bytes);
             state.tail.extend(bytes);
             let excess = state.tail.len().saturating_sub(tail);
             state.tail.drain(..excess);
@@ -177,5 +213,25 @@ fn pass_on(sink: &Sink) {
     if !waiting.is_empty() {
         // If it cannot be written there is nobody to tell.
         let _ = io::stderr().write_all(&waiting);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_about_memory_is_found_wherever_reads_divide_it() {
+        let text = b"hello\nmemory allocation of 1073741824 bytes failed\nstack backtrace:\n   0: main";
+        for at in 0..text.len() {
+            let mut state = State::default();
+            state.read_lines(&text[..at]);
+            state.read_lines(&text[at..]);
+            let line = state.refusal.expect("it is there");
+            assert_eq!(line, b"memory allocation of 1073741824 bytes failed");
+        }
+        let mut state = State::default();
+        state.read_lines(b"no memory allocation of ours\n");
+        assert!(state.refusal.is_none());
     }
 }
