@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from ._remote_errors import RemoteError as RemoteError
     from ._stream import Stream as Stream
     from ._threads import ThreadPoolExecutor as ThreadPoolExecutor
+    from ._watch.report import Stall as Stall
+    from ._watch.report import StallSummary as StallSummary
+    from ._watch.watch import Watch as Watch
+    from ._watch.watch import watch as watch
 
 # Where each name is. They are imported when they are first used: workers need only a few of them, and start sooner.
 _PLACES = {
@@ -66,8 +70,11 @@ _PLACES = {
     "Results": "_executor",
     "RunTimeout": "_errors",
     "Shed": "_errors",
+    "Stall": "_watch.report",
+    "StallSummary": "_watch.report",
     "Stream": "_stream",
     "ThreadPoolExecutor": "_threads",
+    "Watch": "_watch.watch",
     "WorkerDied": "_errors",
     "auto": "_auto",
     "check": "_jobs",
@@ -79,6 +86,7 @@ _PLACES = {
     "prometheus": "_offloop",
     "run": "_default",
     "run_cpu": "_default",
+    "watch": "_watch.watch",
     "worker_state": "_jobs",
 }
 

@@ -292,3 +292,87 @@ def metrics() -> list[Metrics]:
 def prometheus(metrics: list[Metrics] | None = None) -> str:
     """Figures in Prometheus' text format, to be served as `text/plain; version=0.0.4`; of all pools, if none are
     given. Pools of one name and kind are added up."""
+
+@final
+class Notice:
+    """What a monitor has noticed of a loop."""
+
+    @property
+    def key(self) -> int:
+        """Which pulse."""
+    @property
+    def kind(self) -> Literal["stalled", "still", "over"]:
+        """That the loop stands still, that it still does, or that it goes on."""
+    @property
+    def seconds(self) -> float:
+        """How late its beat is, or came."""
+    @property
+    def share(self) -> float:
+        """For what part of the time since the last beat its thread had a core."""
+    @property
+    def state(self) -> str | None:
+        """What the system says that the thread is at: "R" if it runs or would."""
+    @property
+    def stack(self) -> str | None:
+        """What the thread has written of its stack, if the interpreter could not be had."""
+    @property
+    def holder(self) -> tuple[int, str | None] | None:
+        """The thread that seems to have the interpreter instead, by its native id, and its stack."""
+
+@final
+class Post:
+    """Where the monitors leave what they notice, for the one thread that reports it."""
+
+    def __new__(cls) -> Post: ...
+    def next(self) -> Notice | None:
+        """The next notice; None when the post is closed. Blocks."""
+    def outside(self, text: str, /) -> None:
+        """From now until the next notice is asked for, this thread is in the hands of others; says what to."""
+    def settle(self, timeout: float, /) -> bool:
+        """Waits for all to be reported that was noticed, for so many seconds; says whether it was. Blocks."""
+    def close(self) -> None:
+        """What was noticed is still to be had; then there is no more."""
+
+@final
+class Pulse:
+    """A loop's sign of life, and the thread that listens to it. Times in seconds."""
+
+    def __new__(
+        cls, post: Post, key: int, threshold: float, grace: float, mute: float, stacks: Stacks | None
+    ) -> Pulse: ...
+    def beat(self) -> None:
+        """The loop comes round, on this thread. Does not block."""
+    def pause(self) -> None:
+        """The loop rightly stands still until the next beat."""
+    @property
+    def interval(self) -> float:
+        """How far apart the beats should be."""
+    def age(self) -> float | None:
+        """How long ago the last beat was; None while paused."""
+    def silence(self) -> float:
+        """How long the last silence lasted that was longer than the threshold; 0 if there was none."""
+    @property
+    def thread(self) -> tuple[int, int]:
+        """The thread that beats: as `threading` knows it, and as the system does."""
+    def computes_detached(self) -> bool:
+        """Whether its thread computes while this one has the interpreter. Blocks for a millisecond, and keeps it."""
+    def stop(self) -> None:
+        """Ends the watch. Blocks while the monitor is at something."""
+
+@final
+class Stacks:
+    """A signal at which the thread that gets it writes its stack down."""
+
+    def __new__(cls, signal: int | None) -> Stacks: ...
+    @property
+    def signal(self) -> int:
+        """Which signal it is."""
+    def take(self, tid: int, /) -> str | None:
+        """The stack of a thread. Blocks for half a second at most."""
+    def close(self) -> None:
+        """Gives the signal up, unless somebody has taken it meanwhile. Blocks while a stack is being taken."""
+    def forget(self) -> None:
+        """The same in a child made by fork(), where whoever was taking a stack is not."""
+
+def cpu_clocks() -> list[tuple[int, float]]:
+    """The threads of this process, by their native ids, and the seconds for which each has had a core."""

@@ -10,6 +10,7 @@
 //! | `buffer` | Python's buffer protocol, for what travels without being copied |
 //! | `mailbox` | the way of results into the interpreter: ended jobs of one loop |
 //! | `once` | what is made once, safely beside `fork()` |
+//! | `watch` | the watchdog of event loops, as far as it must do without the interpreter |
 //! | `settings` | settings as users write them |
 //! | `metrics` | the figures of pools, as values |
 //! | `errors` | the engine's errors as exceptions |
@@ -23,6 +24,7 @@ mod once;
 mod processes;
 mod settings;
 mod threads;
+mod watch;
 mod worker;
 
 use pyo3::prelude::*;
@@ -44,6 +46,9 @@ mod _offloop {
 
     #[pymodule_export]
     use crate::threads::{Armed, Entry, Life, ThreadPool, blocking, is_cancelled, on_cancel};
+
+    #[pymodule_export]
+    use crate::watch::{Notice, Post, Pulse, Stacks, cpu_clocks};
 
     #[pymodule_export]
     use crate::worker::{Template, Worker};

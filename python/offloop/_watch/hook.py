@@ -1,0 +1,130 @@
+"""Tells of each event loop that starts to run, and that it has ended.
+
+All loops, of whatever make, call `asyncio._set_running_loop` as they begin and end to run, or
+`asyncio.get_running_loop` would not work in them. So that function is what we put ours around. uvloop keeps the one
+that was there when it was imported; if that was before, its `run_forever` is ours.
+
+This is imported as the interpreter starts if the environment variable is set, and so imports little.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from _thread import get_ident
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+
+class Listener(Protocol):
+    """Whoever wants to be told. Both are called on the loop's thread."""
+
+    def loop_begins(self, loop: AbstractEventLoop) -> None:
+        """The loop is about to run."""
+
+    def loop_ends(self, loop: AbstractEventLoop) -> None:
+        """It runs no more."""
+
+
+running: dict[int, AbstractEventLoop] = {}
+"""The loops that run, by their threads, as far as they have begun since `install`."""
+
+_listeners: list[Listener] = []
+_is_installed = False
+
+
+def add(listener: Listener) -> None:
+    """Tells the listener of each loop from now on."""
+    _listeners.append(listener)
+    install()
+
+
+def remove(listener: Listener) -> None:
+    if listener in _listeners:
+        _listeners.remove(listener)
+
+
+def install() -> None:
+    """Begins to look at which loops run. There is no way back: others may have put theirs around ours."""
+    global _is_installed
+    if _is_installed:
+        return
+    _is_installed = True
+    if "asyncio.events" in sys.modules:
+        _wrap(sys.modules["asyncio.events"])
+        if "asyncio" in sys.modules:
+            _wrap(sys.modules["asyncio"])
+        if "uvloop" in sys.modules:
+            _wrap_uvloop(sys.modules["uvloop"])
+    else:
+        sys.meta_path.insert(0, _Finder())
+
+
+def _changed(loop: AbstractEventLoop | None) -> None:
+    thread = get_ident()
+    before = running.get(thread)
+    if loop is before:
+        return
+    if loop is None:
+        del running[thread]
+    else:
+        running[thread] = loop
+    for listener in tuple(_listeners):
+        try:
+            if loop is not None:
+                listener.loop_begins(loop)
+            elif before is not None:
+                listener.loop_ends(before)
+        except Exception:  # the loop runs as well without being watched
+            import logging
+
+            logging.getLogger("offloop.watch").exception("a loop is not watched")
+
+
+def _wrap(module: Any) -> None:
+    original: Callable[[AbstractEventLoop | None], None] = module._set_running_loop
+
+    @functools.wraps(original)
+    def set_running_loop(loop: AbstractEventLoop | None, /) -> None:
+        original(loop)
+        _changed(loop)
+
+    module._set_running_loop = set_running_loop
+
+
+def _wrap_uvloop(module: Any) -> None:
+    original = module.Loop.run_forever
+
+    @functools.wraps(original)
+    def run_forever(loop: AbstractEventLoop) -> None:
+        _changed(loop)
+        try:
+            original(loop)
+        finally:
+            _changed(None)
+
+    module.Loop.run_forever = run_forever
+
+
+class _Finder:
+    """Waits for asyncio to be imported, which takes long and may never be needed."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        if name != "asyncio.events":
+            return None
+        sys.meta_path.remove(self)
+        for finder in sys.meta_path:
+            spec: Any = finder.find_spec(name, path, target)
+            if spec is not None and spec.loader is not None:
+                load = spec.loader.exec_module
+
+                def exec_module(module: Any) -> None:
+                    load(module)
+                    _wrap(module)
+
+                spec.loader.exec_module = exec_module
+                return spec
+        return None

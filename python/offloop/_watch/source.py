@@ -1,0 +1,223 @@
+"""What stands at a place in a source file."""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import re
+import textwrap
+from typing import NamedTuple
+
+from .stack import Frame
+
+_MOST_LINES = 3000
+"""A longer file isn't parsed as a whole: that would hold up the very loop that is late."""
+
+
+class Call(NamedTuple):
+    """A call as it is written."""
+
+    function: str
+    arguments: tuple[str, ...]
+    in_loop: bool
+    """Whether it is in a loop of its function, and so perhaps one of many."""
+    is_portable: bool
+    """Whether no argument is a generator or a lambda, which another process cannot get."""
+
+
+class Import(NamedTuple):
+    """An import statement."""
+
+    text: str
+
+
+def at(frame: Frame, inner: Frame | None) -> Call | Import | None:
+    """The call that a frame is at. None if that is something else, or cannot be told from others beside it.
+
+    `inner` is the frame of what it has called, if there is one.
+    """
+    if frame.span is not None:
+        return _exact(frame)
+    found = _likely(frame, inner)
+    return None if frame.calls is False and isinstance(found, Call) else found
+
+
+def is_async(frame: Frame) -> bool:
+    """Whether it is the frame of a coroutine."""
+    if frame.is_async is not None:
+        return frame.is_async
+    found = _function(frame)
+    return found is not None and isinstance(found[0], ast.AsyncFunctionDef)
+
+
+def _exact(frame: Frame) -> Call | Import | None:
+    assert frame.span is not None
+    text = _cut(frame)
+    if text is None:
+        return None
+    if re.match(r"(import|from)\b", text):
+        return Import(" ".join(text.split()))
+    if not frame.calls:
+        return None
+    try:
+        # In brackets it may go over lines.
+        node = ast.parse(f"({text}\n)", mode="eval").body
+    except SyntaxError:
+        return None
+    if not isinstance(node, ast.Call):
+        return None
+    found = _function(frame)
+    in_loop = found is not None and _in_loop(found[0], frame.span.line - found[1], node)
+    return _written(node, f"({text}\n)", in_loop)
+
+
+def _cut(frame: Frame) -> str | None:
+    """The text of a frame's expression."""
+    span = frame.span
+    assert span is not None
+    lines = [line.encode() for line in linecache.getlines(frame.file)[span.line - 1 : span.end_line]]
+    if len(lines) != span.end_line - span.line + 1:
+        return None
+    lines[-1] = lines[-1][: span.end_column]
+    lines[0] = lines[0][span.column :]
+    return b"".join(lines).decode(errors="replace")
+
+
+def _likely(frame: Frame, inner: Frame | None) -> Call | Import | None:
+    """The same by its line alone."""
+    found = _function(frame)
+    if found is None:
+        return None
+    function, offset, source = found
+    line = frame.line - offset
+    nodes = [
+        node
+        for node in _own_nodes(function)
+        if isinstance(node, ast.expr | ast.stmt)
+        and node.lineno <= line <= (node.end_lineno or node.lineno)
+    ]
+    for node in nodes:
+        if not frame.calls and isinstance(node, ast.Import | ast.ImportFrom):
+            return Import(ast.unparse(node))
+    # A frame's line is that of the instruction, which is where the call begins or its last name stands.
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    calls = [
+        node for node in calls if line in (node.lineno, node.func.end_lineno, node.func.lineno)
+    ] or calls
+    if inner is not None:
+        calls = [node for node in calls if _name(node) == inner.name] or calls
+    awaited = {id(node.value) for node in nodes if isinstance(node, ast.Await)}
+    # To make what is awaited takes no time.
+    calls = [node for node in calls if id(node) not in awaited] or calls
+    if len(calls) != 1:
+        return None
+    return _written(calls[0], source, _in_loop(function, line, calls[0]))
+
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Module
+
+
+def _function(frame: Frame) -> tuple[_Function, int, str] | None:
+    """A frame's function, how many lines of its file are before its source, and that."""
+    lines = linecache.getlines(frame.file)
+    if not 0 < frame.line <= len(lines):
+        return None
+    if frame.name != "<module>" and (found := _by_indent(lines, frame)) is not None:
+        return found
+    if len(lines) > _MOST_LINES:
+        return None
+    source = "".join(lines)
+    try:
+        module = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return None
+    best: _Function = module
+    for node in ast.walk(module):
+        if (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.name == frame.name
+            and node.lineno <= frame.line <= (node.end_lineno or 0)
+        ):
+            best = node  # an inner one comes later
+    return best, 0, source
+
+
+def _by_indent(lines: list[str], frame: Frame) -> tuple[_Function, int, str] | None:
+    """The same from its own lines only, as far as their indentation tells which those are."""
+    opening = re.compile(rf"(\s*)(?:async\s+)?def\s+{re.escape(frame.name)}\b")
+    if frame.first_line:
+        # The first line is that of a decorator, if there are any.
+        candidates = range(frame.first_line - 1, frame.line)
+    else:
+        candidates = range(frame.line - 1, -1, -1)
+    for begin in candidates:
+        if begin < len(lines) and (match := opening.match(lines[begin])):
+            break
+    else:
+        return None
+    indent = len(match[1].expandtabs())
+    end = frame.line
+    for end in range(frame.line, len(lines)):
+        line = lines[end].expandtabs()
+        bare = line.strip()
+        if bare and bare[0] not in "#)]}" and len(line) - len(line.lstrip()) <= indent:
+            break
+    else:
+        end = len(lines)
+    source = textwrap.dedent("".join(lines[begin:end]))
+    try:
+        [node] = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return None
+    return (node, begin, source) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else None
+
+
+def _own_nodes(function: ast.AST) -> list[ast.AST]:
+    """What is in a function, but not in functions within."""
+    found: list[ast.AST] = []
+    rest = list(ast.iter_child_nodes(function))
+    while rest:
+        node = rest.pop()
+        found.append(node)
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            rest += ast.iter_child_nodes(node)
+    return found
+
+
+def _in_loop(function: _Function, line: int, call: ast.Call) -> bool:
+    """Whether a call is repeated by a loop or a comprehension around it."""
+    text = ast.unparse(call)
+    for node in _own_nodes(function):
+        repeated: list[ast.AST]
+        if isinstance(node, ast.For | ast.AsyncFor | ast.While):
+            repeated = [*node.body]
+        elif isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp):
+            repeated = [node.elt]
+        elif isinstance(node, ast.DictComp):
+            repeated = [node.key, node.value]
+        else:
+            continue
+        for part in repeated:
+            for inner in (part, *_own_nodes(part)):
+                if isinstance(inner, ast.Call) and inner.lineno == line and ast.unparse(inner) == text:
+                    return True
+    return False
+
+
+def _name(call: ast.Call) -> str | None:
+    function = call.func
+    if isinstance(function, ast.Name):
+        return function.id
+    return function.attr if isinstance(function, ast.Attribute) else None
+
+
+def _written(node: ast.Call, source: str, in_loop: bool) -> Call | None:
+    def text(part: ast.expr) -> str:
+        return " ".join((ast.get_source_segment(source, part) or ast.unparse(part)).split())
+
+    arguments = [text(argument) for argument in node.args]
+    for keyword in node.keywords:
+        arguments.append(f"{keyword.arg}={text(keyword.value)}" if keyword.arg else f"**{text(keyword.value)}")
+    parts = [*node.args, *(keyword.value for keyword in node.keywords)]
+    is_portable = not any(isinstance(part, ast.GeneratorExp | ast.Lambda) for part in parts)
+    return Call(text(node.func), tuple(arguments), in_loop, is_portable)

@@ -1,0 +1,542 @@
+"""The watchdog, in this process: what stalls a loop is named while it does."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import linecache
+import logging
+import re
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+
+import offloop
+
+THRESHOLD = 0.05
+HANG = 60.0
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+def on_asyncio(main: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(main)
+
+
+def on_asyncio_in_debug_mode(main: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(main, debug=True)
+
+
+def on_uvloop(main: Coroutine[Any, Any, Any]) -> Any:
+    return uvloop.run(main)
+
+
+def in_a_thread(main: Coroutine[Any, Any, Any]) -> Any:
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(asyncio.run(main)), name="elsewhere")
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+@pytest.fixture(params=[on_asyncio, on_uvloop])
+def run(request: pytest.FixtureRequest) -> Run:
+    chosen: Run = request.param
+    return chosen
+
+
+@pytest.fixture(params=[on_asyncio, on_uvloop, on_asyncio_in_debug_mode, in_a_thread])
+def run_anyhow(request: pytest.FixtureRequest) -> Run:
+    chosen: Run = request.param
+    return chosen
+
+
+class Reports:
+    """What was reported, and when."""
+
+    def __init__(self, then: Callable[[], object] = lambda: None) -> None:
+        self.stalls: list[offloop.Stall] = []
+        self.came = threading.Event()
+        self._then = then
+
+    def __call__(self, stall: offloop.Stall) -> None:
+        self.stalls.append(stall)
+        self.came.set()
+        self._then()
+
+    @property
+    def one(self) -> offloop.Stall:
+        [stall] = self.stalls
+        return stall
+
+
+def line(stall: offloop.Stall) -> str:
+    return linecache.getline(stall.file, stall.line).strip()
+
+
+async def watched(
+    main: Callable[[], Coroutine[Any, Any, Any]], reports: Reports, **options: Any
+) -> offloop.Watch:
+    """Calls `main` in a task, amid turns of the loop in which nothing happens."""
+    with offloop.watch(threshold=THRESHOLD, on_stall=reports, **options) as watch:
+        await asyncio.sleep(2 * THRESHOLD)
+        await asyncio.create_task(main(), name="guilty")
+        await asyncio.sleep(2 * THRESHOLD)
+    return watch
+
+
+def test_a_sleep_is_reported_while_it_lasts(run_anyhow: Run) -> None:
+    reports = Reports()
+    woke_at_once = []
+
+    async def main() -> None:
+        time.sleep(0.6)  # the line
+        woke_at_once.append(not reports.came.is_set())
+
+    run_anyhow(watched(main, reports))
+    assert woke_at_once == [False]
+    stall = reports.one
+    assert line(stall) == "time.sleep(0.6)  # the line"
+    assert stall.call == "time.sleep(0.6)"
+    assert "`await offloop.run(time.sleep, 0.6)`" in stall.advice
+    assert stall.cause == "waits"
+    assert stall.task == "guilty"
+    assert stall.callback is not None and stall.callback.endswith("main")
+    assert [frame.name for frame in stall.stack] == ["main"]
+    assert THRESHOLD <= stall.late < 0.6
+
+
+def test_a_blocking_read_is_reported_while_it_lasts(run: Run) -> None:
+    ours, theirs = socket.socketpair()
+    # Nothing but the report ends the read.
+    reports = Reports(lambda: theirs.send(b"x"))
+
+    async def main() -> None:
+        assert ours.recv(100) == b"x"
+
+    with ours, theirs:
+        ours.settimeout(HANG)
+        run(watched(main, reports))
+    stall = reports.one
+    assert line(stall) == 'assert ours.recv(100) == b"x"'
+    assert "`await offloop.run(ours.recv, 100)`" in stall.advice
+    assert stall.cause == "waits"
+
+
+TEXT = json.dumps([[{"key": ["value", 1.5, None]}] * 100] * 6000)
+
+
+def test_a_large_json_is_seen_although_it_keeps_the_interpreter(run: Run) -> None:
+    reports = Reports()
+
+    async def main() -> None:
+        parsed = json.loads(TEXT)
+        del parsed
+
+    run(watched(main, reports))
+    stall = reports.one
+    assert line(stall) == "parsed = json.loads(TEXT)"
+    assert stall.call == "json.loads(TEXT)"
+    assert "`await offloop.run_cpu(json.loads, TEXT)`" in stall.advice
+    assert stall.cause == "computes"
+    assert [frame.name for frame in stall.stack] == ["main", "loads", "decode", "raw_decode"]
+
+
+def test_a_regex_that_backtracks_is_seen_although_it_keeps_the_interpreter(run_anyhow: Run) -> None:
+    reports = Reports()
+    pattern = re.compile("(a|a)*b")
+
+    async def main() -> None:
+        assert pattern.match("a" * 22) is None
+
+    run_anyhow(watched(main, reports))
+    stall = reports.one
+    assert line(stall) == 'assert pattern.match("a" * 22) is None'
+    assert '`await offloop.run_cpu(pattern.match, "a" * 22)`' in stall.advice
+    assert stall.cause == "computes"
+    assert [frame.name for frame in stall.stack] == ["main"]
+
+
+def inner_helper(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def helper(seconds: float) -> None:
+    inner_helper(seconds)
+
+
+def test_a_call_is_moved_where_one_can_await(run: Run) -> None:
+    reports = Reports()
+
+    async def inner() -> None:
+        helper(
+            0.3,
+        )
+
+    async def main() -> None:
+        await inner()
+
+    run(watched(main, reports))
+    stall = reports.one
+    assert line(stall) == "helper("
+    assert stall.call == "helper(0.3)"
+    assert "`await offloop.run(helper, 0.3)`" in stall.advice
+    assert stall.deepest is not None
+    assert stall.deepest.function == "inner_helper"
+    assert linecache.getline(stall.deepest.file, stall.deepest.line).strip() == "time.sleep(seconds)"
+    assert [frame.name for frame in stall.stack] == ["main", "inner", "helper", "inner_helper"]
+
+
+def test_a_callback_is_named(run: Run) -> None:
+    reports = Reports()
+
+    def tick() -> None:
+        helper(0.3)
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(tick)
+
+    run(watched(main, reports))
+    stall = reports.one
+    assert line(stall) == "helper(0.3)"
+    assert stall.task is None
+    assert stall.callback is not None and stall.callback.endswith("tick")
+    assert "`offloop.run(helper, 0.3)` returns a future" in stall.advice
+
+
+def test_a_callback_without_a_frame_is_named() -> None:
+    reports = Reports()
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(time.sleep, 0.3)
+
+    asyncio.run(watched(main, reports))
+    assert reports.one.callback == "time.sleep"
+    assert "`offloop.run(time.sleep, ...)`" in reports.one.advice
+
+
+def test_what_a_coroutine_computes_itself_is_to_be_a_function(run: Run) -> None:
+    reports = Reports()
+
+    async def main() -> None:
+        until = time.thread_time() + 0.3
+        total = 0
+        while time.thread_time() < until:
+            total += 1
+
+    run(watched(main, reports))
+    stall = reports.one
+    assert stall.function.endswith("main")
+    assert stall.cause == "computes"
+    assert "function" in stall.advice or "loop" in stall.advice
+
+
+def test_a_comfortable_loop_yields_no_report(run: Run) -> None:
+    reports = Reports()
+
+    async def main() -> None:
+        for _ in range(100):
+            await asyncio.sleep(0.001)
+
+    watch = run(watched(main, reports))
+    assert reports.stalls == []
+    assert watch.stalls == []
+
+
+def test_one_place_is_reported_at_doubling_counts_and_counted(run: Run) -> None:
+    reports = Reports()
+
+    async def main() -> None:
+        for _ in range(6):
+            time.sleep(0.2)
+            await asyncio.sleep(2 * THRESHOLD)
+
+    watch = run(watched(main, reports))
+    assert [stall.count for stall in reports.stalls] == [1, 2, 4]
+    [summary] = watch.stalls
+    assert summary.count == 6
+    assert 6 * 0.15 < summary.total < HANG
+    assert 0.15 < summary.longest <= summary.total / 2
+    assert summary.last is not None and summary.last.count == 6
+    assert str(summary).startswith(f"{summary.place}: 6 times")
+
+
+def test_a_long_stall_is_reported_again() -> None:
+    reports = Reports()
+
+    async def main() -> None:
+        time.sleep(30 * THRESHOLD)
+
+    asyncio.run(watched(main, reports))
+    first, again = reports.stalls
+    assert again.late >= 10 * first.late
+    assert first.count == again.count == 1
+
+
+def test_the_last_stall_counts_although_the_loop_does_not_come_round_after_it(run: Run) -> None:
+    async def main() -> offloop.Watch:
+        await asyncio.sleep(0.01)
+        with offloop.watch(threshold=THRESHOLD, logger=None) as watch:
+            time.sleep(0.4)
+        return watch
+
+    [summary] = run(main()).stalls
+    assert 0.2 < summary.total < HANG
+    assert line(summary.last) == "time.sleep(0.4)"
+
+
+def test_reports_are_logged_as_warnings(caplog: pytest.LogCaptureFixture) -> None:
+    reports = Reports()
+
+    async def main() -> None:
+        time.sleep(0.3)
+
+    with caplog.at_level(logging.INFO, "offloop.watch"):
+        asyncio.run(watched(main, reports))
+    warning, end = caplog.records
+    assert warning.levelno == logging.WARNING
+    assert warning.name == "offloop.watch"
+    assert warning.__dict__["stall"] is reports.one
+    text = warning.getMessage()
+    assert text == str(reports.one)
+    assert text.startswith("the event loop has stood still for ")
+    assert "`await offloop.run(time.sleep, 0.3)`" in text
+    assert end.levelno == logging.INFO
+    assert "goes on" in end.getMessage()
+
+
+def test_no_logger_means_no_records(caplog: pytest.LogCaptureFixture) -> None:
+    reports = Reports()
+
+    async def main() -> None:
+        time.sleep(0.3)
+
+    asyncio.run(watched(main, reports, logger=None))
+    assert reports.one
+    assert caplog.records == []
+
+
+def test_a_callback_that_raises_is_logged_and_survived(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise SystemExit("on_stall")
+
+    reports = Reports(fail)
+
+    async def main() -> None:
+        time.sleep(0.2)
+        await asyncio.sleep(2 * THRESHOLD)
+        time.sleep(0.21)
+
+    asyncio.run(watched(main, reports, logger="somewhere.else"))
+    assert [line(stall) for stall in reports.stalls] == ["time.sleep(0.2)", "time.sleep(0.21)"]
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 2
+    assert all(record.exc_info and record.exc_info[0] is SystemExit for record in errors)
+    assert {record.name for record in caplog.records} == {"somewhere.else"}
+
+
+def test_a_watch_that_was_stopped_reports_no_more(run: Run) -> None:
+    reports = Reports()
+
+    async def main() -> None:
+        watch = offloop.watch(asyncio.get_running_loop(), threshold=THRESHOLD, on_stall=reports)
+        await asyncio.sleep(2 * THRESHOLD)
+        watch.stop()
+        watch.stop()
+        time.sleep(0.3)
+
+    run(main())
+    assert reports.stalls == []
+    names = {thread.name for thread in threading.enumerate()}
+    assert "offloop-reports" not in names
+
+
+def test_a_watch_may_be_stopped_by_its_own_callback(run: Run) -> None:
+    async def main() -> None:
+        def stop(stall: offloop.Stall) -> None:
+            watch.stop()
+            stopped.set()
+
+        stopped = threading.Event()
+        watch = offloop.watch(threshold=THRESHOLD, on_stall=stop, logger=None)
+        await asyncio.sleep(2 * THRESHOLD)
+        stopped.wait(HANG)
+        assert stopped.is_set()
+
+    run(main())
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_loop_is_watched_from_another_thread(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    loop = new_loop()
+    thread = threading.Thread(target=loop.run_forever, name="of the loop")
+    thread.start()
+    ours, theirs = socket.socketpair()
+    reports = Reports(lambda: theirs.send(b"x"))
+    ours.settimeout(HANG)
+
+    async def read() -> None:
+        # The watch may have been begun in this turn of the loop.
+        await asyncio.sleep(2 * THRESHOLD)
+        ours.recv(10)
+
+    with ours, theirs, offloop.watch(loop, threshold=THRESHOLD, on_stall=reports, logger=None):
+        asyncio.run_coroutine_threadsafe(read(), loop).result(HANG)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+    assert reports.one.thread == "of the loop"
+    assert line(reports.one) == "ours.recv(10)"
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_loop_may_stop_and_run_again_and_be_closed(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    loop = new_loop()
+    reports = Reports()
+    watch = offloop.watch(loop, threshold=THRESHOLD, on_stall=reports)
+
+    async def stall() -> None:
+        await asyncio.sleep(2 * THRESHOLD)
+        time.sleep(0.3)
+        await asyncio.sleep(2 * THRESHOLD)
+
+    loop.run_until_complete(asyncio.sleep(2 * THRESHOLD))
+    time.sleep(0.3)  # it does not run
+    assert reports.stalls == []
+    loop.run_until_complete(stall())
+    time.sleep(0.3)
+    assert line(reports.one) == "time.sleep(0.3)"
+    assert reports.one.function.endswith("stall")
+    loop.close()
+    time.sleep(0.3)
+    watch.stop()
+    assert len(reports.stalls) == 1
+
+
+def test_several_loops_and_watches_do_not_get_in_each_others_way() -> None:
+    mine, others = Reports(), Reports()
+    began = threading.Barrier(2, timeout=HANG)
+
+    async def main(reports: Reports, work: Callable[[], None]) -> offloop.Watch:
+        async def guilty() -> None:
+            work()
+
+        await asyncio.to_thread(began.wait)
+        return await watched(guilty, reports, logger=None)
+
+    def sleep() -> None:
+        time.sleep(0.3)
+
+    def wait() -> None:
+        threading.Event().wait(0.3)
+
+    thread = threading.Thread(target=lambda: asyncio.run(main(others, wait)))
+    thread.start()
+    asyncio.run(main(mine, sleep))
+    thread.join()
+    assert [frame.name for frame in mine.one.stack] == ["guilty", "sleep"]
+    assert [frame.name for frame in others.one.stack][:2] == ["guilty", "wait"]
+
+
+def test_without_a_loop_each_that_begins_is_watched() -> None:
+    reports = Reports()
+
+    async def main() -> None:
+        await asyncio.sleep(2 * THRESHOLD)
+        time.sleep(0.2)
+
+    with offloop.watch(threshold=THRESHOLD, on_stall=reports, logger=None) as watch:
+        on_asyncio(main())
+        on_uvloop(main())
+        in_a_thread(main())
+    on_asyncio(main())
+    assert [stall.count for stall in reports.stalls] == [1, 2]
+    [summary] = watch.stalls
+    assert summary.count == 3
+
+
+async def _thread_that_keeps_the_interpreter() -> None:
+    thread = threading.Thread(target=keeps_the_interpreter, name="greedy")
+    thread.start()
+    while thread.is_alive():
+        await asyncio.sleep(0.01)
+    thread.join()
+
+
+def keeps_the_interpreter() -> None:
+    re.match("(a|a)*b", "a" * 22)
+
+
+def test_a_thread_that_keeps_the_interpreter_from_the_loop_is_named(run: Run) -> None:
+    reports = Reports()
+    run(watched(_thread_that_keeps_the_interpreter, reports))
+    stall = reports.stalls[0]
+    assert stall.cause == "interpreter"
+    assert stall.thread == "greedy"
+    assert stall.function == "keeps_the_interpreter"
+    assert line(stall) == 're.match("(a|a)*b", "a" * 22)'
+    assert "process" in stall.advice
+    assert stall.task is None
+
+
+def test_without_the_signal_what_keeps_the_interpreter_is_still_noticed() -> None:
+    reports = Reports()
+
+    async def main() -> None:
+        re.match("(a|a)*b", "a" * 22)
+
+    asyncio.run(watched(main, reports, signal=None))
+    assert reports.one.function.endswith("main")
+
+
+def test_async_with_does_the_same(run: Run) -> None:
+    reports = Reports()
+
+    async def main() -> None:
+        async with offloop.watch(threshold=THRESHOLD, on_stall=reports, logger=None):
+            await asyncio.sleep(2 * THRESHOLD)
+            time.sleep(0.3)
+            await asyncio.sleep(0)
+
+    run(main())
+    assert line(reports.one) == "time.sleep(0.3)"
+
+
+def test_nothing_of_the_stalled_code_is_kept() -> None:
+    class Kept:
+        pass
+
+    seen: list[weakref.ref[Kept]] = []
+
+    async def main() -> None:
+        kept = Kept()
+        seen.append(weakref.ref(kept))
+        time.sleep(0.3)
+
+    async def around() -> None:
+        watch = await watched(main, Reports(), logger=None)
+        assert watch.stalls
+        assert seen[0]() is None
+
+    gc.disable()
+    try:
+        asyncio.run(around())
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("threshold", [0, -1, float("nan"), float("inf")])
+def test_a_threshold_is_a_length_of_time(threshold: float) -> None:
+    with pytest.raises(ValueError, match="threshold"):
+        offloop.watch(threshold=threshold)
