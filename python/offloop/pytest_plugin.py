@@ -38,6 +38,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(_OPTION, about)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
+    """Without a time, the option must not take the path that comes after it for one."""
+    if "--fail-on-stall" not in args:
+        return
+    args[:] = ["--fail-on-stall=1" if arg == "--fail-on-stall" else arg for arg in args]
+    parser = early_config._parser  # pyright: ignore[reportPrivateUsage]
+    early_config.known_args_namespace.file_or_dir = parser.parse_known_args(args).file_or_dir
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",

@@ -260,7 +260,7 @@ impl Listener {
 
     fn tell(&mut self, kind: &'static str, late: Duration) {
         let tid = self.owner.tid.load(Ordering::Relaxed);
-        let (before, waits) = (clocks::all(), clocks::waits(tid));
+        let (before, waits_before) = (clocks::all(), clocks::waits(tid));
         self.put(kind, late);
         let state = self.post.state();
         let waits = |state: &mut State| !state.attached && !state.closed;
@@ -278,7 +278,7 @@ impl Listener {
             _ => return,
         }
         // The interpreter is out of reach.
-        let waits_for_it = clocks::waits(tid) >= waits + 2;
+        let waits_for_it = clocks::waits(tid) >= waits_before + 2;
         let holder = if waits_for_it { clocks::busiest(&before, tid) } else { None };
         let stack = |tid| self.stacks.as_ref().and_then(|stacks| stacks.take(tid));
         let (own, holder) = (stack(tid), holder.map(|tid| (tid, stack(tid))));

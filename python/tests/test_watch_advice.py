@@ -1,0 +1,323 @@
+"""Which line is to be moved, and how: of live frames, and of what faulthandler writes."""
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from offloop._watch import advice, report, source, stack, start
+
+
+def live(below: FrameType) -> list[stack.Frame]:
+    """This function's callers, from above `below` on."""
+    frames = stack.of_frames(sys._getframe(1))
+    return [stack.of_frame(frame) for frame in frames[frames.index(below) + 1 :]]
+
+
+def dumped(below: FrameType) -> list[stack.Frame]:
+    """The same, written by faulthandler."""
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file, all_threads=False)
+        file.seek(0)
+        frames = stack.of_dump(file.read())
+    depth = len(stack.of_frames(below))
+    return frames[depth:-1]
+
+
+Taken = Callable[[FrameType], list[stack.Frame]]
+
+
+@pytest.fixture(params=[live, dumped])
+def take(request: pytest.FixtureRequest) -> Taken:
+    taken: Taken = request.param
+    return taken
+
+
+def drive(main: Any) -> None:
+    """As a loop does, but without its frames."""
+    try:
+        main.send(None)
+    except StopIteration:
+        pass
+
+
+class Code:
+    """A user's file."""
+
+    def __init__(self, directory: Path, take: Taken) -> None:
+        self._path = directory / "user.py"
+        self._take = take
+
+    def stack(self, code: str) -> list[stack.Frame]:
+        """The stack at which `look()` is called by what the file's `main()` does."""
+        self._path.write_text(textwrap.dedent(code))
+        seen: list[list[stack.Frame]] = []
+        below = sys._getframe()
+
+        def look(*args: object, **options: object) -> int:
+            frames = self._take(below)
+            seen.append([frame for frame in frames if frame.file == str(self._path)])
+            return 1
+
+        scope: dict[str, Any] = {"look": look, "asyncio": asyncio}
+        exec(compile(self._path.read_text(), str(self._path), "exec"), scope)
+        result = scope["main"]()
+        if asyncio.iscoroutine(result):
+            drive(result)
+        return seen[0]
+
+    def advice(self, code: str, computes: bool = False) -> advice.Advice:
+        # The look itself is in C, as far as the advice knows.
+        return advice.advise(self.stack(code), computes, False)
+
+
+@pytest.fixture
+def code(tmp_path: Path, take: Taken) -> Code:
+    return Code(tmp_path, take)
+
+
+def test_a_call_is_told_with_its_arguments(code: Code) -> None:
+    found = code.advice(
+        """
+        async def main():
+            value = look(1, "two", *[3], key=4, **{}) + 5
+        """
+    )
+    assert found.moves == 'look(1, "two", *[3], key=4, **{})'
+    assert found.text == '`await offloop.run(look, 1, "two", *[3], key=4, **{})`'
+    assert (found.place.line, found.place.name) == (3, "main")
+
+
+def test_a_call_over_lines_is_told_on_one(code: Code) -> None:
+    found = code.advice(
+        """
+        async def main():
+            value = (
+                look(
+                    1,
+                    [
+                        2,
+                    ],
+                )
+            )
+        """
+    )
+    assert found.moves == "look(1, [ 2, ])"
+
+
+def test_a_method_is_told_with_its_object(code: Code) -> None:
+    found = code.advice(
+        """
+        class It:
+            method = staticmethod(look)
+
+        async def main():
+            some = [It()]
+            some[0].method("ü", 2)
+        """
+    )
+    assert found.text == '`await offloop.run(some[0].method, "ü", 2)`'
+
+
+def test_the_innermost_coroutine_is_where_one_can_await(code: Code) -> None:
+    found = code.advice(
+        """
+        def deep():
+            look()
+
+        def helper(x):
+            deep()
+
+        async def inner():
+            helper(1)
+
+        async def main():
+            await inner()
+        """
+    )
+    assert (found.place.name, found.moves) == ("inner", "helper(1)")
+
+
+def test_what_is_called_by_a_plain_callback_cannot_be_awaited_there(code: Code) -> None:
+    found = code.advice(
+        """
+        def helper():
+            look()
+
+        def main():
+            helper()
+        """
+    )
+    assert (found.place.name, found.moves) == ("main", "helper()")
+    assert found.text.startswith("`offloop.run(helper)` returns a future at once; ")
+
+
+def test_what_computes_goes_to_processes(code: Code) -> None:
+    found = code.advice("async def main():\n    look(1)\n", computes=True)
+    assert found.text == "`await offloop.run_cpu(look, 1)`"
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        "for i in range(3):\n        look(i)",
+        "while True:\n        look(0)\n        break",
+        "[look(i) for i in range(3)]",
+        "{i: look(i) for i in range(3)}",
+    ],
+)
+def test_one_of_many_calls_is_moved_with_its_loop(code: Code, loop: str) -> None:
+    found = code.advice(f"async def main():\n    {loop}\n", computes=True)
+    assert "move the whole loop" in found.text or found.moves is None
+
+
+def test_the_iterable_of_a_loop_is_called_once(code: Code) -> None:
+    found = code.advice("async def main():\n    for i in [look(5)]:\n        pass\n", computes=True)
+    assert found.text == "`await offloop.run_cpu(look, 5)`"
+
+
+def test_no_process_gets_a_generator(code: Code) -> None:
+    found = code.advice("async def main():\n    look(i for i in [])\n", computes=True)
+    assert found.moves is None
+    assert found.text.startswith("put this into a function of its own; ")
+    found = code.advice("async def main():\n    look(i for i in [])\n")
+    assert found.moves is not None
+
+
+def test_what_is_no_call_is_to_become_one(code: Code) -> None:
+    found = code.advice(
+        """
+        class It:
+            @property
+            def slow(self):
+                return look()
+
+        async def main():
+            It().slow
+        """
+    )
+    assert found.place.name == "main"
+    assert "function of its own" in found.text or found.moves == "It()"
+
+
+def test_an_import_is_to_be_at_the_top(code: Code, tmp_path: Path) -> None:
+    (tmp_path / "slowly_imported.py").write_text("import builtins\nbuiltins.look_while_importing()\n")
+    import builtins
+
+    seen: list[list[stack.Frame]] = []
+    below = sys._getframe()
+    builtins.look_while_importing = lambda: seen.append(code._take(below))  # type: ignore[attr-defined]
+    path = tmp_path / "user.py"
+    path.write_text("async def main():\n    from slowly_imported import builtins\n")
+    scope: dict[str, Any] = {}
+    sys.path.insert(0, str(tmp_path))
+    try:
+        exec(compile(path.read_text(), str(path), "exec"), scope)
+        drive(scope["main"]())
+    finally:
+        sys.path.remove(str(tmp_path))
+        sys.modules.pop("slowly_imported", None)
+        del builtins.look_while_importing  # type: ignore[attr-defined]
+    frames = [frame for frame in seen[0] if frame.file != __file__]
+    found = advice.advise(frames, False, False)
+    assert found.place.name == "main"
+    assert found.moves == "from slowly_imported import builtins"
+    assert found.text == "import it at the top of the module, before the loop runs"
+
+
+def test_of_several_calls_on_a_line_only_the_one_is_told(code: Code) -> None:
+    found = code.advice("async def main():\n    print(len([look(1)]))\n")
+    assert found.moves in ("look(1)", None)
+    if code._take is live and sys.version_info >= (3, 11):
+        assert found.moves == "look(1)"
+
+
+def test_a_library_that_calls_a_plain_function_is_not_to_be_changed(code: Code) -> None:
+    frames = code.stack("def main():\n    look(1)\n")
+    library = stack.Frame("/x/site-packages/lib.py", 3, "serve", "serve", is_async=True)
+    found = advice.advise([library, *frames], False, False)
+    assert found.place == frames[0]
+    assert "`offloop.run(look, 1)` returns a future at once" in found.text
+
+
+def test_a_library_that_blocks_in_its_own_coroutine_is_named_with_who_awaits_it() -> None:
+    own = stack.Frame("/home/user/app.py", 7, "handler", "handler", is_async=True)
+    library = stack.Frame("/x/site-packages/lib.py", 3, "get", "get", is_async=True)
+    found = advice.advise([own, library], False, False)
+    assert found.place == library
+    assert "it is in a library" in found.text
+    assert "your code awaits it at /home/user/app.py:7 in handler" in found.text
+
+
+def test_a_dump_is_read_back() -> None:
+    text = (
+        "Stack (most recent call first):\n"
+        '  File "/tmp/\\xfc\\u20ac b", line 12 in <lambda>\n'
+        '  File "a, line 3 in b", line ??? in c\n'
+        "  ...\n"
+    )
+    outer, inner = stack.of_dump(text)
+    assert (inner.file, inner.line, inner.name) == ("/tmp/ü€ b", 12, "<lambda>")
+    assert (outer.file, outer.line, outer.name) == ("a, line 3 in b", 0, "c")
+
+
+def test_a_file_that_is_gone_or_does_not_parse_has_no_calls(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("def f(:\n    look()\n")
+    for file in (str(broken), str(tmp_path / "gone.py"), "<stdin>"):
+        frame = stack.Frame(file, 2, "f", "f")
+        assert source.at(frame, None) is None
+        assert not source.is_async(frame)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("100ms", 0.1), ("0.5", 0.5), ("2s", 2.0), (" 1.5 S", 1.5), ("1ms", 0.001)]
+)
+def test_a_time_is_read(text: str, seconds: float) -> None:
+    assert start.seconds(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "s", "ms", "0", "-1s", "nan", "inf", "1m", "0.1ms"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        start.seconds(text)
+
+
+def test_a_report_says_all() -> None:
+    frame = stack.Frame("/home/user/app.py", 7, "Api.handler", "handler", is_async=True)
+    deep = stack.Frame("/home/user/db.py", 9, "query", "query")
+    stall = report.Stall(
+        late=0.1234,
+        cause="waits",
+        file=frame.file,
+        line=7,
+        function="Api.handler",
+        call="query(1)",
+        advice="`await offloop.run(query, 1)`",
+        task="Task-7",
+        callback="Api.handler",
+        thread="MainThread",
+        stack=(frame, deep),
+        deepest=deep,
+        count=4,
+    )
+    assert str(stall).splitlines() == [
+        "the event loop has stood still for 0.123 s: it waits in query(1)",
+        "  at      /home/user/app.py:7 in Api.handler",
+        "  task    'Task-7', coroutine Api.handler",
+        "  advice  `await offloop.run(query, 1)`",
+        "  deepest /home/user/db.py:9 in query",
+        "  count   the loop has stood still here 4 times by now",
+        "  stack of thread 'MainThread', most recent call last",
+        '    File "/home/user/app.py", line 7, in Api.handler',
+        '    File "/home/user/db.py", line 9, in query',
+    ]

@@ -1,0 +1,387 @@
+"""The watchdog in programs of their own: the environment variable, signals, forks, and the end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from support import scripts
+
+ROOT = Path(__file__).parents[2]
+LINE = (ROOT / "python" / "wheel" / "platlib" / "offloop_watch.pth").read_text()
+
+LOOPS = pytest.mark.parametrize(
+    "run", ["import asyncio; asyncio.run(main())", "import uvloop; uvloop.run(main())"]
+)
+
+
+def watched(
+    script: Path, value: str | None, *before: str
+) -> "subprocess.CompletedProcess[str]":
+    """Runs a program with the environment variable set."""
+    environment = scripts.environment()
+    environment.pop("OFFLOOP_WATCH", None)
+    if value is not None:
+        environment["OFFLOOP_WATCH"] = value
+    return subprocess.run(
+        [sys.executable, *before, script],
+        capture_output=True,
+        text=True,
+        timeout=scripts.HANG,
+        env=environment,
+    )
+
+
+STALL = """
+    import asyncio, time
+
+    async def main():
+        await asyncio.sleep(0.02)
+        time.sleep(0.3)
+        await asyncio.sleep(0.02)
+
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def has_start_line() -> None:
+    """The package's start line is there if it was installed as users install it."""
+    code = "import sys; sys.exit('offloop._watch.start' not in sys.modules)"
+    environment = {**os.environ, "OFFLOOP_WATCH": "0"}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0, (
+        "offloop_watch.pth is not in this environment: install the wheel"
+    )
+
+
+@LOOPS
+def test_the_variable_watches_a_program_that_knows_nothing_of_it(tmp_path: Path, run: str) -> None:
+    script = scripts.write(tmp_path / "script.py", textwrap.dedent(STALL) + run)
+    done = watched(script, "50ms")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the event loop has stood still") == 1
+    assert f"  at      {script}:6 in main\n" in done.stderr
+    assert "`await offloop.run(time.sleep, 0.3)`" in done.stderr
+
+
+@pytest.mark.parametrize("value", ["1", "0.05", "0.05s", " 50MS "])
+def test_the_variable_can_be_a_threshold(tmp_path: Path, value: str) -> None:
+    script = scripts.write(tmp_path / "script.py", textwrap.dedent(STALL) + "asyncio.run(main())")
+    assert "time.sleep(0.3)" in watched(script, value).stderr
+
+
+@pytest.mark.parametrize("value", [None, "", "0", "off", "10s"])
+def test_nothing_is_said_when_it_is_not_to_be(tmp_path: Path, value: str | None) -> None:
+    script = scripts.write(tmp_path / "script.py", textwrap.dedent(STALL) + "asyncio.run(main())")
+    done = watched(script, value)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_value_that_says_nothing_is_complained_of_and_no_more(tmp_path: Path) -> None:
+    script = scripts.write(tmp_path / "script.py", textwrap.dedent(STALL) + "asyncio.run(main())")
+    done = watched(script, "soon")
+    assert done.returncode == 0
+    [line] = done.stderr.splitlines()
+    assert line.startswith("offloop: OFFLOOP_WATCH is 'soon'")
+
+
+def test_without_the_variable_nothing_is_imported() -> None:
+    code = "import sys; sys.exit(any(name.partition('.')[0] == 'offloop' for name in sys.modules))"
+    environment = {key: value for key, value in os.environ.items() if key != "OFFLOOP_WATCH"}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+def test_uvloop_that_was_imported_before_is_watched_too(tmp_path: Path) -> None:
+    script = scripts.write(
+        tmp_path / "script.py",
+        """
+        import asyncio, time
+        import uvloop
+        import offloop
+
+        async def main():
+            await asyncio.sleep(0.02)
+            time.sleep(0.3)
+            await asyncio.sleep(0.02)
+
+        with offloop.watch(threshold=0.05):
+            uvloop.run(main())
+        """,
+    )
+    assert "`await offloop.run(time.sleep, 0.3)`" in watched(script, None).stderr
+
+
+# Nobody knows for how long this takes; it is killed.
+ENDLESS = """
+    import re
+    import offloop, asyncio
+
+    async def main():
+        await asyncio.sleep(0.1)
+        endless = re.compile("(a|a)*b")
+        print("now", flush=True)
+        endless.match("a" * 60)
+
+    {}
+"""
+
+
+@LOOPS
+def test_what_never_gives_the_interpreter_back_is_reported_to_stderr(
+    tmp_path: Path, run: str
+) -> None:
+    code = ENDLESS.format("with offloop.watch(threshold=0.05, stderr_after=0.3):\n        " + run)
+    program = scripts.start(scripts.write(tmp_path / "script.py", code))
+    assert program.stdout is not None and program.stderr is not None
+    try:
+        first = program.stderr.readline()
+        stack = program.stderr.readline() + program.stderr.readline()
+    finally:
+        program.kill()
+        program.communicate()
+    assert re.match(r"offloop.watch: an event loop has stood still for \d+\.\d s\. .*GIL", first)
+    assert f'File "{tmp_path / "script.py"}", line 9 in main' in stack
+
+
+def test_a_report_whose_handler_waits_for_the_loop_goes_to_stderr(tmp_path: Path) -> None:
+    script = scripts.write(
+        tmp_path / "script.py",
+        """
+        import asyncio, logging, threading, time
+        import offloop
+
+        class Slow(logging.Handler):
+            def emit(self, record):
+                time.sleep(2)  # in the handler's lock
+
+        async def main():
+            await asyncio.sleep(0.1)
+            logging.getLogger().warning("to the slow one")
+
+        logging.getLogger().addHandler(Slow())
+        with offloop.watch(threshold=0.05, stderr_after=0.3):
+            asyncio.run(main())
+        """,
+    )
+    done = watched(script, None)
+    assert "stood still" in done.stderr
+    assert 'logging.getLogger().warning("to the slow one")' in done.stderr
+
+
+def test_ctrl_c_ends_a_stalled_loop_as_ever(tmp_path: Path) -> None:
+    script = scripts.write(
+        tmp_path / "script.py",
+        """
+        import asyncio, time
+        import offloop
+
+        async def main():
+            with offloop.watch(threshold=0.05, logger=None, on_stall=lambda _: print("seen", flush=True)):
+                await asyncio.sleep(0.1)
+                time.sleep(60)
+
+        asyncio.run(main())
+        """,
+    )
+    program = scripts.start(script)
+    assert program.stdout is not None
+    assert program.stdout.readline() == "seen\n"
+    # The first one only cancels the main task, on Python 3.11 and later.
+    while program.poll() is None:
+        program.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    _, stderr = program.communicate(timeout=scripts.HANG)
+    assert program.returncode == -signal.SIGINT
+    assert "KeyboardInterrupt" in stderr
+
+
+def test_a_paused_process_is_not_a_stalled_loop(tmp_path: Path) -> None:
+    script = scripts.write(
+        tmp_path / "script.py",
+        """
+        import asyncio, sys
+        import offloop
+
+        async def main():
+            with offloop.watch(threshold=0.05, logger=None) as watch:
+                await asyncio.sleep(0.1)
+                print("ready", flush=True)
+                await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+                await asyncio.sleep(0.2)
+            print(len(watch.stalls))
+
+        asyncio.run(main())
+        """,
+    )
+    program = subprocess.Popen(
+        [sys.executable, script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=scripts.environment(),
+    )
+    with program:
+        assert program.stdin is not None and program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+        program.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, program.pid, os.WSTOPPED)
+        subprocess.run(["sleep", "0.5"], check=True)
+        program.send_signal(signal.SIGCONT)
+        assert program.communicate("go on\n", timeout=scripts.HANG)[0] == "0\n"
+
+
+FORKS = """
+    import asyncio, os, re, signal, sys, time, warnings
+    import offloop
+
+    warnings.simplefilter("ignore")  # of forks amid threads
+    seen = []
+
+    def handlers():
+        with open("/proc/self/status") as file:
+            caught = next(line.split()[1] for line in file if line.startswith("SigCgt"))
+        return int(caught, 16) >> signal.SIGRTMIN - 1  # the ones below come and go with threads
+
+    before = handlers()
+
+    async def stall():
+        await asyncio.sleep(0.1)
+        re.match("(a|a)*b", "a" * 22)
+        await asyncio.sleep(0.1)
+
+    async def main():
+        with offloop.watch(threshold=0.05, logger=None) as watch:
+            await asyncio.sleep(0.1)
+            assert handlers() != before
+            child = os.fork()
+            if not child:
+                # What is the parent's is not here.
+                assert handlers() == before, handlers()
+                time.sleep(0.3)
+                watch.stop()
+                assert watch.stalls == []
+                return 0
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert handlers() == before
+        return child
+
+    if asyncio.run(main()):
+        print("parent")
+    else:
+        with offloop.watch(threshold=0.05, logger=None) as watch:
+            asyncio.run(stall())
+        [place] = watch.stalls
+        assert place.function == "stall", place
+        print("child")
+"""
+
+
+def test_a_fork_watches_its_own_loops_and_the_signal_is_given_back(tmp_path: Path) -> None:
+    done = scripts.run(scripts.write(tmp_path / "script.py", FORKS))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["child", "parent"]
+
+
+def test_a_fork_of_a_watched_program_is_watched(tmp_path: Path) -> None:
+    script = scripts.write(
+        tmp_path / "script.py",
+        """
+        import asyncio, multiprocessing, time
+
+        async def main():
+            await asyncio.sleep(0.1)
+            time.sleep(0.3)
+            await asyncio.sleep(0.1)
+
+        def run():
+            asyncio.run(main())
+
+        if __name__ == "__main__":
+            run()
+            process = multiprocessing.get_context("fork").Process(target=run)
+            process.start()
+            process.join()
+        """,
+    )
+    assert watched(script, "50ms").stderr.count("the event loop has stood still") == 2
+
+
+def test_it_gets_along_with_faulthandler_and_a_signal_that_is_taken(tmp_path: Path) -> None:
+    script = scripts.write(
+        tmp_path / "script.py",
+        """
+        import asyncio, faulthandler, re, signal, sys
+        import offloop
+
+        faulthandler.enable()
+        faulthandler.register(signal.SIGUSR1, all_threads=False)
+        signal.signal(signal.SIGRTMAX, lambda *_: print("mine"))
+
+        async def main(**options):
+            with offloop.watch(threshold=0.05, logger=None, **options) as watch:
+                await asyncio.sleep(0.1)
+                re.match("(a|a)*b", "a" * 22)
+                await asyncio.sleep(0.1)
+            assert len(watch.stalls) == 1
+
+        asyncio.run(main())
+        asyncio.run(main(signal=signal.SIGRTMIN + 5))
+        assert signal.getsignal(signal.SIGRTMIN + 5) is signal.SIG_DFL
+        try:
+            asyncio.run(main(signal=signal.SIGRTMAX))
+        except ValueError as error:
+            print(error)
+        signal.raise_signal(signal.SIGRTMAX)
+        signal.raise_signal(signal.SIGUSR1)
+        """,
+    )
+    done = scripts.run("-X", "faulthandler", script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["signal 64 has a handler already", "mine"]
+    assert done.stderr.startswith("Stack (most recent call first)")
+
+
+def test_the_interpreter_exits_while_a_report_is_made(tmp_path: Path) -> None:
+    script = scripts.write(
+        tmp_path / "script.py",
+        """
+        import asyncio, sys, threading, time
+        import offloop
+
+        began = threading.Event()
+
+        def slow(stall):
+            began.set()
+            time.sleep(60)
+
+        async def main():
+            offloop.watch(threshold=0.05, on_stall=slow)
+            await asyncio.sleep(0.1)
+            began.wait(30)
+            sys.exit(7)
+
+        asyncio.run(main())
+        """,
+    )
+    assert scripts.run(script).returncode == 7
+
+
+def test_what_was_typed_in_has_lines_but_no_source() -> None:
+    code = """
+import asyncio, time, offloop
+async def main():
+    with offloop.watch(threshold=0.05):
+        await asyncio.sleep(0.1)
+        time.sleep(0.3)
+        await asyncio.sleep(0.1)
+asyncio.run(main())
+"""
+    done = scripts.run("-c", code)
+    assert "  at      <string>:6 in main" in done.stderr
+    assert "`await offloop.run(function)`" in done.stderr
