@@ -285,10 +285,15 @@ impl Listener {
         if speaks {
             self.speak(late, own.as_deref(), holder.as_ref());
         }
-        let mut state = self.post.state();
-        let mut notices = state.notices.iter_mut().rev();
-        if let Some(notice) = notices.find(|notice| notice.key == self.key && notice.kind == kind) {
-            (notice.stack, notice.holder) = (own, holder);
+        // All that is unread is about this one stall. What was found first of the loop is the cause; whoever has the
+        // interpreter may show later, on a machine with much to do.
+        for notice in self.post.state().notices.iter_mut().filter(|notice| notice.key == self.key) {
+            if notice.stack.is_none() {
+                notice.stack.clone_from(&own);
+            }
+            if notice.holder.is_none() {
+                notice.holder.clone_from(&holder);
+            }
         }
     }
 

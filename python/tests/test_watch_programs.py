@@ -372,16 +372,14 @@ def test_the_interpreter_exits_while_a_report_is_made(tmp_path: Path) -> None:
     assert scripts.run(script).returncode == 7
 
 
-def test_what_was_typed_in_has_lines_but_no_source() -> None:
+def test_what_has_no_source_has_lines() -> None:
     code = """
 import asyncio, time, offloop
-async def main():
-    with offloop.watch(threshold=0.05):
-        await asyncio.sleep(0.1)
-        time.sleep(0.3)
-        await asyncio.sleep(0.1)
-asyncio.run(main())
+code = compile("async def main():\\n  await asyncio.sleep(0.1)\\n  time.sleep(0.3)", "<typed>", "exec")
+exec(code)
+with offloop.watch(threshold=0.05):
+    asyncio.run(main())
 """
     done = scripts.run("-c", code)
-    assert "  at      <string>:6 in main" in done.stderr
+    assert "  at      <typed>:3 in main" in done.stderr
     assert "`await offloop.run(function)`" in done.stderr
