@@ -8,6 +8,8 @@
 
 The two executors are drop-ins for those of `concurrent.futures`. What they add: a crash costs one job and not the
 pool, jobs can be cancelled and limited, queues are bounded, large buffers travel without being copied.
+
+(To pytest, which finds a plugin here: PYTEST_DONT_REWRITE.)
 """
 
 from __future__ import annotations

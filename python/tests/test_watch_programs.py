@@ -44,7 +44,7 @@ STALL = """
 
     async def main():
         await asyncio.sleep(0.02)
-        time.sleep(0.3)
+        time.sleep(0.6)
         await asyncio.sleep(0.02)
 
 """
@@ -67,13 +67,13 @@ def test_the_variable_watches_a_program_that_knows_nothing_of_it(tmp_path: Path,
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("the event loop has stood still") == 1
     assert f"  at      {script}:6 in main\n" in done.stderr
-    assert "`await offloop.run(time.sleep, 0.3)`" in done.stderr
+    assert "`await offloop.run(time.sleep, 0.6)`" in done.stderr
 
 
 @pytest.mark.parametrize("value", ["1", "0.05", "0.05s", " 50MS "])
 def test_the_variable_can_be_a_threshold(tmp_path: Path, value: str) -> None:
     script = scripts.write(tmp_path / "script.py", textwrap.dedent(STALL) + "asyncio.run(main())")
-    assert "time.sleep(0.3)" in watched(script, value).stderr
+    assert "time.sleep(0.6)" in watched(script, value).stderr
 
 
 @pytest.mark.parametrize("value", [None, "", "0", "off", "10s"])
@@ -107,14 +107,14 @@ def test_uvloop_that_was_imported_before_is_watched_too(tmp_path: Path) -> None:
 
         async def main():
             await asyncio.sleep(0.02)
-            time.sleep(0.3)
+            time.sleep(0.6)
             await asyncio.sleep(0.02)
 
         with offloop.watch(threshold=0.05):
             uvloop.run(main())
         """,
     )
-    assert "`await offloop.run(time.sleep, 0.3)`" in watched(script, None).stderr
+    assert "`await offloop.run(time.sleep, 0.6)`" in watched(script, None).stderr
 
 
 # Nobody knows for how long this takes; it is killed.
@@ -263,7 +263,7 @@ FORKS = """
             if not child:
                 # What is the parent's is not here.
                 assert handlers() == before, handlers()
-                time.sleep(0.3)
+                time.sleep(0.6)
                 watch.stop()
                 assert watch.stalls == []
                 return 0
@@ -296,7 +296,7 @@ def test_a_fork_of_a_watched_program_is_watched(tmp_path: Path) -> None:
 
         async def main():
             await asyncio.sleep(0.1)
-            time.sleep(0.3)
+            time.sleep(0.6)
             await asyncio.sleep(0.1)
 
         def run():
@@ -375,7 +375,7 @@ def test_the_interpreter_exits_while_a_report_is_made(tmp_path: Path) -> None:
 def test_what_has_no_source_has_lines() -> None:
     code = """
 import asyncio, time, offloop
-code = compile("async def main():\\n  await asyncio.sleep(0.1)\\n  time.sleep(0.3)", "<typed>", "exec")
+code = compile("async def main():\\n  await asyncio.sleep(0.1)\\n  time.sleep(0.6)", "<typed>", "exec")
 exec(code)
 with offloop.watch(threshold=0.05):
     asyncio.run(main())
@@ -383,3 +383,18 @@ with offloop.watch(threshold=0.05):
     done = scripts.run("-c", code)
     assert "  at      <typed>:3 in main" in done.stderr
     assert "`await offloop.run(function)`" in done.stderr
+
+
+def test_the_example_names_all_four_lines() -> None:
+    example = ROOT / "python" / "examples" / "watchdog.py"
+    done = scripts.run(example)
+    assert done.returncode == 0, done.stderr
+    for advice in (
+        "await offloop.run(time.sleep, 0.5)",
+        "await offloop.run_cpu(json.loads, text)",
+        "await offloop.run_cpu(matches, text)",
+        "await offloop.run(connection.recv, 100)",
+    ):
+        assert f"  advice  `{advice}`" in done.stdout
+    _, summary = done.stdout.split("in all:\n")
+    assert len(summary.splitlines()) == 4

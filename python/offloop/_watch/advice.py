@@ -24,15 +24,18 @@ class Advice(NamedTuple):
     """What to do."""
 
 
-def advise(stack: Sequence[Frame], computes: bool, is_detached: bool) -> Advice:
+def advise(
+    stack: Sequence[Frame], computes: bool, is_detached: bool = False, goes_on: bool = False
+) -> Advice:
     """What to move in a loop's callback or task that does not come back: its frames, the outermost first.
 
-    `computes`: it needs a core meanwhile, and does not wait; `is_detached`: and leaves the interpreter to others.
+    `computes`: it needs a core meanwhile, and does not wait; `is_detached`: and leaves the interpreter to others;
+    `goes_on`: the line itself was seen to change, so it is no single call.
     """
-    at, can_await = _culprit(stack)
+    at, can_await = culprit(stack)
     place = stack[at]
     inner = stack[at + 1] if at + 1 < len(stack) else None
-    found = source.at(place, inner)
+    found = None if goes_on else source.at(place, inner)
     runner = "run_cpu" if computes and not is_detached else "run"
     if isinstance(found, Import):
         return Advice(
@@ -71,7 +74,7 @@ def deepest(stack: Sequence[Frame], place: Frame) -> Frame | None:
     return own if own is not None and (own.file, own.line) != (place.file, place.line) else None
 
 
-def _culprit(stack: Sequence[Frame]) -> tuple[int, bool]:
+def culprit(stack: Sequence[Frame]) -> tuple[int, bool]:
     """The frame whose call is to be moved, and whether it can await.
 
     One can only await in a coroutine: so it is the call that the innermost one makes, however deep that goes. If

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .._offloop import Notice, Pulse, cpu_clocks
 from . import station
-from .advice import Advice, advise, deepest
+from .advice import Advice, advise, culprit, deepest
 from .report import Cause, Stall, StallSummary
 from .source import is_async
 from .stack import Frame, of_dump, of_frame, of_frames
@@ -28,6 +28,10 @@ GRACE = 0.03
 
 _WINDOW = 0.02
 """Seconds for which is looked at which thread uses the cores."""
+
+_LOOKS = 3
+_BETWEEN = 0.003
+"""Seconds."""
 
 _NEVER = 1e9
 
@@ -202,8 +206,11 @@ class WatchedLoop:
             return
         task, callback = self._called(loop, look) if is_fresh else (None, None)
         name = _thread_name(self._pulse.thread[0])
-        detached = computes and notice.stack is None and is_fresh and self._pulse.computes_detached()
-        advice = advise(look.stack, computes, detached)
+        if computes and look is live:
+            detached, goes_on = self._pulse.computes_detached(), self._goes_on(look.stack)
+        else:
+            detached = goes_on = False
+        advice = advise(look.stack, computes, detached, goes_on)
         self._report(notice, cause, look.stack, name, advice, task, callback)
 
     def _report(
@@ -261,6 +268,21 @@ class WatchedLoop:
             self._watch.logger.info(
                 "the event loop goes on after %.3g s: %s", seconds, summary.place
             )
+
+    def _goes_on(self, stack: list[Frame]) -> bool:
+        """Whether the line that is to be changed is not that of one long call, but one of many."""
+        at, _ = culprit(stack)
+        for _ in range(_LOOKS):
+            time.sleep(_BETWEEN)
+            again = self._live() if self._is_late() else None
+            if again is None or again.stack[:at] != stack[:at] or len(again.stack) <= at:
+                break
+            then, now = stack[at], again.stack[at]
+            if then.function != now.function:
+                break
+            if (then.line, then.span) != (now.line, now.span):
+                return True
+        return False
 
     def _silence(self) -> float:
         """For how long the loop has been silent in this stall, or was in the one that has just ended."""
@@ -366,7 +388,7 @@ class WatchedLoop:
 def _advise_holder(holder: _Holder) -> Advice:
     own = next((frame for frame in reversed(holder.stack) if not frame.is_library), None)
     place = own or (holder.stack[-1] if holder.stack else Frame("?", 0, "?", "?"))
-    moved = advise([place], True, False)
+    moved = advise([place], True)
     text = (
         "nothing else can run in this process meanwhile; let a process compute it "
         "(`offloop.run_cpu`, `offloop.ProcessPoolExecutor`), or code that releases the interpreter"

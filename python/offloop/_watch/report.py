@@ -48,11 +48,12 @@ class Stall:
 
     def __str__(self) -> str:
         does = {
-            "waits": "it waits in",
-            "computes": "it computes in",
-            "interpreter": f"it waits for the interpreter, which thread {self.thread!r} has in",
+            "waits": "it waits",
+            "computes": "it computes",
+            "interpreter": f"it waits for the interpreter, which thread {self.thread!r} has",
         }[self.cause]
-        lines = [f"the event loop has stood still for {self.late:.3g} s: {does} {self.call or 'the line'}"]
+        where = "" if self.call is None else f" in {self.call}"
+        lines = [f"the event loop has stood still for {self.late:.3g} s: {does}{where}"]
         lines.append(f"  at      {self.place}")
         if self.task is not None:
             lines.append(f"  task    {self.task!r}, coroutine {self.callback}")

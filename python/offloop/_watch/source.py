@@ -189,8 +189,10 @@ def _in_loop(function: _Function, line: int, call: ast.Call) -> bool:
     text = ast.unparse(call)
     for node in _own_nodes(function):
         repeated: list[ast.AST]
-        if isinstance(node, ast.For | ast.AsyncFor | ast.While):
+        if isinstance(node, ast.For | ast.AsyncFor):
             repeated = [*node.body]
+        elif isinstance(node, ast.While):
+            repeated = [node.test, *node.body]
         elif isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp):
             repeated = [node.elt]
         elif isinstance(node, ast.DictComp):

@@ -177,7 +177,7 @@ fn bench_smoke_python() -> Plan {
 
 fn examples_python() -> Plan {
     in_python(Interpreter::preferred().map(Interpreter::for_tests), |environment| {
-        ["quickstart", "json_keys", "blocking_connector"]
+        ["quickstart", "json_keys", "blocking_connector", "watchdog"]
             .map(|name| environment.python(&format!("python/examples/{name}.py")))
             .into()
     })
