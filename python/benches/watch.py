@@ -3,9 +3,10 @@
     python python/benches/watch.py              # two minutes; figures to quote
     python python/benches/watch.py --quick      # some seconds; figures to distrust
 
-Each figure is that of a process of its own: the CPU time of all its threads over the time that passes, in percent of
-one core. Watched and unwatched take turns, and what is printed is the median of the rounds. The loop is idle, or has a
-steady load: 20 callbacks each millisecond, each of which computes a little.
+Each figure is that of a process of its own: the CPU time of all its threads over the time that
+passes, in percent of one core. Watched and unwatched take turns, and what is printed is the median
+of the rounds. The loop is idle, or has a steady load: 20 callbacks each millisecond, each of which
+computes a little.
 """
 
 from __future__ import annotations

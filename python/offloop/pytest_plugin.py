@@ -3,11 +3,13 @@
     pytest --fail-on-stall            # for 100 ms
     pytest --fail-on-stall=50ms
 
-or `fail_on_stall = 50ms` in pytest's configuration. `@pytest.mark.stall_threshold(0.5)` sets another threshold (in
-seconds, or as `"500ms"`) for a test, `@pytest.mark.allow_stalls` none. It watches whatever loop runs during the test
-and its fixtures, in any thread, made by whomever: `asyncio.run`, uvloop, pytest-asyncio, anyio.
+or `fail_on_stall = 50ms` in pytest's configuration. `@pytest.mark.stall_threshold(0.5)` sets
+another threshold (in seconds, or as `"500ms"`) for a test, `@pytest.mark.allow_stalls` none. It
+watches whatever loop runs during the test and its fixtures, in any thread, made by whomever:
+`asyncio.run`, uvloop, pytest-asyncio, anyio.
 
-pytest finds this by itself where offloop is installed. If it isn't asked for, nothing of offloop is imported.
+pytest finds this by itself where offloop is installed. If it isn't asked for, nothing of offloop is
+imported.
 """
 # PYTEST_DONT_REWRITE
 
@@ -51,7 +53,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "stall_threshold(time): with --fail-on-stall, for how long event loops may stand still in this test",
+        "stall_threshold(time): with --fail-on-stall, how long loops may stand still in this test",
     )
     config.addinivalue_line(
         "markers", "allow_stalls: with --fail-on-stall, event loops may stand still in this test"

@@ -210,12 +210,14 @@ def test_what_is_no_call_is_to_become_one(code: Code) -> None:
 
 
 def test_an_import_is_to_be_at_the_top(code: Code, tmp_path: Path) -> None:
-    (tmp_path / "slowly_imported.py").write_text("import builtins\nbuiltins.look_while_importing()\n")
+    (tmp_path / "slowly_imported.py").write_text(
+        "import builtins\nbuiltins.look_while_importing()\n"
+    )
     import builtins
 
     seen: list[list[stack.Frame]] = []
     below = sys._getframe()
-    builtins.look_while_importing = lambda: seen.append(code._take(below))  # type: ignore[attr-defined]
+    vars(builtins)["look_while_importing"] = lambda: seen.append(code._take(below))
     path = tmp_path / "user.py"
     path.write_text("async def main():\n    from slowly_imported import builtins\n")
     scope: dict[str, Any] = {}
@@ -226,7 +228,7 @@ def test_an_import_is_to_be_at_the_top(code: Code, tmp_path: Path) -> None:
     finally:
         sys.path.remove(str(tmp_path))
         sys.modules.pop("slowly_imported", None)
-        del builtins.look_while_importing  # type: ignore[attr-defined]
+        del vars(builtins)["look_while_importing"]
     frames = [frame for frame in seen[0] if frame.file != __file__]
     found = advice.advise(frames, False, False)
     assert found.place.name == "main"
@@ -280,7 +282,8 @@ def test_a_file_that_is_gone_or_does_not_parse_has_no_calls(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("100ms", 0.1), ("0.5", 0.5), ("2s", 2.0), (" 1.5 S", 1.5), ("1ms", 0.001)]
+    ("text", "seconds"),
+    [("100ms", 0.1), ("0.5", 0.5), ("2s", 2.0), (" 1.5 S", 1.5), ("1ms", 0.001)],
 )
 def test_a_time_is_read(text: str, seconds: float) -> None:
     assert start.seconds(text) == pytest.approx(seconds)

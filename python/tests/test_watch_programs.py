@@ -22,9 +22,7 @@ LOOPS = pytest.mark.parametrize(
 )
 
 
-def watched(
-    script: Path, value: str | None, *before: str
-) -> "subprocess.CompletedProcess[str]":
+def watched(script: Path, value: str | None, *before: str) -> "subprocess.CompletedProcess[str]":
     """Runs a program with the environment variable set."""
     environment = scripts.environment()
     environment.pop("OFFLOOP_WATCH", None)
@@ -181,8 +179,11 @@ def test_ctrl_c_ends_a_stalled_loop_as_ever(tmp_path: Path) -> None:
         import asyncio, time
         import offloop
 
+        def say(stall):
+            print("seen", flush=True)
+
         async def main():
-            with offloop.watch(threshold=0.05, logger=None, on_stall=lambda _: print("seen", flush=True)):
+            with offloop.watch(threshold=0.05, logger=None, on_stall=say):
                 await asyncio.sleep(0.1)
                 time.sleep(60)
 
@@ -375,8 +376,8 @@ def test_the_interpreter_exits_while_a_report_is_made(tmp_path: Path) -> None:
 def test_what_has_no_source_has_lines() -> None:
     code = """
 import asyncio, time, offloop
-code = compile("async def main():\\n  await asyncio.sleep(0.1)\\n  time.sleep(0.6)", "<typed>", "exec")
-exec(code)
+lines = ["async def main():", "  await asyncio.sleep(0.1)", "  time.sleep(0.6)"]
+exec(compile("\\n".join(lines), "<typed>", "exec"))
 with offloop.watch(threshold=0.05):
     asyncio.run(main())
 """

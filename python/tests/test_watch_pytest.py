@@ -14,7 +14,7 @@ HANG = 80.0
 
 
 def run(directory: Path, code: str, *options: str, ini: str = "") -> "dict[str, str]":
-    """Runs pytest on a file of tests. Returns each test's outcome, and under "" all that was said."""
+    """Runs pytest on a file of tests. Returns each test's outcome, and under "" what was said."""
     (directory / "pytest.ini").write_text(
         "[pytest]\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = error\n" + ini
     )

@@ -1,4 +1,4 @@
-"""The watchdog: notices that an event loop stands still while it does, and says which line to move off it.
+"""The watchdog: notices that a loop stands still while it does, and says what to move off it.
 
 - `watch.py`: what users hold, and what it has counted.
 - `loops.py`: one loop, its beats, and a look at it when those fail to come.

@@ -27,10 +27,12 @@ class Advice(NamedTuple):
 def advise(
     stack: Sequence[Frame], computes: bool, is_detached: bool = False, goes_on: bool = False
 ) -> Advice:
-    """What to move in a loop's callback or task that does not come back: its frames, the outermost first.
+    """What to move in a callback or task that does not come back.
 
-    `computes`: it needs a core meanwhile, and does not wait; `is_detached`: and leaves the interpreter to others;
-    `goes_on`: the line itself was seen to change, so it is no single call.
+    `stack`: its frames, the outermost first.
+
+    `computes`: it needs a core meanwhile, and does not wait; `is_detached`: and leaves the
+    interpreter to others; `goes_on`: the line itself was seen to change, so it is no single call.
     """
     at, can_await = culprit(stack)
     place = stack[at]
@@ -38,9 +40,7 @@ def advise(
     found = None if goes_on else source.at(place, inner)
     runner = "run_cpu" if computes and not is_detached else "run"
     if isinstance(found, Import):
-        return Advice(
-            place, found.text, "import it at the top of the module, before the loop runs"
-        )
+        return Advice(place, found.text, "import it at the top of the module, before the loop runs")
     if isinstance(found, Call) and not found.is_portable and runner == "run_cpu":
         found = None
     if isinstance(found, Call):
@@ -77,8 +77,9 @@ def deepest(stack: Sequence[Frame], place: Frame) -> Frame | None:
 def culprit(stack: Sequence[Frame]) -> tuple[int, bool]:
     """The frame whose call is to be moved, and whether it can await.
 
-    One can only await in a coroutine: so it is the call that the innermost one makes, however deep that goes. If
-    that one is in a library, it is what the user's function does that the library calls.
+    One can only await in a coroutine: so it is the call that the innermost one makes, however deep
+    that goes. If that one is in a library, it is what the user's function does that the library
+    calls.
     """
     coroutine = next((at for at in reversed(range(len(stack))) if source.is_async(stack[at])), None)
     if coroutine is not None and not stack[coroutine].is_library:

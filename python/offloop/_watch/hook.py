@@ -1,10 +1,12 @@
 """Tells of each event loop that starts to run, and that it has ended.
 
 All loops, of whatever make, call `asyncio._set_running_loop` as they begin and end to run, or
-`asyncio.get_running_loop` would not work in them. So that function is what we put ours around. uvloop keeps the one
-that was there when it was imported; if that was before, its `run_forever` is ours.
+`asyncio.get_running_loop` would not work in them. So that function is what we put ours around.
+uvloop keeps the one that was there when it was imported; if that was before, its `run_forever` is
+ours.
 
-This is imported as the interpreter starts if the environment variable is set, and so imports little.
+This is imported as the interpreter starts if the environment variable is set, and so imports
+little.
 """
 
 from __future__ import annotations
@@ -48,7 +50,10 @@ def remove(listener: Listener) -> None:
 
 
 def install() -> None:
-    """Begins to look at which loops run. There is no way back: others may have put theirs around ours."""
+    """Begins to look at which loops run.
+
+    There is no way back: others may have put theirs around ours.
+    """
     global _is_installed
     if _is_installed:
         return

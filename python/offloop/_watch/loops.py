@@ -13,7 +13,7 @@ from collections import Counter
 from types import CodeType
 from typing import TYPE_CHECKING, NamedTuple
 
-from .._offloop import Notice, Pulse, cpu_clocks
+from .._offloop import Notice, Pulse, Stacks, cpu_clocks
 from . import station
 from .advice import Advice, advise, culprit, deepest
 from .report import Cause, Stall, StallSummary
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .watch import Watch
 
 GRACE = 0.03
-"""Seconds that the reporter may take to get the interpreter: Python code hands it over after 5 ms."""
+"""Seconds to get the interpreter in: Python code hands it over after 5 ms."""
 
 _WINDOW = 0.02
 """Seconds for which is looked at which thread uses the cores."""
@@ -89,10 +89,11 @@ class WatchedLoop:
         self._base: CodeType | None = None
         self._episode: _Episode | None = None
         self._has_ended = False
-        self._stacks = station.stacks(watch.signal)
         self._station, self._key = station.enter(self)
+        self._stacks: Stacks | None = None
         mute = _NEVER if watch.stderr_after is None else watch.stderr_after
         try:
+            self._stacks = station.stacks(watch.signal)
             self._pulse = Pulse(
                 self._station.post, self._key, watch.threshold, GRACE, mute, self._stacks
             )
@@ -156,8 +157,8 @@ class WatchedLoop:
         """What is below the task that runs here is below all that the loop calls."""
         task = asyncio.current_task(loop)
         outermost = getattr(task.get_coro(), "cr_frame", None) if task is not None else None
-        frames = of_frames(sys._getframe())
-        if outermost in frames[1:]:
+        frames = of_frames(sys._getframe(1))  # its own would hold itself
+        if outermost in frames:
             self._depth = frames.index(outermost)
             self._base = frames[self._depth - 1].f_code
 
@@ -285,7 +286,7 @@ class WatchedLoop:
         return False
 
     def _silence(self) -> float:
-        """For how long the loop has been silent in this stall, or was in the one that has just ended."""
+        """For how long the loop has been silent in this stall, or was in the last one."""
         return (self._pulse.age() or 0.0) if self._is_late() else self._pulse.silence()
 
     def _is_late(self) -> bool:
@@ -327,7 +328,9 @@ class WatchedLoop:
                     stack[alike] = now._replace(line=then.line, calls=None, span=None)
                     break
                 # It is at the same call as then if that has not come back, as far as can be seen.
-                is_same = len(live.stack) == len(stack) or alike + 1 < len(live.stack)
+                is_same = alike + 1 < len(live.stack) or (
+                    len(live.stack) == len(stack) and now.calls
+                )
                 stack[alike] = now if is_same else now._replace(calls=None, span=None)
                 alike += 1
         return _Look(stack, bool(stack))
@@ -400,7 +403,9 @@ def _advise_builtin(place: Frame, callback: str, computes: bool) -> Advice:
     """For what the loop calls directly, and has no frame."""
     runner = "run_cpu" if computes else "run"
     return Advice(
-        place, callback, f"`offloop.{runner}({callback}, ...)` returns a future at once, and takes its place"
+        place,
+        callback,
+        f"`offloop.{runner}({callback}, ...)` returns a future at once, and takes its place",
     )
 
 

@@ -17,7 +17,7 @@ class Stall:
     late: float
     """For how many seconds the loop has stood still, so far."""
     cause: Cause
-    """The loop's thread waits for something, computes, or waits for the interpreter, which another thread has."""
+    """It waits for something, computes, or waits for the interpreter, which another thread has."""
     file: str
     """Where the line stands that is to be changed."""
     line: int
@@ -25,7 +25,7 @@ class Stall:
     function: str
     """The function that it is in."""
     call: str | None
-    """What to move off the loop, as it is written there; None if that cannot be told from what is beside it."""
+    """What to move, as it is written there; None if that cannot be told from what is beside it."""
     advice: str
     """What to do."""
     task: str | None
@@ -33,9 +33,9 @@ class Stall:
     callback: str | None
     """The coroutine of the task, or the callback that the loop has called."""
     thread: str
-    """The name of the thread to which `stack` belongs: the loop's, or that which has the interpreter."""
+    """The name of the thread to which `stack` belongs: the loop's, or who has the interpreter."""
     stack: tuple[Frame, ...]
-    """The lines of that thread, the innermost last; of the loop's thread those that the loop has called."""
+    """Its lines, the innermost last; of the loop's thread only what the loop has called."""
     deepest: Frame | None
     """The innermost line of the user's own, if that is not the one to change."""
     count: int

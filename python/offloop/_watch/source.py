@@ -32,7 +32,7 @@ class Import(NamedTuple):
 
 
 def at(frame: Frame, inner: Frame | None) -> Call | Import | None:
-    """The call that a frame is at. None if that is something else, or cannot be told from others beside it.
+    """The call that a frame is at; None if it is at something else, or at one of several calls.
 
     `inner` is the frame of what it has called, if there is one.
     """
@@ -75,7 +75,9 @@ def _cut(frame: Frame) -> str | None:
     """The text of a frame's expression."""
     span = frame.span
     assert span is not None
-    lines = [line.encode() for line in linecache.getlines(frame.file)[span.line - 1 : span.end_line]]
+    lines = [
+        line.encode() for line in linecache.getlines(frame.file)[span.line - 1 : span.end_line]
+    ]
     if len(lines) != span.end_line - span.line + 1:
         return None
     lines[-1] = lines[-1][: span.end_column]
@@ -99,7 +101,8 @@ def _likely(frame: Frame, inner: Frame | None) -> Call | Import | None:
     for node in nodes:
         if not frame.calls and isinstance(node, ast.Import | ast.ImportFrom):
             return Import(ast.unparse(node))
-    # A frame's line is that of the instruction, which is where the call begins or its last name stands.
+    # A frame's line is that of the instruction, which is where the call begins or its last name
+    # stands.
     calls = [node for node in nodes if isinstance(node, ast.Call)]
     calls = [
         node for node in calls if line in (node.lineno, node.func.end_lineno, node.func.lineno)
@@ -169,7 +172,9 @@ def _by_indent(lines: list[str], frame: Frame) -> tuple[_Function, int, str] | N
         [node] = ast.parse(source).body
     except (SyntaxError, ValueError):
         return None
-    return (node, begin, source) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else None
+    return (
+        (node, begin, source) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else None
+    )
 
 
 def _own_nodes(function: ast.AST) -> list[ast.AST]:
@@ -201,7 +206,11 @@ def _in_loop(function: _Function, line: int, call: ast.Call) -> bool:
             continue
         for part in repeated:
             for inner in (part, *_own_nodes(part)):
-                if isinstance(inner, ast.Call) and inner.lineno == line and ast.unparse(inner) == text:
+                if (
+                    isinstance(inner, ast.Call)
+                    and inner.lineno == line
+                    and ast.unparse(inner) == text
+                ):
                     return True
     return False
 
@@ -219,7 +228,9 @@ def _written(node: ast.Call, source: str, in_loop: bool) -> Call | None:
 
     arguments = [text(argument) for argument in node.args]
     for keyword in node.keywords:
-        arguments.append(f"{keyword.arg}={text(keyword.value)}" if keyword.arg else f"**{text(keyword.value)}")
+        arguments.append(
+            f"{keyword.arg}={text(keyword.value)}" if keyword.arg else f"**{text(keyword.value)}"
+        )
     parts = [*node.args, *(keyword.value for keyword in node.keywords)]
     is_portable = not any(isinstance(part, ast.GeneratorExp | ast.Lambda) for part in parts)
     return Call(text(node.func), tuple(arguments), in_loop, is_portable)

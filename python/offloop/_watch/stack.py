@@ -57,7 +57,7 @@ class Frame(NamedTuple):
 
     @property
     def is_library(self) -> bool:
-        """Whether it is code that comes from elsewhere: the standard library, or what was installed."""
+        """Whether it comes from elsewhere: from the standard library, or was installed."""
         return is_library(self.file)
 
 
@@ -97,7 +97,7 @@ _LINE = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
 
 
 def of_dump(text: str) -> list[Frame]:
-    """What `faulthandler` has written of one thread, the outermost first. It writes 100 frames at most."""
+    """What `faulthandler` has written of one thread, 100 frames at most; the outermost first."""
     frames: list[Frame] = []
     for line in text.splitlines():
         if match := _LINE.fullmatch(line):

@@ -1,7 +1,7 @@
-"""`OFFLOOP_WATCH=1` or `OFFLOOP_WATCH=50ms` watches all event loops of a program whose code knows nothing of it.
+"""`OFFLOOP_WATCH=1` or `OFFLOOP_WATCH=50ms` watches all loops of any program.
 
-A line in `offloop_watch.pth`, which is installed beside the package, calls `from_environment` as the interpreter
-starts, if the variable is set. So this imports little.
+A line in `offloop_watch.pth`, which is installed beside the package, calls `from_environment` as
+the interpreter starts, if the variable is set. So this imports little.
 """
 
 from __future__ import annotations

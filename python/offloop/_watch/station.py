@@ -1,9 +1,10 @@
-"""The thread that reports, and the signal: one of each for all watches, and only while there are any."""
+"""The thread that reports, and the signal: one of each, and only while there are watches."""
 
 from __future__ import annotations
 
 import atexit
 import itertools
+import logging
 import os
 import threading
 from typing import TYPE_CHECKING, Literal
@@ -55,8 +56,12 @@ class Station:
 
     def _tell(self, notice: Notice) -> None:
         # In a function of its own, so that nothing of a loop is kept while there is nothing to do.
-        if (loop := self._loops.get(notice.key)) is not None:
+        if (loop := self._loops.get(notice.key)) is None:
+            return
+        try:
             loop.hear(notice)
+        except Exception:
+            logging.getLogger("offloop.watch").exception("a stall could not be reported")
 
     def add(self, loop: WatchedLoop) -> int:
         key = next(self._keys)

@@ -123,7 +123,7 @@ class Watch:
             self.logger.warning("%s", stall, extra={"stall": stall})
 
     def forget(self) -> None:
-        """In a child made by fork(), where nothing watches any more; loops that it starts are watched again."""
+        """In a child made by fork(): nothing watches there; loops that it starts are watched."""
         self._lock = threading.Lock()
         self._loops = {}
 
@@ -148,29 +148,32 @@ def watch(
     signal: Signal = "auto",
     stderr_after: float | None = 1.0,
 ) -> Watch:
-    """Reports when an event loop stands still, while it does: where, for how long so far, and what to do about it.
+    """Reports when an event loop stands still, while it does: where, and what to do about it.
 
         with offloop.watch(threshold=0.05):
             ...
 
-    The watch begins at once, and ends with the block or with `stop()`. Its `stalls` tell by place what there was.
+    The watch begins at once, and ends with the block or with `stop()`. Its `stalls` tell by place
+    what there was.
 
-    loop: which one. Without it the one that is running here, and if none is, each that starts to run from now on,
-    in any thread.
+    loop: which one. Without it the one that is running here, and if none is, each that starts to
+    run from now on, in any thread.
 
     threshold: seconds that its next turn may be late.
 
-    on_stall: called with a `Stall`, on a thread of the watch; what it raises is logged. A place is reported when it
-    is first seen, and then at its 2nd, 4th, 8th, ... stall; a long stall again when it is ten times as long.
+    on_stall: called with a `Stall`, on a thread of the watch; what it raises is logged. A place is
+    reported when it is first seen, and then at its 2nd, 4th, 8th, ... stall; a long stall again
+    when it is ten times as long.
 
-    logger: where the reports go as warnings, with the `Stall` as the record's `stall`; None: nowhere.
+    logger: where the reports go as warnings, with the `Stall` as the record's `stall`; None:
+    nowhere.
 
-    signal: a call that keeps the interpreter to itself (a regular expression, `json.loads`) can only be seen with a
-    signal, at which the loop's thread writes its own stack down. "auto" takes the highest real-time signal that has
-    no handler; None: no signal.
+    signal: a call that keeps the interpreter to itself (a regular expression, `json.loads`) can
+    only be seen with a signal, at which the loop's thread writes its own stack down. "auto" takes
+    the highest real-time signal that has no handler; None: no signal.
 
-    stderr_after: seconds after which, if nothing can be reported as the interpreter is not to be had, a short report
-    goes straight to the standard error; None: never.
+    stderr_after: seconds after which, if nothing can be reported as the interpreter is not to be
+    had, a short report goes straight to the standard error; None: never.
     """
     if loop is None and (loop := asyncio._get_running_loop()) is None:
         watch = Watch(None, threshold, on_stall, logger, signal, stderr_after)
