@@ -8,6 +8,7 @@ import json
 import linecache
 import logging
 import re
+import signal
 import socket
 import threading
 import time
@@ -19,6 +20,7 @@ import pytest
 import uvloop
 
 import offloop
+from offloop._offloop import Stacks
 
 THRESHOLD = 0.05
 HANG = 60.0
@@ -540,29 +542,57 @@ def test_async_with_does_the_same(run: Run) -> None:
     assert line(reports.one) == "reports.came.wait(HANG)"
 
 
-def test_nothing_of_the_stalled_code_is_kept() -> None:
+def test_nothing_of_the_watched_code_is_kept() -> None:
     class Kept:
         pass
 
     seen: list[weakref.ref[Kept]] = []
-
-    async def main() -> None:
-        kept = Kept()
-        seen.append(weakref.ref(kept))
-        reports.came.wait(HANG)
-
     reports = Reports()
 
-    async def around() -> None:
-        watch = await watched(main, reports, logger=None)
-        assert watch.stalls
-        assert seen[0]() is None
+    def look() -> Kept:
+        kept = Kept()
+        seen.append(weakref.ref(kept))
+        return kept
+
+    async def main() -> None:
+        _here = look()
+        reports.came.wait(HANG)
+
+    async def around() -> offloop.Watch:
+        _here = look()
+        return await watched(main, reports, logger=None)
 
     gc.disable()
     try:
-        asyncio.run(around())
+        watch = asyncio.run(around())
+        assert watch.stalls
+        assert [kept() for kept in seen] == [None, None]
     finally:
         gc.enable()
+
+
+def test_a_thread_writes_its_own_stack_down() -> None:
+    stacks = Stacks(None)
+    here = threading.get_native_id()
+    try:
+        text = stacks.take(here)
+        assert text is not None
+        assert text.startswith("Stack (most recent call first):\n")
+        assert f'File "{__file__}"' in text.splitlines()[1]
+        assert "test_a_thread_writes_its_own_stack_down" in text.splitlines()[1]
+        signal.pthread_sigmask(signal.SIG_BLOCK, [stacks.signal])
+        assert stacks.take(here) is None
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [stacks.signal])
+        assert stacks.take(here) is not None
+        thread = threading.Thread(target=lambda: None)
+        thread.start()
+        thread.join()
+        assert thread.native_id is not None
+        assert stacks.take(thread.native_id) is None
+    finally:
+        stacks.close()
+    assert stacks.take(here) is None
+    assert signal.getsignal(stacks.signal) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize("threshold", [0, -1, float("nan"), float("inf")])

@@ -159,7 +159,8 @@ def watch(
     loop: which one. Without it the one that is running here, and if none is, each that starts to
     run from now on, in any thread.
 
-    threshold: seconds that its next turn may be late.
+    threshold: seconds that its next turn may be late. The loop wakes four times in each to say that
+    it comes round, for some microseconds, and waits for nobody.
 
     on_stall: called with a `Stall`, on a thread of the watch; what it raises is logged. A place is
     reported when it is first seen, and then at its 2nd, 4th, 8th, ... stall; a long stall again
