@@ -11,6 +11,7 @@ use crate::plan::{self, Line, cargo};
 use crate::python::Interpreter;
 
 const PAGE: &str = "docs/benchmarks.md";
+const PLOT: &str = "docs/lateness.svg";
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -19,7 +20,7 @@ pub(crate) struct Arguments {
     /// A smoke run: seconds instead of minutes, and figures to distrust.
     #[arg(long)]
     quick: bool,
-    /// Put the table into docs/benchmarks.md.
+    /// Put the table into docs/benchmarks.md, and the plot beside it.
     #[arg(long)]
     write: bool,
 }
@@ -36,6 +37,8 @@ enum Bench {
     Watch,
     /// The Python executors beside the standard library's, anyio's, loky, pebble and others.
     Python,
+    /// How late a loop is with its service's work on it, in threads, and with offloop; with a plot.
+    Lateness,
 }
 
 impl Bench {
@@ -47,6 +50,7 @@ impl Bench {
             Self::Figures => "figures",
             Self::Watch => "watch",
             Self::Python => "python",
+            Self::Lateness => "lateness",
         }
     }
 }
@@ -63,14 +67,15 @@ struct Run {
 }
 
 impl Run {
-    fn of(bench: Bench, quick: bool) -> Result<Self, String> {
+    fn of(bench: Bench, quick: bool, write: bool) -> Result<Self, String> {
         let line = match bench {
             // The thread pools are benched without the process pool, which they don't need.
             Bench::Threads => cargo("bench -p offloop --no-default-features --bench threads"),
             Bench::Processes => cargo("bench -p offloop --bench processes"),
             Bench::Figures => return Ok(Self::of_figures(quick)),
             Bench::Watch => cargo("bench -p offloop --features watch-stacks --bench watch"),
-            Bench::Python => return Self::of_python(quick),
+            Bench::Python => return Self::of_python(bench, &["python/benches"], quick),
+            Bench::Lateness => return Self::of_lateness(quick, write),
         };
         let typed = line.to_string();
         let bench = if quick { line.and(["--", "--quick"]) } else { line };
@@ -90,18 +95,25 @@ impl Run {
         Self { before: vec![without], bench, typed, version: host::compiler() }
     }
 
-    fn of_python(quick: bool) -> Result<Self, String> {
+    fn of_python(bench: Bench, program: &[&str], quick: bool) -> Result<Self, String> {
         let environment = Interpreter::preferred()?.for_peers();
-        let bench = environment.python("-u python/benches");
-        let bench = if quick { bench.and(["--quick"]) } else { bench };
-        let typed = "cargo xtask bench python".to_owned();
-        Ok(Self { before: environment.made(), bench, typed, version: environment.version() })
+        let line = environment.python("-u").and(program);
+        let line = if quick { line.and(["--quick"]) } else { line };
+        let typed = format!("cargo xtask bench {}", bench.name());
+        Ok(Self { before: environment.made(), bench: line, typed, version: environment.version() })
+    }
+
+    /// Always draws, so that a smoke run tries it; into the documentation only when asked.
+    fn of_lateness(quick: bool, write: bool) -> Result<Self, String> {
+        let aside = host::target_dir().join("lateness.svg").display().to_string();
+        let plot = if write { PLOT } else { &aside };
+        Self::of_python(Bench::Lateness, &["python/benches/lateness.py", plot], quick)
     }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let name = arguments.bench.name();
-    let Run { before, bench, typed, version } = Run::of(arguments.bench, arguments.quick)?;
+    let Run { before, bench, typed, version } = Run::of(arguments.bench, arguments.quick, arguments.write)?;
     plan::run_all(before)?;
     let output = bench.command().stderr(Stdio::inherit()).output()?;
     let printed = String::from_utf8(output.stdout)?;
