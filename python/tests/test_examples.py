@@ -18,6 +18,8 @@ PAGES = {
     "README.md": None,
     "docs/coming-from-concurrent-futures.md": None,
     "docs/blocking-connectors.md": None,
+    "docs/cpu-bound-work.md": None,
+    "docs/which-executor.md": None,
     "docs/opentelemetry.md": "opentelemetry",
 }
 """And the package that their programs need."""

@@ -220,3 +220,13 @@ where
 #[cfg(all(doctest, feature = "process"))]
 #[doc = include_str!("../../../README.md")]
 pub struct ReadmeCode;
+
+/// So does that in the guides.
+#[cfg(all(doctest, feature = "process"))]
+mod guides {
+    #[doc = include_str!("../../../docs/cpu-bound-work.md")]
+    struct CpuBoundWork;
+
+    #[doc = include_str!("../../../docs/which-executor.md")]
+    struct WhichExecutor;
+}
