@@ -229,4 +229,8 @@ mod guides {
 
     #[doc = include_str!("../../../docs/which-executor.md")]
     struct WhichExecutor;
+
+    #[cfg(all(feature = "metrics", feature = "tokio", feature = "watch"))]
+    #[doc = include_str!("../../../docs/what-blocks-a-loop.md")]
+    struct WhatBlocksALoop;
 }
