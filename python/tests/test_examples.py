@@ -20,6 +20,7 @@ PAGES = {
     "docs/blocking-connectors.md": None,
     "docs/cpu-bound-work.md": None,
     "docs/which-executor.md": None,
+    "docs/what-blocks-a-loop.md": None,
     "docs/opentelemetry.md": "opentelemetry",
 }
 """And the package that their programs need."""
