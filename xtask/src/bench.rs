@@ -35,6 +35,8 @@ enum Bench {
     Figures,
     /// What a watch costs the loop that it watches.
     Watch,
+    /// The same in Python, with asyncio and uvloop.
+    WatchPython,
     /// The Python executors beside the standard library's, anyio's, loky, pebble and others.
     Python,
     /// How late a loop is with its service's work on it, in threads, and with offloop; with a plot.
@@ -49,6 +51,7 @@ impl Bench {
             Self::Processes => "processes",
             Self::Figures => "figures",
             Self::Watch => "watch",
+            Self::WatchPython => "watch-python",
             Self::Python => "python",
             Self::Lateness => "lateness",
         }
@@ -74,6 +77,7 @@ impl Run {
             Bench::Processes => cargo("bench -p offloop --bench processes"),
             Bench::Figures => return Ok(Self::of_figures(quick)),
             Bench::Watch => cargo("bench -p offloop --features watch-stacks --bench watch"),
+            Bench::WatchPython => return Self::of_python(bench, &["python/benches/watch.py"], quick),
             Bench::Python => return Self::of_python(bench, &["python/benches"], quick),
             Bench::Lateness => return Self::of_lateness(quick, write),
         };

@@ -45,7 +45,7 @@ pub(super) fn all() -> Vec<Step> {
         Step {
             name: "bench-smoke",
             plan: || {
-                let benches = ["threads", "processes", "watch"];
+                let benches = ["threads", "processes", "figures", "watch"];
                 Plan::Run(benches.map(|name| cargo("xtask bench").and([name, "--quick"])).into())
             },
         },
@@ -170,9 +170,11 @@ fn real_systems() -> Plan {
 
 fn bench_smoke_python() -> Plan {
     match Interpreter::preferred() {
-        Ok(_) => {
-            Plan::Run(["python", "lateness"].map(|name| cargo("xtask bench").and([name, "--quick"])).into())
-        }
+        Ok(_) => Plan::Run(
+            ["python", "watch-python", "lateness"]
+                .map(|name| cargo("xtask bench").and([name, "--quick"]))
+                .into(),
+        ),
         Err(reason) => Plan::Skip(reason),
     }
 }
