@@ -71,13 +71,7 @@ impl Metrics {
     /// How many workers are in which state.
     #[getter]
     fn workers(&self) -> BTreeMap<&'static str, usize> {
-        let workers = &self.0.workers;
-        let mut states = BTreeMap::from([("busy", workers.busy), ("idle", workers.idle)]);
-        match self.0.kind {
-            Kind::Processes => states.extend([("starting", workers.starting), ("leaving", workers.leaving)]),
-            _ => states.extend([("blocked", workers.blocked)]),
-        }
-        states
+        self.0.workers_by_state().collect()
     }
 
     /// How many worker processes were replaced for which reason.

@@ -39,14 +39,7 @@ impl Publisher {
             }
             gauge!("offloop_queued_jobs", &labels).set(pool.queued as f64);
             gauge!("offloop_running_jobs", &labels).set(pool.running as f64);
-            let workers = &pool.workers;
-            for (state, count) in [
-                ("busy", workers.busy),
-                ("idle", workers.idle),
-                ("blocked", workers.blocked),
-                ("starting", workers.starting),
-                ("leaving", workers.leaving),
-            ] {
+            for (state, count) in pool.workers_by_state() {
                 gauge!("offloop_workers", &with("state", state)).set(count as f64);
             }
             if pool.kind == Kind::Processes {

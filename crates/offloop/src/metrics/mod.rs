@@ -277,6 +277,18 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// How many workers are in which state, a word for labels, of the states that there are for workers of this kind.
+    pub fn workers_by_state(&self) -> impl Iterator<Item = (&'static str, usize)> + use<> {
+        let Workers { busy, idle, blocked, starting, leaving } = self.workers;
+        let own = match self.kind {
+            Kind::Threads => vec![("blocked", blocked)],
+            Kind::Processes => vec![("starting", starting), ("leaving", leaving)],
+        };
+        [("busy", busy), ("idle", idle)].into_iter().chain(own)
+    }
+}
+
 /// A pool whose figures can be read.
 pub(crate) trait Measured: Send + Sync {
     fn metrics(&self) -> Metrics;

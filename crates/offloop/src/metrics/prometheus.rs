@@ -102,20 +102,8 @@ impl Page {
         )?;
         self.family("offloop_workers", "gauge", "Workers, by state.")?;
         for pool in pools {
-            let workers = &pool.workers;
-            let states: &[(&str, usize)] = match pool.kind {
-                Kind::Threads => {
-                    &[("busy", workers.busy), ("idle", workers.idle), ("blocked", workers.blocked)]
-                }
-                Kind::Processes => &[
-                    ("busy", workers.busy),
-                    ("idle", workers.idle),
-                    ("starting", workers.starting),
-                    ("leaving", workers.leaving),
-                ],
-            };
-            for (state, count) in states {
-                self.sample("offloop_workers", pool, &[("state", state)], *count as u64)?;
+            for (state, count) in pool.workers_by_state() {
+                self.sample("offloop_workers", pool, &[("state", state)], count as u64)?;
             }
         }
         let has_processes = |pool: &&Metrics| pool.kind == Kind::Processes;
