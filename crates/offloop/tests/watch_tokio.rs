@@ -156,6 +156,11 @@ fn the_place_of_a_task_is_where_it_was_spawned() {
 #[test]
 fn one_stuck_worker_is_told_while_the_others_go_on() {
     let watched = watched(Flavor::Multi, THRESHOLD);
+    // From then on the hook knows them.
+    let metrics = watched.runtime.metrics();
+    eventually("both workers have parked", || {
+        (0..2).all(|worker| metrics.worker_park_unpark_count(worker) > 0)
+    });
     let gate = Gate::new();
     let pass = gate.clone();
     // Not a watched task: the worker is known all the same.
