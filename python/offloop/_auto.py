@@ -230,8 +230,8 @@ class Auto:
     `offloop.run_cpu` knows better from the first call on.
 
     It is for functions that take values and return values. In a process a function cannot change its arguments or
-    this process's variables, sees no context variables of its caller (OpenTelemetry's excepted), and is killed when it is cancelled; in a
-    thread it can, it does, and it is only asked to stop. What depends on one of these belongs to `offloop.run` or
+    this process's variables, sees no context variables of its caller (OpenTelemetry's excepted), and is killed when it
+    is cancelled; in a thread it can, it does, and it is only asked to stop. What depends on one of these belongs to `offloop.run` or
     `offloop.run_cpu`, or is pinned.
 
     It goes by means over the latest calls, so a function that is given small and large arguments in turn is judged by

@@ -70,7 +70,8 @@ impl<T> Handle<T> {
     ///
     /// Queued work is removed for certain and never runs. Running work in a thread is asked to stop through
     /// [`job::is_cancelled`](crate::job::is_cancelled), and what it gave [`job::on_cancel`](crate::job::on_cancel) is
-    /// called on another thread; its thread is free when the function returns, and what it returns is dropped. Running work in a process is killed. Does not block.
+    /// called on another thread; its thread is free when the function returns, and what it returns is dropped.
+    /// Running work in a process is killed. Does not block.
     pub fn cancel(&self) -> bool {
         match &self.outcome {
             Some(outcome) if !outcome.core().born.is_past() => outcome.end_early(ErrorKind::Cancelled),

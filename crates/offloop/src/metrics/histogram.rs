@@ -186,7 +186,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_quantile_is_off_by_half_at_worst(mut times in prop::collection::vec(1_000_u64..1_000_000_000, 1..200), share in 0.0..1.0) {
+        fn a_quantile_is_off_by_half_at_worst(
+            mut times in prop::collection::vec(1_000_u64..1_000_000_000, 1..200),
+            share in 0.0..1.0,
+        ) {
             let recorder = Recorder::default();
             for nanos in &times {
                 recorder.record(Duration::from_nanos(*nanos));
@@ -199,7 +202,10 @@ mod tests {
         }
 
         #[test]
-        fn what_is_merged_is_as_if_recorded_together(ours in prop::collection::vec(any::<u32>(), 0..50), theirs in prop::collection::vec(any::<u32>(), 0..50)) {
+        fn what_is_merged_is_as_if_recorded_together(
+            ours in prop::collection::vec(any::<u32>(), 0..50),
+            theirs in prop::collection::vec(any::<u32>(), 0..50),
+        ) {
             let record = |times: &[u32]| {
                 let recorder = Recorder::default();
                 for nanos in times {
