@@ -8,7 +8,7 @@ pub(crate) struct Moment(u64);
 
 impl Moment {
     pub(crate) fn now() -> Self {
-        Self(read(libc::CLOCK_MONOTONIC))
+        Self(read(libc::CLOCK_MONOTONIC).expect("there is a monotonic clock"))
     }
 
     #[cfg(feature = "process")]
@@ -33,15 +33,16 @@ impl Moment {
 
 /// How long this thread has been on a core. A system call.
 fn thread_cpu() -> Duration {
-    Duration::from_nanos(read(libc::CLOCK_THREAD_CPUTIME_ID))
+    Duration::from_nanos(read(libc::CLOCK_THREAD_CPUTIME_ID).expect("each thread has its clock"))
 }
 
-fn read(clock: libc::clockid_t) -> u64 {
+/// What a clock says, in nanoseconds; `None` if there is no such clock, or no more.
+pub(crate) fn read(clock: libc::clockid_t) -> Option<u64> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a `timespec` of ours. Both clocks exist wherever threads do.
-    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    // SAFETY: the pointer is to a `timespec` of ours. A clock that is not there is refused.
+    let said = unsafe { libc::clock_gettime(clock, &raw mut time) } == 0;
     let (seconds, nanos) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
-    seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)
+    said.then(|| seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos))
 }
 
 /// Tells for how long a thread's jobs were on a core, if they took long. That clock is a system call, so it is not
@@ -57,7 +58,7 @@ impl CpuMeter {
     const FRESH: Duration = Duration::from_micros(200);
 
     /// Jobs that take less are not measured.
-    pub(crate) const LONG: Duration = Duration::from_millis(2);
+    const LONG: Duration = Duration::from_millis(2);
 
     /// A job begins on this thread.
     pub(crate) fn begin(&mut self, now: Moment) {

@@ -258,26 +258,27 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(options: Options) -> Self {
-        Self::with_id(JobId::next(), options)
+        Self::with_id(JobId::next(), options, if KEPT { Moment::now() } else { Moment::default() })
     }
 
     /// A job of another process, as its worker sees it.
     #[cfg(feature = "process")]
     pub(crate) fn of_request(id: u64, options: Options, parent: Option<&str>) -> Self {
-        let core = Self::with_id(JobId(id), options);
+        // When it was submitted is known where that was.
+        let core = Self::with_id(JobId(id), options, Moment::default());
         if let Some(parent) = parent {
             core.span.tell_parent(parent);
         }
         core
     }
 
-    fn with_id(id: JobId, options: Options) -> Self {
+    fn with_id(id: JobId, options: Options, submitted: Moment) -> Self {
         Self {
             span: JobSpan::new(id, &options.name),
             id,
             options,
             born: Generation::now(),
-            submitted: if KEPT { Moment::now() } else { Moment::default() },
+            submitted,
             ticket: AtomicU64::new(0),
             state: AtomicU8::new(JobState::Queued as u8),
             cancelled: AtomicBool::new(false),

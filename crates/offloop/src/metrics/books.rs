@@ -40,6 +40,13 @@ impl Counts {
         self.0[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a job that another hand than its pool's has ended, of which the pool is told.
+    pub(crate) fn count_early(&self, core: &Core) {
+        if let Some(outcome) = core.early_end() {
+            self.count(outcome);
+        }
+    }
+
     /// Counts a job that had ended before a pool had it, so that nobody has told the pool.
     pub(crate) fn count_untold(&self, core: &Core) {
         if let Some(outcome) = core.untold_end() {

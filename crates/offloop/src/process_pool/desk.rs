@@ -523,14 +523,6 @@ impl Desk {
     }
 }
 
-impl Desk {
-    fn count_early_end(&self, core: &Core) {
-        if let Some(outcome) = core.early_end() {
-            self.counts.count(outcome);
-        }
-    }
-}
-
 impl Measured for Desk {
     fn metrics(&self) -> Metrics {
         let mut metrics = Metrics::new(&self.advisor, Kind::Processes);
@@ -563,7 +555,7 @@ impl Measured for Desk {
 
 impl Owner for Desk {
     fn withdraw(&self, core: &Core) {
-        self.count_early_end(core);
+        self.counts.count_early(core);
         let removed = self.change(|inbox, after| {
             let (mut removed, admitted) = inbox.backlog.withdraw(core);
             after.admitted.extend(admitted);
@@ -580,7 +572,7 @@ impl Owner for Desk {
     }
 
     fn interrupt(&self, core: &Core) {
-        self.count_early_end(core);
+        self.counts.count_early(core);
         self.change(|inbox, after| {
             let has_it = |member: &Member| member.find(core.id).is_some();
             if let Some(at) = inbox.members.iter().position(has_it) {

@@ -34,31 +34,32 @@ pub(super) fn verdict<'a>(answer: &'a Answer, task: &str) -> Result<Incoming<'a>
 
 /// Ends a job with its worker's answer, which is decoded by the user's code.
 pub(super) fn finish(finished: Finished, counts: &Arc<Counts>) {
-    let is_large = finished.answer.body().len() > LARGE_RESULT;
+    if finished.answer.body().len() <= LARGE_RESULT {
+        return end(finished, counts);
+    }
     let counts = Arc::clone(counts);
-    let end = move || {
-        let Finished { job, arguments, answer, .. } = finished;
-        // Their memory can be used again before anybody learns of the end.
-        drop(arguments);
-        match verdict(&answer, &job.core().options.name) {
-            Ok(result) => {
-                if answer.kind == Kind::Failed {
-                    job.core().mark_failed();
-                }
-                job.complete(result, &*counts)
-            }
-            Err(kind) => job.fail(kind, &*counts),
-        };
-        drop(answer);
-        // If nobody wants the result it dies here, and its destructor is the user's too.
-        drop_quietly(job);
-    };
-    if !is_large {
-        end();
-    } else if let Err(rejected) = decoders().try_place(end, Options::new()).map(crate::handle::Handle::detach)
-    {
+    let placed = decoders().try_place(move || end(finished, &counts), Options::new());
+    if let Err(rejected) = placed.map(crate::handle::Handle::detach) {
         rejected.into_work()();
     }
+}
+
+fn end(finished: Finished, counts: &Counts) {
+    let Finished { job, arguments, answer, .. } = finished;
+    // Their memory can be used again before anybody learns of the end.
+    drop(arguments);
+    match verdict(&answer, &job.core().options.name) {
+        Ok(result) => {
+            if answer.kind == Kind::Failed {
+                job.core().mark_failed();
+            }
+            job.complete(result, counts)
+        }
+        Err(kind) => job.fail(kind, counts),
+    };
+    drop(answer);
+    // If nobody wants the result it dies here, and its destructor is the user's too.
+    drop_quietly(job);
 }
 
 fn decoders() -> &'static ThreadPool {

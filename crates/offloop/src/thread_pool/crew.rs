@@ -485,12 +485,6 @@ impl Crew {
         self.born.is_past()
     }
 
-    fn count_early_end(&self, core: &Core) {
-        if let Some(outcome) = core.early_end() {
-            self.counts.count(outcome);
-        }
-    }
-
     pub(super) fn threads(&self) -> usize {
         if self.is_forked() { 0 } else { self.roster.lock().threads }
     }
@@ -513,7 +507,7 @@ fn run(job: Arc<dyn Runnable>, shift: &Shift) {
 
 impl Owner for Crew {
     fn withdraw(&self, core: &Core) {
-        self.count_early_end(core);
+        self.counts.count_early(core);
         let mut roster = self.roster.lock();
         // It may still be on its way.
         self.collect(&mut roster);
@@ -529,7 +523,7 @@ impl Owner for Crew {
 
     /// A thread cannot be stopped from outside; its job's token has turned.
     fn interrupt(&self, core: &Core) {
-        self.count_early_end(core);
+        self.counts.count_early(core);
     }
 }
 

@@ -59,10 +59,8 @@ fn stack() -> Range<usize> {
 /// How much a thread has computed so far, by its clock; `None` if it has ended or the system does not say.
 #[cfg(target_os = "linux")]
 pub(super) fn cpu_time(clock: i32) -> Option<Duration> {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` outlives the call. The clock of a thread that has ended is refused.
-    let said = clock != 0 && unsafe { libc::clock_gettime(clock, &raw mut time) } == 0;
-    said.then(|| Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0)))
+    let nanos = if clock == 0 { None } else { crate::clock::read(clock) };
+    nanos.map(Duration::from_nanos)
 }
 
 #[cfg(not(target_os = "linux"))]
