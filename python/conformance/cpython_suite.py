@@ -28,6 +28,7 @@ import inspect
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -236,22 +237,48 @@ def run_suite(name: str, suite: Suite) -> dict[str, Outcome]:
     return run_asyncio(suite) if name == "asyncio" else run_concurrent(suite)
 
 
-def in_a_child(name: str, target: str) -> dict[str, Outcome]:
-    """The outcomes of a suite, run by an interpreter of its own."""
-    with tempfile.NamedTemporaryFile("r") as report:
-        command = [sys.executable, __file__, name, "--target", target, "--report", report.name]
-        child = subprocess.Popen(command, process_group=0)
-        try:
-            child.wait()
-        finally:
-            # The workers that a hung suite leaves behind.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-        text = report.read()
-    if not text:
-        print(f"{name}: the suite did not come to its end")
-        return {}
-    return {test: Outcome(*outcome) for test, outcome in json.loads(text).items()}
+class Child:
+    """An interpreter that runs a suite."""
+
+    def __init__(self, name: str, target: str) -> None:
+        self._name = name
+        self._report = tempfile.NamedTemporaryFile("r")
+        self._output = tempfile.TemporaryFile()
+        command = [sys.executable, __file__, name, "--target", target, "--report", self._report.name]
+        self._process = subprocess.Popen(
+            command, stdout=self._output, stderr=self._output, process_group=0
+        )
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """Waits for its end, and prints what it has printed."""
+        self._process.wait()
+        print(f"== {self._name}", flush=True)
+        self._output.seek(0)
+        shutil.copyfileobj(self._output, sys.stdout.buffer)
+        text = self._report.read()
+        if not text:
+            print(f"{self._name}: the suite did not come to its end")
+            return {}
+        return {test: Outcome(*outcome) for test, outcome in json.loads(text).items()}
+
+    def end(self) -> None:
+        """With the workers that a hung suite leaves behind."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._output.close()
+        self._report.close()
+
+
+def side_by_side(targets: dict[str, str]) -> dict[str, dict[str, Outcome]]:
+    """The outcomes of the suites. They sleep most of their time, so they run at the same time."""
+    children: dict[str, Child] = {}
+    try:
+        for name, target in targets.items():
+            children[name] = Child(name, target)
+        return {name: child.outcomes() for name, child in children.items()}
+    finally:
+        for child in children.values():
+            child.end()
 
 
 def as_text(found: dict[str, dict[str, Outcome]]) -> str:
@@ -314,10 +341,7 @@ def main() -> int:
         )
         return 0
 
-    found = {}
-    for name in names:
-        print(f"== {name}", flush=True)
-        found[name] = in_a_child(name, given.target or SUITES[name].target)
+    found = side_by_side({name: given.target or SUITES[name].target for name in names})
     text = as_text(found)
     print("\n".join(line for line in text.splitlines() if line.startswith("# ")))
     complete = all(found.values())

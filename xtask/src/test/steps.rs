@@ -44,14 +44,13 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "torture", plan: || cargo("xtask torture --seconds 10 --seed 1").into() },
         Step {
             name: "bench-smoke",
+            // As they are built for the step `tests`. `figures` builds everything twice: the lints compile it.
             plan: || {
-                // `figures` builds everything a second time: too long for a smoke test. The lints compile it.
-                let benches = ["threads", "processes", "watch"];
-                Plan::Run(benches.map(|name| cargo("xtask bench").and([name, "--quick"])).into())
+                let benches = ["--bench", "threads", "--bench", "processes", "--bench", "watch"];
+                workspace("test --workspace --all-features").and(benches).into()
             },
         },
         Step { name: "bench-smoke-python", plan: bench_smoke_python },
-        Step { name: "examples-python", plan: examples_python },
         Step { name: "example-quickstart", plan: || cargo("run -p offloop --example quickstart").into() },
         Step { name: "example-executor", plan: || cargo("run -p offloop --example executor").into() },
         Step { name: "example-json-keys", plan: || cargo("run -p offloop --example json_keys").into() },
@@ -178,14 +177,6 @@ fn bench_smoke_python() -> Plan {
         ),
         Err(reason) => Plan::Skip(reason),
     }
-}
-
-fn examples_python() -> Plan {
-    in_python(Interpreter::preferred().map(Interpreter::for_tests), |environment| {
-        ["quickstart", "json_keys", "blocking_connector", "watchdog"]
-            .map(|name| environment.python(&format!("python/examples/{name}.py")))
-            .into()
-    })
 }
 
 /// Makes the environment, then runs what is said there.
