@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import threading
 import time
 from collections.abc import Callable
 
@@ -75,14 +76,20 @@ def test_each_end_of_a_call_in_processes_is_counted_as_what_it_was() -> None:
 def test_times_are_those_that_passed_and_can_be_asked_for_as_shares() -> None:
     async def main() -> None:
         with offloop.ThreadPoolExecutor(1) as pool:
-            await asyncio.gather(*(pool.run(time.sleep, 0.04) for _ in range(3)))
+            gate = threading.Event()
+            held = pool.submit(gate.wait, 60)
+            await asyncio.sleep(0.04)
+            naps = [pool.submit(time.sleep, 0.04) for _ in range(3)]
+            # None begins before all are there: the third waits for two others.
+            gate.set()
+            await asyncio.gather(*map(asyncio.wrap_future, (held, *naps)))
             metrics = pool.metrics()
-        assert metrics.run_time.count == metrics.queue_wait.count == 3
+        assert metrics.run_time.count == metrics.queue_wait.count == 4
         assert metrics.run_time.sum >= 0.12 and metrics.queue_wait.sum >= 0.12
         median = metrics.run_time.quantile(0.5)
         assert median is not None and 0.03 <= median <= 20
         bounds = metrics.run_time.buckets()
-        assert bounds[-1] == (float("inf"), 3)
+        assert bounds[-1] == (float("inf"), 4)
         assert [count for bound, count in bounds if bound <= 0.03][-1] == 0
         assert offloop.ThreadPoolExecutor(1).metrics().run_time.quantile(0.5) is None
 

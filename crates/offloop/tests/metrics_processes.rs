@@ -105,7 +105,12 @@ fn workers_that_have_run_as_much_as_they_may_are_replaced_for_that_reason() {
 fn times_are_measured_where_the_job_runs() {
     let pool = pool(1);
     pool.run(process_id.with()).wait().unwrap();
+    let gate = Gate::new();
+    let busy = pool.run(announce_and_sleep.with(gate.path()));
+    gate.wait_for_pid();
     let jobs: Vec<_> = (0..3).map(|_| pool.run(sleeps.with(40))).collect();
+    // None begins before all are there: the third waits for two others.
+    busy.cancel();
     for job in jobs {
         job.wait().unwrap();
     }

@@ -114,12 +114,16 @@ fn a_job_cancelled_while_it_runs_is_counted_at_once_and_its_time_when_it_returns
 fn the_histograms_hold_the_times_that_passed() {
     let pool = single();
     let nap = || std::thread::sleep(Duration::from_millis(40));
+    let (gate, busy) = occupy(&pool);
+    std::thread::sleep(Duration::from_millis(40));
     let handles: Vec<_> = (0..3).map(|_| pool.run(nap)).collect();
+    // None begins before all are there: the third waits for two others.
+    gate.open();
+    end(busy).unwrap();
     for handle in handles {
         end(handle).unwrap();
     }
     let Metrics { run_time, queue_wait, .. } = pool.metrics();
-    // The third waits for two others.
     assert!(run_time.sum() >= Duration::from_millis(120), "{:?}", run_time.sum());
     assert!(queue_wait.sum() >= Duration::from_millis(120), "{:?}", queue_wait.sum());
     assert!(run_time.quantile(0.0).unwrap() >= Duration::from_millis(30));
