@@ -281,7 +281,7 @@ class Advice:
         """How many of them were measured; short ones, below 2 ms, are not."""
     @property
     def ran(self) -> float:
-        """How many seconds those ran."""
+        """How many seconds those ran, without those in which others had the cores."""
     @property
     def on_core(self) -> float:
         """For how many of these they were on a core."""

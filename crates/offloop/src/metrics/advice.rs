@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Usage;
 use crate::job::{Core, take_description};
 use crate::panics::{self, drop_quietly};
 use crate::sync::Mutex;
@@ -34,7 +35,7 @@ pub struct Advice {
     pub found: Found,
     /// How many of these jobs were measured. Short ones, below 2 ms, are not.
     pub jobs: u64,
-    /// How long those ran.
+    /// How long those ran, without the time in which other threads and programs had the cores.
     pub ran: Duration,
     /// For how much of that they were on a core.
     pub on_core: Duration,
@@ -125,15 +126,16 @@ impl Advisor {
         Arc::clone(&self.pool)
     }
 
-    /// A job has been on a core for so long of the time that it took. No lock of a pool is held.
-    pub(crate) fn note(&self, core: &Core, took: Duration, on_core: Duration) {
+    /// A job has taken so long. No lock of a pool is held.
+    pub(crate) fn note(&self, core: &Core, took: Duration, usage: Usage) {
         if self.purpose != Purpose::Any {
             let described = take_description();
-            self.note_task(described.as_deref().unwrap_or(&core.options.name), took, on_core);
+            let ran = took.saturating_sub(usage.run_delay);
+            self.note_task(described.as_deref().unwrap_or(&core.options.name), ran, usage.on_core);
         }
     }
 
-    fn note_task(&self, task: &str, took: Duration, on_core: Duration) {
+    fn note_task(&self, task: &str, ran: Duration, on_core: Duration) {
         let mut tasks = self.tasks.lock();
         if !tasks.contains_key(task) {
             if tasks.len() >= TASKS {
@@ -143,7 +145,7 @@ impl Advisor {
         }
         let Some(account) = tasks.get_mut(task) else { return };
         account.jobs += 1;
-        account.ran += took;
+        account.ran += ran;
         account.on_core += on_core;
         let Some(found) = self.found(account).filter(|_| !account.is_told) else { return };
         account.is_told = true;

@@ -9,6 +9,8 @@ use std::time::Duration;
 use super::advice::Advisor;
 use super::histogram::{Histogram, Recorder, add_alone};
 use super::{Outcome, Outcomes};
+#[cfg(feature = "process")]
+use crate::clock::Usage;
 use crate::clock::{CpuMeter, Moment};
 use crate::job::Core;
 
@@ -134,8 +136,8 @@ impl Books for Shift {
         self.ledger.queue_wait.record_alone(waited);
         self.ledger.run_time.record_alone(took);
         core.span.tell_times(waited, took);
-        if let Some(on_core) = self.cpu.borrow_mut().end(now, took) {
-            self.advisor.note(core, took, on_core);
+        if let Some(usage) = self.cpu.borrow_mut().end(now, took) {
+            self.advisor.note(core, took, usage);
         }
         self.ended.set(Some(now));
     }
@@ -154,6 +156,6 @@ impl Books for Shift {
 pub(crate) struct Ran {
     pub(crate) began: Moment,
     pub(crate) took: Duration,
-    /// For how long it was on a core; only known of those that took long.
-    pub(crate) on_core: Option<Duration>,
+    /// Only known of those that took long.
+    pub(crate) usage: Option<Usage>,
 }

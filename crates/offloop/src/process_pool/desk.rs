@@ -352,11 +352,11 @@ impl Desk {
         after.admitted.iter().for_each(|job| job.admit());
         after.told.iter().for_each(|tray| tray.wake());
         for finished in after.finished {
-            let Ran { began, took, on_core } = finished.answer.ran;
+            let Ran { began, took, usage } = finished.answer.ran;
             let core = finished.job.core();
             core.span.tell_times(began.since(core.submitted), took);
-            if let Some(on_core) = on_core {
-                self.advisor.note(core, took, on_core);
+            if let Some(usage) = usage {
+                self.advisor.note(core, took, usage);
             }
             outcome::finish(finished, &self.counts);
         }

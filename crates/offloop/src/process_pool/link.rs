@@ -117,6 +117,8 @@ pub(super) struct Header {
     pub(super) nanos: u64,
     /// For how much of that it was on a core, one more than that in nanoseconds; 0 if that was not measured.
     pub(super) on_core: u64,
+    /// And for how much of it others had the cores.
+    pub(super) run_delay: u64,
     /// How many parts are listed.
     pub(super) parts: u32,
     /// How many bytes the body has in the slot, or [`FAR`].

@@ -125,7 +125,8 @@ impl Worker {
             flags: kept,
             began: ran.began.as_nanos(),
             nanos: nanos(ran.took),
-            on_core: ran.on_core.map_or(0, |time| nanos(time) + 1),
+            on_core: ran.usage.map_or(0, |usage| nanos(usage.on_core) + 1),
+            run_delay: ran.usage.map_or(0, |usage| nanos(usage.run_delay)),
             ..Header::default()
         };
         self.link.answer(header, &payload);
@@ -280,14 +281,14 @@ fn run_jobs(worker: &RefCell<Worker>) {
         }
         let ended = Moment::now();
         let took = ended.since(began);
-        let on_core = cpu.end(ended, took);
+        let usage = cpu.end(ended, took);
         let _ = io::stdout().flush();
         drop(diversion);
         if worker.link.has_announced() {
             worker.unheard_since = ended;
         }
         let is_intact = took < QUICK || worker.link.is_intact();
-        worker.answer(&request, kind, payload, Ran { began, took, on_core });
+        worker.answer(&request, kind, payload, Ran { began, took, usage });
         if !is_intact {
             // A job has pulled our files away. Its answer is its own, but another job shall not suffer for it.
             return;

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::arena::{self, Mapping};
 use crate::blob::{Blob, Foreign, Keeper};
-use crate::clock::Moment;
+use crate::clock::{Moment, Usage};
 use crate::metrics::books::Ran;
 use crate::payload::Payload;
 use crate::sync::Mutex;
@@ -126,7 +126,10 @@ impl Link {
         let ran = Ran {
             began: Moment::from_nanos(header.began),
             took: Duration::from_nanos(header.nanos),
-            on_core: header.on_core.checked_sub(1).map(Duration::from_nanos),
+            usage: header.on_core.checked_sub(1).map(|on_core| Usage {
+                on_core: Duration::from_nanos(on_core),
+                run_delay: Duration::from_nanos(header.run_delay),
+            }),
         };
         Ok(Answer { kind, body, parts, ran, kept: header.flags })
     }

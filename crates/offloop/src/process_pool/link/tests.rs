@@ -176,14 +176,15 @@ fn header() -> impl Strategy<Value = Header> {
     let parts = prop_oneof![4 => 0..4_u32, 2 => 0..40_u32, 1 => any::<u32>()];
     let inline = prop_oneof![3 => Just(FAR), 3 => 0..100_u32, 1 => 0..3000_u32, 1 => any::<u32>()];
     let tag = prop_oneof![4 => 0..6_u32, 1 => any::<u32>()];
-    (any::<(bool, u32, [u64; 3])>(), tag, parts, inline, number(), number()).prop_map(
-        |((job, flags, [began, nanos, on_core]), tag, parts, inline, offset, length)| Header {
+    (any::<(bool, u32, [u64; 4])>(), tag, parts, inline, number(), number()).prop_map(
+        |((job, flags, [began, nanos, on_core, run_delay]), tag, parts, inline, offset, length)| Header {
             job: u64::from(job),
             tag,
             flags,
             began,
             nanos,
             on_core,
+            run_delay,
             parts,
             inline,
             offset,

@@ -16,11 +16,11 @@ fn corpus() -> PathBuf {
 }
 
 fn input(header: Header, rest: &[u8]) -> Vec<u8> {
-    let Header { job, tag, flags, began, nanos, on_core, parts, inline, offset, length } = header;
+    let Header { job, tag, flags, began, nanos, on_core, run_delay, parts, inline, offset, length } = header;
     let mut bytes = Vec::new();
     bytes.extend(job.to_ne_bytes());
     bytes.extend([tag, flags].into_iter().flat_map(u32::to_ne_bytes));
-    bytes.extend([began, nanos, on_core].into_iter().flat_map(u64::to_ne_bytes));
+    bytes.extend([began, nanos, on_core, run_delay].into_iter().flat_map(u64::to_ne_bytes));
     bytes.extend([parts, inline].into_iter().flat_map(u32::to_ne_bytes));
     bytes.extend([offset, length].into_iter().flat_map(u64::to_ne_bytes));
     bytes.extend(rest);
