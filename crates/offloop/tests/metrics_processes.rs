@@ -174,7 +174,7 @@ fn a_task_that_only_waits_is_advised_upon() {
         }
     }
     assert_eq!(*told.lock().unwrap(), [("a query".to_owned(), Found::OnlyWaits)]);
-    assert_eq!(pool.metrics().advice[0].jobs, 5);
+    assert!(pool.metrics().advice[0].jobs >= 5);
 }
 
 #[test]
