@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import sys
 import threading
 import time
 from collections import deque
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 R = TypeVar("R")
+
+
+def ended_by_ctrl_c() -> bool:
+    """Whether that is why the interpreter exits, so that nobody waits for work. At a prompt it ends a line only."""
+    return getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
 
 
 class Pool(Executor):
@@ -110,11 +116,11 @@ class Pool(Executor):
         traceback: TracebackType | None,
     ) -> bool | None:
         # One Ctrl-C is enough, before or while we wait.
-        if isinstance(error, _GIVES_UP):
-            self._abort()
-            return None
         try:
-            self.shutdown(wait=True)
+            if isinstance(error, _GIVES_UP):
+                self._abort()
+            else:
+                self.shutdown(wait=True)
         except KeyboardInterrupt:
             self._abort()
             raise

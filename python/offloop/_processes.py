@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from . import _calls, _main, _offloop, _pickling, _replies, _telemetry, _worker
 from ._errors import Closed
-from ._executor import Pool
+from ._executor import Pool, ended_by_ctrl_c
 from ._futures import Future
 from ._loop import JobFuture, mailbox_of
 from ._offloop import Job, Mailbox, Metrics
@@ -560,8 +560,7 @@ class _Ends:
         """Finishes accepted work for as long as each pool allows, then kills."""
         self.is_over = True
         begun = time.monotonic()
-        # One Ctrl-C is enough: if it has ended the program nobody waits for the work. At a prompt it has not.
-        interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
+        interrupted = ended_by_ctrl_c()
         for engine, timeout in self._engines.items():
             left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
             try:

@@ -19,7 +19,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, final
 
 from ._calls import check_sync, name_of
 from ._errors import Closed
-from ._executor import Pool
+from ._executor import Pool, ended_by_ctrl_c
 from ._futures import Future
 from ._jobs import State, here
 from ._loop import JobFuture, mailbox_of
@@ -29,6 +29,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 OnFull = Literal["wait", "reject", "caller_runs", "shed_oldest"]
 Purpose = Literal["any", "waiting", "computing"]
+
+SLICE = 0.1
+"""For so many seconds at most threads are waited for at a time. A signal that comes right before Python goes to sleep
+does not wake it, and its handler runs only after that."""
 
 _BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
 
@@ -117,9 +121,13 @@ class _Crew:
         joined = {threading.current_thread()}
         while waiting := self.threads - joined:
             for thread in waiting:
-                thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
-                if thread.is_alive():
-                    return False
+                while True:
+                    left = SLICE if deadline is None else deadline - time.monotonic()
+                    thread.join(max(0.0, min(left, SLICE)))
+                    if not thread.is_alive():
+                        break
+                    if left <= 0:
+                        return False
                 joined.add(thread)
         return True
 
@@ -128,6 +136,14 @@ class _Crew:
             self.closed = True
         if (pool := self.pool()) is not None:
             pool.close()
+
+    def abandon(self) -> None:
+        """Cancels what is queued, asks what runs to stop, and waits for nothing, not even at exit."""
+        self.abandoned = True
+        if self.pid == os.getpid():
+            self.close()
+            if (pool := self.pool()) is not None:
+                pool.abandon()
 
     def finish(self, begun: float) -> None:
         """Lets accepted work come to its end, as the interpreter exits; but not for ever."""
@@ -174,7 +190,10 @@ def _exit() -> None:
     global _exiting
     _exiting = True
     begun = time.monotonic()
+    interrupted = ended_by_ctrl_c()
     for crew in list(_crews):
+        if interrupted:
+            crew.abandon()
         crew.finish(begun)
 
 
@@ -208,7 +227,8 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
 
     close_worker_state: called with that value, by the worker itself, when it leaves or the value is discarded.
 
-    exit_timeout: for how many seconds the interpreter's exit waits for calls that were accepted; None: for ever.
+    exit_timeout: for how many seconds the interpreter's exit waits for calls that were accepted; None: for ever. If
+        Ctrl-C has ended the program it waits for none.
 
     purpose: "waiting" if it is for calls that wait: those that compute are then logged, once each, by the logger
     `offloop.advice`, and told by `metrics().advice`. "computing" is the other way round, "any" gives no advice.
@@ -342,9 +362,5 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
             self._crew.join()
 
     def _abort(self) -> None:
-        """Cancels what is queued, asks what runs to stop, and waits for nothing, not even at exit."""
         self._shutdown = True
-        self._crew.abandoned = True
-        if self._crew.pid == os.getpid():
-            self._crew.close()
-            self._pool.abandon()
+        self._crew.abandon()

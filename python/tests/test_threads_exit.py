@@ -142,6 +142,24 @@ def test_one_ctrl_c_ends_a_program_whose_calls_are_stuck() -> None:
         assert ended.stdout == "running\n"
 
 
+def test_ctrl_c_that_ends_a_program_is_enough_without_a_with_block_too() -> None:
+    ended = run(
+        """
+        def stuck():
+            print("running", flush=True)
+            time.sleep(1000)
+
+        pool = ThreadPoolExecutor(1, exit_timeout=None)
+        pool.submit(stuck)
+        pool.submit(print, "never")
+        time.sleep(1000)
+        """,
+        interrupt_at="running",
+    )
+    assert ended.returncode == -signal.SIGINT, ended.stderr
+    assert ended.stdout == "running\n"
+
+
 def test_after_ctrl_c_running_calls_are_asked_to_stop() -> None:
     ended = run(
         """
@@ -159,6 +177,7 @@ def test_after_ctrl_c_running_calls_are_asked_to_stop() -> None:
         try:
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(cooperative)
+                time.sleep(1000)
         except KeyboardInterrupt:
             # Not a join: in Python 3.10 an interrupted one takes the thread for stopped.
             stopped.wait()
