@@ -75,8 +75,8 @@ pub(crate) struct CpuMeter {
     at: Moment,
     /// The second is of that time too, and not of earlier.
     is_whole: bool,
-    /// At so many beginnings more it is read as well, since there was a long job of late.
-    whole: u8,
+    /// At so many beginnings more both are read, since there was a long job of late.
+    whole_readings: u8,
 }
 
 impl CpuMeter {
@@ -94,9 +94,9 @@ impl CpuMeter {
             return;
         }
         (self.at, self.on_core) = (now, thread_cpu());
-        self.is_whole = self.whole > 0;
+        self.is_whole = self.whole_readings > 0;
         if self.is_whole {
-            self.whole -= 1;
+            self.whole_readings -= 1;
             self.run_delay = run_delay().unwrap_or(self.run_delay);
         }
     }
@@ -107,9 +107,10 @@ impl CpuMeter {
             return None;
         }
         let run_delay = run_delay().unwrap_or(self.run_delay);
-        let now = Self { on_core: thread_cpu(), run_delay, at: now, is_whole: true, whole: Self::OF_LATE };
-        let before = std::mem::replace(self, now);
-        let on_core = self.on_core.saturating_sub(before.on_core).min(took);
+        let on_core = thread_cpu();
+        let reading = Self { on_core, run_delay, at: now, is_whole: true, whole_readings: Self::OF_LATE };
+        let before = std::mem::replace(self, reading);
+        let on_core = on_core.saturating_sub(before.on_core).min(took);
         let run_delay = run_delay.saturating_sub(before.run_delay).min(took.saturating_sub(on_core));
         // If the delay may be of earlier jobs, it must be too short to matter.
         (before.is_whole || run_delay <= took / 10).then_some(Usage { on_core, run_delay })
