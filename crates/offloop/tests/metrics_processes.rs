@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use offloop::metrics::{self, Found, Kind, Metrics, Outcome};
 use offloop::{ProcessPool, Retry, prepare};
+use rustix::time::{ClockId, clock_gettime};
 use support::*;
 
 offloop::init_tests!();
@@ -27,12 +28,7 @@ fn sleeps(milliseconds: u64) {
 /// Needs a core for so long, which takes longer if there are not enough of them.
 #[offloop::task]
 fn burns(milliseconds: u64) {
-    let on_core = || {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the pointer is to a `timespec` of ours.
-        assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) }, 0);
-        Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
-    };
+    let on_core = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
     let end = on_core() + Duration::from_millis(milliseconds);
     while on_core() < end {}
 }
