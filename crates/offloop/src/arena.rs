@@ -13,13 +13,13 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::process::Resource;
 
-use crate::fork::Generation;
+use crate::fork::{Generation, PerProcess};
 use crate::metrics::ArenaBytes;
 use crate::sync::Mutex;
 
@@ -252,26 +252,19 @@ impl Arena {
         })
     }
 
-    /// The arena of this process; made when it is first needed, and anew in a child made by `fork()`, as the
-    /// other one is its parent's. `None` where the system refuses.
+    /// The arena of this process, made when it is first needed. `None` where the system refuses.
     pub(crate) fn of_this_process() -> Option<&'static Self> {
-        let current = NonNull::new(OUTGOING.load(Ordering::Acquire));
-        // SAFETY: only `publish` stores to it, and what it stores lives for ever.
-        let current: Option<&'static Self> = current.map(|arena| unsafe { arena.as_ref() });
-        if let Some(arena) = current.filter(|arena| !arena.born.is_past()) {
-            return Some(arena);
-        }
-        let (file, mapping) = create(reserve(), true).ok()?;
-        Some(Self::publish(current, Self::new(&file, mapping).ok()?))
+        let make = || {
+            let (file, mapping) = create(reserve(), true)?;
+            Self::new(&file, mapping)
+        };
+        OUTGOING.try_get(make).ok()
     }
 
-    /// Makes a given arena that of this process: a worker's, which its parent has mapped. It takes the place of one
-    /// that was inherited by `fork()`. To be called before any other use.
+    /// Makes a given arena that of this process: a worker's, which its parent has mapped. To be called before any other
+    /// use.
     pub(crate) fn adopt(file: &OwnedFd, mapping: Mapping) -> io::Result<&'static Self> {
-        let inherited = NonNull::new(OUTGOING.load(Ordering::Acquire));
-        // SAFETY: only `publish` stores to it, and what it stores lives for ever.
-        let inherited: Option<&'static Self> = inherited.map(|arena| unsafe { arena.as_ref() });
-        let arena = Self::publish(inherited, Self::new(file, mapping)?);
+        let arena = OUTGOING.set(Self::new(file, mapping)?);
         arena.enter();
         Ok(arena)
     }
@@ -285,22 +278,6 @@ impl Arena {
     pub(crate) fn leave(&self) {
         if self.pools.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.shrink_to(0);
-        }
-    }
-
-    /// Puts `new` in the place of `old`, unless another thread was faster; says which one holds.
-    fn publish(old: Option<&'static Self>, new: Self) -> &'static Self {
-        let old = old.map_or(std::ptr::null_mut(), |old| std::ptr::from_ref(old).cast_mut());
-        let new = Box::into_raw(Box::new(new));
-        match OUTGOING.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
-            // SAFETY: it was just made, and nobody ever frees a published one.
-            Ok(_) => unsafe { &*new },
-            Err(winner) => {
-                // SAFETY: it came from `into_raw` above and was not published.
-                drop(unsafe { Box::from_raw(new) });
-                // SAFETY: only this function publishes, and never null.
-                unsafe { &*winner }
-            }
         }
     }
 
@@ -412,8 +389,8 @@ impl Arena {
     }
 }
 
-/// The arena of this process. What is published here is never freed.
-static OUTGOING: AtomicPtr<Arena> = AtomicPtr::new(std::ptr::null_mut());
+/// The arena of this process.
+static OUTGOING: PerProcess<Arena> = PerProcess::new();
 
 /// A part of this process's arena, owned: it goes back on its shelf when it is dropped.
 #[derive(Debug)]

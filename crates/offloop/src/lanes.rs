@@ -1,21 +1,20 @@
 //! The default executor: an elastic lane for calls that wait, a lane of one thread a core for calls that compute.
 
-use std::sync::OnceLock;
-
+use crate::fork::PerProcess;
 use crate::metrics::Purpose;
 use crate::sync::cores;
 use crate::thread_pool::{ThreadPool, ThreadPoolBuilder};
 
 /// The pool behind [`run`](crate::run): up to 512 threads, for calls that wait.
 pub fn io_lane() -> &'static ThreadPool {
-    static LANE: OnceLock<ThreadPool> = OnceLock::new();
-    LANE.get_or_init(|| lane("offloop-io", 512, Purpose::Waiting))
+    static LANE: PerProcess<ThreadPool> = PerProcess::new();
+    LANE.get(|| lane("offloop-io", 512, Purpose::Waiting))
 }
 
 /// The pool behind [`run_cpu`](crate::run_cpu): as many threads as the process may use cores.
 pub fn cpu_lane() -> &'static ThreadPool {
-    static LANE: OnceLock<ThreadPool> = OnceLock::new();
-    LANE.get_or_init(|| lane("offloop-cpu", cores(), Purpose::Computing))
+    static LANE: PerProcess<ThreadPool> = PerProcess::new();
+    LANE.get(|| lane("offloop-cpu", cores(), Purpose::Computing))
 }
 
 /// The threads that run the callbacks of [`on_cancel`](crate::job::on_cancel), which may wait like any call to a server.
@@ -23,8 +22,8 @@ pub fn cpu_lane() -> &'static ThreadPool {
 /// Not the I/O lane, which may be full of the very calls that they are to stop.
 #[cfg(not(shuttle))]
 pub(crate) fn cancel_lane() -> ThreadPool {
-    static LANE: OnceLock<ThreadPool> = OnceLock::new();
-    LANE.get_or_init(|| build(callbacks(512))).clone()
+    static LANE: PerProcess<ThreadPool> = PerProcess::new();
+    LANE.get(|| build(callbacks(512))).clone()
 }
 
 /// A thread of a model must not outlive one execution.

@@ -44,9 +44,8 @@ use crate::sync::{Condvar, Mutex, thread};
 ///
 /// - It runs once at most, and not after the guard was dropped or the job's function has returned.
 /// - It may block: it runs on a thread kept for callbacks, never on the event loop that cancels and never under a
-///   lock. If the job was asked to stop before this call, it runs there, soon. If there is no thread to be had, as
-///   the program was forked or 10,000 callbacks wait, it runs where the job is cancelled; if the system starts no
-///   thread, it does not run.
+///   lock. If the job was asked to stop before this call, it runs there, soon. If 10,000
+///   callbacks wait for a thread, it runs where the job is cancelled; if the system starts no thread, it does not run.
 /// - A panic in it is caught, and told by the panic hook alone.
 /// - Dropping the guard waits for a callback that has begun, so the callback must not wait for its job.
 ///

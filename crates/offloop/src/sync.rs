@@ -19,8 +19,10 @@ use std::sync::Mutex as RawMutex;
 use shuttle::sync::Mutex as RawMutex;
 
 use std::num::NonZero;
-use std::sync::{OnceLock, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
+
+use crate::fork::PerProcess;
 
 /// A mutex without poisoning: no user code runs under our locks, so a panic cannot leave a value half-changed.
 #[derive(Debug, Default)]
@@ -38,8 +40,8 @@ impl<T> Mutex<T> {
 
 /// The cores that this process may use: its affinity and its cgroup's quota are heeded.
 pub(crate) fn cores() -> usize {
-    static CORES: OnceLock<usize> = OnceLock::new();
-    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get))
+    static CORES: PerProcess<usize> = PerProcess::new();
+    *CORES.get(|| std::thread::available_parallelism().map_or(1, NonZero::get))
 }
 
 /// Waits on `condvar` until `done`, at most for `limit`.

@@ -5,13 +5,13 @@ use std::borrow::Cow;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorKind, Panic};
+use crate::fork::PerProcess;
 use crate::payload::{Bytes, EncodeError, Incoming, Payload};
 use crate::work::{Work, sealed};
 
@@ -216,8 +216,8 @@ pub static TASKS: [Task];
 
 /// All tasks, in an order that two processes of the same build agree on.
 pub(crate) fn registry() -> &'static [&'static Task] {
-    static REGISTRY: OnceLock<Vec<&'static Task>> = OnceLock::new();
-    REGISTRY.get_or_init(|| {
+    static REGISTRY: PerProcess<Vec<&'static Task>> = PerProcess::new();
+    REGISTRY.get(|| {
         let mut tasks: Vec<&'static Task> = TASKS.iter().collect();
         tasks.sort_by_key(|task| task.identity());
         for (index, task) in (0..).zip(&tasks) {

@@ -1,16 +1,12 @@
 //! One thread that ends jobs whose time is up. It starts with the first deadline and sleeps between them.
 //!
-//! A forked child begins anew: the thread stays in the parent, and the lock may have been held at that moment.
-
 use std::collections::BTreeMap;
 use std::io;
-use std::ptr;
 use std::sync::Weak;
-use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Instant;
 
 use crate::cell::Limit;
-use crate::fork::Generation;
+use crate::fork::PerProcess;
 use crate::panics;
 use crate::sync::{Condvar, Mutex, thread, wait_timeout};
 
@@ -39,7 +35,6 @@ struct Timers {
 
 /// The timers of one process.
 struct Clock {
-    born: Generation,
     timers: Mutex<Timers>,
     /// Signalled when a deadline comes before all others.
     earlier: Condvar,
@@ -48,29 +43,15 @@ struct Clock {
 impl Clock {
     fn new() -> Self {
         Self {
-            born: Generation::now(),
             timers: Mutex::new(Timers { due: BTreeMap::new(), next_serial: 0, running: false }),
             earlier: Condvar::new(),
         }
     }
 
-    /// This process's clock. No lock on the way, for one may have been held when the process was forked.
+    /// This process's clock.
     fn current() -> &'static Self {
-        static CURRENT: AtomicPtr<Clock> = AtomicPtr::new(ptr::null_mut());
-        loop {
-            let current = CURRENT.load(Ordering::Acquire);
-            // SAFETY: it is null or was made by `Box::into_raw` below and published, after which nobody
-            // frees it.
-            match unsafe { current.as_ref() } {
-                Some(clock) if !clock.born.is_past() => return clock,
-                _ => {}
-            }
-            let new = Box::into_raw(Box::new(Self::new()));
-            if CURRENT.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire).is_err() {
-                // SAFETY: it was made by `Box::into_raw` just now and nobody else has seen it.
-                drop(unsafe { Box::from_raw(new) });
-            }
-        }
+        static CURRENT: PerProcess<Clock> = PerProcess::new();
+        CURRENT.get(Self::new)
     }
 }
 

@@ -188,13 +188,43 @@ fn a_pool_built_in_the_child_works_with_deadlines_too() {
 }
 
 #[test]
-fn the_default_lanes_fail_in_a_forked_child() {
+fn a_forked_child_has_default_lanes_of_its_own() {
+    let inherited = offloop::io_lane();
     assert_eq!(end(offloop::run(|| 7)).unwrap(), 7);
     assert_eq!(end(offloop::run_cpu(|| 7)).unwrap(), 7);
     survives_fork(|| {
-        assert!(is_forked(offloop::run(|| 7).wait()));
-        assert!(is_forked(offloop::run_cpu(|| 7).wait()));
+        assert!(is_forked(inherited.run(|| 7).wait()));
+        assert_eq!(end(offloop::run(|| 8)).unwrap(), 8);
+        assert_eq!(end(offloop::run_cpu(|| 9)).unwrap(), 9);
     });
+    assert_eq!(end(offloop::run(|| 7)).unwrap(), 7);
+}
+
+#[test]
+fn a_fork_while_others_build_pools_makes_no_child_hang() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let builders: Vec<_> = (0..2)
+        .map(|_| {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let pool = ThreadPool::builder().name("of-the-parent").build().unwrap();
+                    assert!(!offloop::metrics::all().is_empty());
+                    drop(pool);
+                }
+            })
+        })
+        .collect();
+    for _ in 0..300 {
+        survives_fork(|| {
+            let pool = ThreadPool::builder().name("of-the-child").build().unwrap();
+            let names: Vec<_> = offloop::metrics::all().into_iter().map(|figures| figures.pool).collect();
+            assert_eq!(names, ["of-the-child".into()], "there are no others in here");
+            drop(pool);
+        });
+    }
+    stop.store(true, Ordering::Relaxed);
+    builders.into_iter().for_each(|builder| builder.join().unwrap());
 }
 
 #[test]

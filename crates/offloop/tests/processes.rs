@@ -538,6 +538,29 @@ fn a_forked_child_is_told_and_the_parent_goes_on() {
 }
 
 #[test]
+fn a_forked_child_may_have_a_pool_of_its_own() {
+    let large = vec![7; 1_000_000];
+    let pool = pool(1);
+    let is_right = |pool: &ProcessPool| pool.run(reversed.with(&large)).wait().is_ok_and(|back| back == large);
+    assert!(is_right(&pool));
+    // SAFETY: the child only builds and uses a pool, which is what is tested, and leaves by `_exit`.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: ends the child if it hangs.
+        unsafe { libc::alarm(20) };
+        let pool = self::pool(1);
+        let right = is_right(&pool) && pool.shutdown(Duration::from_secs(10)).wait().is_ok();
+        // SAFETY: leaves without running the parent's destructors.
+        unsafe { libc::_exit(i32::from(!right)) };
+    }
+    let mut status = 0;
+    // SAFETY: `status` is a live local variable; the child is ours.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0, "{} is SIGALRM: it hung", libc::SIGALRM);
+    assert!(is_right(&pool));
+}
+
+#[test]
 fn nothing_is_left_over() {
     // In a process of its own, as the other tests here have processes and files too.
     assert!(this_test_again("comes_and_goes", &[]).contains("nothing is left"));

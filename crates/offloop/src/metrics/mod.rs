@@ -34,6 +34,7 @@ pub use histogram::{Histogram, Recorder};
 pub use prometheus::prometheus;
 
 use crate::error::ErrorKind;
+use crate::fork::PerProcess;
 
 /// What became of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -299,8 +300,8 @@ pub(crate) trait Measured: Send + Sync {
 /// The pools of this process that may still exist. The standard library's lock also under the model checker, whose
 /// locks do not outlast a run.
 fn pools() -> MutexGuard<'static, Vec<Weak<dyn Measured>>> {
-    static POOLS: Mutex<Vec<Weak<dyn Measured>>> = Mutex::new(Vec::new());
-    POOLS.lock().unwrap_or_else(PoisonError::into_inner)
+    static POOLS: PerProcess<Mutex<Vec<Weak<dyn Measured>>>> = PerProcess::new();
+    POOLS.get(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Has [`all`] tell of a pool, as long as that exists.

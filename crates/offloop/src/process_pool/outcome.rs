@@ -1,11 +1,12 @@
 //! From a worker's answer, or its death, to the end of a job.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use super::link::{Answer, Kind, PanicNote};
 use super::member::Finished;
 use crate::error::{ErrorKind, Panic};
 use crate::executor::Accepts;
+use crate::fork::PerProcess;
 use crate::job::Options;
 use crate::metrics::books::Counts;
 use crate::panics::drop_quietly;
@@ -63,8 +64,8 @@ fn end(finished: Finished, counts: &Counts) {
 }
 
 fn decoders() -> &'static ThreadPool {
-    static DECODERS: OnceLock<ThreadPool> = OnceLock::new();
-    DECODERS.get_or_init(|| {
+    static DECODERS: PerProcess<ThreadPool> = PerProcess::new();
+    DECODERS.get(|| {
         let pool = ThreadPool::builder().name("offloop-decode").max_threads(crate::sync::cores()).unlisted();
         pool.build().expect("these settings are valid")
     })
