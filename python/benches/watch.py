@@ -1,17 +1,20 @@
 """What it costs to watch an event loop, in CPU time.
 
-    python python/benches/watch.py              # two minutes; figures to quote
+    python python/benches/watch.py              # six minutes; figures to quote
     python python/benches/watch.py --quick      # some seconds; figures to distrust
 
-Each figure is that of a process of its own: the CPU time of all its threads over the time that
-passes, in percent of one core. Watched and unwatched take turns, and what is printed is the least
-of the rounds: what else the machine does only ever adds to it. The loop is idle, or has a steady
-load: 20 callbacks each millisecond, each of which computes a little.
+A figure is the CPU time of all threads of the process over the time that passes, in percent of one
+core. One process for each line: in it, watched and unwatched take turns of two seconds, so that
+they differ in nothing else. What is printed is the median of the turns, and in brackets the median
+of what each watched turn took more than the unwatched one of its round. The loop is idle, or has a
+steady load: 20 callbacks each millisecond, each of which computes a little.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import statistics
 import subprocess
 import sys
 import time
@@ -38,60 +41,66 @@ async def load(until: float) -> None:
         await asyncio.sleep(due - loop.time())
 
 
-async def measured(kind: str, threshold: float, seconds: float) -> float:
+async def share(kind: str, threshold: float, seconds: float) -> float:
     """The share of a core that this process takes."""
-    loop = asyncio.get_running_loop()
     watch = None
     if threshold:
         import offloop
 
         watch = offloop.watch(threshold=threshold)
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(seconds / 10)
     began, cpu = time.monotonic(), time.process_time()
     if kind == "idle":
         await asyncio.sleep(seconds)
     else:
-        await load(loop.time() + seconds)
-    share = (time.process_time() - cpu) / (time.monotonic() - began)
+        await load(asyncio.get_running_loop().time() + seconds)
+    taken = (time.process_time() - cpu) / (time.monotonic() - began)
     if watch is not None:
         watch.stop()
-    return share
+    return taken
 
 
-def turn(loop: str, kind: str, threshold: str, seconds: str) -> None:
-    main = measured(kind, float(threshold), float(seconds))
+async def rounds(kind: str, count: int, seconds: float) -> list[list[float]]:
+    """For each round the shares, one for each of the thresholds."""
+    return [[await share(kind, threshold, seconds) for threshold in THRESHOLDS] for _ in range(count)]
+
+
+def measure(loop: str, kind: str, count: str, seconds: str) -> None:
+    main = rounds(kind, int(count), float(seconds))
     if loop == "uvloop":
         import uvloop
 
-        print(uvloop.run(main))
+        print(json.dumps(uvloop.run(main)))
     else:
-        print(asyncio.run(main))
+        print(json.dumps(asyncio.run(main)))
 
 
-def taken(loop: str, kind: str, threshold: float, seconds: float) -> float:
-    words = [sys.executable, __file__, "--turn", loop, kind, str(threshold), str(seconds)]
-    return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+def measured(loop: str, kind: str, count: int, seconds: float) -> list[list[float]]:
+    words = [sys.executable, __file__, "--measure", loop, kind, str(count), str(seconds)]
+    shares: list[list[float]] = json.loads(
+        subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
+    )
+    return shares
 
 
 def main() -> None:
-    quick = "--quick" in sys.argv
-    rounds, seconds = (1, 0.5) if quick else (5, 2.0)
+    count, seconds = (1, 0.5) if "--quick" in sys.argv else (15, 2.0)
     watched = " | ".join(f"watched, {threshold * 1000:.0f} ms" for threshold in THRESHOLDS[1:])
     print(f"| loop | load | unwatched | {watched} |")
     print("| --- | --- " + "| ---: " * len(THRESHOLDS) + "|")
     for loop in LOOPS:
         for kind in LOADS:
-            shares: dict[float, list[float]] = {threshold: [] for threshold in THRESHOLDS}
-            for _ in range(rounds):
-                for threshold in THRESHOLDS:
-                    shares[threshold].append(taken(loop, kind, threshold, seconds))
-            base, *others = (min(shares[threshold]) for threshold in THRESHOLDS)
-            cells = [f"{base:.2%}", *(f"{share:.2%} ({share - base:+.2%})" for share in others)]
+            shares = measured(loop, kind, count, seconds)
+            cells = []
+            for turn in range(len(THRESHOLDS)):
+                taken = statistics.median(row[turn] for row in shares)
+                more = statistics.median(row[turn] - row[0] for row in shares)
+                cells.append(f"{taken:.2%} ({more:+.2%})" if turn else f"{taken:.2%}")
             print(f"| {loop} | {kind} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
-    if "--turn" in sys.argv:
-        turn(*sys.argv[sys.argv.index("--turn") + 1 :])
+    if "--measure" in sys.argv:
+        measure(*sys.argv[sys.argv.index("--measure") + 1 :])
     else:
         main()

@@ -224,7 +224,9 @@ fn a_fork_while_others_build_pools_makes_no_child_hang() {
         });
     }
     stop.store(true, Ordering::Relaxed);
-    builders.into_iter().for_each(|builder| builder.join().unwrap());
+    for builder in builders {
+        builder.join().unwrap();
+    }
 }
 
 #[test]

@@ -541,7 +541,8 @@ fn a_forked_child_is_told_and_the_parent_goes_on() {
 fn a_forked_child_may_have_a_pool_of_its_own() {
     let large = vec![7; 1_000_000];
     let pool = pool(1);
-    let is_right = |pool: &ProcessPool| pool.run(reversed.with(&large)).wait().is_ok_and(|back| back == large);
+    let is_right =
+        |pool: &ProcessPool| pool.run(reversed.with(&large)).wait().is_ok_and(|back| back == large);
     assert!(is_right(&pool));
     // SAFETY: the child only builds and uses a pool, which is what is tested, and leaves by `_exit`.
     let child = unsafe { libc::fork() };
