@@ -595,6 +595,28 @@ def test_a_thread_writes_its_own_stack_down() -> None:
     assert signal.getsignal(stacks.signal) is signal.SIG_DFL
 
 
+def test_a_thread_may_end_before_it_writes_its_stack_down() -> None:
+    stacks = Stacks(None)
+
+    def hide() -> None:
+        while stacks.signal not in signal.sigpending():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [stacks.signal])
+            signal.pthread_sigmask(signal.SIG_BLOCK, [stacks.signal])
+
+    try:
+        for _ in range(3):
+            thread = threading.Thread(target=hide)
+            thread.start()
+            assert thread.native_id is not None
+            while thread.is_alive():
+                stacks.take(thread.native_id)
+            given_up = time.monotonic() + 10
+            while stacks.take(threading.get_native_id()) is None:
+                assert time.monotonic() < given_up, "no stack was had any more"
+    finally:
+        stacks.close()
+
+
 @pytest.mark.parametrize("threshold", [0, -1, float("nan"), float("inf")])
 def test_a_threshold_is_a_length_of_time(threshold: float) -> None:
     with pytest.raises(ValueError, match="threshold"):

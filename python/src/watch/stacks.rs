@@ -51,8 +51,9 @@ pub(super) struct Signal {
 /// What the stacks are written to.
 struct Pad {
     file: File,
-    /// How many signals were sent.
+    /// How many signals were sent, and the last one to whom.
     sent: usize,
+    asked: i32,
 }
 
 #[pymethods]
@@ -84,7 +85,7 @@ impl Stacks {
         INNER.store(action.sa_sigaction, Ordering::Release);
         action.sa_sigaction = handler as *const () as usize;
         install(number, &action)?;
-        let pad = Pad { file, sent: WRITTEN.load(Ordering::Acquire) };
+        let pad = Pad { file, sent: WRITTEN.load(Ordering::Acquire), asked: 0 };
         Ok(Self(Arc::new(Signal { number, file: Mutex::new(Some(pad)) })))
     }
 
@@ -103,8 +104,8 @@ impl Stacks {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let taken = || self.0.file.lock().unwrap_or_else(PoisonError::into_inner).take();
         match py.detach(taken) {
-            // One is under way, and would kill the process once there is no handler.
-            Some(pad) => self.0.release(py, pad.sent != WRITTEN.load(Ordering::Acquire)),
+            // One that is under way would kill the process once there is no handler.
+            Some(mut pad) => self.0.release(py, !pad.is_settled()),
             None => Ok(()),
         }
     }
@@ -131,20 +132,19 @@ impl Signal {
         Ok(())
     }
 
-    /// Has the thread write down its stack. None if that cannot be had: it is gone, has the signal blocked, or is
-    /// in a call that the system does not interrupt.
+    /// Has the thread write down its stack. None if that cannot be had: it is gone, has the signal blocked, is in a
+    /// call that the system does not interrupt, or has nothing of Python.
     pub(super) fn take(&self, tid: i32) -> Option<String> {
         let mut guard = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let pad = guard.as_mut()?;
-        if pad.sent != WRITTEN.load(Ordering::Acquire) || clocks::blocks(tid, self.number) {
+        if !pad.is_settled() || clocks::blocks(tid, self.number) {
             return None;
         }
         pad.file.set_len(0).ok()?;
         pad.file.seek(SeekFrom::Start(0)).ok()?;
         pad.sent += 1;
-        let pid = libc::pid_t::try_from(std::process::id()).ok()?;
-        // SAFETY: it takes three numbers.
-        if unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, self.number) } != 0 {
+        pad.asked = tid;
+        if !send(tid, self.number) {
             pad.sent -= 1;
             return None;
         }
@@ -158,8 +158,24 @@ impl Signal {
         let mut written = Vec::new();
         pad.file.seek(SeekFrom::Start(0)).ok()?;
         pad.file.read_to_end(&mut written).ok()?;
-        Some(String::from_utf8_lossy(&written).into_owned())
+        (!written.is_empty()).then(|| String::from_utf8_lossy(&written).into_owned())
     }
+}
+
+impl Pad {
+    /// Whether no signal is under way. What a thread had not taken when it ended, nobody will.
+    fn is_settled(&mut self) -> bool {
+        if self.sent != WRITTEN.load(Ordering::Acquire) && !send(self.asked, 0) {
+            self.sent = WRITTEN.load(Ordering::Acquire);
+        }
+        self.sent == WRITTEN.load(Ordering::Acquire)
+    }
+}
+
+/// Sends a signal to a thread of this process; 0 only asks whether there is such a thread. Says whether there is.
+fn send(tid: i32, signal: i32) -> bool {
+    // SAFETY: it takes three numbers.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, signal) == 0 }
 }
 
 fn current(signal: i32) -> PyResult<libc::sigaction> {
