@@ -101,6 +101,18 @@ fn a_job_that_uses_too_much_memory_is_ended_with_the_figure() {
 }
 
 #[test]
+fn memory_is_measured_again_when_a_pool_that_was_idle_is_used() {
+    // The pool then sleeps until the worker's age is up.
+    let hour = Duration::from_secs(3600);
+    let pool = one_worker().memory_limit(64 << 20).max_worker_age(hour).build().unwrap();
+    assert_eq!(pool.run(grow_by.with(8)).wait().unwrap(), 8);
+    std::thread::sleep(Duration::from_millis(500));
+    let error = pool.run(grow_by.with(400)).wait().unwrap_err();
+    let ErrorKind::WorkerDied(died) = error.kind() else { panic!("{error}") };
+    assert!(died.out_of_memory, "{died}");
+}
+
+#[test]
 fn an_idle_worker_that_has_grown_too_much_is_replaced() {
     let pool = one_worker().memory_limit(64 << 20).build().unwrap();
     // Little by little, so that none of the jobs is there long enough to be blamed.

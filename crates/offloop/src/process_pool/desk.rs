@@ -69,7 +69,7 @@ pub(super) struct Inbox {
     pub(super) over: bool,
     /// The bell was rung and the supervisor has not looked yet.
     rung: bool,
-    /// When the supervisor looks again by itself.
+    /// When the supervisor looks again by itself; `None` if it sleeps in the belief that there is nothing to look after.
     looks_at: Option<Instant>,
     /// How many calls were given to workers.
     pub(super) given: u64,
@@ -83,6 +83,13 @@ pub(super) struct Inbox {
     /// Attempts after the first.
     pub(super) retried: u64,
     pub(super) restarts: Restarts,
+}
+
+/// How the supervisor sleeps.
+pub(super) struct Sleep {
+    pub(super) until: Option<Instant>,
+    /// The pool is in use.
+    pub(super) is_used: bool,
 }
 
 /// What is to be done after the lock is released.
@@ -135,7 +142,7 @@ impl Inbox {
             }
             let member = &self.members[at];
             let due = member.run_deadline().into_iter().chain(member.stalls_at(STALL)).min();
-            // Who sleeps for ever does not know that there is something to watch.
+            // Who believes that there is nothing to look after is to learn better.
             let is_sooner = self.looks_at.is_none_or(|looks_at| due.is_some_and(|due| due < looks_at));
             if is_sooner || member.is_spent() {
                 self.ring(after);
@@ -171,7 +178,8 @@ impl Inbox {
         }
     }
 
-    fn collect(&mut self, at: usize, after: &mut Aftermath) {
+    /// Takes the answers of a worker.
+    pub(super) fn collect(&mut self, at: usize, after: &mut Aftermath) {
         let member = &mut self.members[at];
         if !member.may_answer() {
             return;
@@ -371,11 +379,16 @@ impl Desk {
         })
     }
 
-    /// The supervisor goes to sleep until then. False if something has come up meanwhile.
-    pub(super) fn sleep_until(&self, deadline: Option<Instant>) -> bool {
+    /// The supervisor goes to sleep until what `deadline` says; that is `None` if something has come up meanwhile. It
+    /// asks and goes under one lock, so that who gives a worker a job then knows whether that was taken into account.
+    pub(super) fn fall_asleep(&self, deadline: impl FnOnce(&Inbox) -> Sleep) -> Option<Sleep> {
         let mut inbox = self.inbox.lock();
-        inbox.looks_at = deadline;
-        !inbox.rung && !inbox.members.iter().any(Member::has_news)
+        if inbox.rung || inbox.members.iter().any(Member::has_news) {
+            return None;
+        }
+        let sleep = deadline(&inbox);
+        inbox.looks_at = if sleep.is_used { sleep.until } else { None };
+        Some(sleep)
     }
 
     /// The supervisor has ended: nothing is to be had here any more. Returns the jobs that are left.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::builder::OnCrash;
-use super::desk::{Aftermath, Desk, Inbox};
+use super::desk::{Aftermath, Desk, Inbox, Sleep};
 use super::link::{Answer, Link, Malformed};
 use super::member::{Member, Phase, Why};
 use super::outcome;
@@ -157,7 +157,7 @@ impl Supervisor {
         let overdue = desk.look(|inbox, after| {
             inbox.retry_what_is_due(now);
             for at in 0..inbox.members.len() {
-                inbox.harvest(at, after);
+                inbox.collect(at, after);
                 if inbox.members[at].is_stalled(STALL, now) {
                     inbox.members[at].expect_more();
                     inbox.recall(at, after);
@@ -540,12 +540,9 @@ impl Supervisor {
 
     /// Sleeps until a worker has something to say, ends or is due, or until the bell rings.
     fn wait(&mut self) {
-        let deadline = self.next_deadline();
         self.staff.iter().for_each(|staff| staff.link.watch());
-        if !self.desk.sleep_until(deadline) {
-            return;
-        }
-        let limit = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let Some(Sleep { until, .. }) = self.fall_asleep() else { return };
+        let limit = until.map(|until| until.saturating_duration_since(Instant::now()));
         let mut descriptors = vec![sys::watch(self.desk.bell.as_fd())];
         let template = self.template.as_ref().filter(|parent| !parent.is_lost);
         let has_template = template.is_some();
@@ -598,34 +595,33 @@ impl Supervisor {
         }
     }
 
-    /// When there is something to do even if nothing happens.
-    fn next_deadline(&mut self) -> Option<Instant> {
+    /// Goes to sleep until there is something to do even if nothing happens.
+    fn fall_asleep(&mut self) -> Option<Sleep> {
         let config = &self.desk.config;
         let heartbeat = if config.memory_limit.is_some() { MEASURE } else { HEARTBEAT };
-        let given = self.given;
         let now = Instant::now();
         let starts = if self.failures > 0 { self.not_before } else { None };
-        let idle =
-            Arena::of_this_process().filter(|arena| arena.retains()).and_then(|_| now.checked_add(IDLE));
-        let (pool, given) = self.desk.look(|inbox, _| {
+        // Freed blocks that the workers have not been told of for want of room.
+        let untold = self.staff.iter().filter(|staff| !staff.link.pass_on_returns()).count();
+        let retains = Arena::of_this_process().is_some_and(Arena::retains);
+        let idle = if retains || untold > 0 { now.checked_add(IDLE) } else { None };
+        let staff = self.staff.iter().filter_map(|staff| staff.deadline);
+        let expected = self.expected.iter().filter_map(|expected| expected.deadline);
+        let own = staff.chain(expected).chain(idle).min();
+        self.desk.fall_asleep(|inbox| {
+            let given = std::mem::replace(&mut self.given, inbox.given);
             let is_used = inbox.given != given || !inbox.is_idle();
             let busy = if is_used { now.checked_add(heartbeat) } else { None };
             // A program that cannot start is tried again for jobs alone.
-            let starts = starts.filter(|_| self.failures < PATIENCE || busy.is_some());
+            let starts = starts.filter(|_| self.failures < PATIENCE || is_used);
             let retries = inbox.later.iter().map(|(due, _)| *due);
             let members = inbox.members.iter().flat_map(|member| {
                 let worn = config.worn_at(member).filter(|time| *time > now);
                 member.run_deadline().into_iter().chain(member.stalls_at(STALL)).chain(worn)
             });
-            (retries.chain(members).chain(busy).chain(starts).min(), inbox.given)
-        });
-        self.given = given;
-        // Freed blocks that the workers have not been told of for want of room.
-        let untold = self.staff.iter().filter(|staff| !staff.link.pass_on_returns()).count();
-        let idle = idle.or_else(|| if untold > 0 { now.checked_add(IDLE) } else { None });
-        let staff = self.staff.iter().filter_map(|staff| staff.deadline);
-        let expected = self.expected.iter().filter_map(|expected| expected.deadline);
-        staff.chain(expected).chain(pool).chain(idle).min()
+            let until = retries.chain(members).chain(busy).chain(starts).chain(own).min();
+            Sleep { until, is_used }
+        })
     }
 
     /// Strikes a worker that has ended from the list, and collects it unless that was done elsewhere; its death is its
