@@ -6,6 +6,7 @@
 //! to the standard error itself.
 
 mod clocks;
+mod interrupted;
 mod stacks;
 
 use std::collections::VecDeque;

@@ -571,24 +571,38 @@ def test_nothing_of_the_watched_code_is_kept() -> None:
         gc.enable()
 
 
+class Busy:
+    """A thread that computes, and its number."""
+
+    def __enter__(self) -> int:
+        self.over = False
+        self.thread = threading.Thread(target=self.compute)
+        self.thread.start()
+        assert self.thread.native_id is not None
+        return self.thread.native_id
+
+    def __exit__(self, *_: object) -> None:
+        self.over = True
+        self.thread.join()
+
+    def compute(self) -> None:
+        while not self.over:
+            sum(range(10_000))
+
+
 def test_a_thread_writes_its_own_stack_down() -> None:
     stacks = Stacks(None)
-    here = threading.get_native_id()
     try:
-        text = stacks.take(here)
-        assert text is not None
-        assert text.startswith("Stack (most recent call first):\n")
-        assert f'File "{__file__}"' in text.splitlines()[1]
-        assert "test_a_thread_writes_its_own_stack_down" in text.splitlines()[1]
+        with Busy() as busy:
+            text = stacks.take(busy)
+            assert text is not None
+            assert text.startswith("Stack (most recent call first):\n")
+            assert re.search(rf'^  File "{re.escape(__file__)}", line \d+ in compute$', text, re.M)
+        assert stacks.take(busy) is None
+        here = threading.get_native_id()
         signal.pthread_sigmask(signal.SIG_BLOCK, [stacks.signal])
         assert stacks.take(here) is None
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [stacks.signal])
-        assert stacks.take(here) is not None
-        thread = threading.Thread(target=lambda: None)
-        thread.start()
-        thread.join()
-        assert thread.native_id is not None
-        assert stacks.take(thread.native_id) is None
     finally:
         stacks.close()
     assert stacks.take(here) is None
@@ -611,8 +625,9 @@ def test_a_thread_may_end_before_it_writes_its_stack_down() -> None:
             while thread.is_alive():
                 stacks.take(thread.native_id)
             given_up = time.monotonic() + 10
-            while stacks.take(threading.get_native_id()) is None:
-                assert time.monotonic() < given_up, "no stack was had any more"
+            with Busy() as busy:
+                while stacks.take(busy) is None:
+                    assert time.monotonic() < given_up, "no stack was had any more"
     finally:
         stacks.close()
 

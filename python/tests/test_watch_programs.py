@@ -147,6 +147,70 @@ def test_what_never_gives_the_interpreter_back_is_reported_to_stderr(
     assert f'File "{tmp_path / "script.py"}", line 9 in main' in stack
 
 
+SAMPLED = """
+    import sys, threading, time
+    from offloop._offloop import Stacks
+
+    class Thing:
+        def __del__(self):
+            pass
+
+    def called(_):
+        things = [Thing() for _ in range(20)]
+        return len(things)
+
+    def calls():
+        while not over:
+            set(map(called, range(5)))
+            sorted(x for x in range(50))
+
+    over = False
+    sys.setswitchinterval(1e-4)
+    stacks = Stacks(None)
+    thread = threading.Thread(target=calls)
+    thread.start()
+    end = time.monotonic() + 5
+    taken = []
+    while time.monotonic() < end:
+        taken.append(stacks.take(thread.native_id))
+    over = True
+    thread.join()
+    known = [stack for stack in taken if stack is not None]
+    assert all(stack.rstrip().endswith("in _bootstrap") for stack in known)
+    assert len(known) > len(taken) / 2 > 0
+"""
+
+
+def test_a_thread_may_be_interrupted_wherever_it_is(tmp_path: Path) -> None:
+    script = scripts.write(tmp_path / "script.py", textwrap.dedent(SAMPLED))
+    done = watched(script, None)
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+
+
+FREES = """
+    import asyncio, gc
+
+    def frees():
+        mine = things.pop()
+
+    async def main():
+        await asyncio.sleep(0.1)
+        asyncio.get_running_loop().call_soon(frees)
+        await asyncio.sleep(0.1)
+
+    gc.disable()
+    things = [[[] for _ in range(10_000_000)]]
+    asyncio.run(main())
+"""
+
+
+def test_a_function_that_frees_much_as_it_returns_is_named(tmp_path: Path) -> None:
+    script = scripts.write(tmp_path / "script.py", textwrap.dedent(FREES))
+    done = watched(script, "50ms")
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+    assert "it computes in frees" in done.stderr
+
+
 def test_a_report_whose_handler_waits_for_the_loop_goes_to_stderr(tmp_path: Path) -> None:
     script = scripts.write(
         tmp_path / "script.py",

@@ -203,7 +203,8 @@ class WatchedLoop:
         if look.callback is not None:
             advice = _advise_builtin(look.stack[0], look.callback, computes)
             name = _thread_name(self._pulse.thread[0])
-            self._report(notice, cause, look.stack, name, advice, None, look.callback)
+            callback = look.callback if look.callback != _UNNAMED else None
+            self._report(notice, cause, look.stack, name, advice, None, callback)
             return
         task, callback = self._called(loop, look) if is_fresh else (None, None)
         name = _thread_name(self._pulse.thread[0])
@@ -310,7 +311,7 @@ class WatchedLoop:
         # What is written in C has no frame, but its handle knows what it is.
         handle = frames[begin - 1].f_locals.get("self")
         callback = getattr(handle, "_callback", None)
-        return _Look([of_frame(frames[begin - 1])], True, _name(callback) or "?")
+        return _Look([of_frame(frames[begin - 1])], True, _name(callback) or _UNNAMED)
 
     def _dumped(self, text: str, live: _Look | None) -> _Look:
         """What it was at when it wrote down its stack; in more detail where it still is."""
@@ -319,6 +320,9 @@ class WatchedLoop:
         if begin is None:
             return _Look([], False)
         stack = frames[begin:]
+        if not stack and begin > 0 and _is_handle(frames[begin - 1].file, frames[begin - 1].name):
+            known = live.callback if live is not None else None
+            return _Look([frames[begin - 1]], True, known or _UNNAMED)
         alike = 0
         if live is not None:
             for then, now in zip(stack, live.stack, strict=False):
@@ -401,6 +405,13 @@ def _advise_holder(holder: _Holder) -> Advice:
 
 def _advise_builtin(place: Frame, callback: str, computes: bool) -> Advice:
     """For what the loop calls directly, and has no frame."""
+    if callback == _UNNAMED:
+        return Advice(
+            place,
+            None,
+            "the loop has called something without a frame: what is written in C, or a function that has "
+            "returned and frees what it had; let go of large structures on another thread (`offloop.run`)",
+        )
     runner = "run_cpu" if computes else "run"
     return Advice(
         place,
@@ -415,6 +426,9 @@ def _is_handle(file: str, name: str) -> bool:
 
 
 _HANDLE = asyncio.Handle._run.__code__
+
+_UNNAMED = "?"
+"""In place of the name of a callback that is not known."""
 
 
 def _name(value: object) -> str | None:

@@ -2,10 +2,11 @@
 //!
 //! A signal makes a thread write down its own stack, which is the only one that can be read without the interpreter:
 //! nobody else changes it meanwhile. What does so is the standard library's `faulthandler`. Around its handler
-//! there is one of ours that says when it is done.
+//! there is one of ours that says when it is done, and leaves it uncalled where it would not survive.
 
+use std::ffi::c_void;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,10 +18,13 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rustix::fs::MemfdFlags;
 
-use super::clocks;
+use super::{clocks, interrupted};
 
 /// So long a thread may take to write its stack. It takes microseconds, once it has a core.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How often a thread is asked. It may be found where its stack cannot be read, for a moment.
+const ATTEMPTS: usize = 20;
 
 /// The handler of `faulthandler`, while one of ours is installed. So there is one such signal in a process.
 static INNER: AtomicUsize = AtomicUsize::new(0);
@@ -28,12 +32,15 @@ static INNER: AtomicUsize = AtomicUsize::new(0);
 /// How many stacks have been written.
 static WRITTEN: AtomicUsize = AtomicUsize::new(0);
 
-extern "C" fn handler(signal: libc::c_int) {
+extern "C" fn handler(signal: libc::c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
     let inner = INNER.load(Ordering::Acquire);
     if inner != 0 {
         // SAFETY: it is the handler that faulthandler has installed for one argument; and that does nothing that
-        // a handler must not.
-        unsafe { std::mem::transmute::<usize, extern "C" fn(libc::c_int)>(inner)(signal) };
+        // a handler must not. The context is that of this signal.
+        unsafe {
+            let inner = std::mem::transmute::<usize, extern "C" fn(libc::c_int)>(inner);
+            interrupted::if_sound(context, || inner(signal));
+        }
     }
     WRITTEN.fetch_add(1, Ordering::Release);
 }
@@ -75,8 +82,9 @@ impl Stacks {
         if INNER.load(Ordering::Acquire) != 0 {
             return Err(PyRuntimeError::new_err("this process has such a signal already"));
         }
+        interrupted::prepare(py)?;
         let memory = rustix::fs::memfd_create("offloop-stacks", MemfdFlags::CLOEXEC);
-        let file = File::from(memory.map_err(std::io::Error::from)?);
+        let file = File::from(memory.map_err(io::Error::from)?);
         let options = PyDict::new(py);
         options.set_item("file", file.as_raw_fd())?;
         options.set_item("all_threads", false)?;
@@ -84,6 +92,7 @@ impl Stacks {
         let mut action = current(number)?;
         INNER.store(action.sa_sigaction, Ordering::Release);
         action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags |= libc::SA_SIGINFO;
         install(number, &action)?;
         let pad = Pad { file, sent: WRITTEN.load(Ordering::Acquire), asked: 0 };
         Ok(Self(Arc::new(Signal { number, file: Mutex::new(Some(pad)) })))
@@ -133,36 +142,51 @@ impl Signal {
     }
 
     /// Has the thread write down its stack. None if that cannot be had: it is gone, has the signal blocked, is in a
-    /// call that the system does not interrupt, or has nothing of Python.
+    /// call that the system does not interrupt, has nothing of Python, waits for the interpreter (in 3.10), or evaluates
+    /// bytecode whenever it is asked; who does that lets others have the interpreter now and then.
     pub(super) fn take(&self, tid: i32) -> Option<String> {
         let mut guard = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let pad = guard.as_mut()?;
-        if !pad.is_settled() || clocks::blocks(tid, self.number) {
-            return None;
-        }
-        pad.file.set_len(0).ok()?;
-        pad.file.seek(SeekFrom::Start(0)).ok()?;
-        pad.sent += 1;
-        pad.asked = tid;
-        if !send(tid, self.number) {
-            pad.sent -= 1;
-            return None;
-        }
-        let sent = Instant::now();
-        while pad.sent != WRITTEN.load(Ordering::Acquire) {
-            if sent.elapsed() > PATIENCE {
-                return None;
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        let mut written = Vec::new();
-        pad.file.seek(SeekFrom::Start(0)).ok()?;
-        pad.file.read_to_end(&mut written).ok()?;
-        (!written.is_empty()).then(|| String::from_utf8_lossy(&written).into_owned())
+        (0..ATTEMPTS).find_map(|_| pad.ask(tid, self.number).transpose())?.ok()
+    }
+}
+
+/// Why no further attempt is worth while.
+struct Hopeless;
+
+impl From<io::Error> for Hopeless {
+    fn from(_: io::Error) -> Self {
+        Self
     }
 }
 
 impl Pad {
+    /// Has the thread write down its stack; `None` if it has written nothing.
+    fn ask(&mut self, tid: i32, signal: i32) -> Result<Option<String>, Hopeless> {
+        if !self.is_settled() || clocks::blocks(tid, signal) {
+            return Err(Hopeless);
+        }
+        self.file.set_len(0)?;
+        self.file.seek(SeekFrom::Start(0))?;
+        self.sent += 1;
+        self.asked = tid;
+        if !send(tid, signal) {
+            self.sent -= 1;
+            return Err(Hopeless);
+        }
+        let sent = Instant::now();
+        while self.sent != WRITTEN.load(Ordering::Acquire) {
+            if sent.elapsed() > PATIENCE {
+                return Err(Hopeless);
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        let mut written = Vec::new();
+        self.file.seek(SeekFrom::Start(0))?;
+        self.file.read_to_end(&mut written)?;
+        Ok((!written.is_empty()).then(|| String::from_utf8_lossy(&written).into_owned()))
+    }
+
     /// Whether no signal is under way. What a thread had not taken when it ended, nobody will.
     fn is_settled(&mut self) -> bool {
         if self.sent != WRITTEN.load(Ordering::Acquire) && !send(self.asked, 0) {
@@ -182,7 +206,7 @@ fn current(signal: i32) -> PyResult<libc::sigaction> {
     let mut action = MaybeUninit::uninit();
     // SAFETY: nothing is set, and the pointer is to room for what is written.
     if unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) } != 0 {
-        return Err(std::io::Error::last_os_error().into());
+        return Err(io::Error::last_os_error().into());
     }
     // SAFETY: it was written, as the call has not failed.
     Ok(unsafe { action.assume_init() })
@@ -191,7 +215,7 @@ fn current(signal: i32) -> PyResult<libc::sigaction> {
 fn install(signal: i32, action: &libc::sigaction) -> PyResult<()> {
     // SAFETY: the action is a valid one, with a handler that may run at any time.
     if unsafe { libc::sigaction(signal, action, std::ptr::null_mut()) } != 0 {
-        return Err(std::io::Error::last_os_error().into());
+        return Err(io::Error::last_os_error().into());
     }
     Ok(())
 }
