@@ -41,6 +41,13 @@ pub(crate) struct Notice {
     holder: Option<(i32, Option<String>)>,
 }
 
+impl Notice {
+    /// Whether it is known what the loop's thread was at, or who kept the interpreter from it.
+    fn is_explained(&self) -> bool {
+        self.stack.is_some() || self.holder.is_some()
+    }
+}
+
 /// Where the monitors leave what they notice, for the one thread that reports it.
 #[pyclass(frozen, module = "offloop._offloop")]
 pub(crate) struct Post(Arc<Shared>);
@@ -308,7 +315,7 @@ impl Listener {
         }
         // What is still unread is enough: a reporter that is late must not find thousands.
         if kind != "still"
-            || !state.notices.iter().any(|notice| notice.key == self.key && notice.stack.is_some())
+            || !state.notices.iter().any(|notice| notice.key == self.key && notice.is_explained())
         {
             state.notices.push_back(Notice {
                 key: self.key,

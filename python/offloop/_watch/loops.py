@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import sys
 import threading
 import time
@@ -184,10 +185,17 @@ class WatchedLoop:
             look = self._dumped(notice.stack, live)
         elif live is not None:
             look = live
+        elif notice.holder is not None and notice.holder[1] is not None:
+            look = _Look([], False)
         else:
             if notice.kind == "stalled":
                 self._watch.unseen += 1
             return
+        if notice.kind == "still" and self._episode is not None and self._episode.places:
+            is_own = all(os.path.dirname(frame.file) == _ASYNCIO for frame in look.stack)
+            if is_own and look.is_called and look.callback is None:
+                # What was found before is over, and the loop itself on its way to come round.
+                return
         computes = notice.share >= 0.5 or (notice.state == "R" and notice.share > 0.05)
         holder: _Holder | None = None
         if notice.holder is not None or not look.is_called:
@@ -426,6 +434,8 @@ def _is_handle(file: str, name: str) -> bool:
 
 
 _HANDLE = asyncio.Handle._run.__code__
+
+_ASYNCIO = os.path.dirname(asyncio.__file__)
 
 _UNNAMED = "?"
 """In place of the name of a callback that is not known."""
