@@ -64,60 +64,42 @@
 //! `metrics`: figures go to the recorder of that crate. `rayon`, `tokio`: adapters for their threads. `watch`
 //! (default): [`watch`](mod@watch) notices a stalled loop; with `tokio` a stalled runtime, with `watch-stacks` its stack.
 
-pub mod adapters;
-#[cfg(all(feature = "process", target_os = "linux"))]
-mod arena;
-mod backlog;
-#[cfg(all(feature = "process", target_os = "linux"))]
-mod blob;
-mod captured;
-mod cell;
-mod clock;
-mod error;
-mod executor;
-mod fork;
-mod handle;
-pub mod job;
-mod lanes;
-mod linger;
-mod map;
+mod api;
+mod base;
+mod core;
 pub mod metrics;
-mod nested;
-mod on_cancel;
-mod panics;
 #[cfg(all(feature = "process", target_os = "linux"))]
-mod payload;
-#[cfg(all(feature = "process", target_os = "linux"))]
-mod process_pool;
-mod queue;
-mod report;
-mod span;
-mod sync;
-#[cfg(all(feature = "process", target_os = "linux"))]
-mod task;
-mod thread_pool;
-mod timer;
+mod processes;
+mod threads;
 #[cfg(feature = "watch")]
 pub mod watch;
-mod work;
+#[cfg(all(feature = "process", target_os = "linux"))]
+mod wire;
 
-pub use backlog::OnFull;
-pub use captured::Captured;
-pub use error::{BuildError, Error, ErrorKind, Exit, Panic, Rejected, WorkerDied};
-pub use executor::{Accepts, Executor, Inline};
-pub use handle::Handle;
-pub use job::{Job, JobId, JobState, Prepared, Retry, prepare};
-pub use lanes::{cpu_lane, io_lane};
-pub use map::{Map, map};
-pub use report::{Report, Stuck};
-pub use thread_pool::{StatePool, ThreadPool, ThreadPoolBuilder, WorkerThread, discard_state};
-pub use work::Work;
+pub use crate::api::adapters;
+pub use crate::api::lanes::{cpu_lane, io_lane};
+pub use crate::core::backlog::OnFull;
+pub use crate::core::captured::Captured;
+pub use crate::core::error::{BuildError, Error, ErrorKind, Exit, Panic, Rejected, WorkerDied};
+pub use crate::core::executor::{Accepts, Executor, Inline};
+pub use crate::core::handle::Handle;
+pub use crate::core::job;
+pub use crate::core::job::{Job, JobId, JobState, Prepared, Retry, prepare};
+pub use crate::core::map::{Map, map};
+pub use crate::core::shutdown::{Report, Stuck};
+pub use crate::core::work::Work;
+pub use crate::threads::{StatePool, ThreadPool, ThreadPoolBuilder, WorkerThread, discard_state};
 
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub use {
-    blob::{Blob, BlobMut, PrivateBlob},
-    process_pool::{Initialised, Items, OnCrash, ProcessPool, ProcessPoolBuilder, host, init},
-    task::Call,
+    crate::processes::{
+        pool::builder::{Initialised, OnCrash, ProcessPoolBuilder},
+        pool::items::Items,
+        pool::pool::{ProcessPool, init},
+        worker::host,
+    },
+    crate::wire::blob::{Blob, BlobMut, PrivateBlob},
+    crate::wire::task::Call,
 };
 
 /// Marks a function as a task: a function with a name, which another process can be told to call.
@@ -168,8 +150,8 @@ macro_rules! init_tests {
 #[cfg(all(feature = "process", target_os = "linux"))]
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::payload::{ByteBuf, Bytes, Incoming};
-    pub use crate::task::{Outcome, TASKS, Task, call, run};
+    pub use crate::wire::payload::{ByteBuf, Bytes, Incoming};
+    pub use crate::wire::task::{Outcome, TASKS, Task, call, run};
     pub use linkme;
 }
 
@@ -177,10 +159,10 @@ pub mod __private {
 #[cfg(all(any(test, fuzzing), feature = "process", target_os = "linux"))]
 #[doc(hidden)]
 pub mod __fuzz {
-    pub use crate::process_pool::fuzz::answer;
+    pub use crate::processes::fuzz::answer;
 }
 
-use job::Options;
+use crate::core::job::Options;
 
 /// Runs blocking work on the default executor's I/O lane: up to 512 threads, as many as the calls that wait
 /// need.

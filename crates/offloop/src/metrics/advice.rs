@@ -5,10 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Usage;
-use crate::job::{Core, take_description};
-use crate::panics::{self, drop_quietly};
-use crate::sync::Mutex;
+use crate::base::clock::Usage;
+use crate::base::panic::{self, drop_quietly};
+use crate::base::sync::Mutex;
+use crate::core::job::{Core, take_description};
 
 /// What a pool is for, and so what is out of place there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -154,7 +154,7 @@ impl Advisor {
         #[cfg(feature = "tracing")]
         tracing::warn!(target: "offloop", task = advice.task, pool = &*advice.pool, "{advice}");
         if let Some(tell) = &self.on_advice {
-            drop_quietly(panics::catch(|| tell(&advice)));
+            drop_quietly(panic::catch(|| tell(&advice)));
         }
     }
 

@@ -17,24 +17,25 @@
 //! ```
 
 mod advice;
-pub(crate) mod books;
-#[cfg(feature = "metrics")]
-mod facade;
+
 mod histogram;
 mod prometheus;
+#[cfg(feature = "metrics")]
+mod publisher;
+pub(crate) mod stats;
 
 use std::ops::{Index, IndexMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub use advice::{Advice, Found, Purpose};
 pub(crate) use advice::{Advisor, OnAdvice};
-#[cfg(feature = "metrics")]
-pub use facade::Publisher;
 pub use histogram::{Histogram, Recorder};
 pub use prometheus::prometheus;
+#[cfg(feature = "metrics")]
+pub use publisher::Publisher;
 
-use crate::error::ErrorKind;
-use crate::fork::PerProcess;
+use crate::base::fork::PerProcess;
+use crate::core::error::ErrorKind;
 
 /// What became of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

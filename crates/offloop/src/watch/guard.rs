@@ -5,9 +5,9 @@ use std::io;
 use std::sync::Arc;
 
 use super::pulse::{Clock, Nanos, nanos};
-use crate::fork::Generation;
-use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{park_timeout, thread};
+use crate::base::fork::Generation;
+use crate::base::sync::atomic::{AtomicBool, Ordering};
+use crate::base::sync::{park_timeout, thread};
 
 /// Ends the watch when dropped.
 ///

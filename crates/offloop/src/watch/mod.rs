@@ -52,31 +52,11 @@ mod model;
 mod monitor;
 mod pulse;
 #[cfg(feature = "tokio")]
-mod report;
-#[cfg(feature = "tokio")]
-mod runtime;
-#[cfg(feature = "tokio")]
-mod slot;
-#[cfg(feature = "tokio")]
-mod stack;
-#[cfg(feature = "tokio")]
-mod stall;
-#[cfg(feature = "tokio")]
-mod suspect;
-#[cfg(feature = "tokio")]
-mod thread;
-#[cfg(feature = "tokio")]
 mod tokio;
 
+#[cfg(feature = "tokio")]
+pub use self::tokio::{Activity, Builder, Frame, Phase, Place, Stall, Thread, Watch, Watched};
 pub use guard::Guard;
 pub use judge::Event;
 pub use monitor::Monitor;
 pub use pulse::Pulse;
-#[cfg(feature = "tokio")]
-pub use {
-    self::tokio::{Builder, Watch, Watched},
-    slot::Place,
-    stack::Frame,
-    stall::{Activity, Phase, Stall},
-    thread::Thread,
-};

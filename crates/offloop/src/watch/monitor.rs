@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::guard::{Guard, Stop};
 use super::judge::{Event, Judge, Limits};
 use super::pulse::{Nanos, Pulse, Shared, to_nanos};
-use crate::panics;
+use crate::base::panic;
 
 /// The shortest threshold: a system under load is late by about as much on its own.
 const SHORTEST: Nanos = 1_000_000;
@@ -60,9 +60,9 @@ fn watch(shared: &Shared, mut judge: Judge, stop: &Stop, mut on: impl FnMut(Even
         }
         let (event, next) = judge.look(now, shared.read());
         if let Some(event) = event {
-            panics::drop_quietly(panics::catch(|| on(event)));
+            panic::drop_quietly(panic::catch(|| on(event)));
         }
         due = next;
     }
-    panics::drop_quietly(on);
+    panic::drop_quietly(on);
 }

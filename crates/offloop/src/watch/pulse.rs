@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::base::sync::atomic::{AtomicU64, Ordering};
 
 /// Nanoseconds since a watch began: they fit in one atomic, which an `Instant` does not.
 pub(super) type Nanos = u64;

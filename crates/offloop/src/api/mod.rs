@@ -1,0 +1,4 @@
+//! What users call beside the pools: the default executor's lanes, adapters, and what a running job asks.
+
+pub mod adapters;
+pub(crate) mod lanes;

@@ -1,0 +1,4 @@
+//! The system calls that the process pool needs, each in one place.
+
+pub(crate) mod patience;
+pub(crate) mod process;

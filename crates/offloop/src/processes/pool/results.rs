@@ -1,0 +1,73 @@
+//! From a worker's answer, or its death, to the end of a job.
+
+use std::sync::Arc;
+
+use crate::base::fork::PerProcess;
+use crate::base::panic::drop_quietly;
+use crate::core::error::{ErrorKind, Panic};
+use crate::core::executor::Accepts;
+use crate::core::job::Options;
+use crate::metrics::stats::Counts;
+use crate::processes::link::{Answer, Kind, PanicNote};
+use crate::processes::pool::worker::Finished;
+use crate::threads::ThreadPool;
+use crate::wire::payload::Incoming;
+use crate::wire::task::Fault;
+
+/// Results above this size in bytes are decoded on other threads, so that whoever took the answer goes on.
+const LARGE_RESULT: usize = 64 * 1024;
+
+/// What an answer comes to: the encoded result, or what went wrong.
+pub(crate) fn verdict<'a>(answer: &'a Answer, task: &str) -> Result<Incoming<'a>, ErrorKind> {
+    let text = || String::from_utf8_lossy(answer.body()).into_owned();
+    match answer.kind {
+        Kind::Done | Kind::Failed => Ok(Incoming { body: answer.body(), parts: &answer.parts }),
+        Kind::BadArguments => Err(Fault::Arguments(text()).into_kind(task)),
+        Kind::BadResult => Err(Fault::Result(text()).into_kind(task)),
+        Kind::Panicked => match postcard::from_bytes::<PanicNote>(answer.body()) {
+            Ok(PanicNote { message, place, backtrace }) => {
+                Err(ErrorKind::Panicked(Panic { message, place, backtrace, payload: None }))
+            }
+            Err(error) => Err(ErrorKind::Decode(format!("the panic of `{task}`: {error}"))),
+        },
+    }
+}
+
+/// Ends a job with its worker's answer, which is decoded by the user's code.
+pub(crate) fn finish(finished: Finished, counts: &Arc<Counts>) {
+    if finished.answer.body().len() <= LARGE_RESULT {
+        return end(finished, counts);
+    }
+    let counts = Arc::clone(counts);
+    let placed = decoders().try_place(move || end(finished, &counts), Options::new());
+    if let Err(rejected) = placed.map(crate::core::handle::Handle::detach) {
+        rejected.into_work()();
+    }
+}
+
+fn end(finished: Finished, counts: &Counts) {
+    let Finished { job, arguments, answer, .. } = finished;
+    // Their memory can be used again before anybody learns of the end.
+    drop(arguments);
+    match verdict(&answer, &job.core().options.name) {
+        Ok(result) => {
+            if answer.kind == Kind::Failed {
+                job.core().mark_failed();
+            }
+            job.complete(result, counts)
+        }
+        Err(kind) => job.fail(kind, counts),
+    };
+    drop(answer);
+    // If nobody wants the result it dies here, and its destructor is the user's too.
+    drop_quietly(job);
+}
+
+fn decoders() -> &'static ThreadPool {
+    static DECODERS: PerProcess<ThreadPool> = PerProcess::new();
+    DECODERS.get(|| {
+        let pool =
+            ThreadPool::builder().name("offloop-decode").max_threads(crate::base::sync::cores()).unlisted();
+        pool.build().expect("these settings are valid")
+    })
+}

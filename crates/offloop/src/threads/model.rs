@@ -1,0 +1,533 @@
+//! The pool under a model checker that tries many orders of its threads' steps. A lost wake-up shows as a
+//! deadlock, because each model waits for all that it began.
+//!
+//! `RUSTFLAGS="--cfg shuttle" cargo test -p offloop --no-default-features --lib --release -- model`
+//!
+//! There is no clock in here, so any limit may pass at any moment, and deadlines (whose thread outlives an
+//! execution) are left out.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use shuttle::sync::atomic::{AtomicUsize, Ordering};
+use shuttle::sync::{Condvar, Mutex};
+use shuttle::thread;
+
+use super::{ThreadPool, ThreadPoolBuilder};
+use crate::core::backlog::OnFull;
+use crate::core::error::ErrorKind;
+use crate::core::handle::Handle;
+use crate::core::job::{self, JobState};
+
+/// Orders tried per model and scheduler.
+const RUNS: usize = 10_000;
+
+fn check(model: impl Fn() + Send + Sync + Clone + 'static) {
+    shuttle::check_random(model.clone(), RUNS);
+    shuttle::check_pct(model, RUNS, 3);
+}
+
+/// A pool whose idle threads stay until it is dropped.
+fn pool(threads: usize) -> ThreadPoolBuilder {
+    ThreadPool::builder().max_threads(threads).min_threads(threads)
+}
+
+/// Wakes whoever waits for it. The checker's `park` may wake by itself, which would hide a lost wake-up for as
+/// long as any other thread can run; a condition variable does not.
+#[derive(Default)]
+struct Bell {
+    rung: Mutex<bool>,
+    ring: Condvar,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        *self.rung.lock().unwrap() = true;
+        self.ring.notify_one();
+    }
+}
+
+fn wait<F: Future + Unpin>(mut future: F) -> F::Output {
+    let bell = Arc::new(Bell::default());
+    let waker = Waker::from(Arc::clone(&bell));
+    loop {
+        if let Poll::Ready(output) = Pin::new(&mut future).poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        let rung = bell.rung.lock().unwrap();
+        let mut rung = bell.ring.wait_while(rung, |rung| !*rung).unwrap();
+        *rung = false;
+    }
+}
+
+#[derive(Clone, Default)]
+struct Count(Arc<AtomicUsize>);
+
+impl Count {
+    fn add(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn sub(&self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn get(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// A job that is seen to run and to be dropped, and sees how many run beside it.
+#[derive(Clone, Default)]
+struct Seen {
+    ran: Count,
+    dropped: Count,
+    running: Count,
+}
+
+struct Guard(Count);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.add();
+    }
+}
+
+impl Seen {
+    fn work(&self, most: usize) -> impl FnOnce() + Send + 'static {
+        let (seen, guard) = (self.clone(), Guard(self.dropped.clone()));
+        move || {
+            seen.running.add();
+            assert!(seen.running.get() <= most, "more than {most} jobs run at once");
+            seen.ran.add();
+            thread::yield_now();
+            seen.running.sub();
+            drop(guard);
+        }
+    }
+}
+
+/// Several submitters of one pool: each job runs exactly once, whoever is woken or started for it.
+fn wake_or_spawn(threads: usize) {
+    check(move || {
+        let pool = pool(threads).build().unwrap();
+        let seen = Seen::default();
+        let submitters: Vec<_> = (0..3)
+            .map(|_| {
+                let (pool, seen) = (pool.clone(), seen.clone());
+                thread::spawn(move || {
+                    let handles = [pool.run(seen.work(threads)), pool.run(seen.work(threads))];
+                    for handle in handles {
+                        wait(handle).unwrap();
+                    }
+                    wait(pool.run(seen.work(threads))).unwrap();
+                })
+            })
+            .collect();
+        for submitter in submitters {
+            submitter.join().unwrap();
+        }
+        assert_eq!((seen.ran.get(), seen.dropped.get()), (9, 9));
+        assert!(pool.threads() <= threads);
+    });
+}
+
+#[test]
+fn every_job_runs_once_on_one_thread() {
+    wake_or_spawn(1);
+}
+
+#[test]
+fn every_job_runs_once_on_two_threads() {
+    wake_or_spawn(2);
+}
+
+#[test]
+fn every_job_runs_once_on_three_threads() {
+    wake_or_spawn(3);
+}
+
+#[test]
+fn jobs_that_wait_for_each_other_all_get_threads() {
+    check(|| {
+        let pool = pool(3).build().unwrap();
+        let barrier = Arc::new(shuttle::sync::Barrier::new(3));
+        let handles: Vec<_> = (0..3)
+            .map(|_| {
+                let barrier = Arc::clone(&barrier);
+                pool.run(move || {
+                    barrier.wait();
+                })
+            })
+            .collect();
+        for handle in handles {
+            wait(handle).unwrap();
+        }
+    });
+}
+
+#[test]
+fn jobs_submitted_after_the_last_handle_is_gone_are_still_run() {
+    check(|| {
+        let pool = pool(2).build().unwrap();
+        let seen = Seen::default();
+        for _ in 0..3 {
+            pool.run(seen.work(2)).detach();
+        }
+        drop(pool);
+        while seen.dropped.get() < 3 {
+            thread::yield_now();
+        }
+        assert_eq!(seen.ran.get(), 3);
+    });
+}
+
+#[test]
+fn a_parked_thread_is_woken_for_each_job() {
+    check(|| {
+        let pool = pool(1).build().unwrap();
+        for _ in 0..3 {
+            wait(pool.run(|| ())).unwrap();
+            // Time to park.
+            for _ in 0..20 {
+                thread::yield_now();
+            }
+        }
+    });
+}
+
+#[test]
+fn idle_timeouts_lose_no_job() {
+    for min_threads in [0, 1] {
+        check(move || {
+            let pool = ThreadPool::builder().max_threads(2).min_threads(min_threads).build().unwrap();
+            let seen = Seen::default();
+            let submitters: Vec<_> = (0..2)
+                .map(|_| {
+                    let (pool, seen) = (pool.clone(), seen.clone());
+                    thread::spawn(move || (0..2).for_each(|_| wait(pool.run(seen.work(2))).unwrap()))
+                })
+                .collect();
+            for submitter in submitters {
+                submitter.join().unwrap();
+            }
+            assert_eq!((seen.ran.get(), seen.dropped.get()), (4, 4));
+        });
+    }
+}
+
+/// How a job of a pool that is shut down may end.
+fn ended_well(handle: Handle<()>) -> bool {
+    match wait(handle).map_err(crate::Error::into_kind) {
+        Ok(()) => true,
+        Err(ErrorKind::Closed | ErrorKind::Cancelled) => false,
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+fn submitters_against_shutdown(drain: Duration) {
+    check(move || {
+        let pool = pool(2).build().unwrap();
+        let seen = Seen::default();
+        let submitters: Vec<_> = (0..2)
+            .map(|_| {
+                let (pool, seen) = (pool.clone(), seen.clone());
+                thread::spawn(move || {
+                    let handles = [pool.run(seen.work(2)), pool.run(seen.work(2))];
+                    handles.map(ended_well).into_iter().filter(|ran| *ran).count()
+                })
+            })
+            .collect();
+        let report = wait(pool.shutdown(drain)).unwrap();
+        let done: usize = submitters.into_iter().map(|submitter| submitter.join().unwrap()).sum();
+        let stuck = report.stuck.len();
+        assert!(seen.ran.get() >= done, "a job has a value and has not run");
+        assert!(report.drained + report.cancelled + stuck <= 4, "{report:?}");
+        if drain == Duration::MAX {
+            assert_eq!(seen.ran.get(), done, "a job ran and has no value");
+            assert_eq!((report.cancelled, stuck, pool.threads()), (0, 0, 0), "{report:?}");
+        }
+        while seen.dropped.get() < 4 {
+            thread::yield_now();
+        }
+        while pool.threads() > 0 {
+            thread::yield_now();
+        }
+    });
+}
+
+#[test]
+fn a_draining_shutdown_runs_all_that_was_accepted() {
+    submitters_against_shutdown(Duration::MAX);
+}
+
+#[test]
+fn a_cancelling_shutdown_ends_every_job_once() {
+    submitters_against_shutdown(Duration::ZERO);
+}
+
+#[test]
+fn a_cancel_beside_start_and_finish_ends_the_job_once() {
+    check(|| {
+        let pool = pool(1).build().unwrap();
+        let seen = Seen::default();
+        let handle = Arc::new(pool.run(seen.work(1)));
+        let after = pool.run(seen.work(1));
+        let canceller = {
+            let handle = Arc::clone(&handle);
+            thread::spawn(move || handle.cancel())
+        };
+        let cancelled = handle.cancel() | canceller.join().unwrap();
+        let handle = Arc::into_inner(handle).unwrap();
+        let result = wait(handle);
+        assert_eq!(result.is_err(), cancelled);
+        wait(after).unwrap();
+        assert_eq!(seen.dropped.get(), 2);
+        assert!(cancelled || seen.ran.get() == 2);
+    });
+}
+
+#[test]
+fn a_cancelled_job_sees_its_token() {
+    check(|| {
+        let pool = pool(1).build().unwrap();
+        let handle = pool.run(|| {
+            while job::check().is_ok() {
+                thread::yield_now();
+            }
+        });
+        drop(handle);
+        wait(pool.run(|| ())).unwrap();
+    });
+}
+
+#[test]
+fn a_callback_for_a_cancel_runs_once_at_most_and_never_after_its_guard() {
+    check(|| {
+        let pool = pool(1).build().unwrap();
+        let (called, late) = (Count::default(), Count::default());
+        let (calls, lates) = (called.clone(), late.clone());
+        let handle = pool.run(move || {
+            for forgotten in [false, true] {
+                let count = calls.clone();
+                let guard = job::on_cancel(move || {
+                    thread::yield_now();
+                    count.add();
+                });
+                thread::yield_now();
+                if forgotten {
+                    std::mem::forget(guard);
+                } else {
+                    drop(guard);
+                    let before = calls.get();
+                    thread::yield_now();
+                    (before..calls.get()).for_each(|_| lates.add());
+                }
+            }
+        });
+        let cancelled = handle.cancel();
+        wait(pool.shutdown(Duration::MAX)).unwrap();
+        // The job is over, and not only ended, so from now on nothing is called.
+        let before = called.get();
+        for _ in 0..5 {
+            thread::yield_now();
+        }
+        assert_eq!((late.get(), called.get()), (0, before));
+        assert!(before <= if cancelled { 2 } else { 0 });
+    });
+}
+
+#[test]
+fn a_cancel_is_not_missed_by_a_callback_that_is_added_meanwhile() {
+    check(|| {
+        let pool = pool(1).build().unwrap();
+        let (called, ran) = (Count::default(), Count::default());
+        let (calls, runs) = (called.clone(), ran.clone());
+        let handle = pool.run(move || {
+            runs.add();
+            let count = calls.clone();
+            let _guard = job::on_cancel(move || count.add());
+            while calls.get() == 0 {
+                thread::yield_now();
+            }
+        });
+        drop(handle);
+        wait(pool.run(|| ())).unwrap();
+        assert_eq!(called.get(), ran.get());
+    });
+}
+
+/// In a pool of one thread, a job that waits for another, while a third comes from outside.
+fn nested(wait_for: fn(Handle<()>)) {
+    check(move || {
+        let pool = pool(1).build().unwrap();
+        let seen = Seen::default();
+        let (inner, inner_seen) = (pool.clone(), seen.clone());
+        let outer = pool.run(move || {
+            wait_for(inner.run(inner_seen.work(1)));
+            // The stand-in's time is over: this job runs alone again, but for what the stand-in had begun.
+            inner_seen.ran.get()
+        });
+        let outside = pool.run(seen.work(1));
+        assert!(wait(outer).unwrap() >= 1);
+        wait(outside).unwrap();
+        assert_eq!((seen.ran.get(), seen.dropped.get()), (2, 2));
+        while pool.threads() > 1 {
+            thread::yield_now();
+        }
+        wait(pool.run(|| ())).unwrap();
+    });
+}
+
+#[test]
+fn a_nested_wait_does_not_deadlock_a_pool_of_one_thread() {
+    nested(|handle| handle.wait().unwrap());
+}
+
+#[test]
+fn a_nested_await_does_not_deadlock_a_pool_of_one_thread() {
+    nested(|handle| wait(handle).unwrap());
+}
+
+#[test]
+fn after_a_nested_wait_one_thread_runs_one_job_at_a_time() {
+    check(|| {
+        let pool = pool(1).build().unwrap();
+        let inner = pool.clone();
+        let running = Count::default();
+        let alone = running.clone();
+        let outer = pool.run(move || {
+            wait(inner.run(|| ())).unwrap();
+            alone.add();
+            let beside = alone.clone();
+            let next = inner.run(move || assert_eq!(beside.get(), 0, "two jobs run at once"));
+            for _ in 0..5 {
+                thread::yield_now();
+            }
+            alone.sub();
+            next
+        });
+        wait(wait(outer).unwrap()).unwrap();
+        wait(pool.run(|| ())).unwrap();
+    });
+}
+
+#[test]
+fn waiting_for_room_beside_a_cancel_admits_everybody_once() {
+    check(|| {
+        let pool = pool(1).queue_capacity(1).on_full(OnFull::Wait).build().unwrap();
+        let seen = Seen::default();
+        let submitters: Vec<_> = (0..2)
+            .map(|_| {
+                let (pool, seen) = (pool.clone(), seen.clone());
+                thread::spawn(move || {
+                    let cancelled = pool.run(seen.work(1));
+                    let mut kept = pool.run(seen.work(1));
+                    drop(cancelled);
+                    wait(Box::pin(kept.accepted()));
+                    assert_ne!(kept.state(), JobState::Waiting);
+                    wait(kept).unwrap();
+                })
+            })
+            .collect();
+        for submitter in submitters {
+            submitter.join().unwrap();
+        }
+        assert_eq!(seen.dropped.get(), 4);
+        assert!((2..=4).contains(&seen.ran.get()));
+        assert_eq!(pool.queued(), 0);
+    });
+}
+
+#[test]
+fn who_waits_for_room_is_told_even_if_the_job_starts_at_once() {
+    check(|| {
+        let pool = pool(2).queue_capacity(1).build().unwrap();
+        let others = [pool.run(thread::yield_now), pool.run(thread::yield_now)];
+        // Goes on until its submitter has learned that it was accepted.
+        let (tell, told) = shuttle::sync::mpsc::channel();
+        let mut last = pool.run(move || told.recv().unwrap());
+        wait(Box::pin(last.accepted()));
+        tell.send(()).unwrap();
+        wait(last).unwrap();
+        for other in others {
+            wait(other).unwrap();
+        }
+    });
+}
+
+/// Threads that the user starts, with a hook around their work that other threads may delay.
+fn hooked(threads: usize) -> ThreadPoolBuilder {
+    let turn = Arc::new(Mutex::new(()));
+    pool(threads)
+        .spawn_with(|life| {
+            thread::spawn(|| life.run());
+            Ok(())
+        })
+        .around_work(Duration::ZERO, move |spell| {
+            drop(turn.lock().unwrap());
+            spell();
+            drop(turn.lock().unwrap());
+        })
+}
+
+#[test]
+fn threads_started_in_advance_lose_no_job_in_spells() {
+    check(|| {
+        let pool = hooked(2).build().unwrap();
+        let seen = Seen::default();
+        let beside = pool.clone();
+        let other = thread::spawn({
+            let seen = seen.clone();
+            move || {
+                beside.start_threads(2);
+                wait(beside.run(seen.work(2))).unwrap();
+            }
+        });
+        let first = pool.run(seen.work(2));
+        pool.start_threads(1);
+        let second = pool.run(seen.work(2));
+        drop(pool.run(seen.work(2)));
+        for handle in [first, second] {
+            wait(handle).unwrap();
+        }
+        other.join().unwrap();
+        assert!((3..=4).contains(&seen.ran.get()));
+    });
+}
+
+#[test]
+fn nested_waits_in_spells_all_get_threads() {
+    check(|| {
+        let pool = hooked(1).build().unwrap();
+        let inner = pool.clone();
+        let outer = pool.run(move || {
+            let beside = inner.clone();
+            let handle = inner.run(|| ());
+            inner.start_threads(2);
+            job::blocking(|| wait(handle)).unwrap();
+            wait(beside.run(|| ())).unwrap();
+        });
+        wait(outer).unwrap();
+        wait(pool.run(|| ())).unwrap();
+    });
+}
+
+#[test]
+fn a_closed_pool_with_spells_ends() {
+    check(|| {
+        let pool = hooked(2).build().unwrap();
+        let seen = Seen::default();
+        let handles = [pool.run(seen.work(2)), pool.run(seen.work(2))];
+        pool.start_threads(2);
+        let shutdown = pool.shutdown(Duration::from_secs(60));
+        for handle in handles {
+            wait(handle).ok();
+        }
+        wait(shutdown).unwrap();
+        assert_eq!((pool.threads(), seen.dropped.get()), (0, 2));
+    });
+}

@@ -1,0 +1,6 @@
+//! What travels between processes: shared memory, payloads in it, and calls of tasks by name.
+
+pub(crate) mod arena;
+pub(crate) mod blob;
+pub(crate) mod payload;
+pub(crate) mod task;
