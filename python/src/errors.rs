@@ -1,6 +1,6 @@
 //! The engine's errors as Python's exceptions: one table.
 
-use offloop::{BuildError, Error, ErrorKind, Exit};
+use offloop::{BuildError, Error, ErrorKind, WorkerExit};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -19,13 +19,13 @@ pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
     let message = error.to_string();
     let class = match error.kind() {
         ErrorKind::Cancelled => "CancelledError",
-        ErrorKind::QueueDeadline(_) => "QueueTimeout",
-        ErrorKind::RunDeadline(_) => "RunTimeout",
-        ErrorKind::Full { .. } => "QueueFull",
+        ErrorKind::QueueTimeout(_) => "QueueTimeout",
+        ErrorKind::RunTimeout(_) => "RunTimeout",
+        ErrorKind::QueueFull { .. } => "QueueFull",
         ErrorKind::Shed => "Shed",
         ErrorKind::Broken(_) => "Broken",
         ErrorKind::Closed | ErrorKind::Forked => "Closed",
-        ErrorKind::CouldNotStart(_) => "CouldNotStart",
+        ErrorKind::WorkerStart(_) => "WorkerStart",
         ErrorKind::WorkerDied(_) => "WorkerDied",
         _ => "Error",
     };
@@ -33,9 +33,9 @@ pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
     if let ErrorKind::WorkerDied(died) = error.kind() {
         // As in `multiprocessing`: a signal is a negative exit code.
         let exitcode = match died.exit {
-            Exit::Code(code) => Some(code),
-            Exit::Signal(signal) => Some(-signal),
-            Exit::Protocol | Exit::Unknown => None,
+            WorkerExit::Code(code) => Some(code),
+            WorkerExit::Signal(signal) => Some(-signal),
+            WorkerExit::Protocol | WorkerExit::Unknown => None,
         };
         let set = || -> PyResult<()> {
             details.set_item("pid", died.pid)?;
@@ -55,6 +55,6 @@ pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
 pub(crate) fn of_build(py: Python<'_>, error: &BuildError) -> PyErr {
     match error {
         BuildError::Setting(message) => PyValueError::new_err(message.to_string()),
-        error => make(py, "CouldNotStart", &error.to_string(), None),
+        error => make(py, "WorkerStart", &error.to_string(), None),
     }
 }

@@ -11,7 +11,7 @@ use std::task::{Wake, Waker};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use offloop::{Handle, Items, JobState};
+use offloop::{Handle, ItemStream, JobState};
 use pyo3::prelude::*;
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
@@ -205,7 +205,7 @@ struct Watched<T> {
 
 /// What a job sends before its result: log records, and items for a receiver that asks for them.
 pub(crate) struct Sent {
-    pub(crate) items: Mutex<Items<Reply>>,
+    pub(crate) items: Mutex<ItemStream<Reply>>,
     /// The receiver asks for items, and is told by `receiver._wake()` when there are any.
     pub(crate) is_read: bool,
 }

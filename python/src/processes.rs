@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use offloop::{OnCrash, ProcessPool as Pool, Report, Stuck, prepare};
+use offloop::{OnCrash, ProcessPool as Pool, ShutdownReport, StuckJob, prepare};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -57,7 +57,7 @@ impl ProcessPool {
                     })
                 }
                 "name" => builder.name(value.extract::<String>()?),
-                "workers" => builder.workers(value.extract()?),
+                "workers" => builder.max_workers(value.extract()?),
                 "queue_capacity" => builder.queue_capacity(value.extract()?),
                 "on_full" => builder.on_full(policy(&value.extract::<String>()?)?),
                 "breaks" if value.extract()? => builder.on_crash(OnCrash::Break),
@@ -65,10 +65,10 @@ impl ProcessPool {
                 "grace" => builder.grace(seconds(&name, value.extract()?)?),
                 "start_timeout" => builder.start_timeout(seconds(&name, value.extract()?)?),
                 "max_payload" => builder.max_payload(value.extract()?),
-                "max_jobs_per_worker" => builder.max_jobs_per_worker(value.extract()?),
+                "max_tasks_per_child" => builder.max_tasks_per_child(value.extract()?),
                 "max_worker_age" => builder.max_worker_age(seconds(&name, value.extract()?)?),
-                "memory_limit" => builder.memory_limit(value.extract()?),
-                "memory_cap" => builder.memory_cap(value.extract()?),
+                "max_rss" => builder.max_rss(value.extract()?),
+                "max_data" => builder.max_data(value.extract()?),
                 "nice" => builder.nice(value.extract()?),
                 "cpu_affinity" => builder.cpu_affinity(value.extract::<Vec<usize>>()?),
                 "max_open_files" => builder.max_open_files(value.extract()?),
@@ -130,7 +130,7 @@ impl ProcessPool {
 
     /// The process ids of the workers that are up.
     fn workers(&self) -> Vec<u32> {
-        self.0.workers()
+        self.0.worker_pids()
     }
 
     /// How many jobs wait for a worker.
@@ -195,8 +195,8 @@ impl ProcessPool {
                 return Err(interrupted);
             }
         };
-        let stuck = |stuck: &Stuck| format!("{} in {}", stuck.name, stuck.worker);
-        let Report { drained, cancelled, killed, .. } = report;
+        let stuck = |stuck: &StuckJob| format!("{} in {}", stuck.name, stuck.worker);
+        let ShutdownReport { drained, cancelled, killed, .. } = report;
         Ok((drained, cancelled, killed, report.stuck.iter().map(stuck).collect()))
     }
 }

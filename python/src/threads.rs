@@ -34,7 +34,7 @@ pub(crate) struct ThreadPool {
 
 /// What a pool and its threads count and share.
 struct Crew {
-    max_threads: usize,
+    max_workers: usize,
     pid: u32,
     /// Threads that were started and have not ended.
     threads: AtomicUsize,
@@ -86,7 +86,7 @@ impl ThreadPool {
         start: Py<PyAny>,
         name: String,
         purpose: &str,
-        max_threads: usize,
+        max_workers: usize,
         queue_capacity: usize,
         on_full: &str,
         idle_timeout: f64,
@@ -94,7 +94,7 @@ impl ThreadPool {
         let on_full = policy(on_full)?;
         let gil_wait = GilWait::default();
         let crew = Arc::new(Crew {
-            max_threads,
+            max_workers,
             pid: std::process::id(),
             threads: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
@@ -106,7 +106,7 @@ impl ThreadPool {
             .purpose(purpose_of(purpose)?)
             .on_advice(metrics::tell)
             .lock_wait(&gil_wait)
-            .max_threads(max_threads)
+            .max_workers(max_workers)
             .queue_capacity(queue_capacity)
             .on_full(on_full)
             .idle_timeout(seconds("idle_timeout", idle_timeout)?)
@@ -231,7 +231,7 @@ impl ThreadPool {
     fn grow(&self) {
         let calls = self.crew.calls.load(Ordering::Relaxed);
         let threads = self.crew.threads.load(Ordering::Relaxed);
-        if calls > threads && threads < self.crew.max_threads {
+        if calls > threads && threads < self.crew.max_workers {
             self.pool.start_threads(calls);
         }
     }

@@ -71,8 +71,8 @@ fn measure(is_quick: bool) -> [Duration; LABELS.len()] {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be had");
     let samples = if is_quick { 5 } else { 60 };
     runtime.block_on(async {
-        let threads = ThreadPool::builder().max_threads(2).build().expect("these settings are valid");
-        let processes = ProcessPool::builder().workers(1).build().expect("the system has processes");
+        let threads = ThreadPool::builder().max_workers(2).build().expect("these settings are valid");
+        let processes = ProcessPool::builder().max_workers(1).build().expect("the system has processes");
         let mut all = [const { Vec::new() }; LABELS.len()];
         for _ in 0..samples {
             all[0].push(timed(500, async || threads.run(|| ()).await.expect("nothing fails")).await);

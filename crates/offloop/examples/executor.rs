@@ -25,7 +25,7 @@ impl<E: Executor> Executor for Recorder<E> {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let threads = ThreadPool::builder().max_threads(2).build()?;
+    let threads = ThreadPool::builder().max_workers(2).build()?;
     let recorder = Recorder { inner: threads.clone(), times: Arc::default() };
     for milliseconds in [5, 1, 3] {
         let nap = move || std::thread::sleep(Duration::from_millis(milliseconds));

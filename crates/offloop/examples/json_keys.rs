@@ -151,7 +151,7 @@ async fn run() -> Result<(), String> {
         }
         None => ("8 MB made up for the purpose".to_owned(), Blob::from(made_up(8_000_000))),
     };
-    let pool = ProcessPool::builder().workers(1).build().map_err(|error| error.to_string())?;
+    let pool = ProcessPool::builder().max_workers(1).build().map_err(|error| error.to_string())?;
     // The worker starts in the background; what is measured is the walk.
     pool.run(walk.with(b"{}".to_vec().into())).await.map_err(|error| error.to_string())??;
 

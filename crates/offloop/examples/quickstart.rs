@@ -65,8 +65,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn measure() -> Result<Vec<Row>, Box<dyn Error>> {
-    let threads = ThreadPool::builder().max_threads(4).build()?;
-    let processes = ProcessPool::builder().workers(2).build()?;
+    let threads = ThreadPool::builder().max_workers(4).build()?;
+    let processes = ProcessPool::builder().max_workers(2).build()?;
     let custom = Timed(threads.clone());
     // The workers start in the background; the table shows them at work.
     processes.run(cpu_bound.with(1)).await?;

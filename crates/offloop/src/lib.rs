@@ -19,12 +19,12 @@
 //! | [`Executor`] | takes [`Job`]s: one method, yours to implement. [`ThreadPool`], [`Inline`] and the [`adapters`] do |
 //! | [`StatePool`] | a thread pool whose threads each own a value, such as a connection |
 //! | [`ProcessPool`] | runs [`Call`]s of functions marked [`#[offloop::task]`](macro@task) in worker processes |
-//! | [`Items`] | what such a call sends before its result, by [`job::emit`] |
-//! | [`host`] | how a process of another language becomes a worker |
+//! | [`ItemStream`] | what such a call sends before its result, by [`job::emit`] |
+//! | [`embed`] | what a binding to another language needs |
 //! | [`Blob`] | bytes that go to a worker and back without being copied |
 //! | [`Handle`] | the caller's end of a job |
 //! | [`Error`] | why a job has no result; [`ErrorKind`] tells the reasons apart |
-//! | [`Report`] | what a shutdown came to |
+//! | [`ShutdownReport`] | what a shutdown came to |
 //! | [`metrics`] | what a pool has done and is doing: counts, times, states, advice; for Prometheus too |
 //! | [`watch`](mod@watch) | notices that an event loop stands still, while it does |
 //!
@@ -66,6 +66,10 @@
 
 mod api;
 mod base;
+#[cfg_attr(
+    not(all(feature = "process", target_os = "linux")),
+    allow(dead_code, unreachable_pub, reason = "some of it is for jobs in other processes")
+)]
 mod core;
 pub mod metrics;
 #[cfg(all(feature = "process", target_os = "linux"))]
@@ -76,27 +80,28 @@ pub mod watch;
 #[cfg(all(feature = "process", target_os = "linux"))]
 mod wire;
 
-pub use crate::api::adapters;
 pub use crate::api::lanes::{cpu_lane, io_lane};
+pub use crate::api::{adapters, embed, job};
+pub use crate::base::panic::Panic;
 pub use crate::core::backlog::OnFull;
 pub use crate::core::captured::Captured;
-pub use crate::core::error::{BuildError, Error, ErrorKind, Exit, Panic, Rejected, WorkerDied};
+pub use crate::core::error::{BuildError, Error, ErrorKind, Rejected, WorkerDied, WorkerExit};
 pub use crate::core::executor::{Accepts, Executor, Inline};
 pub use crate::core::handle::Handle;
-pub use crate::core::job;
-pub use crate::core::job::{Job, JobId, JobState, Prepared, Retry, prepare};
-pub use crate::core::map::{Map, map};
-pub use crate::core::shutdown::{Report, Stuck};
+pub use crate::core::id::{JobId, JobState};
+pub use crate::core::job::Job;
+pub use crate::core::map::{MapStream, map};
+pub use crate::core::options::{Prepared, Retry, prepare};
+pub use crate::core::shutdown::{ShutdownReport, StuckJob};
 pub use crate::core::work::Work;
-pub use crate::threads::{StatePool, ThreadPool, ThreadPoolBuilder, WorkerThread, discard_state};
+pub use crate::threads::{StatePool, ThreadPool, ThreadPoolBuilder};
 
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub use {
     crate::processes::{
-        pool::builder::{Initialised, OnCrash, ProcessPoolBuilder},
-        pool::items::Items,
+        pool::builder::{InitializerResult, OnCrash, ProcessPoolBuilder},
+        pool::items::ItemStream,
         pool::pool::{ProcessPool, init},
-        worker::host,
     },
     crate::wire::blob::{Blob, BlobMut, PrivateBlob},
     crate::wire::task::Call,
@@ -162,7 +167,7 @@ pub mod __fuzz {
     pub use crate::processes::fuzz::answer;
 }
 
-use crate::core::job::Options;
+use crate::core::options::Options;
 
 /// Runs blocking work on the default executor's I/O lane: up to 512 threads, as many as the calls that wait
 /// need.

@@ -228,9 +228,9 @@ impl Tracked {
             Ok(value) => assert!(*value == 7 && ran == 1 && kind != Kind::Panics),
             Err(ErrorKind::Panicked(_)) => assert!(ran == 1 && kind == Kind::Panics, "{result:?}"),
             Err(ErrorKind::Cancelled) => assert!(self.fate == Fate::Cancelled || shut_down, "{result:?}"),
-            Err(ErrorKind::QueueDeadline(_)) => unrun_by(timed || self.submission.queue_limit),
-            Err(ErrorKind::RunDeadline(_)) => assert!(timed || self.submission.run_limit),
-            Err(ErrorKind::Full { .. }) => {
+            Err(ErrorKind::QueueTimeout(_)) => unrun_by(timed || self.submission.queue_limit),
+            Err(ErrorKind::RunTimeout(_)) => assert!(timed || self.submission.run_limit),
+            Err(ErrorKind::QueueFull { .. }) => {
                 unrun_by(matches!(case.policy, OnFull::Reject | OnFull::ShedOldest));
             }
             Err(ErrorKind::Shed) => unrun_by(case.policy == OnFull::ShedOldest),
@@ -250,7 +250,7 @@ impl Tracked {
 
 fn play(case: &Case) {
     let pool = ThreadPool::builder()
-        .max_threads(case.threads)
+        .max_workers(case.threads)
         .queue_capacity(case.capacity)
         .on_full(case.policy)
         .idle_timeout(case.idle_timeout)
@@ -323,7 +323,7 @@ fn settle(
     pool: ThreadPool,
     site: &Site,
     mut jobs: Vec<Tracked>,
-    shutdown: Option<Handle<offloop::Report>>,
+    shutdown: Option<Handle<offloop::ShutdownReport>>,
 ) {
     let was_shut_down = shutdown.is_some();
     for job in &mut jobs {
@@ -339,7 +339,7 @@ fn settle(
     }
     let report = end(shutdown.unwrap_or_else(|| pool.shutdown(common::GIVE_UP))).unwrap();
     let inner = std::mem::take(&mut *site.inner.lock().unwrap());
-    assert_eq!((pool.threads(), pool.queued(), report.stuck.len()), (0, 0, 0), "{report:?}");
+    assert_eq!((pool.worker_count(), pool.queued(), report.stuck.len()), (0, 0, 0), "{report:?}");
     assert!(report.drained + report.cancelled <= jobs.len() + inner.len(), "{report:?}");
     assert!(was_shut_down || report.cancelled == 0, "{report:?}");
     drop(pool);

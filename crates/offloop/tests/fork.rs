@@ -89,7 +89,7 @@ fn try_everything(pool: &ThreadPool) {
     assert_eq!(rejected.into_work()(), 7, "the work comes back");
     assert!(is_forked(pool.map(0..3, |n| n).wait_next().unwrap()));
     assert!(is_forked(pool.run(prepare(|| 7).queue_timeout(Duration::from_secs(1))).wait()));
-    assert_eq!((pool.threads(), pool.queued()), (0, 0), "there is nothing of it in here");
+    assert_eq!((pool.worker_count(), pool.queued()), (0, 0), "there is nothing of it in here");
     assert!(format!("{pool:?}").contains("ThreadPool"));
     assert!(is_forked(pool.shutdown(Duration::from_secs(1)).wait()));
     drop(pool.clone());
@@ -97,7 +97,7 @@ fn try_everything(pool: &ThreadPool) {
 
 #[test]
 fn a_pool_used_in_a_forked_child_fails_and_the_parents_goes_on() {
-    let pool = ThreadPool::builder().max_threads(2).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(2).build().unwrap();
     assert_eq!(end(pool.run(|| 7)).unwrap(), 7);
     survives_fork(|| try_everything(&pool));
     assert_eq!(end(pool.run(|| 7)).unwrap(), 7);
@@ -106,15 +106,15 @@ fn a_pool_used_in_a_forked_child_fails_and_the_parents_goes_on() {
 
 #[test]
 fn a_fork_that_finds_the_pools_locks_held_makes_no_child_hang() {
-    let pool = ThreadPool::builder().max_threads(1).queue_capacity(8).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).queue_capacity(8).build().unwrap();
     let traffic = Traffic::on(&pool);
     for _ in 0..300 {
         survives_fork(|| {
             // No `shutdown` and no allocation-heavy calls beyond these: it is the pool's locks that count.
             assert!(is_forked(pool.run(|| 7).wait()));
-            assert_eq!((pool.threads(), pool.queued()), (0, 0));
+            assert_eq!((pool.worker_count(), pool.queued()), (0, 0));
             assert!(is_forked(pool.shutdown(Duration::from_secs(1)).wait()));
-            let own = ThreadPool::builder().max_threads(1).build().unwrap();
+            let own = ThreadPool::builder().max_workers(1).build().unwrap();
             drop(own);
         });
     }
@@ -124,7 +124,7 @@ fn a_fork_that_finds_the_pools_locks_held_makes_no_child_hang() {
 
 #[test]
 fn a_handle_from_before_the_fork_fails_in_the_child() {
-    let pool = ThreadPool::builder().max_threads(1).queue_capacity(1).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).queue_capacity(1).build().unwrap();
     let (gate, mut running) = occupy(&pool);
     let queued = pool.run(|| 7);
     let mut waiting = pool.run(|| 7);
@@ -141,7 +141,7 @@ fn a_handle_from_before_the_fork_fails_in_the_child() {
 
 #[test]
 fn dropping_handles_and_the_last_clone_in_the_child_touches_nothing() {
-    let pool = ThreadPool::builder().max_threads(1).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).build().unwrap();
     let (gate, running) = occupy(&pool);
     let queued = pool.run(|| 7);
     // The child's copies are dropped there; the parent's are put back here.
@@ -157,7 +157,7 @@ fn dropping_handles_and_the_last_clone_in_the_child_touches_nothing() {
 
 #[test]
 fn dropping_the_last_clone_in_the_child_while_the_parents_threads_are_busy_does_not_hang() {
-    let mut held = Some(ThreadPool::builder().max_threads(2).queue_capacity(100_000).build().unwrap());
+    let mut held = Some(ThreadPool::builder().max_workers(2).queue_capacity(100_000).build().unwrap());
     for _ in 0..200 {
         for _ in 0..300 {
             held.as_ref().unwrap().run(|| ()).detach();
@@ -170,11 +170,11 @@ fn dropping_the_last_clone_in_the_child_while_the_parents_threads_are_busy_does_
 #[test]
 fn a_pool_built_in_the_child_works_with_deadlines_too() {
     // The parent's timer thread exists and is not copied.
-    let pool = ThreadPool::builder().max_threads(1).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).build().unwrap();
     let far = Duration::from_secs(3600);
     assert_eq!(end(pool.run(prepare(|| 7).queue_timeout(far))).unwrap(), 7);
     survives_fork(|| {
-        let pool = ThreadPool::builder().max_threads(1).build().unwrap();
+        let pool = ThreadPool::builder().max_workers(1).build().unwrap();
         let gate = Gate::new();
         let pass = gate.clone();
         let busy: Handle<()> = pool.run(move || pass.pass());
@@ -232,7 +232,7 @@ fn a_fork_while_others_build_pools_makes_no_child_hang() {
 #[test]
 fn a_job_may_fork_and_its_thread_ends_in_the_child() {
     // A thread that rested in the child would never leave.
-    let pool = ThreadPool::builder().max_threads(1).idle_timeout(Duration::from_secs(3600)).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).idle_timeout(Duration::from_secs(3600)).build().unwrap();
     let traffic = Traffic::on(&pool);
     let forked = end(pool.run(|| {
         // SAFETY: the child returns from the job at once.

@@ -12,7 +12,7 @@ use futures_lite::{Stream, StreamExt, future::block_on};
 use offloop::{JobState, ThreadPool};
 
 fn pool(threads: usize) -> ThreadPool {
-    ThreadPool::builder().max_threads(threads).build().unwrap()
+    ThreadPool::builder().max_workers(threads).build().unwrap()
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn results_come_in_order_whatever_order_the_jobs_end_in() {
             end_of.add();
             n
         })
-        .window(4);
+        .buffersize(4);
     let waker = Context::from_waker(Waker::noop());
     let mut waker = waker;
     assert!(Pin::new(&mut results).poll_next(&mut waker).is_pending());
@@ -47,7 +47,7 @@ fn unordered_results_come_as_the_jobs_end() {
         passes[n].pass();
         n
     };
-    let mut results = pool(4).map(0..4, work).window(4).unordered();
+    let mut results = pool(4).map(0..4, work).buffersize(4).unordered();
     for n in [2, 0, 3, 1] {
         gates[n].open();
         assert_eq!(results.wait_next().unwrap().unwrap(), n);
@@ -66,7 +66,7 @@ fn an_endless_iterator_is_read_lazily_and_within_the_window() {
             under_way.add();
             n
         })
-        .window(3);
+        .buffersize(3);
     assert_eq!(taken.get(), 0, "items were taken before anybody asked");
     for n in 1..=100 {
         assert_eq!(results.wait_next().unwrap().unwrap(), n);
@@ -79,7 +79,7 @@ fn an_endless_iterator_is_read_lazily_and_within_the_window() {
 fn finished_but_unread_results_count_for_the_window() {
     let ran = Count::new();
     let run = ran.clone();
-    let mut results = pool(4).map(0.., move |n| (run.add(), n).1).window(2).unordered();
+    let mut results = pool(4).map(0.., move |n| (run.add(), n).1).buffersize(2).unordered();
     results.wait_next().unwrap().unwrap();
     let pool = pool(1);
     eventually("the others under way end", || ran.get() >= 2);
@@ -107,7 +107,7 @@ fn dropping_a_map_cancels_the_jobs_under_way() {
         run.add();
         offloop::job::is_cancelled()
     };
-    let mut results = pool.map(0..100, work).window(10);
+    let mut results = pool.map(0..100, work).buffersize(10);
     let mut waker = Context::from_waker(Waker::noop());
     assert!(Pin::new(&mut results).poll_next(&mut waker).is_pending());
     eventually("the first runs", || started.get() == 1);
@@ -125,7 +125,7 @@ fn a_job_may_map_over_its_own_pool_of_one_thread() {
     for ordered in [true, false] {
         let inner = pool.clone();
         let outer = pool.run(move || {
-            let squares = inner.map(1..=20_u32, |n| n * n).window(5);
+            let squares = inner.map(1..=20_u32, |n| n * n).buffersize(5);
             let mut squares = if ordered { squares } else { squares.unordered() };
             std::iter::from_fn(|| squares.wait_next()).map(Result::unwrap).sum::<u32>()
         });
@@ -141,7 +141,7 @@ fn between_results_a_job_that_maps_has_no_stand_in() {
     let (pass, ask) = (gate.clone(), asked.clone());
     let outer = pool.run(move || {
         // The first is done at once, the second runs when its turn comes.
-        let mut results = inner.map(0..3, |n| n).window(3).unordered();
+        let mut results = inner.map(0..3, |n| n).buffersize(3).unordered();
         let first = results.wait_next().unwrap().unwrap();
         ask.open();
         pass.pass();

@@ -16,7 +16,7 @@ offloop::init_tests!();
 
 #[offloop::task]
 fn fails_in_its_own_words() -> Result<(), String> {
-    offloop::job::mark_failed();
+    offloop::embed::mark_failed();
     Err("no".to_owned())
 }
 
@@ -51,7 +51,7 @@ fn a_job_is_counted_before_anybody_can_know_that_it_has_ended() {
 
 #[test]
 fn each_way_to_end_is_counted_as_what_it_was_and_once() {
-    let pool = ProcessPool::builder().workers(1).grace(Duration::ZERO).build().unwrap();
+    let pool = ProcessPool::builder().max_workers(1).grace(Duration::ZERO).build().unwrap();
     pool.run(add.with(1, 2)).wait().unwrap();
     pool.run(fails_in_its_own_words.with()).wait().unwrap().unwrap_err();
     pool.run(panics.with("on purpose".to_owned())).wait().unwrap_err();
@@ -79,8 +79,8 @@ fn each_way_to_end_is_counted_as_what_it_was_and_once() {
             (Outcome::Failed, 4),
             (Outcome::Panicked, 1),
             (Outcome::Cancelled, 2),
-            (Outcome::QueueDeadline, 1),
-            (Outcome::RunDeadline, 1),
+            (Outcome::QueueTimeout, 1),
+            (Outcome::RunTimeout, 1),
             (Outcome::Rejected, 1),
             (Outcome::Crashed, 1),
         ]
@@ -102,7 +102,7 @@ fn attempts_after_the_first_are_counted_as_retries() {
 
 #[test]
 fn workers_that_have_run_as_much_as_they_may_are_replaced_for_that_reason() {
-    let pool = ProcessPool::builder().workers(1).max_jobs_per_worker(2).build().unwrap();
+    let pool = ProcessPool::builder().max_workers(1).max_tasks_per_child(2).build().unwrap();
     for _ in 0..6 {
         pool.run(add.with(1, 2)).wait().unwrap();
     }
@@ -131,7 +131,7 @@ fn times_are_measured_where_the_job_runs() {
 
 #[test]
 fn the_states_of_workers_queue_and_arena_are_told() {
-    let pool = ProcessPool::builder().name("states").workers(2).build().unwrap();
+    let pool = ProcessPool::builder().name("states").max_workers(2).build().unwrap();
     let gate = Gate::new();
     let busy: Vec<_> = (0..2).map(|_| pool.run(announce_and_sleep.with(gate.path()))).collect();
     eventually("both are at it", || gate.arrivals() == 2);
@@ -157,7 +157,7 @@ fn a_task_that_only_waits_is_advised_upon() {
     let told = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let ears = std::sync::Arc::clone(&told);
     let pool = ProcessPool::builder()
-        .workers(1)
+        .max_workers(1)
         .on_advice(move |advice| ears.lock().unwrap().push((advice.task.clone(), advice.found)))
         .build()
         .unwrap();
@@ -177,7 +177,7 @@ fn a_task_that_only_waits_is_advised_upon() {
 fn a_task_that_computes_where_cores_are_scarce_is_not_taken_for_one_that_waits() {
     let core = rustix::thread::sched_getaffinity(None).unwrap();
     let core = (0..rustix::thread::CpuSet::MAX_CPU).find(|cpu| core.is_set(*cpu)).unwrap();
-    let pool = ProcessPool::builder().workers(16).cpu_affinity([core]).build().unwrap();
+    let pool = ProcessPool::builder().max_workers(16).cpu_affinity([core]).build().unwrap();
     let gate = Gate::new();
     let naps: Vec<_> = (0..16).map(|_| pool.run(announce_and_nap.with(gate.path()))).collect();
     eventually("all workers are up", || gate.arrivals() == 16);

@@ -31,9 +31,9 @@ fn a_job_is_counted_before_anybody_can_know_that_it_has_ended() {
 #[test]
 fn each_way_to_end_is_counted_as_what_it_was_and_once() {
     let pool =
-        ThreadPool::builder().max_threads(1).queue_capacity(4).on_full(OnFull::Reject).build().unwrap();
+        ThreadPool::builder().max_workers(1).queue_capacity(4).on_full(OnFull::Reject).build().unwrap();
     end(pool.run(|| panic!("on purpose"))).unwrap_err();
-    end(pool.run(offloop::job::mark_failed)).unwrap();
+    end(pool.run(offloop::embed::mark_failed)).unwrap();
 
     let (gate, busy) = occupy(&pool);
     let cancelled = pool.run(|| ());
@@ -64,8 +64,8 @@ fn each_way_to_end_is_counted_as_what_it_was_and_once() {
             (Outcome::Failed, 1),
             (Outcome::Panicked, 1),
             (Outcome::Cancelled, 6),
-            (Outcome::QueueDeadline, 1),
-            (Outcome::RunDeadline, 1),
+            (Outcome::QueueTimeout, 1),
+            (Outcome::RunTimeout, 1),
             (Outcome::Rejected, 3),
         ]
     );
@@ -76,7 +76,7 @@ fn each_way_to_end_is_counted_as_what_it_was_and_once() {
 #[test]
 fn jobs_that_are_shed_or_run_by_their_caller_are_counted_too() {
     let pool =
-        ThreadPool::builder().max_threads(1).queue_capacity(1).on_full(OnFull::ShedOldest).build().unwrap();
+        ThreadPool::builder().max_workers(1).queue_capacity(1).on_full(OnFull::ShedOldest).build().unwrap();
     let (gate, busy) = occupy(&pool);
     let shed = pool.run(|| ());
     let kept = pool.run(|| ());
@@ -87,7 +87,7 @@ fn jobs_that_are_shed_or_run_by_their_caller_are_counted_too() {
     assert_eq!(seen(&pool.metrics()), [(Outcome::Completed, 2), (Outcome::Shed, 1)]);
 
     let pool =
-        ThreadPool::builder().max_threads(1).queue_capacity(1).on_full(OnFull::CallerRuns).build().unwrap();
+        ThreadPool::builder().max_workers(1).queue_capacity(1).on_full(OnFull::CallerRuns).build().unwrap();
     let (gate, busy) = occupy(&pool);
     let queued = pool.run(|| ());
     end(pool.run(|| ())).unwrap();
@@ -132,7 +132,7 @@ fn the_histograms_hold_the_times_that_passed() {
 
 #[test]
 fn the_states_of_workers_and_queue_are_told() {
-    let pool = ThreadPool::builder().max_threads(2).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(2).build().unwrap();
     let (gate, busy) = occupy(&pool);
     let waits = pool.run({
         let pool = pool.clone();
@@ -173,14 +173,14 @@ fn a_job_that_waits_for_another_is_counted_as_blocked() {
 
 #[test]
 fn what_threads_have_counted_stays_when_they_leave() {
-    let pool = ThreadPool::builder().max_threads(4).idle_timeout(Duration::from_millis(1)).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(4).idle_timeout(Duration::from_millis(1)).build().unwrap();
     for _ in 0..20 {
         let handles: Vec<_> =
             (0..4).map(|_| pool.run(|| std::thread::sleep(Duration::from_millis(1)))).collect();
         for handle in handles {
             end(handle).unwrap();
         }
-        eventually("they leave", || pool.threads() == 0);
+        eventually("they leave", || pool.worker_count() == 0);
     }
     let metrics = pool.metrics();
     assert_eq!((metrics.outcomes[Outcome::Completed], metrics.run_time.count()), (80, 80));
@@ -225,7 +225,7 @@ fn what_computes_on_a_lane_for_waiting_is_advised_upon_once() {
     let ears = Arc::clone(&told);
     let pool = ThreadPool::builder()
         .name("io")
-        .max_threads(1)
+        .max_workers(1)
         .purpose(Purpose::Waiting)
         .on_advice(move |advice| ears.lock().unwrap().push(advice.to_string()))
         .build()
@@ -265,7 +265,7 @@ fn what_waits_on_a_lane_for_computing_is_advised_upon() {
 #[test]
 fn a_panic_in_the_advice_hook_harms_nobody() {
     let pool = ThreadPool::builder()
-        .max_threads(1)
+        .max_workers(1)
         .purpose(Purpose::Computing)
         .on_advice(|_| panic!("on purpose"))
         .build()
@@ -279,8 +279,8 @@ fn a_panic_in_the_advice_hook_harms_nobody() {
 
 #[test]
 fn the_prometheus_page_is_read_by_a_parser() {
-    let pool = ThreadPool::builder().name("odd \"name\"\\\n").max_threads(1).build().unwrap();
-    let twin = ThreadPool::builder().name("odd \"name\"\\\n").max_threads(1).build().unwrap();
+    let pool = ThreadPool::builder().name("odd \"name\"\\\n").max_workers(1).build().unwrap();
+    let twin = ThreadPool::builder().name("odd \"name\"\\\n").max_workers(1).build().unwrap();
     for pool in [&pool, &twin] {
         end(pool.run(|| std::thread::sleep(Duration::from_millis(5)))).unwrap();
     }
@@ -316,7 +316,7 @@ fn the_prometheus_page_is_read_by_a_parser() {
 fn the_metrics_facade_gets_counts_as_they_are_and_new_times_once() {
     use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
-    let pool = ThreadPool::builder().name("facade").max_threads(1).build().unwrap();
+    let pool = ThreadPool::builder().name("facade").max_workers(1).build().unwrap();
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let mut publisher = metrics::Publisher::new();

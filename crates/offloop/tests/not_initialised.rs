@@ -6,7 +6,7 @@ use offloop::{BuildError, ProcessPool};
 
 #[test]
 fn a_pool_cannot_be_built_without_init() {
-    let error = ProcessPool::builder().workers(1).build().unwrap_err();
+    let error = ProcessPool::builder().max_workers(1).build().unwrap_err();
     assert!(matches!(error, BuildError::NotInitialised), "{error}");
     assert!(error.to_string().contains("offloop::init();"), "{error}");
 }

@@ -56,7 +56,7 @@ fn a_dropped_handle_calls_back() {
 fn a_deadline_calls_back() {
     let (handle, informed) = until_told(&single());
     let error = end(handle.timeout(Duration::from_millis(10))).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::RunDeadline(_)), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::RunTimeout(_)), "{error:?}");
     is_told(&informed);
 }
 
@@ -278,7 +278,7 @@ fn each_of_many_calls_has_its_own_callback() {
 /// The order of the three is left to the machine; whatever it is, the promise holds.
 #[test]
 fn a_cancel_beside_a_guards_end_calls_once_at_most_and_never_late() {
-    let pool = ThreadPool::builder().max_threads(2).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(2).build().unwrap();
     let late = Count::new();
     for round in 0..2000_u32 {
         let (running, lates) = (Gate::new(), late.clone());
@@ -306,7 +306,7 @@ fn a_cancel_beside_a_guards_end_calls_once_at_most_and_never_late() {
             handle.cancel();
         }
         match end(handle).map_err(offloop::Error::into_kind) {
-            Ok(()) | Err(ErrorKind::Cancelled | ErrorKind::RunDeadline(_)) => {}
+            Ok(()) | Err(ErrorKind::Cancelled | ErrorKind::RunTimeout(_)) => {}
             Err(other) => panic!("{other:?}"),
         }
     }

@@ -8,7 +8,10 @@ mod support;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use offloop::{ErrorKind, Exit, JobState, OnCrash, OnFull, ProcessPool, ProcessPoolBuilder, Retry, prepare};
+use offloop::embed::{HandleExt, ProcessPoolExt};
+use offloop::{
+    ErrorKind, JobState, OnCrash, OnFull, ProcessPool, ProcessPoolBuilder, Retry, WorkerExit, prepare,
+};
 use support::*;
 
 offloop::init_tests!();
@@ -18,7 +21,7 @@ fn a_task_runs_in_another_process_and_an_ordinary_call_does_not() {
     let pool = pool(1);
     let worker = pool.run(process_id.with()).wait().unwrap();
     assert_ne!(worker, std::process::id());
-    assert_eq!(pool.workers(), [worker]);
+    assert_eq!(pool.worker_pids(), [worker]);
     assert_eq!(process_id(), std::process::id());
     assert_eq!(add(2, 3), 5);
     assert_eq!(pool.run(add.with(2, 3)).wait().unwrap(), 5);
@@ -26,7 +29,7 @@ fn a_task_runs_in_another_process_and_an_ordinary_call_does_not() {
 
 #[test]
 fn a_call_runs_on_threads_too() {
-    let threads = offloop::ThreadPool::builder().max_threads(1).build().unwrap();
+    let threads = offloop::ThreadPool::builder().max_workers(1).build().unwrap();
     assert_eq!(threads.run(process_id.with()).wait().unwrap(), std::process::id());
     assert_eq!(offloop::run(add.with(20, 22)).wait().unwrap(), 42);
 }
@@ -74,7 +77,7 @@ fn a_panic_comes_back_with_message_and_place_and_spares_the_worker() {
     let error = pool.run(panics.with("the reason".to_owned())).wait().unwrap_err();
     let ErrorKind::Panicked(panic) = error.kind() else { panic!("{error}") };
     assert_eq!(panic.message(), "the reason");
-    assert!(panic.place().unwrap().contains("process_support/mod.rs:"), "{panic}");
+    assert!(panic.location().unwrap().contains("process_support/mod.rs:"), "{panic}");
     assert!(error.job_name().ends_with("::panics"), "{error}");
     assert_eq!(pool.run(process_id.with()).wait().unwrap(), worker);
 }
@@ -107,29 +110,29 @@ fn a_killed_worker_is_blamed_on_its_own_job_while_a_hundred_others_finish() {
 
     let error = victim.wait().unwrap_err();
     let ErrorKind::WorkerDied(died) = error.kind() else { panic!("{error}") };
-    assert_eq!((died.pid, died.exit), (pid, Exit::Signal(libc::SIGKILL)));
+    assert_eq!((died.pid, died.exit), (pid, WorkerExit::Signal(libc::SIGKILL)));
     assert_eq!(died.task, "the victim");
     assert!(error.to_string().contains("SIGKILL"), "{error}");
     for (i, other) in (0..).zip(others) {
         assert_eq!(other.wait().unwrap(), i);
     }
-    eventually("the worker is replaced", || pool.workers().len() == 4);
-    assert!(!pool.workers().contains(&pid));
+    eventually("the worker is replaced", || pool.worker_pids().len() == 4);
+    assert!(!pool.worker_pids().contains(&pid));
 }
 
 #[test]
 fn each_way_to_die_is_told_apart_and_leaves_the_pool_working() {
     let pool = pool(1);
     for (way, exit) in [
-        (Death::Exit(3), Exit::Code(3)),
-        (Death::Exit(0), Exit::Code(0)),
-        (Death::Abort, Exit::Signal(libc::SIGABRT)),
-        (Death::Signal(libc::SIGSEGV), Exit::Signal(libc::SIGSEGV)),
-        (Death::Signal(libc::SIGTERM), Exit::Signal(libc::SIGTERM)),
-        (Death::CloseAllFiles, Exit::Protocol),
-        (Death::Scribble(0), Exit::Protocol),
-        (Death::Scribble(1), Exit::Protocol),
-        (Death::Scribble(0xFF), Exit::Protocol),
+        (Death::WorkerExit(3), WorkerExit::Code(3)),
+        (Death::WorkerExit(0), WorkerExit::Code(0)),
+        (Death::Abort, WorkerExit::Signal(libc::SIGABRT)),
+        (Death::Signal(libc::SIGSEGV), WorkerExit::Signal(libc::SIGSEGV)),
+        (Death::Signal(libc::SIGTERM), WorkerExit::Signal(libc::SIGTERM)),
+        (Death::CloseAllFiles, WorkerExit::Protocol),
+        (Death::Scribble(0), WorkerExit::Protocol),
+        (Death::Scribble(1), WorkerExit::Protocol),
+        (Death::Scribble(0xFF), WorkerExit::Protocol),
     ] {
         let error = pool.run(die.with(way)).wait().unwrap_err();
         let ErrorKind::WorkerDied(died) = error.kind() else { panic!("{way:?}: {error}") };
@@ -144,7 +147,7 @@ fn garbage_on_the_socket_is_but_noise() {
     for i in 0..20 {
         assert_eq!(pool.run(write_to_every_socket.with(i)).wait().unwrap(), i);
     }
-    let pids = pool.workers();
+    let pids = pool.worker_pids();
     assert_eq!(pool.run(process_id.with()).wait().unwrap(), pids[0]);
 }
 
@@ -196,11 +199,11 @@ fn cancelling_and_dropping_kill_what_runs_and_remove_what_waits() {
 
 #[test]
 fn the_run_deadline_kills_even_who_ignores_sigterm() {
-    let pool = ProcessPool::builder().workers(1).grace(Duration::from_millis(50)).build().unwrap();
+    let pool = ProcessPool::builder().max_workers(1).grace(Duration::from_millis(50)).build().unwrap();
     for task in [announce_and_sleep.with("/dev/null"), ignore_sigterm.with()] {
         let pid = pool.run(process_id.with()).wait().unwrap();
         let error = pool.run(prepare(task).run_timeout(Duration::from_millis(100))).wait().unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::RunDeadline(_)), "{error}");
+        assert!(matches!(error.kind(), ErrorKind::RunTimeout(_)), "{error}");
         eventually("the worker is gone", || is_gone(pid));
     }
     let error = pool.run(ignore_sigterm.with()).timeout(Duration::from_millis(50)).wait().unwrap_err();
@@ -210,7 +213,7 @@ fn the_run_deadline_kills_even_who_ignores_sigterm() {
 
 #[test]
 fn a_worker_may_clean_up_in_its_grace_period() {
-    let pool = ProcessPool::builder().workers(1).grace(Duration::from_secs(30)).build().unwrap();
+    let pool = ProcessPool::builder().max_workers(1).grace(Duration::from_secs(30)).build().unwrap();
     let gate = Gate::new();
     let handle = pool.run(clean_up_on_sigterm.with(gate.path()));
     gate.wait_for_pid();
@@ -225,7 +228,7 @@ fn the_queue_deadline_removes_unrun() {
     let blocker = pool.run(announce_and_sleep.with(gate.path()));
     gate.wait_for_pid();
     let late = pool.run(prepare(add.with(1, 1)).queue_timeout(Duration::from_millis(20)));
-    assert!(matches!(late.wait().unwrap_err().kind(), ErrorKind::QueueDeadline(_)));
+    assert!(matches!(late.wait().unwrap_err().kind(), ErrorKind::QueueTimeout(_)));
     assert_eq!(pool.queued(), 0);
     drop(blocker);
 }
@@ -233,14 +236,14 @@ fn the_queue_deadline_removes_unrun() {
 #[test]
 fn a_full_queue_does_as_it_was_told() {
     for policy in [OnFull::Wait, OnFull::Reject, OnFull::CallerRuns, OnFull::ShedOldest] {
-        let pool = ProcessPool::builder().workers(1).queue_capacity(1).on_full(policy).build().unwrap();
+        let pool = ProcessPool::builder().max_workers(1).queue_capacity(1).on_full(policy).build().unwrap();
         let gate = Gate::new();
         let blocker = pool.run(announce_and_sleep.with(gate.path()));
         gate.wait_for_pid();
         let queued = pool.run(process_id.with());
 
         let refused = pool.try_run(add.with(40, 2)).unwrap_err();
-        assert!(matches!(refused.kind(), ErrorKind::Full { capacity: 1 }), "{refused}");
+        assert!(matches!(refused.kind(), ErrorKind::QueueFull { capacity: 1 }), "{refused}");
         assert_eq!(offloop::run(refused.into_work()).wait().unwrap(), 42);
 
         let extra = pool.run(process_id.with());
@@ -253,7 +256,7 @@ fn a_full_queue_does_as_it_was_told() {
                 assert_ne!(queued.wait().unwrap(), here);
             }
             OnFull::Reject => {
-                assert!(matches!(extra.wait().unwrap_err().kind(), ErrorKind::Full { .. }));
+                assert!(matches!(extra.wait().unwrap_err().kind(), ErrorKind::QueueFull { .. }));
             }
             OnFull::CallerRuns => assert_eq!(extra.wait().unwrap(), here),
             _ => {
@@ -267,7 +270,7 @@ fn a_full_queue_does_as_it_was_told() {
 
 #[test]
 fn what_cannot_be_encoded_or_decoded_is_an_error_of_its_job() {
-    let pool = ProcessPool::builder().workers(1).max_payload(1000).build().unwrap();
+    let pool = ProcessPool::builder().max_workers(1).max_payload(1000).build().unwrap();
     let worker = pool.run(process_id.with()).wait().unwrap();
     let expect = |error: offloop::Error, encode: bool, text: &str| {
         match error.kind() {
@@ -291,7 +294,7 @@ fn what_cannot_be_encoded_or_decoded_is_an_error_of_its_job() {
 
 #[test]
 fn the_initializer_runs_once_in_each_worker_before_its_jobs() {
-    let pool = ProcessPool::builder().workers(2).initializer(&set_up.with(7)).build().unwrap();
+    let pool = ProcessPool::builder().max_workers(2).initializer(&set_up.with(7)).build().unwrap();
     for _ in 0..20 {
         assert_eq!(pool.run(what_was_set_up.with()).wait().unwrap(), (7, 1));
     }
@@ -303,9 +306,9 @@ fn an_initializer_that_fails_is_the_jobs_error() {
         (set_up_badly.with("no licence".to_owned(), false), "no licence"),
         (set_up_badly.with("out of luck".to_owned(), true), "out of luck"),
     ] {
-        let pool = ProcessPool::builder().workers(2).initializer(&call).build().unwrap();
+        let pool = ProcessPool::builder().max_workers(2).initializer(&call).build().unwrap();
         let error = pool.run(add.with(1, 1)).wait().unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::CouldNotStart(_)), "{error}");
+        assert!(matches!(error.kind(), ErrorKind::WorkerStart(_)), "{error}");
         assert!(error.to_string().contains(text), "{error}");
     }
 }
@@ -321,13 +324,13 @@ fn a_worker_that_cannot_start_is_the_jobs_error() {
         ("/bin/cat", "not ready in time"),
         (other_build, "build differs"),
     ] {
-        let builder = ProcessPool::builder().workers(2).program(program);
+        let builder = ProcessPool::builder().max_workers(2).program(program);
         let pool = builder.start_timeout(Duration::from_millis(500)).build().unwrap();
         // The second one comes when nobody has anything else to do.
         for pause in [0, 300] {
             std::thread::sleep(Duration::from_millis(pause));
             let error = pool.run(add.with(1, 1)).wait().unwrap_err();
-            assert!(matches!(error.kind(), ErrorKind::CouldNotStart(_)), "{program}: {error}");
+            assert!(matches!(error.kind(), ErrorKind::WorkerStart(_)), "{program}: {error}");
             assert!(error.to_string().contains(text), "{program}: {error}");
         }
     }
@@ -336,7 +339,7 @@ fn a_worker_that_cannot_start_is_the_jobs_error() {
 
 #[test]
 fn settings_without_sense_are_refused() {
-    for builder in [ProcessPool::builder().workers(0), ProcessPool::builder().queue_capacity(0)] {
+    for builder in [ProcessPool::builder().max_workers(0), ProcessPool::builder().queue_capacity(0)] {
         let error = builder.build().unwrap_err();
         assert!(error.to_string().contains("at least 1"), "{error}");
     }
@@ -384,7 +387,7 @@ fn a_worker_may_have_a_pool_of_its_own() {
 fn shutdown_drains_then_cancels_then_kills_and_reports() {
     let drained = pool(2);
     let handles: Vec<_> = (0..10).map(|i| drained.run(nap.with(i))).collect();
-    let workers = drained.workers();
+    let workers = drained.worker_pids();
     let report = drained.shutdown(Duration::from_secs(60)).wait().unwrap();
     assert_eq!((report.cancelled, report.killed, report.stuck.len()), (0, 0, 0), "{report:?}");
     assert!(report.drained <= 10);
@@ -395,7 +398,7 @@ fn shutdown_drains_then_cancels_then_kills_and_reports() {
     assert!(matches!(drained.run(add.with(1, 1)).wait().unwrap_err().kind(), ErrorKind::Closed));
     assert!(matches!(drained.try_run(add.with(1, 1)).unwrap_err().kind(), ErrorKind::Closed));
 
-    let stubborn = ProcessPool::builder().workers(1).grace(Duration::from_millis(50)).build().unwrap();
+    let stubborn = ProcessPool::builder().max_workers(1).grace(Duration::from_millis(50)).build().unwrap();
     let gate = Gate::new();
     let running = stubborn.run(announce_and_sleep.with(gate.path()));
     let queued: Vec<_> = (0..3).map(|_| stubborn.run(ignore_sigterm.with())).collect();
@@ -428,8 +431,8 @@ fn the_report_counts_every_job_that_the_pool_had() {
 fn dropping_the_pool_runs_what_was_accepted_and_lets_the_workers_go() {
     let pool = pool(2);
     let handles: Vec<_> = (0..10).map(|i| pool.run(nap.with(i))).collect();
-    eventually("both workers are up", || pool.workers().len() == 2);
-    let workers = pool.workers();
+    eventually("both workers are up", || pool.worker_pids().len() == 2);
+    let workers = pool.worker_pids();
     drop(pool);
     for (i, handle) in (0..).zip(handles) {
         assert_eq!(handle.wait().unwrap(), i);
@@ -439,7 +442,7 @@ fn dropping_the_pool_runs_what_was_accepted_and_lets_the_workers_go() {
 
 #[test]
 fn a_stream_of_calls_comes_back_in_order() {
-    let mut sums = offloop::map(pool(2), (0..50u64).map(|i| add.with(i, i))).window(5);
+    let mut sums = offloop::map(pool(2), (0..50u64).map(|i| add.with(i, i))).buffersize(5);
     for i in 0..50 {
         assert_eq!(sums.wait_next().unwrap().unwrap(), 2 * i);
     }
@@ -465,14 +468,14 @@ fn higher_priorities_run_first() {
 
 #[test]
 fn a_stopped_worker_ends_at_its_deadline_and_holds_up_nobody() {
-    let pool = ProcessPool::builder().workers(2).grace(Duration::from_millis(50)).build().unwrap();
+    let pool = ProcessPool::builder().max_workers(2).grace(Duration::from_millis(50)).build().unwrap();
     let gate = Gate::new();
     let call = prepare(announce_and_sleep.with(gate.path())).run_timeout(Duration::from_millis(300));
     let stopped = pool.run(call);
     let pid = gate.wait_for_pid();
     kill(pid, libc::SIGSTOP);
     assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
-    assert!(matches!(stopped.wait().unwrap_err().kind(), ErrorKind::RunDeadline(_)));
+    assert!(matches!(stopped.wait().unwrap_err().kind(), ErrorKind::RunTimeout(_)));
     eventually("the stopped worker is gone", || is_gone(pid));
 }
 
@@ -501,11 +504,11 @@ fn has_idle_and_busy_workers() {
         gate.wait_for_pid();
     }
     // The other two are ready when they have run something.
-    eventually("four workers are up", || pool.workers().len() == 4);
+    eventually("four workers are up", || pool.worker_pids().len() == 4);
     for handle in [pool.run(nap.with(1)), pool.run(nap.with(2))] {
         handle.wait().unwrap();
     }
-    println!("pids {:?}", pool.workers());
+    println!("pids {:?}", pool.worker_pids());
     std::thread::sleep(Duration::from_secs(60));
 }
 
@@ -522,7 +525,7 @@ fn a_forked_child_is_told_and_the_parent_goes_on() {
         let told = is_forked(pool.run(add.with(1, 1)).wait().unwrap_err().kind())
             && is_forked(pool.try_run(add.with(1, 1)).unwrap_err().kind())
             && is_forked(before.wait().unwrap_err().kind())
-            && pool.workers().is_empty()
+            && pool.worker_pids().is_empty()
             && pool.queued() == 0
             && pool.shutdown(Duration::ZERO).wait().unwrap().stuck.is_empty();
         drop(pool);
@@ -585,7 +588,7 @@ fn comes_and_goes() {
         assert!(pool.run(die.with(Death::Abort)).wait().is_err());
         drop(pool.run(announce_and_sleep.with("/dev/null")));
         assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
-        let workers = pool.workers();
+        let workers = pool.worker_pids();
         pool.shutdown(Duration::from_secs(10)).wait().unwrap();
         assert!(workers.into_iter().all(is_gone));
     }
@@ -594,7 +597,7 @@ fn comes_and_goes() {
 }
 
 fn breakable(workers: usize) -> ProcessPoolBuilder {
-    ProcessPool::builder().workers(workers).on_crash(OnCrash::Break)
+    ProcessPool::builder().max_workers(workers).on_crash(OnCrash::Break)
 }
 
 /// Checks that a pool has broken: it takes nothing any more, and none of its workers is left.
@@ -604,13 +607,13 @@ fn assert_broken(pool: &ProcessPool, workers: &[u32]) {
     assert!(matches!(pool.try_run(add.with(1, 1)).unwrap_err().kind(), ErrorKind::Closed));
     eventually("the pool is over", || pool.is_over());
     assert!(workers.iter().all(|pid| is_gone(*pid)));
-    assert_eq!((pool.workers().len(), pool.outstanding()), (0, 0));
+    assert_eq!((pool.worker_pids().len(), pool.outstanding()), (0, 0));
 }
 
 #[test]
 fn a_crash_isolates_its_own_job_unless_the_pool_is_to_break() {
-    let pool = ProcessPool::builder().workers(1).on_crash(OnCrash::Isolate).build().unwrap();
-    let dead = pool.run(die.with(Death::Exit(1)));
+    let pool = ProcessPool::builder().max_workers(1).on_crash(OnCrash::Isolate).build().unwrap();
+    let dead = pool.run(die.with(Death::WorkerExit(1)));
     let next = pool.run(add.with(1, 1));
     assert!(matches!(dead.wait().unwrap_err().kind(), ErrorKind::WorkerDied(_)));
     assert_eq!(next.wait().unwrap(), 2);
@@ -629,11 +632,11 @@ fn a_crash_breaks_a_pool_that_is_to_break_and_ends_all_its_jobs() {
     eventually("both run", || pool.queued() == 0);
     // Five are queued, and five wait for room.
     let others: Vec<_> = (0..10).map(|_| pool.run(announce_and_sleep.with(gate.path()))).collect();
-    let workers = pool.workers();
+    let workers = pool.worker_pids();
     kill(pid, libc::SIGKILL);
     let error = crashing.wait().unwrap_err();
     let ErrorKind::WorkerDied(died) = error.kind() else { panic!("{error}") };
-    assert_eq!((died.pid, died.exit), (pid, Exit::Signal(libc::SIGKILL)));
+    assert_eq!((died.pid, died.exit), (pid, WorkerExit::Signal(libc::SIGKILL)));
     for handle in others.into_iter().chain([running]) {
         let error = handle.wait().unwrap_err();
         let ErrorKind::Broken(why) = error.kind() else { panic!("{error}") };
@@ -652,7 +655,7 @@ fn jobs_that_were_given_ahead_end_with_a_broken_pool_and_no_worker_comes_for_the
     for i in 0..200 {
         pool.run(add.with(i, 0)).wait().unwrap();
     }
-    let workers = pool.workers();
+    let workers = pool.worker_pids();
     for pid in &workers {
         kill(*pid, libc::SIGSTOP);
     }
@@ -670,8 +673,8 @@ fn jobs_that_were_given_ahead_end_with_a_broken_pool_and_no_worker_comes_for_the
 fn an_idle_worker_that_is_killed_from_outside_breaks_the_pool_too() {
     let pool = breakable(2).build().unwrap();
     pool.run(add.with(1, 1)).wait().unwrap();
-    eventually("both are up", || pool.workers().len() == 2);
-    let workers = pool.workers();
+    eventually("both are up", || pool.worker_pids().len() == 2);
+    let workers = pool.worker_pids();
     kill(workers[1], libc::SIGKILL);
     eventually("it is closed", || pool.try_run(add.with(1, 1)).is_err());
     assert_broken(&pool, &workers);
@@ -692,7 +695,7 @@ fn a_broken_pool_tries_nothing_again() {
 
 #[test]
 fn what_is_no_crash_breaks_no_pool() {
-    let pool = breakable(1).max_jobs_per_worker(3).grace(Duration::from_millis(50)).build().unwrap();
+    let pool = breakable(1).max_tasks_per_child(3).grace(Duration::from_millis(50)).build().unwrap();
     for i in 0..10 {
         assert_eq!(pool.run(add.with(i, 1)).wait().unwrap(), i + 1);
     }
@@ -702,7 +705,7 @@ fn what_is_no_crash_breaks_no_pool() {
     gate.wait_for_pid();
     drop(cancelled);
     let late = pool.run(prepare(ignore_sigterm.with()).run_timeout(Duration::from_millis(50)));
-    assert!(matches!(late.wait().unwrap_err().kind(), ErrorKind::RunDeadline(_)));
+    assert!(matches!(late.wait().unwrap_err().kind(), ErrorKind::RunTimeout(_)));
     pool.resize(2);
     assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
     pool.resize(1);
@@ -730,12 +733,12 @@ fn a_worker_that_does_not_come_up_breaks_the_pool_with_the_reason() {
     // Nobody has crashed where nobody was.
     let pool = breakable(1).program("/does/not/exist").build().unwrap();
     let error = pool.run(add.with(1, 1)).wait().unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::CouldNotStart(_)), "{error}");
+    assert!(matches!(error.kind(), ErrorKind::WorkerStart(_)), "{error}");
 }
 
 #[test]
 fn cancelling_what_is_queued_leaves_what_runs_alone() {
-    let pool = ProcessPool::builder().workers(1).queue_capacity(2).build().unwrap();
+    let pool = ProcessPool::builder().max_workers(1).queue_capacity(2).build().unwrap();
     let gate = Gate::new();
     let running = pool.run(announce_and_nap.with(gate.path()));
     let pid = gate.wait_for_pid();
@@ -777,7 +780,7 @@ fn a_closed_pool_runs_what_it_has_and_is_over_then() {
         assert_eq!(handle.wait().unwrap(), i);
     }
     eventually("it is over", || pool.is_over());
-    assert_eq!((pool.workers().len(), pool.outstanding()), (0, 0));
+    assert_eq!((pool.worker_pids().len(), pool.outstanding()), (0, 0));
     pool.close();
     pool.resize(3);
     assert_eq!(pool.cancel_queued(), 0);
@@ -788,7 +791,7 @@ fn what_a_pool_without_workers_has_accepted_is_run_when_it_is_closed() {
     for by_drop in [false, true] {
         let pool = pool(1);
         pool.resize(0);
-        eventually("the worker has left", || pool.workers().is_empty());
+        eventually("the worker has left", || pool.worker_pids().is_empty());
         let job = pool.run(add.with(1, 1));
         if by_drop {
             drop(pool);
@@ -811,14 +814,14 @@ fn a_pool_may_be_resized_at_any_time() {
         .flat_map(|workers| {
             pool.resize(workers);
             std::thread::sleep(Duration::from_millis(20));
-            pool.workers()
+            pool.worker_pids()
         })
         .collect();
     for (i, handle) in (0..).zip(handles) {
         assert_eq!(handle.wait().unwrap(), i, "somebody was interrupted");
     }
-    eventually("there are two", || pool.workers().len() == 2);
-    let going = pool.workers();
+    eventually("there are two", || pool.worker_pids().len() == 2);
+    let going = pool.worker_pids();
     eventually("the others are gone", || {
         seen.iter().filter(|pid| !going.contains(pid)).all(|pid| is_gone(*pid))
     });

@@ -15,7 +15,7 @@ use process_support::{
 offloop::init_tests!();
 
 fn one_worker() -> ProcessPoolBuilder {
-    ProcessPool::builder().workers(1)
+    ProcessPool::builder().max_workers(1)
 }
 
 #[offloop::task]
@@ -91,10 +91,10 @@ fn die_until(gate: &str, calls: usize) -> usize {
 
 #[test]
 fn a_job_that_uses_too_much_memory_is_ended_with_the_figure() {
-    let pool = one_worker().memory_limit(64 << 20).build().unwrap();
+    let pool = one_worker().max_rss(64 << 20).build().unwrap();
     let error = pool.run(grow_by.with(400)).wait().unwrap_err();
     let ErrorKind::WorkerDied(died) = error.kind() else { panic!("{error}") };
-    assert!(died.out_of_memory && died.memory_limit == Some(64 << 20), "{died}");
+    assert!(died.out_of_memory && died.max_rss == Some(64 << 20), "{died}");
     assert!(died.peak_memory > 64 << 20, "{died}");
     assert!(error.to_string().contains("more than its limit of 64 MiB"), "{error}");
     assert_eq!(pool.run(grow_by.with(8)).wait().unwrap(), 8);
@@ -104,7 +104,7 @@ fn a_job_that_uses_too_much_memory_is_ended_with_the_figure() {
 fn memory_is_measured_again_when_a_pool_that_was_idle_is_used() {
     // The pool then sleeps until the worker's age is up.
     let hour = Duration::from_secs(3600);
-    let pool = one_worker().memory_limit(64 << 20).max_worker_age(hour).build().unwrap();
+    let pool = one_worker().max_rss(64 << 20).max_worker_age(hour).build().unwrap();
     assert_eq!(pool.run(grow_by.with(8)).wait().unwrap(), 8);
     std::thread::sleep(Duration::from_millis(500));
     let error = pool.run(grow_by.with(400)).wait().unwrap_err();
@@ -114,7 +114,7 @@ fn memory_is_measured_again_when_a_pool_that_was_idle_is_used() {
 
 #[test]
 fn an_idle_worker_that_has_grown_too_much_is_replaced() {
-    let pool = one_worker().memory_limit(64 << 20).build().unwrap();
+    let pool = one_worker().max_rss(64 << 20).build().unwrap();
     // Little by little, so that none of the jobs is there long enough to be blamed.
     let first = pool.run(leak.with(1 << 20)).wait().unwrap();
     eventually("it is replaced", || pool.run(leak.with(1 << 20)).wait().unwrap() != first);
@@ -123,7 +123,7 @@ fn an_idle_worker_that_has_grown_too_much_is_replaced() {
 
 #[test]
 fn the_cap_refuses_memory_and_the_error_says_so() {
-    let pool = one_worker().memory_cap(256 << 20).build().unwrap();
+    let pool = one_worker().max_data(256 << 20).build().unwrap();
     let error = pool.run(allocate_at_once.with(1 << 30)).wait().unwrap_err();
     let ErrorKind::WorkerDied(died) = error.kind() else { panic!("{error}") };
     assert!(died.out_of_memory && died.stderr.contains("memory allocation of"), "{died:?}");
@@ -140,7 +140,7 @@ fn length(bytes: &[u8]) -> usize {
 
 #[test]
 fn workers_are_recycled_by_jobs_without_losing_or_delaying_any() {
-    let pool = ProcessPool::builder().workers(2).max_jobs_per_worker(10).build().unwrap();
+    let pool = ProcessPool::builder().max_workers(2).max_tasks_per_child(10).build().unwrap();
     let mut pids = HashSet::new();
     for round in 0..30 {
         let handles: Vec<_> = (0..20).map(|_| pool.run(process_id.with())).collect();
@@ -150,10 +150,10 @@ fn workers_are_recycled_by_jobs_without_losing_or_delaying_any() {
         }
     }
     assert!(pids.len() > 4, "{} workers for 600 jobs of 10 each", pids.len());
-    let current = pool.workers();
+    let current = pool.worker_pids();
     eventually("the others are gone", || {
         pids.iter()
-            .filter(|pid| !current.contains(pid) && !pool.workers().contains(pid))
+            .filter(|pid| !current.contains(pid) && !pool.worker_pids().contains(pid))
             .all(|pid| is_gone(*pid))
     });
     let report = pool.shutdown(Duration::from_secs(10)).wait().unwrap();
@@ -162,13 +162,13 @@ fn workers_are_recycled_by_jobs_without_losing_or_delaying_any() {
 
 #[test]
 fn there_is_always_a_worker_while_one_is_replaced() {
-    let pool = one_worker().max_jobs_per_worker(1).build().unwrap();
+    let pool = one_worker().max_tasks_per_child(1).build().unwrap();
     for i in 0..20 {
         let gate = Gate::new();
         let last = pool.run(process_support::announce_and_nap.with(gate.path()));
         let pid = gate.wait_for_pid();
         eventually("another is there while it runs its last job", || {
-            pool.workers().iter().any(|other| *other != pid)
+            pool.worker_pids().iter().any(|other| *other != pid)
         });
         assert_eq!(pool.run(nap.with(i)).wait().unwrap(), i);
         assert_eq!(last.wait().unwrap(), "finished");
@@ -216,14 +216,14 @@ fn limits_without_sense_are_refused() {
     for (builder, word) in [
         (one_worker().cpu_affinity([]), "cpu_affinity"),
         (one_worker().cpu_affinity([5000]), "5000"),
-        (one_worker().max_jobs_per_worker(0), "max_jobs_per_worker"),
+        (one_worker().max_tasks_per_child(0), "max_tasks_per_child"),
     ] {
         let Err(BuildError::Setting(text)) = builder.build() else { panic!("{word} was accepted") };
         assert!(text.contains(word), "{text}");
     }
     let pool = one_worker().current_dir("/does/not/exist").build().unwrap();
     let error = pool.run(add.with(1, 1)).wait().unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::CouldNotStart(_)), "{error}");
+    assert!(matches!(error.kind(), ErrorKind::WorkerStart(_)), "{error}");
 }
 
 #[test]
@@ -358,7 +358,7 @@ fn jobs_that_were_given_ahead_of_time_survive_their_worker() {
     }
     for _ in 0..20 {
         let handles: Vec<_> = (0..500).map(|i| pool.run(add.with(i, 1))).collect();
-        if let Some(pid) = pool.workers().first() {
+        if let Some(pid) = pool.worker_pids().first() {
             kill(*pid, libc::SIGKILL);
         }
         let mut lost = 0;
@@ -383,7 +383,7 @@ fn a_cancelled_job_that_was_given_ahead_of_time_never_runs_and_harms_nobody() {
     for i in 0..100 {
         pool.run(note.with(gate.path(), &format!("before {i}"))).wait().unwrap();
     }
-    let worker = pool.workers()[0];
+    let worker = pool.worker_pids()[0];
     kill(worker, libc::SIGSTOP);
     let handles: Vec<_> = (0..20).map(|i| pool.run(note.with(gate.path(), &format!("after {i}")))).collect();
     let (cancelled, kept): (Vec<_>, Vec<_>) = handles.into_iter().enumerate().partition(|(i, _)| i % 2 == 1);
@@ -392,7 +392,7 @@ fn a_cancelled_job_that_was_given_ahead_of_time_never_runs_and_harms_nobody() {
     for (_, handle) in kept {
         handle.wait().unwrap();
     }
-    assert_eq!(pool.workers(), [worker], "nobody was killed for a job that had not begun");
+    assert_eq!(pool.worker_pids(), [worker], "nobody was killed for a job that had not begun");
     let after: Vec<String> = gate.lines().split_off(100);
     let expected: Vec<String> = (0..20).step_by(2).map(|i| format!("after {i}")).collect();
     assert_eq!(after, expected);
@@ -408,13 +408,13 @@ fn pid_after(micros: u64) -> u32 {
 /// for those that are not done.
 #[track_caller]
 fn check_counts(exactly: usize, micros: impl Iterator<Item = u64>) {
-    let pool = ProcessPool::builder().workers(2).max_jobs_per_worker(exactly as u64).build().unwrap();
+    let pool = ProcessPool::builder().max_workers(2).max_tasks_per_child(exactly as u64).build().unwrap();
     let mut counts = HashMap::new();
     let handles: Vec<_> = micros.map(|micros| pool.run(pid_after.with(micros))).collect();
     for handle in handles {
         *counts.entry(handle.wait().unwrap()).or_insert(0) += 1;
     }
-    let going = pool.workers();
+    let going = pool.worker_pids();
     let is_right =
         |(pid, count): (&u32, &usize)| *count == exactly || (*count < exactly && going.contains(pid));
     assert!(counts.iter().all(is_right), "of {exactly} each: {counts:?}");
@@ -439,7 +439,7 @@ fn a_worker_runs_exactly_as_many_jobs_as_it_may_though_some_are_taken_back_from_
 
 #[test]
 fn jobs_that_fail_count_as_jobs() {
-    let pool = one_worker().max_jobs_per_worker(2).build().unwrap();
+    let pool = one_worker().max_tasks_per_child(2).build().unwrap();
     let first = pool.run(process_id.with()).wait().unwrap();
     pool.run(process_support::panics.with(String::new())).wait().unwrap_err();
     assert_ne!(pool.run(process_id.with()).wait().unwrap(), first);

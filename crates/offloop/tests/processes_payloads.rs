@@ -92,7 +92,7 @@ fn a_blob_stays_as_it_is_while_anybody_holds_it() {
     assert!(held.iter().all(|blob| **blob == expected[..]));
     assert!(*one == bytes[..] && one == same);
     // Its worker's death takes nothing away from it.
-    process_support::kill(pool.workers()[0], libc::SIGKILL);
+    process_support::kill(pool.worker_pids()[0], libc::SIGKILL);
     assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
     drop(pool);
     assert!(held.iter().all(|blob| **blob == expected[..]));
@@ -118,7 +118,7 @@ fn a_blob_that_came_as_a_result_goes_on_as_an_argument() {
 
 #[test]
 fn what_exceeds_max_payload_is_an_error_of_its_job_both_ways() {
-    let pool = ProcessPool::builder().workers(1).max_payload(100_000).build().unwrap();
+    let pool = ProcessPool::builder().max_workers(1).max_payload(100_000).build().unwrap();
     let error = pool.run(inverted.with(blob(100_001))).wait().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Encode(text) if text.contains("max_payload")), "{error}");
     let error = pool.run(twice_the_same.with(40_000)).wait().unwrap_err();
@@ -259,7 +259,7 @@ fn what_a_caller_writes_privately_to_a_result_is_its_own() {
             drop(pool.run(inverted.with(BlobMut::zeroed(length).freeze())).wait().unwrap());
         }
         // Its worker's death takes nothing away from it.
-        process_support::kill(pool.workers()[0], libc::SIGKILL);
+        process_support::kill(pool.worker_pids()[0], libc::SIGKILL);
         assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
         assert!(private.iter().all(|byte| *byte == 5));
         assert!(untouched.iter().zip(pattern(length)).all(|(a, b)| *a == !b));

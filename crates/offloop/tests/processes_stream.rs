@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use offloop::embed::{HandleExt, ProcessPoolExt};
 use offloop::{Blob, BlobMut, ErrorKind, ProcessPool, job};
 
 offloop::init_tests!();
@@ -14,7 +15,7 @@ offloop::init_tests!();
 const SOON: Duration = Duration::from_secs(20);
 
 fn one_worker() -> ProcessPool {
-    ProcessPool::builder().workers(1).build().unwrap()
+    ProcessPool::builder().max_workers(1).build().unwrap()
 }
 
 #[offloop::task]

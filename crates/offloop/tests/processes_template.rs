@@ -11,9 +11,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use offloop::host::Template;
+use offloop::embed::{ProcessPoolBuilderExt, ProcessPoolExt, Template};
 use offloop::{
-    Blob, BlobMut, Captured, ErrorKind, Exit, OnCrash, ProcessPool, ProcessPoolBuilder, WorkerDied, prepare,
+    Blob, BlobMut, Captured, ErrorKind, OnCrash, ProcessPool, ProcessPoolBuilder, WorkerDied, WorkerExit,
+    prepare,
 };
 use process_support::{
     Death, Gate, about_itself, add, announce_and_nap, announce_and_sleep, compute_for_ever, die, eventually,
@@ -96,7 +97,7 @@ fn builder_of(way: &str) -> ProcessPoolBuilder {
 }
 
 fn pool(workers: usize) -> ProcessPool {
-    builder_of("").workers(workers).build().unwrap()
+    builder_of("").max_workers(workers).build().unwrap()
 }
 
 /// Waits until this many workers are up and have run something.
@@ -105,10 +106,10 @@ fn settle(pool: &ProcessPool, workers: usize) -> Vec<u32> {
     eventually("all workers are up", || {
         let handles: Vec<_> = (0..workers).map(|i| pool.run(pid_after.with(2000 + i as u64))).collect();
         seen.extend(handles.into_iter().map(|handle| handle.wait().unwrap()));
-        let current = pool.workers();
+        let current = pool.worker_pids();
         current.len() == workers && current.iter().all(|pid| seen.contains(pid))
     });
-    pool.workers()
+    pool.worker_pids()
 }
 
 fn parent_of(pid: u32) -> u32 {
@@ -194,7 +195,7 @@ fn many_workers_are_forks_of_one_template_that_was_prepared_once() {
 #[test]
 fn forked_workers_do_all_that_others_do() {
     let pool = builder_of("")
-        .workers(2)
+        .max_workers(2)
         .initializer(&set_up.with(7))
         .nice(3)
         .env("OFFLOOP_TEST", "one")
@@ -235,7 +236,7 @@ fn a_killed_worker_costs_its_own_job_alone_and_is_replaced() {
     let template = parent_of(pid);
     kill(pid, libc::SIGKILL);
     let died = death(victim.wait());
-    assert_eq!((died.pid, died.exit), (pid, Exit::Signal(libc::SIGKILL)), "{died}");
+    assert_eq!((died.pid, died.exit), (pid, WorkerExit::Signal(libc::SIGKILL)), "{died}");
     for (i, handle) in (0..).zip(others) {
         assert_eq!(handle.wait().unwrap(), i);
     }
@@ -248,12 +249,12 @@ fn a_killed_worker_costs_its_own_job_alone_and_is_replaced() {
 #[test]
 fn the_template_tells_how_its_workers_ended() {
     let pool = pool(1);
-    assert_eq!(death(pool.run(die.with(Death::Exit(3))).wait()).exit, Exit::Code(3));
-    assert_eq!(death(pool.run(die.with(Death::Exit(0))).wait()).exit, Exit::Code(0));
-    assert_eq!(death(pool.run(die.with(Death::Abort)).wait()).exit, Exit::Signal(libc::SIGABRT));
+    assert_eq!(death(pool.run(die.with(Death::WorkerExit(3))).wait()).exit, WorkerExit::Code(3));
+    assert_eq!(death(pool.run(die.with(Death::WorkerExit(0))).wait()).exit, WorkerExit::Code(0));
+    assert_eq!(death(pool.run(die.with(Death::Abort)).wait()).exit, WorkerExit::Signal(libc::SIGABRT));
     assert_eq!(
         death(pool.run(die.with(Death::Signal(libc::SIGTERM))).wait()).exit,
-        Exit::Signal(libc::SIGTERM)
+        WorkerExit::Signal(libc::SIGTERM)
     );
     let died = death(pool.run(print_and_die.with("it was the butler")).wait());
     assert_eq!(died.stderr, "it was the butler");
@@ -270,7 +271,7 @@ fn a_killed_template_takes_its_workers_along_and_the_next_one_goes_on() {
         let running = pool.run(announce_and_sleep.with(gate.path()));
         eventually("it runs", || gate.arrivals() > 0);
         let pid = gate.wait_for_pid();
-        let workers = pool.workers();
+        let workers = pool.worker_pids();
         let template = parent_of(pid);
         kill(template, libc::SIGKILL);
         let died = death(running.wait());
@@ -278,14 +279,14 @@ fn a_killed_template_takes_its_workers_along_and_the_next_one_goes_on() {
         eventually("its workers are gone", || workers.iter().all(|pid| is_gone(*pid)));
         let next = pool.run(prepared_by.with()).wait().unwrap();
         assert_ne!(next, template);
-        eventually("they are struck off", || !pool.workers().iter().any(|pid| workers.contains(pid)));
+        eventually("they are struck off", || !pool.worker_pids().iter().any(|pid| workers.contains(pid)));
         std::fs::write(gate.path(), "").unwrap();
     }
 }
 
 #[test]
 fn jobs_survive_templates_that_die_again_and_again() {
-    let pool = builder_of("forks-three").workers(2).build().unwrap();
+    let pool = builder_of("forks-three").max_workers(2).build().unwrap();
     let mut templates = HashSet::new();
     // Every other death needs a fork, and every third fork costs the template, and the other worker with its job too.
     let is_excused = |error: &offloop::Error| {
@@ -294,7 +295,7 @@ fn jobs_survive_templates_that_die_again_and_again() {
     for i in 0..20 {
         let sum = (0..100).find_map(|_| pool.run(add.with(i, 1)).wait().inspect_err(is_excused).ok());
         assert_eq!(sum, Some(i + 1), "one of a hundred runs between two deaths");
-        let _ = pool.run(die.with(Death::Exit(1))).wait().inspect_err(is_excused);
+        let _ = pool.run(die.with(Death::WorkerExit(1))).wait().inspect_err(is_excused);
         let template =
             (0..100).find_map(|_| pool.run(prepared_by.with()).wait().inspect_err(is_excused).ok());
         templates.insert(template.expect("one of a hundred runs between two deaths"));
@@ -316,10 +317,10 @@ fn a_template_that_cannot_start_is_the_jobs_error() {
         ("an error", ProcessPool::builder().template_by(|_| Err(io::Error::other("not today"))), "not today"),
     ] {
         let patience = if what == "it hangs" { Duration::from_millis(300) } else { Duration::from_secs(20) };
-        let pool = builder.workers(2).start_timeout(patience).build().unwrap();
+        let pool = builder.max_workers(2).start_timeout(patience).build().unwrap();
         for _ in 0..2 {
             let error = pool.run(add.with(1, 1)).wait().unwrap_err();
-            assert!(matches!(error.kind(), ErrorKind::CouldNotStart(_)), "{what}: {error}");
+            assert!(matches!(error.kind(), ErrorKind::WorkerStart(_)), "{what}: {error}");
             assert!(error.to_string().contains(text), "{what}: {error}");
         }
         let report = pool.shutdown(Duration::from_secs(10)).wait().unwrap();
@@ -330,10 +331,10 @@ fn a_template_that_cannot_start_is_the_jobs_error() {
 #[test]
 fn an_initializer_that_fails_in_a_fork_is_the_jobs_error_and_spares_the_template() {
     let call = set_up_badly.with("no licence".to_owned(), false);
-    let pool = builder_of("").workers(2).initializer(&call).build().unwrap();
+    let pool = builder_of("").max_workers(2).initializer(&call).build().unwrap();
     for _ in 0..2 {
         let error = pool.run(add.with(1, 1)).wait().unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::CouldNotStart(_)), "{error}");
+        assert!(matches!(error.kind(), ErrorKind::WorkerStart(_)), "{error}");
         assert!(error.to_string().contains("no licence"), "{error}");
     }
 }
@@ -353,7 +354,7 @@ fn a_stopped_template_holds_up_neither_its_workers_nor_the_shutdown() {
     let pid = gate.wait_for_pid();
     kill(pid, libc::SIGKILL);
     let died = death(victim.wait());
-    assert_eq!((died.pid, died.exit), (pid, Exit::Unknown), "{died}");
+    assert_eq!((died.pid, died.exit), (pid, WorkerExit::Unknown), "{died}");
     // The other worker goes on.
     assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
     let report = pool.shutdown(Duration::from_secs(30)).wait().unwrap();
@@ -363,7 +364,7 @@ fn a_stopped_template_holds_up_neither_its_workers_nor_the_shutdown() {
 
 #[test]
 fn a_template_that_stays_stopped_is_replaced_when_a_worker_is_needed() {
-    let pool = builder_of("").workers(1).start_timeout(Duration::from_secs(3)).build().unwrap();
+    let pool = builder_of("").max_workers(1).start_timeout(Duration::from_secs(3)).build().unwrap();
     let worker = settle(&pool, 1)[0];
     let template = parent_of(worker);
     kill(template, libc::SIGSTOP);
@@ -414,7 +415,7 @@ fn has_a_template_with_idle_and_busy_workers() {
     for gate in &gates {
         gate.wait_for_pid();
     }
-    let mut pids = pool.workers();
+    let mut pids = pool.worker_pids();
     pids.push(parent_of(pids[0]));
     println!("pids {pids:?}");
     std::thread::sleep(Duration::from_secs(60));
@@ -432,7 +433,7 @@ fn a_killed_parent_leaves_no_template_that_is_still_getting_ready() {
 #[ignore = "run by the test above"]
 fn has_a_template_that_never_serves() {
     let _pool =
-        builder_of("never-serves").workers(1).start_timeout(Duration::from_secs(600)).build().unwrap();
+        builder_of("never-serves").max_workers(1).start_timeout(Duration::from_secs(600)).build().unwrap();
     eventually("there is a template", || !children().is_empty());
     let pid = children()[0];
     // It has taken its socket away from there.
@@ -463,7 +464,7 @@ fn the_pool_that_is_resized_has_as_many_workers_as_it_was_told() {
     pool.resize(0);
     eventually("all have left", || two.iter().all(|pid| is_gone(*pid)));
     let waits = pool.run(process_id.with());
-    assert!(pool.workers().is_empty());
+    assert!(pool.worker_pids().is_empty());
     assert_eq!((pool.queued(), pool.outstanding()), (1, 1));
     pool.resize(1);
     assert!(!four.contains(&waits.wait().unwrap()));
@@ -477,7 +478,7 @@ fn a_pool_of_no_workers_starts_its_template_when_it_is_given_some() {
         count.fetch_add(1, Ordering::Relaxed);
         spawn_template(socket)
     };
-    let pool = ProcessPool::builder().workers(0).template_by(start).build().unwrap();
+    let pool = ProcessPool::builder().max_workers(0).template_by(start).build().unwrap();
     let job = pool.run(process_id.with());
     assert_eq!((started.load(Ordering::Relaxed), pool.outstanding()), (0, 1));
     pool.resize(2);
@@ -521,7 +522,7 @@ fn forks_its_template() {
     };
     let blob = Blob::from(bytes.clone());
     let own = BlobMut::zeroed(100_000).freeze();
-    let pool = ProcessPool::builder().workers(2).template_by(start).build().unwrap();
+    let pool = ProcessPool::builder().max_workers(2).template_by(start).build().unwrap();
     for _ in 0..5 {
         assert!(pool.run(inverted.with(blob.clone())).wait().unwrap().iter().all(|byte| *byte == !3));
         assert!(pool.run(inverted.with(own.clone())).wait().unwrap().iter().all(|byte| *byte == !0));
@@ -593,13 +594,13 @@ fn templates_come_and_go() {
 
 #[test]
 fn each_fork_runs_exactly_as_many_jobs_as_it_may() {
-    let pool = builder_of("").workers(2).max_jobs_per_worker(5).build().unwrap();
+    let pool = builder_of("").max_workers(2).max_tasks_per_child(5).build().unwrap();
     let handles: Vec<_> = (0..200).map(|_| pool.run(process_id.with())).collect();
     let mut counts = std::collections::HashMap::new();
     for handle in handles {
         *counts.entry(handle.wait().unwrap()).or_insert(0) += 1;
     }
-    let going = pool.workers();
+    let going = pool.worker_pids();
     assert!(
         counts.iter().all(|(pid, count)| *count == 5 || (*count < 5 && going.contains(pid))),
         "{counts:?}"
@@ -608,14 +609,14 @@ fn each_fork_runs_exactly_as_many_jobs_as_it_may() {
 
 #[test]
 fn a_broken_pool_of_forks_has_no_processes_and_starts_none() {
-    let pool = builder_of("").workers(3).on_crash(OnCrash::Break).build().unwrap();
+    let pool = builder_of("").max_workers(3).on_crash(OnCrash::Break).build().unwrap();
     let workers = settle(&pool, 3);
     let template = parent_of(workers[0]);
     let gate = Gate::new();
     let running = pool.run(announce_and_sleep.with(gate.path()));
-    let crashing = pool.run(die.with(Death::Exit(9)));
+    let crashing = pool.run(die.with(Death::WorkerExit(9)));
     let died = death(crashing.wait());
-    assert_eq!(died.exit, Exit::Code(9));
+    assert_eq!(died.exit, WorkerExit::Code(9));
     assert!(matches!(running.wait().unwrap_err().kind(), ErrorKind::Broken(_)));
     eventually("it is over", || pool.is_over());
     assert!(is_gone(template) && workers.into_iter().all(is_gone));

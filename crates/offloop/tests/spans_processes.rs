@@ -60,7 +60,7 @@ fn noted() -> (Vec<String>, u32) {
 
 #[test]
 fn a_job_runs_in_a_span_of_its_name_and_number_in_the_worker() {
-    let pool = ProcessPool::builder().workers(1).initializer(&take_notes.with()).build().unwrap();
+    let pool = ProcessPool::builder().max_workers(1).initializer(&take_notes.with()).build().unwrap();
     // Its span is only there if somebody listens, so this process does too.
     let guard = tracing::subscriber::set_default(Registry::default());
     let request = tracing::info_span!("request");
@@ -118,7 +118,7 @@ fn around() -> Vec<String> {
 #[test]
 fn what_is_carried_reaches_what_surrounds_the_job() {
     let pool = ProcessPool::builder()
-        .workers(1)
+        .max_workers(1)
         .initializer(&put_something_around.with())
         .carry(|| Some(b"the pool's".to_vec()))
         .build()
@@ -137,7 +137,7 @@ fn what_is_carried_reaches_what_surrounds_the_job() {
 
 #[test]
 fn a_job_on_threads_carries_too_and_large_arguments_stay_whole() {
-    let threads = offloop::ThreadPool::builder().max_threads(1).build().unwrap();
+    let threads = offloop::ThreadPool::builder().max_workers(1).build().unwrap();
     let carried = threads.run(prepare(offloop::job::carried).carry(*b"bytes")).wait().unwrap();
     assert_eq!(carried.as_deref(), Some(b"bytes".as_slice()));
     let pool = pool(1);
@@ -150,6 +150,6 @@ fn a_job_on_threads_carries_too_and_large_arguments_stay_whole() {
 
 #[test]
 fn a_panicking_carry_hook_costs_only_what_it_would_carry() {
-    let pool = ProcessPool::builder().workers(1).carry(|| panic!("on purpose")).build().unwrap();
+    let pool = ProcessPool::builder().max_workers(1).carry(|| panic!("on purpose")).build().unwrap();
     assert_eq!(pool.run(who_am_i.with()).wait().unwrap().2, None);
 }

@@ -68,7 +68,7 @@ fn allow() {
 fn could_not_start<T>(result: Result<T, offloop::Error>) -> bool {
     match result.map_err(offloop::Error::into_kind) {
         Ok(_) => false,
-        Err(ErrorKind::CouldNotStart(_)) => true,
+        Err(ErrorKind::WorkerStart(_)) => true,
         Err(other) => panic!("{other:?}"),
     }
 }
@@ -76,7 +76,7 @@ fn could_not_start<T>(result: Result<T, offloop::Error>) -> bool {
 #[test]
 fn without_any_thread_each_job_ends_with_the_reason() {
     alone("without_any_thread_each_job_ends_with_the_reason", || {
-        let pool = ThreadPool::builder().max_threads(4).queue_capacity(2).build().unwrap();
+        let pool = ThreadPool::builder().max_workers(4).queue_capacity(2).build().unwrap();
         let (ran, dropped) = (Count::new(), Count::new());
         forbid();
         let jobs: Vec<_> = (0..100)
@@ -90,7 +90,7 @@ fn without_any_thread_each_job_ends_with_the_reason() {
             .collect();
         assert!(jobs.into_iter().map(end).all(could_not_start));
         assert_eq!((ran.get(), dropped.get()), (0, 100));
-        assert_eq!((pool.threads(), pool.queued()), (0, 0));
+        assert_eq!((pool.worker_count(), pool.queued()), (0, 0));
 
         let error = end(pool.run(|| 7)).unwrap_err();
         assert!(error.to_string().contains("Resource temporarily unavailable"), "{error}");
@@ -103,7 +103,7 @@ fn without_any_thread_each_job_ends_with_the_reason() {
 #[test]
 fn submitters_that_race_without_any_thread_lose_no_job() {
     alone("submitters_that_race_without_any_thread_lose_no_job", || {
-        let pool = ThreadPool::builder().max_threads(4).queue_capacity(3).build().unwrap();
+        let pool = ThreadPool::builder().max_workers(4).queue_capacity(3).build().unwrap();
         let (ready, go) = (Arc::new(Barrier::new(5)), Arc::new(Barrier::new(5)));
         let submitters: Vec<_> = (0..4)
             .map(|_| {
@@ -120,14 +120,14 @@ fn submitters_that_race_without_any_thread_lose_no_job() {
         forbid();
         go.wait();
         assert!(submitters.into_iter().all(|submitter| submitter.join().unwrap()));
-        assert_eq!((pool.threads(), pool.queued()), (0, 0));
+        assert_eq!((pool.worker_count(), pool.queued()), (0, 0));
     });
 }
 
 #[test]
 fn one_busy_thread_runs_all_that_is_queued_when_no_other_can_start() {
     alone("one_busy_thread_runs_all_that_is_queued_when_no_other_can_start", || {
-        let pool = ThreadPool::builder().max_threads(8).queue_capacity(10).build().unwrap();
+        let pool = ThreadPool::builder().max_workers(8).queue_capacity(10).build().unwrap();
         let (gate, busy) = occupy(&pool);
         forbid();
         let jobs: Vec<_> = (0..100).map(|n| pool.run(move || n)).collect();
@@ -137,14 +137,14 @@ fn one_busy_thread_runs_all_that_is_queued_when_no_other_can_start() {
         for (n, job) in jobs.into_iter().enumerate() {
             assert_eq!(end(job).unwrap(), n);
         }
-        assert_eq!(pool.threads(), 1);
+        assert_eq!(pool.worker_count(), 1);
     });
 }
 
 #[test]
 fn one_idle_thread_runs_all_jobs_when_no_other_can_start() {
     alone("one_idle_thread_runs_all_jobs_when_no_other_can_start", || {
-        let pool = ThreadPool::builder().max_threads(8).build().unwrap();
+        let pool = ThreadPool::builder().max_workers(8).build().unwrap();
         end(pool.run(|| ())).unwrap();
         forbid();
         for _ in 0..20 {
@@ -173,7 +173,7 @@ fn a_nested_wait_without_a_stand_in_ends_with_the_reason() {
 #[test]
 fn nested_waits_on_every_thread_without_stand_ins_all_end() {
     alone("nested_waits_on_every_thread_without_stand_ins_all_end", || {
-        let pool = ThreadPool::builder().max_threads(3).build().unwrap();
+        let pool = ThreadPool::builder().max_workers(3).build().unwrap();
         let (ready, go) = (Arc::new(Barrier::new(4)), Arc::new(Barrier::new(4)));
         let jobs: Vec<_> = (0..3)
             .map(|_| {
@@ -197,7 +197,7 @@ fn nested_waits_on_every_thread_without_stand_ins_all_end() {
 #[test]
 fn a_nested_job_is_run_by_another_thread_that_comes_back() {
     alone("a_nested_job_is_run_by_another_thread_that_comes_back", || {
-        let pool = ThreadPool::builder().max_threads(2).build().unwrap();
+        let pool = ThreadPool::builder().max_workers(2).build().unwrap();
         let (gate, busy) = occupy(&pool);
         let (inner, waits) = (pool.clone(), Gate::new());
         let begun = waits.clone();
@@ -244,7 +244,7 @@ fn a_limit_that_cannot_be_kept_ends_its_job_unrun() {
 #[test]
 fn a_shutdown_needs_no_thread() {
     alone("a_shutdown_needs_no_thread", || {
-        let pool = ThreadPool::builder().max_threads(1).grace(Duration::from_millis(10)).build().unwrap();
+        let pool = ThreadPool::builder().max_workers(1).grace(Duration::from_millis(10)).build().unwrap();
         let (gate, _busy) = occupy(&pool);
         let queued = pool.run(|| 7);
         forbid();

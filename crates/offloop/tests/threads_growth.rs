@@ -14,8 +14,8 @@ use offloop::{Error, Handle, JobState, ThreadPool};
 fn slow_jobs_grow_the_pool_and_idle_threads_leave_down_to_the_minimum() {
     let pool = ThreadPool::builder()
         .name("elastic")
-        .min_threads(2)
-        .max_threads(200)
+        .min_workers(2)
+        .max_workers(200)
         .idle_timeout(Duration::from_millis(100))
         .build()
         .unwrap();
@@ -33,14 +33,14 @@ fn slow_jobs_grow_the_pool_and_idle_threads_leave_down_to_the_minimum() {
         })
         .collect();
     barrier.wait();
-    assert_eq!(pool.threads(), 200);
+    assert_eq!(pool.worker_count(), 200);
     assert_eq!(threads_named("elastic").len(), 200);
     barrier.wait();
     for job in jobs {
         end(job).unwrap();
     }
 
-    eventually("the pool shrinks", || pool.threads() == 2);
+    eventually("the pool shrinks", || pool.worker_count() == 2);
     eventually("its threads are gone", || threads_named("elastic").len() == 2);
     end(pool.run(|| ())).unwrap();
     std::thread::sleep(Duration::from_millis(300));
@@ -49,7 +49,7 @@ fn slow_jobs_grow_the_pool_and_idle_threads_leave_down_to_the_minimum() {
 
 #[test]
 fn a_pool_never_has_more_threads_than_its_maximum() {
-    let pool = ThreadPool::builder().name("capped").max_threads(3).build().unwrap();
+    let pool = ThreadPool::builder().name("capped").max_workers(3).build().unwrap();
     let (gate, running) = (Gate::new(), Count::new());
     let jobs: Vec<_> = (0..30)
         .map(|_| {
@@ -65,7 +65,7 @@ fn a_pool_never_has_more_threads_than_its_maximum() {
     eventually("three run", || running.get() == 3);
     // Every opportunity for a fourth.
     std::thread::sleep(Duration::from_millis(50));
-    assert_eq!((running.get(), pool.threads(), threads_named("capped").len()), (3, 3, 3));
+    assert_eq!((running.get(), pool.worker_count(), threads_named("capped").len()), (3, 3, 3));
     gate.open();
     for job in jobs {
         assert!(end(job).unwrap() <= 3);
@@ -74,7 +74,7 @@ fn a_pool_never_has_more_threads_than_its_maximum() {
 
 #[test]
 fn the_most_recently_idle_thread_is_reused_so_that_the_others_can_leave() {
-    let pool = ThreadPool::builder().max_threads(4).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(4).build().unwrap();
     let barrier = Arc::new(Barrier::new(4));
     let jobs: Vec<_> = (0..4)
         .map(|_| {
@@ -101,7 +101,7 @@ fn threads_have_the_name_and_the_stack_that_they_were_given() {
         let page = std::hint::black_box([depth; 512]);
         if depth == 0 { page[0] } else { page[1] + dig(depth - 1) - depth }
     }
-    let pool = ThreadPool::builder().name("deep").max_threads(1).stack_size(64 << 20).build().unwrap();
+    let pool = ThreadPool::builder().name("deep").max_workers(1).stack_size(64 << 20).build().unwrap();
     // At least 4 KiB a call: 8 MiB, far beyond the default stack.
     assert_eq!(end(pool.run(|| dig(2 * 1024))).unwrap(), 0);
     assert_eq!(
@@ -117,8 +117,8 @@ fn the_start_hook_runs_once_on_each_thread_before_its_first_job() {
         static CALLED: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
     }
     let pool = ThreadPool::builder()
-        .max_threads(2)
-        .on_thread_start(|| CALLED.set(CALLED.get() + 1))
+        .max_workers(2)
+        .on_worker_start(|| CALLED.set(CALLED.get() + 1))
         .build()
         .unwrap();
     let barrier = Arc::new(Barrier::new(2));
@@ -140,20 +140,20 @@ fn the_start_hook_runs_once_on_each_thread_before_its_first_job() {
 fn a_start_hook_that_panics_costs_no_thread_and_no_job() {
     let pool = ThreadPool::builder()
         .name("hooked")
-        .max_threads(1)
-        .on_thread_start(|| panic!("a hook"))
+        .max_workers(1)
+        .on_worker_start(|| panic!("a hook"))
         .build()
         .unwrap();
     let first = end(pool.run(tid)).unwrap();
     assert_eq!(end(pool.run(tid)).unwrap(), first);
-    assert_eq!(pool.threads(), 1);
+    assert_eq!(pool.worker_count(), 1);
 }
 
 #[test]
 fn settings_that_make_no_sense_are_refused() {
     let builder = ThreadPool::builder;
-    assert!(builder().max_threads(0).build().is_err());
-    assert!(builder().max_threads(2).min_threads(3).build().is_err());
+    assert!(builder().max_workers(0).build().is_err());
+    assert!(builder().max_workers(2).min_workers(3).build().is_err());
     assert!(builder().queue_capacity(0).build().is_err());
     assert!(builder().name("a\0b").build().is_err());
 }
@@ -166,9 +166,9 @@ fn nest(pool: &ThreadPool, depth: u32, wait: fn(Handle<u32>) -> Result<u32, Erro
 
 /// Runs it on one thread, and sees that no thread beyond that one stays.
 fn nested_waits_complete(depth: u32, wait: fn(Handle<u32>) -> Result<u32, Error>) {
-    let pool = ThreadPool::builder().max_threads(1).idle_timeout(Duration::from_secs(3600)).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).idle_timeout(Duration::from_secs(3600)).build().unwrap();
     assert_eq!(end(nest(&pool, depth, wait)).unwrap(), depth);
-    eventually("the stand-ins leave", || pool.threads() == 1);
+    eventually("the stand-ins leave", || pool.worker_count() == 1);
     assert_eq!(end(pool.run(|| 7)).unwrap(), 7);
 }
 
@@ -197,15 +197,15 @@ fn a_job_may_wait_in_slices_for_a_job_of_its_own_pool() {
 
 #[test]
 fn many_jobs_at_once_may_wait_for_jobs_of_their_own_pool() {
-    let pool = ThreadPool::builder().max_threads(1).idle_timeout(Duration::from_secs(3600)).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).idle_timeout(Duration::from_secs(3600)).build().unwrap();
     let jobs: Vec<_> = (0..50).map(|_| nest(&pool, 3, Handle::wait)).collect();
     assert!(jobs.into_iter().all(|job| end(job).unwrap() == 3));
-    eventually("the stand-ins leave", || pool.threads() == 1);
+    eventually("the stand-ins leave", || pool.worker_count() == 1);
 }
 
 #[test]
 fn a_job_may_wait_for_room_in_its_own_pool() {
-    let pool = ThreadPool::builder().max_threads(1).queue_capacity(1).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).queue_capacity(1).build().unwrap();
     let inner = pool.clone();
     let outer = pool.run(move || {
         for n in 0..10 {
@@ -244,7 +244,7 @@ fn after_a_nested_wait_a_pool_of_one_thread_runs_one_job_at_a_time_again() {
 
 #[test]
 fn a_stand_in_leaves_though_the_job_that_it_stood_in_for_runs_on() {
-    let pool = ThreadPool::builder().max_threads(1).idle_timeout(Duration::from_secs(3600)).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).idle_timeout(Duration::from_secs(3600)).build().unwrap();
     for _ in 0..20 {
         let (waited, gate) = (Gate::new(), Gate::new());
         let (inner, done, pass) = (pool.clone(), waited.clone(), gate.clone());
@@ -254,7 +254,7 @@ fn a_stand_in_leaves_though_the_job_that_it_stood_in_for_runs_on() {
             pass.pass();
         });
         waited.pass();
-        eventually("the stand-in leaves", || pool.threads() == 1);
+        eventually("the stand-in leaves", || pool.worker_count() == 1);
         gate.open();
         end(outer).unwrap();
     }
@@ -287,7 +287,7 @@ fn a_job_that_waits_for_many_handles_has_one_stand_in() {
 
 #[test]
 fn a_handle_that_outlives_the_job_that_polled_it_keeps_no_stand_in() {
-    let pool = ThreadPool::builder().max_threads(1).idle_timeout(Duration::from_secs(3600)).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).idle_timeout(Duration::from_secs(3600)).build().unwrap();
     let other = single();
     let gate = Gate::new();
     let pass = gate.clone();
@@ -305,7 +305,7 @@ fn a_handle_that_outlives_the_job_that_polled_it_keeps_no_stand_in() {
     eventually("the first runs", || first.state() == JobState::Running);
     let second = pool.run(|| ());
     std::thread::sleep(Duration::from_millis(20));
-    assert_eq!((second.state(), pool.threads()), (JobState::Queued, 1));
+    assert_eq!((second.state(), pool.worker_count()), (JobState::Queued, 1));
     release.open();
     end(second).unwrap();
     gate.open();

@@ -11,7 +11,8 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
 use common::{Count, Gate, comes_back, end, eventually, occupy};
-use offloop::{ErrorKind, ThreadPool, ThreadPoolBuilder, WorkerThread};
+use offloop::embed::{ThreadPoolBuilderExt, ThreadPoolExt, WorkerThread};
+use offloop::{ErrorKind, ThreadPool, ThreadPoolBuilder};
 
 /// How long a spell may last; some jobs outlast it.
 const LIMIT: Duration = Duration::from_millis(1);
@@ -37,7 +38,7 @@ fn counting(spells: &Count) -> impl Fn(&mut dyn FnMut()) + Send + Sync + 'static
 }
 
 fn one() -> ThreadPoolBuilder {
-    ThreadPool::builder().max_threads(1)
+    ThreadPool::builder().max_workers(1)
 }
 
 #[test]
@@ -46,9 +47,9 @@ fn threads_that_the_user_starts_serve_the_pool_and_leave_it() {
     let counted = alive.clone();
     let pool = ThreadPool::builder()
         .name("hooked")
-        .max_threads(3)
+        .max_workers(3)
         .idle_timeout(Duration::from_millis(50))
-        .spawn_with(move |life| {
+        .spawn_handler(move |life| {
             let counted = counted.clone();
             std::thread::Builder::new().name(format!("mine/{}", life.name())).spawn(move || {
                 counted.add();
@@ -72,7 +73,7 @@ fn threads_that_the_user_starts_serve_the_pool_and_leave_it() {
     let mut names: Vec<_> = jobs.into_iter().map(|job| end(job).unwrap()).collect();
     names.sort();
     assert_eq!(names, ["mine/hooked-1", "mine/hooked-2", "mine/hooked-3"]);
-    eventually("they leave", || alive.get() == 0 && pool.threads() == 0);
+    eventually("they leave", || alive.get() == 0 && pool.worker_count() == 0);
 }
 
 #[test]
@@ -80,7 +81,7 @@ fn a_thread_may_begin_after_the_hook_has_returned() {
     let (lives, started) = channel();
     let lives = Mutex::new(lives);
     let pool = one()
-        .spawn_with(move |life| lives.lock().unwrap().send(life).map_err(io::Error::other))
+        .spawn_handler(move |life| lives.lock().unwrap().send(life).map_err(io::Error::other))
         .build()
         .unwrap();
     let job = pool.run(|| 7);
@@ -102,12 +103,12 @@ fn a_thread_that_could_not_be_started_fails_the_jobs_that_waited_for_it() {
         (panic, "in the hook"),
         (lose_later, "dropped unrun"),
     ] {
-        let pool = one().spawn_with(hook).build().unwrap();
+        let pool = one().spawn_handler(hook).build().unwrap();
         for _ in 0..2 {
             let error = end(pool.run(|| ())).unwrap_err();
-            assert!(matches!(error.kind(), ErrorKind::CouldNotStart(_)), "{error}");
+            assert!(matches!(error.kind(), ErrorKind::WorkerStart(_)), "{error}");
             assert!(error.to_string().contains(reason), "{error}");
-            eventually("it is not counted", || pool.threads() == 0);
+            eventually("it is not counted", || pool.worker_count() == 0);
         }
     }
 }
@@ -117,7 +118,7 @@ fn a_life_that_outlasts_its_hooks_failure_does_nothing() {
     let (lives, kept) = channel();
     let lives = Mutex::new(lives);
     let pool = one()
-        .spawn_with(move |life| {
+        .spawn_handler(move |life| {
             lives.lock().unwrap().send(life).map_err(io::Error::other)?;
             Err(io::Error::other("changed its mind"))
         })
@@ -126,13 +127,13 @@ fn a_life_that_outlasts_its_hooks_failure_does_nothing() {
     end(pool.run(|| ())).unwrap_err();
     let life = kept.recv().unwrap();
     comes_back("the life", || life.run());
-    assert_eq!(pool.threads(), 0);
+    assert_eq!(pool.worker_count(), 0);
 }
 
 #[test]
 fn jobs_run_within_the_hook_and_several_share_one_spell() {
     let spells = Count::new();
-    let pool = one().around_work(LIMIT, counting(&spells)).build().unwrap();
+    let pool = one().around_batch(LIMIT, counting(&spells)).build().unwrap();
     let (gate, first) = occupy(&pool);
     // While the first runs these queue up behind it.
     let jobs: Vec<_> = (0..100).map(|_| pool.run(|| WITHIN.get())).collect();
@@ -150,7 +151,7 @@ fn a_thread_without_work_is_outside_of_the_hook() {
     let (spells, left) = (Count::new(), Count::new());
     let (entered, leaving) = (spells.clone(), left.clone());
     let pool = one()
-        .around_work(LIMIT, move |spell| {
+        .around_batch(LIMIT, move |spell| {
             entered.add();
             spell();
             leaving.add();
@@ -167,7 +168,7 @@ fn a_thread_without_work_is_outside_of_the_hook() {
 #[test]
 fn a_long_queue_does_not_keep_a_thread_in_one_spell() {
     let spells = Count::new();
-    let pool = one().around_work(LIMIT, counting(&spells)).build().unwrap();
+    let pool = one().around_batch(LIMIT, counting(&spells)).build().unwrap();
     let (gate, first) = occupy(&pool);
     let jobs: Vec<_> = (0..5).map(|_| pool.run(|| std::thread::sleep(Duration::from_millis(2)))).collect();
     gate.open();
@@ -183,8 +184,8 @@ fn while_the_hook_waits_its_job_can_be_cancelled_and_no_other_thread_is_woken() 
     let (gate, entered) = (Gate::new(), Count::new());
     let (pass, counted) = (gate.clone(), entered.clone());
     let pool = ThreadPool::builder()
-        .max_threads(4)
-        .around_work(LIMIT, move |spell| {
+        .max_workers(4)
+        .around_batch(LIMIT, move |spell| {
             counted.add();
             pass.pass();
             spell();
@@ -194,7 +195,7 @@ fn while_the_hook_waits_its_job_can_be_cancelled_and_no_other_thread_is_woken() 
     let mut jobs: Vec<_> = (0..10).map(|n| pool.run(move || n)).collect();
     eventually("a thread comes", || entered.get() == 1);
     std::thread::sleep(Duration::from_millis(20));
-    assert_eq!((entered.get(), pool.threads(), pool.queued()), (1, 1, 10));
+    assert_eq!((entered.get(), pool.worker_count(), pool.queued()), (1, 1, 10));
     let cancelled = jobs.remove(0);
     assert!(cancelled.cancel());
     gate.open();
@@ -210,7 +211,7 @@ fn a_hook_that_does_not_call_the_spell_costs_a_job_each_time_and_no_more() {
         let calls = Count::new();
         let counted = calls.clone();
         let pool = one()
-            .around_work(LIMIT, move |spell| {
+            .around_batch(LIMIT, move |spell| {
                 if counted.add() > 2 {
                     return spell();
                 }
@@ -227,7 +228,7 @@ fn a_hook_that_does_not_call_the_spell_costs_a_job_each_time_and_no_more() {
 
 #[test]
 fn a_job_that_blocks_by_other_means_than_a_handle_is_stood_in_for() {
-    for pool in [one(), one().spawn_with(spawn).around_work(LIMIT, |spell| spell())] {
+    for pool in [one(), one().spawn_handler(spawn).around_batch(LIMIT, |spell| spell())] {
         let pool = pool.build().unwrap();
         let inner = pool.clone();
         let outer = pool.run(move || {
@@ -236,7 +237,7 @@ fn a_job_that_blocks_by_other_means_than_a_handle_is_stood_in_for() {
             offloop::job::blocking(|| receive.recv_timeout(common::GIVE_UP).unwrap())
         });
         assert_eq!(end(outer).unwrap(), 7);
-        eventually("the stand-in has left", || pool.threads() <= 1);
+        eventually("the stand-in has left", || pool.worker_count() <= 1);
     }
 }
 
@@ -247,10 +248,10 @@ fn blocking_elsewhere_is_a_plain_call() {
 
 #[test]
 fn threads_can_be_started_before_there_is_work() {
-    let pool = ThreadPool::builder().max_threads(3).spawn_with(spawn).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(3).spawn_handler(spawn).build().unwrap();
     for (wanted, there) in [(1, 1), (0, 1), (2, 2), (9, 3)] {
-        pool.start_threads(wanted);
-        assert_eq!(pool.threads(), there);
+        pool.prestart(wanted);
+        assert_eq!(pool.worker_count(), there);
     }
     let barrier = Arc::new(Barrier::new(3));
     let jobs: Vec<_> = (0..3)
@@ -264,10 +265,10 @@ fn threads_can_be_started_before_there_is_work() {
     for job in jobs {
         end(job).unwrap();
     }
-    assert_eq!(pool.threads(), 3);
+    assert_eq!(pool.worker_count(), 3);
     pool.close();
-    pool.start_threads(9);
-    eventually("they leave", || pool.threads() == 0);
+    pool.prestart(9);
+    eventually("they leave", || pool.worker_count() == 0);
 }
 
 #[test]
@@ -275,8 +276,8 @@ fn a_system_that_refuses_threads_is_asked_once() {
     let asked = Count::new();
     let counted = asked.clone();
     let pool = ThreadPool::builder()
-        .max_threads(3)
-        .spawn_with(move |_life| {
+        .max_workers(3)
+        .spawn_handler(move |_life| {
             counted.add();
             Err(io::Error::other("no more of them"))
         })
@@ -284,9 +285,9 @@ fn a_system_that_refuses_threads_is_asked_once() {
         .unwrap();
     comes_back("the start of threads", {
         let pool = pool.clone();
-        move || pool.start_threads(3)
+        move || pool.prestart(3)
     });
-    assert_eq!((asked.get(), pool.threads()), (1, 0));
+    assert_eq!((asked.get(), pool.worker_count()), (1, 0));
 }
 
 #[test]
@@ -299,7 +300,7 @@ fn a_closed_pool_runs_what_it_has_and_takes_no_more() {
     gate.open();
     end(first).unwrap();
     assert_eq!(end(queued).unwrap(), 7);
-    eventually("its thread leaves", || pool.threads() == 0);
+    eventually("its thread leaves", || pool.worker_count() == 0);
 }
 
 #[test]

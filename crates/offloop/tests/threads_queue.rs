@@ -14,7 +14,7 @@ use offloop::{ErrorKind, Handle, JobState, OnFull, ThreadPool, job, prepare};
 const SOON: Duration = Duration::from_millis(10);
 
 fn pool(capacity: usize, policy: OnFull) -> ThreadPool {
-    ThreadPool::builder().max_threads(1).queue_capacity(capacity).on_full(policy).build().unwrap()
+    ThreadPool::builder().max_workers(1).queue_capacity(capacity).on_full(policy).build().unwrap()
 }
 
 /// A job that is seen to run, and seen to be dropped.
@@ -81,7 +81,7 @@ fn cancelling_removes_queued_work_for_certain() {
 fn a_queue_deadline_removes_queued_work_for_certain() {
     removal_is_certain(|handle, seen| {
         let error = end(handle.timeout(SOON)).unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::QueueDeadline(SOON)), "{error:?}");
+        assert!(matches!(error.kind(), ErrorKind::QueueTimeout(SOON)), "{error:?}");
         eventually("the timer drops it", || seen.is_dropped_unrun());
     });
 }
@@ -129,7 +129,7 @@ fn heed_token(pool: &ThreadPool) -> (Handle<()>, Gate, Gate) {
         while !job::is_cancelled() {
             std::thread::yield_now();
         }
-        assert!(job::check().is_err());
+        assert!(job::check_cancelled().is_err());
         seen.open();
         pass.pass();
     });
@@ -170,7 +170,7 @@ fn a_run_deadline_turns_the_token_and_ends_the_handle() {
     };
     let pool = single();
     let error = end(pool.run(prepare(work).run_timeout(SOON))).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::RunDeadline(SOON)), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::RunTimeout(SOON)), "{error:?}");
     saw.pass();
     gate.open();
 }
@@ -208,7 +208,7 @@ fn a_queue_deadline_counts_the_wait_for_room() {
     let mut waiting = pool.run(prepare(seen.work()).queue_timeout(SOON));
     waiting.wait_accepted();
     let error = end(waiting).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::QueueDeadline(SOON)), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::QueueTimeout(SOON)), "{error:?}");
     eventually("the timer drops it", || seen.is_dropped_unrun());
     gate.open();
 }
@@ -219,9 +219,9 @@ fn a_handles_timeout_ends_its_job_in_the_queue_and_while_it_runs() {
     let (handle, saw, gate) = heed_token(&pool);
     let queued = pool.run(|| ()).timeout(SOON);
     let error = end(queued).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::QueueDeadline(SOON)), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::QueueTimeout(SOON)), "{error:?}");
     let error = end(handle.timeout(SOON)).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::RunDeadline(SOON)), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::RunTimeout(SOON)), "{error:?}");
     saw.pass();
     gate.open();
 }
@@ -252,7 +252,7 @@ fn reject_ends_the_job_with_the_queues_capacity() {
     let queued = pool.run(|| 1);
     let seen = Seen::new();
     let error = end(pool.run(seen.work())).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Full { capacity: 1 }), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::QueueFull { capacity: 1 }), "{error:?}");
     assert!(seen.is_dropped_unrun());
     gate.open();
     assert_eq!(end(queued).unwrap(), 1);
@@ -284,7 +284,7 @@ fn shed_oldest_sheds_the_oldest_of_the_lowest_priority() {
     assert!(seen.is_dropped_unrun());
 
     let error = end(pool.run(prepare(|| "lower").priority(-2))).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Full { capacity: 3 }), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::QueueFull { capacity: 3 }), "{error:?}");
 
     let newest = pool.run(|| "newest");
     assert!(matches!(end(low).unwrap_err().kind(), ErrorKind::Shed));
@@ -300,7 +300,7 @@ fn try_run_gives_the_work_back_whatever_the_policy() {
         let queued = pool.try_run(|| 1).unwrap_or_else(|_| panic!("there is room for one"));
         let seen = Seen::new();
         let rejected = pool.try_run(seen.work()).expect_err("there is no room for two");
-        assert!(matches!(rejected.kind(), ErrorKind::Full { capacity: 1 }), "{policy:?}: {rejected}");
+        assert!(matches!(rejected.kind(), ErrorKind::QueueFull { capacity: 1 }), "{policy:?}: {rejected}");
         assert_eq!((seen.ran.get(), seen.dropped.get()), (0, 0), "{policy:?}: it is as it was");
         rejected.into_work()();
         assert_eq!((seen.ran.get(), seen.dropped.get()), (1, 1), "{policy:?}");
@@ -430,7 +430,7 @@ fn accepted_wakes_its_waiter_on_admission_and_on_the_end() {
 
 #[test]
 fn backpressure_bounds_what_is_accepted_and_loses_nothing() {
-    let pool = ThreadPool::builder().max_threads(2).queue_capacity(3).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(2).queue_capacity(3).build().unwrap();
     let ran = Count::new();
     for _ in 0..500 {
         let ran = ran.clone();

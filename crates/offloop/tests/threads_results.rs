@@ -13,6 +13,7 @@ use std::thread::current;
 use std::time::Duration;
 
 use common::{Count, Gate, OnDrop, comes_back, end, eventually, occupy, single};
+use offloop::embed::HandleExt;
 use offloop::{ErrorKind, Executor, Job, JobState, Panic, Rejected, ThreadPool, job, prepare};
 
 fn seven() -> u32 {
@@ -56,7 +57,7 @@ fn a_panic_reaches_its_handle_with_message_and_place() {
     let line = line!() + 1;
     let panic = panic_of(end(single().run(|| panic!("boom {}", seven()))));
     assert_eq!(panic.message(), "boom 7");
-    let place = panic.place().unwrap();
+    let place = panic.location().unwrap();
     assert!(place.contains("threads_results.rs"), "{place}");
     assert!(place.contains(&format!(":{line}:")), "{place} is not line {line}");
 }
@@ -98,7 +99,8 @@ fn errors_name_the_job_by_its_function_unless_it_has_a_name() {
 
 #[test]
 fn a_running_job_knows_itself() {
-    let handle = single().run(prepare(|| (job::id(), job::name(), job::check())).name("self-aware"));
+    let handle =
+        single().run(prepare(|| (job::id(), job::name(), job::check_cancelled())).name("self-aware"));
     let id = handle.id();
     assert_eq!(end(handle).unwrap(), (Some(id), Some("self-aware".to_owned()), Ok(())));
     assert_eq!((job::id(), job::name(), job::is_cancelled()), (None, None, false));
@@ -106,7 +108,7 @@ fn a_running_job_knows_itself() {
 
 #[test]
 fn a_job_goes_through_its_states_in_order() {
-    let pool = ThreadPool::builder().max_threads(1).queue_capacity(1).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).queue_capacity(1).build().unwrap();
     let (first_gate, first) = occupy(&pool);
     let gate = Gate::new();
     let pass = gate.clone();
@@ -247,7 +249,7 @@ fn a_waker_that_panics_does_not_cost_the_worker_that_wakes_it() {
 
 #[test]
 fn a_waker_that_panics_on_admission_does_not_cost_the_worker_that_admits() {
-    let pool = ThreadPool::builder().max_threads(1).queue_capacity(1).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).queue_capacity(1).build().unwrap();
     let before = end(pool.run(common::tid)).unwrap();
     let (gate, _busy) = occupy(&pool);
     let queued = pool.run(seven);
@@ -331,7 +333,7 @@ fn a_handle_polled_after_its_result_says_so() {
 
 #[test]
 fn threads_are_named_after_their_pool() {
-    let pool = ThreadPool::builder().name("christened").max_threads(1).build().unwrap();
+    let pool = ThreadPool::builder().name("christened").max_workers(1).build().unwrap();
     assert_eq!(end(pool.run(this_thread)).unwrap(), "christened-1");
 }
 
@@ -397,7 +399,7 @@ fn every_way_to_end_is_told() {
 
 #[test]
 fn who_waits_for_the_end_is_perhaps_told_before_it_and_asks_again() {
-    let pool = ThreadPool::builder().max_threads(1).queue_capacity(1).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).queue_capacity(1).build().unwrap();
     let (gate, _running) = occupy(&pool);
     let next = Gate::new();
     let pass = next.clone();

@@ -24,7 +24,7 @@ fn until_cancelled() {
 
 #[test]
 fn a_shutdown_drains_what_was_accepted() {
-    let pool = ThreadPool::builder().name("drained").max_threads(2).queue_capacity(4).build().unwrap();
+    let pool = ThreadPool::builder().name("drained").max_workers(2).queue_capacity(4).build().unwrap();
     let ran = Count::new();
     let gate = Gate::new();
     let jobs: Vec<_> = (0..20)
@@ -42,7 +42,7 @@ fn a_shutdown_drains_what_was_accepted() {
     assert_eq!((report.drained, report.cancelled, report.stuck.len()), (20, 0, 0), "{report:?}");
     assert_eq!(ran.get(), 20);
     assert!(jobs.into_iter().all(|job| end(job).is_ok()));
-    assert_eq!(pool.threads(), 0);
+    assert_eq!(pool.worker_count(), 0);
     eventually("the threads are gone", || threads_named("drained").is_empty());
 }
 
@@ -51,7 +51,7 @@ fn a_shutdown_of_an_unused_or_idle_pool_is_done_at_once() {
     let report = end(single().shutdown(Duration::MAX)).unwrap();
     assert_eq!((report.drained, report.cancelled), (0, 0));
 
-    let pool = ThreadPool::builder().min_threads(2).build().unwrap();
+    let pool = ThreadPool::builder().min_workers(2).build().unwrap();
     end(pool.run(|| ())).unwrap();
     let report = end(pool.shutdown(Duration::MAX)).unwrap();
     assert_eq!((report.drained, report.cancelled), (0, 0), "a job that had ended was counted");
@@ -59,7 +59,7 @@ fn a_shutdown_of_an_unused_or_idle_pool_is_done_at_once() {
 
 #[test]
 fn after_the_drain_limit_queued_jobs_are_cancelled_and_running_ones_are_asked_to_stop() {
-    let pool = ThreadPool::builder().max_threads(1).queue_capacity(2).grace(LONG).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).queue_capacity(2).grace(LONG).build().unwrap();
     let running = pool.run(until_cancelled);
     eventually("it runs", || running.state() == JobState::Running);
     let (ran, dropped) = (Count::new(), Count::new());
@@ -87,7 +87,7 @@ fn after_the_drain_limit_queued_jobs_are_cancelled_and_running_ones_are_asked_to
 
 #[test]
 fn a_shutdown_reports_a_stuck_job_with_its_name_its_line_and_its_thread() {
-    let pool = ThreadPool::builder().name("stuck").max_threads(2).grace(AMPLE).build().unwrap();
+    let pool = ThreadPool::builder().name("stuck").max_workers(2).grace(AMPLE).build().unwrap();
     let gate = Gate::new();
     let pass = gate.clone();
     let line = line!() + 1;
@@ -111,7 +111,7 @@ fn a_shutdown_reports_a_stuck_job_with_its_name_its_line_and_its_thread() {
 
 #[test]
 fn the_numbers_of_a_report_add_up() {
-    let pool = ThreadPool::builder().max_threads(3).grace(AMPLE).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(3).grace(AMPLE).build().unwrap();
     let (first, never) = (Gate::new(), Gate::new());
     let (pass_first, pass_never) = (first.clone(), never.clone());
     let jobs = [
@@ -132,7 +132,7 @@ fn the_numbers_of_a_report_add_up() {
 
 #[test]
 fn a_job_cancelled_before_but_running_on_is_reported_as_stuck() {
-    let pool = ThreadPool::builder().max_threads(1).grace(SHORT).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).grace(SHORT).build().unwrap();
     let (gate, busy) = occupy(&pool);
     busy.cancel();
     let report = end(pool.shutdown(SHORT)).unwrap();
@@ -166,7 +166,7 @@ fn a_pool_that_is_still_draining_refuses_work() {
 
 #[test]
 fn dropping_the_last_clone_runs_what_was_accepted_and_lets_the_threads_go() {
-    let pool = ThreadPool::builder().name("dropped").max_threads(1).queue_capacity(2).build().unwrap();
+    let pool = ThreadPool::builder().name("dropped").max_workers(1).queue_capacity(2).build().unwrap();
     let (gate, busy) = occupy(&pool);
     let ran = Count::new();
     for _ in 0..5 {
@@ -187,7 +187,7 @@ fn dropping_the_last_clone_runs_what_was_accepted_and_lets_the_threads_go() {
 
 #[test]
 fn the_last_clone_may_be_dropped_by_a_job_of_the_pool() {
-    let pool = ThreadPool::builder().name("own").max_threads(1).build().unwrap();
+    let pool = ThreadPool::builder().name("own").max_workers(1).build().unwrap();
     let gate = Gate::new();
     let pass = gate.clone();
     let captured = pool.clone();
@@ -215,12 +215,12 @@ fn a_queued_job_may_hold_the_last_clone_and_be_cancelled() {
 
 #[test]
 fn a_job_may_shut_its_own_pool_down() {
-    let pool = ThreadPool::builder().max_threads(1).grace(SHORT).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).grace(SHORT).build().unwrap();
     let inner = pool.clone();
     let handle = pool.run(move || end(inner.shutdown(SHORT)).map(|report| report.stuck.len()));
     // It is among those asked to stop, and it is what the shutdown finds stuck.
     assert!(end(handle).unwrap_err().is_cancelled());
-    eventually("its thread leaves", || pool.threads() == 0);
+    eventually("its thread leaves", || pool.worker_count() == 0);
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn a_job_may_start_its_own_pools_shutdown_and_return() {
 
 #[test]
 fn a_shutdown_goes_on_when_nobody_waits_for_its_report() {
-    let pool = ThreadPool::builder().max_threads(1).grace(LONG).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).grace(LONG).build().unwrap();
     let running = pool.run(until_cancelled);
     drop(pool.shutdown(Duration::ZERO));
     assert!(end(running).unwrap_err().is_cancelled());
@@ -241,7 +241,7 @@ fn a_shutdown_goes_on_when_nobody_waits_for_its_report() {
 
 #[test]
 fn a_second_shutdown_reports_what_the_first_left() {
-    let pool = ThreadPool::builder().max_threads(1).grace(SHORT).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).grace(SHORT).build().unwrap();
     let (gate, _busy) = occupy(&pool);
     let queued = pool.run(|| ());
     let first = end(pool.shutdown(SHORT)).unwrap();
@@ -256,7 +256,7 @@ fn a_second_shutdown_reports_what_the_first_left() {
 
 #[test]
 fn those_that_wait_for_room_are_drained_as_well() {
-    let pool = ThreadPool::builder().max_threads(1).queue_capacity(1).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).queue_capacity(1).build().unwrap();
     let (gate, busy) = occupy(&pool);
     let queued = pool.run(|| 1);
     let waiting = pool.run(|| 2);
@@ -270,7 +270,7 @@ fn those_that_wait_for_room_are_drained_as_well() {
 
 #[test]
 fn a_shutdown_does_not_wait_for_a_results_destructor() {
-    let pool = ThreadPool::builder().max_threads(1).grace(SHORT).build().unwrap();
+    let pool = ThreadPool::builder().max_workers(1).grace(SHORT).build().unwrap();
     let (dropping, gate) = (Gate::new(), Gate::new());
     let (begun, pass) = (dropping.clone(), gate.clone());
     let slow_to_drop = common::OnDrop(move || {

@@ -10,7 +10,8 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
 use common::{Count, GIVE_UP, Gate, OnDrop, end, eventually, tid};
-use offloop::{ErrorKind, OnFull, StatePool, ThreadPool, ThreadPoolBuilder, discard_state};
+use offloop::job::discard_worker_state;
+use offloop::{ErrorKind, OnFull, StatePool, ThreadPool, ThreadPoolBuilder};
 
 /// What happened to the values of one pool, and on which threads.
 #[derive(Clone, Default)]
@@ -40,7 +41,7 @@ impl Ledger {
             ledger.opened.lock().unwrap().push(tid());
             io::Result::Ok(Connection { opened_by: tid(), uses: Rc::new(0), ledger: ledger.clone() })
         };
-        builder.build_with_state(open).unwrap()
+        builder.build_with_worker_state(open).unwrap()
     }
 
     fn opened(&self) -> usize {
@@ -60,14 +61,14 @@ fn use_it(connection: &mut Connection) -> u32 {
 }
 
 fn single() -> ThreadPoolBuilder {
-    ThreadPool::builder().max_threads(1)
+    ThreadPool::builder().max_workers(1)
 }
 
 #[test]
 fn a_value_is_opened_with_the_first_job_and_reused() {
     let ledger = Ledger::default();
     let pool = ledger.pool(single());
-    end(pool.threads().run(|| ())).unwrap();
+    end(pool.thread_pool().run(|| ())).unwrap();
     assert_eq!(ledger.opened(), 0, "opened although no job needed it");
     for n in 1..=10 {
         assert_eq!(end(pool.run(use_it)).unwrap(), n);
@@ -78,7 +79,7 @@ fn a_value_is_opened_with_the_first_job_and_reused() {
 #[test]
 fn each_thread_has_one_value_and_drops_it_when_it_leaves() {
     let ledger = Ledger::default();
-    let pool = ledger.pool(ThreadPool::builder().max_threads(4).idle_timeout(Duration::from_millis(50)));
+    let pool = ledger.pool(ThreadPool::builder().max_workers(4).idle_timeout(Duration::from_millis(50)));
     let barrier = Arc::new(Barrier::new(4));
     for _ in 0..2 {
         let jobs: Vec<_> = (0..4)
@@ -96,7 +97,7 @@ fn each_thread_has_one_value_and_drops_it_when_it_leaves() {
     }
     let opened = ledger.opened();
     assert!(opened >= 4, "{opened} values for four threads");
-    eventually("the threads leave", || pool.threads().threads() == 0);
+    eventually("the threads leave", || pool.thread_pool().worker_count() == 0);
     eventually("their values are dropped", || ledger.dropped() == ledger.opened());
     let mut threads = ledger.opened.lock().unwrap().clone();
     threads.sort_unstable();
@@ -116,7 +117,7 @@ fn a_shutdown_drops_the_values_before_it_reports() {
             count.add();
         }))
     };
-    let pool = single().build_with_state(open).unwrap();
+    let pool = single().build_with_worker_state(open).unwrap();
     end(pool.run(|_| ())).unwrap();
     end(pool.shutdown(GIVE_UP)).unwrap();
     assert_eq!(dropped.get(), 1);
@@ -138,7 +139,7 @@ fn a_discarded_value_is_dropped_and_the_next_job_gets_a_new_one() {
     let ledger = Ledger::default();
     let pool = ledger.pool(single());
     let outcome = end(pool.run(|connection| {
-        discard_state();
+        discard_worker_state();
         use_it(connection)
     }));
     assert_eq!(outcome.unwrap(), 1);
@@ -152,7 +153,7 @@ fn a_discard_outside_of_a_stateful_job_has_no_effect() {
     let ledger = Ledger::default();
     let pool = ledger.pool(single());
     assert_eq!(end(pool.run(use_it)).unwrap(), 1);
-    end(pool.threads().run(discard_state)).unwrap();
+    end(pool.thread_pool().run(discard_worker_state)).unwrap();
     assert_eq!(end(pool.run(use_it)).unwrap(), 2);
     assert_eq!(end(pool.run(use_it)).unwrap(), 3, "it took effect one job later");
 }
@@ -165,9 +166,9 @@ fn a_discarded_value_whose_destructor_panics_costs_nobody_a_result() {
             panic!("a broken connection");
         }
     }
-    let pool = single().build_with_state(|| io::Result::Ok(Broken)).unwrap();
+    let pool = single().build_with_worker_state(|| io::Result::Ok(Broken)).unwrap();
     let outcome = end(pool.run(|_: &mut Broken| {
-        discard_state();
+        discard_worker_state();
         7
     }));
     assert_eq!(outcome.unwrap(), 7);
@@ -180,11 +181,11 @@ fn a_job_whose_value_cannot_be_opened_ends_with_the_reason_and_the_next_one_trie
     let attempts = Count::new();
     let attempt = attempts.clone();
     let open = move || if attempt.add() == 1 { Err(io::Error::other("no route to host")) } else { Ok(7) };
-    let pool = single().build_with_state(open).unwrap();
+    let pool = single().build_with_worker_state(open).unwrap();
     let ran = Count::new();
     let runs = ran.clone();
     let error = end(pool.run(move |_: &mut u32| runs.add())).unwrap_err();
-    let ErrorKind::State(reason) = error.kind() else { panic!("{error:?}") };
+    let ErrorKind::WorkerState(reason) = error.kind() else { panic!("{error:?}") };
     assert_eq!(reason.to_string(), "no route to host");
     assert_eq!(ran.get(), 0);
     assert_eq!(end(pool.run(|value: &mut u32| *value)).unwrap(), 7);
@@ -199,7 +200,7 @@ fn a_panic_while_opening_is_that_jobs_alone() {
         assert!(attempt.add() > 1, "cannot open");
         io::Result::Ok(7)
     };
-    let pool = single().build_with_state(open).unwrap();
+    let pool = single().build_with_worker_state(open).unwrap();
     assert!(end(pool.run(|value: &mut u32| *value)).unwrap_err().is_panic());
     assert_eq!(end(pool.run(|value: &mut u32| *value)).unwrap(), 7);
 }
@@ -219,14 +220,14 @@ fn a_stand_in_opens_a_value_of_its_own() {
 
 #[test]
 fn try_run_gives_the_closure_back() {
-    let pool = single().queue_capacity(1).build_with_state(|| io::Result::Ok(40)).unwrap();
+    let pool = single().queue_capacity(1).build_with_worker_state(|| io::Result::Ok(40)).unwrap();
     let gate = Gate::new();
     let pass = gate.clone();
     let busy = pool.run(move |_: &mut u32| pass.pass());
     eventually("it runs", || busy.state() == offloop::JobState::Running);
     let queued = pool.run(|value: &mut u32| *value + 1);
     let rejected = pool.try_run(|value: &mut u32| *value + 2).unwrap_err();
-    assert!(matches!(rejected.kind(), ErrorKind::Full { capacity: 1 }));
+    assert!(matches!(rejected.kind(), ErrorKind::QueueFull { capacity: 1 }));
     gate.open();
     assert_eq!(end(queued).unwrap(), 41);
     assert_eq!(end(pool.run(rejected.into_work())).unwrap(), 42);
@@ -235,5 +236,5 @@ fn try_run_gives_the_closure_back() {
 #[test]
 fn a_policy_that_runs_jobs_on_other_threads_is_refused() {
     let builder = single().on_full(OnFull::CallerRuns);
-    assert!(builder.build_with_state(|| io::Result::Ok(())).is_err());
+    assert!(builder.build_with_worker_state(|| io::Result::Ok(())).is_err());
 }

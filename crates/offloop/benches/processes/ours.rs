@@ -102,7 +102,7 @@ pub(crate) struct Ours<W> {
 
 impl<W: Way> Ours<W> {
     pub(crate) fn start() -> Self {
-        Self { way: W::new(), pool: ProcessPool::builder().workers(WORKERS).build().expect("a pool") }
+        Self { way: W::new(), pool: ProcessPool::builder().max_workers(WORKERS).build().expect("a pool") }
     }
 
     async fn burst(&self) {
@@ -165,7 +165,7 @@ impl<W: Way> Contender for Ours<W> {
 
     fn life(&mut self) -> Option<Life> {
         let begin = Instant::now();
-        let pool = ProcessPool::builder().workers(1).build().expect("a pool");
+        let pool = ProcessPool::builder().max_workers(1).build().expect("a pool");
         let life = life(begin, |limit| {
             let handle = pool.run(process_id.with()).timeout(limit);
             self.way.drive(W::settle(handle)).map_err(|error| error.to_string())
@@ -181,7 +181,7 @@ pub(crate) struct Blobs(ProcessPool);
 
 impl Blobs {
     pub(crate) fn start() -> Self {
-        Self(ProcessPool::builder().workers(WORKERS).build().expect("a pool"))
+        Self(ProcessPool::builder().max_workers(WORKERS).build().expect("a pool"))
     }
 }
 

@@ -90,7 +90,7 @@ impl Way for Pool {
 
     fn submit(self, work: impl FnOnce() + Send + 'static) -> Self::Job {
         static POOL: OnceLock<ThreadPool> = OnceLock::new();
-        POOL.get_or_init(|| ThreadPool::builder().max_threads(2).build().expect("a pool")).run(work)
+        POOL.get_or_init(|| ThreadPool::builder().max_workers(2).build().expect("a pool")).run(work)
     }
 
     fn make_room(self, _: usize) -> bool {

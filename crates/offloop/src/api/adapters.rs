@@ -132,7 +132,7 @@ fn hand_over(job: Job, spawn: impl FnOnce(Run)) -> Result<(), Rejected<Job>> {
     drop_quietly(panic);
     let job = slot.lock().take();
     match job {
-        Some(job) => Err(Rejected::new(job, ErrorKind::CouldNotStart(reason.into()))),
+        Some(job) => Err(Rejected::new(job, ErrorKind::WorkerStart(reason.into()))),
         None => Ok(()),
     }
 }

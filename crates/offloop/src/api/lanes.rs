@@ -33,11 +33,11 @@ pub(crate) fn cancel_lane() -> ThreadPool {
 }
 
 fn lane(name: &'static str, threads: usize, purpose: Purpose) -> ThreadPool {
-    build(ThreadPool::builder().name(name).max_threads(threads).purpose(purpose))
+    build(ThreadPool::builder().name(name).max_workers(threads).purpose(purpose))
 }
 
 fn callbacks(threads: usize) -> ThreadPoolBuilder {
-    ThreadPool::builder().name("offloop-cancel").max_threads(threads).unlisted()
+    ThreadPool::builder().name("offloop-cancel").max_workers(threads).unlisted()
 }
 
 fn build(lane: ThreadPoolBuilder) -> ThreadPool {

@@ -157,7 +157,7 @@ mod tests {
             unsafe {
                 let mut set: libc::cpu_set_t = std::mem::zeroed();
                 assert_eq!(libc::sched_getaffinity(0, size_of_val(&set), &raw mut set), 0);
-                let first = (0..libc::CPU_SETSIZE as usize).find(|core| libc::CPU_ISSET(*core, &set));
+                let first = (0..libc::CPU_SETSIZE as usize).find(|header| libc::CPU_ISSET(*header, &set));
                 libc::CPU_ZERO(&mut set);
                 libc::CPU_SET(first.expect("there is a core"), &mut set);
                 assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &raw const set), 0);

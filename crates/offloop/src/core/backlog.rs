@@ -1,163 +1,161 @@
-//! A bounded queue and what happens when it is full: the part that all pools share.
+//! A bounded queue and its policy when it is full. Both pools use it.
 
 use std::sync::{Arc, Weak};
 
+use super::error::ErrorKind;
+use super::header::Header;
+use super::id::JobState;
+use super::observer::Observer;
+use super::queue::Queue;
+use super::runnable::{AnyJob, EndedEarly, Owner, Runnable};
+use crate::base::panic::drop_quietly;
 use crate::base::sync::atomic::Ordering;
-use crate::core::cell::{Owner, Runnable};
-use crate::core::job::{Core, JobState};
-use crate::core::queue::Queue;
 
-/// What a pool does with new work when its queue is full.
+/// The policy of a pool for new work when its queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnFull {
-    /// The job waits for room, and its handle stays pending: backpressure for whoever awaits it. A caller
-    /// that does not await its handles has [`Handle::accepted`](crate::Handle::accepted) to hold it back.
+    /// The job waits for room, and its handle stays pending: backpressure for callers that await it. A caller that
+    /// does not await its handles can wait for room with [`Handle::accepted`](crate::Handle::accepted).
     #[default]
     Wait,
-    /// The job ends with [`ErrorKind::Full`](crate::ErrorKind::Full); `try_run` gives the work back.
+    /// The job ends with [`ErrorKind::QueueFull`](crate::ErrorKind::QueueFull). `try_run` returns the work.
     Reject,
-    /// The job runs at once on the thread that submits it, which blocks meanwhile: never from an event loop.
+    /// The job runs at once on the thread that submits it, which blocks meanwhile. Not for event loops.
     CallerRuns,
-    /// The oldest job of the lowest priority in the queue ends with [`ErrorKind::Shed`](crate::ErrorKind::Shed)
-    /// and the new one takes its place; unless the new one is of a lower priority still, then it is refused.
+    /// The oldest job of the lowest priority in the queue ends with [`ErrorKind::Shed`](crate::ErrorKind::Shed), and
+    /// the new job takes its place. A new job of an even lower priority is refused instead.
     ShedOldest,
 }
 
-/// A job as the backlog holds it.
-pub(crate) trait Entry: Clone {
-    fn core(&self) -> &Core;
-    fn attach(&self, owner: Weak<dyn Owner>, state: JobState);
-}
-
-impl Entry for Arc<dyn Runnable> {
-    fn core(&self) -> &Core {
-        (**self).core()
-    }
-
-    fn attach(&self, owner: Weak<dyn Owner>, state: JobState) {
-        (**self).attach(owner, state);
-    }
-}
-
-#[cfg(feature = "process")]
-impl Entry for Arc<dyn crate::core::cell::Remote> {
-    fn core(&self) -> &Core {
-        (**self).core()
-    }
-
-    fn attach(&self, owner: Weak<dyn Owner>, state: JobState) {
-        (**self).attach(owner, state);
-    }
-}
-
+/// The jobs of a pool that no worker has.
 #[derive(Debug)]
-pub(crate) struct Backlog<J> {
+pub(crate) struct Backlog<T: ?Sized> {
     /// Accepted jobs, at most `capacity`.
-    queue: Queue<J>,
-    /// Jobs for which there was no room; each has a pending handle. Empty unless `queue` is full.
-    waiting: Queue<J>,
+    queue: Queue<Arc<T>>,
+    /// Jobs for which there was no room. Each has a pending handle. Empty unless `queue` is full.
+    waiting: Queue<Arc<T>>,
     capacity: usize,
     on_full: OnFull,
 }
 
-/// What became of a job offered to a backlog.
-pub(crate) enum Offer<J> {
-    /// It is in, or waits to be.
+/// The outcome of offering a job to a backlog.
+#[must_use = "the job that comes back must be ended"]
+pub(crate) enum Offer<T: ?Sized> {
+    /// The job is queued, or waits to be.
     Taken,
-    /// It ended before it was in. Dropped by the caller after its lock: it may hold the last of user values.
-    Ended(J),
-    /// It is in, and this one had to go.
-    Shed(J),
-    /// There is no room: the submitter is to run it.
-    CallerRuns(J),
-    /// There is no room.
-    Full(J),
+    /// The job had ended before it was offered.
+    Ended(Arc<T>, EndedEarly),
+    /// The job is queued, and this one was removed for it.
+    Shed(Arc<T>),
+    /// There is no room, so the submitter is to run the job.
+    CallerRuns(Arc<T>),
+    /// There is no room in a queue of this capacity.
+    Full(Arc<T>, usize),
 }
 
-impl<J: Entry> Backlog<J> {
+impl<T: Runnable + ?Sized> Offer<T> {
+    /// Does what follows from the offer: counts, sheds or runs a job, or returns it with the reason for its refusal.
+    ///
+    /// To be called after the lock of the backlog is released: it drops values of the user, and may run the job.
+    pub(crate) fn settle(self, observer: &dyn Observer) -> Result<(), (Arc<T>, ErrorKind)> {
+        match self {
+            Self::Taken => {}
+            Self::Ended(job, ended) => {
+                ended.count(observer);
+                drop_quietly(job);
+            }
+            Self::Shed(victim) => {
+                victim.fail(ErrorKind::Shed, observer);
+                drop_quietly(victim);
+            }
+            Self::CallerRuns(job) => job.run(observer),
+            Self::Full(job, capacity) => return Err((job, ErrorKind::QueueFull { capacity })),
+        }
+        Ok(())
+    }
+}
+
+impl<T: AnyJob + ?Sized> Backlog<T> {
     pub(crate) fn new(capacity: usize, on_full: OnFull) -> Self {
         Self { queue: Queue::new(), waiting: Queue::new(), capacity, on_full }
     }
 
-    /// Jobs that can be taken. Those that wait for room are not among them, but follow.
+    /// Returns the number of jobs that can be taken. Those that wait for room are not included.
     pub(crate) fn len(&self) -> usize {
         self.queue.len()
     }
 
-    /// All jobs, those that wait for room included.
+    /// Returns the number of all jobs, those that wait for room included.
     pub(crate) fn total(&self) -> usize {
         self.queue.len() + self.waiting.len()
     }
 
-    pub(crate) fn offer(&mut self, job: J, owner: &Weak<dyn Owner>) -> Offer<J> {
-        if self.queue.len() < self.capacity {
-            return Self::enter(&mut self.queue, job, owner, JobState::Queued);
-        }
-        let options = &job.core().options;
-        match self.on_full {
-            _ if options.never_wait => Offer::Full(job),
-            OnFull::Wait => Self::enter(&mut self.waiting, job, owner, JobState::Waiting),
-            OnFull::Reject => Offer::Full(job),
-            OnFull::CallerRuns => Offer::CallerRuns(job),
-            OnFull::ShedOldest if self.queue.lowest_priority() > Some(options.priority) => Offer::Full(job),
-            OnFull::ShedOldest => {
-                let victim = self.queue.pop_oldest_lowest();
-                let entered = Self::enter(&mut self.queue, job, owner, JobState::Queued);
-                victim.map_or(entered, Offer::Shed)
+    /// Queues a job, or applies the policy if there is no room.
+    pub(crate) fn offer(&mut self, job: Arc<T>, owner: &Weak<dyn Owner>) -> Offer<T> {
+        let has_room = self.queue.len() < self.capacity;
+        let options = &job.header().options;
+        let waits = match self.on_full {
+            _ if has_room => false,
+            _ if options.never_wait => return Offer::Full(job, self.capacity),
+            OnFull::Wait => true,
+            OnFull::Reject => return Offer::Full(job, self.capacity),
+            OnFull::CallerRuns => return Offer::CallerRuns(job),
+            OnFull::ShedOldest if self.queue.lowest_priority() > Some(options.priority) => {
+                return Offer::Full(job, self.capacity);
             }
+            OnFull::ShedOldest => false,
+        };
+        let (queue, state) =
+            if waits { (&mut self.waiting, JobState::Waiting) } else { (&mut self.queue, JobState::Queued) };
+        let priority = options.priority;
+        job.header().ticket.store(queue.next_ticket(priority), Ordering::Relaxed);
+        // From here on a job that is aborted withdraws itself, for which it needs the lock that our caller holds.
+        if let Err(ended) = job.attach(owner.clone(), state) {
+            return Offer::Ended(job, ended);
         }
-    }
-
-    fn enter(queue: &mut Queue<J>, job: J, owner: &Weak<dyn Owner>, state: JobState) -> Offer<J> {
-        let priority = job.core().options.priority;
-        job.core().ticket.store(queue.next_ticket(priority), Ordering::Relaxed);
-        // From here on an ending job withdraws itself, for which it needs the lock that our caller holds.
-        job.attach(owner.clone(), state);
-        if job.core().state() == JobState::Ended {
-            return Offer::Ended(job);
-        }
+        let victim = if has_room || waits { None } else { queue.pop_oldest_lowest() };
         queue.push(priority, job);
-        Offer::Taken
+        victim.map_or(Offer::Taken, Offer::Shed)
     }
 
-    /// Takes a job in for which there is room, and which knows its owner.
-    pub(crate) fn append(&mut self, job: J) {
-        let priority = job.core().options.priority;
-        job.core().ticket.store(self.queue.next_ticket(priority), Ordering::Relaxed);
+    /// Queues a job that knows its owner, and for which there is room.
+    pub(crate) fn append(&mut self, job: Arc<T>) {
+        let priority = job.header().options.priority;
+        job.header().ticket.store(self.queue.next_ticket(priority), Ordering::Relaxed);
         self.queue.push(priority, job);
     }
 
-    /// Puts a job back that was taken, to where it was, whatever the capacity.
-    #[cfg(feature = "process")]
-    pub(crate) fn put_back(&mut self, job: J) {
-        let (priority, ticket) = (job.core().options.priority, job.core().ticket.load(Ordering::Relaxed));
+    /// Puts a job that was taken back to its former place, whatever the capacity.
+    pub(crate) fn put_back(&mut self, job: Arc<T>) {
+        let header = job.header();
+        let (priority, ticket) = (header.options.priority, header.ticket.load(Ordering::Relaxed));
         self.queue.put_back(priority, ticket, job);
     }
 
-    /// The job that `take` would give.
-    #[cfg(feature = "process")]
-    pub(crate) fn peek(&self) -> Option<&J> {
+    /// Returns the job that `take` would take.
+    pub(crate) fn peek(&self) -> Option<&Arc<T>> {
         self.queue.peek()
     }
 
-    /// The next job to run, and one that got its room in the queue, to be told after the lock is released.
-    pub(crate) fn take(&mut self) -> Option<(J, Option<J>)> {
+    /// Takes the next job to run. The second job has got room in the queue, and is to be told so after the lock is
+    /// released.
+    pub(crate) fn take(&mut self) -> Option<(Arc<T>, Option<Arc<T>>)> {
         let job = self.queue.pop()?;
         Some((job, self.admit()))
     }
 
-    /// Removes a job that ended. The second is as for `take`.
-    pub(crate) fn withdraw(&mut self, core: &Core) -> (Option<J>, Option<J>) {
-        let ticket = core.ticket.load(Ordering::Relaxed);
-        let is_it = |job: &J| job.core().id == core.id;
-        let removed = (self.queue.remove(core.options.priority, ticket, is_it))
-            .or_else(|| self.waiting.remove(core.options.priority, ticket, is_it));
+    /// Removes a job that has ended. The second job is as for `take`.
+    pub(crate) fn withdraw(&mut self, header: &Header) -> (Option<Arc<T>>, Option<Arc<T>>) {
+        let ticket = header.ticket.load(Ordering::Relaxed);
+        let is_it = |job: &Arc<T>| job.header().id == header.id;
+        let removed = (self.queue.remove(header.options.priority, ticket, is_it))
+            .or_else(|| self.waiting.remove(header.options.priority, ticket, is_it));
         (removed, self.admit())
     }
 
-    /// Everything, the waiting included, in the order in which it would have run.
-    pub(crate) fn drain(&mut self) -> Vec<J> {
+    /// Removes all jobs, including those that wait for room, in the order in which they would have run.
+    pub(crate) fn drain(&mut self) -> Vec<Arc<T>> {
         let mut all = Vec::with_capacity(self.total());
         while let Some((job, _)) = self.take() {
             all.push(job);
@@ -165,18 +163,18 @@ impl<J: Entry> Backlog<J> {
         all
     }
 
-    /// Gives unused memory back.
+    /// Releases unused memory.
     pub(crate) fn shrink(&mut self) {
         self.queue.shrink();
         self.waiting.shrink();
     }
 
-    fn admit(&mut self) -> Option<J> {
+    fn admit(&mut self) -> Option<Arc<T>> {
         if self.queue.len() >= self.capacity {
             return None;
         }
         let job = self.waiting.pop()?;
-        self.append(job.clone());
+        self.append(Arc::clone(&job));
         Some(job)
     }
 }
@@ -187,44 +185,49 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{Backlog, Entry, Offer, OnFull, Owner};
-    use crate::core::job::{Core, JobState, Options};
+    use super::{Backlog, Offer, OnFull};
+    use crate::core::cell::Cell;
+    use crate::core::error::ErrorKind;
+    use crate::core::header::Header;
+    use crate::core::id::JobState;
+    use crate::core::observer::Observer;
+    use crate::core::options::Options;
+    use crate::core::outcome::Outcome;
+    use crate::core::runnable::{AbortIf, Owner, Runnable};
 
-    /// A job that can only be queued and end.
-    #[derive(Clone)]
-    struct Fake(Arc<Core>);
+    type Job = Arc<dyn Runnable>;
 
-    impl Fake {
-        fn new(priority: i8) -> Self {
-            Self(Arc::new(Core::new(Options { priority, ..Options::new() })))
-        }
-
-        fn is(&self, other: &Self) -> bool {
-            Arc::ptr_eq(&self.0, &other.0)
-        }
+    fn job(priority: i8) -> Job {
+        job_with(Options { priority, ..Options::new() })
     }
 
-    impl Entry for Fake {
-        fn core(&self) -> &Core {
-            &self.0
-        }
+    fn job_with(options: Options) -> Job {
+        Cell::new(|| (), options)
+    }
 
-        fn attach(&self, _: Weak<dyn Owner>, state: JobState) {
-            if self.0.state() != JobState::Ended {
-                self.0.set_state(state);
-            }
-        }
+    fn is(job: &Job, other: &Job) -> bool {
+        job.header().id == other.header().id
     }
 
     struct Nobody;
 
     impl Owner for Nobody {
-        fn withdraw(&self, _: &Core) {}
-        fn interrupt(&self, _: &Core) {}
+        fn withdraw(&self, _: &Header, _: Outcome) {}
+        fn interrupt(&self, _: &Header, _: Outcome) {}
     }
 
     fn nobody() -> Weak<dyn Owner> {
         Weak::<Nobody>::new()
+    }
+
+    /// Counts ends.
+    #[derive(Default)]
+    struct Ends(std::cell::Cell<usize>);
+
+    impl Observer for Ends {
+        fn ended(&self, _: Outcome) {
+            self.0.set(self.0.get() + 1);
+        }
     }
 
     #[derive(Debug, Clone)]
@@ -256,53 +259,53 @@ mod tests {
         #[test]
         fn it_keeps_its_bound_and_loses_nothing(steps in steps(), policy in policies(), capacity in 1..5_usize) {
             let mut backlog = Backlog::new(capacity, policy);
-            let mut inside: Vec<Fake> = Vec::new();
+            let mut inside: Vec<Job> = Vec::new();
             for step in steps {
                 match step {
                     Step::Offer(priority) => {
-                        let job = Fake::new(priority);
+                        let job = job(priority);
                         let was_full = backlog.len() == capacity;
-                        match backlog.offer(job.clone(), &nobody()) {
+                        match backlog.offer(Arc::clone(&job), &nobody()) {
                             Offer::Taken => {
                                 prop_assert!(!was_full || policy == OnFull::Wait);
                                 let state = if was_full { JobState::Waiting } else { JobState::Queued };
-                                prop_assert_eq!(job.0.state(), state);
+                                prop_assert_eq!(job.header().state(), state);
                                 inside.push(job);
                             }
                             Offer::Shed(victim) => {
                                 prop_assert!(was_full && policy == OnFull::ShedOldest);
-                                let lowest = inside.iter().map(|job| job.0.options.priority).min();
-                                prop_assert_eq!(Some(victim.0.options.priority), lowest);
-                                prop_assert!(priority >= victim.0.options.priority);
-                                inside.retain(|other| !other.is(&victim));
+                                let lowest = inside.iter().map(|job| job.header().options.priority).min();
+                                prop_assert_eq!(Some(victim.header().options.priority), lowest);
+                                prop_assert!(priority >= victim.header().options.priority);
+                                inside.retain(|other| !is(other, &victim));
                                 inside.push(job);
                             }
-                            Offer::Full(back) => {
-                                prop_assert!(was_full && back.is(&job));
+                            Offer::Full(back, _) => {
+                                prop_assert!(was_full && is(&back, &job));
                                 prop_assert!(matches!(policy, OnFull::Reject | OnFull::ShedOldest));
                             }
                             Offer::CallerRuns(back) => {
-                                prop_assert!(was_full && back.is(&job) && policy == OnFull::CallerRuns);
+                                prop_assert!(was_full && is(&back, &job) && policy == OnFull::CallerRuns);
                             }
-                            Offer::Ended(_) => prop_assert!(false, "it had not ended"),
+                            Offer::Ended(..) => prop_assert!(false, "it had not ended"),
                         }
                     }
                     Step::Take => {
                         let taken = backlog.take();
                         prop_assert_eq!(taken.is_some(), !inside.is_empty());
                         if let Some((job, admitted)) = taken {
-                            inside.retain(|other| !other.is(&job));
+                            inside.retain(|other| !is(other, &job));
                             if let Some(admitted) = admitted {
-                                prop_assert!(inside.iter().any(|other| other.is(&admitted)));
+                                prop_assert!(inside.iter().any(|other| is(other, &admitted)));
                             }
                         }
                     }
                     Step::Withdraw(_) if inside.is_empty() => {}
                     Step::Withdraw(index) => {
                         let job = inside.remove(index.index(inside.len()));
-                        let (removed, _) = backlog.withdraw(&job.0);
-                        prop_assert!(removed.is_some_and(|removed| removed.is(&job)));
-                        prop_assert!(backlog.withdraw(&job.0).0.is_none(), "it was in there twice");
+                        let (removed, _) = backlog.withdraw(job.header());
+                        prop_assert!(removed.is_some_and(|removed| is(&removed, &job)));
+                        prop_assert!(backlog.withdraw(job.header()).0.is_none(), "it was in there twice");
                     }
                 }
                 prop_assert!(backlog.len() <= capacity, "{} jobs in room for {capacity}", backlog.len());
@@ -311,20 +314,29 @@ mod tests {
             }
             let drained = backlog.drain();
             prop_assert_eq!(drained.len(), inside.len());
-            prop_assert!(inside.iter().all(|job| drained.iter().any(|other| other.is(job))));
-            let priorities: Vec<i8> = drained.iter().map(|job| job.0.options.priority).collect();
+            prop_assert!(inside.iter().all(|job| drained.iter().any(|other| is(other, job))));
+            let priorities: Vec<i8> = drained.iter().map(|job| job.header().options.priority).collect();
             prop_assert!(policy == OnFull::Wait || priorities.is_sorted_by(|a, b| a >= b));
         }
     }
 
     #[test]
-    fn a_job_that_has_ended_does_not_get_in() {
-        let mut backlog = Backlog::new(1, OnFull::Wait);
-        for _ in 0..2 {
-            let job = Fake::new(0);
-            job.0.set_state(JobState::Ended);
-            assert!(matches!(backlog.offer(job, &nobody()), Offer::Ended(_)));
-            assert_eq!(backlog.total(), 0);
+    fn a_job_that_has_ended_is_not_queued_and_is_counted_once() {
+        for policy in [OnFull::Wait, OnFull::ShedOldest] {
+            let mut backlog = Backlog::new(1, policy);
+            for inside in 0..2 {
+                let ended = job(0);
+                assert!(ended.abort(ErrorKind::Cancelled, AbortIf::Live));
+                let counted = Ends::default();
+                let offer = backlog.offer(Arc::clone(&ended), &nobody());
+                assert!(matches!(offer, Offer::Ended(..)), "{policy:?}");
+                assert!(offer.settle(&counted).is_ok());
+                ended.run(&counted);
+                assert_eq!((counted.0.get(), backlog.total()), (1, inside));
+                if inside == 0 {
+                    assert!(matches!(backlog.offer(job(0), &nobody()), Offer::Taken));
+                }
+            }
         }
     }
 
@@ -332,9 +344,9 @@ mod tests {
     fn a_job_that_must_not_wait_comes_back_whatever_the_policy() {
         for policy in [OnFull::Wait, OnFull::Reject, OnFull::CallerRuns, OnFull::ShedOldest] {
             let mut backlog = Backlog::new(1, policy);
-            assert!(matches!(backlog.offer(Fake::new(0), &nobody()), Offer::Taken));
-            let core = Core::new(Options { never_wait: true, priority: 1, ..Options::new() });
-            assert!(matches!(backlog.offer(Fake(Arc::new(core)), &nobody()), Offer::Full(_)), "{policy:?}");
+            assert!(matches!(backlog.offer(job(0), &nobody()), Offer::Taken));
+            let never_waits = job_with(Options { never_wait: true, priority: 1, ..Options::new() });
+            assert!(matches!(backlog.offer(never_waits, &nobody()), Offer::Full(..)), "{policy:?}");
             assert_eq!(backlog.total(), 1);
         }
     }

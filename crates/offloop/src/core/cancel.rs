@@ -1,89 +1,35 @@
-//! What a running job wants done when it is asked to stop.
+//! Callbacks for the moment in which a running job is asked to stop.
 //!
 //! ```text
 //! Armed(callback) ──asked to stop──▶ Running ──returns──▶ Over
 //!       └─────────── guard dropped ────────────────────────▲
 //! ```
 //!
-//! The arrows are taken under the hook's lock, so a callback runs at most once whoever comes for it. A guard that
-//! is dropped while the callback runs waits for it: what the job does next, with the same connection say, is not
-//! hit by a stop that was meant for what it did before.
+//! The arrows are taken under the hook's lock, so a callback runs at most once, however many threads race to call it. A
+//! guard that is dropped while the callback runs waits for it. So a stop request never hits what the job does
+//! afterwards, with the same connection for instance.
 //!
-//! No stop is missed: who asks for one first sets the job's token, then looks for hooks; a job first adds its hook,
-//! then looks at its token. The lock of the list puts one before the other.
+//! No stop request is missed. The thread that makes one first sets the job's flag and then looks for hooks. The job
+//! first adds its hook and then looks at its flag. The lock of the list puts one before the other.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, Weak};
 
-use crate::api::lanes::cancel_lane;
+use super::compensation::Compensation;
 use crate::base::panic::{self, drop_quietly};
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::{Condvar, Mutex, thread};
-use crate::core::compensation::Compensation;
-use crate::core::job::{current, prepare};
-
-/// Has `callback` run when the job that runs on this thread is asked to stop: its handle is cancelled or dropped,
-/// its run deadline passes, or its pool's shutdown cancels it. For calls that look at no token: the callback ends
-/// what they wait for, by shutting a socket down or by telling the server.
-///
-/// ```
-/// use std::io::Read;
-/// use std::net::{Shutdown, TcpListener, TcpStream};
-/// use offloop::job;
-///
-/// let silent = TcpListener::bind("127.0.0.1:0")?;
-/// let mut stream = TcpStream::connect(silent.local_addr()?)?;
-/// let read = offloop::run(move || {
-///     let other_end = stream.try_clone()?;
-///     let _hook = job::on_cancel(move || drop(other_end.shutdown(Shutdown::Both)));
-///     stream.read(&mut [0]) // would never return
-/// });
-/// drop(read); // its thread is free again
-/// # Ok::<(), std::io::Error>(())
-/// ```
-///
-/// - It runs once at most, and not after the guard was dropped or the job's function has returned.
-/// - It may block: it runs on a thread kept for callbacks, never on the event loop that cancels and never under a
-///   lock. If the job was asked to stop before this call, it runs there, soon. If 10,000
-///   callbacks wait for a thread, it runs where the job is cancelled; if the system starts no thread, it does not run.
-/// - A panic in it is caught, and told by the panic hook alone.
-/// - Dropping the guard waits for a callback that has begun, so the callback must not wait for its job.
-///
-/// Outside of a job it is dropped uncalled at once. So it is in a worker process, which is killed instead.
-pub fn on_cancel(callback: impl FnOnce() + Send + 'static) -> OnCancel {
-    let hook = Arc::new(Hook::new(Box::new(callback)));
-    match current(|core| {
-        core.hooks.add(&hook);
-        core.is_cancelled()
-    }) {
-        Some(true) => Arc::clone(&hook).call(),
-        Some(false) => {}
-        None => hook.disarm(),
-    }
-    OnCancel(hook)
-}
-
-/// Keeps a callback of [`on_cancel`] in place until dropped. Dropping it blocks while the callback runs.
-#[must_use = "without its guard the callback is gone"]
-pub struct OnCancel(Arc<Hook>);
-
-impl Drop for OnCancel {
-    fn drop(&mut self) {
-        self.0.disarm();
-    }
-}
-
-impl fmt::Debug for OnCancel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OnCancel").finish_non_exhaustive()
-    }
-}
 
 type Callback = Box<dyn FnOnce() + Send>;
 
-struct Hook {
+/// One callback and its state.
+pub(crate) struct Hook {
     stage: Mutex<Stage>,
+    /// Signalled when the callback has returned.
     over: Condvar,
+    /// Calls [`Hook::run`] soon, on a thread that may block. The layer that arms the hook brings it along, since this
+    /// layer knows no threads.
+    spawn: fn(Arc<Hook>),
 }
 
 enum Stage {
@@ -93,20 +39,17 @@ enum Stage {
 }
 
 impl Hook {
-    fn new(callback: Callback) -> Self {
-        Self { stage: Mutex::new(Stage::Armed(callback)), over: Condvar::new() }
+    pub(crate) fn new(callback: Callback, spawn: fn(Arc<Hook>)) -> Arc<Self> {
+        Arc::new(Self { stage: Mutex::new(Stage::Armed(callback)), over: Condvar::new(), spawn })
     }
 
-    /// Has it run soon.
-    fn call(self: Arc<Self>) {
-        match cancel_lane().try_run(prepare(move || self.run()).name("on_cancel")) {
-            Ok(handle) => handle.detach(),
-            Err(rejected) => (rejected.into_work().work)(),
-        }
+    /// Makes the callback run soon, on another thread.
+    pub(crate) fn call(self: Arc<Self>) {
+        (self.spawn)(self);
     }
 
-    /// Runs it, unless somebody else does or did, or nobody is to.
-    fn run(&self) {
+    /// Runs the callback on this thread, unless it runs, has run or was disarmed.
+    pub(crate) fn run(&self) {
         let mut stage = self.stage.lock();
         match std::mem::replace(&mut *stage, Stage::Running(thread::current().id())) {
             Stage::Armed(callback) => {
@@ -119,8 +62,8 @@ impl Hook {
         }
     }
 
-    /// Makes sure that it does not run from now on.
-    fn disarm(&self) {
+    /// Makes sure that the callback does not run from now on. Blocks while it runs on another thread.
+    pub(crate) fn disarm(&self) {
         let mut stage = self.stage.lock();
         match &*stage {
             Stage::Armed(_) => {
@@ -144,16 +87,34 @@ impl Hook {
     }
 }
 
+/// Keeps a callback of [`on_cancel`](crate::job::on_cancel) in place until it is dropped. Dropping it blocks while the
+/// callback runs.
+#[must_use = "without its guard the callback is removed"]
+pub struct OnCancel(pub(crate) Arc<Hook>);
+
+impl Drop for OnCancel {
+    fn drop(&mut self) {
+        self.0.disarm();
+    }
+}
+
+impl fmt::Debug for OnCancel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnCancel").finish_non_exhaustive()
+    }
+}
+
 /// The hooks of one job.
 #[derive(Default)]
 pub(crate) struct Hooks {
     hooks: Mutex<Vec<Weak<Hook>>>,
-    /// Written and read by the job's thread: most jobs have none, and pay nothing for it.
+    /// Set with the first hook. Written and read by the job's thread alone, so that the many jobs without a hook never
+    /// take the lock.
     any: AtomicBool,
 }
 
 impl Hooks {
-    fn add(&self, hook: &Arc<Hook>) {
+    pub(crate) fn add(&self, hook: &Arc<Hook>) {
         self.any.store(true, Ordering::Relaxed);
         let mut hooks = self.hooks.lock();
         // A job may make a thousand calls with a guard each.
@@ -161,14 +122,14 @@ impl Hooks {
         hooks.push(Arc::downgrade(hook));
     }
 
-    /// Has them called, soon. The job's token is set already.
+    /// Makes all callbacks run soon. The job's flag is set already.
     pub(crate) fn call(&self) {
-        // They stay in the list: until one has its thread, the job may yet close it.
+        // They stay in the list: until a callback has its thread, the job may still close it.
         let hooks = self.hooks.lock().clone();
         hooks.iter().filter_map(Weak::upgrade).for_each(Hook::call);
     }
 
-    /// The job's function has returned: a guard that it forgot counts no more.
+    /// Disarms all hooks: the job's function has returned, and a guard that it leaked has no effect any more.
     pub(crate) fn close(&self) {
         if self.any.load(Ordering::Relaxed) {
             let hooks = std::mem::take(&mut *self.hooks.lock());

@@ -1,16 +1,16 @@
-//! What a job prints, kept for its caller.
+//! The output of a job, kept for its caller.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::base::sync::Mutex;
 
-/// What one job prints while it runs in a worker process: give it to
-/// [`Prepared::capture`](crate::Prepared::capture), and read it after the job's end.
+/// The output of one job in a worker process. Give it to [`Prepared::capture`](crate::Prepared::capture), and read it
+/// after the job's end.
 ///
-/// The job's standard output and error go here and nowhere else, what programs that it starts print included.
-/// Each is kept up to a limit; what exceeds that is dropped and noted. Used for several jobs, it keeps what all
-/// of them print.
+/// The standard output and standard error of the job, and of programs that it starts, go here and nowhere else. Each is
+/// kept up to a limit. What exceeds the limit is dropped, and [`is_truncated`](Self::is_truncated) returns true. Used
+/// for several jobs, it keeps the output of all of them.
 ///
 /// ```
 /// #[offloop::task]
@@ -20,7 +20,7 @@ use crate::base::sync::Mutex;
 ///
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///     offloop::init();
-///     let pool = offloop::ProcessPool::builder().workers(1).build()?;
+///     let pool = offloop::ProcessPool::builder().max_workers(1).build()?;
 ///     let printed = offloop::Captured::new(4096);
 ///     pool.run(offloop::prepare(greet.with("you")).capture(&printed)).wait()?;
 ///     assert_eq!(printed.stdout(), b"hello, you\n");
@@ -43,27 +43,26 @@ pub(crate) enum Stream {
 }
 
 impl Captured {
-    /// Keeps up to `limit` bytes of each stream.
+    /// Makes a capture that keeps up to `limit` bytes of each stream.
     pub fn new(limit: usize) -> Self {
         Self(Arc::new(Mutex::new(Streams { bytes: [Vec::new(), Vec::new()], limit, is_truncated: false })))
     }
 
-    /// What came on standard output so far.
+    /// Returns the standard output so far.
     pub fn stdout(&self) -> Vec<u8> {
         self.0.lock().bytes[Stream::Out as usize].clone()
     }
 
-    /// What came on standard error so far.
+    /// Returns the standard error so far.
     pub fn stderr(&self) -> Vec<u8> {
         self.0.lock().bytes[Stream::Err as usize].clone()
     }
 
-    /// Whether something was dropped because of the limit.
+    /// Returns whether output was dropped because of the limit.
     pub fn is_truncated(&self) -> bool {
         self.0.lock().is_truncated
     }
 
-    #[cfg_attr(not(feature = "process"), allow(dead_code, reason = "only worker processes are captured"))]
     pub(crate) fn append(&self, stream: Stream, bytes: &[u8]) {
         let mut streams = self.0.lock();
         let room = streams.limit.saturating_sub(streams.bytes[stream as usize].len());

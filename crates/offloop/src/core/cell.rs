@@ -1,86 +1,69 @@
-//! The one place where a job's life happens: a cell that its executor and its handle share.
+//! The state machine of a job: a cell that its executor and its handle share.
 //!
 //! ```text
 //! Pending(work) ──start──▶ Running ──finish──▶ Ended(result) ──poll──▶ Taken
-//!       └────── fail, end_early ──┴───────────────▲
+//!       └──────── abort ──────┴───────────────────▲
 //! ```
 //!
-//! Each arrow is taken under the cell's lock, so a job ends exactly once whoever races: the worker that
-//! finishes it, a cancelling handle, a deadline, a shutdown. Wakers, destructors and owners are called
-//! after the lock is released.
+//! Each arrow is taken under the cell's lock, so a job ends exactly once, whichever threads race: the worker that
+//! finishes it, a handle that cancels it, a deadline, a shutdown. Wakers, destructors and owners are called after the
+//! lock is released.
+//!
+//! There are two ways to end a job. Its executor calls [`Cell::finish`] and records the end itself. Everybody else
+//! calls `abort`. Then the pool that owns the job is told, and counts it. If no pool owns it yet, the outcome stays in
+//! the cell until an executor meets the job and counts it ([`EndedEarly`]).
 
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::error::{Error, ErrorKind};
+use super::header::Header;
+use super::id::JobState;
+use super::observer::Observer;
+use super::options::Options;
+use super::outcome::Outcome;
+use super::runnable::{AbortIf, AnyJob, EndedEarly, Owner, Runnable};
+use super::spin::SpinOutcome;
+use super::timer::{self, Limit};
+use super::work::Work;
 use crate::base::panic::{drop_quietly, wake_quietly};
 use crate::base::sync::Mutex;
-use crate::core::error::{Error, ErrorKind};
-use crate::core::job::{Core, JobState, Options};
-use crate::core::spin::Attended;
-use crate::core::timer;
-use crate::core::work::Work;
-use crate::metrics::stats::Books;
-
-#[cfg(feature = "process")]
-use {
-    crate::base::panic,
-    crate::wire::payload::Incoming,
-    crate::wire::task::{self, Encoded},
-    serde::de::DeserializeOwned,
-};
-
-/// The pool that has accepted a job, told when the job ends by another hand than its own.
-pub(crate) trait Owner: Send + Sync {
-    /// The job ended while it was queued or waiting: forget it.
-    fn withdraw(&self, core: &Core);
-    /// The job ended while it ran: stop it if you can.
-    fn interrupt(&self, core: &Core);
-    /// Somebody waits for the job: looks out for its end, spinning for so long and then sleeping for so long at
-    /// most.
-    fn attend(&self, _core: &Core, _spinning: Duration, _sleeping: Duration) -> Attended {
-        Attended::InVain
-    }
-}
-
-/// A job as its executor sees it.
-pub(crate) trait Runnable: Send + Sync {
-    fn core(&self) -> &Core;
-    /// Runs it here and now, unless it has ended.
-    fn run(self: Arc<Self>, books: &dyn Books);
-    /// Ends it with an error, unless it has ended; the caller is its executor. Says whether it did.
-    fn fail(&self, kind: ErrorKind, books: &dyn Books) -> bool;
-    /// Names the pool that has it now.
-    fn attach(&self, owner: Weak<dyn Owner>, state: JobState);
-    /// It has got the room in the queue that it waited for.
-    fn admit(&self);
-}
 
 /// A job as its handle sees it.
-pub(crate) trait Outcome<T>: Send + Sync {
-    fn core(&self) -> &Core;
+pub(crate) trait Completion<T>: AnyJob {
+    /// Takes the result, or registers the task to be woken at the end.
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<T, Error>>;
+
+    /// Returns whether the job has room in its executor's queue, or registers the task to be woken when it has.
     fn poll_accepted(&self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Takes the result, if the job has ended.
     fn take(&self) -> Option<Result<T, Error>>;
-    /// Sets whom to wake at the end; true if that has come.
+
+    /// Registers `waker` to be woken at the end. Returns true if the job has ended already.
     fn subscribe(&self, waker: &Waker) -> bool;
-    fn end_early(&self, kind: ErrorKind) -> bool;
-    /// Cancels it if nobody runs it.
-    fn end_unstarted(&self) -> bool;
+
+    /// Limits the time until the job's end, from now.
     fn limit(self: Arc<Self>, limit: Duration);
-    fn attend(&self, spinning: Duration, sleeping: Duration) -> Attended;
+
+    /// Waits for the job's end through its owner: see [`Owner::spin_for_end`].
+    fn spin_for_end(&self, spinning: Duration, sleeping: Duration) -> SpinOutcome;
 }
 
+/// A job that computes a `T` by doing work of type `W`.
 pub(crate) struct Cell<W, T> {
-    core: Core,
+    header: Header,
     slot: Mutex<Slot<W, T>>,
 }
 
 struct Slot<W, T> {
     stage: Stage<W, T>,
-    /// Whoever waits for the end, or for room in the queue.
+    /// The task that waits for the end, or for room in the queue.
     waker: Option<Waker>,
     owner: Option<Weak<dyn Owner>>,
+    /// The outcome of a job that was aborted before any pool owned it. Taken by the executor that counts it.
+    uncounted: Option<Outcome>,
     timers: Vec<timer::Key>,
 }
 
@@ -96,90 +79,87 @@ impl<W, T> Stage<W, T> {
         matches!(self, Self::Pending(_) | Self::Running)
     }
 
-    /// The result, once.
+    fn is_pending(&self) -> bool {
+        matches!(self, Self::Pending(_))
+    }
+
+    /// Takes the result, which is there once.
     fn take(&mut self) -> Option<Result<T, Error>> {
         match std::mem::replace(self, Self::Taken) {
             Self::Ended(result) => Some(result),
             Self::Taken => panic!("a handle was polled again after it had given its result"),
-            going => {
-                *self = going;
+            live => {
+                *self = live;
                 None
             }
         }
     }
 }
 
-/// Who ends a job: the executor notes it in its books, an outsider's doing is reported to the owner.
-#[derive(Clone, Copy)]
-enum By<'a> {
-    Executor(&'a dyn Books),
-    Outsider,
+impl<W, T> Slot<W, T> {
+    fn new(stage: Stage<W, T>) -> Self {
+        Self { stage, waker: None, owner: None, uncounted: None, timers: Vec::new() }
+    }
+
+    fn ended_early(&mut self) -> EndedEarly {
+        EndedEarly { uncounted: self.uncounted.take() }
+    }
 }
 
-/// Which of a job's limits a timer stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Limit {
-    Queue(Duration),
-    Run(Duration),
-    /// Both, counted from when the handle was told: `Handle::timeout`.
-    Total(Duration),
+/// Who ends a job.
+#[derive(Clone, Copy)]
+enum By<'a> {
+    /// Its executor, which records the end with the observer.
+    Executor(&'a dyn Observer),
+    /// Somebody else, so the owner is told.
+    Outsider,
 }
 
 impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
     pub(crate) fn new(work: W, options: Options) -> Arc<Self> {
-        let queue_limit = options.queue_limit;
-        let cell = Arc::new(Self {
-            core: Core::new(options),
-            slot: Mutex::new(Slot {
-                stage: Stage::Pending(work),
-                waker: None,
-                owner: None,
-                timers: Vec::new(),
-            }),
-        });
-        if let Some(limit) = queue_limit {
-            cell.watch(Limit::Queue(limit), limit);
+        let queue_timeout = options.queue_timeout;
+        let slot = Mutex::new(Slot::new(Stage::Pending(work)));
+        let cell = Arc::new(Self { header: Header::new(options), slot });
+        if let Some(limit) = queue_timeout {
+            cell.set_timer(Limit::Queue(limit), limit);
         }
         cell
     }
 
-    /// A job that ended before any executor had it.
+    /// Makes a job that ended before an executor had it.
     pub(crate) fn ended(options: Options, kind: ErrorKind) -> Arc<Self> {
-        let core = Core::new(options);
-        core.set_state(JobState::Ended);
-        let stage = Stage::Ended(Err(Error::new(&core, kind)));
-        Arc::new(Self {
-            core,
-            slot: Mutex::new(Slot { stage, waker: None, owner: None, timers: Vec::new() }),
-        })
+        let header = Header::new(options);
+        header.set_state(JobState::Ended);
+        let slot = Mutex::new(Slot::new(Stage::Ended(Err(header.error(kind)))));
+        Arc::new(Self { header, slot })
     }
 
-    /// Takes the work to run it. `None` if the job has ended meanwhile.
-    pub(crate) fn start(self: &Arc<Self>) -> Option<W> {
+    /// Takes the work out to run it. Fails if the job has ended.
+    pub(crate) fn start(&self) -> Result<W, EndedEarly> {
         let mut slot = self.slot.lock();
         match std::mem::replace(&mut slot.stage, Stage::Running) {
             Stage::Pending(work) => {
-                self.core.set_state(JobState::Running);
-                Some(work)
+                self.header.set_state(JobState::Running);
+                Ok(work)
             }
             other => {
                 slot.stage = other;
-                None
+                Err(slot.ended_early())
             }
         }
     }
 
-    /// Ends the job, unless it has ended. Says whether it did.
-    pub(crate) fn finish(&self, result: Result<T, ErrorKind>, books: &dyn Books) -> bool {
-        self.end(result, |_| true, By::Executor(books))
+    /// Ends the job on behalf of its executor, unless it has ended. Returns whether it did.
+    pub(crate) fn finish(&self, result: Result<T, ErrorKind>, observer: &dyn Observer) -> bool {
+        self.end(result, AbortIf::Live, By::Executor(observer))
     }
 
-    /// Takes unstarted work back, as if it had never been submitted.
+    /// Takes unstarted work back from an executor that refused it, as if it had never been submitted.
     pub(crate) fn reclaim(&self) -> Option<W> {
         let mut slot = self.slot.lock();
         match std::mem::replace(&mut slot.stage, Stage::Taken) {
             Stage::Pending(work) => {
-                self.core.set_state(JobState::Ended);
+                self.header.set_state(JobState::Ended);
                 let timers = std::mem::take(&mut slot.timers);
                 drop(slot);
                 timer::cancel(&timers);
@@ -192,52 +172,69 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
         }
     }
 
-    /// Ends the job with `result` if it has not ended and its stage is `apt`. Says whether it did.
-    fn end(&self, result: Result<T, ErrorKind>, apt: fn(&Stage<W, T>) -> bool, by: By<'_>) -> bool {
-        let outcome = self.core.outcome(&result);
-        let result = result.map_err(|kind| Error::new(&self.core, kind));
+    /// Takes back the work of a job that was started but not begun with, so that it can be started again. Returns false
+    /// if the job has ended.
+    pub(crate) fn take_back(&self, work: W) -> bool {
         let mut slot = self.slot.lock();
-        if !(slot.stage.is_live() && apt(&slot.stage)) {
+        if !matches!(slot.stage, Stage::Running) {
+            return false;
+        }
+        slot.stage = Stage::Pending(work);
+        self.header.set_state(JobState::Queued);
+        true
+    }
+
+    /// Ends the job with `result` if the condition holds. Returns whether it did.
+    fn end(&self, result: Result<T, ErrorKind>, condition: AbortIf, by: By<'_>) -> bool {
+        let outcome = self.header.outcome(&result);
+        let result = result.map_err(|kind| self.header.error(kind));
+        let mut slot = self.slot.lock();
+        let applies = match condition {
+            AbortIf::Pending => slot.stage.is_pending(),
+            AbortIf::Live => slot.stage.is_live(),
+        };
+        if !applies {
             drop(slot);
             drop_quietly(result);
             return false;
         }
         let failed = result.is_err();
         if failed {
-            self.core.request_stop();
+            self.header.request_stop();
         }
         let before = std::mem::replace(&mut slot.stage, Stage::Ended(result));
-        // The executor's own end leaves the owner to be dropped with the cell. A worker that dropped it here
-        // would take the cache line of its count away from the submitters.
         let owner = match by {
             By::Outsider => {
                 let owner = slot.owner.take();
-                self.core.note_early_end(outcome, owner.is_some());
+                if owner.is_none() {
+                    slot.uncounted = Some(outcome);
+                }
                 owner
             }
-            By::Executor(books) => {
-                books.ended(outcome);
+            // The owner stays, to be dropped with the cell. A worker that dropped it here would take the cache line of
+            // the owner's reference count away from the submitters.
+            By::Executor(observer) => {
+                observer.ended(outcome);
                 None
             }
         };
-        self.core.set_state(JobState::Ended);
+        self.header.set_state(JobState::Ended);
         let waker = slot.waker.take();
         let timers = std::mem::take(&mut slot.timers);
         drop(slot);
 
         timer::cancel(&timers);
-        self.core.span.tell_end(outcome);
+        self.header.span.record_outcome(outcome);
         if failed && matches!(before, Stage::Running) {
-            self.core.hooks.call();
+            self.header.hooks.call();
         }
-        #[cfg(feature = "process")]
-        if let Some(tray) = &self.core.options.tray {
-            tray.wake_unless(waker.as_ref());
+        if let Some(on_end) = &self.header.options.on_end {
+            on_end.job_ended(waker.as_ref());
         }
         if let Some(owner) = owner.and_then(|owner| owner.upgrade()) {
             match before {
-                Stage::Pending(_) => owner.withdraw(&self.core),
-                _ => owner.interrupt(&self.core),
+                Stage::Pending(_) => owner.withdraw(&self.header, outcome),
+                _ => owner.interrupt(&self.header, outcome),
             }
         }
         if let Some(waker) = waker {
@@ -247,9 +244,9 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
         true
     }
 
-    /// Sets a timer for `limit`, due in `due`. Without its timer the limit could not be kept, so then the job
-    /// ends instead, and this says `false`.
-    fn watch(self: &Arc<Self>, limit: Limit, due: Duration) -> bool {
+    /// Sets the timer for `limit`, due in `due`. Returns false if there can be no timer: then the limit could not be
+    /// kept, so the job has been aborted.
+    fn set_timer(self: &Arc<Self>, limit: Limit, due: Duration) -> bool {
         let Some(deadline) = Instant::now().checked_add(due) else { return true };
         let target: Weak<Self> = Arc::downgrade(self);
         match timer::set(deadline, target, limit) {
@@ -264,99 +261,91 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
                 true
             }
             Err(error) => {
-                self.fail_early(ErrorKind::CouldNotStart(
-                    format!("the timer thread for its deadline did not start: {error}").into(),
-                ));
+                let reason = format!("the timer thread for its deadline did not start: {error}");
+                self.abort(ErrorKind::WorkerStart(reason.into()), AbortIf::Live);
                 false
             }
-        }
-    }
-
-    pub(crate) fn fail_early(&self, kind: ErrorKind) -> bool {
-        self.end(Err(kind), |_| true, By::Outsider)
-    }
-
-    pub(crate) fn attach(&self, owner: Weak<dyn Owner>, state: JobState) {
-        let mut slot = self.slot.lock();
-        if matches!(slot.stage, Stage::Pending(_)) {
-            slot.owner = Some(owner);
-            self.core.set_state(state);
-        }
-    }
-
-    pub(crate) fn admit(&self) {
-        let mut slot = self.slot.lock();
-        if matches!(slot.stage, Stage::Pending(_)) {
-            self.core.set_state(JobState::Queued);
-        }
-        // A worker may have started it before we came; whoever waits for room waits no less.
-        let waker = if slot.stage.is_live() { slot.waker.take() } else { None };
-        drop(slot);
-        if let Some(waker) = waker {
-            wake_quietly(waker);
         }
     }
 }
 
 impl<W: Send + 'static, T: Send + 'static> timer::Expire for Cell<W, T> {
     fn expire(&self, limit: Limit) {
-        let pending: fn(&Stage<W, T>) -> bool = |stage| matches!(stage, Stage::Pending(_));
         match limit {
             Limit::Queue(limit) => {
-                self.end(Err(ErrorKind::QueueDeadline(limit)), pending, By::Outsider);
+                self.abort(ErrorKind::QueueTimeout(limit), AbortIf::Pending);
             }
             Limit::Run(limit) => {
-                self.fail_early(ErrorKind::RunDeadline(limit));
+                self.abort(ErrorKind::RunTimeout(limit), AbortIf::Live);
             }
             Limit::Total(limit) => {
-                if !self.end(Err(ErrorKind::QueueDeadline(limit)), pending, By::Outsider) {
-                    self.fail_early(ErrorKind::RunDeadline(limit));
+                if !self.abort(ErrorKind::QueueTimeout(limit), AbortIf::Pending) {
+                    self.abort(ErrorKind::RunTimeout(limit), AbortIf::Live);
                 }
             }
         }
     }
 }
 
-impl<W: Work> Runnable for Cell<W, W::Output> {
-    fn core(&self) -> &Core {
-        &self.core
+impl<W: Send + 'static, T: Send + 'static> AnyJob for Cell<W, T> {
+    fn header(&self) -> &Header {
+        &self.header
     }
 
-    fn run(self: Arc<Self>, books: &dyn Books) {
-        if let Some(work) = self.start() {
-            let limit = self.core.options.run_limit;
-            if limit.is_none_or(|limit| self.watch(Limit::Run(limit), limit)) {
-                let result = self.core.perform(|| work.perform());
-                books.returned(&self.core);
-                self.finish(result, books);
-            } else {
-                drop_quietly(work);
-            }
-        } else if let Some(outcome) = self.core.untold_end() {
-            books.ended(outcome);
+    fn attach(&self, owner: Weak<dyn Owner>, state: JobState) -> Result<(), EndedEarly> {
+        let mut slot = self.slot.lock();
+        if slot.stage.is_pending() {
+            slot.owner = Some(owner);
+            self.header.set_state(state);
+            Ok(())
+        } else {
+            Err(slot.ended_early())
         }
-        // If nobody wants the result it dies here, and its destructor is the user's.
-        drop_quietly(self);
-    }
-
-    fn fail(&self, kind: ErrorKind, books: &dyn Books) -> bool {
-        self.finish(Err(kind), books)
-    }
-
-    fn attach(&self, owner: Weak<dyn Owner>, state: JobState) {
-        Self::attach(self, owner, state);
     }
 
     fn admit(&self) {
-        Self::admit(self);
+        let mut slot = self.slot.lock();
+        if slot.stage.is_pending() {
+            self.header.set_state(JobState::Queued);
+        }
+        // A worker may have started it already. The task that waits for room is woken all the same.
+        let waker = if slot.stage.is_live() { slot.waker.take() } else { None };
+        drop(slot);
+        if let Some(waker) = waker {
+            wake_quietly(waker);
+        }
+    }
+
+    fn fail(&self, kind: ErrorKind, observer: &dyn Observer) -> bool {
+        self.finish(Err(kind), observer)
+    }
+
+    fn abort(&self, kind: ErrorKind, condition: AbortIf) -> bool {
+        self.end(Err(kind), condition, By::Outsider)
     }
 }
 
-impl<W: Send + 'static, T: Send + 'static> Outcome<T> for Cell<W, T> {
-    fn core(&self) -> &Core {
-        &self.core
+impl<W: Work> Runnable for Cell<W, W::Output> {
+    fn run(self: Arc<Self>, observer: &dyn Observer) {
+        match self.start() {
+            Ok(work) => {
+                let limit = self.header.options.run_timeout;
+                if limit.is_none_or(|limit| self.set_timer(Limit::Run(limit), limit)) {
+                    let result = self.header.perform(|| work.perform());
+                    observer.returned(&self.header);
+                    self.finish(result, observer);
+                } else {
+                    drop_quietly(work);
+                }
+            }
+            Err(ended) => ended.count(observer),
+        }
+        // If nobody wants the result, it is dropped here, and its destructor is the user's.
+        drop_quietly(self);
     }
+}
 
+impl<W: Send + 'static, T: Send + 'static> Completion<T> for Cell<W, T> {
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<T, Error>> {
         let mut slot = self.slot.lock();
         if let Some(result) = slot.stage.take() {
@@ -370,7 +359,7 @@ impl<W: Send + 'static, T: Send + 'static> Outcome<T> for Cell<W, T> {
 
     fn poll_accepted(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut slot = self.slot.lock();
-        if self.core.state() == JobState::Waiting {
+        if self.header.state() == JobState::Waiting {
             let replaced = set_waker(&mut slot.waker, cx);
             drop(slot);
             drop(replaced);
@@ -395,115 +384,23 @@ impl<W: Send + 'static, T: Send + 'static> Outcome<T> for Cell<W, T> {
         false
     }
 
-    fn end_early(&self, kind: ErrorKind) -> bool {
-        self.fail_early(kind)
-    }
-
-    fn end_unstarted(&self) -> bool {
-        self.end(Err(ErrorKind::Cancelled), |stage| matches!(stage, Stage::Pending(_)), By::Outsider)
-    }
-
     fn limit(self: Arc<Self>, limit: Duration) {
-        self.watch(Limit::Total(limit), limit);
+        self.set_timer(Limit::Total(limit), limit);
     }
 
-    fn attend(&self, spinning: Duration, sleeping: Duration) -> Attended {
+    fn spin_for_end(&self, spinning: Duration, sleeping: Duration) -> SpinOutcome {
         let owner = self.slot.lock().owner.clone();
         let owner = owner.and_then(|owner| owner.upgrade());
-        owner.map_or(Attended::InVain, |owner| owner.attend(&self.core, spinning, sleeping))
+        owner.map_or(SpinOutcome::InVain, |owner| owner.spin_for_end(&self.header, spinning, sleeping))
     }
 }
 
-/// Notes whom to wake. A waker that this replaces is dropped by the caller after the cell's lock: its
+/// Registers the task's waker. Returns the waker that it replaces, to be dropped after the cell's lock is released: its
 /// destructor may end a task, whose handles take locks of their own.
 #[must_use]
 fn set_waker(slot: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
     match slot {
         Some(waker) if waker.will_wake(cx.waker()) => None,
         _ => slot.replace(cx.waker().clone()),
-    }
-}
-
-/// A job that runs in another process, as its pool sees it.
-#[cfg(feature = "process")]
-pub(crate) trait Remote: Send + Sync {
-    fn core(&self) -> &Core;
-    fn attach(&self, owner: Weak<dyn Owner>, state: JobState);
-    fn admit(&self);
-    fn fail(&self, kind: ErrorKind, books: &dyn Books) -> bool;
-    /// Takes the call to send it. `None` if the job has ended meanwhile.
-    fn start(self: Arc<Self>) -> Option<Encoded>;
-    /// Takes a call back that no worker has begun with. False if the job has ended meanwhile.
-    fn give_back(&self, call: Encoded) -> bool;
-    /// Ends it because it was cancelled by its pool, which is told as if it were an outsider's doing.
-    fn cancel(&self) -> bool;
-    /// Ends it because it has run for too long; likewise.
-    fn overrun(&self) -> bool;
-    /// Ends it with its encoded result.
-    fn complete(&self, result: Incoming<'_>, books: &dyn Books) -> bool;
-    /// Runs it here and now, unless it has ended.
-    fn run_here(self: Arc<Self>, books: &dyn Books);
-}
-
-#[cfg(feature = "process")]
-impl<R: DeserializeOwned + Send + 'static> Remote for Cell<Encoded, R> {
-    fn core(&self) -> &Core {
-        &self.core
-    }
-
-    fn attach(&self, owner: Weak<dyn Owner>, state: JobState) {
-        Self::attach(self, owner, state);
-    }
-
-    fn admit(&self) {
-        Self::admit(self);
-    }
-
-    fn fail(&self, kind: ErrorKind, books: &dyn Books) -> bool {
-        self.finish(Err(kind), books)
-    }
-
-    fn start(self: Arc<Self>) -> Option<Encoded> {
-        Cell::start(&self)
-    }
-
-    fn give_back(&self, call: Encoded) -> bool {
-        let mut slot = self.slot.lock();
-        if !matches!(slot.stage, Stage::Running) {
-            return false;
-        }
-        slot.stage = Stage::Pending(call);
-        self.core.set_state(JobState::Queued);
-        true
-    }
-
-    fn cancel(&self) -> bool {
-        self.fail_early(ErrorKind::Cancelled)
-    }
-
-    fn overrun(&self) -> bool {
-        let limit = self.core.options.run_limit.unwrap_or_default();
-        self.fail_early(ErrorKind::RunDeadline(limit))
-    }
-
-    fn complete(&self, result: Incoming<'_>, books: &dyn Books) -> bool {
-        // `Deserialize` is the user's code: a panic in it is this job's, like any other.
-        let result = match panic::catch(|| task::decode(result)) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                Err(ErrorKind::Decode(format!("the result of `{}`: {error}", self.core.options.name)))
-            }
-            Err(panic) => Err(ErrorKind::Panicked(panic)),
-        };
-        self.finish(result, books)
-    }
-
-    fn run_here(self: Arc<Self>, books: &dyn Books) {
-        if let Some(call) = Cell::start(&self) {
-            match self.core.perform(|| call.run().map_err(|fault| fault.into_kind(call.task.name))) {
-                Ok(result) => self.complete(Incoming::from(&result), books),
-                Err(kind) => self.finish(Err(kind), books),
-            };
-        }
     }
 }

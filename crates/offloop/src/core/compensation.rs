@@ -1,4 +1,5 @@
-//! A job that waits for another job holds its worker thread without using it; its pool then lends a thread.
+//! Stand-in threads for workers that wait: a job that waits for another job holds its worker thread without using it,
+//! so its pool lends another thread meanwhile. (A fork-join pool calls this compensation.)
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -6,58 +7,59 @@ use std::sync::Arc;
 use crate::base::sync::{Mutex, thread_local};
 
 /// A pool whose worker threads may block on handles.
-pub(crate) trait Crew: Send + Sync {
-    /// One more worker is blocked: another thread may stand in for it.
+pub(crate) trait Compensate: Send + Sync {
+    /// Records that one more worker is blocked. Another thread may stand in for it.
     fn block(&self);
-    /// One fewer is.
+    /// Records that one worker fewer is blocked.
     fn unblock(&self);
 }
 
-/// Where a thread works.
-struct Post {
-    crew: Arc<dyn Crew>,
-    /// The wait of the job that runs now; made when it first polls a handle in vain.
-    wait: Option<Arc<Wait>>,
+/// The pool that this thread works for.
+struct CurrentPool {
+    pool: Arc<dyn Compensate>,
+    /// The wait of the job that runs now. Made when the job first polls a handle in vain.
+    blocked: Option<Arc<BlockedJob>>,
 }
 
 thread_local! {
-    static POST: RefCell<Option<Post>> = const { RefCell::new(None) };
+    static CURRENT_POOL: RefCell<Option<CurrentPool>> = const { RefCell::new(None) };
 }
 
-/// Says that this thread is a worker of `crew` from now on.
-pub(crate) fn join(crew: Arc<dyn Crew>) {
-    POST.with(|post| post.replace(Some(Post { crew, wait: None })));
+/// Makes this thread a worker of `pool`.
+pub(crate) fn enter(pool: Arc<dyn Compensate>) {
+    CURRENT_POOL.with(|current| current.replace(Some(CurrentPool { pool, blocked: None })));
 }
 
-/// Says that this thread's job has ended: the thread goes on, whoever has the handles that the job polled.
+/// Ends the wait of this thread's job, which has returned. Its handles may live on elsewhere.
 pub(crate) fn end_job() {
-    let wait = POST.with(|post| post.borrow_mut().as_mut().and_then(|post| post.wait.take()));
-    if let Some(wait) = wait {
-        wait.close();
+    let blocked =
+        CURRENT_POOL.with(|current| current.borrow_mut().as_mut().and_then(|current| current.blocked.take()));
+    if let Some(blocked) = blocked {
+        blocked.close();
     }
 }
 
-/// Says that this thread is nobody's worker any more.
+/// Ends this thread's membership in its pool.
 pub(crate) fn leave() {
     end_job();
-    drop(POST.with(RefCell::take));
+    drop(CURRENT_POOL.with(RefCell::take));
 }
 
-/// What one job waits for. However many handles those are, it holds one thread, so one may stand in.
-struct Wait {
-    crew: Arc<dyn Crew>,
-    /// How many handles hold the stand-in; `None` once the job has ended.
+/// One job that waits. However many handles it waits for, it holds one thread, so one thread may stand in.
+struct BlockedJob {
+    pool: Arc<dyn Compensate>,
+    /// Counts the handles that the job waits for. `None` once the job has ended.
     pending: Mutex<Option<usize>>,
 }
 
-impl Wait {
+impl BlockedJob {
     fn add(&self) {
         let mut pending = self.pending.lock();
         let before = *pending;
         *pending = before.map(|pending| pending + 1);
         drop(pending);
         if before == Some(0) {
-            self.crew.block();
+            self.pool.block();
         }
     }
 
@@ -67,33 +69,33 @@ impl Wait {
         let after = *pending;
         drop(pending);
         if after == Some(0) {
-            self.crew.unblock();
+            self.pool.unblock();
         }
     }
 
     fn close(&self) {
         let pending = self.pending.lock().take();
         if pending.is_some_and(|pending| pending > 0) {
-            self.crew.unblock();
+            self.pool.unblock();
         }
     }
 }
 
-/// Holds a stand-in for the worker thread that began it, until dropped or until that thread's job ends.
-pub(crate) struct Compensation(Arc<Wait>);
+/// Keeps a stand-in for the worker thread that began it, until it is dropped or that thread's job ends.
+pub(crate) struct Compensation(Arc<BlockedJob>);
 
 impl Compensation {
-    /// `None` when this thread is no pool's worker.
+    /// Returns `None` on a thread that is no pool's worker.
     pub(crate) fn begin() -> Option<Self> {
-        let wait = POST.try_with(|post| {
-            let mut post = post.borrow_mut();
-            let Post { crew, wait } = post.as_mut()?;
-            let new = || Arc::new(Wait { crew: Arc::clone(crew), pending: Mutex::new(Some(0)) });
-            Some(Arc::clone(wait.get_or_insert_with(new)))
+        let blocked = CURRENT_POOL.try_with(|current| {
+            let mut current = current.borrow_mut();
+            let CurrentPool { pool, blocked } = current.as_mut()?;
+            let new = || Arc::new(BlockedJob { pool: Arc::clone(pool), pending: Mutex::new(Some(0)) });
+            Some(Arc::clone(blocked.get_or_insert_with(new)))
         });
-        let wait = wait.ok().flatten()?;
-        wait.add();
-        Some(Self(wait))
+        let blocked = blocked.ok().flatten()?;
+        blocked.add();
+        Some(Self(blocked))
     }
 }
 
@@ -101,4 +103,13 @@ impl Drop for Compensation {
     fn drop(&mut self) {
         self.0.remove();
     }
+}
+
+/// Runs `f`, which blocks this thread until something else happens. If the thread is a pool's worker, another thread
+/// stands in for it meanwhile, so the pool goes on even when `f` waits for a job of the same pool.
+///
+/// Handles do that by themselves. This is for other ways to wait. Outside of a worker, `f` is simply called.
+pub fn blocking<R>(f: impl FnOnce() -> R) -> R {
+    let _stand_in = Compensation::begin();
+    f()
 }

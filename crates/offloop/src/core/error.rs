@@ -1,16 +1,15 @@
-//! What can go wrong with a job, told apart by type.
+//! The reasons why a job has no result, told apart by type.
 
-use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::core::job::{Core, JobId};
+use super::id::JobId;
+use crate::base::panic::Panic;
 
-/// Why a job has no result: what happened ([`Error::kind`]) and to which job.
+/// The reason why a job has no result, and which job that is.
 ///
-/// It is one pointer wide, so a `Result<T, Error>` costs little more than its `T`.
+/// [`Error::kind`] tells the reasons apart. An error is one pointer wide, so a `Result<T, Error>` costs little more than its `T`.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -20,43 +19,43 @@ struct Inner {
 }
 
 impl Error {
-    pub(crate) fn new(core: &Core, kind: ErrorKind) -> Self {
-        Self(Box::new(Inner { job: core.id, name: core.options.name.clone(), kind }))
+    pub(crate) fn new(job: JobId, name: Cow<'static, str>, kind: ErrorKind) -> Self {
+        Self(Box::new(Inner { job, name, kind }))
     }
 
-    /// What happened.
+    /// Returns the reason.
     pub fn kind(&self) -> &ErrorKind {
         &self.0.kind
     }
 
-    /// What happened, by value: to take the payload of a panic, say.
+    /// Returns the reason by value, to take the payload of a panic for instance.
     pub fn into_kind(self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The job it happened to.
+    /// Returns the identity of the job.
     pub fn job(&self) -> JobId {
         self.0.job
     }
 
-    /// That job's name: the one given to it, else the function's path.
+    /// Returns the name of the job: the one given to it, else the function's path.
     pub fn job_name(&self) -> &str {
         &self.0.name
     }
 
-    /// Whether the job was cancelled, by its handle or by a pool's shutdown.
+    /// Returns whether the job was cancelled, by its handle or by a pool's shutdown.
     pub fn is_cancelled(&self) -> bool {
         matches!(self.kind(), ErrorKind::Cancelled)
     }
 
-    /// Whether the job panicked.
+    /// Returns whether the job panicked.
     pub fn is_panic(&self) -> bool {
         matches!(self.kind(), ErrorKind::Panicked(_))
     }
 
-    /// Whether a deadline ended the job, in the queue or while it ran.
+    /// Returns whether a timeout ended the job, in the queue or while it ran.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.kind(), ErrorKind::QueueDeadline(_) | ErrorKind::RunDeadline(_))
+        matches!(self.kind(), ErrorKind::QueueTimeout(_) | ErrorKind::RunTimeout(_))
     }
 }
 
@@ -82,46 +81,46 @@ impl std::error::Error for Error {
     }
 }
 
-/// What happened to a job that has no result.
+/// The reason why a job has no result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The function panicked. Its worker lives on.
+    /// The function panicked. Its worker goes on.
     #[error("panicked{0}")]
     Panicked(Panic),
-    /// Its handle was cancelled or its executor dropped it; in a pool, also a shutdown that ran out of patience.
+    /// Its handle was cancelled, its executor dropped it, or its pool's shutdown passed its deadline.
     #[error("cancelled before it had a result")]
     Cancelled,
-    /// It waited in the queue for longer than its limit and was removed unrun.
+    /// It waited in the queue for longer than its limit, and was removed unrun.
     #[error("still queued after its limit of {0:?}, so it was removed unrun; add workers or raise the limit")]
-    QueueDeadline(Duration),
-    /// It ran for longer than its limit. A process was killed; a thread was asked to stop and goes on until
-    /// its function returns.
+    QueueTimeout(Duration),
+    /// It ran for longer than its limit. A process was killed. A thread was asked to stop, and goes on until the
+    /// function returns.
     #[error("still running after its limit of {0:?}; a process is killed for it, a thread is asked to stop")]
-    RunDeadline(Duration),
-    /// The queue was full and the pool rejects work then.
+    RunTimeout(Duration),
+    /// The queue was full, and the pool's policy is to reject work then.
     #[error(
         "the queue is full ({capacity} jobs); retry later, or give the pool a larger queue or another policy"
     )]
-    Full {
-        /// How many jobs the queue holds.
+    QueueFull {
+        /// The number of jobs that the queue holds.
         capacity: usize,
     },
-    /// The queue was full and newer work took this job's place, as `OnFull::ShedOldest` demands.
+    /// The queue was full, and newer work took the place of this job, as `OnFull::ShedOldest` says.
     #[error("shed from a full queue to make room for newer work")]
     Shed,
-    /// Another worker process of its pool crashed, and the pool is one that breaks then. Says how.
+    /// Another worker process of its pool crashed, and the pool breaks then. The text describes the crash.
     #[error("its pool broke: {0}")]
     Broken(String),
-    /// The executor no longer takes work.
+    /// The executor no longer accepts work.
     #[error("the executor is closed; it was shut down or dropped")]
     Closed,
-    /// The pool belongs to another process: this one was forked from it.
+    /// The pool belongs to the process that this one was forked from.
     #[error(
         "the pool was made before fork() and its threads are in the parent; build a new pool in the child"
     )]
     Forked,
-    /// The executor refused it for a reason of its own.
+    /// The executor refused the job for a reason of its own.
     #[error("rejected: {0}")]
     Rejected(Cow<'static, str>),
     /// The worker process that ran it died.
@@ -129,95 +128,38 @@ pub enum ErrorKind {
     WorkerDied(WorkerDied),
     /// No thread or process could be started to run it.
     #[error("no worker could be started to run it: {0}")]
-    CouldNotStart(Cow<'static, str>),
-    /// The worker's own value (a connection, say) could not be opened.
+    WorkerStart(Cow<'static, str>),
+    /// The worker's own value, such as a connection, could not be opened.
     #[error("the worker's state could not be opened: {0}")]
-    State(#[source] Box<dyn std::error::Error + Send + Sync>),
+    WorkerState(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Its arguments or its result could not be encoded for another process.
     #[error("could not encode {0}")]
     Encode(String),
-    /// Its arguments or its result arrived but could not be decoded.
+    /// Its arguments or its result arrived, but could not be decoded.
     #[error("could not decode {0}")]
     Decode(String),
-}
-
-/// A panic caught in a job.
-pub struct Panic {
-    pub(crate) message: String,
-    pub(crate) place: Option<String>,
-    pub(crate) backtrace: Option<String>,
-    pub(crate) payload: Option<Payload>,
-}
-
-/// What `panic_any` was given. The mutex only lends `Sync`; the payload is taken by value.
-pub(crate) type Payload = Mutex<Box<dyn Any + Send>>;
-
-impl Panic {
-    /// What the panic said.
-    pub fn message(&self) -> &str {
-        &self.message
-    }
-
-    /// Where it was raised, as `file:line:column`. Absent when the program replaced the panic hook after
-    /// offloop's first job.
-    pub fn place(&self) -> Option<&str> {
-        self.place.as_deref()
-    }
-
-    /// The stack at that moment, when `RUST_BACKTRACE` or `RUST_LIB_BACKTRACE` asks for one.
-    pub fn backtrace(&self) -> Option<&str> {
-        self.backtrace.as_deref()
-    }
-
-    /// Panics here and now with the job's own payload, as if the job had been called in place.
-    pub fn resume(self) -> ! {
-        let payload = match self.payload {
-            Some(payload) => payload.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner),
-            None => Box::new(self.message),
-        };
-        std::panic::resume_unwind(payload)
-    }
-}
-
-impl fmt::Display for Panic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(place) = &self.place {
-            write!(f, " at {place}")?;
-        }
-        write!(f, ": {}", self.message)
-    }
-}
-
-impl fmt::Debug for Panic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Panic")
-            .field("message", &self.message)
-            .field("place", &self.place)
-            .field("backtrace", &self.backtrace.is_some())
-            .finish_non_exhaustive()
-    }
 }
 
 /// How a worker process ended while it ran a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerDied {
-    /// The process that died.
+    /// The process id of the worker.
     pub pid: u32,
-    /// How it ended.
-    pub exit: Exit,
-    /// The task it ran.
+    /// The way in which it ended.
+    pub exit: WorkerExit,
+    /// The task that it ran.
     pub task: String,
-    /// The most memory that it ever had resident, in bytes; 0 if the system did not say.
+    /// The most memory that it ever had resident, in bytes. 0 if the system did not report it.
     pub peak_memory: u64,
-    /// Whether memory is to blame: it exceeded the pool's limit, an allocation failed under the pool's cap, or the
-    /// system's out-of-memory killer came, as far as that can be told from outside.
+    /// Whether memory was the cause, as far as that can be seen from outside: it exceeded the pool's `max_rss`, an
+    /// allocation failed under the pool's `max_data`, or the system's out-of-memory killer ended it.
     pub out_of_memory: bool,
-    /// The pool's limit in bytes, if that is what it exceeded.
-    pub memory_limit: Option<u64>,
-    /// How many workers the job has cost, this one included: more than one if it was retried.
+    /// The pool's `max_rss` in bytes, if it exceeded that.
+    pub max_rss: Option<u64>,
+    /// The number of workers that died with this job, this one included. More than one if it was retried.
     pub workers_lost: u32,
-    /// The last that it wrote to its standard error, as far as the pool keeps it.
+    /// The end of what it wrote to standard error, as far as the pool keeps it.
     pub stderr: String,
 }
 
@@ -227,35 +169,37 @@ impl fmt::Display for WorkerDied {
         if self.peak_memory > 0 {
             write!(f, ", peak memory {} MiB", self.peak_memory >> 20)?;
         }
-        match self.memory_limit {
-            Some(limit) => write!(f, ", out of memory: it used more than its limit of {} MiB", limit >> 20)?,
+        match self.max_rss {
+            Some(limit) => {
+                write!(f, ", out of memory: it used more than its max_rss of {} MiB", limit >> 20)?
+            }
             None if self.out_of_memory => f.write_str(", out of memory")?,
             None => {}
         }
         if self.workers_lost > 1 {
-            write!(f, "; the job has cost {} workers", self.workers_lost)?;
+            write!(f, "; {} workers have died with this job", self.workers_lost)?;
         }
         if !self.stderr.is_empty() {
-            write!(f, "; its last words:\n{}", self.stderr)?;
+            write!(f, "; the end of its standard error:\n{}", self.stderr)?;
         }
         Ok(())
     }
 }
 
-/// How a process ended.
+/// The way in which a worker process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
+pub enum WorkerExit {
     /// It exited with this status.
     Code(i32),
     /// This signal ended it.
     Signal(i32),
-    /// It broke the protocol of its link and was killed for it.
+    /// It violated the protocol of its link, and was killed for that.
     Protocol,
-    /// It is gone, but somebody else in this program collected its status.
+    /// It has ended, but other code of this program has collected its status.
     Unknown,
 }
 
-impl fmt::Display for Exit {
+impl fmt::Display for WorkerExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(code) => write!(f, "exited with status {code}"),
@@ -263,8 +207,8 @@ impl fmt::Display for Exit {
                 Some(name) => write!(f, "was ended by signal {signal} ({name})"),
                 None => write!(f, "was ended by signal {signal}"),
             },
-            Self::Protocol => f.write_str("wrote something else than answers on its link and was killed"),
-            Self::Unknown => f.write_str("ended (its status was collected elsewhere)"),
+            Self::Protocol => f.write_str("sent data on its link that is no answer, and was killed"),
+            Self::Unknown => f.write_str("ended (other code of this program collected its status)"),
         }
     }
 }
@@ -290,27 +234,27 @@ fn signal_name(signal: i32) -> Option<&'static str> {
     })
 }
 
-/// Work that an executor did not take, and why.
+/// Work that an executor did not take, with the reason.
 ///
-/// Nothing has been run and nothing is lost: [`Rejected::into_work`] gives the work back.
+/// Nothing has been run and nothing is lost: [`Rejected::into_work`] returns the work.
 pub struct Rejected<W> {
     work: W,
     kind: ErrorKind,
 }
 
 impl<W> Rejected<W> {
-    /// Hands `work` back with the reason. Executors of your own use
-    /// [`ErrorKind::Closed`], [`ErrorKind::Full`] or [`ErrorKind::Rejected`].
+    /// Wraps `work` that is handed back with the reason. Executors of your own use
+    /// [`ErrorKind::Closed`], [`ErrorKind::QueueFull`] or [`ErrorKind::Rejected`].
     pub fn new(work: W, kind: ErrorKind) -> Self {
         Self { work, kind }
     }
 
-    /// Why it was not taken.
+    /// Returns the reason.
     pub fn kind(&self) -> &ErrorKind {
         &self.kind
     }
 
-    /// The work itself, to run it elsewhere or later.
+    /// Returns the work, to run it elsewhere or later.
     pub fn into_work(self) -> W {
         self.work
     }
@@ -320,7 +264,7 @@ impl<W> Rejected<W> {
     }
 }
 
-// Whatever the work is, so that `?` takes a rejected closure too.
+// Without a bound on the work, so that `?` takes a rejected closure too.
 impl<W> fmt::Debug for Rejected<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rejected").field("kind", &self.kind).finish_non_exhaustive()
@@ -343,7 +287,7 @@ impl<W> std::error::Error for Rejected<W> {
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// A setting makes no sense; the text says which and what would.
+    /// A setting is invalid. The text says which one, and what would be valid.
     #[error("{0}")]
     Setting(Cow<'static, str>),
     /// This program has not called `offloop::init()`, so its copies could not act as workers.
@@ -352,19 +296,29 @@ pub enum BuildError {
          (in tests: `offloop::init_tests!();` once in the test crate)"
     )]
     NotInitialised,
-    /// The system refused to start a thread or to open what a pool needs.
+    /// The system refused to start a thread or to open a file that the pool needs.
     #[error("{what}: {source}")]
     System {
-        /// What was attempted.
+        /// The operation that failed.
         what: &'static str,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
 }
 
-/// As it is displayed: `unwrap` and a `main` that returns it show what to do about it.
+/// Formats the error as `Display` does, so that `unwrap` and a `main` that returns it show what to do.
 impl fmt::Debug for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
+
+/// The error of [`check_cancelled`](crate::job::check_cancelled): the running job should stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the job was asked to stop")]
+pub struct Cancelled;
+
+/// The error of `job::emit`: an item was not sent. The text says why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the item was not sent: {0}")]
+pub struct NotSent(pub(crate) String);

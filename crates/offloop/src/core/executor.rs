@@ -1,13 +1,14 @@
-//! Where work goes: the trait that an executor of your own implements, and what makes work fit it.
+//! The trait that an executor implements, and the rules for which work it accepts.
 
 use std::sync::Arc;
 
-use crate::core::cell::Cell;
-use crate::core::error::{ErrorKind, Rejected};
-use crate::core::handle::Handle;
-use crate::core::job::{Job, Options, Prepared};
-use crate::core::work::Work;
-use crate::metrics::stats::NoBooks;
+use super::cell::Cell;
+use super::error::{ErrorKind, Rejected};
+use super::handle::Handle;
+use super::job::Job;
+use super::observer::Unobserved;
+use super::options::{Options, Prepared};
+use super::work::Work;
 
 /// Runs jobs: the one trait to implement for an executor of your own.
 ///
@@ -31,8 +32,8 @@ use crate::metrics::stats::NoBooks;
 ///
 /// # Contract
 ///
-/// An executor that returns `Ok` has taken the job over: it runs it, or drops it, which cancels the handle.
-/// `execute` should return soon, as it is called on the event loop. A job that can't be taken goes back in
+/// An executor that returns `Ok` has taken the job over. It runs the job, or drops it, which cancels the handle.
+/// `execute` should return soon, since it is called on the event loop. A job that cannot be taken goes back in
 /// [`Rejected`], with the reason.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not run closures or plain functions",
@@ -41,7 +42,7 @@ use crate::metrics::stats::NoBooks;
     note = "an executor of your own implements `offloop::Executor`"
 )]
 pub trait Executor {
-    /// Takes `job` over, or hands it back.
+    /// Takes `job` over, or hands it back with the reason.
     fn execute(&self, job: Job) -> Result<(), Rejected<Job>>;
 }
 
@@ -63,7 +64,7 @@ impl<E: Executor + ?Sized> Executor for Arc<E> {
     }
 }
 
-/// Says that work of type `W` may be given to this executor.
+/// Marks an executor that runs work of type `W`.
 ///
 /// Implemented for every [`Executor`] with every [`Work`], for a [`ProcessPool`](crate::ProcessPool) with
 /// calls of tasks, for a [`StatePool`](crate::StatePool) with closures over its state; each of them also
@@ -74,14 +75,14 @@ impl<E: Executor + ?Sized> Executor for Arc<E> {
     note = "a process pool runs calls of tasks: mark the function `#[offloop::task]` and pass `f.with(args)`"
 )]
 pub trait Accepts<W> {
-    /// What the work computes.
+    /// The type that the work computes.
     type Output: Send + 'static;
 
-    /// Submits; a rejection becomes the handle's error.
+    /// Submits the work. A rejection becomes the handle's error.
     #[doc(hidden)]
     fn place(&self, work: W, options: Options) -> Handle<Self::Output>;
 
-    /// Submits, or gives the work back.
+    /// Submits the work, or gives it back.
     #[doc(hidden)]
     fn try_place(&self, work: W, options: Options) -> Result<Handle<Self::Output>, Rejected<W>>;
 }
@@ -92,7 +93,7 @@ impl<E: Executor + ?Sized, W: Work> Accepts<W> for E {
     fn place(&self, work: W, options: Options) -> Handle<W::Output> {
         let (cell, refused) = launch(self, work, options);
         if let Some(kind) = refused {
-            cell.finish(Err(kind), &NoBooks);
+            cell.finish(Err(kind), &Unobserved);
         }
         Handle::new(cell)
     }
@@ -102,7 +103,7 @@ impl<E: Executor + ?Sized, W: Work> Accepts<W> for E {
         let (cell, refused) = launch(self, work, options);
         match refused.map(|kind| (kind, cell.reclaim())) {
             Some((kind, Some(work))) => Err(Rejected::new(work, kind)),
-            // Refused, and yet it has run or ended: its handle knows how.
+            // It was refused, and yet it has run or ended. Its handle has the result.
             _ => Ok(Handle::new(cell)),
         }
     }
@@ -117,8 +118,8 @@ fn launch<E: Executor + ?Sized, W: Work>(executor: &E, work: W, mut options: Opt
     let cell = Cell::new(work, options);
     let refused = executor.execute(Job::new(cell.clone())).err().map(|rejected| {
         let (job, kind) = rejected.into_parts();
-        // The cell decides what becomes of the work; a job that is dropped would cancel it.
-        drop(job.into_cell());
+        // The caller decides what becomes of the work. A job that is dropped whole would cancel it.
+        drop(job.into_runnable());
         kind
     });
     (cell, refused)
@@ -140,7 +141,7 @@ impl<E: Accepts<W> + ?Sized, W> Accepts<Prepared<W>> for E {
     }
 }
 
-/// Runs each job at once, on the thread that submits it. For tests, and for work that turned out to be cheap.
+/// An executor that runs each job at once, on the thread that submits it. For tests and for cheap work.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Inline;
 

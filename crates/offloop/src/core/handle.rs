@@ -7,33 +7,34 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use super::cell::{Cell, Completion};
+use super::compensation::Compensation;
+use super::error::{Error, ErrorKind};
+use super::header::{Expected, Header};
+use super::id::{JobId, JobState};
+use super::options::Options;
+use super::runnable::AbortIf;
+use super::spin;
 use crate::base::sync::{park_timeout, thread};
-use crate::core::cell::{Cell, Outcome};
-use crate::core::compensation::Compensation;
-use crate::core::error::{Error, ErrorKind};
-#[cfg(feature = "process")]
-use crate::core::job::Expected;
-use crate::core::job::{JobId, JobState, Options};
-use crate::core::spin;
 
-/// A job's result to come: a future, on any runtime or none.
+/// The future of a job's result, on any runtime or none.
 ///
-/// **Dropping the handle cancels the job**: queued, it is removed for certain; running in a thread, its
-/// token turns and the function goes on until it returns; running in a process, it is killed. Call
-/// [`detach`](Self::detach) to let it go on.
+/// **Dropping the handle cancels the job.** A queued job is removed for certain. A job that runs in a thread is asked to
+/// stop, and its function goes on until it returns. A job that runs in a process is killed. Call
+/// [`detach`](Self::detach) to let the job go on.
 #[must_use = "dropping a handle cancels its job; await it, wait for it, or call `detach`"]
 pub struct Handle<T> {
     /// `None` once the result was taken or the job was detached.
-    outcome: Option<Arc<dyn Outcome<T>>>,
-    /// It was polled before.
+    completion: Option<Arc<dyn Completion<T>>>,
+    /// Set by the first poll: only that one spins.
     polled: bool,
-    /// A stand-in for the worker thread that polled this handle in vain.
+    /// The stand-in for the worker thread that polled this handle in vain.
     compensation: Option<Compensation>,
 }
 
 impl<T: Send + 'static> Handle<T> {
     pub(crate) fn new<W: Send + 'static>(cell: Arc<Cell<W, T>>) -> Self {
-        Self { outcome: Some(cell), polled: false, compensation: None }
+        Self { completion: Some(cell), polled: false, compensation: None }
     }
 
     pub(crate) fn failed(options: Options, kind: ErrorKind) -> Self {
@@ -42,103 +43,99 @@ impl<T: Send + 'static> Handle<T> {
 }
 
 impl<T> Handle<T> {
-    fn outcome(&self) -> &Arc<dyn Outcome<T>> {
-        self.outcome.as_ref().expect("a handle was used after it had given its result")
+    fn completion(&self) -> &Arc<dyn Completion<T>> {
+        self.completion.as_ref().expect("a handle was used after it had given its result")
     }
 
-    /// The job's identity.
+    fn header(&self) -> &Header {
+        self.completion().header()
+    }
+
+    /// Returns the job's identity.
     pub fn id(&self) -> JobId {
-        self.outcome().core().id
+        self.header().id
     }
 
-    /// The job's name: the one given, else the function's path.
+    /// Returns the job's name: the one given, else the function's path.
     pub fn name(&self) -> &str {
-        &self.outcome().core().options.name
+        &self.header().options.name
     }
 
-    /// Where the job stands at this moment.
+    /// Returns the job's state at this moment.
     pub fn state(&self) -> JobState {
-        self.outcome.as_ref().map_or(JobState::Ended, |outcome| outcome.core().state())
+        self.completion.as_ref().map_or(JobState::Ended, |completion| completion.header().state())
     }
 
-    /// Whether this process is a fork of the one that has submitted the job, which will never end here.
-    pub fn is_forked(&self) -> bool {
-        self.outcome.as_ref().is_some_and(|outcome| outcome.core().born.is_past())
+    /// Returns whether this process was forked from the one that submitted the job. In here the job never ends.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.completion.as_ref().is_some_and(|completion| completion.header().born.is_past())
     }
 
-    /// Ends the job now with [`ErrorKind::Cancelled`], unless it has ended; says whether it did.
+    /// Returns the job, unless its result was taken or this is a forked child.
+    fn live(&self) -> Option<&Arc<dyn Completion<T>>> {
+        self.completion.as_ref().filter(|completion| !completion.header().born.is_past())
+    }
+
+    /// Ends the job now with [`ErrorKind::Cancelled`]. Returns whether it did; the job may have ended before.
     ///
-    /// Queued work is removed for certain and never runs. Running work in a thread is asked to stop through
-    /// [`job::is_cancelled`](crate::job::is_cancelled), and what it gave [`job::on_cancel`](crate::job::on_cancel) is
-    /// called on another thread; its thread is free when the function returns, and what it returns is dropped.
-    /// Running work in a process is killed. Does not block.
+    /// A queued job is removed for certain and never runs. A job that runs in a thread is asked to stop through
+    /// [`job::is_cancelled`](crate::job::is_cancelled), and its [`job::on_cancel`](crate::job::on_cancel) callbacks run on
+    /// another thread. Its own thread is free when the function returns, and what it returns is dropped. A job that runs
+    /// in a process is killed. Does not block.
     pub fn cancel(&self) -> bool {
-        match &self.outcome {
-            Some(outcome) if !outcome.core().born.is_past() => outcome.end_early(ErrorKind::Cancelled),
-            _ => false,
-        }
+        self.live().is_some_and(|completion| completion.abort(ErrorKind::Cancelled, AbortIf::Live))
     }
 
-    /// Ends the job like [`cancel`](Self::cancel), but only if no worker has begun with it; says whether it did.
-    pub fn cancel_queued(&self) -> bool {
-        match &self.outcome {
-            Some(outcome) if !outcome.core().born.is_past() => outcome.end_unstarted(),
-            _ => false,
-        }
+    /// Ends the job like [`cancel`](Self::cancel), but only if no worker has begun with it. Returns whether it did.
+    pub(crate) fn cancel_queued(&self) -> bool {
+        self.live().is_some_and(|completion| completion.abort(ErrorKind::Cancelled, AbortIf::Pending))
     }
 
-    /// Has `waker` woken when the job ends, and perhaps before, once; `true` if it has ended. Does not block. For
-    /// loops that don't poll: they ask for the [`try_result`](Self::try_result) then, and call this again if there
-    /// is none.
-    pub fn on_end(&mut self, waker: &Waker) -> bool {
-        let outcome = self.outcome();
-        outcome.core().born.is_past() || outcome.subscribe(waker)
+    /// Registers `waker` to be woken once, when the job ends or earlier. Returns true if the job has ended.
+    pub(crate) fn on_end(&mut self, waker: &Waker) -> bool {
+        let completion = self.completion();
+        completion.header().born.is_past() || completion.subscribe(waker)
     }
 
-    /// The result, if the job has ended. Does not block.
-    ///
-    /// # Panics
-    ///
-    /// If the handle has given its result already.
-    pub fn try_result(&mut self) -> Option<Result<T, Error>> {
-        let outcome = self.outcome();
-        let result = if outcome.core().born.is_past() {
-            Some(Err(Error::new(outcome.core(), ErrorKind::Forked)))
+    /// Takes the result, if the job has ended. Panics if it was taken before.
+    pub(crate) fn try_result(&mut self) -> Option<Result<T, Error>> {
+        let completion = self.completion();
+        let header = completion.header();
+        let result = if header.born.is_past() {
+            Some(Err(header.error(ErrorKind::Forked)))
         } else {
-            outcome.take()
+            completion.take()
         };
         if result.is_some() {
-            self.outcome = None;
+            self.completion = None;
         }
         result
     }
 
-    /// Gives the job until `limit` from now, waiting and running together. After that it ends with
-    /// [`ErrorKind::QueueDeadline`] or [`ErrorKind::RunDeadline`], with the effects of [`cancel`](Self::cancel).
+    /// Limits the time until the job's end, from now, waiting and running together. When it has passed, the job ends
+    /// with [`ErrorKind::QueueTimeout`] or [`ErrorKind::RunTimeout`], with the effects of [`cancel`](Self::cancel).
     pub fn timeout(self, limit: Duration) -> Self {
-        match &self.outcome {
-            Some(outcome) if !outcome.core().born.is_past() => Arc::clone(outcome).limit(limit),
-            _ => {}
+        if let Some(completion) = self.live() {
+            Arc::clone(completion).limit(limit);
         }
         self
     }
 
-    /// Lets the job go on without anybody waiting for it. Its result is dropped; so is its error.
+    /// Lets the job go on without its caller. Its result or its error is dropped.
     pub fn detach(mut self) {
-        self.outcome = None;
+        self.completion = None;
     }
 
-    /// Blocks this thread until the job has ended.
+    /// Blocks this thread until the job has ended. Returns its result.
     ///
-    /// Not for an event loop's thread: `.await` there. In a job, the worker thread is stood in for while it
-    /// waits, so a job may wait for another of its own pool.
+    /// Not for an event loop's thread: use `.await` there. In a job, another thread stands in for the worker thread
+    /// while it waits, so a job may wait for another job of its own pool.
     pub fn wait(mut self) -> Result<T, Error> {
-        #[cfg(feature = "process")]
-        self.linger();
+        self.spin_for_process();
         block_on(&mut self)
     }
 
-    /// Blocks this thread until the job has ended, at most for `limit`; `None` if it goes on.
+    /// Blocks this thread until the job has ended, for at most `limit`. Returns `None` if the job goes on.
     ///
     /// # Panics
     ///
@@ -149,24 +146,26 @@ impl<T> Handle<T> {
         result
     }
 
-    /// Looks out for the result of another process before it is slept for.
-    #[cfg(feature = "process")]
-    fn linger(&mut self) {
-        let outcome = self.outcome();
-        let is_elsewhere = matches!(outcome.core().expected(), Expected::FromProcess | Expected::FromSleeper);
-        if is_elsewhere && !outcome.core().born.is_past() {
-            spin::WAIT.linger(outcome.core(), |spinning, sleeping| outcome.attend(spinning, sleeping));
+    /// Waits a moment for the result of another process before this thread goes to sleep for it.
+    fn spin_for_process(&mut self) {
+        let completion = self.completion();
+        let header = completion.header();
+        let is_elsewhere = matches!(header.expected(), Expected::FromProcess | Expected::FromSleeper);
+        if is_elsewhere && !header.born.is_past() {
+            spin::BLOCK.wait(header, |spinning, sleeping| completion.spin_for_end(spinning, sleeping));
             self.polled = true;
         }
     }
 
-    /// Resolves when the job has room in its executor's queue, or has ended: the backpressure for those
-    /// who submit and [`detach`](Self::detach). With any policy but `OnFull::Wait` that is at once.
+    /// Resolves when the job has room in its executor's queue or has ended. With any policy but `OnFull::Wait` that is
+    /// at once.
+    ///
+    /// This is the backpressure for callers that submit and [`detach`](Self::detach).
     pub async fn accepted(&mut self) {
         std::future::poll_fn(|cx| self.poll_accepted(cx)).await;
     }
 
-    /// [`accepted`](Self::accepted), blocking.
+    /// Does the same as [`accepted`](Self::accepted), blocking this thread.
     pub fn wait_accepted(&mut self) {
         let accepted = std::pin::pin!(std::future::poll_fn(|cx| self.poll_accepted(cx)));
         block_on(accepted);
@@ -174,16 +173,13 @@ impl<T> Handle<T> {
     }
 
     fn poll_accepted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(outcome) = &self.outcome else { return Poll::Ready(()) };
-        if outcome.core().born.is_past() {
-            return Poll::Ready(());
-        }
-        let poll = outcome.poll_accepted(cx);
+        let Some(completion) = self.live() else { return Poll::Ready(()) };
+        let poll = completion.poll_accepted(cx);
         self.compensate_while(poll.is_pending());
         poll
     }
 
-    /// Says that the thread that polled in vain goes on, so that nobody needs to stand in for it.
+    /// Ends the compensation: the thread that polled in vain goes on, so it needs no stand-in.
     pub(crate) fn release_stand_in(&mut self) {
         self.compensation = None;
     }
@@ -203,17 +199,18 @@ impl<T> Future for Handle<T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let is_first = !std::mem::replace(&mut this.polled, true);
-        let outcome = this.outcome();
-        let poll = if outcome.core().born.is_past() {
-            Poll::Ready(Err(Error::new(outcome.core(), ErrorKind::Forked)))
+        let completion = this.completion();
+        let header = completion.header();
+        let poll = if header.born.is_past() {
+            Poll::Ready(Err(header.error(ErrorKind::Forked)))
         } else {
             if is_first {
-                spin::POLL.linger(outcome.core(), |spinning, sleeping| outcome.attend(spinning, sleeping));
+                spin::POLL.wait(header, |spinning, sleeping| completion.spin_for_end(spinning, sleeping));
             }
-            outcome.poll(cx)
+            completion.poll(cx)
         };
         if poll.is_ready() {
-            this.outcome = None;
+            this.completion = None;
         }
         this.compensate_while(poll.is_pending());
         poll
@@ -231,7 +228,7 @@ impl<T> Drop for Handle<T> {
 
 impl<T> fmt::Debug for Handle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let id = self.outcome.as_ref().map(|outcome| outcome.core().id);
+        let id = self.completion.as_ref().map(|completion| completion.header().id);
         f.debug_struct("Handle").field("job", &id).field("state", &self.state()).finish_non_exhaustive()
     }
 }
@@ -248,7 +245,7 @@ impl Wake for Unpark {
     }
 }
 
-/// Drives `future` on this thread, parking it between polls.
+/// Drives `future` to its end on this thread, which parks between polls.
 pub(crate) fn block_on<F: Future + Unpin>(future: F) -> F::Output {
     drive(future, || {
         thread::park();
@@ -257,7 +254,7 @@ pub(crate) fn block_on<F: Future + Unpin>(future: F) -> F::Output {
     .unwrap_or_else(|| unreachable!("it parks until the future is ready"))
 }
 
-/// The same for at most `limit`; `None` if that passes first.
+/// Does the same for at most `limit`. Returns `None` if that passes first.
 fn block_on_for<F: Future + Unpin>(future: F, limit: Duration) -> Option<F::Output> {
     let Some(deadline) = Instant::now().checked_add(limit) else { return Some(block_on(future)) };
     drive(future, || {
@@ -267,7 +264,7 @@ fn block_on_for<F: Future + Unpin>(future: F, limit: Duration) -> Option<F::Outp
     })
 }
 
-/// Polls `future` whenever `park` returns, until it is ready or `park` says that time is up.
+/// Polls `future` whenever `park` returns, until the future is ready or `park` returns false.
 fn drive<F: Future + Unpin>(mut future: F, mut park: impl FnMut() -> bool) -> Option<F::Output> {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut cx = Context::from_waker(&waker);

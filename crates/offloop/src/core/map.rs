@@ -1,4 +1,4 @@
-//! Many jobs as a stream: lazily submitted, a bounded number at a time.
+//! A stream of results of many jobs, which are submitted lazily, a bounded number at a time.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -8,63 +8,63 @@ use std::task::{Context, Poll};
 
 use futures_core::Stream;
 
-use crate::core::error::Error;
-use crate::core::executor::Accepts;
-use crate::core::handle::{Handle, block_on};
-use crate::core::job::Options;
+use super::error::Error;
+use super::executor::Accepts;
+use super::handle::{Handle, block_on};
+use super::options::Options;
 
-/// Submits each piece of work to `executor` as the stream is read: results in order, unless
-/// [`unordered`](Map::unordered).
+/// Submits each piece of work to `executor` as the stream is read. Results come in order, unless the stream is
+/// [`unordered`](MapStream::unordered).
 ///
 /// For a process pool: `offloop::map(pool.clone(), numbers.map(|n| sum.with(n)))`.
 #[track_caller]
-pub fn map<E, I>(executor: E, work: I) -> Map<I::IntoIter, E::Output>
+pub fn map<E, I>(executor: E, work: I) -> MapStream<I::IntoIter, E::Output>
 where
     I: IntoIterator,
     E: Accepts<I::Item> + Send + 'static,
 {
     let options = Options::new();
-    Map::new(work.into_iter(), move |work| executor.place(work, options.clone()))
+    MapStream::new(work.into_iter(), move |work| executor.place(work, options.clone()))
 }
 
-/// A stream of results, made by [`map`] or [`ThreadPool::map`](crate::ThreadPool::map).
+/// A stream of results, made by [`map`](crate::map) or by a pool's `map`.
 ///
-/// It holds at most [`window`](Self::window) jobs at a time, finished but unread ones included, so an endless
+/// It holds at most [`buffersize`](Self::buffersize) jobs at a time, finished but unread ones included, so an endless
 /// iterator and a slow reader are fine. Dropping it cancels the jobs under way. One job's error is one item;
 /// the others go on.
 #[must_use = "a map submits nothing until it is read"]
-pub struct Map<I: Iterator, T> {
+pub struct MapStream<I: Iterator, T> {
     items: std::iter::Fuse<I>,
     submit: Box<dyn FnMut(I::Item) -> Handle<T> + Send>,
-    window: usize,
+    buffersize: usize,
     ordered: bool,
     under_way: VecDeque<Handle<T>>,
 }
 
-impl<I: Iterator, T> Map<I, T> {
+impl<I: Iterator, T> MapStream<I, T> {
     pub(crate) fn new(items: I, submit: impl FnMut(I::Item) -> Handle<T> + Send + 'static) -> Self {
         Self {
             items: items.fuse(),
             submit: Box::new(submit),
-            window: 2 * crate::base::sync::cores(),
+            buffersize: 2 * crate::base::sync::cores(),
             ordered: true,
             under_way: VecDeque::new(),
         }
     }
 
-    /// How many jobs there may be at a time; at least 1. Default: twice the cores.
-    pub fn window(mut self, jobs: usize) -> Self {
-        self.window = jobs.max(1);
+    /// Sets the number of jobs that there may be at a time; at least 1. Default: twice the number of cores.
+    pub fn buffersize(mut self, jobs: usize) -> Self {
+        self.buffersize = jobs.max(1);
         self
     }
 
-    /// Yields results as the jobs end, instead of in order.
+    /// Makes the stream yield results as the jobs end, instead of in order.
     pub fn unordered(mut self) -> Self {
         self.ordered = false;
         self
     }
 
-    /// The next result, blocking this thread. `None` after the last.
+    /// Returns the next result, blocking this thread. Returns `None` after the last.
     pub fn wait_next(&mut self) -> Option<Result<T, Error>> {
         let next = std::pin::pin!(std::future::poll_fn(|cx| self.poll(cx)));
         let next = block_on(next);
@@ -73,7 +73,7 @@ impl<I: Iterator, T> Map<I, T> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Error>>> {
-        while self.under_way.len() < self.window {
+        while self.under_way.len() < self.buffersize {
             let Some(item) = self.items.next() else { break };
             self.under_way.push_back((self.submit)(item));
         }
@@ -92,9 +92,9 @@ impl<I: Iterator, T> Map<I, T> {
 }
 
 // Nothing in it is pinned: iterators and handles are moved and called through plain references.
-impl<I: Iterator, T> Unpin for Map<I, T> {}
+impl<I: Iterator, T> Unpin for MapStream<I, T> {}
 
-impl<I: Iterator, T> Stream for Map<I, T> {
+impl<I: Iterator, T> Stream for MapStream<I, T> {
     type Item = Result<T, Error>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -108,10 +108,10 @@ impl<I: Iterator, T> Stream for Map<I, T> {
     }
 }
 
-impl<I: Iterator, T> fmt::Debug for Map<I, T> {
+impl<I: Iterator, T> fmt::Debug for MapStream<I, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Map")
-            .field("window", &self.window)
+        f.debug_struct("MapStream")
+            .field("buffersize", &self.buffersize)
             .field("ordered", &self.ordered)
             .field("under_way", &self.under_way.len())
             .finish_non_exhaustive()

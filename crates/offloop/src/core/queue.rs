@@ -1,15 +1,18 @@
-//! A queue by priority, first come first served within one, from whose middle a job can be removed.
+//! A queue by priority, first come, first served within one priority. Jobs can be removed from its middle.
 
 use std::collections::VecDeque;
 
-/// Each priority has its own line. A removed entry leaves a hole; holes at the front of a line go at once, so
-/// a front is always an entry, and the others go when they outnumber the entries, so that a line whose jobs are
-/// cancelled behind a stuck one stays bounded. Every operation is amortised constant for a given set of
-/// priorities, but for a removal's binary search.
+/// A queue with one line per priority.
+///
+/// A removed entry leaves a hole. Holes at the front of a line are dropped at once, so the front is always an entry. The
+/// others are dropped when they outnumber the entries, so a line whose jobs are cancelled behind a stuck one stays
+/// bounded. For a given set of priorities every operation takes amortised constant time, except the binary search of a
+/// removal.
 #[derive(Debug)]
 pub(crate) struct Queue<J> {
-    /// Sorted by priority, highest first. A line that ran empty stays for its next job.
+    /// Sorted by priority, highest first. An empty line is kept for its next job.
     lines: Vec<Line<J>>,
+    /// Counts the entries of all lines, without holes.
     len: usize,
 }
 
@@ -17,12 +20,12 @@ pub(crate) struct Queue<J> {
 struct Line<J> {
     priority: i8,
     next_ticket: u64,
-    /// Entries and holes with their tickets, in the order of these.
+    /// Entries and holes with their tickets, in the order of the tickets.
     entries: VecDeque<(u64, Option<J>)>,
     holes: usize,
 }
 
-/// So many holes may always stay, beside as many as there are entries.
+/// The number of holes that may always stay, in addition to one per entry.
 const SPARE_HOLES: usize = 64;
 
 impl<J> Line<J> {
@@ -53,12 +56,12 @@ impl<J> Queue<J> {
         self.len
     }
 
-    /// The ticket that the next entry of this priority will have.
+    /// Returns the ticket that the next entry of this priority will have.
     pub(crate) fn next_ticket(&mut self, priority: i8) -> u64 {
         self.line(priority).next_ticket
     }
 
-    /// Appends. The entry's ticket, for `remove`, is what `next_ticket` said.
+    /// Appends an entry. Its ticket, for `remove`, is what `next_ticket` returned.
     pub(crate) fn push(&mut self, priority: i8, job: J) {
         let line = self.line(priority);
         line.entries.push_back((line.next_ticket, Some(job)));
@@ -66,8 +69,7 @@ impl<J> Queue<J> {
         self.len += 1;
     }
 
-    /// Inserts an entry that had this ticket before and was taken out.
-    #[cfg(any(feature = "process", all(test, not(shuttle))))]
+    /// Inserts an entry that was taken out, at the place of its former ticket.
     pub(crate) fn put_back(&mut self, priority: i8, ticket: u64, job: J) {
         let entries = &mut self.line(priority).entries;
         let at = entries.partition_point(|(other, _)| *other < ticket);
@@ -75,32 +77,31 @@ impl<J> Queue<J> {
         self.len += 1;
     }
 
-    /// The first entry of the highest priority.
+    /// Removes and returns the first entry of the highest priority.
     pub(crate) fn pop(&mut self) -> Option<J> {
         let job = self.lines.iter_mut().find_map(Line::pop);
         self.len -= usize::from(job.is_some());
         job
     }
 
-    /// What `pop` would give.
-    #[cfg(any(feature = "process", all(test, not(shuttle))))]
+    /// Returns the entry that `pop` would remove.
     pub(crate) fn peek(&self) -> Option<&J> {
         self.lines.iter().find_map(|line| line.entries.front()?.1.as_ref())
     }
 
-    /// The priority that `pop_oldest_lowest` would take from.
+    /// Returns the priority of the entry that `pop_oldest_lowest` would remove.
     pub(crate) fn lowest_priority(&self) -> Option<i8> {
         self.lines.iter().rev().find(|line| !line.entries.is_empty()).map(|line| line.priority)
     }
 
-    /// The first entry of the lowest priority: the one to shed.
+    /// Removes and returns the first entry of the lowest priority, which is the one to shed.
     pub(crate) fn pop_oldest_lowest(&mut self) -> Option<J> {
         let job = self.lines.iter_mut().rev().find_map(Line::pop);
         self.len -= usize::from(job.is_some());
         job
     }
 
-    /// Takes out the entry with this ticket, if it is here and `is_it`.
+    /// Removes and returns the entry with this ticket, if it is here and `is_it` confirms it.
     pub(crate) fn remove(&mut self, priority: i8, ticket: u64, is_it: impl FnOnce(&J) -> bool) -> Option<J> {
         let at = self.lines.iter().position(|line| line.priority == priority)?;
         let line = &mut self.lines[at];
@@ -112,7 +113,7 @@ impl<J> Queue<J> {
         Some(job)
     }
 
-    /// Gives unused memory back.
+    /// Releases unused memory.
     pub(crate) fn shrink(&mut self) {
         for line in &mut self.lines {
             line.entries.shrink_to(line.entries.len().max(64));

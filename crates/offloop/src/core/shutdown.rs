@@ -1,69 +1,74 @@
-//! What a shutdown reports.
+//! The report of a shutdown, and the thread that runs it.
 
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cell::Cell;
+use super::error::ErrorKind;
+use super::handle::Handle;
+use super::header::Header;
+use super::id::JobId;
+use super::observer::Unobserved;
+use super::options::Options;
 use crate::base::panic;
 use crate::base::sync::{Mutex, thread};
-use crate::core::cell::Cell;
-use crate::core::error::ErrorKind;
-use crate::core::handle::Handle;
-use crate::core::job::{Core, JobId, Options};
-use crate::metrics::stats::NoBooks;
 
-/// What became of the jobs that a pool had when its shutdown began.
+/// What happened to the jobs that a pool had when its shutdown began.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Report {
-    /// Jobs that came to their own end.
+pub struct ShutdownReport {
+    /// Counts the jobs that ended by themselves.
     pub drained: usize,
-    /// Jobs that were cancelled: removed from the queue, or asked to stop and stopped.
+    /// Counts the jobs that were removed from the queue, or that were asked to stop and stopped.
     pub cancelled: usize,
-    /// Jobs whose worker process was killed.
+    /// Counts the jobs whose worker process was killed.
     pub killed: usize,
-    /// Jobs that go on in spite of it all, in threads that cannot be stopped.
-    pub stuck: Vec<Stuck>,
+    /// Jobs that still run, in threads that cannot be stopped.
+    pub stuck: Vec<StuckJob>,
 }
 
 /// A job that did not stop when its pool was shut down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Stuck {
+pub struct StuckJob {
     /// The job.
     pub job: JobId,
     /// Its name: the one given, else the function's path.
     pub name: String,
-    /// The line that submitted it.
+    /// The line of code that submitted it.
     pub submitted_at: &'static Location<'static>,
-    /// The name of the thread that it holds.
+    /// The thread or process that runs it.
     pub worker: String,
-    /// How long it has been running.
+    /// The time since it began to run.
     pub running_for: Duration,
 }
 
-impl Stuck {
-    pub(crate) fn new(core: &Core, worker: String, running_for: Duration) -> Self {
+impl StuckJob {
+    pub(crate) fn new(header: &Header, worker: String, running_for: Duration) -> Self {
         Self {
-            job: core.id,
-            name: core.options.name.clone().into_owned(),
-            submitted_at: core.options.place,
+            job: header.id,
+            name: header.options.name.clone().into_owned(),
+            submitted_at: header.options.submitted_at,
             worker,
             running_for,
         }
     }
 }
 
-/// Runs a shutdown beside its caller, or on its thread where no other can be had. It goes on even if the handle
-/// is dropped: only its report is lost.
-pub(crate) fn supervise(shut_down: impl FnOnce() -> Report + Send + 'static) -> Handle<Report> {
+/// Runs a shutdown on a thread of its own, or on the caller's thread if the system refuses one.
+///
+/// The shutdown goes on even if the handle is dropped. Only its report is lost then.
+pub(crate) fn run_in_background(
+    shut_down: impl FnOnce() -> ShutdownReport + Send + 'static,
+) -> Handle<ShutdownReport> {
     let options = Options { name: "shutdown".into(), ..Options::new() };
-    let cell: Arc<Cell<(), Report>> = Cell::new((), options);
+    let cell: Arc<Cell<(), ShutdownReport>> = Cell::new((), options);
     let handle = Handle::new(Arc::clone(&cell));
-    // Where the thread does not start, what it was to run is still wanted.
+    // If the thread does not start, this thread runs the closure.
     let work = Arc::new(Mutex::new(Some(move || {
-        cell.start();
-        cell.finish(panic::catch(shut_down).map_err(ErrorKind::Panicked), &NoBooks);
+        let _ = cell.start();
+        cell.finish(panic::catch(shut_down).map_err(ErrorKind::Panicked), &Unobserved);
     })));
     let on_thread = Arc::clone(&work);
     let thread = thread::Builder::new().name("offloop-shutdown".into());

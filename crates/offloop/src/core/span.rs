@@ -1,14 +1,14 @@
-//! The `tracing` span of a job, within its submitter's; nothing without the feature.
+//! The `tracing` span of a job, within its submitter's span. Empty without the feature.
 
 use std::time::Duration;
 
-use crate::core::job::JobId;
-use crate::metrics::Outcome;
+use super::id::JobId;
+use super::outcome::Outcome;
 
 /// The span of a job. Its methods call foreign code, so no lock is held then.
 #[derive(Debug)]
 pub(crate) struct JobSpan {
-    /// If nobody wants spans of jobs, it is that of the submitter.
+    /// The job's span; or the submitter's, if no subscriber is interested in spans of jobs.
     #[cfg(feature = "tracing")]
     span: tracing::Span,
     #[cfg(feature = "tracing")]
@@ -33,26 +33,25 @@ impl JobSpan {
         Self { span: if is_own { span } else { tracing::Span::current() }, is_own }
     }
 
-    /// Calls `body` within it.
+    /// Calls `body` within the span.
     pub(crate) fn within<R>(&self, body: impl FnOnce() -> R) -> R {
         self.span.in_scope(body)
     }
 
-    /// Has it tell the name of the span in the process that has submitted the job.
-    #[cfg(feature = "process")]
-    pub(crate) fn tell_parent(&self, name: &str) {
+    /// Records the name of the submitter's span, which is in another process.
+    pub(crate) fn record_parent(&self, name: &str) {
         self.record("parent", name);
     }
 
-    /// Has it tell how long the job waited and ran.
-    pub(crate) fn tell_times(&self, waited: Duration, ran: Duration) {
+    /// Records how long the job waited and ran.
+    pub(crate) fn record_times(&self, waited: Duration, ran: Duration) {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.record("queue_wait_us", micros(waited));
         self.record("run_us", micros(ran));
     }
 
-    /// Has it tell how the job has ended.
-    pub(crate) fn tell_end(&self, outcome: Outcome) {
+    /// Records how the job has ended.
+    pub(crate) fn record_outcome(&self, outcome: Outcome) {
         self.record("outcome", outcome.as_str());
     }
 
@@ -64,7 +63,7 @@ impl JobSpan {
 }
 
 #[cfg(not(feature = "tracing"))]
-#[allow(clippy::unused_self, reason = "as those with the feature")]
+#[allow(clippy::unused_self, reason = "the signatures are those with the feature")]
 impl JobSpan {
     pub(crate) fn new(_: JobId, _: &str) -> Self {
         Self {}
@@ -74,10 +73,9 @@ impl JobSpan {
         body()
     }
 
-    #[cfg(feature = "process")]
-    pub(crate) fn tell_parent(&self, _: &str) {}
+    pub(crate) fn record_parent(&self, _: &str) {}
 
-    pub(crate) fn tell_times(&self, _: Duration, _: Duration) {}
+    pub(crate) fn record_times(&self, _: Duration, _: Duration) {}
 
-    pub(crate) fn tell_end(&self, _: Outcome) {}
+    pub(crate) fn record_outcome(&self, _: Outcome) {}
 }

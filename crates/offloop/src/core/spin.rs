@@ -1,111 +1,129 @@
-//! A short wait that spares a long one: to sleep until a job ends, and to be woken, costs more than a short job.
+//! Short waits that spare long ones: to sleep until something happens, and to be woken, costs more than a short job.
 //!
-//! When a job is submitted while a worker looks out for one, it is taken up at once, on another core. If it is
-//! short, it has ended before its caller could have gone to sleep. So the first poll of such a job lingers for a
-//! moment, for less time than sleeping would take, and a caller that blocks anyway lingers longer; but only as long
-//! as that pays, which is learned as it goes: on a machine whose cores are all busy, or with longer jobs, it is soon
-//! given up and only tried now and then.
+//! When a job is submitted while a worker spins for one, it is taken up at once, on another core. If it is short, it has
+//! ended before its caller could have gone to sleep. So the first poll of such a job spins for a moment, for less time
+//! than sleeping would take, and a caller that blocks anyway spins longer. It does so only as long as that pays, which
+//! [`AdaptiveSpin`] learns: on a machine whose cores are all busy, or with longer jobs, spinning is soon given up and only
+//! tried now and then.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::core::job::{Core, Expected, JobState};
+use super::header::{Expected, Header};
 
-/// Who lingers, for how long at most, and how well that has paid lately.
-pub(crate) struct Lingerer {
-    spinning: Duration,
-    spins: Attempts,
-    /// After that, for a job in another process.
-    sleeping: Duration,
-    sleeps: Attempts,
+/// Learns whether spinning pays.
+///
+/// After attempts in vain it is tried less and less often: whenever the number of attempts since the last that paid is a
+/// power of two, and at last once in `interval`.
+#[derive(Debug)]
+pub(crate) struct AdaptiveSpin {
+    /// Counts the attempts in vain since the last that paid, including those that were skipped. Threads that race here
+    /// only lose a count.
+    in_vain: AtomicU32,
+    interval: u32,
 }
 
-/// A poll: it spins for about what going to sleep and being woken cost a loop that need not wait. It sleeps for an
-/// answer that is expected within 100 µs; the limit is the most that a loop is held up by one that is late. (With a
-/// shorter one the sleeper's core wakes several times as slowly.)
-pub(crate) static POLL: Lingerer = Lingerer {
+impl AdaptiveSpin {
+    pub(crate) const fn new(interval: u32) -> Self {
+        Self { in_vain: AtomicU32::new(0), interval }
+    }
+
+    /// Returns whether to spin this time.
+    pub(crate) fn may_pay(&self) -> bool {
+        let in_vain = self.in_vain.load(Ordering::Relaxed);
+        in_vain.is_power_of_two() || in_vain % self.interval == 0
+    }
+
+    /// Records whether the wait ended while its thread was spinning, or would have.
+    pub(crate) fn learn(&self, paid: bool) {
+        let in_vain = self.in_vain.load(Ordering::Relaxed);
+        if !paid {
+            self.in_vain.store(in_vain.wrapping_add(1), Ordering::Relaxed);
+        } else if in_vain != 0 {
+            self.in_vain.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Passes a moment on the core. Does not yield it: a thread that computes there would keep it for milliseconds, while a
+/// thread that sleeps instead is woken in microseconds.
+pub(crate) fn pause() {
+    for _ in 0..8 {
+        std::hint::spin_loop();
+    }
+}
+
+/// One way of waiting for a job's end: how long it may take, and how well it has paid lately.
+pub(crate) struct SpinWait {
+    /// The longest time to spin.
+    spinning: Duration,
+    spins: AdaptiveSpin,
+    /// The longest time to sleep after that, for a job in another process.
+    sleeping: Duration,
+    sleeps: AdaptiveSpin,
+}
+
+const INTERVAL: u32 = 256;
+
+/// The wait of a poll.
+///
+/// It spins for about the time that going to sleep and being woken cost an event loop. It sleeps only for an answer that
+/// is expected within 100 µs, and the limit is the longest that a loop is held up by one that is late. (With a shorter
+/// limit the sleeper's core takes several times as long to wake.)
+pub(crate) static POLL: SpinWait = SpinWait {
     spinning: Duration::from_micros(3),
-    spins: Attempts::new(),
+    spins: AdaptiveSpin::new(INTERVAL),
     sleeping: Duration::from_millis(1),
-    sleeps: Attempts::new(),
+    sleeps: AdaptiveSpin::new(INTERVAL),
 };
 
-/// A caller that blocks anyway.
-#[cfg(feature = "process")]
-pub(crate) static WAIT: Lingerer = Lingerer {
+/// The wait of a caller that blocks anyway.
+pub(crate) static BLOCK: SpinWait = SpinWait {
     spinning: Duration::from_micros(20),
-    spins: Attempts::new(),
+    spins: AdaptiveSpin::new(INTERVAL),
     sleeping: Duration::from_millis(1),
-    sleeps: Attempts::new(),
+    sleeps: AdaptiveSpin::new(INTERVAL),
 };
 
-/// What came of lingering for a job in another process.
+/// The outcome of a short wait for a job in another process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(feature = "process"), allow(dead_code, reason = "only other processes are attended"))]
-pub(crate) enum Attended {
-    /// It ended while its caller was spinning.
+pub(crate) enum SpinOutcome {
+    /// The job ended while its caller was spinning.
     Spinning,
-    /// It ended while its caller was asleep.
+    /// The job ended while its caller was asleep.
     Sleeping,
-    /// It goes on.
+    /// The job has not ended.
     InVain,
 }
 
-impl Lingerer {
-    /// Waits a moment for `core`'s job to end, if that is likely. `attend` is how to wait for another process,
-    /// spinning and then sleeping.
-    pub(crate) fn linger(&self, core: &Core, attend: impl FnOnce(Duration, Duration) -> Attended) {
-        let expected = core.expected();
+impl SpinWait {
+    /// Waits a moment for the end of the job, if that is likely to come. `spin_for_end` waits for another process: it
+    /// spins for at most the first time and sleeps for at most the second.
+    pub(crate) fn wait(&self, header: &Header, spin_for_end: impl FnOnce(Duration, Duration) -> SpinOutcome) {
+        let expected = header.expected();
         if cfg!(shuttle) || expected == Expected::No {
             return;
         }
         let spins = expected != Expected::FromSleeper && self.spins.may_pay();
         let spinning = if spins { self.spinning } else { Duration::ZERO };
         if expected == Expected::FromThread {
-            let paid = !spinning.is_zero() && spin(core, Instant::now() + spinning);
+            let paid = !spinning.is_zero() && ends_by(header, Instant::now() + spinning);
             return self.spins.learn(paid);
         }
         let sleeping = if self.sleeps.may_pay() { self.sleeping } else { Duration::ZERO };
-        let attended = attend(spinning, sleeping);
+        let outcome = spin_for_end(spinning, sleeping);
         if expected != Expected::FromSleeper {
-            self.spins.learn(attended == Attended::Spinning);
+            self.spins.learn(outcome == SpinOutcome::Spinning);
         }
-        if attended != Attended::Spinning {
-            self.sleeps.learn(attended == Attended::Sleeping);
-        }
-    }
-}
-
-/// Counts the vain attempts since the last that paid, those that were not made included.
-struct Attempts(AtomicU32);
-
-/// After vain attempts it is tried less and less often: at every power of two, and at last once in so many.
-const SELDOM: u32 = 256;
-
-impl Attempts {
-    const fn new() -> Self {
-        Self(AtomicU32::new(0))
-    }
-
-    fn may_pay(&self) -> bool {
-        let vain = self.0.load(Ordering::Relaxed);
-        vain.is_power_of_two() || vain % SELDOM == 0
-    }
-
-    /// Races only lose a count.
-    fn learn(&self, paid: bool) {
-        let vain = self.0.load(Ordering::Relaxed);
-        if !paid {
-            self.0.store(vain.wrapping_add(1), Ordering::Relaxed);
-        } else if vain != 0 {
-            self.0.store(0, Ordering::Relaxed);
+        if outcome != SpinOutcome::Spinning {
+            self.sleeps.learn(outcome == SpinOutcome::Sleeping);
         }
     }
 }
 
-/// Says whether the job ended in time.
-fn spin(core: &Core, deadline: Instant) -> bool {
-    while core.state() != JobState::Ended {
+/// Spins until the job has ended or the deadline has passed. Returns whether it has ended.
+fn ends_by(header: &Header, deadline: Instant) -> bool {
+    while !header.has_ended() {
         if Instant::now() >= deadline {
             return false;
         }

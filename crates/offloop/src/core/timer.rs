@@ -1,21 +1,32 @@
-//! One thread that ends jobs whose time is up. It starts with the first deadline and sleeps between them.
-//!
+//! The thread that ends jobs whose deadline has passed. It starts with the first deadline and sleeps between them.
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Weak;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::base::fork::PerProcess;
 use crate::base::panic;
 use crate::base::sync::{Condvar, Mutex, thread, wait_timeout};
-use crate::core::cell::Limit;
 
-/// What a timer calls when it is due.
+/// The limit of a job that a timer keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// The time that it may wait to start.
+    Queue(Duration),
+    /// The time that it may run.
+    Run(Duration),
+    /// The time for both together, counted from the call of `Handle::timeout`.
+    Total(Duration),
+}
+
+/// The target of a timer.
 pub(crate) trait Expire: Send + Sync {
+    /// Called on the timer thread when the limit has passed.
     fn expire(&self, limit: Limit);
 }
 
-/// Names a timer, to cancel it. Ordered by its deadline.
+/// Identifies a timer, to cancel it. Ordered by deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
     deadline: Instant,
@@ -36,7 +47,7 @@ struct Timers {
 /// The timers of one process.
 struct Clock {
     timers: Mutex<Timers>,
-    /// Signalled when a deadline comes before all others.
+    /// Signalled when a new deadline comes before all others.
     earlier: Condvar,
 }
 
@@ -48,14 +59,15 @@ impl Clock {
         }
     }
 
-    /// This process's clock.
+    /// Returns this process's clock.
     fn current() -> &'static Self {
         static CURRENT: PerProcess<Clock> = PerProcess::new();
         CURRENT.get(Self::new)
     }
 }
 
-/// Has `target` expire at `deadline`, unless cancelled before. Fails if the timer thread cannot be started.
+/// Sets a timer that expires `target` at `deadline`, unless it is cancelled before. Fails if the timer thread cannot be
+/// started.
 pub(crate) fn set(deadline: Instant, target: Weak<dyn Expire>, limit: Limit) -> io::Result<Key> {
     let clock = Clock::current();
     let mut timers = clock.timers.lock();
@@ -73,19 +85,19 @@ pub(crate) fn set(deadline: Instant, target: Weak<dyn Expire>, limit: Limit) -> 
     Ok(key)
 }
 
-/// Forgets timers, due or not.
+/// Removes timers, due or not.
 pub(crate) fn cancel(keys: &[Key]) {
     if !keys.is_empty() {
         let mut timers = Clock::current().timers.lock();
         let entries: Vec<_> = keys.iter().map(|key| timers.due.remove(key)).collect();
         drop(timers);
-        // A weak reference may be the last to hold a job's memory, so it is let go after the lock.
+        // A weak reference may be the last that keeps a job's memory, so it is dropped after the lock.
         drop(entries);
     }
 }
 
 impl Clock {
-    /// The life of the timer thread.
+    /// Runs the timer thread.
     fn run(&self) {
         let mut timers = self.timers.lock();
         loop {
@@ -96,8 +108,8 @@ impl Clock {
                     _ => {
                         let (_, entry) = timers.due.pop_first().expect("the first was just seen");
                         drop(timers);
-                        // This may drop the last of the job, and the user's destructors run in there: a panic
-                        // of theirs is not the end of all deadlines.
+                        // This may drop the job, which runs the user's destructors. A panic of theirs must not end
+                        // this thread, which keeps all other deadlines.
                         panic::drop_quietly(panic::catch(move || {
                             if let Some(target) = entry.target.upgrade() {
                                 target.expire(entry.limit);

@@ -1,22 +1,22 @@
-//! What can be submitted: closures, functions, calls of tasks.
+//! Work that can be submitted: closures, functions, calls of tasks.
 
 use std::borrow::Cow;
 
-use crate::core::error::ErrorKind;
+use super::error::ErrorKind;
 
 /// A piece of work that runs in this process: a closure or function without arguments that is
 /// `Send + 'static`, or a [`Call`](crate::Call) of a task.
 ///
-/// A closure that *returns a future* is work too, but its body does not run: the executor would only build
-/// the future. `rustc` warns of the unused future; await it on the loop, or call the blocking function.
+/// A closure that *returns a future* is work too, but the future's body does not run: the executor only builds the
+/// future. `rustc` warns of the unused future. Await it on the loop, or call the blocking function.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not work that an executor can run",
     label = "neither a closure without arguments nor a call of a task",
     note = "a function with arguments: `|| f(args)`, or mark it `#[offloop::task]` and pass `f.with(args)`",
-    note = "whatever it captures and returns must be `Send + 'static`"
+    note = "its captures and its result must be `Send + 'static`"
 )]
 pub trait Work: sealed::Sealed + Send + 'static {
-    /// What it computes.
+    /// The type that it computes.
     type Output: Send + 'static;
 
     #[doc(hidden)]

@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::base::clock::Usage;
 use crate::base::panic::{self, drop_quietly};
 use crate::base::sync::Mutex;
-use crate::core::job::{Core, take_description};
+use crate::core::current::take_description;
+use crate::core::header::Header;
 
 /// What a pool is for, and so what is out of place there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -127,11 +128,11 @@ impl Advisor {
     }
 
     /// A job has taken so long. No lock of a pool is held.
-    pub(crate) fn note(&self, core: &Core, took: Duration, usage: Usage) {
+    pub(crate) fn note(&self, header: &Header, took: Duration, usage: Usage) {
         if self.purpose != Purpose::Any {
             let described = take_description();
             let ran = took.saturating_sub(usage.run_delay);
-            self.note_task(described.as_deref().unwrap_or(&core.options.name), ran, usage.on_core);
+            self.note_task(described.as_deref().unwrap_or(&header.options.name), ran, usage.on_core);
         }
     }
 

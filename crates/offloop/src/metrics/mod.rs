@@ -35,78 +35,7 @@ pub use prometheus::prometheus;
 pub use publisher::Publisher;
 
 use crate::base::fork::PerProcess;
-use crate::core::error::ErrorKind;
-
-/// What became of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Outcome {
-    /// Its function has returned.
-    Completed,
-    /// It could not be started, or its arguments or result not be sent; or it has said itself that it
-    /// [failed](crate::job::mark_failed).
-    Failed,
-    /// Its function has panicked.
-    Panicked,
-    /// Its handle was cancelled or dropped, or its pool was shut down.
-    Cancelled,
-    /// It has waited for too long.
-    QueueDeadline,
-    /// It has run for too long.
-    RunDeadline,
-    /// The pool did not take it: it was full, or closed.
-    Rejected,
-    /// It had to make room for a newer one.
-    Shed,
-    /// Its worker process has died.
-    Crashed,
-}
-
-impl Outcome {
-    /// All of them.
-    pub const ALL: [Self; 9] = [
-        Self::Completed,
-        Self::Failed,
-        Self::Panicked,
-        Self::Cancelled,
-        Self::QueueDeadline,
-        Self::RunDeadline,
-        Self::Rejected,
-        Self::Shed,
-        Self::Crashed,
-    ];
-
-    /// As a word for labels, in lower case with underscores.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Panicked => "panicked",
-            Self::Cancelled => "cancelled",
-            Self::QueueDeadline => "queue_deadline",
-            Self::RunDeadline => "run_deadline",
-            Self::Rejected => "rejected",
-            Self::Shed => "shed",
-            Self::Crashed => "crashed",
-        }
-    }
-
-    pub(crate) fn of(error: &ErrorKind) -> Self {
-        match error {
-            ErrorKind::Panicked(_) => Self::Panicked,
-            ErrorKind::Cancelled => Self::Cancelled,
-            ErrorKind::QueueDeadline(_) => Self::QueueDeadline,
-            ErrorKind::RunDeadline(_) => Self::RunDeadline,
-            ErrorKind::Full { .. } | ErrorKind::Closed | ErrorKind::Rejected(_) | ErrorKind::Forked => {
-                Self::Rejected
-            }
-            ErrorKind::Shed => Self::Shed,
-            #[cfg(feature = "process")]
-            ErrorKind::WorkerDied(_) | ErrorKind::Broken(_) => Self::Crashed,
-            _ => Self::Failed,
-        }
-    }
-}
+pub use crate::core::outcome::Outcome;
 
 /// How many jobs have come to which end: `outcomes[Outcome::Completed]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

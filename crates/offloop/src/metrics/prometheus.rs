@@ -80,7 +80,7 @@ impl Page {
         self.each(
             "offloop_job_retries_total",
             "counter",
-            "Attempts that followed the death of a worker.",
+            "AdaptiveSpin that followed the death of a worker.",
             pools,
             |pool| (pool.kind == Kind::Processes).then_some(pool.retried),
         )?;

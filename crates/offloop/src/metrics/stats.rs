@@ -12,48 +12,16 @@ use super::{Outcome, Outcomes};
 #[cfg(feature = "process")]
 use crate::base::clock::Usage;
 use crate::base::clock::{CpuMeter, Moment};
-use crate::core::job::Core;
-
-/// Whether figures are kept. They always are, but for the bench that measures what they cost.
-pub(crate) const KEPT: bool = !cfg!(offloop_without_figures);
-
-/// Where an executor notes what becomes of its jobs. It is told before anybody else learns of a job's end; of an end
-/// that another hand has brought about, it hears as the job's [`Owner`](crate::cell::Owner).
-pub(crate) trait Books {
-    /// The job's function has returned.
-    fn returned(&self, _core: &Core) {}
-    /// The job ends, by the executor. Called under the job's lock.
-    fn ended(&self, outcome: Outcome);
-}
-
-/// Keeps none.
-pub(crate) struct NoBooks;
-
-impl Books for NoBooks {
-    fn ended(&self, _: Outcome) {}
-}
+use crate::core::header::Header;
+use crate::core::observer::Observer;
 
 /// Counts outcomes, for any thread.
 #[derive(Debug, Default)]
-pub(crate) struct Counts([AtomicU64; Outcome::ALL.len()]);
+pub(crate) struct OutcomeCounters([AtomicU64; Outcome::ALL.len()]);
 
-impl Counts {
+impl OutcomeCounters {
     pub(crate) fn count(&self, outcome: Outcome) {
         self.0[outcome as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts a job that another hand than its pool's has ended, of which the pool is told.
-    pub(crate) fn count_early(&self, core: &Core) {
-        if let Some(outcome) = core.early_end() {
-            self.count(outcome);
-        }
-    }
-
-    /// Counts a job that had ended before a pool had it, so that nobody has told the pool.
-    pub(crate) fn count_untold(&self, core: &Core) {
-        if let Some(outcome) = core.untold_end() {
-            self.count(outcome);
-        }
     }
 
     pub(crate) fn add_to(&self, outcomes: &mut Outcomes) {
@@ -63,7 +31,7 @@ impl Counts {
     }
 }
 
-impl Books for Counts {
+impl Observer for OutcomeCounters {
     fn ended(&self, outcome: Outcome) {
         self.count(outcome);
     }
@@ -71,31 +39,31 @@ impl Books for Counts {
 
 /// What one thread notes of the jobs that it runs. Only that thread writes; anybody may read.
 #[derive(Debug, Default)]
-pub(crate) struct Ledger {
-    outcomes: Counts,
+pub(crate) struct WorkerStats {
+    outcomes: OutcomeCounters,
     queue_wait: Recorder,
     run_time: Recorder,
 }
 
 /// The sum of ledgers.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Tally {
+pub(crate) struct PoolStats {
     pub(crate) outcomes: Outcomes,
     pub(crate) queue_wait: Histogram,
     pub(crate) run_time: Histogram,
 }
 
-impl Tally {
-    pub(crate) fn add(&mut self, ledger: &Ledger) {
-        ledger.outcomes.add_to(&mut self.outcomes);
-        self.queue_wait.merge(&ledger.queue_wait.read());
-        self.run_time.merge(&ledger.run_time.read());
+impl PoolStats {
+    pub(crate) fn add(&mut self, stats: &WorkerStats) {
+        stats.outcomes.add_to(&mut self.outcomes);
+        self.queue_wait.merge(&stats.queue_wait.read());
+        self.run_time.merge(&stats.run_time.read());
     }
 }
 
-/// A worker thread with its ledger: the books for what it runs.
-pub(crate) struct Shift {
-    ledger: Arc<Ledger>,
+/// A worker thread with its stats: the observer for what it runs.
+pub(crate) struct WorkerClock {
+    stats: Arc<WorkerStats>,
     advisor: Arc<Advisor>,
     began: Cell<Moment>,
     /// When the last job ended, if this thread has not waited since.
@@ -103,17 +71,14 @@ pub(crate) struct Shift {
     cpu: RefCell<CpuMeter>,
 }
 
-impl Shift {
-    pub(crate) fn new(ledger: Arc<Ledger>, advisor: Arc<Advisor>) -> Self {
-        Self { ledger, advisor, began: Cell::default(), ended: Cell::new(None), cpu: RefCell::default() }
+impl WorkerClock {
+    pub(crate) fn new(stats: Arc<WorkerStats>, advisor: Arc<Advisor>) -> Self {
+        Self { stats, advisor, began: Cell::default(), ended: Cell::new(None), cpu: RefCell::default() }
     }
 
     /// The next job begins now.
     pub(crate) fn begin(&self) -> Moment {
         let now = self.ended.take().unwrap_or_else(Moment::now);
-        if !KEPT {
-            return now;
-        }
         self.began.set(now);
         self.cpu.borrow_mut().begin(now);
         now
@@ -125,35 +90,29 @@ impl Shift {
     }
 }
 
-impl Books for Shift {
-    fn returned(&self, core: &Core) {
-        if !KEPT {
-            return;
-        }
+impl Observer for WorkerClock {
+    fn returned(&self, header: &Header) {
         let (began, now) = (self.began.get(), Moment::now());
         let took = now.since(began);
-        let waited = began.since(core.submitted);
-        self.ledger.queue_wait.record_alone(waited);
-        self.ledger.run_time.record_alone(took);
-        core.span.tell_times(waited, took);
+        let waited = began.since(header.submitted);
+        self.stats.queue_wait.record_alone(waited);
+        self.stats.run_time.record_alone(took);
+        header.span.record_times(waited, took);
         if let Some(usage) = self.cpu.borrow_mut().end(now, took) {
-            self.advisor.note(core, took, usage);
+            self.advisor.note(header, took, usage);
         }
         self.ended.set(Some(now));
     }
 
     fn ended(&self, outcome: Outcome) {
-        if !KEPT {
-            return;
-        }
-        add_alone(&self.ledger.outcomes.0[outcome as usize], 1);
+        add_alone(&self.stats.outcomes.0[outcome as usize], 1);
     }
 }
 
 /// What the threads of other processes tell of a job.
 #[cfg(feature = "process")]
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ran {
+pub(crate) struct Timing {
     pub(crate) began: Moment,
     pub(crate) took: Duration,
     /// Only known of those that took long.

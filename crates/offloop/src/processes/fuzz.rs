@@ -31,9 +31,9 @@ pub fn answer(bytes: &[u8]) {
 
 /// Says how many values of different types could be made of it.
 fn examine(bytes: &[u8]) -> usize {
-    let Some((header, rest)) = bytes.split_at_checked(size_of::<Header>()) else { return 0 };
+    let Some((header, rest)) = bytes.split_at_checked(size_of::<SlotHeader>()) else { return 0 };
     // SAFETY: it has the size of a header, for which all bits are valid; it need not be aligned.
-    let header = unsafe { header.as_ptr().cast::<Header>().read_unaligned() };
+    let header = unsafe { header.as_ptr().cast::<SlotHeader>().read_unaligned() };
     check_open(&header, rest);
     // One for each thread: it is costlier to make than all the rest.
     thread_local! {
@@ -43,15 +43,15 @@ fn examine(bytes: &[u8]) -> usize {
 }
 
 /// Whatever `open` lets through lies within its bounds, in an arena of any size.
-fn check_open(header: &Header, data: &[u8]) {
+fn check_open(header: &SlotHeader, data: &[u8]) {
     let arena = header.nanos >> 7;
     for limit in [LIMIT, u64::MAX] {
-        let Ok(Letter { body, mut parts }) = open(header, data.to_vec(), arena, limit) else { continue };
+        let Ok(Frame { body, mut parts }) = open(header, data.to_vec(), arena, limit) else { continue };
         assert!(parts.len() <= PARTS);
         let mut size = 0;
         match body {
-            LetterBody::Inline(bytes) => size += bytes.len() as u128,
-            LetterBody::Far(span) => parts.push(span),
+            FrameBody::Inline(bytes) => size += bytes.len() as u128,
+            FrameBody::Far(span) => parts.push(span),
         }
         for Span { offset, length } in parts {
             assert!(u128::from(offset) + u128::from(length) <= u128::from(arena));
@@ -62,7 +62,7 @@ fn check_open(header: &Header, data: &[u8]) {
 }
 
 /// The whole way: out of the slot, to a verdict, to values. All memory that was lent is given back.
-fn check_take(link: &Arc<Link>, header: &Header, rest: &[u8]) -> usize {
+fn check_take(link: &Arc<Link>, header: &SlotHeader, rest: &[u8]) -> usize {
     let slot = link.ring.slot(0);
     let data = &rest[..rest.len().min(DATA)];
     let memory = &rest[..rest.len().min(ARENA)];

@@ -17,7 +17,7 @@ pub(crate) struct Limits {
     /// The cores that it may run on; empty: those of its parent.
     pub(crate) cores: Vec<usize>,
     /// Memory of its own, in bytes: what exceeds it is refused by the system.
-    pub(crate) memory_cap: Option<u64>,
+    pub(crate) max_data: Option<u64>,
     pub(crate) open_files: Option<u64>,
     /// How much memory it keeps for later results, in bytes.
     pub(crate) retained: u64,
@@ -31,7 +31,7 @@ impl Limits {
         }
         if !self.cores.is_empty() {
             let mut set = CpuSet::new();
-            self.cores.iter().for_each(|core| set.set(*core));
+            self.cores.iter().for_each(|header| set.set(*header));
             rustix::thread::sched_setaffinity(None, &set)?;
         }
         let lower = |resource, limit: Option<u64>| match limit {
@@ -43,7 +43,7 @@ impl Limits {
             None => Ok(()),
         };
         lower(Resource::Nofile, self.open_files)?;
-        lower(Resource::Data, self.memory_cap)?;
+        lower(Resource::Data, self.max_data)?;
         Ok(())
     }
 }

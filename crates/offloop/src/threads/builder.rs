@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::registry::Crew;
+use super::registry::Registry;
 use super::spawn::WorkerThread;
 use super::{StatePool, ThreadPool};
 use crate::core::backlog::OnFull;
@@ -24,13 +24,13 @@ pub struct ThreadPoolBuilder {
 #[derive(Clone)]
 pub(crate) struct Config {
     pub(crate) name: Cow<'static, str>,
-    pub(crate) min_threads: usize,
-    pub(crate) max_threads: usize,
+    pub(crate) min_workers: usize,
+    pub(crate) max_workers: usize,
     pub(crate) idle_timeout: Duration,
     pub(crate) stack_size: Option<usize>,
-    pub(crate) on_thread_start: Option<Arc<dyn Fn() + Send + Sync>>,
+    pub(crate) on_worker_start: Option<Arc<dyn Fn() + Send + Sync>>,
     pub(crate) spawn: Option<Arc<Spawn>>,
-    pub(crate) around_work: Option<(Duration, Arc<AroundWork>)>,
+    pub(crate) around_batch: Option<(Duration, Arc<AroundWork>)>,
     pub(crate) queue_capacity: usize,
     pub(crate) on_full: OnFull,
     pub(crate) grace: Duration,
@@ -49,13 +49,13 @@ impl ThreadPoolBuilder {
         Self {
             config: Config {
                 name: "offloop".into(),
-                min_threads: 0,
-                max_threads: 512,
+                min_workers: 0,
+                max_workers: 512,
                 idle_timeout: Duration::from_secs(10),
                 stack_size: None,
-                on_thread_start: None,
+                on_worker_start: None,
                 spawn: None,
-                around_work: None,
+                around_batch: None,
                 queue_capacity: 10_000,
                 on_full: OnFull::Wait,
                 grace: Duration::from_secs(1),
@@ -74,19 +74,19 @@ impl ThreadPoolBuilder {
     }
 
     /// How many threads stay when there is no work. They start on demand like any other. Default 0.
-    pub fn min_threads(mut self, threads: usize) -> Self {
-        self.config.min_threads = threads;
+    pub fn min_workers(mut self, threads: usize) -> Self {
+        self.config.min_workers = threads;
         self
     }
 
     /// How many threads there may be; at least 1. A thread that waits for another job does not count.
     /// Default 512.
-    pub fn max_threads(mut self, threads: usize) -> Self {
-        self.config.max_threads = threads;
+    pub fn max_workers(mut self, threads: usize) -> Self {
+        self.config.max_workers = threads;
         self
     }
 
-    /// How long a thread stays without work, beyond `min_threads`. Default 10 s.
+    /// How long a thread stays without work, beyond `min_workers`. Default 10 s.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.config.idle_timeout = timeout;
         self
@@ -99,31 +99,12 @@ impl ThreadPoolBuilder {
     }
 
     /// Is called on each new thread before its first job. A panic in it is caught and printed.
-    pub fn on_thread_start(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
-        self.config.on_thread_start = Some(Arc::new(hook));
+    pub fn on_worker_start(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+        self.config.on_worker_start = Some(Arc::new(hook));
         self
     }
 
-    /// Starts the pool's threads by `spawn` instead of [`std::thread`]: for threads that another runtime has to
-    /// know. It gets the new thread's life and sees to it that a thread of its own runs that, soon and once.
-    /// [`stack_size`](Self::stack_size) then has no effect.
-    ///
-    /// Called on the thread that submits, or on one of the pool's, with no lock held. An error means that the
-    /// system refused the thread, as does a life that is dropped unrun; a panic counts as an error. If no other
-    /// thread is left to run the queued jobs, they end with [`ErrorKind::CouldNotStart`](crate::ErrorKind).
-    ///
-    /// ```
-    /// let pool = offloop::ThreadPool::builder()
-    ///     .spawn_with(|life| {
-    ///         let thread = std::thread::Builder::new().name(format!("mine/{}", life.name()));
-    ///         thread.spawn(|| life.run()).map(drop)
-    ///     })
-    ///     .build()?;
-    /// let name = pool.run(|| std::thread::current().name().map(str::to_owned));
-    /// assert_eq!(name.wait()?.as_deref(), Some("mine/offloop-1"));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn spawn_with(
+    pub(crate) fn spawn_handler(
         mut self,
         spawn: impl Fn(WorkerThread) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
@@ -131,23 +112,12 @@ impl ThreadPoolBuilder {
         self
     }
 
-    /// Is called on a worker's thread around each spell of work, and gets the spell as a function to call: for
-    /// what a thread must hold while it runs jobs but should not hold while it looks out for them, such as an
-    /// interpreter.
-    ///
-    /// It is called when the worker has seen that there is a job. Within the spell the worker takes and runs jobs
-    /// one after the other, until there is none at hand or `limit` has passed; it neither spins nor sleeps there,
-    /// except in the jobs themselves. A spell may find no job any more.
-    ///
-    /// A hook that waits before it calls the spell holds up the queued jobs: no further thread is woken for them
-    /// meanwhile. No lock is held when it is called. If it panics, or does not call the spell, a queued job is
-    /// cancelled for it.
-    pub fn around_work(
+    pub(crate) fn around_batch(
         mut self,
         limit: Duration,
         hook: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static,
     ) -> Self {
-        self.config.around_work = Some((limit, Arc::new(hook)));
+        self.config.around_batch = Some((limit, Arc::new(hook)));
         self
     }
 
@@ -185,9 +155,7 @@ impl ThreadPoolBuilder {
         self
     }
 
-    /// Where whoever [surrounds work](Self::around_work) records how long a thread waited for an interpreter's lock. It
-    /// is told among the pool's [figures](ThreadPool::metrics).
-    pub fn lock_wait(mut self, recorder: &Arc<Recorder>) -> Self {
+    pub(crate) fn lock_wait(mut self, recorder: &Arc<Recorder>) -> Self {
         self.config.lock_wait = Some(Arc::clone(recorder));
         self
     }
@@ -201,15 +169,15 @@ impl ThreadPoolBuilder {
     /// Builds the pool. No thread is started yet.
     pub fn build(self) -> Result<ThreadPool, BuildError> {
         let config = self.config;
-        if config.max_threads == 0 {
+        if config.max_workers == 0 {
             return Err(BuildError::Setting(
-                "max_threads is 0: nothing could ever run; give at least 1".into(),
+                "max_workers is 0: nothing could ever run; give at least 1".into(),
             ));
         }
-        if config.min_threads > config.max_threads {
-            let (min, max) = (config.min_threads, config.max_threads);
+        if config.min_workers > config.max_workers {
+            let (min, max) = (config.min_workers, config.max_workers);
             return Err(BuildError::Setting(
-                format!("min_threads ({min}) exceeds max_threads ({max}); lower one or raise the other")
+                format!("min_workers ({min}) exceeds max_workers ({max}); lower one or raise the other")
                     .into(),
             ));
         }
@@ -223,12 +191,12 @@ impl ThreadPoolBuilder {
                 "the pool's name contains a NUL byte; threads cannot be called so".into(),
             ));
         }
-        Ok(ThreadPool::from_crew(Crew::new(config)))
+        Ok(ThreadPool::from_crew(Registry::new(config)))
     }
 
     /// Builds a pool in which each thread owns one value of `S` (a connection, say), opened by `open` on that
     /// thread when its first job comes.
-    pub fn build_with_state<S, E>(
+    pub fn build_with_worker_state<S, E>(
         self,
         open: impl Fn() -> Result<S, E> + Send + Sync + 'static,
     ) -> Result<StatePool<S>, BuildError>
@@ -250,8 +218,8 @@ impl fmt::Debug for ThreadPoolBuilder {
         let config = &self.config;
         f.debug_struct("ThreadPoolBuilder")
             .field("name", &config.name)
-            .field("min_threads", &config.min_threads)
-            .field("max_threads", &config.max_threads)
+            .field("min_workers", &config.min_workers)
+            .field("max_workers", &config.max_workers)
             .field("idle_timeout", &config.idle_timeout)
             .field("queue_capacity", &config.queue_capacity)
             .field("on_full", &config.on_full)

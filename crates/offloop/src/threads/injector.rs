@@ -1,4 +1,4 @@
-//! Where submitters leave jobs without taking the roster's lock, so that they and the threads of the pool do
+//! Where submitters leave jobs without taking the scheduler's lock, so that they and the threads of the pool do
 //! not pass one cache line to and fro for each job.
 
 use std::sync::{Arc, Weak};
@@ -6,14 +6,15 @@ use std::sync::{Arc, Weak};
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::core::backlog::Backlog;
-use crate::core::cell::{Owner, Runnable};
-use crate::core::job::{Expected, JobState};
+use crate::core::header::Expected;
+use crate::core::id::JobState;
+use crate::core::runnable::{EndedEarly, Owner, Runnable};
 
 /// Jobs on their way to the backlog: those of the ordinary kind, for which it has room.
 ///
-/// Its lock is taken after the roster's by those who need both. Whoever takes jobs from the backlog looks in
+/// Its lock is taken after the scheduler's by those who need both. Whoever takes jobs from the backlog looks in
 /// here when that is empty.
-pub(super) struct Inbox {
+pub(super) struct Injector {
     slot: Mutex<Slot>,
     /// Mirrors how many jobs are in the slot.
     arrived: AtomicUsize,
@@ -34,18 +35,18 @@ struct Slot {
 }
 
 /// What became of a job that was to be left here.
-pub(super) enum Left {
+pub(super) enum Pushed {
     /// It is in, and somebody will look.
     Unannounced,
     /// It is in, and a thread is to be found for it.
     Announce,
     /// It had ended already.
-    Ended(Arc<dyn Runnable>),
-    /// It is not for the inbox.
+    Ended(Arc<dyn Runnable>, EndedEarly),
+    /// It is not for the injector.
     Refused(Arc<dyn Runnable>),
 }
 
-impl Inbox {
+impl Injector {
     pub(super) fn new() -> Self {
         Self {
             slot: Mutex::new(Slot { jobs: Vec::new(), is_open: true }),
@@ -57,36 +58,35 @@ impl Inbox {
     }
 
     /// Leaves a job, if it is of the ordinary priority and there is room.
-    pub(super) fn leave(&self, job: Arc<dyn Runnable>, owner: &Weak<dyn Owner>, capacity: usize) -> Left {
-        if job.core().options.priority != 0 {
-            return Left::Refused(job);
+    pub(super) fn push(&self, job: Arc<dyn Runnable>, owner: &Weak<dyn Owner>, capacity: usize) -> Pushed {
+        if job.header().options.priority != 0 {
+            return Pushed::Refused(job);
         }
         let mut slot = self.slot.lock();
         let ahead = slot.jobs.len() + self.queued.load(Ordering::Relaxed);
         if !slot.is_open || ahead >= capacity {
-            return Left::Refused(job);
+            return Pushed::Refused(job);
         }
         // From here on an ending job withdraws itself, for which it needs the lock that we hold.
-        job.attach(owner.clone(), JobState::Queued);
-        if job.core().state() == JobState::Ended {
-            return Left::Ended(job);
+        if let Err(ended) = job.attach(owner.clone(), JobState::Queued) {
+            return Pushed::Ended(job, ended);
         }
         if ahead == 0 && self.spinning.load(Ordering::Relaxed) {
-            job.core().expect(Expected::FromThread);
+            job.header().expect(Expected::FromThread);
         }
         slot.jobs.push(job);
         self.arrived.store(slot.jobs.len(), Ordering::Relaxed);
         drop(slot);
-        if self.attentive.load(Ordering::Relaxed) { Left::Unannounced } else { Left::Announce }
+        if self.attentive.load(Ordering::Relaxed) { Pushed::Unannounced } else { Pushed::Announce }
     }
 
     /// Hands all jobs over to `backlog`, in the order in which they came, and lets `change` go on with it while
-    /// nobody can leave more. From then on the inbox is open or not.
+    /// nobody can leave more. From then on the injector is open or not.
     pub(super) fn collect<R>(
         &self,
-        backlog: &mut Backlog<Arc<dyn Runnable>>,
+        backlog: &mut Backlog<dyn Runnable>,
         is_open: bool,
-        change: impl FnOnce(&mut Backlog<Arc<dyn Runnable>>) -> R,
+        change: impl FnOnce(&mut Backlog<dyn Runnable>) -> R,
     ) -> R {
         let mut slot = self.slot.lock();
         for job in slot.jobs.drain(..) {
@@ -109,7 +109,7 @@ impl Inbox {
         self.queued.store(jobs, Ordering::Relaxed);
     }
 
-    /// After `false`, look into the inbox.
+    /// After `false`, look into the injector.
     pub(super) fn set_attentive(&self, attentive: bool) {
         self.attentive.store(attentive, Ordering::Relaxed);
     }

@@ -14,4 +14,4 @@ mod state;
 pub use builder::ThreadPoolBuilder;
 pub use pool::ThreadPool;
 pub use spawn::WorkerThread;
-pub use state::{StatePool, discard_state};
+pub use state::{StatePool, discard_worker_state};

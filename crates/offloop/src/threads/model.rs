@@ -20,7 +20,8 @@ use super::{ThreadPool, ThreadPoolBuilder};
 use crate::core::backlog::OnFull;
 use crate::core::error::ErrorKind;
 use crate::core::handle::Handle;
-use crate::core::job::{self, JobState};
+use crate::core::id::JobState;
+use crate::core::job;
 
 /// Orders tried per model and scheduler.
 const RUNS: usize = 10_000;
@@ -32,7 +33,7 @@ fn check(model: impl Fn() + Send + Sync + Clone + 'static) {
 
 /// A pool whose idle threads stay until it is dropped.
 fn pool(threads: usize) -> ThreadPoolBuilder {
-    ThreadPool::builder().max_threads(threads).min_threads(threads)
+    ThreadPool::builder().max_workers(threads).min_workers(threads)
 }
 
 /// Wakes whoever waits for it. The checker's `park` may wake by itself, which would hide a lost wake-up for as
@@ -131,7 +132,7 @@ fn wake_or_spawn(threads: usize) {
             submitter.join().unwrap();
         }
         assert_eq!((seen.ran.get(), seen.dropped.get()), (9, 9));
-        assert!(pool.threads() <= threads);
+        assert!(pool.worker_count() <= threads);
     });
 }
 
@@ -201,9 +202,9 @@ fn a_parked_thread_is_woken_for_each_job() {
 
 #[test]
 fn idle_timeouts_lose_no_job() {
-    for min_threads in [0, 1] {
+    for min_workers in [0, 1] {
         check(move || {
-            let pool = ThreadPool::builder().max_threads(2).min_threads(min_threads).build().unwrap();
+            let pool = ThreadPool::builder().max_workers(2).min_workers(min_workers).build().unwrap();
             let seen = Seen::default();
             let submitters: Vec<_> = (0..2)
                 .map(|_| {
@@ -248,12 +249,12 @@ fn submitters_against_shutdown(drain: Duration) {
         assert!(report.drained + report.cancelled + stuck <= 4, "{report:?}");
         if drain == Duration::MAX {
             assert_eq!(seen.ran.get(), done, "a job ran and has no value");
-            assert_eq!((report.cancelled, stuck, pool.threads()), (0, 0, 0), "{report:?}");
+            assert_eq!((report.cancelled, stuck, pool.worker_count()), (0, 0, 0), "{report:?}");
         }
         while seen.dropped.get() < 4 {
             thread::yield_now();
         }
-        while pool.threads() > 0 {
+        while pool.worker_count() > 0 {
             thread::yield_now();
         }
     });
@@ -295,7 +296,7 @@ fn a_cancelled_job_sees_its_token() {
     check(|| {
         let pool = pool(1).build().unwrap();
         let handle = pool.run(|| {
-            while job::check().is_ok() {
+            while job::check_cancelled().is_ok() {
                 thread::yield_now();
             }
         });
@@ -375,7 +376,7 @@ fn nested(wait_for: fn(Handle<()>)) {
         assert!(wait(outer).unwrap() >= 1);
         wait(outside).unwrap();
         assert_eq!((seen.ran.get(), seen.dropped.get()), (2, 2));
-        while pool.threads() > 1 {
+        while pool.worker_count() > 1 {
             thread::yield_now();
         }
         wait(pool.run(|| ())).unwrap();
@@ -528,6 +529,6 @@ fn a_closed_pool_with_spells_ends() {
             wait(handle).ok();
         }
         wait(shutdown).unwrap();
-        assert_eq!((pool.threads(), seen.dropped.get()), (0, 2));
+        assert_eq!((pool.worker_count(), seen.dropped.get()), (0, 2));
     });
 }

@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::builder::ThreadPoolBuilder;
-use super::registry::Crew;
+use super::registry::Registry;
 use crate::core::error::{ErrorKind, Rejected};
 use crate::core::executor::{Accepts, Executor};
 use crate::core::handle::Handle;
-use crate::core::job::{Job, Options};
-use crate::core::map::Map;
-use crate::core::shutdown::Report;
+use crate::core::job::Job;
+use crate::core::map::MapStream;
+use crate::core::options::Options;
+use crate::core::shutdown::ShutdownReport;
 use crate::metrics::{Measured, Metrics};
 
 /// An elastic pool of threads with a bounded queue.
 ///
-/// Clones are the same pool. Threads start on demand, up to `max_threads`; an idle one leaves after
+/// Clones are the same pool. Threads start on demand, up to `max_workers`; an idle one leaves after
 /// `idle_timeout`. When the last clone is dropped the pool takes no more work, runs what it has accepted and
 /// then lets its threads go; nobody is blocked for it. [`shutdown`](Self::shutdown) does it under supervision.
 #[derive(Clone)]
@@ -26,12 +27,12 @@ pub struct ThreadPool {
 
 /// What the pool's clones share; the threads do not hold it, so its drop means that nobody can submit.
 struct Door {
-    crew: Arc<Crew>,
+    registry: Arc<Registry>,
 }
 
 impl Drop for Door {
     fn drop(&mut self) {
-        self.crew.close();
+        self.registry.close();
     }
 }
 
@@ -41,8 +42,8 @@ impl ThreadPool {
         ThreadPoolBuilder::new()
     }
 
-    pub(super) fn from_crew(crew: Arc<Crew>) -> Self {
-        Self { door: Arc::new(Door { crew }) }
+    pub(super) fn from_crew(registry: Arc<Registry>) -> Self {
+        Self { door: Arc::new(Door { registry }) }
     }
 
     /// Runs `work` on a thread of the pool. Does not block, unless the policy is `OnFull::CallerRuns`.
@@ -64,16 +65,16 @@ impl ThreadPool {
     }
 
     /// Applies `f` to each item on the pool's threads: a stream of the results, in order unless
-    /// [`unordered`](Map::unordered). Items are taken lazily, within a bounded window.
+    /// [`unordered`](MapStream::unordered). ItemStream are taken lazily, within a bounded window.
     #[track_caller]
-    pub fn map<I, F, T>(&self, items: I, f: F) -> Map<I::IntoIter, T>
+    pub fn map<I, F, T>(&self, items: I, f: F) -> MapStream<I::IntoIter, T>
     where
         I: IntoIterator<Item: Send + 'static>,
         F: Fn(I::Item) -> T + Send + Sync + 'static,
         T: Send + 'static,
     {
         let (pool, f, options) = (self.clone(), Arc::new(f), Options::new());
-        Map::new(items.into_iter(), move |item| {
+        MapStream::new(items.into_iter(), move |item| {
             let f = Arc::clone(&f);
             let mut options = options.clone();
             options.name = std::any::type_name::<F>().into();
@@ -87,54 +88,51 @@ impl ThreadPool {
     ///
     /// The shutdown goes on whether or not the handle is awaited. It never takes longer than `drain` plus
     /// `grace`; a stuck thread is left to itself.
-    pub fn shutdown(&self, drain: Duration) -> Handle<Report> {
-        let crew = Arc::clone(&self.door.crew);
-        if crew.is_forked() {
+    pub fn shutdown(&self, drain: Duration) -> Handle<ShutdownReport> {
+        let registry = Arc::clone(&self.door.registry);
+        if registry.is_forked() {
             return Handle::failed(Options::new(), ErrorKind::Forked);
         }
-        let pending = crew.close();
-        crate::core::shutdown::supervise(move || crew.shut_down(pending, drain))
+        let pending = registry.close();
+        crate::core::shutdown::run_in_background(move || registry.shut_down(pending, drain))
     }
 
     /// Takes no more jobs from now on. Those accepted are still run, then the threads leave. Does not block.
     pub fn close(&self) {
-        self.door.crew.close();
+        self.door.registry.close();
     }
 
     /// Ends all queued jobs with [`ErrorKind::Cancelled`], those that wait for room included, and says how many
     /// those were. Running jobs go on. Does not block.
     pub fn cancel_queued(&self) -> usize {
-        self.door.crew.cancel_queued()
+        self.door.registry.cancel_queued()
     }
 
-    /// Starts threads now until the pool has `wanted`, `max_threads` at most, instead of when work waits for them:
-    /// for work that is known to come, and to wait. Without work they leave like any other. If the system refuses one,
-    /// it starts no more.
-    pub fn start_threads(&self, wanted: usize) {
-        self.door.crew.start_threads(wanted);
+    pub(crate) fn prestart(&self, workers: usize) {
+        self.door.registry.start_threads(workers);
     }
 
     /// What the pool has done and is doing. Takes the pool's lock for some microseconds.
     pub fn metrics(&self) -> Metrics {
-        self.door.crew.metrics()
+        self.door.registry.metrics()
     }
 
     /// How many threads the pool has at this moment.
-    pub fn threads(&self) -> usize {
-        self.door.crew.threads()
+    pub fn worker_count(&self) -> usize {
+        self.door.registry.worker_count()
     }
 
     /// How many accepted jobs wait for a thread at this moment, those that wait for room included.
     pub fn queued(&self) -> usize {
-        self.door.crew.queued()
+        self.door.registry.queued()
     }
 }
 
 impl Executor for ThreadPool {
     fn execute(&self, job: Job) -> Result<(), Rejected<Job>> {
         self.door
-            .crew
-            .execute(job.into_cell())
+            .registry
+            .execute(job.into_runnable())
             .map_err(|(cell, kind): (_, ErrorKind)| Rejected::new(Job::new(cell), kind))
     }
 }
@@ -142,8 +140,8 @@ impl Executor for ThreadPool {
 impl fmt::Debug for ThreadPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ThreadPool")
-            .field("name", &self.door.crew.config.name)
-            .field("threads", &self.threads())
+            .field("name", &self.door.registry.config.name)
+            .field("threads", &self.worker_count())
             .field("queued", &self.queued())
             .finish_non_exhaustive()
     }

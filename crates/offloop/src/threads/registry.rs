@@ -5,20 +5,22 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::builder::Config;
-use super::injector::{Inbox, Left};
-use super::scheduler::{Help, Role, Roster, Running, Survey, Worker};
+use super::injector::{Injector, Pushed};
+use super::scheduler::{Help, Role, Running, Scheduler, Survey, Worker};
 use super::state;
 use crate::base::fork::Generation;
 use crate::base::panic::{self, drop_quietly};
 use crate::base::sync::atomic::Ordering;
 use crate::base::sync::{Condvar, Mutex, MutexGuard, has_passed, park_timeout, thread};
-use crate::core::backlog::{Backlog, Offer};
-use crate::core::cell::{Owner, Runnable};
+use crate::core::backlog::Backlog;
 use crate::core::compensation;
+use crate::core::compensation::Compensate;
 use crate::core::error::ErrorKind;
-use crate::core::job::Core;
-use crate::metrics::stats::{Counts, Shift};
-use crate::metrics::{self, Advisor, Kind, Measured, Metrics, Outcome, Recorder};
+use crate::core::header::Header;
+use crate::core::outcome::Outcome;
+use crate::core::runnable::{Owner, Runnable};
+use crate::metrics::stats::{OutcomeCounters, WorkerClock};
+use crate::metrics::{self, Advisor, Kind, Measured, Metrics, Recorder};
 
 /// How long a thread that came back without finding work looks for more before it parks. It gives its core away
 /// between looks. A caller that awaits one job after the other is thus served without waking the thread, even
@@ -32,19 +34,19 @@ const FIRST_LOOKS: usize = if cfg!(shuttle) { 1 } else { 3 };
 /// How long a scout watches threads that keep up before it looks again: at first, and at most.
 const WATCH: (Duration, Duration) = (Duration::from_micros(50), Duration::from_micros(200));
 
-pub(super) struct Crew {
+pub(super) struct Registry {
     pub(super) config: Config,
-    pub(super) roster: Mutex<Roster>,
+    pub(super) scheduler: Mutex<Scheduler>,
     /// The way to the backlog for ordinary jobs.
-    pub(super) inbox: Inbox,
+    pub(super) injector: Injector,
     /// Signalled when a thread ends in a closed pool.
     pub(super) left: Condvar,
     /// Ends that no thread of the pool has brought about.
-    pub(super) counts: Counts,
+    pub(super) counts: OutcomeCounters,
     advisor: Arc<Advisor>,
     born: Generation,
     cores: usize,
-    me: Weak<Crew>,
+    me: Weak<Registry>,
     /// `me` as the jobs see it.
     owner: Weak<dyn Owner>,
 }
@@ -57,30 +59,30 @@ enum Turn {
     Leave,
 }
 
-impl Crew {
+impl Registry {
     pub(super) fn new(config: Config) -> Arc<Self> {
         let advisor =
             Advisor::new(&config.name, config.purpose, config.lock_wait.is_some(), config.on_advice.clone());
-        let crew = Arc::new_cyclic(|me: &Weak<Self>| Self {
-            counts: Counts::default(),
+        let registry = Arc::new_cyclic(|me: &Weak<Self>| Self {
+            counts: OutcomeCounters::default(),
             advisor: Arc::new(advisor),
-            roster: Mutex::new(Roster::new(
+            scheduler: Mutex::new(Scheduler::new(
                 Backlog::new(config.queue_capacity, config.on_full),
-                config.min_threads,
-                config.max_threads,
+                config.min_workers,
+                config.max_workers,
             )),
             config,
-            inbox: Inbox::new(),
+            injector: Injector::new(),
             left: Condvar::new(),
             born: Generation::now(),
             cores: crate::base::sync::cores(),
             me: me.clone(),
             owner: me.clone(),
         });
-        if crew.config.is_listed {
-            metrics::enrol(Arc::downgrade(&crew) as Weak<dyn Measured>);
+        if registry.config.is_listed {
+            metrics::enrol(Arc::downgrade(&registry) as Weak<dyn Measured>);
         }
-        crew
+        registry
     }
 
     /// Accepts a job, or hands it back with the reason.
@@ -96,81 +98,64 @@ impl Crew {
         if self.is_forked() {
             return Err((job, ErrorKind::Forked));
         }
-        match self.inbox.leave(job, &self.owner, self.config.queue_capacity) {
-            Left::Unannounced => Ok(()),
-            Left::Announce => {
-                let mut roster = self.roster.lock();
-                let help = self.changed(&mut roster);
-                drop(roster);
+        match self.injector.push(job, &self.owner, self.config.queue_capacity) {
+            Pushed::Unannounced => Ok(()),
+            Pushed::Announce => {
+                let mut scheduler = self.scheduler.lock();
+                let help = self.changed(&mut scheduler);
+                drop(scheduler);
                 self.give(help);
                 Ok(())
             }
-            Left::Ended(job) => {
-                self.counts.count_untold(job.core());
+            Pushed::Ended(job, ended) => {
+                ended.count(&self.counts);
                 drop_quietly(job);
                 Ok(())
             }
-            Left::Refused(job) => self.offer(job),
+            Pushed::Refused(job) => self.offer(job),
         }
     }
 
-    /// Accepts a job that is not for the inbox: it has a priority, or there is no room, or the pool is closed.
+    /// Accepts a job that is not for the injector: it has a priority, or there is no room, or the pool is closed.
     fn offer(&self, job: Arc<dyn Runnable>) -> Result<(), (Arc<dyn Runnable>, ErrorKind)> {
-        let mut roster = self.roster.lock();
-        if roster.closed {
+        let mut scheduler = self.scheduler.lock();
+        if scheduler.closed {
             return Err((job, ErrorKind::Closed));
         }
-        roster.ranked |= job.core().options.priority != 0;
-        let is_open = roster.opens_inbox();
+        scheduler.ranked |= job.header().options.priority != 0;
+        let is_open = scheduler.opens_inbox();
         let offer =
-            self.inbox.collect(&mut roster.backlog, is_open, |backlog| backlog.offer(job, &self.owner));
-        let help = self.changed(&mut roster);
-        drop(roster);
+            self.injector.collect(&mut scheduler.backlog, is_open, |backlog| backlog.offer(job, &self.owner));
+        let help = self.changed(&mut scheduler);
+        drop(scheduler);
         self.give(help);
-        match offer {
-            Offer::Taken => Ok(()),
-            Offer::Ended(job) => {
-                self.counts.count_untold(job.core());
-                drop_quietly(job);
-                Ok(())
-            }
-            Offer::Shed(victim) => {
-                victim.fail(ErrorKind::Shed, &self.counts);
-                drop_quietly(victim);
-                Ok(())
-            }
-            Offer::CallerRuns(job) => {
-                job.run(&self.counts);
-                Ok(())
-            }
-            Offer::Full(job) => Err((job, ErrorKind::Full { capacity: self.config.queue_capacity })),
-        }
+        offer.settle(&self.counts)
     }
 
     /// To be called after every change of the backlog or of who may run, before the lock is released: appoints a
     /// scout if one is needed, and sees to it that none will be needed unnoticed.
-    pub(super) fn changed(&self, roster: &mut Roster) -> Help {
-        if roster.ranked && roster.backlog.total() == 0 {
-            roster.ranked = false;
+    pub(super) fn changed(&self, scheduler: &mut Scheduler) -> Help {
+        if scheduler.ranked && scheduler.backlog.total() == 0 {
+            scheduler.ranked = false;
         }
         loop {
-            let help = roster.summon(&self.config.name);
-            let attentive = roster.is_attentive();
-            self.inbox.set_attentive(attentive);
+            let help = scheduler.summon(&self.config.name);
+            let attentive = scheduler.is_attentive();
+            self.injector.set_attentive(attentive);
             if !attentive {
-                self.collect(roster);
+                self.collect(scheduler);
             }
-            if roster.is_served() {
-                self.inbox.set_queued(roster.backlog.len());
+            if scheduler.is_served() {
+                self.injector.set_queued(scheduler.backlog.len());
                 return help;
             }
         }
     }
 
     /// Moves what has arrived to the backlog. Says whether that has jobs now.
-    pub(super) fn collect(&self, roster: &mut Roster) -> bool {
-        let is_open = roster.opens_inbox();
-        self.inbox.collect(&mut roster.backlog, is_open, |backlog| backlog.len() > 0)
+    pub(super) fn collect(&self, scheduler: &mut Scheduler) -> bool {
+        let is_open = scheduler.opens_inbox();
+        self.injector.collect(&mut scheduler.backlog, is_open, |backlog| backlog.len() > 0)
     }
 
     pub(super) fn give(&self, help: Help) {
@@ -190,7 +175,7 @@ impl Crew {
             return;
         }
         loop {
-            let recruit = self.roster.lock().recruit(wanted, &self.config.name);
+            let recruit = self.scheduler.lock().recruit(wanted, &self.config.name);
             match recruit {
                 Some(worker) if self.start(&worker, Role::Coming) => {}
                 _ => break,
@@ -208,39 +193,39 @@ impl Crew {
     }
 
     fn try_start(&self, worker: &Arc<Worker>, role: Role) -> io::Result<()> {
-        let crew = self.me.upgrade().expect("whoever calls holds the crew");
+        let registry = self.me.upgrade().expect("whoever calls holds the registry");
         if let Some(spawn) = &self.config.spawn {
-            return crew.start_with(&**spawn, worker, role);
+            return registry.start_with(&**spawn, worker, role);
         }
         let mut builder = thread::Builder::new().name(worker.name.clone());
         if let Some(bytes) = self.config.stack_size {
             builder = builder.stack_size(bytes);
         }
         let worker = Arc::clone(worker);
-        builder.spawn(move || crew.serve(&worker, role)).map(drop)
+        builder.spawn(move || registry.serve(&worker, role)).map(drop)
     }
 
     /// The system refused a thread. If others will come back for the jobs they wait for those; else each job
     /// ends with the reason, for it would wait for ever.
     pub(super) fn start_failed(&self, worker: &Arc<Worker>, role: Role, error: &io::Error) {
-        let mut roster = self.roster.lock();
-        roster.forget(worker);
-        roster.threads -= 1;
-        roster.scout &= role != Role::Scout;
-        roster.coming -= usize::from(role == Role::Coming);
+        let mut scheduler = self.scheduler.lock();
+        scheduler.forget(worker);
+        scheduler.threads -= 1;
+        scheduler.scout &= role != Role::Scout;
+        scheduler.coming -= usize::from(role == Role::Coming);
         // The next submission tries again. What came while this start was under way is seen to now.
-        self.inbox.set_attentive(roster.scout);
-        self.collect(&mut roster);
-        let stranded = if roster.nobody_runs() { roster.backlog.drain() } else { Vec::new() };
-        self.inbox.set_queued(roster.backlog.len());
+        self.injector.set_attentive(scheduler.scout);
+        self.collect(&mut scheduler);
+        let stranded = if scheduler.nobody_runs() { scheduler.backlog.drain() } else { Vec::new() };
+        self.injector.set_queued(scheduler.backlog.len());
         // Someone may have become idle meanwhile.
-        let help = if roster.idle.is_empty() { Help::None } else { self.changed(&mut roster) };
+        let help = if scheduler.idle.is_empty() { Help::None } else { self.changed(&mut scheduler) };
         self.left.notify_all();
-        drop(roster);
+        drop(scheduler);
         self.give(help);
         for job in stranded {
             let reason = format!("starting a thread failed: {error}");
-            job.fail(ErrorKind::CouldNotStart(reason.into()), &self.counts);
+            job.fail(ErrorKind::WorkerStart(reason.into()), &self.counts);
             drop_quietly(job);
         }
     }
@@ -248,18 +233,18 @@ impl Crew {
     /// The life of one thread.
     pub(super) fn serve(self: Arc<Self>, worker: &Arc<Worker>, mut role: Role) {
         let _ = worker.thread.set(thread::current());
-        compensation::join(Arc::clone(&self) as Arc<dyn compensation::Crew>);
-        if let Some(hook) = &self.config.on_thread_start {
+        compensation::enter(Arc::clone(&self) as Arc<dyn Compensate>);
+        if let Some(hook) = &self.config.on_worker_start {
             drop_quietly(panic::catch(|| hook()));
         }
-        let shift = Shift::new(Arc::clone(&worker.ledger), Arc::clone(&self.advisor));
+        let clock = WorkerClock::new(Arc::clone(&worker.stats), Arc::clone(&self.advisor));
         loop {
-            role = match self.next(worker, &shift, role) {
+            role = match self.next(worker, &clock, role) {
                 Turn::Run(job) => {
-                    run(job, &shift);
+                    run(job, &clock);
                     Role::Returning
                 }
-                Turn::Spell(role) => self.spell(worker, &shift, role),
+                Turn::Spell(role) => self.spell(worker, &clock, role),
                 Turn::Leave => break,
             };
             if self.is_forked() {
@@ -269,32 +254,32 @@ impl Crew {
         }
         state::close();
         compensation::leave();
-        let mut roster = self.roster.lock();
-        roster.forget(worker);
-        if roster.is_empty() {
-            roster.backlog.shrink();
-            self.inbox.shrink();
+        let mut scheduler = self.scheduler.lock();
+        scheduler.forget(worker);
+        if scheduler.is_empty() {
+            scheduler.backlog.shrink();
+            self.injector.shrink();
         }
         self.left.notify_all();
     }
 
     /// Takes and runs jobs within the user's hook. Says which role the thread has afterwards.
-    fn spell(&self, worker: &Worker, shift: &Shift, mut role: Role) -> Role {
-        let Some((limit, hook)) = &self.config.around_work else { return role };
+    fn spell(&self, worker: &Worker, clock: &WorkerClock, mut role: Role) -> Role {
+        let Some((limit, hook)) = &self.config.around_batch else { return role };
         let mut called = false;
         drop_quietly(panic::catch(|| {
             hook(&mut || {
                 called = true;
                 let begun = Instant::now();
-                while let Some(job) = self.take_at_hand(worker, shift, &mut role) {
-                    run(job, shift);
+                while let Some(job) = self.take_at_hand(worker, clock, &mut role) {
+                    run(job, clock);
                     if self.is_forked() || begun.elapsed() >= *limit {
                         break;
                     }
                 }
             });
         }));
-        let stranded = if called { None } else { self.take_at_hand(worker, shift, &mut role) };
+        let stranded = if called { None } else { self.take_at_hand(worker, clock, &mut role) };
         if let Some(job) = stranded {
             job.fail(ErrorKind::Cancelled, &self.counts);
             drop_quietly(job);
@@ -304,91 +289,96 @@ impl Crew {
 
     /// The next job, if there is one already. If not, the thread becomes the scout where there is none, so that
     /// nobody else is called for a job that is submitted while it leaves the spell.
-    fn take_at_hand(&self, worker: &Worker, shift: &Shift, role: &mut Role) -> Option<Arc<dyn Runnable>> {
-        let mut roster = self.roster.lock();
-        *roster.running_of(worker) = None;
-        roster.arrive(role);
-        if roster.too_many_run() {
+    fn take_at_hand(
+        &self,
+        worker: &Worker,
+        clock: &WorkerClock,
+        role: &mut Role,
+    ) -> Option<Arc<dyn Runnable>> {
+        let mut scheduler = self.scheduler.lock();
+        *scheduler.running_of(worker) = None;
+        scheduler.arrive(role);
+        if scheduler.too_many_run() {
             return None;
         }
-        if roster.backlog.len() == 0 && !self.inbox.seems_empty() {
-            self.collect(&mut roster);
+        if scheduler.backlog.len() == 0 && !self.injector.seems_empty() {
+            self.collect(&mut scheduler);
         }
-        if roster.backlog.len() == 0 {
-            if !roster.scout && !roster.closed {
+        if scheduler.backlog.len() == 0 {
+            if !scheduler.scout && !scheduler.closed {
                 *role = Role::Scout;
-                roster.scout = true;
-                self.inbox.set_attentive(true);
+                scheduler.scout = true;
+                self.injector.set_attentive(true);
             }
             return None;
         }
-        Some(self.take(worker, shift, roster, std::mem::replace(role, Role::Returning)))
+        Some(self.take(worker, clock, scheduler, std::mem::replace(role, Role::Returning)))
     }
 
     /// What this thread does next. When it is to leave, it no longer counts.
-    fn next(&self, worker: &Arc<Worker>, shift: &Shift, mut role: Role) -> Turn {
-        let mut may_spin = role == Role::Returning || self.config.around_work.is_some();
+    fn next(&self, worker: &Arc<Worker>, clock: &WorkerClock, mut role: Role) -> Turn {
+        let mut may_spin = role == Role::Returning || self.config.around_batch.is_some();
         let mut watch = WATCH.0;
-        let mut roster = self.roster.lock();
-        *roster.running_of(worker) = None;
-        roster.arrive(&mut role);
+        let mut scheduler = self.scheduler.lock();
+        *scheduler.running_of(worker) = None;
+        scheduler.arrive(&mut role);
         loop {
-            if roster.too_many_run() {
+            if scheduler.too_many_run() {
                 // Those that stay are as many as may run, so nobody new is needed.
-                roster.scout &= role != Role::Scout;
-                roster.threads -= 1;
+                scheduler.scout &= role != Role::Scout;
+                scheduler.threads -= 1;
                 return Turn::Leave;
             }
-            if roster.backlog.len() == 0 && !self.inbox.seems_empty() {
-                self.collect(&mut roster);
+            if scheduler.backlog.len() == 0 && !self.injector.seems_empty() {
+                self.collect(&mut scheduler);
             }
             if role == Role::Returning {
-                if roster.backlog.len() > 0 {
-                    return self.begin(worker, shift, roster, role);
+                if scheduler.backlog.len() > 0 {
+                    return self.begin(worker, clock, scheduler, role);
                 }
             } else {
-                match roster.survey(self.cores) {
-                    Survey::Take => return self.begin(worker, shift, roster, role),
+                match scheduler.survey(self.cores) {
+                    Survey::Take => return self.begin(worker, clock, scheduler, role),
                     Survey::Watch => {
-                        drop(roster);
-                        shift.pause();
+                        drop(scheduler);
+                        clock.pause();
                         park_timeout(watch);
                         watch = (watch * 2).min(WATCH.1);
-                        roster = self.roster.lock();
+                        scheduler = self.scheduler.lock();
                         continue;
                     }
                     Survey::Rest => {}
                 }
             }
-            if may_spin && !roster.closed && (role == Role::Scout || !roster.scout) {
+            if may_spin && !scheduler.closed && (role == Role::Scout || !scheduler.scout) {
                 may_spin = false;
                 role = Role::Scout;
-                roster.scout = true;
-                self.inbox.set_attentive(true);
-                self.inbox.set_spinning(true);
-                drop(roster);
-                shift.pause();
+                scheduler.scout = true;
+                self.injector.set_attentive(true);
+                self.injector.set_spinning(true);
+                drop(scheduler);
+                clock.pause();
                 self.spin();
-                roster = self.roster.lock();
-                self.inbox.set_spinning(false);
+                scheduler = self.scheduler.lock();
+                self.injector.set_spinning(false);
                 continue;
             }
             // From here on this thread looks for no job, so it looks once more for those that relied on it.
             if role == Role::Scout {
-                roster.scout = false;
+                scheduler.scout = false;
                 role = Role::Returning;
             }
-            self.inbox.set_attentive(roster.scout);
-            if self.collect(&mut roster) {
+            self.injector.set_attentive(scheduler.scout);
+            if self.collect(&mut scheduler) {
                 continue;
             }
-            if roster.closed || roster.has_surplus() {
-                roster.threads -= 1;
+            if scheduler.closed || scheduler.has_surplus() {
+                scheduler.threads -= 1;
                 return Turn::Leave;
             }
-            shift.pause();
-            roster = match self.rest(worker, roster) {
-                Some(roster) => roster,
+            clock.pause();
+            scheduler = match self.rest(worker, scheduler) {
+                Some(scheduler) => scheduler,
                 None => return Turn::Leave,
             };
             role = Role::Scout;
@@ -397,14 +387,20 @@ impl Crew {
     }
 
     /// The backlog has a job: takes it, or lets the hook that surrounds work come first.
-    fn begin(&self, worker: &Worker, shift: &Shift, mut roster: MutexGuard<'_, Roster>, role: Role) -> Turn {
-        if self.config.around_work.is_none() {
-            return Turn::Run(self.take(worker, shift, roster, role));
+    fn begin(
+        &self,
+        worker: &Worker,
+        clock: &WorkerClock,
+        mut scheduler: MutexGuard<'_, Scheduler>,
+        role: Role,
+    ) -> Turn {
+        if self.config.around_batch.is_none() {
+            return Turn::Run(self.take(worker, clock, scheduler, role));
         }
         if role == Role::Scout {
             return Turn::Spell(role);
         }
-        roster.coming += 1;
+        scheduler.coming += 1;
         Turn::Spell(Role::Coming)
     }
 
@@ -412,18 +408,18 @@ impl Crew {
     fn take(
         &self,
         worker: &Worker,
-        shift: &Shift,
-        mut roster: MutexGuard<'_, Roster>,
+        clock: &WorkerClock,
+        mut scheduler: MutexGuard<'_, Scheduler>,
         role: Role,
     ) -> Arc<dyn Runnable> {
         match role {
-            Role::Scout => roster.scout = false,
-            _ => roster.returns = roster.returns.wrapping_add(1),
+            Role::Scout => scheduler.scout = false,
+            _ => scheduler.returns = scheduler.returns.wrapping_add(1),
         }
-        let (job, admitted) = roster.backlog.take().expect("the caller has seen a job under this lock");
-        *roster.running_of(worker) = Some(Running { job: Arc::downgrade(&job), since: shift.begin() });
-        let help = self.changed(&mut roster);
-        drop(roster);
+        let (job, admitted) = scheduler.backlog.take().expect("the caller has seen a job under this lock");
+        *scheduler.running_of(worker) = Some(Running { job: Arc::downgrade(&job), since: clock.begin() });
+        let help = self.changed(&mut scheduler);
+        drop(scheduler);
         self.give(help);
         if let Some(admitted) = admitted {
             admitted.admit();
@@ -435,13 +431,13 @@ impl Crew {
     fn spin(&self) {
         // A caller on this very core answers at the first look, before a clock is worth reading.
         for _ in 0..FIRST_LOOKS {
-            if !self.inbox.seems_empty() {
+            if !self.injector.seems_empty() {
                 return;
             }
             thread::yield_now();
         }
         let deadline = Instant::now() + SPIN;
-        while self.inbox.seems_empty() && !has_passed(deadline) {
+        while self.injector.seems_empty() && !has_passed(deadline) {
             thread::yield_now();
         }
     }
@@ -450,31 +446,32 @@ impl Crew {
     fn rest<'a>(
         &'a self,
         worker: &Arc<Worker>,
-        mut roster: MutexGuard<'a, Roster>,
-    ) -> Option<MutexGuard<'a, Roster>> {
-        roster.idle.push(Arc::clone(worker));
+        mut scheduler: MutexGuard<'a, Scheduler>,
+    ) -> Option<MutexGuard<'a, Scheduler>> {
+        scheduler.idle.push(Arc::clone(worker));
         let mut deadline = Instant::now().checked_add(self.config.idle_timeout);
         loop {
-            drop(roster);
+            drop(scheduler);
             match deadline {
                 Some(deadline) => park_timeout(deadline.saturating_duration_since(Instant::now())),
                 None => thread::park(),
             }
-            roster = self.roster.lock();
+            scheduler = self.scheduler.lock();
             if worker.summoned.swap(false, Ordering::Relaxed) {
-                return Some(roster);
+                return Some(scheduler);
             }
             let expired = deadline.is_some_and(has_passed);
-            let is_superfluous = roster.has_surplus() || (expired && roster.threads > roster.min_threads);
-            if roster.closed || is_superfluous {
-                roster.idle.retain(|other| !Arc::ptr_eq(other, worker));
-                roster.threads -= 1;
+            let is_superfluous =
+                scheduler.has_surplus() || (expired && scheduler.threads > scheduler.min_workers);
+            if scheduler.closed || is_superfluous {
+                scheduler.idle.retain(|other| !Arc::ptr_eq(other, worker));
+                scheduler.threads -= 1;
                 return None;
             }
             if expired {
                 // One of the minimum: it stays until it is wanted or the pool closes.
                 deadline = None;
-                roster.backlog.shrink();
+                scheduler.backlog.shrink();
             }
         }
     }
@@ -485,35 +482,35 @@ impl Crew {
         self.born.is_past()
     }
 
-    pub(super) fn threads(&self) -> usize {
-        if self.is_forked() { 0 } else { self.roster.lock().threads }
+    pub(super) fn worker_count(&self) -> usize {
+        if self.is_forked() { 0 } else { self.scheduler.lock().threads }
     }
 
     pub(super) fn queued(&self) -> usize {
         if self.is_forked() {
             return 0;
         }
-        let mut roster = self.roster.lock();
-        self.collect(&mut roster);
-        roster.backlog.total()
+        let mut scheduler = self.scheduler.lock();
+        self.collect(&mut scheduler);
+        scheduler.backlog.total()
     }
 }
 
 /// Runs a job on a worker's thread.
-fn run(job: Arc<dyn Runnable>, shift: &Shift) {
-    job.run(shift);
+fn run(job: Arc<dyn Runnable>, clock: &WorkerClock) {
+    job.run(clock);
     compensation::end_job();
 }
 
-impl Owner for Crew {
-    fn withdraw(&self, core: &Core) {
-        self.counts.count_early(core);
-        let mut roster = self.roster.lock();
+impl Owner for Registry {
+    fn withdraw(&self, header: &Header, outcome: Outcome) {
+        self.counts.count(outcome);
+        let mut scheduler = self.scheduler.lock();
         // It may still be on its way.
-        self.collect(&mut roster);
-        let (removed, admitted) = roster.backlog.withdraw(core);
-        let help = self.changed(&mut roster);
-        drop(roster);
+        self.collect(&mut scheduler);
+        let (removed, admitted) = scheduler.backlog.withdraw(header);
+        let help = self.changed(&mut scheduler);
+        drop(scheduler);
         self.give(help);
         drop_quietly(removed);
         if let Some(admitted) = admitted {
@@ -522,18 +519,18 @@ impl Owner for Crew {
     }
 
     /// A thread cannot be stopped from outside; its job's token has turned.
-    fn interrupt(&self, core: &Core) {
-        self.counts.count_early(core);
+    fn interrupt(&self, _: &Header, outcome: Outcome) {
+        self.counts.count(outcome);
     }
 }
 
-impl Measured for Crew {
+impl Measured for Registry {
     fn metrics(&self) -> Metrics {
         let mut metrics = Metrics::new(&self.advisor, Kind::Threads);
         if !self.is_forked() {
-            let mut roster = self.roster.lock();
-            self.collect(&mut roster);
-            roster.measure(&mut metrics);
+            let mut scheduler = self.scheduler.lock();
+            self.collect(&mut scheduler);
+            scheduler.measure(&mut metrics);
         }
         self.counts.add_to(&mut metrics.outcomes);
         metrics.lock_wait = self.config.lock_wait.as_deref().map(Recorder::read);
@@ -544,20 +541,20 @@ impl Measured for Crew {
         if self.is_forked() {
             return true;
         }
-        let roster = self.roster.lock();
-        roster.closed && roster.is_empty()
+        let scheduler = self.scheduler.lock();
+        scheduler.closed && scheduler.is_empty()
     }
 }
 
-impl compensation::Crew for Crew {
+impl Compensate for Registry {
     fn block(&self) {
         if self.is_forked() {
             return;
         }
-        let mut roster = self.roster.lock();
-        roster.blocked += 1;
-        let help = self.changed(&mut roster);
-        drop(roster);
+        let mut scheduler = self.scheduler.lock();
+        scheduler.blocked += 1;
+        let help = self.changed(&mut scheduler);
+        drop(scheduler);
         self.give(help);
     }
 
@@ -565,11 +562,11 @@ impl compensation::Crew for Crew {
         if self.is_forked() {
             return;
         }
-        let mut roster = self.roster.lock();
-        roster.blocked -= 1;
+        let mut scheduler = self.scheduler.lock();
+        scheduler.blocked -= 1;
         // If its stand-in has gone to rest meanwhile, it is one too many.
-        let surplus = if roster.has_surplus() { roster.idle.first().cloned() } else { None };
-        drop(roster);
+        let surplus = if scheduler.has_surplus() { scheduler.idle.first().cloned() } else { None };
+        drop(scheduler);
         if let Some(worker) = surplus {
             worker.unpark();
         }

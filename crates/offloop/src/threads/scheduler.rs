@@ -6,7 +6,7 @@
 //!
 //! > If jobs are queued, then there is a scout, or no further thread may run, or as many threads are coming.
 //!
-//! Whoever takes a job as scout appoints the next scout if jobs remain ([`Roster::summon`]); a thread that
+//! Whoever takes a job as scout appoints the next scout if jobs remain ([`Scheduler::summon`]); a thread that
 //! comes back from a job takes the next one before it thinks of resting. The proof is in the README beside
 //! this file.
 
@@ -16,8 +16,8 @@ use crate::base::clock::Moment;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::thread;
 use crate::core::backlog::Backlog;
-use crate::core::cell::Runnable;
-use crate::metrics::stats::{Ledger, Tally};
+use crate::core::runnable::Runnable;
+use crate::metrics::stats::{PoolStats, WorkerStats};
 use crate::metrics::{Metrics, Workers};
 
 /// One thread of the pool.
@@ -25,11 +25,11 @@ pub(super) struct Worker {
     pub(super) name: String,
     /// Set by the thread itself before it can become idle.
     pub(super) thread: OnceLock<thread::Thread>,
-    /// Set under the roster's lock when it is called from idleness to be the scout; taken back by itself.
+    /// Set under the scheduler's lock when it is called from idleness to be the scout; taken back by itself.
     pub(super) summoned: AtomicBool,
     /// What it has noted of its jobs.
-    pub(super) ledger: Arc<Ledger>,
-    /// Its place in `Roster::seats`.
+    pub(super) stats: Arc<WorkerStats>,
+    /// Its place in `Scheduler::seats`.
     seat: usize,
 }
 
@@ -52,8 +52,8 @@ pub(super) struct Running {
     pub(super) since: Moment,
 }
 
-pub(super) struct Roster {
-    pub(super) backlog: Backlog<Arc<dyn Runnable>>,
+pub(super) struct Scheduler {
+    pub(super) backlog: Backlog<dyn Runnable>,
     /// All threads until the very end of their lives. A seat that was left is given to the next one.
     seats: Vec<Option<Seat>>,
     /// Parked threads. The one that became idle last is woken first, so that the others can time out.
@@ -73,11 +73,11 @@ pub(super) struct Roster {
     pub(super) closed: bool,
     /// The backlog has held jobs of other priorities than the ordinary since it was empty.
     pub(super) ranked: bool,
-    pub(super) min_threads: usize,
-    pub(super) max_threads: usize,
+    pub(super) min_workers: usize,
+    pub(super) max_workers: usize,
     next_name: u64,
     /// What the threads have noted that have left.
-    past: Tally,
+    past: PoolStats,
 }
 
 /// How a thread comes to look for a job.
@@ -111,8 +111,8 @@ pub(super) enum Help {
     Start(Arc<Worker>),
 }
 
-impl Roster {
-    pub(super) fn new(backlog: Backlog<Arc<dyn Runnable>>, min_threads: usize, max_threads: usize) -> Self {
+impl Scheduler {
+    pub(super) fn new(backlog: Backlog<dyn Runnable>, min_workers: usize, max_workers: usize) -> Self {
         Self {
             backlog,
             seats: Vec::new(),
@@ -125,10 +125,10 @@ impl Roster {
             returns_seen: 0,
             closed: false,
             ranked: false,
-            min_threads,
-            max_threads,
+            min_workers,
+            max_workers,
             next_name: 0,
-            past: Tally::default(),
+            past: PoolStats::default(),
         }
     }
 
@@ -150,7 +150,7 @@ impl Roster {
 
     /// Enters one more thread beside the scout's, if there are fewer than `wanted` and there may be more.
     pub(super) fn recruit(&mut self, wanted: usize, name: &str) -> Option<Arc<Worker>> {
-        if self.closed || self.threads >= wanted.min(self.max_threads) {
+        if self.closed || self.threads >= wanted.min(self.max_workers) {
             return None;
         }
         self.threads += 1;
@@ -176,7 +176,7 @@ impl Roster {
             name: format!("{name}-{}", self.next_name),
             thread: OnceLock::new(),
             summoned: AtomicBool::new(false),
-            ledger: Arc::default(),
+            stats: Arc::default(),
             seat,
         });
         self.seats[seat] = Some(Seat { worker: Arc::clone(&worker), running: None });
@@ -207,10 +207,10 @@ impl Roster {
 
     /// Whether a new job needs nobody to be told: there is a scout, or no further thread may run.
     pub(super) fn is_attentive(&self) -> bool {
-        self.scout || self.active() >= self.max_threads + self.blocked
+        self.scout || self.active() >= self.max_workers + self.blocked
     }
 
-    /// Whether jobs may come through the inbox.
+    /// Whether jobs may come through the injector.
     pub(super) fn opens_inbox(&self) -> bool {
         !self.ranked && !self.closed
     }
@@ -223,12 +223,12 @@ impl Roster {
     /// Whether a thread must leave instead of running another job, now that fewer are blocked. If it does,
     /// those that stay still come back for every queued job.
     pub(super) fn too_many_run(&self) -> bool {
-        self.active() > self.max_threads + self.blocked
+        self.active() > self.max_workers + self.blocked
     }
 
     /// Whether there are more threads, idle ones included, than may ever run, now that fewer are blocked.
     pub(super) fn has_surplus(&self) -> bool {
-        self.threads > self.max_threads + self.blocked
+        self.threads > self.max_workers + self.blocked
     }
 
     /// The jobs that run, each with its thread and since when. To be dropped after the lock, as one of these may
@@ -248,7 +248,7 @@ impl Roster {
 
     /// Strikes a thread that was about to start, or that ends, from the list.
     pub(super) fn forget(&mut self, worker: &Worker) {
-        self.past.add(&worker.ledger);
+        self.past.add(&worker.stats);
         self.seats[worker.seat] = None;
         while let Some(None) = self.seats.last() {
             self.seats.pop();
@@ -259,7 +259,7 @@ impl Roster {
     pub(super) fn measure(&self, metrics: &mut Metrics) {
         let mut all = self.past.clone();
         let seats = self.seats.iter().flatten();
-        seats.clone().for_each(|seat| all.add(&seat.worker.ledger));
+        seats.clone().for_each(|seat| all.add(&seat.worker.stats));
         (metrics.outcomes, metrics.queue_wait, metrics.run_time) =
             (all.outcomes, all.queue_wait, all.run_time);
         metrics.queued = self.backlog.total();

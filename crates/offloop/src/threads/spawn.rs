@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use super::registry::Crew;
+use super::registry::Registry;
 use super::scheduler::{Role, Worker};
 use crate::base::panic;
 use crate::base::sync::Mutex;
@@ -14,7 +14,7 @@ use crate::core::error::ErrorKind;
 /// [`spawn_with`](super::ThreadPoolBuilder::spawn_with) gets.
 #[must_use = "dropping the life of a thread means that it could not be started"]
 pub struct WorkerThread {
-    crew: Arc<Crew>,
+    registry: Arc<Registry>,
     worker: Arc<Worker>,
     role: Role,
     stage: Arc<Mutex<Stage>>,
@@ -46,7 +46,7 @@ impl WorkerThread {
         if before == Stage::Failed {
             return;
         }
-        Arc::clone(&self.crew).serve(&self.worker, self.role);
+        Arc::clone(&self.registry).serve(&self.worker, self.role);
     }
 }
 
@@ -60,7 +60,7 @@ impl Drop for WorkerThread {
         drop(stage);
         // While the hook runs, its end tells.
         if before == Stage::Promised {
-            self.crew.start_failed(&self.worker, self.role, &dropped());
+            self.registry.start_failed(&self.worker, self.role, &dropped());
         }
     }
 }
@@ -75,7 +75,7 @@ fn dropped() -> io::Error {
     io::Error::other("the life of the thread was dropped unrun")
 }
 
-impl Crew {
+impl Registry {
     /// Lets the user start a thread.
     pub(super) fn start_with(
         self: Arc<Self>,
@@ -84,7 +84,8 @@ impl Crew {
         role: Role,
     ) -> io::Result<()> {
         let stage = Arc::new(Mutex::new(Stage::Offered));
-        let life = WorkerThread { crew: self, worker: Arc::clone(worker), role, stage: Arc::clone(&stage) };
+        let life =
+            WorkerThread { registry: self, worker: Arc::clone(worker), role, stage: Arc::clone(&stage) };
         let result = panic::catch(|| spawn(life))
             .unwrap_or_else(|panic| Err(io::Error::other(ErrorKind::Panicked(panic).to_string())));
         let mut stage = stage.lock();

@@ -14,21 +14,21 @@ use crate::base::sync::thread_local;
 use crate::core::error::{ErrorKind, Rejected};
 use crate::core::executor::Accepts;
 use crate::core::handle::Handle;
-use crate::core::job::Options;
-use crate::core::shutdown::Report;
+use crate::core::options::Options;
+use crate::core::shutdown::ShutdownReport;
 use crate::core::work::{Work, sealed};
 
 /// A [`ThreadPool`] in which each thread owns one value of `S` and lends it to each of its jobs as `&mut S`:
 /// for connections that threads cannot share.
 ///
 /// The value is opened on its thread when the first job comes, and dropped there when the thread leaves.
-/// After a panic, or after a job called [`discard_state`], it is dropped and the next job gets a new one. A
-/// job whose value can't be opened ends with [`ErrorKind::State`]; the next job tries again.
+/// After a panic, or after a job called [`discard_worker_state`], it is dropped and the next job gets a new one. A
+/// job whose value can't be opened ends with [`ErrorKind::WorkerState`]; the next job tries again.
 ///
 /// ```
 /// let pool = offloop::ThreadPool::builder()
-///     .max_threads(4)
-///     .build_with_state(|| Ok::<_, std::io::Error>(Vec::new()))?;
+///     .max_workers(4)
+///     .build_with_worker_state(|| Ok::<_, std::io::Error>(Vec::new()))?;
 /// let rows = pool.run(|connection: &mut Vec<u32>| {
 ///     connection.push(7);
 ///     connection.len()
@@ -52,7 +52,7 @@ thread_local! {
 
 /// Says, from within a job, that this worker's state is broken: it is dropped when the job ends and the
 /// worker's next job gets a new one. Without effect elsewhere.
-pub fn discard_state() {
+pub fn discard_worker_state() {
     DISCARD.with(|discard| discard.set(true));
 }
 
@@ -90,12 +90,12 @@ impl<S: 'static> StatePool<S> {
     }
 
     /// As [`ThreadPool::shutdown`]. The values of the threads are dropped before it reports.
-    pub fn shutdown(&self, drain: Duration) -> Handle<Report> {
+    pub fn shutdown(&self, drain: Duration) -> Handle<ShutdownReport> {
         self.pool.shutdown(drain)
     }
 
     /// The pool without its state: its threads, for work that needs none.
-    pub fn threads(&self) -> &ThreadPool {
+    pub fn thread_pool(&self) -> &ThreadPool {
         &self.pool
     }
 }
@@ -153,7 +153,7 @@ where
         // Taken out for the job's time, so a panic leaves none behind.
         let mut state = match STATE.with(RefCell::take).and_then(|state| state.downcast::<S>().ok()) {
             Some(state) => state,
-            None => Box::new((self.open)().map_err(ErrorKind::State)?),
+            None => Box::new((self.open)().map_err(ErrorKind::WorkerState)?),
         };
         DISCARD.with(|discard| discard.set(false));
         let result = (self.work)(&mut state);

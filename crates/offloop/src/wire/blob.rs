@@ -29,7 +29,7 @@ use crate::wire::payload;
 ///
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///     offloop::init();
-///     let pool = offloop::ProcessPool::builder().workers(1).build()?;
+///     let pool = offloop::ProcessPool::builder().max_workers(1).build()?;
 ///     let bytes = BlobMut::read_from(std::fs::File::open("/proc/self/exe")?)?.freeze();
 ///     let reversed = pool.run(reverse.with(bytes.clone())).wait()?;
 ///     assert_eq!(reversed.first(), bytes.last());

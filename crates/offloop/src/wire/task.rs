@@ -11,7 +11,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::base::fork::PerProcess;
-use crate::core::error::{ErrorKind, Panic};
+use crate::base::panic::Panic;
+use crate::core::error::ErrorKind;
 use crate::core::work::{Work, sealed};
 use crate::wire::payload::{Bytes, EncodeError, Incoming, Payload};
 

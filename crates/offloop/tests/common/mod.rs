@@ -106,7 +106,7 @@ pub fn comes_back<T: Send + 'static>(what: &str, f: impl FnOnce() -> T + Send + 
 
 /// A pool of one thread.
 pub fn single() -> ThreadPool {
-    ThreadPool::builder().max_threads(1).build().unwrap()
+    ThreadPool::builder().max_workers(1).build().unwrap()
 }
 
 /// Holds the one thread of `pool` until the gate is opened.

@@ -15,7 +15,7 @@ use offloop::ProcessPool;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub fn pool(workers: usize) -> ProcessPool {
-    ProcessPool::builder().workers(workers).build().unwrap()
+    ProcessPool::builder().max_workers(workers).build().unwrap()
 }
 
 /// Waits for what must come, however slow the machine is.
@@ -222,7 +222,7 @@ pub fn clean_up_on_sigterm(gate: &str) {
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub enum Death {
-    Exit(i32),
+    WorkerExit(i32),
     Abort,
     Signal(i32),
     CloseAllFiles,
@@ -233,7 +233,7 @@ pub enum Death {
 #[offloop::task]
 pub fn die(way: Death) {
     match way {
-        Death::Exit(code) => std::process::exit(code),
+        Death::WorkerExit(code) => std::process::exit(code),
         Death::Abort => std::process::abort(),
         Death::Signal(signal) => kill(std::process::id(), signal),
         Death::CloseAllFiles => {

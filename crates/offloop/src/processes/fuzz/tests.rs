@@ -17,8 +17,9 @@ fn corpus() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/answer"))
 }
 
-fn input(header: Header, rest: &[u8]) -> Vec<u8> {
-    let Header { job, tag, flags, began, nanos, on_core, run_delay, parts, inline, offset, length } = header;
+fn input(header: SlotHeader, rest: &[u8]) -> Vec<u8> {
+    let SlotHeader { job, tag, flags, began, nanos, on_core, run_delay, parts, inline, offset, length } =
+        header;
     let mut bytes = Vec::new();
     bytes.extend(job.to_ne_bytes());
     bytes.extend([tag, flags].into_iter().flat_map(u32::to_ne_bytes));
@@ -26,7 +27,7 @@ fn input(header: Header, rest: &[u8]) -> Vec<u8> {
     bytes.extend([parts, inline].into_iter().flat_map(u32::to_ne_bytes));
     bytes.extend([offset, length].into_iter().flat_map(u64::to_ne_bytes));
     bytes.extend(rest);
-    assert_eq!(bytes.len(), size_of::<Header>() + rest.len());
+    assert_eq!(bytes.len(), size_of::<SlotHeader>() + rest.len());
     bytes
 }
 
@@ -38,23 +39,24 @@ fn result<T: Serialize>(value: &T) -> Vec<u8> {
         list.extend((list.len() as u64).to_le_bytes());
         list.extend((part.len() as u64).to_le_bytes());
     }
-    let header = Header { job: JOB, tag: Kind::Done as u32, nanos: 12_345_678, ..Header::default() };
-    let header = Header { parts: u32::try_from(payload.parts().len()).unwrap(), ..header };
+    let header =
+        SlotHeader { job: JOB, tag: AnswerTag::Done as u32, nanos: 12_345_678, ..SlotHeader::default() };
+    let header = SlotHeader { parts: u32::try_from(payload.parts().len()).unwrap(), ..header };
     let inline = u32::try_from(payload.body().len()).unwrap();
-    input(Header { inline, ..header }, &[&list, payload.body()].concat())
+    input(SlotHeader { inline, ..header }, &[&list, payload.body()].concat())
 }
 
 /// The same body, said to be in the arena.
-fn far(kind: Kind, offset: u64, body: &[u8]) -> Vec<u8> {
+fn far(kind: AnswerTag, offset: u64, body: &[u8]) -> Vec<u8> {
     let length = body.len() as u64;
-    let header = Header {
+    let header = SlotHeader {
         job: JOB,
         tag: kind as u32,
         nanos: u64::MAX,
         inline: FAR,
         offset,
         length,
-        ..Header::default()
+        ..SlotHeader::default()
     };
     input(header, body)
 }
@@ -66,11 +68,12 @@ const SOUND: usize = 10;
 fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let blob = |length: usize| BlobMut::zeroed(length).freeze();
     let many: Vec<Blob> = (0..PARTS - 1).map(|_| blob(1024)).collect();
-    let note = PanicNote { message: "no".to_owned(), place: Some("a.rs:1".to_owned()), backtrace: None };
+    let note = PanicNote { message: "no".to_owned(), location: Some("a.rs:1".to_owned()), backtrace: None };
     let note = postcard::to_stdvec(&note).unwrap();
     let bytes = postcard::to_stdvec(&vec![7_u8; 3000]).unwrap();
-    let done = Header { job: JOB, tag: Kind::Done as u32, nanos: 1 << 30, ..Header::default() };
-    let text = |kind: Kind| input(Header { tag: kind as u32, inline: 6, ..done }, "reason".as_bytes());
+    let done = SlotHeader { job: JOB, tag: AnswerTag::Done as u32, nanos: 1 << 30, ..SlotHeader::default() };
+    let text =
+        |kind: AnswerTag| input(SlotHeader { tag: kind as u32, inline: 6, ..done }, "reason".as_bytes());
     vec![
         ("unit", result(&())),
         ("bytes", result(&vec![1_u8, 2, 3])),
@@ -81,18 +84,18 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("blob-small", result(&(Blob::from(vec![9; 10]), Vec::<Blob>::new()))),
         ("blob-part", result(&(blob(1024), Vec::<Blob>::new()))),
         ("blob-many", result(&(blob(1024), many))),
-        ("far", far(Kind::Done, 0, &bytes)),
-        ("far-outside", far(Kind::Done, ARENA as u64, &bytes)),
-        ("far-overflow", far(Kind::Done, u64::MAX - 10, &bytes)),
-        ("panicked", input(Header { tag: Kind::Panicked as u32, inline: 12, ..done }, &note)),
-        ("panicked-far", far(Kind::Panicked, 0, &note)),
-        ("bad-arguments", text(Kind::BadArguments)),
-        ("bad-result", text(Kind::BadResult)),
-        ("kind", input(Header { tag: 9, ..done }, &[])),
-        ("job", input(Header { job: 2, ..done }, &[])),
-        ("parts-claimed", input(Header { parts: 33, ..done }, &[0; 64])),
-        ("inline-claimed", input(Header { inline: 5000, ..done }, &[0; 64])),
-        ("size", input(Header { inline: FAR, length: LIMIT + 1, ..done }, &[])),
+        ("far", far(AnswerTag::Done, 0, &bytes)),
+        ("far-outside", far(AnswerTag::Done, ARENA as u64, &bytes)),
+        ("far-overflow", far(AnswerTag::Done, u64::MAX - 10, &bytes)),
+        ("panicked", input(SlotHeader { tag: AnswerTag::Panicked as u32, inline: 12, ..done }, &note)),
+        ("panicked-far", far(AnswerTag::Panicked, 0, &note)),
+        ("bad-arguments", text(AnswerTag::BadArguments)),
+        ("bad-result", text(AnswerTag::BadResult)),
+        ("kind", input(SlotHeader { tag: 9, ..done }, &[])),
+        ("job", input(SlotHeader { job: 2, ..done }, &[])),
+        ("parts-claimed", input(SlotHeader { parts: 33, ..done }, &[0; 64])),
+        ("inline-claimed", input(SlotHeader { inline: 5000, ..done }, &[0; 64])),
+        ("size", input(SlotHeader { inline: FAR, length: LIMIT + 1, ..done }, &[])),
     ]
 }
 
@@ -118,7 +121,7 @@ fn sound_seeds_are_decoded_and_the_others_are_refused() {
 
 /// Changes an input in a few places, as a fuzzer would.
 fn change(bytes: &mut Vec<u8>, roll: &mut impl FnMut(usize) -> usize) {
-    const HEADER: usize = size_of::<Header>();
+    const HEADER: usize = size_of::<SlotHeader>();
     const NUMBERS: [u64; 8] = [0, 1, 32, 1024, LIMIT, ARENA as u64, u64::MAX >> 1, u64::MAX];
     for _ in 0..=roll(3) {
         let end = bytes.len();

@@ -13,12 +13,12 @@ use rustix::thread::futex;
 use rustix::time::Timespec;
 
 use super::{
-    EVERYBODY, Header, Kind, LetterBody, Malformed, RETURNS, Ring, Shared, Span, ear, empty, open, state,
-    this_core,
+    AnswerTag, EVERYBODY, FrameBody, Malformed, RETURNS, Ring, Shared, SlotHeader, Span, ear, empty, open,
+    state, this_core,
 };
 use crate::base::clock::{Moment, Usage};
 use crate::base::sync::Mutex;
-use crate::metrics::stats::Ran;
+use crate::metrics::stats::Timing;
 use crate::wire::arena::{self, Mapping};
 use crate::wire::blob::{Blob, Foreign, Keeper};
 use crate::wire::payload::Payload;
@@ -81,7 +81,7 @@ impl Link {
 
     /// Offers a call. The slot is empty, and callers take turns.
     pub(crate) fn offer(&self, at: u32, job: u64, task: u32, flags: u32, payload: &Payload) {
-        let header = Header { job, tag: task, flags, ..Header::default() };
+        let header = SlotHeader { job, tag: task, flags, ..SlotHeader::default() };
         self.ring.write(at, header, payload);
         self.ring.shared().pool_core.0.store(this_core(), Ordering::Relaxed);
         self.ring.slot(at).state.store(state::OFFERED, Ordering::SeqCst);
@@ -114,21 +114,21 @@ impl Link {
 
     pub(crate) fn understand(
         self: &Arc<Self>,
-        header: &Header,
+        header: &SlotHeader,
         data: Vec<u8>,
         job: u64,
     ) -> Result<Answer, Malformed> {
-        let kind = Kind::from_tag(header.tag).ok_or(Malformed::Kind(header.tag))?;
+        let kind = AnswerTag::from_tag(header.tag).ok_or(Malformed::AnswerTag(header.tag))?;
         if header.job != job {
             return Err(Malformed::Job { said: header.job, asked: job });
         }
         let letter = open(header, data, self.results.size() as u64, self.max_payload)?;
         let body = match letter.body {
-            LetterBody::Inline(bytes) => AnswerBody::Inline(bytes),
-            LetterBody::Far(span) => AnswerBody::Far(self.lend(span)),
+            FrameBody::Inline(bytes) => AnswerBody::Inline(bytes),
+            FrameBody::Far(span) => AnswerBody::Far(self.lend(span)),
         };
         let parts = letter.parts.into_iter().map(|span| self.lend(span)).collect();
-        let ran = Ran {
+        let ran = Timing {
             began: Moment::from_nanos(header.began),
             took: Duration::from_nanos(header.nanos),
             usage: header.on_core.checked_sub(1).map(|on_core| Usage {
@@ -253,10 +253,10 @@ impl Drop for Lease {
 /// A worker's answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    pub(crate) kind: Kind,
+    pub(crate) kind: AnswerTag,
     pub(crate) body: AnswerBody,
     pub(crate) parts: Vec<Blob>,
-    pub(crate) ran: Ran,
+    pub(crate) ran: Timing,
     /// Which parts of the call the worker still uses, a bit each.
     pub(crate) kept: u32,
 }

@@ -92,17 +92,17 @@ pub(crate) struct Slot {
     pub(crate) awaited: AtomicU32,
     /// The worker sleeps until the state is not `Item` any more.
     pub(crate) blocked: AtomicU32,
-    pub(crate) header: UnsafeCell<Header>,
+    pub(crate) header: UnsafeCell<SlotHeader>,
     pub(crate) data: UnsafeCell<[u8; DATA]>,
 }
 
 /// What precedes a payload. All zero is valid, and so is any other pattern of bits: it comes from another process.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Header {
+pub(crate) struct SlotHeader {
     /// The job, or 0 for the initializer.
     pub(crate) job: u64,
-    /// Of an offer: the index of the task. Of an answer: its [`Kind`].
+    /// Of an offer: the index of the task. Of an answer: its [`AnswerTag`].
     pub(crate) tag: u32,
     /// Of an offer: what to do beside running it. Of an answer: which parts of the offer are still in use, a bit each.
     pub(crate) flags: u32,
@@ -140,7 +140,7 @@ pub(crate) const FAR: u32 = u32::MAX;
 /// What an answer says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-pub(crate) enum Kind {
+pub(crate) enum AnswerTag {
     /// The result. Body: as encoded by the task.
     Done = 1,
     /// The task panicked. Body: a `PanicNote`.
@@ -153,7 +153,7 @@ pub(crate) enum Kind {
     Failed = 5,
 }
 
-impl Kind {
+impl AnswerTag {
     pub(crate) fn from_tag(tag: u32) -> Option<Self> {
         Some(match tag {
             1 => Self::Done,
@@ -170,7 +170,7 @@ impl Kind {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct PanicNote {
     pub(crate) message: String,
-    pub(crate) place: Option<String>,
+    pub(crate) location: Option<String>,
     pub(crate) backtrace: Option<String>,
 }
 
@@ -180,7 +180,7 @@ pub(crate) enum Malformed {
     #[error("a slot in the state {0}, where that cannot be")]
     State(u32),
     #[error("an answer of the unknown kind {0}")]
-    Kind(u32),
+    AnswerTag(u32),
     #[error("an answer for job {said} where job {asked} was asked")]
     Job { said: u64, asked: u64 },
     #[error("an answer with {0} parts")]
@@ -202,13 +202,13 @@ pub(crate) struct Span {
 
 /// A payload as the link has it, checked: everything that it refers to is there.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Letter {
-    pub(crate) body: LetterBody,
+pub(crate) struct Frame {
+    pub(crate) body: FrameBody,
     pub(crate) parts: Vec<Span>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum LetterBody {
+pub(crate) enum FrameBody {
     Inline(Vec<u8>),
     Far(Span),
 }
@@ -217,7 +217,12 @@ pub(crate) enum LetterBody {
 /// before it is used, and it allocates only what has really come.
 ///
 /// `arena` is the size of the sender's arena; `limit` what the payload may have in bytes.
-pub(crate) fn open(header: &Header, mut data: Vec<u8>, arena: u64, limit: u64) -> Result<Letter, Malformed> {
+pub(crate) fn open(
+    header: &SlotHeader,
+    mut data: Vec<u8>,
+    arena: u64,
+    limit: u64,
+) -> Result<Frame, Malformed> {
     let count = header.parts as usize;
     if count > PARTS {
         return Err(Malformed::Parts(header.parts));
@@ -237,24 +242,24 @@ pub(crate) fn open(header: &Header, mut data: Vec<u8>, arena: u64, limit: u64) -
         })
         .collect::<Result<Vec<_>, _>>()?;
     let body = if header.inline == FAR {
-        LetterBody::Far(check(Span { offset: header.offset, length: header.length })?)
+        FrameBody::Far(check(Span { offset: header.offset, length: header.length })?)
     } else {
         data.drain(..count * SPAN);
         if data.len() < header.inline as usize {
             return Err(Malformed::Inline(header.inline));
         }
         data.truncate(header.inline as usize);
-        LetterBody::Inline(data)
+        FrameBody::Inline(data)
     };
     let own = match &body {
-        LetterBody::Inline(bytes) => bytes.len() as u64,
-        LetterBody::Far(span) => span.length,
+        FrameBody::Inline(bytes) => bytes.len() as u64,
+        FrameBody::Far(span) => span.length,
     };
     let size = parts.iter().fold(own, |size, part| size.saturating_add(part.length));
     if size > limit {
         return Err(Malformed::Size { size, limit });
     }
-    Ok(Letter { body, parts })
+    Ok(Frame { body, parts })
 }
 
 /// One side's hold on the shared memory.
@@ -274,7 +279,7 @@ impl Ring {
     }
 
     /// Writes a payload into a slot whose turn is the caller's.
-    pub(crate) fn write(&self, at: u32, mut header: Header, payload: &Payload) {
+    pub(crate) fn write(&self, at: u32, mut header: SlotHeader, payload: &Payload) {
         let slot = self.slot(at);
         let data = slot.data.get().cast::<u8>();
         let mut used = 0;
@@ -305,7 +310,7 @@ impl Ring {
     }
 
     /// Copies a slot's header and the used part of its data.
-    pub(crate) fn read(&self, at: u32) -> (Header, Vec<u8>) {
+    pub(crate) fn read(&self, at: u32) -> (SlotHeader, Vec<u8>) {
         let slot = self.slot(at);
         // SAFETY: the pointer is to mapped memory in which any bits are a valid header. If a worker gone mad
         // writes meanwhile we may see nonsense, which is checked as any other.

@@ -103,8 +103,8 @@ fn value(number: u64) -> Payload {
     Payload::encode(&number).unwrap()
 }
 
-fn done(job: u64) -> Header {
-    Header { job, tag: Kind::Done as u32, ..Header::default() }
+fn done(job: u64) -> SlotHeader {
+    SlotHeader { job, tag: AnswerTag::Done as u32, ..SlotHeader::default() }
 }
 
 /// A blob in shared memory, large enough to travel as a part.
@@ -122,43 +122,43 @@ fn list(spans: &[(u64, u64)]) -> Vec<u8> {
 
 #[test]
 fn a_sound_letter_is_opened() {
-    let header = Header { parts: 2, inline: 3, ..Header::default() };
+    let header = SlotHeader { parts: 2, inline: 3, ..SlotHeader::default() };
     let data = [list(&[(0, 100), (60, 40)]), b"abcdef".to_vec()].concat();
     let parts = vec![Span { offset: 0, length: 100 }, Span { offset: 60, length: 40 }];
-    let letter = Letter { body: LetterBody::Inline(b"abc".to_vec()), parts };
+    let letter = Frame { body: FrameBody::Inline(b"abc".to_vec()), parts };
     assert_eq!(open(&header, data, 100, 143), Ok(letter));
 
-    let header = Header { inline: FAR, offset: 90, length: 10, ..Header::default() };
-    let letter = Letter { body: LetterBody::Far(Span { offset: 90, length: 10 }), parts: Vec::new() };
+    let header = SlotHeader { inline: FAR, offset: 90, length: 10, ..SlotHeader::default() };
+    let letter = Frame { body: FrameBody::Far(Span { offset: 90, length: 10 }), parts: Vec::new() };
     assert_eq!(open(&header, Vec::new(), 100, 10), Ok(letter));
 
-    let empty = Letter { body: LetterBody::Inline(Vec::new()), parts: Vec::new() };
-    assert_eq!(open(&Header::default(), Vec::new(), 0, 0), Ok(empty));
+    let empty = Frame { body: FrameBody::Inline(Vec::new()), parts: Vec::new() };
+    assert_eq!(open(&SlotHeader::default(), Vec::new(), 0, 0), Ok(empty));
 }
 
 #[test]
 fn each_malformed_thing_is_refused_with_its_own_error() {
-    let header = Header::default();
-    let far = |offset, length| Header { inline: FAR, offset, length, ..header };
+    let header = SlotHeader::default();
+    let far = |offset, length| SlotHeader { inline: FAR, offset, length, ..header };
     let outside = |offset, length| Malformed::Far { offset, length, size: 100 };
     let many = u32::try_from(PARTS).unwrap();
     let cases = [
-        (Header { parts: many + 1, ..header }, vec![0; DATA], Malformed::Parts(many + 1)),
-        (Header { parts: u32::MAX, ..header }, vec![0; DATA], Malformed::Parts(u32::MAX)),
-        (Header { parts: 2, ..header }, list(&[(0, 1)]), Malformed::Parts(2)),
-        (Header { parts: 1, ..header }, vec![0; SPAN - 1], Malformed::Parts(1)),
-        (Header { parts: 1, ..header }, list(&[(0, 101)]), outside(0, 101)),
-        (Header { parts: 1, ..header }, list(&[(101, 0)]), outside(101, 0)),
-        (Header { parts: 2, ..header }, list(&[(0, 1), (u64::MAX, 2)]), outside(u64::MAX, 2)),
-        (Header { inline: 4, ..header }, vec![0; 3], Malformed::Inline(4)),
-        (Header { inline: FAR - 1, ..header }, vec![0; DATA], Malformed::Inline(FAR - 1)),
-        (Header { parts: 1, inline: 1, ..header }, list(&[(0, 1)]), Malformed::Inline(1)),
+        (SlotHeader { parts: many + 1, ..header }, vec![0; DATA], Malformed::Parts(many + 1)),
+        (SlotHeader { parts: u32::MAX, ..header }, vec![0; DATA], Malformed::Parts(u32::MAX)),
+        (SlotHeader { parts: 2, ..header }, list(&[(0, 1)]), Malformed::Parts(2)),
+        (SlotHeader { parts: 1, ..header }, vec![0; SPAN - 1], Malformed::Parts(1)),
+        (SlotHeader { parts: 1, ..header }, list(&[(0, 101)]), outside(0, 101)),
+        (SlotHeader { parts: 1, ..header }, list(&[(101, 0)]), outside(101, 0)),
+        (SlotHeader { parts: 2, ..header }, list(&[(0, 1), (u64::MAX, 2)]), outside(u64::MAX, 2)),
+        (SlotHeader { inline: 4, ..header }, vec![0; 3], Malformed::Inline(4)),
+        (SlotHeader { inline: FAR - 1, ..header }, vec![0; DATA], Malformed::Inline(FAR - 1)),
+        (SlotHeader { parts: 1, inline: 1, ..header }, list(&[(0, 1)]), Malformed::Inline(1)),
         (far(100, 1), Vec::new(), outside(100, 1)),
         (far(1, u64::MAX), Vec::new(), outside(1, u64::MAX)),
-        (Header { inline: 51, ..header }, vec![0; 51], Malformed::Size { size: 51, limit: 50 }),
+        (SlotHeader { inline: 51, ..header }, vec![0; 51], Malformed::Size { size: 51, limit: 50 }),
         (far(0, 51), Vec::new(), Malformed::Size { size: 51, limit: 50 }),
         (
-            Header { parts: 2, inline: 1, ..header },
+            SlotHeader { parts: 2, inline: 1, ..header },
             [list(&[(0, 25), (0, 25)]), vec![0]].concat(),
             Malformed::Size { size: 51, limit: 50 },
         ),
@@ -174,12 +174,12 @@ fn number() -> impl Strategy<Value = u64> {
     prop_oneof![2 => 0..5000_u64, 1 => near, 1 => any::<u64>(), 1 => Just(u64::MAX)]
 }
 
-fn header() -> impl Strategy<Value = Header> {
+fn header() -> impl Strategy<Value = SlotHeader> {
     let parts = prop_oneof![4 => 0..4_u32, 2 => 0..40_u32, 1 => any::<u32>()];
     let inline = prop_oneof![3 => Just(FAR), 3 => 0..100_u32, 1 => 0..3000_u32, 1 => any::<u32>()];
     let tag = prop_oneof![4 => 0..6_u32, 1 => any::<u32>()];
     (any::<(bool, u32, [u64; 4])>(), tag, parts, inline, number(), number()).prop_map(
-        |((job, flags, [began, nanos, on_core, run_delay]), tag, parts, inline, offset, length)| Header {
+        |((job, flags, [began, nanos, on_core, run_delay]), tag, parts, inline, offset, length)| SlotHeader {
             job: u64::from(job),
             tag,
             flags,
@@ -207,7 +207,7 @@ fn contents() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// Whether everything that a letter refers to is there: the rules again, in numbers that cannot overflow.
-fn is_sound(header: &Header, data: &[u8], arena: u64, limit: u64) -> bool {
+fn is_sound(header: &SlotHeader, data: &[u8], arena: u64, limit: u64) -> bool {
     let listed = header.parts as usize * SPAN;
     if header.parts as usize > PARTS || listed > data.len() {
         return false;
@@ -243,17 +243,17 @@ proptest! {
     ) {
         let opened = open(&header, data.clone(), arena, limit);
         prop_assert_eq!(opened.is_ok(), is_sound(&header, &data, arena, limit), "{:?}", opened);
-        let Ok(Letter { body, parts }) = opened else { return Ok(()) };
+        let Ok(Frame { body, parts }) = opened else { return Ok(()) };
         prop_assert_eq!(parts.len(), header.parts as usize);
         prop_assert!(parts.capacity() <= PARTS, "more is allocated than has come");
         let mut size = parts.iter().map(|part| part.length).sum::<u64>();
         match &body {
-            LetterBody::Inline(bytes) => {
+            FrameBody::Inline(bytes) => {
                 let start = header.parts as usize * SPAN;
                 prop_assert_eq!(bytes, &data[start..start + header.inline as usize]);
                 size += bytes.len() as u64;
             }
-            LetterBody::Far(span) => {
+            FrameBody::Far(span) => {
                 prop_assert_eq!(span, &Span { offset: header.offset, length: header.length });
                 size += span.length;
             }
@@ -315,7 +315,7 @@ impl Echo {
         // The blob is the pool's: to be sent back it is copied.
         let part = part.map(|part| blob(part.len(), part[0]));
         let payload = Payload::encode(&(job, text, part)).unwrap();
-        self.end.answer(Header { nanos: job * 3, flags: 9, ..done(job) }, &payload);
+        self.end.answer(SlotHeader { nanos: job * 3, flags: 9, ..done(job) }, &payload);
         for blob in payload.into_blobs() {
             let (offset, _) = blob.place().unwrap();
             self.lent.entry(offset).or_insert((blob, 0)).1 += 1;
@@ -378,7 +378,7 @@ fn every_call_is_either_claimed_or_withdrawn_and_in_order() {
                 (false, state::ANSWERED) => {
                     let answer = link.take(flight.slot, flight.job).unwrap();
                     let took = Duration::from_nanos(flight.job * 3);
-                    assert_eq!((answer.kind, answer.ran.took, answer.kept), (Kind::Done, took, 9));
+                    assert_eq!((answer.kind, answer.ran.took, answer.kept), (AnswerTag::Done, took, 9));
                     let incoming = Incoming { body: answer.body(), parts: &answer.parts };
                     assert!(incoming.decode::<Arguments>().unwrap() == arguments(flight.job));
                     answered.push(flight.job);
@@ -487,8 +487,8 @@ fn a_ring_full_of_answers_that_nobody_has_taken_gives_the_worker_nothing_to_do()
 fn an_answer_is_taken_for_the_job_that_was_asked_alone_and_leaves_its_slot_empty() {
     for (header, asked, error) in [
         (done(5), 6, Malformed::Job { said: 5, asked: 6 }),
-        (Header { tag: 0, ..done(5) }, 5, Malformed::Kind(0)),
-        (Header { tag: 6, ..done(5) }, 5, Malformed::Kind(6)),
+        (SlotHeader { tag: 0, ..done(5) }, 5, Malformed::AnswerTag(0)),
+        (SlotHeader { tag: 6, ..done(5) }, 5, Malformed::AnswerTag(6)),
     ] {
         let (link, mut end) = link(0);
         link.offer(0, 5, 0, 0, &value(1));
@@ -497,9 +497,11 @@ fn an_answer_is_taken_for_the_job_that_was_asked_alone_and_leaves_its_slot_empty
         assert_eq!(link.take(0, asked).err(), Some(error));
         assert_eq!(link.state(0), state::EMPTY);
     }
-    for (kind, tag) in (1..).zip([Kind::Done, Kind::Panicked, Kind::BadArguments, Kind::BadResult]).map(swap)
+    for (kind, tag) in (1..)
+        .zip([AnswerTag::Done, AnswerTag::Panicked, AnswerTag::BadArguments, AnswerTag::BadResult])
+        .map(swap)
     {
-        assert_eq!((kind as u32, Kind::from_tag(tag)), (tag, Some(kind)));
+        assert_eq!((kind as u32, AnswerTag::from_tag(tag)), (tag, Some(kind)));
     }
 }
 
@@ -950,7 +952,7 @@ fn word(link: &Link, index: usize) -> &AtomicU32 {
 fn garbage() -> impl Strategy<Value = (usize, u32)> {
     let slots = std::mem::offset_of!(Shared, slots) / 4;
     let returns = std::mem::offset_of!(Shared, returns) / 4;
-    let head = 2 + size_of::<Header>() / 4 + 8;
+    let head = 2 + size_of::<SlotHeader>() / 4 + 8;
     let in_slot =
         (0..SLOTS as usize, 0..head).prop_map(move |(at, it)| slots + at * size_of::<Slot>() / 4 + it);
     let index = prop_oneof![2 => 0..returns + 64, 5 => in_slot, 1 => 0..words()];

@@ -11,7 +11,9 @@ use rustix::net::{RecvFlags, SendFlags};
 use rustix::thread::futex;
 use rustix::time::Timespec;
 
-use super::{EVERYBODY, Header, LetterBody, RETURNS, Ring, Shared, Span, ear, empty, open, state, this_core};
+use super::{
+    EVERYBODY, FrameBody, RETURNS, Ring, Shared, SlotHeader, Span, ear, empty, open, state, this_core,
+};
 use crate::processes::os::process as sys;
 use crate::wire::arena::Mapping;
 use crate::wire::blob::{Blob, Foreign};
@@ -146,8 +148,8 @@ impl WorkerEnd {
             (start, usize::try_from(span.length).expect("checked by `open`"))
         };
         let body = match letter.body {
-            LetterBody::Inline(bytes) => RequestBody::Inline(bytes),
-            LetterBody::Far(span) => {
+            FrameBody::Inline(bytes) => RequestBody::Inline(bytes),
+            FrameBody::Far(span) => {
                 let (start, length) = find(span);
                 RequestBody::Far(start, length)
             }
@@ -163,7 +165,7 @@ impl WorkerEnd {
     }
 
     /// Answers the call that was claimed last. Nobody is woken for it before [`announce`](Self::announce).
-    pub(crate) fn answer(&mut self, header: Header, payload: &Payload) {
+    pub(crate) fn answer(&mut self, header: SlotHeader, payload: &Payload) {
         self.await_room();
         self.ring.write(self.at, header, payload);
         self.ring.slot(self.at).state.store(state::ANSWERED, Ordering::SeqCst);
@@ -171,7 +173,7 @@ impl WorkerEnd {
     }
 
     /// Sends an item of the call that was claimed last, when the one before it has been taken. Blocks until then.
-    pub(crate) fn emit(&mut self, header: Header, payload: &Payload) {
+    pub(crate) fn emit(&mut self, header: SlotHeader, payload: &Payload) {
         self.await_room();
         self.ring.write(self.at, header, payload);
         self.ring.slot(self.at).state.store(state::ITEM, Ordering::SeqCst);

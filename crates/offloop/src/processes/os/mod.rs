@@ -1,4 +1,3 @@
 //! The system calls that the process pool needs, each in one place.
 
-pub(crate) mod patience;
 pub(crate) mod process;

@@ -21,7 +21,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
-use crate::core::error::Exit;
+use crate::core::error::WorkerExit;
 use crate::processes::limits::{Limits, Surroundings};
 use crate::processes::link::{Link, WorkerEnd};
 use crate::wire::arena::{Arena, Mapping};
@@ -138,7 +138,7 @@ const FILES: usize = 6;
 /// How a process ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ended {
-    pub(crate) exit: Exit,
+    pub(crate) exit: WorkerExit,
     /// In bytes; 0 if unknown.
     pub(crate) peak_memory: u64,
 }
@@ -198,12 +198,12 @@ impl Process {
         };
         if got <= 0 {
             // A host program that ignores SIGCHLD or waits for any child has collected it before us.
-            return Ended { exit: Exit::Unknown, peak_memory: 0 };
+            return Ended { exit: WorkerExit::Unknown, peak_memory: 0 };
         }
         let exit = if libc::WIFSIGNALED(status) {
-            Exit::Signal(libc::WTERMSIG(status))
+            WorkerExit::Signal(libc::WTERMSIG(status))
         } else {
-            Exit::Code(libc::WEXITSTATUS(status))
+            WorkerExit::Code(libc::WEXITSTATUS(status))
         };
         let peak = kilobytes(usage.ru_maxrss);
         Ended { exit, peak_memory: if peak > self.baseline { peak } else { 0 } }

@@ -54,7 +54,7 @@ pub(crate) struct Config {
     pub(crate) max_jobs: Option<u64>,
     pub(crate) max_age: Option<Duration>,
     /// What a worker may have resident, in bytes.
-    pub(crate) memory_limit: Option<u64>,
+    pub(crate) max_rss: Option<u64>,
     pub(crate) limits: Limits,
     pub(crate) surroundings: Surroundings,
     /// How much of the end of each worker's standard error is kept, in bytes.
@@ -88,18 +88,18 @@ pub(crate) struct Initializer {
 }
 
 /// What an initializer task may return: nothing, or a result whose error keeps the worker from starting.
-pub trait Initialised: Serialize + DeserializeOwned + 'static {
+pub trait InitializerResult: Serialize + DeserializeOwned + 'static {
     #[doc(hidden)]
     fn verdict(self) -> Result<(), String>;
 }
 
-impl Initialised for () {
+impl InitializerResult for () {
     fn verdict(self) -> Result<(), String> {
         Ok(())
     }
 }
 
-impl<E: Display + Serialize + DeserializeOwned + 'static> Initialised for Result<(), E> {
+impl<E: Display + Serialize + DeserializeOwned + 'static> InitializerResult for Result<(), E> {
     fn verdict(self) -> Result<(), String> {
         self.map_err(|error| error.to_string())
     }
@@ -125,11 +125,11 @@ impl ProcessPoolBuilder {
                 initializer: None,
                 max_jobs: None,
                 max_age: None,
-                memory_limit: None,
+                max_rss: None,
                 limits: Limits {
                     nice: NICE,
                     cores: Vec::new(),
-                    memory_cap: None,
+                    max_data: None,
                     open_files: None,
                     retained: RETAINED,
                 },
@@ -166,7 +166,7 @@ impl ProcessPoolBuilder {
 
     /// How many worker processes; at least 1. They are started at once. Default: as many as this process may
     /// use cores.
-    pub fn workers(mut self, workers: usize) -> Self {
+    pub fn max_workers(mut self, workers: usize) -> Self {
         self.config.workers = workers;
         self
     }
@@ -214,7 +214,7 @@ impl ProcessPoolBuilder {
     /// Replaces a worker when it has run so many jobs; at least 1. Default: never.
     ///
     /// Its replacement is started when it is given its last job. So leaks are contained, and nobody is interrupted.
-    pub fn max_jobs_per_worker(mut self, jobs: u64) -> Self {
+    pub fn max_tasks_per_child(mut self, jobs: u64) -> Self {
         self.config.max_jobs = Some(jobs);
         self
     }
@@ -232,22 +232,22 @@ impl ProcessPoolBuilder {
     /// so and how much it was. If the job has not run for so long yet, the worker is replaced as one that is worn
     /// out is. Shared memory is not counted.
     /// Default: no limit.
-    pub fn memory_limit(mut self, bytes: u64) -> Self {
-        self.config.memory_limit = Some(bytes);
+    pub fn max_rss(mut self, bytes: u64) -> Self {
+        self.config.max_rss = Some(bytes);
         self
     }
 
     /// A cap on each worker's own memory, in bytes: what exceeds it is refused by the system (`RLIMIT_DATA`), which
-    /// mostly means that the worker aborts. Catches what grows faster than `memory_limit` is measured; address space
+    /// mostly means that the worker aborts. Catches what grows faster than `max_rss` is measured; address space
     /// that is reserved but not used counts too. Default: that of this process.
-    pub fn memory_cap(mut self, bytes: u64) -> Self {
-        self.config.limits.memory_cap = Some(bytes);
+    pub fn max_data(mut self, bytes: u64) -> Self {
+        self.config.limits.max_data = Some(bytes);
         self
     }
 
     /// How much more freed shared memory each worker keeps for its next large results, in bytes. When it has been
     /// idle for 2 s it keeps none. This process keeps 256 MiB for arguments, likewise. Default 256 MiB.
-    pub fn retained_memory(mut self, bytes: u64) -> Self {
+    pub fn idle_memory(mut self, bytes: u64) -> Self {
         self.config.limits.retained = bytes;
         self
     }
@@ -315,8 +315,8 @@ impl ProcessPoolBuilder {
     }
 
     /// Runs `call` in each worker before its first job. A worker whose initializer panics or returns an error
-    /// is not used; when none can be had the jobs end with [`ErrorKind::CouldNotStart`] and that reason.
-    pub fn initializer<R: Initialised>(mut self, call: &Call<'_, R>) -> Self {
+    /// is not used; when none can be had the jobs end with [`ErrorKind::WorkerStart`] and that reason.
+    pub fn initializer<R: InitializerResult>(mut self, call: &Call<'_, R>) -> Self {
         match call.encode(None) {
             Ok(call) => {
                 let verdict =
@@ -344,16 +344,16 @@ impl ProcessPoolBuilder {
     }
 
     /// Starts the program only once, as a template of which the workers are forks: for programs that take long to get
-    /// ready. It becomes one by [`host::Template`](crate::host::Template). It should have one thread.
+    /// ready. It becomes one by [`embed::Template`](crate::embed::Template). It should have one thread.
     pub fn template(mut self) -> Self {
         self.uses_template = true;
         self
     }
 
-    /// The same for a template that is not a program of its own: `start` brings it about, with this end of a socket,
-    /// and says its process id. It is called on a thread that lives as long as the pool; what it starts must be a
-    /// child of this process.
-    pub fn template_by(mut self, start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static) -> Self {
+    pub(crate) fn template_by(
+        mut self,
+        start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static,
+    ) -> Self {
         self.config.template = Some(Box::new(start));
         self
     }
@@ -371,7 +371,7 @@ impl ProcessPoolBuilder {
         }
         if config.max_jobs == Some(0) {
             return Err(BuildError::Setting(
-                "max_jobs_per_worker is 0: workers would only be replaced; give at least 1".into(),
+                "max_tasks_per_child is 0: workers would only be replaced; give at least 1".into(),
             ));
         }
         if self.uses_template {

@@ -7,25 +7,27 @@ use std::time::{Duration, Instant};
 
 use crate::base::fork::Generation;
 use crate::base::sync::{Condvar, Mutex, thread, wait_until};
-use crate::core::backlog::{Backlog, Offer};
-use crate::core::cell::{Owner, Remote};
+use crate::core::backlog::Backlog;
 use crate::core::error::{BuildError, ErrorKind};
-use crate::core::job::{Core, Expected, JobId, JobState};
-use crate::core::shutdown::{Report, Stuck};
-use crate::core::spin::Attended;
-use crate::metrics::stats::{Counts, Ran};
-use crate::metrics::{self, Advisor, Histogram, Kind, Measured, Metrics, Outcome, Purpose, Restarts};
+use crate::core::header::{Expected, Header};
+use crate::core::id::{JobId, JobState};
+use crate::core::outcome::Outcome;
+use crate::core::runnable::{AbortIf, Owner};
+use crate::core::shutdown::{ShutdownReport, StuckJob};
+use crate::core::spin::{self, SpinOutcome};
+use crate::metrics::stats::{OutcomeCounters, Timing};
+use crate::metrics::{self, Advisor, Histogram, Kind, Measured, Metrics, Purpose, Restarts};
 use crate::processes::link::{Link, state};
-use crate::processes::os::patience::spin;
 use crate::processes::os::process::Bell;
 use crate::processes::pool::builder::Config;
-use crate::processes::pool::items::Tray;
+use crate::processes::pool::item_queue::ItemQueue;
 use crate::processes::pool::output::Output;
+use crate::processes::pool::remote::{Outbound, RemoteCall};
 use crate::processes::pool::results as outcome;
 use crate::processes::pool::supervisor::{STALL, Supervisor};
 use crate::processes::pool::worker::{Finished, Member, Phase, Why};
 use crate::wire::arena::Arena;
-use crate::wire::task::{Encoded, KINDS};
+use crate::wire::task::KINDS;
 
 /// To wake a worker for less expected work is not worth it.
 const WAKE_UP: Duration = Duration::from_micros(20);
@@ -49,18 +51,18 @@ pub(crate) struct Desk {
     /// Signalled when the supervisor has ended.
     changed: Condvar,
     /// The ends of jobs.
-    pub(crate) counts: Arc<Counts>,
+    pub(crate) counts: Arc<OutcomeCounters>,
     advisor: Advisor,
     born: Generation,
     owner: Weak<dyn Owner>,
 }
 
 pub(crate) struct Inbox {
-    pub(crate) backlog: Backlog<Arc<dyn Remote>>,
+    pub(crate) backlog: Backlog<dyn RemoteCall>,
     /// The workers. Only the supervisor adds and removes them.
     pub(crate) members: Vec<Member>,
     /// Jobs that wait for another attempt, and until when.
-    pub(crate) later: Vec<(Instant, Arc<dyn Remote>)>,
+    pub(crate) later: Vec<(Instant, Arc<dyn RemoteCall>)>,
     /// How many workers were killed for the sake of their job.
     pub(crate) killed: usize,
     /// No more jobs are accepted.
@@ -80,7 +82,7 @@ pub(crate) struct Inbox {
     /// How long jobs waited and ran.
     queue_wait: Histogram,
     run_time: Histogram,
-    /// Attempts after the first.
+    /// AdaptiveSpin after the first.
     pub(crate) retried: u64,
     pub(crate) restarts: Restarts,
 }
@@ -99,12 +101,12 @@ pub(crate) struct Aftermath {
     /// Workers that sleep and have a call.
     wake: Vec<Arc<Link>>,
     /// Jobs that got room in the queue.
-    admitted: Vec<Arc<dyn Remote>>,
+    admitted: Vec<Arc<dyn RemoteCall>>,
     /// Jobs that had ended when their turn came.
-    ended: Vec<Arc<dyn Remote>>,
+    ended: Vec<Arc<dyn RemoteCall>>,
     finished: Vec<Finished>,
     /// Whose jobs have sent items.
-    told: Vec<Arc<Tray>>,
+    told: Vec<Arc<ItemQueue>>,
     /// The supervisor has something to do.
     ring: bool,
 }
@@ -114,7 +116,7 @@ impl Inbox {
     /// are expected to end soon.
     pub(crate) fn assign(&mut self, after: &mut Aftermath) {
         while let Some(next) = self.backlog.peek() {
-            let is_captured = next.core().options.capture.is_some();
+            let is_captured = next.header().options.capture.is_some();
             for at in 0..self.members.len() {
                 if self.members[at].has_passed_withdrawn() {
                     // Only removes what is withdrawn, unless an answer has come behind it.
@@ -124,20 +126,20 @@ impl Inbox {
             let Some(at) = self.choose(is_captured) else { return };
             let Some((job, admitted)) = self.backlog.take() else { return };
             after.admitted.extend(admitted);
-            let Some(call) = Arc::clone(&job).start() else {
+            let Some(work) = job.start() else {
                 after.ended.push(job);
                 continue;
             };
-            let pace = self.pace[usize::from(call.kind)];
+            let pace = self.pace[usize::from(work.call.kind)];
             let expected = (!pace.is_zero()).then_some(pace);
             let member = &mut self.members[at];
             if expected.is_some_and(|expected| member.load() + expected < SHORT) {
                 let is_awake = member.link.is_awake();
-                job.core().expect(if is_awake { Expected::FromProcess } else { Expected::FromSleeper });
+                job.header().expect(if is_awake { Expected::FromProcess } else { Expected::FromSleeper });
             }
             self.given += 1;
             member.last_given = self.given;
-            if member.give(job, call, expected) {
+            if member.give(job, work, expected) {
                 after.wake.push(Arc::clone(&member.link));
             }
             let member = &self.members[at];
@@ -187,8 +189,8 @@ impl Inbox {
         let first_new = after.finished.len();
         let result = member.harvest(&mut after.finished, &mut after.told);
         for Finished { job, kind, answer, .. } in &after.finished[first_new..] {
-            let Ran { began, took, .. } = answer.ran;
-            self.queue_wait.record(began.since(job.core().submitted));
+            let Timing { began, took, .. } = answer.ran;
+            self.queue_wait.record(began.since(job.header().submitted));
             self.run_time.record(took);
             let pace = &mut self.pace[usize::from(*kind)];
             let took = took.max(Duration::from_nanos(1));
@@ -203,22 +205,22 @@ impl Inbox {
     }
 
     /// Notes a job that has run without an answer since then, or may have.
-    pub(crate) fn note_unanswered(&mut self, core: &Core, since: Instant) {
+    pub(crate) fn note_unanswered(&mut self, header: &Header, since: Instant) {
         let ran = since.elapsed();
-        self.queue_wait.record(core.submitted.elapsed().saturating_sub(ran));
+        self.queue_wait.record(header.submitted.elapsed().saturating_sub(ran));
         self.run_time.record(ran);
     }
 
     /// Takes back what a worker has not begun with, to the front of the queue.
     pub(crate) fn recall(&mut self, at: usize, after: &mut Aftermath) {
-        for (job, call) in self.members[at].recall() {
-            self.requeue(job, call, after);
+        for (job, work) in self.members[at].recall() {
+            self.requeue(job, work, after);
         }
     }
 
     /// Puts a job back whose worker did not begin with it.
-    pub(crate) fn requeue(&mut self, job: Arc<dyn Remote>, call: Encoded, after: &mut Aftermath) {
-        if job.give_back(call) {
+    pub(crate) fn requeue(&mut self, job: Arc<dyn RemoteCall>, work: Outbound, after: &mut Aftermath) {
+        if job.take_back(work) {
             self.backlog.put_back(job);
         } else {
             after.ended.push(job);
@@ -253,13 +255,13 @@ impl Inbox {
         self.flights().count()
     }
 
-    pub(crate) fn flights(&self) -> impl Iterator<Item = (&Member, &Arc<dyn Remote>)> {
+    pub(crate) fn flights(&self) -> impl Iterator<Item = (&Member, &Arc<dyn RemoteCall>)> {
         let all = self.members.iter().flat_map(|member| member.calls.iter().map(move |call| (member, call)));
         all.filter_map(|(member, call)| Some((member, &call.work.as_ref()?.0)))
     }
 
     /// Every job that no worker has, out of the queue.
-    pub(crate) fn drain(&mut self) -> Vec<Arc<dyn Remote>> {
+    pub(crate) fn drain(&mut self) -> Vec<Arc<dyn RemoteCall>> {
         let mut jobs = self.backlog.drain();
         jobs.extend(self.later.drain(..).map(|(_, job)| job));
         jobs
@@ -312,11 +314,11 @@ impl Desk {
     }
 
     /// Accepts a job, or says why not.
-    pub(crate) fn execute(&self, job: Arc<dyn Remote>) -> Result<(), ErrorKind> {
+    pub(crate) fn execute(&self, job: Arc<dyn RemoteCall>) -> Result<(), ErrorKind> {
         self.accept(job).inspect_err(|kind| self.counts.count(Outcome::of(kind)))
     }
 
-    fn accept(&self, job: Arc<dyn Remote>) -> Result<(), ErrorKind> {
+    fn accept(&self, job: Arc<dyn RemoteCall>) -> Result<(), ErrorKind> {
         if self.born.is_past() {
             return Err(ErrorKind::Forked);
         }
@@ -332,16 +334,7 @@ impl Desk {
             }
             Ok(offer)
         })?;
-        match offer {
-            Offer::Taken => {}
-            Offer::Ended(job) => self.counts.count_untold(job.core()),
-            Offer::Shed(victim) => {
-                victim.fail(ErrorKind::Shed, &*self.counts);
-            }
-            Offer::CallerRuns(job) => job.run_here(&*self.counts),
-            Offer::Full(_) => return Err(ErrorKind::Full { capacity: self.config.queue_capacity }),
-        }
-        Ok(())
+        offer.settle(&*self.counts).map_err(|(_, kind)| kind)
     }
 
     /// Changes something under the lock, and does what follows from it after the lock is released.
@@ -360,11 +353,11 @@ impl Desk {
         after.admitted.iter().for_each(|job| job.admit());
         after.told.iter().for_each(|tray| tray.wake());
         for finished in after.finished {
-            let Ran { began, took, usage } = finished.answer.ran;
-            let core = finished.job.core();
-            core.span.tell_times(began.since(core.submitted), took);
+            let Timing { began, took, usage } = finished.answer.ran;
+            let header = finished.job.header();
+            header.span.record_times(began.since(header.submitted), took);
             if let Some(usage) = usage {
-                self.advisor.note(core, took, usage);
+                self.advisor.note(header, took, usage);
             }
             outcome::finish(finished, &self.counts);
         }
@@ -392,7 +385,7 @@ impl Desk {
     }
 
     /// The supervisor has ended: nothing is to be had here any more. Returns the jobs that are left.
-    pub(crate) fn end(&self) -> Vec<Arc<dyn Remote>> {
+    pub(crate) fn end(&self) -> Vec<Arc<dyn RemoteCall>> {
         let mut inbox = self.inbox.lock();
         inbox.closed = true;
         inbox.over = true;
@@ -422,9 +415,9 @@ impl Desk {
     }
 
     /// Drains a closed pool of its `pending` jobs, then cancels and kills, then reports.
-    pub(crate) fn shut_down(&self, pending: usize, drain: Duration) -> Report {
+    pub(crate) fn shut_down(&self, pending: usize, drain: Duration) -> ShutdownReport {
         if self.born.is_past() {
-            return Report::default();
+            return ShutdownReport::default();
         }
         let mut inbox = self.inbox.lock();
         let killed_before = inbox.killed;
@@ -434,22 +427,22 @@ impl Desk {
         left.extend(inbox.flights().map(|(_, job)| Arc::clone(job)));
         drop(inbox);
         // Whoever is in a worker is interrupted by that.
-        let cancelled = left.iter().filter(|job| job.cancel()).count();
+        let cancelled = left.iter().filter(|job| job.abort(ErrorKind::Cancelled, AbortIf::Live)).count();
         self.change(Inbox::ring);
 
         // SIGKILL follows after one grace period, and what it ends is collected within the second.
         let grace = self.config.grace.saturating_mul(2).saturating_add(Duration::from_secs(1));
         let inbox = wait_until(&self.changed, self.inbox.lock(), grace, |inbox| inbox.over);
-        let stuck: Vec<Stuck> = inbox
+        let stuck: Vec<StuckJob> = inbox
             .members
             .iter()
             .filter_map(|member| {
                 let (job, since) = member.running()?;
-                Some(Stuck::new(job.core(), format!("process {}", member.pid), since.elapsed()))
+                Some(StuckJob::new(job.header(), format!("process {}", member.pid), since.elapsed()))
             })
             .collect();
         let killed = (inbox.killed - killed_before).min(cancelled).saturating_sub(stuck.len());
-        Report {
+        ShutdownReport {
             drained: pending.saturating_sub(cancelled),
             cancelled: cancelled.saturating_sub(killed + stuck.len()),
             killed,
@@ -504,7 +497,7 @@ impl Desk {
             return 0;
         }
         let queued = self.inbox.lock().drain();
-        let cancelled = queued.iter().filter(|job| job.cancel()).count();
+        let cancelled = queued.iter().filter(|job| job.abort(ErrorKind::Cancelled, AbortIf::Live)).count();
         self.change(Inbox::ring);
         cancelled
     }
@@ -567,13 +560,13 @@ impl Measured for Desk {
 }
 
 impl Owner for Desk {
-    fn withdraw(&self, core: &Core) {
-        self.counts.count_early(core);
+    fn withdraw(&self, header: &Header, outcome: Outcome) {
+        self.counts.count(outcome);
         let removed = self.change(|inbox, after| {
-            let (mut removed, admitted) = inbox.backlog.withdraw(core);
+            let (mut removed, admitted) = inbox.backlog.withdraw(header);
             after.admitted.extend(admitted);
             if removed.is_none() {
-                let at = inbox.later.iter().position(|(_, job)| job.core().id == core.id);
+                let at = inbox.later.iter().position(|(_, job)| job.header().id == header.id);
                 removed = at.map(|at| inbox.later.swap_remove(at).1);
             }
             if inbox.closed {
@@ -584,17 +577,17 @@ impl Owner for Desk {
         drop(removed);
     }
 
-    fn interrupt(&self, core: &Core) {
-        self.counts.count_early(core);
+    fn interrupt(&self, header: &Header, outcome: Outcome) {
+        self.counts.count(outcome);
         self.change(|inbox, after| {
-            let has_it = |member: &Member| member.find(core.id).is_some();
+            let has_it = |member: &Member| member.find(header.id).is_some();
             if let Some(at) = inbox.members.iter().position(has_it) {
                 // What was answered is not to be killed for, and what was not begun with not to be killed.
                 inbox.recall(at, after);
                 inbox.collect(at, after);
                 if has_it(&inbox.members[at]) {
                     if let Some((_, since)) = inbox.members[at].running() {
-                        inbox.note_unanswered(core, since);
+                        inbox.note_unanswered(header, since);
                     }
                     inbox.killed += usize::from(!inbox.members[at].is_leaving());
                     inbox.dismiss(at, Why::JobEnded, after);
@@ -607,29 +600,29 @@ impl Owner for Desk {
         });
     }
 
-    fn attend(&self, core: &Core, spinning: Duration, sleeping: Duration) -> Attended {
+    fn spin_for_end(&self, header: &Header, spinning: Duration, sleeping: Duration) -> SpinOutcome {
         let place = {
             let inbox = self.inbox.lock();
-            let found = inbox.members.iter().find_map(|member| member.find(core.id));
+            let found = inbox.members.iter().find_map(|member| member.find(header.id));
             found.map(|(link, slot)| (Arc::clone(link), slot))
         };
-        let ended = |how| if core.state() == JobState::Ended { how } else { Attended::InVain };
-        let Some((link, slot)) = place else { return ended(Attended::Spinning) };
+        let ended = |how| if header.state() == JobState::Ended { how } else { SpinOutcome::InVain };
+        let Some((link, slot)) = place else { return ended(SpinOutcome::Spinning) };
         let spinning = if link.is_elsewhere() { spinning } else { Duration::ZERO };
         let began = Instant::now();
-        let mut how = Attended::Spinning;
-        while core.state() != JobState::Ended && link.state(slot) != state::ANSWERED {
+        let mut how = SpinOutcome::Spinning;
+        while header.state() != JobState::Ended && link.state(slot) != state::ANSWERED {
             let waited = began.elapsed();
             if waited < spinning {
-                spin();
+                spin::pause();
             } else if waited < spinning + sleeping {
-                how = Attended::Sleeping;
+                how = SpinOutcome::Sleeping;
                 link.await_answer(slot, sleeping);
             } else {
                 break;
             }
         }
-        if how == Attended::Sleeping || core.state() != JobState::Ended {
+        if how == SpinOutcome::Sleeping || header.state() != JobState::Ended {
             self.take_answers_of(&link);
         }
         ended(how)

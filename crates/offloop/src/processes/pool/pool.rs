@@ -12,19 +12,23 @@ use serde::de::DeserializeOwned;
 
 use super::builder::ProcessPoolBuilder;
 use super::dispatcher::Desk;
-use super::items::{Items, Tray};
+use super::item_queue::ItemQueue;
+use super::items::ItemStream;
 use crate::processes::{os::process as sys, worker::main as worker};
 
 use crate::base::panic;
-use crate::core::cell::{Cell, Remote};
+use crate::core::cell::Cell;
 use crate::core::error::{ErrorKind, Rejected};
 use crate::core::executor::Accepts;
 use crate::core::handle::Handle;
-use crate::core::job::{Options, Prepared};
-use crate::core::shutdown::Report;
-use crate::metrics::{Measured, Metrics, Outcome};
+use crate::core::options::{OnEnd, Options, Prepared};
+use crate::core::outcome::Outcome;
+use crate::core::runnable::AnyJob;
+use crate::core::shutdown::ShutdownReport;
+use crate::metrics::{Measured, Metrics};
+use crate::processes::pool::remote::{Outbound, RemoteCall};
 use crate::wire::payload::Bytes;
-use crate::wire::task::{Call, Context, Encoded};
+use crate::wire::task::{Call, Context};
 
 /// Why a call was not taken, with its instructions.
 type Refusal = Box<(ErrorKind, Options)>;
@@ -111,10 +115,10 @@ impl ProcessPool {
     /// kills the workers of running ones: SIGTERM, and SIGKILL after the builder's `grace`.
     ///
     /// The shutdown goes on whether or not the handle is awaited.
-    pub fn shutdown(&self, drain: Duration) -> Handle<Report> {
+    pub fn shutdown(&self, drain: Duration) -> Handle<ShutdownReport> {
         let desk = Arc::clone(&self.door.desk);
         let pending = desk.close();
-        crate::core::shutdown::supervise(move || desk.shut_down(pending, drain))
+        crate::core::shutdown::run_in_background(move || desk.shut_down(pending, drain))
     }
 
     /// Cancels the jobs that no worker has, and says how many those were. Running ones go on.
@@ -129,16 +133,12 @@ impl ProcessPool {
         self.door.desk.resize(workers);
     }
 
-    /// For a loop that waits on descriptors: when this one is readable, answers of workers have come, which
-    /// [`take_answers`](Self::take_answers) takes. To do so is not necessary, but it spares the way through another
-    /// thread. Answers that it does not take for 1 ms are taken by that thread.
-    pub fn listen(&self) -> BorrowedFd<'_> {
+    pub(crate) fn listen(&self) -> BorrowedFd<'_> {
         self.door.desk.listen();
         self.door.desk.ear.as_fd()
     }
 
-    /// Takes the answers that have come, and wakes those who wait for them. Does not block.
-    pub fn take_answers(&self) {
+    pub(crate) fn take_answers(&self) {
         self.door.desk.take_answers();
     }
 
@@ -147,13 +147,12 @@ impl ProcessPool {
         self.door.desk.close();
     }
 
-    /// Whether it is closed and its last worker is gone.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.door.desk.is_over()
     }
 
     /// The process ids of the workers that are up: busy, idle or starting.
-    pub fn workers(&self) -> Vec<u32> {
+    pub fn worker_pids(&self) -> Vec<u32> {
         self.door.desk.pids()
     }
 
@@ -167,8 +166,7 @@ impl ProcessPool {
         self.door.desk.queued()
     }
 
-    /// How many accepted jobs have not ended at this moment, the running ones included.
-    pub fn outstanding(&self) -> usize {
+    pub(crate) fn outstanding(&self) -> usize {
         self.door.desk.outstanding()
     }
 
@@ -178,25 +176,25 @@ impl ProcessPool {
     pub fn stream<'a, T, R>(
         &self,
         work: impl Into<Prepared<Call<'a, R>>>,
-        waiting: usize,
-    ) -> (Handle<R>, Items<T>)
+        buffersize: usize,
+    ) -> (Handle<R>, ItemStream<T>)
     where
         T: DeserializeOwned + 'static,
         R: DeserializeOwned + Send + 'static,
     {
         let Prepared { work, mut options } = work.into();
-        let tray = Tray::new(waiting);
-        options.tray = Some(Arc::clone(&tray));
+        let queue = ItemQueue::new(buffersize);
+        options.on_end = Some(Arc::clone(&queue) as Arc<dyn OnEnd>);
         let desk = &self.door.desk;
-        match self.launch(&work, options) {
+        match self.launch(&work, Some(&queue), options) {
             Ok(job) => {
-                let items = Items::new(tray, Arc::clone(&job) as Arc<dyn Remote>, desk);
+                let items = ItemStream::new(queue, Arc::clone(&job) as Arc<dyn RemoteCall>, desk);
                 (Handle::new(job), items)
             }
             Err(refusal) => {
                 let (kind, options) = *refusal;
-                let job: Arc<Cell<_, R>> = Cell::<Encoded, R>::ended(options, kind);
-                let items = Items::new(tray, Arc::clone(&job) as Arc<dyn Remote>, desk);
+                let job: Arc<Cell<_, R>> = Cell::<Outbound, R>::ended(options, kind);
+                let items = ItemStream::new(queue, Arc::clone(&job) as Arc<dyn RemoteCall>, desk);
                 (Handle::new(job), items)
             }
         }
@@ -207,10 +205,15 @@ impl ProcessPool {
     where
         R: DeserializeOwned + Send + 'static,
     {
-        self.launch(call, options).map(Handle::new)
+        self.launch(call, None, options).map(Handle::new)
     }
 
-    fn launch<R>(&self, call: &Call<'_, R>, mut options: Options) -> Result<Arc<Cell<Encoded, R>>, Refusal>
+    fn launch<R>(
+        &self,
+        call: &Call<'_, R>,
+        items: Option<&Arc<ItemQueue>>,
+        mut options: Options,
+    ) -> Result<Arc<Cell<Outbound, R>>, Refusal>
     where
         R: DeserializeOwned + Send + 'static,
     {
@@ -238,13 +241,14 @@ impl ProcessPool {
                 return Err(Box::new((kind, options)));
             }
         };
-        let job: Arc<Cell<_, R>> = Cell::new(encoded.named(&options.name), options);
-        match desk.execute(Arc::clone(&job) as Arc<dyn Remote>) {
+        let job: Arc<Cell<_, R>> =
+            Cell::new(Outbound { call: encoded.named(&options.name), items: items.cloned() }, options);
+        match desk.execute(Arc::clone(&job) as Arc<dyn RemoteCall>) {
             Ok(()) => Ok(job),
             Err(kind) => {
                 // Its deadline, if it has one, is of no more use.
                 job.reclaim();
-                Err(Box::new((kind, Remote::core(&*job).options.clone())))
+                Err(Box::new((kind, job.header().options.clone())))
             }
         }
     }
@@ -279,7 +283,7 @@ where
 impl fmt::Debug for ProcessPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProcessPool")
-            .field("workers", &self.workers())
+            .field("workers", &self.worker_pids())
             .field("queued", &self.queued())
             .finish_non_exhaustive()
     }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use crate::base::fork::PerProcess;
+use crate::base::panic::Panic;
 use crate::base::panic::drop_quietly;
-use crate::core::error::{ErrorKind, Panic};
+use crate::core::error::ErrorKind;
 use crate::core::executor::Accepts;
-use crate::core::job::Options;
-use crate::metrics::stats::Counts;
-use crate::processes::link::{Answer, Kind, PanicNote};
+use crate::core::options::Options;
+use crate::metrics::stats::OutcomeCounters;
+use crate::processes::link::{Answer, AnswerTag, PanicNote};
 use crate::processes::pool::worker::Finished;
 use crate::threads::ThreadPool;
 use crate::wire::payload::Incoming;
@@ -21,12 +22,12 @@ const LARGE_RESULT: usize = 64 * 1024;
 pub(crate) fn verdict<'a>(answer: &'a Answer, task: &str) -> Result<Incoming<'a>, ErrorKind> {
     let text = || String::from_utf8_lossy(answer.body()).into_owned();
     match answer.kind {
-        Kind::Done | Kind::Failed => Ok(Incoming { body: answer.body(), parts: &answer.parts }),
-        Kind::BadArguments => Err(Fault::Arguments(text()).into_kind(task)),
-        Kind::BadResult => Err(Fault::Result(text()).into_kind(task)),
-        Kind::Panicked => match postcard::from_bytes::<PanicNote>(answer.body()) {
-            Ok(PanicNote { message, place, backtrace }) => {
-                Err(ErrorKind::Panicked(Panic { message, place, backtrace, payload: None }))
+        AnswerTag::Done | AnswerTag::Failed => Ok(Incoming { body: answer.body(), parts: &answer.parts }),
+        AnswerTag::BadArguments => Err(Fault::Arguments(text()).into_kind(task)),
+        AnswerTag::BadResult => Err(Fault::Result(text()).into_kind(task)),
+        AnswerTag::Panicked => match postcard::from_bytes::<PanicNote>(answer.body()) {
+            Ok(PanicNote { message, location, backtrace }) => {
+                Err(ErrorKind::Panicked(Panic { message, location, backtrace, payload: None }))
             }
             Err(error) => Err(ErrorKind::Decode(format!("the panic of `{task}`: {error}"))),
         },
@@ -34,7 +35,7 @@ pub(crate) fn verdict<'a>(answer: &'a Answer, task: &str) -> Result<Incoming<'a>
 }
 
 /// Ends a job with its worker's answer, which is decoded by the user's code.
-pub(crate) fn finish(finished: Finished, counts: &Arc<Counts>) {
+pub(crate) fn finish(finished: Finished, counts: &Arc<OutcomeCounters>) {
     if finished.answer.body().len() <= LARGE_RESULT {
         return end(finished, counts);
     }
@@ -45,14 +46,14 @@ pub(crate) fn finish(finished: Finished, counts: &Arc<Counts>) {
     }
 }
 
-fn end(finished: Finished, counts: &Counts) {
+fn end(finished: Finished, counts: &OutcomeCounters) {
     let Finished { job, arguments, answer, .. } = finished;
     // Their memory can be used again before anybody learns of the end.
     drop(arguments);
-    match verdict(&answer, &job.core().options.name) {
+    match verdict(&answer, &job.header().options.name) {
         Ok(result) => {
-            if answer.kind == Kind::Failed {
-                job.core().mark_failed();
+            if answer.kind == AnswerTag::Failed {
+                job.header().mark_failed();
             }
             job.complete(result, counts)
         }
@@ -67,7 +68,7 @@ fn decoders() -> &'static ThreadPool {
     static DECODERS: PerProcess<ThreadPool> = PerProcess::new();
     DECODERS.get(|| {
         let pool =
-            ThreadPool::builder().name("offloop-decode").max_threads(crate::base::sync::cores()).unlisted();
+            ThreadPool::builder().name("offloop-decode").max_workers(crate::base::sync::cores()).unlisted();
         pool.build().expect("these settings are valid")
     })
 }

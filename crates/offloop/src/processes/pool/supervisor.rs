@@ -4,19 +4,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::base::panic;
-use crate::core::cell::Remote;
-use crate::core::error::{ErrorKind, Exit, WorkerDied};
+use crate::core::error::{ErrorKind, WorkerDied, WorkerExit};
+use crate::core::runnable::AbortIf;
 use crate::metrics::Restarts;
 use crate::processes::link::{Answer, Link, Malformed};
 use crate::processes::os::process::{self as sys, Ended, Orders, Process};
 use crate::processes::pool::builder::OnCrash;
 use crate::processes::pool::dispatcher::{Aftermath, Desk, Inbox, Sleep};
 use crate::processes::pool::output::{Output, Sink};
+use crate::processes::pool::remote::{Outbound, RemoteCall};
 use crate::processes::pool::results as outcome;
 use crate::processes::pool::template::{self, Template};
 use crate::processes::pool::worker::{Member, Phase, Why};
 use crate::wire::arena::Arena;
-use crate::wire::task::{Encoded, fingerprint};
+use crate::wire::task::fingerprint;
 
 /// After so many failed starts in a row the jobs are told, if there is no worker that could run them.
 const PATIENCE: u32 = 3;
@@ -143,7 +144,7 @@ impl Supervisor {
             // A bug of ours, but nobody shall wait for ever because of it. The workers die with this thread.
             for job in left {
                 job.fail(
-                    ErrorKind::CouldNotStart(format!("the pool's supervisor panicked{panic}").into()),
+                    ErrorKind::WorkerStart(format!("the pool's supervisor panicked{panic}").into()),
                     &*self.desk.counts,
                 );
             }
@@ -170,7 +171,8 @@ impl Supervisor {
             inbox.overdue(now)
         });
         for job in overdue {
-            job.overrun();
+            let limit = job.header().options.run_timeout.unwrap_or_default();
+            job.abort(ErrorKind::RunTimeout(limit), AbortIf::Live);
         }
         self.welcome();
         self.measure(now);
@@ -344,7 +346,7 @@ impl Supervisor {
             if inbox.members.iter().any(Member::is_ready) { Vec::new() } else { inbox.drain() }
         });
         for job in stranded {
-            job.fail(ErrorKind::CouldNotStart(reason.to_owned().into()), &*self.desk.counts);
+            job.fail(ErrorKind::WorkerStart(reason.to_owned().into()), &*self.desk.counts);
         }
     }
 
@@ -361,7 +363,7 @@ impl Supervisor {
                 News::Greeting(_) => {
                     Some("its build differs from this program's; start the same program".to_owned())
                 }
-                News::Initialised(answer) => config.initializer.as_ref().and_then(|initializer| {
+                News::InitializerResult(answer) => config.initializer.as_ref().and_then(|initializer| {
                     let outcome = answer.map_err(|error| error.to_string()).and_then(|answer| {
                         let result = outcome::verdict(&answer, "the initializer");
                         let result = result.map_err(|kind| kind.to_string())?;
@@ -439,7 +441,7 @@ impl Supervisor {
 
     /// Measures what busy workers use, and ends those that use too much.
     fn measure(&mut self, now: Instant) {
-        let Some(limit) = self.desk.config.memory_limit else { return };
+        let Some(limit) = self.desk.config.max_rss else { return };
         if now < self.measured + MEASURE {
             return;
         }
@@ -598,7 +600,7 @@ impl Supervisor {
     /// Goes to sleep until there is something to do even if nothing happens.
     fn fall_asleep(&mut self) -> Option<Sleep> {
         let config = &self.desk.config;
-        let heartbeat = if config.memory_limit.is_some() { MEASURE } else { HEARTBEAT };
+        let heartbeat = if config.max_rss.is_some() { MEASURE } else { HEARTBEAT };
         let now = Instant::now();
         let starts = if self.failures > 0 { self.not_before } else { None };
         // Freed blocks that the workers have not been told of for want of room.
@@ -630,7 +632,7 @@ impl Supervisor {
         let staff = self.staff.swap_remove(at);
         let pid = staff.process.pid();
         let ended = ended.unwrap_or_else(|| {
-            let unknown = Ended { exit: Exit::Unknown, peak_memory: 0 };
+            let unknown = Ended { exit: WorkerExit::Unknown, peak_memory: 0 };
             if staff.life == Life::Child { staff.process.collect() } else { unknown }
         });
         let Some(member) = self.desk.look(|inbox, after| {
@@ -648,12 +650,12 @@ impl Supervisor {
             // Who was killed for its job's sake was noted then.
             if phase != Phase::Leaving(Why::JobEnded) {
                 for ((job, _), since) in begun.iter().zip(since) {
-                    inbox.note_unanswered(job.core(), since);
+                    inbox.note_unanswered(job.header(), since);
                 }
             }
             inbox.restarts.count(&phase);
             for (job, call) in untouched {
-                if job.core().note_loss() < LOST {
+                if job.header().count_loss() < LOST {
                     inbox.requeue(job, call, after);
                 } else {
                     suspects.push((job, call));
@@ -664,7 +666,7 @@ impl Supervisor {
         let stderr = self.output.finish(&staff.sink);
         let died = WorkerDied {
             pid,
-            exit: if phase == Phase::Leaving(Why::BrokeOff) { Exit::Protocol } else { ended.exit },
+            exit: if phase == Phase::Leaving(Why::BrokeOff) { WorkerExit::Protocol } else { ended.exit },
             task: String::new(),
             peak_memory: match phase {
                 Phase::Leaving(Why::Memory(measured)) => ended.peak_memory.max(measured),
@@ -675,8 +677,8 @@ impl Supervisor {
                 Phase::Leaving(_) => false,
                 _ => self.was_out_of_memory(ended.exit, &stderr),
             },
-            memory_limit: match phase {
-                Phase::Leaving(Why::Memory(_)) => self.desk.config.memory_limit,
+            max_rss: match phase {
+                Phase::Leaving(Why::Memory(_)) => self.desk.config.max_rss,
                 _ => None,
             },
             workers_lost: 0,
@@ -726,35 +728,35 @@ impl Supervisor {
     }
 
     /// Ends a job whose worker has died, or has it tried again.
-    fn worker_died(&self, job: Arc<dyn Remote>, call: Encoded, mut died: WorkerDied) {
-        let core = job.core();
-        died.workers_lost = core.note_death();
+    fn worker_died(&self, job: Arc<dyn RemoteCall>, call: Outbound, mut died: WorkerDied) {
+        let header = job.header();
+        died.workers_lost = header.count_death();
         let is_over = self.desk.config.on_crash == OnCrash::Break;
         let pause =
-            core.options.retry.filter(|_| !is_over).and_then(|retry| retry.pause_after(died.workers_lost));
+            header.options.retry.filter(|_| !is_over).and_then(|retry| retry.pause_after(died.workers_lost));
         if let Some(due) = pause.and_then(|pause| Instant::now().checked_add(pause)) {
             self.desk.look(|inbox, _| {
-                if job.give_back(call) {
+                if job.take_back(call) {
                     inbox.retried += 1;
                     inbox.later.push((due, job));
                 }
             });
         } else {
-            died.task = core.options.name.clone().into_owned();
+            died.task = header.options.name.clone().into_owned();
             job.fail(ErrorKind::WorkerDied(died), &*self.desk.counts);
         }
     }
 
     /// Whether a worker that was not ended by us ran out of memory, as far as can be told.
-    fn was_out_of_memory(&mut self, exit: Exit, stderr: &str) -> bool {
+    fn was_out_of_memory(&mut self, exit: WorkerExit, stderr: &str) -> bool {
         match exit {
             // The system's killer may have sent it.
-            Exit::Signal(libc::SIGKILL) => {
+            WorkerExit::Signal(libc::SIGKILL) => {
                 let kills = sys::out_of_memory_kills();
                 std::mem::replace(&mut self.out_of_memory_kills, kills) < kills
             }
             // What Rust's allocation error handler says before it aborts.
-            Exit::Signal(libc::SIGABRT) => {
+            WorkerExit::Signal(libc::SIGABRT) => {
                 let says_so =
                     |line: &str| line.starts_with("memory allocation of ") && line.ends_with(" bytes failed");
                 stderr.lines().any(says_so)
@@ -782,13 +784,13 @@ impl Restarts {
 /// What a worker that is coming up has said.
 enum News {
     Greeting(u64),
-    Initialised(Result<Answer, Malformed>),
+    InitializerResult(Result<Answer, Malformed>),
 }
 
 fn news_of(member: &Member) -> Option<News> {
     match member.phase {
         Phase::Starting => Some(member.link.greeting()).filter(|theirs| *theirs != 0).map(News::Greeting),
-        Phase::Initialising => member.initialised().map(News::Initialised),
+        Phase::Initialising => member.initialised().map(News::InitializerResult),
         _ => None,
     }
 }
@@ -820,7 +822,7 @@ impl Inbox {
     fn retry_what_is_due(&mut self, now: Instant) {
         let (due, later) = std::mem::take(&mut self.later).into_iter().partition(|(due, _)| *due <= now);
         self.later = later;
-        let due: Vec<(Instant, Arc<dyn Remote>)> = due;
+        let due: Vec<(Instant, Arc<dyn RemoteCall>)> = due;
         for (_, job) in due {
             self.backlog.append(job);
         }
@@ -837,7 +839,7 @@ impl Inbox {
     }
 
     /// The jobs that have run for longer than they may.
-    fn overdue(&self, now: Instant) -> Vec<Arc<dyn Remote>> {
+    fn overdue(&self, now: Instant) -> Vec<Arc<dyn RemoteCall>> {
         let is_overdue = |member: &&Member| member.run_deadline().is_some_and(|deadline| deadline <= now);
         let running = |member: &'_ Member| member.running().map(|(job, _)| Arc::clone(job));
         self.members.iter().filter(is_overdue).filter_map(running).collect()

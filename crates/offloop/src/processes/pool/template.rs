@@ -17,7 +17,7 @@ use rustix::event::PollFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
-use crate::core::error::Exit;
+use crate::core::error::WorkerExit;
 use crate::processes::limits::Surroundings;
 use crate::processes::os::process::{self as sys, Ended, Process};
 
@@ -130,7 +130,8 @@ fn understand(bytes: &[u8], files: Vec<OwnedFd>) -> Option<News> {
         }
         Notice::Failed { order, reason } => News::Failed { order, reason },
         Notice::Ended { pid, code, signal, peak_memory } => {
-            let exit = code.map(Exit::Code).or(signal.map(Exit::Signal)).unwrap_or(Exit::Unknown);
+            let exit =
+                code.map(WorkerExit::Code).or(signal.map(WorkerExit::Signal)).unwrap_or(WorkerExit::Unknown);
             News::Ended { pid, ended: Ended { exit, peak_memory } }
         }
     })
@@ -172,9 +173,9 @@ fn serve_until_error(
             let Some(child) = children.remove(pid) else { continue };
             let Ended { exit, peak_memory } = child.collect();
             let (code, signal) = match exit {
-                Exit::Code(code) => (Some(code), None),
-                Exit::Signal(signal) => (None, Some(signal)),
-                Exit::Protocol | Exit::Unknown => (None, None),
+                WorkerExit::Code(code) => (Some(code), None),
+                WorkerExit::Signal(signal) => (None, Some(signal)),
+                WorkerExit::Protocol | WorkerExit::Unknown => (None, None),
             };
             tell(socket, &Notice::Ended { pid: *pid, code, signal, peak_memory }, &[])?;
         }

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::core::cell::Remote;
-use crate::core::job::JobId;
+use crate::core::id::JobId;
 use crate::processes::link::{Answer, CAPTURE, CONTEXT, Link, Malformed, SLOTS, STREAM, state};
-use crate::processes::pool::items::Tray;
+use crate::processes::pool::item_queue::ItemQueue;
 use crate::processes::pool::output::Sink;
+use crate::processes::pool::remote::{Outbound, RemoteCall};
 use crate::wire::payload::Payload;
 use crate::wire::task::Encoded;
 
@@ -74,7 +74,7 @@ pub(crate) struct Member {
 }
 
 /// A job and its call.
-pub(crate) type Work = (Arc<dyn Remote>, Encoded);
+pub(crate) type Work = (Arc<dyn RemoteCall>, Outbound);
 
 /// A call in a worker's link.
 pub(crate) struct Flight {
@@ -86,20 +86,20 @@ pub(crate) struct Flight {
 
 impl std::fmt::Debug for Flight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let job = self.work.as_ref().map(|(job, _)| job.core().id);
+        let job = self.work.as_ref().map(|(job, _)| job.header().id);
         f.debug_struct("Flight").field("slot", &self.slot).field("job", &job).finish_non_exhaustive()
     }
 }
 
 impl Flight {
     fn is(&self, id: JobId) -> bool {
-        self.work.as_ref().is_some_and(|(job, _)| job.core().id == id)
+        self.work.as_ref().is_some_and(|(job, _)| job.header().id == id)
     }
 }
 
 /// A job with the answer to it.
 pub(crate) struct Finished {
-    pub(crate) job: Arc<dyn Remote>,
+    pub(crate) job: Arc<dyn RemoteCall>,
     /// Its kind, as far as its pace is concerned.
     pub(crate) kind: u8,
     /// `None` if the worker goes on using them.
@@ -178,31 +178,36 @@ impl Member {
     }
 
     /// Gives it a job; it has room. Says whether it must be woken for it.
-    pub(crate) fn give(&mut self, job: Arc<dyn Remote>, call: Encoded, expected: Option<Duration>) -> bool {
+    pub(crate) fn give(
+        &mut self,
+        job: Arc<dyn RemoteCall>,
+        work: Outbound,
+        expected: Option<Duration>,
+    ) -> bool {
         if self.calls.is_empty() {
             self.since = Instant::now();
         }
-        let capture = &job.core().options.capture;
+        let capture = &job.header().options.capture;
         if let Some(captured) = capture {
             self.sink.begin(captured.clone());
         }
         // Nothing goes behind a job of which it is not known that it ends soon, or whose output would mingle.
         let expected = expected.filter(|_| capture.is_none()).unwrap_or(AHEAD);
-        let tray = &job.core().options.tray;
+        let call = &work.call;
         let flags = if capture.is_some() { CAPTURE } else { 0 }
-            | if tray.is_some() { STREAM } else { 0 }
+            | if work.items.is_some() { STREAM } else { 0 }
             | if call.has_context { CONTEXT } else { 0 };
         self.load += expected;
         self.left -= 1;
         let slot = self.next;
         self.next = self.next.wrapping_add(1);
-        self.link.offer(slot, job.core().id.as_u64(), call.task.index(), flags, &call.arguments);
-        self.calls.push_back(Flight { slot, expected, work: Some((job, call)) });
+        self.link.offer(slot, job.header().id.as_u64(), call.task.index(), flags, &call.arguments);
+        self.calls.push_back(Flight { slot, expected, work: Some((job, work)) });
         self.link.must_wake()
     }
 
     /// The job that it runs, and since when.
-    pub(crate) fn running(&self) -> Option<(&Arc<dyn Remote>, Instant)> {
+    pub(crate) fn running(&self) -> Option<(&Arc<dyn RemoteCall>, Instant)> {
         let (job, _) = self.calls.front()?.work.as_ref()?;
         Some((job, self.since))
     }
@@ -210,7 +215,7 @@ impl Member {
     /// When its job has had its time, if that has a limit.
     pub(crate) fn run_deadline(&self) -> Option<Instant> {
         let (job, since) = self.running().filter(|_| !self.is_leaving())?;
-        since.checked_add(job.core().options.run_limit?)
+        since.checked_add(job.header().options.run_timeout?)
     }
 
     /// The link and the slot where a job is.
@@ -228,7 +233,7 @@ impl Member {
                 let state = self.calls.front().map(|flight| self.link.state(flight.slot));
                 self.has_passed_withdrawn()
                     || state == Some(state::ANSWERED)
-                    || (state == Some(state::ITEM) && self.tray().is_some_and(|tray| tray.has_room()))
+                    || (state == Some(state::ITEM) && self.items().is_some_and(|items| items.has_room()))
             }
             Phase::Leaving(_) => false,
         }
@@ -241,41 +246,45 @@ impl Member {
     }
 
     /// Where the items of the job go that it runs.
-    fn tray(&self) -> Option<&Arc<Tray>> {
-        self.running()?.0.core().options.tray.as_ref()
+    fn items(&self) -> Option<&Arc<ItemQueue>> {
+        let (_, work) = self.calls.front()?.work.as_ref()?;
+        work.items.as_ref()
     }
 
     /// Takes the answers that have come, and items as far as there is room; notes whom to tell of those.
     pub(crate) fn harvest(
         &mut self,
         finished: &mut Vec<Finished>,
-        told: &mut Vec<Arc<Tray>>,
+        told: &mut Vec<Arc<ItemQueue>>,
     ) -> Result<(), Malformed> {
         let before = self.calls.len();
         while let Some(flight) = self.calls.front() {
             match (&flight.work, self.link.state(flight.slot)) {
                 (Some((job, _)), state::ANSWERED) => {
-                    let answer = self.link.take(flight.slot, job.core().id.as_u64())?;
-                    let Some((job, Encoded { kind, arguments, .. })) = self.pop() else { continue };
+                    let answer = self.link.take(flight.slot, job.header().id.as_u64())?;
+                    let Some((job, Outbound { call: Encoded { kind, arguments, .. }, .. })) = self.pop()
+                    else {
+                        continue;
+                    };
                     let arguments = if answer.kept == 0 {
                         Some(arguments)
                     } else {
                         self.kept.push(arguments);
                         None
                     };
-                    if job.core().options.capture.is_some() {
+                    if job.header().options.capture.is_some() {
                         self.sink.end();
                     }
                     finished.push(Finished { job, kind, arguments, answer });
                 }
                 (Some((job, _)), state::ITEM) => {
-                    let id = job.core().id.as_u64();
-                    let tray = self.tray().ok_or(Malformed::State(state::ITEM))?;
-                    if !tray.has_room() {
+                    let id = job.header().id.as_u64();
+                    let items = self.items().ok_or(Malformed::State(state::ITEM))?;
+                    if !items.has_room() {
                         break;
                     }
-                    tray.put(self.link.take_item(flight.slot, id)?);
-                    told.push(Arc::clone(tray));
+                    items.push(self.link.take_item(flight.slot, id)?);
+                    told.push(Arc::clone(items));
                 }
                 (None, state::EMPTY) => drop(self.pop()),
                 (_, state::OFFERED | state::CLAIMED) | (None, state::WITHDRAWN) => break,

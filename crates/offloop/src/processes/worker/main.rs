@@ -18,13 +18,15 @@ use crate::base::clock::{CpuMeter, Moment};
 use crate::base::fork::Generation;
 use crate::base::panic;
 use crate::core::error::ErrorKind;
-use crate::core::job::{Core, NotSent, Options};
-use crate::metrics::Outcome;
-use crate::metrics::stats::Ran;
+use crate::core::error::NotSent;
+use crate::core::header::Header;
+use crate::core::options::Options;
+use crate::core::outcome::Outcome;
+use crate::core::spin::{self, AdaptiveSpin};
+use crate::metrics::stats::Timing;
 use crate::processes::link::{
-    CAPTURE, CONTEXT, Header, Kind, PanicNote, Request, STREAM, UNHEARD, WorkerEnd,
+    AnswerTag, CAPTURE, CONTEXT, PanicNote, Request, STREAM, SlotHeader, UNHEARD, WorkerEnd,
 };
-use crate::processes::os::patience::{Patience, spin};
 use crate::processes::os::process as sys;
 use crate::wire::arena::Arena;
 use crate::wire::blob::Blob;
@@ -37,6 +39,10 @@ const TOGETHER: Duration = Duration::from_micros(50);
 
 /// How long an answer may go unheard when there is nothing more to do: whoever waits for it may be looking.
 const MOMENT: Duration = Duration::from_micros(3);
+
+/// How long a worker spins for the next call at most: about the time that a caller on a halted core needs to receive the
+/// answer and to send the next call.
+const SPIN: Duration = Duration::from_micros(200);
 
 /// To close a socket takes longer: whoever was so quick has not closed ours.
 const QUICK: Duration = Duration::from_nanos(250);
@@ -89,7 +95,7 @@ pub struct Worker {
     lent: HashMap<u64, (Blob, u32)>,
     /// When the first answer was given that was not announced.
     unheard_since: Moment,
-    patience: Patience,
+    spin: AdaptiveSpin,
 }
 
 impl Worker {
@@ -102,7 +108,7 @@ impl Worker {
             listened: None,
             lent: HashMap::new(),
             unheard_since: Moment::now(),
-            patience: Patience::default(),
+            spin: AdaptiveSpin::new(64),
         }
     }
 
@@ -116,12 +122,12 @@ impl Worker {
         std::mem::forget(worker);
     }
 
-    fn answer(&mut self, request: &Request, kind: Kind, payload: Payload, ran: Ran) {
+    fn answer(&mut self, request: &Request, kind: AnswerTag, payload: Payload, ran: Timing) {
         self.take_returns();
         let kept =
             (0..).zip(&request.parts).fold(0, |kept, (at, part)| kept | u32::from(part.is_shared()) << at);
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let header = Header {
+        let header = SlotHeader {
             job: request.job,
             tag: kind as u32,
             flags: kept,
@@ -129,7 +135,7 @@ impl Worker {
             nanos: nanos(ran.took),
             on_core: ran.usage.map_or(0, |usage| nanos(usage.on_core) + 1),
             run_delay: ran.usage.map_or(0, |usage| nanos(usage.run_delay)),
-            ..Header::default()
+            ..SlotHeader::default()
         };
         self.link.answer(header, &payload);
         self.lend(payload);
@@ -147,7 +153,7 @@ impl Worker {
         let job = self.listened.ok_or_else(|| NotSent("nobody reads the items of this job".to_owned()))?;
         self.check_size(&payload).map_err(NotSent)?;
         self.take_returns();
-        let header = Header { job, tag: Kind::Done as u32, ..Header::default() };
+        let header = SlotHeader { job, tag: AnswerTag::Done as u32, ..SlotHeader::default() };
         self.link.emit(header, &payload);
         self.lend(payload);
         Ok(())
@@ -193,7 +199,7 @@ impl Worker {
     fn look_out(&mut self) -> bool {
         let began = Instant::now();
         let (limit, moment) = if self.link.is_elsewhere() {
-            (self.patience.limit(), MOMENT)
+            (if self.spin.may_pay() { SPIN } else { Duration::ZERO }, MOMENT)
         } else {
             // Whoever would look, or send a call, waits for this very core.
             (Duration::ZERO, Duration::ZERO)
@@ -201,7 +207,7 @@ impl Worker {
         let mut waited = Duration::ZERO;
         loop {
             if self.link.is_due() {
-                self.patience.paid();
+                self.spin.learn(true);
                 return true;
             }
             if self.link.is_heard() {
@@ -210,10 +216,10 @@ impl Worker {
                 self.link.announce();
             }
             if waited >= limit && self.link.has_announced() {
-                self.patience.vain();
+                self.spin.learn(false);
                 return false;
             }
-            spin();
+            spin::pause();
             waited = began.elapsed();
         }
     }
@@ -279,7 +285,7 @@ fn run_jobs(worker: &RefCell<Worker>) {
         let mut worker = worker.borrow_mut();
         worker.listened = None;
         if let Err(reason) = worker.check_size(&payload) {
-            (kind, payload) = (Kind::BadResult, Payload::text(&reason));
+            (kind, payload) = (AnswerTag::BadResult, Payload::text(&reason));
         }
         let ended = Moment::now();
         let took = ended.since(began);
@@ -290,7 +296,7 @@ fn run_jobs(worker: &RefCell<Worker>) {
             worker.unheard_since = ended;
         }
         let is_intact = took < QUICK || worker.link.is_intact();
-        worker.answer(&request, kind, payload, Ran { began, took, usage });
+        worker.answer(&request, kind, payload, Timing { began, took, usage });
         if !is_intact {
             // A job has pulled our files away. Its answer is its own, but another job shall not suffer for it.
             return;
@@ -311,19 +317,20 @@ pub(crate) fn surround(hook: Box<Surround>) -> bool {
 }
 
 /// Runs one request and says what it came to.
-fn run(request: &Request) -> (Kind, Payload) {
+fn run(request: &Request) -> (AnswerTag, Payload) {
     let Some(task) = usize::try_from(request.task).ok().and_then(|index| registry().get(index)) else {
-        return (Kind::BadArguments, Payload::text("the request names no task"));
+        return (AnswerTag::BadArguments, Payload::text("the request names no task"));
     };
     match perform(task, request) {
-        Ok((result, has_failed)) => (if has_failed { Kind::Failed } else { Kind::Done }, result),
-        Err(Fault::Arguments(reason)) => (Kind::BadArguments, Payload::text(&reason)),
-        Err(Fault::Result(reason)) => (Kind::BadResult, Payload::text(&reason)),
+        Ok((result, has_failed)) => (if has_failed { AnswerTag::Failed } else { AnswerTag::Done }, result),
+        Err(Fault::Arguments(reason)) => (AnswerTag::BadArguments, Payload::text(&reason)),
+        Err(Fault::Result(reason)) => (AnswerTag::BadResult, Payload::text(&reason)),
         Err(Fault::Panicked(panic)) => {
-            let note = PanicNote { message: panic.message, place: panic.place, backtrace: panic.backtrace };
+            let note =
+                PanicNote { message: panic.message, location: panic.location, backtrace: panic.backtrace };
             match Payload::encode(&note) {
-                Ok(note) => (Kind::Panicked, note),
-                Err(_) => (Kind::BadResult, Payload::text(&format!("it panicked: {}", note.message))),
+                Ok(note) => (AnswerTag::Panicked, note),
+                Err(_) => (AnswerTag::BadResult, Payload::text(&format!("it panicked: {}", note.message))),
             }
         }
     }
@@ -346,9 +353,9 @@ fn perform(task: &Task, request: &Request) -> Result<(Payload, bool), Fault> {
             options.name = name.to_owned().into();
         }
     }
-    let core = Core::of_request(request.job, options, parent);
+    let header = Header::of_request(request.job, options, parent);
     let mut outcome = None;
-    let caught = core.perform(|| {
+    let caught = header.perform(|| {
         let mut call = || outcome = Some(panic::catch(|| (task.run)(incoming)));
         match SURROUND.get() {
             Some(hook) => hook(&mut call),
@@ -357,12 +364,12 @@ fn perform(task: &Task, request: &Request) -> Result<(Payload, bool), Fault> {
         Ok(())
     });
     let result = match (outcome, caught) {
-        (Some(Ok(result)), Ok(())) => result.map(|result| (result, core.has_failed())),
+        (Some(Ok(result)), Ok(())) => result.map(|result| (result, header.has_failed())),
         (Some(Err(panic)), _) | (_, Err(ErrorKind::Panicked(panic))) => Err(Fault::Panicked(panic)),
         (_, Err(other)) => Err(Fault::Result(other.to_string())),
         (None, Ok(())) => Err(Fault::Result("the hook that surrounds jobs did not call it".to_owned())),
     };
-    core.span.tell_end(match &result {
+    header.span.record_outcome(match &result {
         Ok((_, false)) => Outcome::Completed,
         Err(Fault::Panicked(_)) => Outcome::Panicked,
         _ => Outcome::Failed,

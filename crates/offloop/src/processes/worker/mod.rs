@@ -1,4 +1,4 @@
 //! The side of a worker process: it serves its link, runs tasks, and may be a template that is forked.
 
-pub mod host;
+pub(crate) mod host;
 pub(crate) mod main;

@@ -1,0 +1,244 @@
+//! For authors of bindings: what a library needs that offers these pools to another language.
+//!
+//! A program in Rust needs none of this. The traits here extend the pools, their builders and the handles with the
+//! methods that only a binding calls. The Python package in this repository is built on them.
+//!
+//! - **Threads of an interpreter.** [`ThreadPoolBuilderExt::spawn_handler`] starts the pool's threads as the interpreter's
+//!   own, [`ThreadPoolBuilderExt::around_batch`] holds the interpreter while a thread runs jobs, and
+//!   [`ThreadPoolBuilderExt::lock_wait`] measures how long threads wait for it.
+//! - **Event loops that do not poll.** [`HandleExt::on_end`] and [`ItemStreamExt::on_item`] register a waker without a
+//!   task. [`ProcessPoolExt::listen`] returns a descriptor that becomes readable when results have come.
+//! - **Worker processes of another program.** [`Template`] turns a process that the binding has started into one that
+//!   forks the pool's workers.
+//! - **Functions that Rust does not see.** Jobs of a binding all have one type. [`describe`] gives a job its own name in
+//!   [advice](crate::metrics::Advice), and [`mark_failed`] counts a job as failed that returns an exception as a value.
+
+use std::io;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+#[cfg(all(feature = "process", target_os = "linux"))]
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+#[cfg(all(feature = "process", target_os = "linux"))]
+use serde::de::DeserializeOwned;
+
+pub use crate::core::current::{describe, mark_failed};
+use crate::core::error::Error;
+use crate::core::handle::Handle;
+use crate::metrics::Recorder;
+#[cfg(all(feature = "process", target_os = "linux"))]
+use crate::processes::pool::{builder::ProcessPoolBuilder, items::ItemStream, pool::ProcessPool};
+#[cfg(all(feature = "process", target_os = "linux"))]
+pub use crate::processes::worker::host::{Template, Worker};
+pub use crate::threads::WorkerThread;
+use crate::threads::{ThreadPool, ThreadPoolBuilder};
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// Methods of [`Handle`] for event loops that do not poll futures.
+pub trait HandleExt<T>: sealed::Sealed {
+    /// Registers `waker` to be woken once, when the job ends or earlier. Returns true if the job has ended. Does not block.
+    ///
+    /// The caller then asks for the [`try_result`](Self::try_result), and calls this again if there is none.
+    fn on_end(&mut self, waker: &Waker) -> bool;
+
+    /// Takes the result, if the job has ended. Does not block.
+    ///
+    /// # Panics
+    ///
+    /// If the handle has given its result already.
+    fn try_result(&mut self) -> Option<Result<T, Error>>;
+
+    /// Returns whether this process was forked from the one that submitted the job. In here the job never ends.
+    fn is_forked(&self) -> bool;
+
+    /// Cancels the job like [`Handle::cancel`], but only if no worker has begun with it. Returns whether it did.
+    fn cancel_queued(&self) -> bool;
+}
+
+impl<T> sealed::Sealed for Handle<T> {}
+
+impl<T> HandleExt<T> for Handle<T> {
+    fn on_end(&mut self, waker: &Waker) -> bool {
+        Handle::on_end(self, waker)
+    }
+
+    fn try_result(&mut self) -> Option<Result<T, Error>> {
+        Handle::try_result(self)
+    }
+
+    fn is_forked(&self) -> bool {
+        Handle::is_forked(self)
+    }
+
+    fn cancel_queued(&self) -> bool {
+        Handle::cancel_queued(self)
+    }
+}
+
+/// Settings of a [`ThreadPoolBuilder`] for threads that belong to another runtime.
+pub trait ThreadPoolBuilderExt: sealed::Sealed + Sized {
+    /// Starts the pool's threads with `spawn` instead of [`std::thread`], for threads that another runtime has to know.
+    ///
+    /// The handler gets a [`WorkerThread`] and makes a thread of its own run it, soon and once.
+    /// [`stack_size`](ThreadPoolBuilder::stack_size) has no effect then.
+    ///
+    /// It is called on the thread that submits, or on one of the pool's, with no lock held. An error means that the
+    /// system refused the thread, and so does a `WorkerThread` that is dropped unrun. A panic counts as an error. If no
+    /// other thread is left to run the queued jobs, they end with
+    /// [`ErrorKind::WorkerStart`](crate::ErrorKind::WorkerStart).
+    ///
+    /// ```
+    /// use offloop::embed::ThreadPoolBuilderExt;
+    ///
+    /// let pool = offloop::ThreadPool::builder()
+    ///     .spawn_handler(|worker| {
+    ///         let thread = std::thread::Builder::new().name(format!("mine/{}", worker.name()));
+    ///         thread.spawn(|| worker.run()).map(drop)
+    ///     })
+    ///     .build()?;
+    /// let name = pool.run(|| std::thread::current().name().map(str::to_owned));
+    /// assert_eq!(name.wait()?.as_deref(), Some("mine/offloop-1"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    fn spawn_handler(self, spawn: impl Fn(WorkerThread) -> io::Result<()> + Send + Sync + 'static) -> Self;
+
+    /// Calls `hook` around each batch of jobs on a worker's thread. For what a thread must hold while it runs jobs but not
+    /// while it waits for them, such as the lock of an interpreter.
+    ///
+    /// The hook gets the batch as a function to call. It is called when the worker has seen that there is a job. Within the
+    /// batch the worker takes and runs jobs one after the other, until there is none or `limit` has passed. It neither
+    /// spins nor sleeps there, except in the jobs themselves. A batch may find no job any more.
+    ///
+    /// A hook that waits before it calls the batch delays the queued jobs: no further thread is woken for them meanwhile.
+    /// No lock is held when it is called. If it panics, or does not call the batch, one queued job is cancelled.
+    fn around_batch(self, limit: Duration, hook: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) -> Self;
+
+    /// Sets the histogram in which the hook of [`around_batch`](Self::around_batch) records how long threads wait for an
+    /// interpreter's lock. It becomes part of the pool's [metrics](ThreadPool::metrics).
+    fn lock_wait(self, recorder: &Arc<Recorder>) -> Self;
+}
+
+impl sealed::Sealed for ThreadPoolBuilder {}
+
+impl ThreadPoolBuilderExt for ThreadPoolBuilder {
+    fn spawn_handler(self, spawn: impl Fn(WorkerThread) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        ThreadPoolBuilder::spawn_handler(self, spawn)
+    }
+
+    fn around_batch(self, limit: Duration, hook: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) -> Self {
+        ThreadPoolBuilder::around_batch(self, limit, hook)
+    }
+
+    fn lock_wait(self, recorder: &Arc<Recorder>) -> Self {
+        ThreadPoolBuilder::lock_wait(self, recorder)
+    }
+}
+
+/// Methods of [`ThreadPool`] for bindings.
+pub trait ThreadPoolExt: sealed::Sealed {
+    /// Starts threads now until the pool has `workers` of them, at most its `max_workers`, instead of when work waits.
+    ///
+    /// For work that is known to come, and to wait. Idle threads leave as always. If the system refuses a thread, no more
+    /// are started.
+    fn prestart(&self, workers: usize);
+}
+
+impl sealed::Sealed for ThreadPool {}
+
+impl ThreadPoolExt for ThreadPool {
+    fn prestart(&self, workers: usize) {
+        ThreadPool::prestart(self, workers);
+    }
+}
+
+/// Settings of a [`ProcessPoolBuilder`] for workers that are no copies of this program.
+#[cfg(all(feature = "process", target_os = "linux"))]
+pub trait ProcessPoolBuilderExt: sealed::Sealed + Sized {
+    /// Makes `start` start the template of which the workers are forks.
+    ///
+    /// It gets the template's end of a socket, and returns its process id. In that process [`Template::adopt`] takes over.
+    /// It is called on a thread that lives as long as the pool. What it starts must be a child of this process.
+    fn template_by(self, start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static) -> Self;
+}
+
+#[cfg(all(feature = "process", target_os = "linux"))]
+impl sealed::Sealed for ProcessPoolBuilder {}
+
+#[cfg(all(feature = "process", target_os = "linux"))]
+impl ProcessPoolBuilderExt for ProcessPoolBuilder {
+    fn template_by(self, start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static) -> Self {
+        ProcessPoolBuilder::template_by(self, start)
+    }
+}
+
+/// Methods of [`ProcessPool`] for event loops that wait for descriptors.
+#[cfg(all(feature = "process", target_os = "linux"))]
+pub trait ProcessPoolExt: sealed::Sealed {
+    /// Returns a descriptor that is readable when answers of workers have come, to be taken by
+    /// [`take_answers`](Self::take_answers).
+    ///
+    /// Taking them is not necessary, but saves the way through another thread. That thread takes the answers that are not
+    /// taken within 1 ms.
+    fn listen(&self) -> BorrowedFd<'_>;
+
+    /// Takes the answers that have come, and wakes the tasks that wait for them. Does not block.
+    fn take_answers(&self);
+
+    /// Returns the number of accepted jobs that have not ended, the running ones included.
+    fn outstanding(&self) -> usize;
+
+    /// Returns whether the pool is closed and its last worker has left.
+    fn is_over(&self) -> bool;
+}
+
+#[cfg(all(feature = "process", target_os = "linux"))]
+impl sealed::Sealed for ProcessPool {}
+
+#[cfg(all(feature = "process", target_os = "linux"))]
+impl ProcessPoolExt for ProcessPool {
+    fn listen(&self) -> BorrowedFd<'_> {
+        ProcessPool::listen(self)
+    }
+
+    fn take_answers(&self) {
+        ProcessPool::take_answers(self);
+    }
+
+    fn outstanding(&self) -> usize {
+        ProcessPool::outstanding(self)
+    }
+
+    fn is_over(&self) -> bool {
+        ProcessPool::is_over(self)
+    }
+}
+
+/// Methods of [`ItemStream`] for event loops that do not poll futures.
+#[cfg(all(feature = "process", target_os = "linux"))]
+pub trait ItemStreamExt<T>: sealed::Sealed {
+    /// Takes the next item, if it has come. Does not block.
+    fn try_next(&mut self) -> Option<Result<T, Error>>;
+
+    /// Registers `waker` to be woken when another item comes or the job ends. Returns true if there are items already, or
+    /// if the job has ended. Does not block.
+    fn on_item(&self, waker: &Waker) -> bool;
+}
+
+#[cfg(all(feature = "process", target_os = "linux"))]
+impl<T> sealed::Sealed for ItemStream<T> {}
+
+#[cfg(all(feature = "process", target_os = "linux"))]
+impl<T: DeserializeOwned + 'static> ItemStreamExt<T> for ItemStream<T> {
+    fn try_next(&mut self) -> Option<Result<T, Error>> {
+        ItemStream::try_next(self)
+    }
+
+    fn on_item(&self, waker: &Waker) -> bool {
+        ItemStream::on_item(self, waker)
+    }
+}

@@ -1,0 +1,85 @@
+//! The queue between a job that sends items and their reader.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::task::Waker;
+
+use crate::base::panic::{drop_quietly, wake_quietly};
+use crate::base::sync::Mutex;
+use crate::core::options::OnEnd;
+use crate::processes::link::Answer;
+
+/// Items that have come and that nobody has read. When it is full, the worker waits.
+pub(crate) struct ItemQueue {
+    state: Mutex<State>,
+    capacity: usize,
+}
+
+#[derive(Default)]
+struct State {
+    items: VecDeque<Answer>,
+    /// The task that waits for the next item, or for the job's end.
+    waker: Option<Waker>,
+}
+
+impl ItemQueue {
+    pub(crate) fn new(capacity: usize) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), capacity: capacity.max(1) })
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.state.lock().items.len() < self.capacity
+    }
+
+    /// Appends an item. The reader is woken separately, after the caller's lock is released.
+    pub(crate) fn push(&self, item: Answer) {
+        self.state.lock().items.push_back(item);
+    }
+
+    /// Takes the next item. The second value says whether the queue was full, so that the worker may wait for room.
+    pub(crate) fn pop(&self) -> Option<(Answer, bool)> {
+        let mut state = self.state.lock();
+        let was_full = state.items.len() >= self.capacity;
+        Some((state.items.pop_front()?, was_full))
+    }
+
+    /// Wakes the reader: an item has come.
+    pub(crate) fn wake(&self) {
+        let waker = self.state.lock().waker.take();
+        if let Some(waker) = waker {
+            wake_quietly(waker);
+        }
+    }
+
+    /// Registers the waker of the reader. Returns true if there are items already, or if `has_ended` returns true: then
+    /// the waker is not kept, since nobody would take it any more, and it may keep this queue alive.
+    pub(crate) fn subscribe(&self, waker: &Waker, has_ended: impl FnOnce() -> bool) -> bool {
+        let mut state = self.state.lock();
+        let replaced = state.waker.replace(waker.clone());
+        let has_items = !state.items.is_empty();
+        let has_ended = has_ended();
+        let unused = if has_ended { state.waker.take() } else { None };
+        drop(state);
+        drop((replaced, unused));
+        has_items || has_ended
+    }
+}
+
+impl OnEnd for ItemQueue {
+    /// Wakes the reader, unless it is the task that is woken anyway.
+    fn job_ended(&self, woken: Option<&Waker>) {
+        let waker = self.state.lock().waker.take();
+        match waker {
+            Some(waker) if woken.is_some_and(|woken| woken.will_wake(&waker)) => drop_quietly(waker),
+            Some(waker) => wake_quietly(waker),
+            None => {}
+        }
+    }
+}
+
+impl fmt::Debug for ItemQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ItemQueue").field("capacity", &self.capacity).finish_non_exhaustive()
+    }
+}

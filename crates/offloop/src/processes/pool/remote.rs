@@ -1,0 +1,73 @@
+//! A job that runs in another process, as its pool sees it.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use super::item_queue::ItemQueue;
+use crate::base::panic;
+use crate::core::cell::Cell;
+use crate::core::error::ErrorKind;
+use crate::core::observer::Observer;
+use crate::core::runnable::{AnyJob, Runnable};
+use crate::wire::payload::Incoming;
+use crate::wire::task::{self, Encoded};
+
+/// The work of such a job: its call, and the queue for the items that it may send.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    pub(crate) call: Encoded,
+    /// `None` if the job may send no items.
+    pub(crate) items: Option<Arc<ItemQueue>>,
+}
+
+/// A job that runs in another process. It can also be run here, where the policy of a full queue says so.
+pub(crate) trait RemoteCall: Runnable {
+    /// Takes the work out to send it. Returns `None` if the job has ended.
+    fn start(&self) -> Option<Outbound>;
+
+    /// Takes back work that no worker has begun with. Returns false if the job has ended.
+    fn take_back(&self, work: Outbound) -> bool;
+
+    /// Ends the job with its encoded result. Returns whether it did.
+    fn complete(&self, result: Incoming<'_>, observer: &dyn Observer) -> bool;
+}
+
+impl<R: DeserializeOwned + Send + 'static> RemoteCall for Cell<Outbound, R> {
+    fn start(&self) -> Option<Outbound> {
+        // A job that is queued has an owner, which counts its end.
+        Self::start(self).ok()
+    }
+
+    fn take_back(&self, work: Outbound) -> bool {
+        Self::take_back(self, work)
+    }
+
+    fn complete(&self, result: Incoming<'_>, observer: &dyn Observer) -> bool {
+        // `Deserialize` is the user's code. A panic in it is this job's, like any other.
+        let result = match panic::catch(|| task::decode(result)) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                let name = &self.header().options.name;
+                Err(ErrorKind::Decode(format!("the result of `{name}`: {error}")))
+            }
+            Err(panic) => Err(ErrorKind::Panicked(panic)),
+        };
+        self.finish(result, observer)
+    }
+}
+
+impl<R: DeserializeOwned + Send + 'static> Runnable for Cell<Outbound, R> {
+    fn run(self: Arc<Self>, observer: &dyn Observer) {
+        match Self::start(&self) {
+            Ok(Outbound { call, .. }) => {
+                let name = call.task.name;
+                match self.header().perform(|| call.run().map_err(|fault| fault.into_kind(name))) {
+                    Ok(result) => self.complete(Incoming::from(&result), observer),
+                    Err(kind) => self.finish(Err(kind), observer),
+                };
+            }
+            Err(ended) => ended.count(observer),
+        }
+    }
+}
