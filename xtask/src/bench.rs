@@ -31,8 +31,6 @@ enum Bench {
     Threads,
     /// The process pool beside `procspawn`, bare pipes and sockets, and a copy into shared memory.
     Processes,
-    /// What it costs to keep figures: the engine beside a build of itself that keeps none.
-    Figures,
     /// What a watch costs the loop that it watches.
     Watch,
     /// The same in Python, with asyncio and uvloop.
@@ -49,7 +47,6 @@ impl Bench {
         match self {
             Self::Threads => "threads",
             Self::Processes => "processes",
-            Self::Figures => "figures",
             Self::Watch => "watch",
             Self::WatchPython => "watch-python",
             Self::Python => "python",
@@ -75,7 +72,6 @@ impl Run {
             // The thread pools are benched without the process pool, which they don't need.
             Bench::Threads => cargo("bench -p offloop --no-default-features --bench threads"),
             Bench::Processes => cargo("bench -p offloop --bench processes"),
-            Bench::Figures => return Ok(Self::of_figures(quick)),
             Bench::Watch => cargo("bench -p offloop --features watch-stacks --bench watch"),
             Bench::WatchPython => return Self::of_python(bench, &["python/benches/watch.py"], quick),
             Bench::Python => return Self::of_python(bench, &["python/benches"], quick),
@@ -84,19 +80,6 @@ impl Run {
         let typed = line.to_string();
         let bench = if quick { line.and(["--", "--quick"]) } else { line };
         Ok(Self { before: Vec::new(), bench, typed, version: host::compiler() })
-    }
-
-    /// The program that compares gets the other build's file.
-    fn of_figures(quick: bool) -> Self {
-        let target = host::target_dir().join("without-figures").display().to_string();
-        let program = format!("{target}/release/examples/bench_figures");
-        let without = cargo("build --release -p offloop --example bench_figures")
-            .and(["--target-dir", &target])
-            .with("RUSTFLAGS", "--cfg offloop_without_figures");
-        let bench = cargo("run --release -p offloop --example bench_figures --").and([program]);
-        let bench = if quick { bench.and(["--quick"]) } else { bench };
-        let typed = "cargo xtask bench figures".to_owned();
-        Self { before: vec![without], bench, typed, version: host::compiler() }
     }
 
     fn of_python(bench: Bench, program: &[&str], quick: bool) -> Result<Self, String> {

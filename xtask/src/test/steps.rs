@@ -44,7 +44,7 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "torture", plan: || cargo("xtask torture --seconds 10 --seed 1").into() },
         Step {
             name: "bench-smoke",
-            // As they are built for the step `tests`. `figures` builds everything twice: the lints compile it.
+            // As they are built for the step `tests`.
             plan: || {
                 let benches = ["--bench", "threads", "--bench", "processes", "--bench", "watch"];
                 workspace("test --workspace --all-features").and(benches).into()
