@@ -1,7 +1,7 @@
-//! 200 calls of a stored function that takes 50 ms: directly on the event loop, and by offloop.
+//! Makes 200 calls of a stored function that takes 50 ms: directly on the event loop, and with offloop.
 //!
-//! `cargo xtask servers -- cargo run --release -p offloop-example-postgres`, or with the URL of a database of yours in
-//! `OFFLOOP_POSTGRES_URL`.
+//! Run `cargo run -p offloop-example-servers -- cargo run --release -p offloop-example-postgres`, or set
+//! `OFFLOOP_POSTGRES_URL` to the URL of a database.
 
 #[path = "../../../crates/offloop/examples/support/mod.rs"]
 mod support;
@@ -20,8 +20,8 @@ const CALLS: i64 = 200;
 fn main() -> ExitCode {
     let Ok(url) = std::env::var("OFFLOOP_POSTGRES_URL") else {
         eprintln!(
-            "no database: `cargo xtask servers -- cargo run --release -p offloop-example-postgres` makes one, \
-             if PostgreSQL is installed; another one's URL may be in OFFLOOP_POSTGRES_URL"
+            "OFFLOOP_POSTGRES_URL is not set: set it to the URL of a database, or install PostgreSQL and run \
+             `cargo run -p offloop-example-servers -- cargo run --release -p offloop-example-postgres`"
         );
         return ExitCode::FAILURE;
     };
