@@ -1,9 +1,10 @@
-//! The workspace's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask conformance`,
+//! The workspace's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask conformance`, `cargo xtask layers`,
 //! `cargo xtask torture`.
 
 mod bench;
 mod conformance;
 mod host;
+mod layers;
 mod plan;
 mod python;
 mod test;
@@ -22,7 +23,7 @@ struct XtaskArguments {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Runs every check: format, lints, tests, models, documentation, licences, the Python package, and short
+    /// Runs every check: format, lints, layers, tests, models, documentation, licences, the Python package, and short
     /// runs of the benches.
     Test(test::TestArguments),
     /// Runs a bench that compares offloop with its peers.
@@ -31,6 +32,8 @@ enum Chore {
     Conformance(conformance::ConformanceArguments),
     /// Runs a mixed load on process pools while workers are killed and stopped, then checks that each job ended once.
     Torture(torture::TortureArguments),
+    /// Checks that the engine's files import only from the layers beneath them, and not in a circle.
+    Layers(layers::LayersArguments),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Chore::Bench(arguments) => bench::run(&arguments),
         Chore::Conformance(arguments) => conformance::run(&arguments),
         Chore::Torture(arguments) => torture::run(&arguments),
+        Chore::Layers(arguments) => layers::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("{error}");

@@ -21,6 +21,7 @@ pub(super) fn all() -> Vec<Step> {
             name: "lints-bare",
             plan: || cargo("clippy -p offloop --no-default-features --lib -- -D warnings").into(),
         },
+        Step { name: "layers", plan: || cargo("xtask layers").into() },
         Step { name: "tests", plan: || workspace("test --workspace --all-features").into() },
         Step { name: "nextest", plan: nextest },
         Step { name: "tests-bare", plan: || cargo("test -p offloop --no-default-features --lib").into() },
@@ -61,14 +62,14 @@ pub(super) fn all() -> Vec<Step> {
     ]
 }
 
-/// Returns a cargo command for all packages. The Python binding is not linked to Python, as in the wheel, so that Python
-/// need not be installed.
+/// Returns a cargo command for all packages. The Python binding is not linked to Python, as in the wheel, so that
+/// Python need not be installed.
 fn workspace(words: &str) -> CommandLine {
     cargo(words).with("PYO3_BUILD_EXTENSION_MODULE", "1")
 }
 
-/// Runs the example of tests that use process pools under nextest, which starts a process for each test. The step `tests`
-/// runs it under `cargo test`, with its doctests.
+/// Runs the example of tests that use process pools under nextest, which starts a process for each test. The step
+/// `tests` runs it under `cargo test`, with its doctests.
 fn nextest() -> Plan {
     if host::output_of("cargo", &["nextest", "--version"]).is_none() {
         return Plan::Skip("cargo-nextest is not installed".to_owned());
@@ -101,8 +102,8 @@ fn miri() -> Plan {
     }
 }
 
-/// Runs checks of cargo-deny. It reads the manifests of all dependencies, also those for other systems, which a build does
-/// not download. So they are fetched first.
+/// Runs checks of cargo-deny. It reads the manifests of all dependencies, also those for other systems, which a build
+/// does not download. So they are fetched first.
 fn deny(checks: &[&str]) -> Plan {
     if host::output_of("cargo", &["deny", "--version"]).is_none() {
         return Plan::Skip("cargo-deny is not installed".to_owned());
