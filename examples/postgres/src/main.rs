@@ -73,20 +73,20 @@ async fn measure(url: &str) -> Result<(), Box<dyn Error>> {
     println!("\na call of ten minutes with a timeout of 200 ms: {}", error.expect_err("it takes longer"));
     println!("it ended after {}, the loop was late by {} at worst", milliseconds(took), milliseconds(late));
     let since = Instant::now();
-    // There is one connection, so this call's turn comes when the other one is over on the server.
+    // There is one connection, so this call runs after the other one has ended on the server.
     database.call("offloop_double", |client| double(client, 1)).await??;
-    println!("the connection's successor answered {} later", milliseconds(since.elapsed()));
+    println!("the next call, on a new connection, was answered {} later", milliseconds(since.elapsed()));
     Ok(())
 }
 
-/// As in a program whose tasks call the driver where they are.
+/// Calls the driver from a task and waits for the answer there.
 async fn directly(url: &str) -> Result<(), Box<dyn Error>> {
-    // On a thread of tokio's the driver panics, for it has a runtime inside. So "directly" is to wait for a thread.
+    // The driver contains a runtime and panics on a thread of tokio. So the task waits for another thread.
     let mut client = thread::scope(|scope| scope.spawn(|| Client::connect(url, NoTls)).join().unwrap())?;
     for value in 0..CALLS {
         let doubled = thread::scope(|scope| scope.spawn(|| double(&mut client, value)).join().unwrap())?;
         assert_eq!(doubled, 2 * value);
-        // Other tasks get their turn between two calls.
+        // Lets other tasks run between two calls.
         tokio::task::yield_now().await;
     }
     thread::scope(|scope| scope.spawn(|| drop(client)).join().unwrap());
