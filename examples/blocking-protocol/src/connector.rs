@@ -3,7 +3,7 @@
 
 use std::net::{Shutdown, SocketAddr};
 
-use offloop::{BuildError, Handle, StatePool, ThreadPool, discard_state, job, prepare, run_in_executor};
+use offloop::{BuildError, Handle, StatePool, ThreadPool, job, prepare, run_in_executor};
 
 use crate::client::{CallError, Client};
 use crate::wire::Parameters;
@@ -17,15 +17,15 @@ pub struct Connector {
 impl Connector {
     /// Prepares at most `connections` connections. Each is opened when the first call needs it.
     pub fn new(server: SocketAddr, connections: usize) -> Result<Self, BuildError> {
-        let threads = ThreadPool::builder().name("connector").max_threads(connections);
-        Ok(Self { pool: threads.build_with_state(move || Client::connect(server))? })
+        let threads = ThreadPool::builder().name("connector").max_workers(connections);
+        Ok(Self { pool: threads.build_with_worker_state(move || Client::connect(server))? })
     }
 
     /// Calls a function of the server.
     ///
     /// Returns at once; the handle is a future of the results. If it is dropped or cancelled, or if its timeout passes,
     /// the connection is closed, and the worker's next call opens a new one. If no connection can be opened, the call
-    /// fails with `ErrorKind::State`.
+    /// fails with `ErrorKind::WorkerState`.
     pub fn call(
         &self,
         function: &'static str,
@@ -35,7 +35,7 @@ impl Connector {
             let result = with_cancel(client, |client| client.call(function, &parameters));
             // The socket is also shut down if the cancel came at the same time as the answer.
             if job::is_cancelled() || result.as_ref().is_err_and(CallError::is_fatal) {
-                discard_state();
+                job::discard_worker_state();
             }
             result
         };

@@ -113,7 +113,7 @@ fn a_call_that_times_out_closes_its_connection_and_frees_its_worker() {
     let stall = connector.call("STALL", Parameters::new());
     eventually("the call runs", || server.running() == 1);
     let error = end(stall.timeout(Duration::from_millis(10))).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::RunDeadline(_)), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::RunTimeout(_)), "{error:?}");
     assert_eq!(error.job_name(), "STALL");
     eventually("the server sees it", || server.running() == 0);
     echoes(&connector);
@@ -171,7 +171,7 @@ fn each_call_fails_if_no_server_listens() {
     let connector = Connector::new(nobody, 1).unwrap();
     for _ in 0..2 {
         let error = echo(&connector).unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::State(_)), "{error:?}");
+        assert!(matches!(error.kind(), ErrorKind::WorkerState(_)), "{error:?}");
     }
 }
 

@@ -7,9 +7,7 @@ use std::error::Error;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use offloop::{
-    BuildError, Handle, Report, StatePool, ThreadPool, discard_state, job, prepare, run_in_executor,
-};
+use offloop::{BuildError, Handle, ShutdownReport, StatePool, ThreadPool, job, prepare, run_in_executor};
 use postgres::{CancelToken, Client, Config, NoTls};
 
 /// A database with several connections, each on a thread of its own.
@@ -63,15 +61,15 @@ impl Database {
     }
 
     /// Refuses new calls, waits for the others for the time `drain`, cancels the rest, and closes the connections.
-    pub fn shutdown(&self, drain: Duration) -> Handle<Report> {
+    pub fn shutdown(&self, drain: Duration) -> Handle<ShutdownReport> {
         self.pool.shutdown(drain)
     }
 }
 
 fn pool(config: &Config, connections: usize) -> Result<StatePool<Client>, BuildError> {
     let config = config.clone();
-    let builder = ThreadPool::builder().name("postgres").max_threads(connections);
-    builder.build_with_state(move || config.connect(NoTls))
+    let builder = ThreadPool::builder().name("postgres").max_workers(connections);
+    builder.build_with_worker_state(move || config.connect(NoTls))
 }
 
 /// Runs `call`, then discards the connection if it must not be used again.
@@ -79,7 +77,7 @@ fn discard_if_unusable<T>(client: &mut Client, call: impl FnOnce(&mut Client) ->
     let result = call(client);
     // The server may act on a cancel so late that it would end the next query of this connection.
     if client.is_closed() || job::is_cancelled() {
-        discard_state();
+        job::discard_worker_state();
     }
     result
 }

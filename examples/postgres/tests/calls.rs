@@ -73,7 +73,7 @@ fn a_call_that_times_out_ends_on_the_server() {
     let stall = database.call("offloop_stall", |client| client.execute("SELECT offloop_stall('b')", &[]));
     eventually("the query runs", || server.running("overdue", "offloop_stall") == 1);
     let error = end(stall.timeout(Duration::from_millis(10))).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::RunDeadline(_)), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::RunTimeout(_)), "{error:?}");
     assert_eq!(error.job_name(), "offloop_stall");
     eventually("the query is gone", || server.running("overdue", "offloop_stall") == 0);
 }
@@ -153,6 +153,6 @@ fn each_call_fails_if_no_server_listens() {
     let database = Database::new("postgresql://nobody@127.0.0.1:1/nothing", 1).unwrap();
     for _ in 0..2 {
         let error = end(database.call("backend", backend)).unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::State(_)), "{error:?}");
+        assert!(matches!(error.kind(), ErrorKind::WorkerState(_)), "{error:?}");
     }
 }

@@ -13,7 +13,7 @@ pub type KeyCounts = BTreeMap<String, u64>;
 ///
 /// ```
 /// offloop::init(); // a doctest has a `main` of its own
-/// let pool = offloop::ProcessPool::builder().workers(1).build()?;
+/// let pool = offloop::ProcessPool::builder().max_workers(1).build()?;
 ///
 /// let counts = offloop_example_testing::count(&pool, r#"{"a": [{"b": 1}, {"b": 2}]}"#).wait()??;
 /// assert_eq!(counts["b"], 2);
@@ -60,7 +60,7 @@ mod tests {
     }
 
     fn pool() -> ProcessPool {
-        ProcessPool::builder().workers(1).build().unwrap()
+        ProcessPool::builder().max_workers(1).build().unwrap()
     }
 
     #[test]
@@ -82,6 +82,6 @@ mod tests {
         let pool = pool();
         let worker = pool.run(process_id.with()).wait().unwrap();
         assert_ne!(worker, std::process::id());
-        assert_eq!(pool.workers(), [worker]);
+        assert_eq!(pool.worker_pids(), [worker]);
     }
 }

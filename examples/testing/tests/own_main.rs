@@ -14,6 +14,6 @@ fn main() {
         }
         return;
     }
-    let pool = ProcessPool::builder().workers(1).build().unwrap();
+    let pool = ProcessPool::builder().max_workers(1).build().unwrap();
     assert_eq!(count(&pool, r#"{"a": {"a": 1}}"#).wait().unwrap().unwrap()["a"], 2);
 }

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
-use offloop::{ErrorKind, Exit, ProcessPool};
+use offloop::{ErrorKind, ProcessPool, WorkerExit};
 use offloop_example_testing::{count, count_keys};
 
 offloop::init_tests!();
@@ -13,7 +13,7 @@ offloop::init_tests!();
 static SHARED: LazyLock<ProcessPool> = LazyLock::new(|| pool(2));
 
 fn pool(workers: usize) -> ProcessPool {
-    ProcessPool::builder().workers(workers).build().unwrap()
+    ProcessPool::builder().max_workers(workers).build().unwrap()
 }
 
 #[offloop::task]
@@ -62,7 +62,7 @@ fn a_crash_fails_one_job_and_the_pool_continues() {
     let error = pool.run(abort.with()).wait().unwrap_err();
     let ErrorKind::WorkerDied(died) = error.kind() else { panic!("{error}") };
     let sigabrt = 6;
-    assert_eq!((died.pid, died.exit), (before, Exit::Signal(sigabrt)));
+    assert_eq!((died.pid, died.exit), (before, WorkerExit::Signal(sigabrt)));
 
     assert_eq!(count(&pool, r#"{"a": 1}"#).wait().unwrap().unwrap()["a"], 1);
     assert_ne!(pool.run(process_id.with()).wait().unwrap(), before);
