@@ -31,7 +31,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
     ("processes/link", &["processes/os"]),
     ("processes/limits.rs", &["processes/link"]),
     ("processes/handshake.rs", &["processes/limits.rs"]),
-    ("processes/pool", &["processes/handshake.rs"]),
+    ("processes/pool", &["processes/handshake.rs", "threads"]),
     ("processes/worker", &["processes/handshake.rs"]),
     ("processes/mod.rs", &["processes/pool", "processes/worker"]),
     ("api", &["threads", "processes/mod.rs"]),
