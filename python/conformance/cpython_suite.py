@@ -40,7 +40,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).with_name("results.txt")
+HERE = Path(__file__).parent
+RESULTS = HERE / "results.txt"
 HANG = 90.0
 
 # Tests of the standard pool's insides rather than of what it does, and what they get hold of.
@@ -75,7 +76,7 @@ SUITES = {
         "test.test_concurrent_futures",
         (*CONCURRENT, "test_process_pool", "test_deadlock"),
         "ProcessPoolExecutor",
-        "offloop.testing:StrictProcessPoolExecutor",
+        "strict_pool:StrictProcessPoolExecutor",
     ),
     # The modules of which some test makes a thread pool.
     "asyncio": Suite(
@@ -201,7 +202,9 @@ def with_ours(assert_python_ok: Any, suite: Suite) -> Any:
             # One of the tests relies on `multiprocessing` to have been imported by that.
             code = code.replace(
                 f"from concurrent.futures import {name}\n",
-                f"import multiprocessing; from {module} import {ours}; {name} = {ours}\n",
+                # The child looks for modules in neither this directory nor the environment's.
+                f"import multiprocessing, sys; sys.path.append({str(HERE)!r}); "
+                f"from {module} import {ours}; {name} = {ours}\n",
             )
         return assert_python_ok(option, code, **environment)
 

@@ -17,11 +17,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._auto import Placement as Placement
-    from ._auto import auto as auto
-    from ._default import install as install
-    from ._default import run as run
-    from ._default import run_cpu as run_cpu
+    from ._auto.auto import Placement as Placement
+    from ._auto.auto import auto as auto
+    from ._pools.default import install as install
+    from ._pools.default import run as run
+    from ._pools.default import run_cpu as run_cpu
     from ._errors import Broken as Broken
     from ._errors import Closed as Closed
     from ._errors import CouldNotStart as CouldNotStart
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
     from ._errors import RunTimeout as RunTimeout
     from ._errors import Shed as Shed
     from ._errors import WorkerDied as WorkerDied
-    from ._executor import Results as Results
-    from ._futures import Future as Future
+    from ._pools.executor import Results as Results
+    from ._pools.futures import Future as Future
     from ._jobs import check as check
     from ._jobs import discard_worker_state as discard_worker_state
     from ._jobs import is_cancelled as is_cancelled
     from ._jobs import on_cancel as on_cancel
     from ._jobs import worker_state as worker_state
-    from ._loop import JobFuture as JobFuture
+    from ._pools.loop import JobFuture as JobFuture
     from ._offloop import Advice as Advice
     from ._offloop import Histogram as Histogram
     from ._offloop import Metrics as Metrics
     from ._offloop import metrics as metrics
     from ._offloop import prometheus as prometheus
-    from ._processes import ProcessPoolExecutor as ProcessPoolExecutor
-    from ._remote_errors import RemoteError as RemoteError
-    from ._stream import Stream as Stream
-    from ._threads import ThreadPoolExecutor as ThreadPoolExecutor
+    from ._pools.processes import ProcessPoolExecutor as ProcessPoolExecutor
+    from ._worker.remote_errors import RemoteError as RemoteError
+    from ._pools.stream import Stream as Stream
+    from ._pools.threads import ThreadPoolExecutor as ThreadPoolExecutor
     from ._watch.report import Stall as Stall
     from ._watch.report import StallSummary as StallSummary
     from ._watch.watch import Watch as Watch
@@ -60,34 +60,34 @@ _PLACES = {
     "Closed": "_errors",
     "CouldNotStart": "_errors",
     "Error": "_errors",
-    "Future": "_futures",
+    "Future": "_pools.futures",
     "Histogram": "_offloop",
-    "JobFuture": "_loop",
+    "JobFuture": "_pools.loop",
     "Metrics": "_offloop",
-    "Placement": "_auto",
-    "ProcessPoolExecutor": "_processes",
+    "Placement": "_auto.auto",
+    "ProcessPoolExecutor": "_pools.processes",
     "QueueFull": "_errors",
     "QueueTimeout": "_errors",
-    "RemoteError": "_remote_errors",
-    "Results": "_executor",
+    "RemoteError": "_worker.remote_errors",
+    "Results": "_pools.executor",
     "RunTimeout": "_errors",
     "Shed": "_errors",
     "Stall": "_watch.report",
     "StallSummary": "_watch.report",
-    "Stream": "_stream",
-    "ThreadPoolExecutor": "_threads",
+    "Stream": "_pools.stream",
+    "ThreadPoolExecutor": "_pools.threads",
     "Watch": "_watch.watch",
     "WorkerDied": "_errors",
-    "auto": "_auto",
+    "auto": "_auto.auto",
     "check": "_jobs",
     "discard_worker_state": "_jobs",
-    "install": "_default",
+    "install": "_pools.default",
     "is_cancelled": "_jobs",
     "metrics": "_offloop",
     "on_cancel": "_jobs",
     "prometheus": "_offloop",
-    "run": "_default",
-    "run_cpu": "_default",
+    "run": "_pools.default",
+    "run_cpu": "_pools.default",
     "watch": "_watch.watch",
     "worker_state": "_jobs",
 }

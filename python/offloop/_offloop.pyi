@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeVar, final
 
 from typing_extensions import Buffer
 
-from ._futures import Future
+from ._pools.futures import Future
 
 T = TypeVar("T")
 

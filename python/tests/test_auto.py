@@ -19,8 +19,8 @@ from typing import Any
 
 import offloop
 import pytest
-from offloop import _default
-from offloop._auto import auto
+from offloop._pools import default as _default
+from offloop._auto.auto import auto
 
 HERE = os.getpid()
 MANY = 100

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from offloop._context import capture, locate, run_in
+from offloop._worker.context import capture, locate, run_in
 
 request_id: ContextVar[str] = ContextVar("request_id")
 tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
@@ -63,19 +63,19 @@ def test_values_follow_a_variable_into_another_process(tmp_path: Path) -> None:
     )
     # The name in `__main__`, which imported it, is not the one that is found.
     (tmp_path / "script.py").write_text(
-        "from app import user\nfrom offloop._context import *\n"
+        "from app import user\nfrom offloop._worker.context import *\n"
         "located = locate([user])\nuser.set('ann')\nprint(capture(located))\n"
     )
     values = in_new_process("script.py", cwd=tmp_path).strip()
     assert values == "{'app:user': 'ann'}"
-    worker = f"import app; from offloop._context import run_in; print(run_in({values}, app.name))"
+    worker = f"import app; from offloop._worker.context import run_in; print(run_in({values}, app.name))"
     assert in_new_process("-c", worker, cwd=tmp_path) == "ann\n"
 
 
 def test_a_variable_of_the_main_script_is_found_there(tmp_path: Path) -> None:
     code = """
     from contextvars import ContextVar
-    from offloop._context import locate
+    from offloop._worker.context import locate
     user = ContextVar("user")
     try:
         print(list(locate([user])))

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from offloop import _logs
+from offloop._worker import logs as _logs
 
 log = logging.getLogger("app.jobs")
 
@@ -75,7 +75,7 @@ def deliver(sent: list[bytes]) -> list[Any]:
 def test_a_record_of_another_process_reaches_the_handlers_here() -> None:
     code = """
     import logging, os, pickle, sys
-    from offloop import _logs
+    from offloop._worker import logs as _logs
     sent = []
     forwarder = _logs.install(sent.append, logging.INFO)
     forwarder.job_runs = True

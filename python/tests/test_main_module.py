@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from offloop import _main
+from offloop._worker import main_module as _main
 
 PARENT = textwrap.dedent(
     """
     import pickle, sys
-    from offloop import _main
+    from offloop._worker import main_module as _main
 
     def double(x):
         return 2 * x
@@ -26,7 +26,7 @@ PARENT = textwrap.dedent(
     """
 )
 
-BEGIN = "import pickle, sys; from offloop import _main; described = pickle.load(sys.stdin.buffer)\n"
+BEGIN = "import pickle, sys; from offloop._worker import main_module as _main; described = pickle.load(sys.stdin.buffer)\n"
 
 
 def python(*args: str, stdin: bytes = b"", cwd: Path | None = None) -> bytes:
@@ -140,7 +140,7 @@ def test_parent_process_is_the_process_that_has_the_pool() -> None:
 def test_describing_leaves_the_start_method_open() -> None:
     code = """
     import multiprocessing
-    from offloop import _main
+    from offloop._worker import main_module as _main
     assert "start_method" not in _main.preparation()
     multiprocessing.set_start_method("spawn")
     assert _main.preparation()["start_method"] == "spawn"

@@ -21,7 +21,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import offloop
-from offloop import ProcessPoolExecutor, ThreadPoolExecutor, _telemetry
+from offloop import ProcessPoolExecutor, ThreadPoolExecutor
+from offloop._worker import telemetry as _telemetry
 
 Pool = ProcessPoolExecutor | ThreadPoolExecutor
 
@@ -111,7 +112,7 @@ def test_baggage_comes_along(pool: Pool) -> None:
 
 
 def test_auto_takes_it_along_too() -> None:
-    from offloop import _default
+    from offloop._pools import default as _default
 
     offloop.auto.pin(traces.baggage, "processes")
 

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from offloop import _pickling
-from offloop._pickling import LARGE, dumps, loads, wrap_call, wrap_large
+from offloop._worker import pickling as _pickling
+from offloop._worker.pickling import LARGE, dumps, loads, wrap_call, wrap_large
 
 
 def beside(buffer: PickleBuffer) -> bool:
@@ -211,7 +211,7 @@ def test_a_call_is_wrapped_only_where_it_is_large() -> None:
 
 
 def at_a_prompt(code: str) -> str:
-    prelude = "from offloop._pickling import dumps, loads\ndef beside(b): return True\n"
+    prelude = "from offloop._worker.pickling import dumps, loads\ndef beside(b): return True\n"
     done = subprocess.run(
         [sys.executable, "-c", prelude + textwrap.dedent(code)], capture_output=True, timeout=60
     )

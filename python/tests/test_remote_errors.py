@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from offloop import _pickling
-from offloop._remote_errors import RemoteError, pack, unpack
+from offloop._worker import pickling as _pickling
+from offloop._worker.remote_errors import RemoteError, pack, unpack
 
 
 def caught(exc: BaseException) -> BaseException:
@@ -128,7 +128,7 @@ def test_frames_of_the_worker_are_not_shown() -> None:
     # A worker has no test above it.
     error = raised.value.with_traceback(raised.tb.tb_next)
     text = remote_text(unpack(pack(error)))
-    assert "_pickling.py" not in text
+    assert "pickling.py" not in text
     assert "raise self.args[0]" in text
 
 
@@ -194,7 +194,7 @@ def test_an_exception_that_only_the_worker_can_import_becomes_a_remote_error(
     import sys
     sys.path.append({str(tmp_path)!r})
     from only_there import Odd
-    from offloop._remote_errors import pack
+    from offloop._worker.remote_errors import pack
     sys.stdout.buffer.write(pack(Odd("odd")))
     """
     data = subprocess.run(

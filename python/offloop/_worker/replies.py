@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import _pickling, _remote_errors
+from .._worker import pickling as _pickling
+from .._worker import remote_errors as _remote_errors
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -11,7 +11,7 @@ from pickle import PickleBuffer, PicklingError
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from offloop import _main
+from offloop._worker import main_module as _main
 from offloop._calls import name_of
 
 if TYPE_CHECKING:

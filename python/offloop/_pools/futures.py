@@ -6,8 +6,8 @@ import concurrent.futures
 from _thread import LockType, RLock, allocate_lock
 from typing import Any, TypeVar, final
 
-from ._errors import CancelledError
-from ._offloop import blocking
+from .._errors import CancelledError
+from .._offloop import blocking
 
 T = TypeVar("T")
 

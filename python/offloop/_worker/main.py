@@ -11,8 +11,12 @@ from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import _calls, _logs, _main, _offloop, _pickling, _remote_errors
-from ._replies import LOG, RAISED, REFUSED, RESULT, UNREADABLE
+from .. import _calls, _offloop
+from .._worker import logs as _logs
+from .._worker import main_module as _main
+from .._worker import pickling as _pickling
+from .._worker import remote_errors as _remote_errors
+from .._worker.replies import LOG, RAISED, REFUSED, RESULT, UNREADABLE
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -35,8 +39,8 @@ def command(preparation: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
     import pickle
     from multiprocessing import spawn, util
 
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    program = f"import sys; sys.path.insert(0, {package!r}); from offloop._worker import main; main()"
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    program = f"import sys; sys.path.insert(0, {package!r}); from offloop._worker.main import main; main()"
     flags: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
     executable = os.fsdecode(spawn.get_executable())
     environment = {PREPARATION: b2a_base64(pickle.dumps(dict(preparation)), newline=False).decode()}
@@ -212,7 +216,7 @@ def _perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Seque
         if context is None:
             value = fn(*args, **kwargs)
         else:
-            from . import _context
+            from .._worker import context as _context
 
             value = _context.run_in(context, fn, *args, **kwargs)
         _calls.check_result(fn, value)
@@ -247,7 +251,7 @@ def initialise(
         if initializer is not None:
             initializer(*args)
         if open_state is not None:
-            from . import _jobs
+            from .. import _jobs
 
             _jobs.process_state = _jobs.State(open_state, close_state)
     except BaseException as error:

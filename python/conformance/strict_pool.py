@@ -8,7 +8,7 @@ import time
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from ._processes import ProcessPoolExecutor
+from offloop._pools.processes import ProcessPoolExecutor
 
 
 class StrictProcessPoolExecutor(ProcessPoolExecutor):

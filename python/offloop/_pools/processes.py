@@ -20,13 +20,18 @@ from concurrent.futures.process import BrokenProcessPool
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from . import _calls, _main, _offloop, _pickling, _replies, _telemetry, _worker
-from ._errors import Closed
-from ._executor import Pool, ended_by_ctrl_c
-from ._futures import Future
-from ._loop import JobFuture, mailbox_of
-from ._offloop import Job, Mailbox, Metrics
-from ._stream import Stream
+from .. import _calls, _offloop
+from .._worker import main_module as _main
+from .._worker import pickling as _pickling
+from .._worker import replies as _replies
+from .._worker import telemetry as _telemetry
+from .._worker import main as _worker
+from .._errors import Closed
+from .._pools.executor import Pool, ended_by_ctrl_c
+from .._pools.futures import Future
+from .._pools.loop import JobFuture, mailbox_of
+from .._offloop import Job, Mailbox, Metrics
+from .._pools.stream import Stream
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -494,7 +499,7 @@ def _capture(variables: Sequence[ContextVar[Any]]) -> Callable[[], dict[str, obj
     """What takes the values of these variables along with a call, if there are any."""
     if not variables:
         return None
-    from . import _context
+    from .._worker import context as _context
 
     located = _context.locate(variables)
     return lambda: _context.capture(located)

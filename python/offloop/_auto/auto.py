@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Literal, TypeVar, final
 
-from . import _default, _pickling
-from ._calls import check_sync, name_of
-from ._errors import Error
-from ._loop import JobFuture
-from ._measured import GilProbe, InWorker, Reply, Stopwatch
-from ._replies import Unreadable
+from .._pools import default as _default
+from .._worker import pickling as _pickling
+from .._calls import check_sync, name_of
+from .._errors import Error
+from .._pools.loop import JobFuture
+from .._auto.measured import GilProbe, InWorker, Reply, Stopwatch
+from .._worker.replies import Unreadable
 
 R = TypeVar("R")
 Place = Literal["threads", "processes"]
@@ -428,7 +429,7 @@ class _Timed(functools.partial[Any]):
 
 
 def _keep(buffer: Any) -> bool:
-    from . import _worker
+    from .._worker import main as _worker
 
     return _worker.keep(buffer)
 
@@ -455,7 +456,7 @@ def _in_process(
     kwargs: dict[str, Any],
     limits: Limits,
 ) -> JobFuture[Any]:
-    from ._processes import Unsent
+    from .._pools.processes import Unsent
 
     context = contextvars.copy_context()
 

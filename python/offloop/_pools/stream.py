@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ._errors import CancelledError
+from .._errors import CancelledError
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -8,11 +8,11 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ._loop import JobFuture
-from ._threads import ThreadPoolExecutor
+from .._pools.loop import JobFuture
+from .._pools.threads import ThreadPoolExecutor
 
 if TYPE_CHECKING:
-    from ._processes import ProcessPoolExecutor
+    from .._pools.processes import ProcessPoolExecutor
 
 R = TypeVar("R")
 
@@ -40,7 +40,7 @@ def processes() -> ProcessPoolExecutor:
     global _processes
     with _lock:
         if _processes is None:
-            from ._processes import ProcessPoolExecutor
+            from .._pools.processes import ProcessPoolExecutor
 
             _processes = ProcessPoolExecutor(name="offloop")
         return _processes

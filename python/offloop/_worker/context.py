@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
-from offloop import _main
+from offloop._worker import main_module as _main
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

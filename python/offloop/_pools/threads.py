@@ -17,13 +17,13 @@ from concurrent.futures.thread import BrokenThreadPool
 from types import FrameType
 from typing import Any, Literal, ParamSpec, TypeVar, final
 
-from ._calls import check_sync, name_of
-from ._errors import Closed
-from ._executor import Pool, ended_by_ctrl_c
-from ._futures import Future
-from ._jobs import State, here
-from ._loop import JobFuture, mailbox_of
-from ._offloop import Life, Metrics, ThreadPool
+from .._calls import check_sync, name_of
+from .._errors import Closed
+from .._pools.executor import Pool, ended_by_ctrl_c
+from .._pools.futures import Future
+from .._jobs import State, here
+from .._pools.loop import JobFuture, mailbox_of
+from .._offloop import Life, Metrics, ThreadPool
 
 P = ParamSpec("P")
 T = TypeVar("T")

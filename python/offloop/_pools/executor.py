@@ -15,9 +15,9 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from . import _calls
-from ._loop import JobFuture
-from ._offloop import Metrics
+from .. import _calls
+from .._pools.loop import JobFuture
+from .._offloop import Metrics
 
 if TYPE_CHECKING:
     from typing_extensions import Self

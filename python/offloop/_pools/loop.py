@@ -7,8 +7,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from ._errors import CancelledError
-from ._offloop import Job, Mailbox
+from .._errors import CancelledError
+from .._offloop import Job, Mailbox
 
 T = TypeVar("T")
 

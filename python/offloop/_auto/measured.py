@@ -8,7 +8,9 @@ import time
 from threading import Thread
 from typing import Any
 
-from . import _calls, _pickling, _remote_errors
+from .. import _calls
+from .._worker import pickling as _pickling
+from .._worker import remote_errors as _remote_errors
 
 
 class Stopwatch:

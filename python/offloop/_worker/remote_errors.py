@@ -6,7 +6,7 @@ import sys
 import traceback
 from typing import Any
 
-from offloop import _pickling
+from offloop._worker import pickling as _pickling
 from offloop._calls import name_of
 
 
