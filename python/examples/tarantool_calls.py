@@ -122,14 +122,14 @@ def lines_of_package(package: Any) -> int:
     return sum(len(path.read_text().splitlines()) for path in sources)
 
 
-def peak_memory() -> float:
+def max_rss() -> float:
     """The most that this process ever had resident, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 async def measure(title: str) -> None:
     """Prints a row."""
-    before = peak_memory()
+    before = max_rss()
     way = WAYS[title]
     async with way.open() as call, Heartbeat() as heart:
 
@@ -149,7 +149,7 @@ async def measure(title: str) -> None:
         milliseconds(slow.late),
         f"{QUICK / quick.took:.0f} /s",
         milliseconds(quick.late),
-        f"{peak_memory() - before:.1f} MB",
+        f"{max_rss() - before:.1f} MB",
         str(lines(*way.written)),
     )
 
