@@ -35,7 +35,7 @@ _preparation: Mapping[str, Any] = {}
 _awaits_main = False
 """Whether the parent's main module may still have to be imported."""
 _awaits_multiprocessing = False
-"""Whether multiprocessing has not yet been told that this process is a child. Turns false once it is imported."""
+"""Whether multiprocessing, once imported, still has to be told that this process is a child."""
 _forwarder: logs.Forwarder | None = None
 """The handler that sends log records to the parent, if this process is a worker."""
 
