@@ -257,7 +257,7 @@ def initialise(
         if open_state is not None:
             from .. import _jobs
 
-            _jobs.process_state = _jobs.State(open_state, close_state)
+            _jobs.process_state = _jobs.WorkerState(open_state, close_state)
     except BaseException as error:
         import logging
         import traceback
