@@ -30,7 +30,7 @@ enum Chore {
     Bench(bench::Arguments),
     /// Runs Python's own tests of executors on offloop's, and compares with the list of results.
     Conformance(conformance::Arguments),
-    /// Runs a mixed load on process pools while everything goes wrong, then checks the books.
+    /// Runs a mixed load on process pools while faults are injected, and checks every job with an oracle.
     Torture(torture::Arguments),
     /// Runs a command beside a PostgreSQL and a Tarantool of its own, whose addresses are in its environment.
     Servers(servers::Arguments),

@@ -1,4 +1,4 @@
-//! `cargo xtask torture`: process pools under a mixed load while everything goes wrong, and the books afterwards.
+//! `cargo xtask torture`: process pools under a mixed load while faults are injected; an oracle checks every job.
 
 use std::error::Error;
 use std::process::{Command, ExitCode};
@@ -10,7 +10,7 @@ pub(crate) struct Arguments {
     /// How long the load lasts.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Replays the choices of another run, though not its timing. Default: a random one, which is printed.
+    /// Replays the choices of another run, but not its timing. Default: a random seed, which is printed.
     #[arg(long)]
     seed: Option<u64>,
 }
