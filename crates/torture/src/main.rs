@@ -39,7 +39,7 @@ use clap::Parser;
 use fastrand::Rng;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use os::{now, poll_until, say};
+use os::{poll_until, say};
 use proc::Holdings;
 use world::{SLOTS, World};
 
@@ -152,7 +152,7 @@ fn watch(world: &'static World) -> ! {
             continue;
         }
         say("HUNG");
-        let pending = world.oracle().pending(now());
+        let pending = world.oracle().pending(run_log::read);
         for line in [overdue, pending, world.discrepancies(), proc::thread_states()].concat() {
             say(format!("- {line}"));
         }

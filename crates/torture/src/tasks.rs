@@ -30,7 +30,7 @@ pub(crate) fn echo(number: u64, argument: &[u8], sent: usize, wanted: usize) -> 
         if let Err(fault) = payload::check_argument(argument, number, sent) {
             panic!("the argument of job {number} is damaged: {fault}");
         }
-        payload::result(number, argument, wanted)
+        payload::result(number, wanted)
     })
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn echo(number: u64, argument: &[u8], sent: usize, wanted: usize) -> 
 pub(crate) fn nap(number: u64, millis: u64) -> Vec<u8> {
     record(number, || {
         std::thread::sleep(Duration::from_millis(millis));
-        payload::result(number, &[], 0)
+        payload::result(number, 0)
     })
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn compute(number: u64, millis: u64) -> Vec<u8> {
     record(number, || {
         let rounds = millis * 100_000;
         std::hint::black_box((0..rounds).fold(number, |value, round| mix(value ^ round)));
-        payload::result(number, &[], 0)
+        payload::result(number, 0)
     })
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn chatter(number: u64, lines: u64) -> Vec<u8> {
         for stream in [rustix::stdio::stdout(), rustix::stdio::stderr()] {
             let _ = rustix::io::write(stream, &[0xff; 3000]);
         }
-        payload::result(number, &[], 0)
+        payload::result(number, 0)
     })
 }
 
@@ -73,16 +73,16 @@ pub(crate) fn nest(number: u64, inner: u64, shuts_down: bool) -> Vec<u8> {
         let pool = ProcessPool::builder().workers(1).build().expect("a worker can have a pool of its own");
         let result = pool.run(nap.with(inner, 1)).wait_timeout(Duration::from_secs(20));
         let value = result.expect("the inner job ends in time").expect("the inner job returns");
-        assert_eq!(value, payload::result(inner, &[], 0), "the inner job returned another job's value");
+        assert_eq!(value, payload::result(inner, 0), "the inner job returned another job's value");
         if shuts_down {
             let report = pool.shutdown(Duration::from_secs(5)).wait_timeout(Duration::from_secs(20));
             report.expect("the inner pool shuts down in time").expect("the inner pool reports");
         }
-        payload::result(number, &[], 0)
+        payload::result(number, 0)
     })
 }
 
-/// Does what the kinds do that are no good workers' jobs.
+/// Does what a job should not do.
 #[offloop::task]
 pub(crate) fn misbehave(number: u64, kind: Kind, status: i32) -> Vec<u8> {
     record(number, || match kind {
@@ -94,7 +94,7 @@ pub(crate) fn misbehave(number: u64, kind: Kind, status: i32) -> Vec<u8> {
         Kind::Exhaust => exhaust_memory(),
         Kind::CloseAllReturn => {
             close_all();
-            payload::result(number, &[], 0)
+            payload::result(number, 0)
         }
         Kind::CloseAll => {
             close_all();
@@ -132,8 +132,7 @@ fn raise(signal: libc::c_int) -> ! {
 }
 
 fn close_all() {
-    // SAFETY: code that owns these descriptors may fail from now on, which is the purpose of this job. Descriptors
-    // carry no memory safety in this process.
+    // SAFETY: a closed descriptor leaves all memory valid. Code that uses one fails, as this job intends.
     unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) };
 }
 
@@ -152,12 +151,11 @@ fn exhaust_memory() -> ! {
 
 /// Writes garbage to every descriptor above 2 that takes it without blocking.
 fn write_garbage(number: u64) {
-    let mut garbage = Vec::new();
-    match number % 3 {
-        0 => garbage.resize(4096, 0xab),
-        1 => garbage.resize(100, 0xff),
-        _ => payload::append(&mut garbage, number, 10_000),
-    }
+    let garbage = match number % 3 {
+        0 => vec![0xab; 4096],
+        1 => vec![0xff; 100],
+        _ => payload::pattern(number, 10_000),
+    };
     let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let descriptors: Vec<RawFd> =
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();

@@ -10,7 +10,7 @@ mod judge;
 mod outcome;
 mod pool_record;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,9 +26,11 @@ use crate::run_log::{self, JobRuns};
 
 #[derive(Default)]
 pub(crate) struct Oracle {
+    /// The number of the next job.
     next: u64,
     pub(crate) pools: Vec<PoolRecord>,
-    submitted: HashMap<u64, SubmittedJob>,
+    /// The jobs whose ends their clients have not seen.
+    submitted: BTreeMap<u64, SubmittedJob>,
     ended: Vec<EndedJob>,
     /// How many jobs of each kind had each outcome, by its name.
     pub(crate) counts: BTreeMap<Kind, BTreeMap<String, usize>>,
@@ -41,10 +43,10 @@ pub(crate) struct Oracle {
     discrepancies: Vec<String>,
 }
 
-/// A job whose end its client has not seen.
 struct SubmittedJob {
     job: Arc<Job>,
     pool: usize,
+    /// When it was submitted.
     at: Duration,
 }
 
@@ -144,11 +146,8 @@ impl Oracle {
 
     /// Checks once more how often each job ran. Call it when all pools are gone.
     pub(crate) fn audit(&mut self, read: impl Fn(u64) -> JobRuns) {
-        let mut wrong: Vec<_> = self
-            .submitted
-            .iter()
-            .map(|(number, job)| format!("never ended: {}", self.describe(*number, job)))
-            .collect();
+        let never_ended = self.pending(&read).into_iter().map(|job| format!("never ended: {job}"));
+        let mut wrong: Vec<_> = never_ended.collect();
         let mut missing: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
         for ended @ EndedJob { number, pool, kind, .. } in &self.ended {
             let runs = read(*number);
@@ -170,15 +169,10 @@ impl Oracle {
         self.discrepancies.extend(wrong);
     }
 
-    /// Returns a line for each job whose end its client has not seen.
-    pub(crate) fn pending(&self, now: Duration) -> Vec<String> {
-        let mut jobs: Vec<_> = self.submitted.iter().collect();
-        jobs.sort_by_key(|(number, _)| **number);
-        let line = |(number, job): (&u64, &SubmittedJob)| {
-            let (age, runs) = (now.saturating_sub(job.at), run_log::read(*number));
-            format!("{}, submitted {age:?} ago; {runs}", self.describe(*number, job))
-        };
-        jobs.into_iter().map(line).collect()
+    /// Describes each job whose end its client has not seen.
+    pub(crate) fn pending(&self, read: impl Fn(u64) -> JobRuns) -> Vec<String> {
+        let line = |(number, job): (&u64, &_)| format!("{}; {}", self.describe(*number, job), read(*number));
+        self.submitted.iter().map(line).collect()
     }
 
     fn describe(&self, number: u64, SubmittedJob { job, pool, .. }: &SubmittedJob) -> String {

@@ -38,7 +38,7 @@ impl Outcome {
     pub(crate) fn of(result: Result<Vec<u8>, Error>, number: u64, job: &Job, id: JobId) -> Self {
         let error = match result {
             Ok(value) => {
-                let check = payload::check_result(&value, number, job.argument, job.result);
+                let check = payload::check_result(&value, number, job.result);
                 return check.map_or_else(Self::WrongValue, |()| Self::Ok);
             }
             Err(error) => error,
