@@ -131,7 +131,7 @@ impl Oracle {
             }
             Err(fault) => {
                 let what = self.describe(number, &submitted);
-                self.report(format!("{what} ended with {outcome:?}; {runs}: {fault}"));
+                self.report(format!("{fault}: ended with {outcome:?}, {runs}: {what}"));
                 (ExpectedRuns::AtMostOnce, "WRONG".to_owned())
             }
         };
@@ -154,7 +154,7 @@ impl Oracle {
             match ended.is_missing(&runs, &self.pools[*pool]) {
                 Ok(false) => {}
                 Ok(true) => missing.entry(*pool).or_default().push(*number),
-                Err(fault) => wrong.push(format!("job {number} ({kind:?}) of pool {pool}; {runs}: {fault}")),
+                Err(fault) => wrong.push(format!("{fault}: {runs}: job {number} ({kind:?}) of pool {pool}")),
             }
         }
         // A worker killed before its job began takes that job with it, and the run log does not say which.
@@ -171,7 +171,7 @@ impl Oracle {
 
     /// Describes each job whose end its client has not seen.
     pub(crate) fn pending(&self, read: impl Fn(u64) -> JobRuns) -> Vec<String> {
-        let line = |(number, job): (&u64, &_)| format!("{}; {}", self.describe(*number, job), read(*number));
+        let line = |(number, job): (&u64, &_)| format!("{}: {}", read(*number), self.describe(*number, job));
         self.submitted.iter().map(line).collect()
     }
 
