@@ -66,11 +66,11 @@ impl ExpectedRuns {
     /// Compares with the run log.
     pub(super) fn check(self, runs: &JobRuns) -> Result<(), String> {
         let (agrees, expected) = match self {
-            Self::Never => (runs.begun == 0, "never"),
-            Self::AtMostOnce => (runs.begun <= 1, "at most once"),
-            Self::Once => (runs.begun == 1, "once"),
+            Self::Never => (runs.begun == 0, "never run"),
+            Self::AtMostOnce => (runs.begun <= 1, "run at most once"),
+            Self::Once => (runs.begun == 1, "run once"),
         };
-        if agrees && runs.ended <= runs.begun { Ok(()) } else { Err(format!("it should run {expected}")) }
+        if agrees && runs.ended <= runs.begun { Ok(()) } else { Err(format!("it should {expected}")) }
     }
 }
 
