@@ -49,9 +49,7 @@ const CLIENTS: usize = 4;
 const UNTIL_GONE: Duration = Duration::from_secs(15);
 
 #[derive(Parser)]
-#[command(
-    about = "Runs a mixed load on process pools while faults are injected, and checks every job with an oracle"
-)]
+#[command(about)]
 struct Arguments {
     /// How long the load lasts.
     #[arg(long, default_value_t = 60)]

@@ -13,6 +13,10 @@ use crate::tasks::NOT_KILLED;
 /// worker from starting.
 pub(super) const KILLS_UNTIL_GIVEN_UP: usize = 3;
 
+/// A pool kills a worker that has lost its link for this long, and reports `Exit::Protocol`. On an overloaded machine
+/// that can be a worker killed from outside: the kernel closes its link first and reports its death later.
+const WITHOUT_LINK: Duration = Duration::from_millis(200);
+
 /// What a call of `cancel` returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cancel {
@@ -26,8 +30,11 @@ pub(crate) enum Cancel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OutsideKill {
     No,
-    /// It can be the kill of this index, which explains no other job's death yet.
-    Unclaimed(usize),
+    /// It can be the kill of this index, which explains no other job's death yet and was sent so long ago.
+    Unclaimed {
+        kill: usize,
+        age: Duration,
+    },
     /// It was killed, but that kill explains the death of this other job.
     ClaimedBy(u64),
 }
@@ -164,10 +171,12 @@ fn judge_death(evidence: &Evidence<'_>, pid: u32, exit: Exit) -> Result<Verdict,
         return Ok(Verdict { runs: ExpectedRuns::Once, kill: None });
     }
     match evidence.outside_kill {
-        OutsideKill::Unclaimed(kill) if exit == Exit::Signal(libc::SIGKILL) => {
+        OutsideKill::Unclaimed { kill, age }
+            if exit == Exit::Signal(libc::SIGKILL) || (exit == Exit::Protocol && age >= WITHOUT_LINK) =>
+        {
             Ok(Verdict { runs: ExpectedRuns::AtMostOnce, kill: Some(kill) })
         }
-        OutsideKill::Unclaimed(_) => {
+        OutsideKill::Unclaimed { .. } => {
             Err("its worker was killed from outside, but exited otherwise".to_owned())
         }
         OutsideKill::ClaimedBy(other) => Err(format!("that death was reported to job {other} already")),
@@ -198,6 +207,7 @@ mod tests {
 
     const PID: u32 = 4000;
     const KILLED: Exit = Exit::Signal(libc::SIGKILL);
+    const OUTSIDE: OutsideKill = OutsideKill::Unclaimed { kill: 0, age: Duration::ZERO };
     const NEVER_RAN: JobRuns = JobRuns { begun: 0, ended: 0, pid: 0, time: Duration::ZERO };
     const BEGUN: JobRuns = JobRuns { begun: 1, ended: 0, pid: PID, time: Duration::ZERO };
     const RAN: JobRuns = JobRuns { ended: 1, ..BEGUN };
@@ -248,12 +258,17 @@ mod tests {
         let killed = died(KILLED);
         let alone = evidence(&nap, &killed, BEGUN);
         assert!(!is_right(&alone));
-        let outside = Evidence { outside_kill: OutsideKill::Unclaimed(0), ..alone.clone() };
+        let outside = Evidence { outside_kill: OUTSIDE, ..alone.clone() };
         assert_eq!(judge(&outside).unwrap().kill, Some(0));
         assert!(is_right(&Evidence { runs: NEVER_RAN, ..outside.clone() }));
         assert!(!is_right(&Evidence { outside_kill: OutsideKill::ClaimedBy(7), ..alone }));
         assert!(!is_right(&Evidence { runs: JobRuns { pid: PID + 1, ..BEGUN }, ..outside.clone() }));
-        assert!(!is_right(&Evidence { outcome: &died(Exit::Signal(libc::SIGABRT)), ..outside }));
+        assert!(!is_right(&Evidence { outcome: &died(Exit::Signal(libc::SIGABRT)), ..outside.clone() }));
+        let cut_off = died(Exit::Protocol);
+        let at_once = Evidence { outcome: &cut_off, ..outside };
+        assert!(!is_right(&at_once));
+        let slow = OutsideKill::Unclaimed { kill: 0, age: WITHOUT_LINK };
+        assert!(is_right(&Evidence { outside_kill: slow, ..at_once }), "its link closed first");
     }
 
     #[test]
@@ -271,9 +286,11 @@ mod tests {
             assert!(is_right(&evidence(&job, &outcome, BEGUN)), "{kind:?}");
             assert!(!is_right(&evidence(&job, &outcome, NEVER_RAN)), "{kind:?} before it ran");
             assert!(!is_right(&evidence(&job, &died(Exit::Code(99)), BEGUN)), "{kind:?}");
-            let outside_kill = OutsideKill::Unclaimed(0);
             let killed = died(KILLED);
-            assert!(is_right(&Evidence { outside_kill, ..evidence(&job, &killed, BEGUN) }), "{kind:?}");
+            assert!(
+                is_right(&Evidence { outside_kill: OUTSIDE, ..evidence(&job, &killed, BEGUN) }),
+                "{kind:?}"
+            );
         }
     }
 

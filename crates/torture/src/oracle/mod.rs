@@ -102,7 +102,7 @@ impl Oracle {
         let SubmittedJob { job, pool: at, .. } = &submitted;
         let pool = &mut self.pools[*at];
         let outside_kill = match outcome {
-            Outcome::Died { pid, .. } => pool.outside_kill(*pid, submitted.at),
+            Outcome::Died { pid, .. } => pool.outside_kill(*pid, submitted.at, now),
             _ => OutsideKill::No,
         };
         let verdict = judge(&Evidence {

@@ -94,13 +94,14 @@ impl PoolRecord {
     }
 
     /// Returns whether this worker was killed from outside when it can have had a job submitted at that time.
-    pub(super) fn outside_kill(&self, pid: u32, submitted: Duration) -> OutsideKill {
+    pub(super) fn outside_kill(&self, pid: u32, submitted: Duration, now: Duration) -> OutsideKill {
         let possible = |kill: &Kill| {
             let in_time = kill.sent.is_none_or(|sent| submitted <= sent + UNNOTICED);
             kill.pid == pid && !kill.missed && in_time
         };
         if let Some(at) = self.kills.iter().position(|kill| possible(kill) && kill.job.is_none()) {
-            return OutsideKill::Unclaimed(at);
+            let age = self.kills[at].sent.map_or(Duration::ZERO, |sent| now.saturating_sub(sent));
+            return OutsideKill::Unclaimed { kill: at, age };
         }
         let claimed = self.kills.iter().find(|kill| possible(kill)).and_then(|kill| kill.job);
         claimed.map_or(OutsideKill::No, OutsideKill::ClaimedBy)
