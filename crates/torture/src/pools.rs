@@ -120,7 +120,10 @@ pub(crate) fn check_metrics(world: &World) {
         let (counted, submitted) = (outcomes.total(), oracle.pools[number].submitted);
         if counted != submitted {
             let outcomes: Vec<_> = outcomes.iter().collect();
-            oracle.report(format!("pool {number} had {submitted} jobs and counted {counted}: {outcomes:?}"));
+            let plan = &open.plan;
+            oracle.report(format!(
+                "pool {number} had {submitted} jobs, counted {counted}: {outcomes:?}, {plan:?}"
+            ));
         }
     }
 }
