@@ -30,7 +30,7 @@ enum Chore {
     Bench(bench::BenchArguments),
     /// Runs Python's own tests of executors on offloop's, and compares the results with the recorded ones.
     Conformance(conformance::ConformanceArguments),
-    /// Runs a mixed load on process pools while workers are killed and stopped, then checks that each job ended once.
+    /// Runs a mixed load on process pools while faults are injected, and checks every job with an oracle.
     Torture(torture::TortureArguments),
     /// Checks that the engine's files import only from the layers beneath them, and not in a circle.
     Layers(layers::LayersArguments),

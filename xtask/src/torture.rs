@@ -1,5 +1,4 @@
-//! `cargo xtask torture`: runs a mixed load on process pools while workers are killed and stopped, then checks that
-//! each job ended exactly once.
+//! `cargo xtask torture`: runs a mixed load on process pools while faults are injected. An oracle checks every job.
 
 use std::error::Error;
 use std::process::{Command, ExitCode};
