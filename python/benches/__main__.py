@@ -1,7 +1,7 @@
 """offloop's Python executors beside their peers, the same jobs through each, in one run.
 
-    cargo xtask bench python              # a quarter of an hour; figures to quote
-    cargo xtask bench python --quick      # a minute; figures to distrust
+    cargo xtask bench python              # a quarter of an hour; results to quote
+    cargo xtask bench python --quick      # a minute; results that are only a smoke test
 
 Every measurement is a turn of one contender in an interpreter of its own (`turn.py`). Turns are
 taken in rounds, each of which begins with another contender, and a cell of the table is the median
@@ -14,7 +14,7 @@ over the rounds, so that a disturbance of the machine hits all alike.
 - `table.py`: the table.
 """
 
-# Some contenders import this module in their workers, so the rest is imported by those who run it.
+# Some contenders import this module in their workers, so the other imports are in the functions that need them.
 import sys
 
 

@@ -1,4 +1,4 @@
-"""The contenders: ours and the peers, each as one function that builds a pool and returns how to
+"""The contenders: offloop's pools and the peers, each as one function that builds a pool and returns how to
 call through it.
 
 A pool is never shut down here, since the interpreter that has it ends after the turn. What a
@@ -29,11 +29,11 @@ class Contender:
     name: str
     # MODULE:NAME of its pool, or of the function that runs a call.
     target: str
-    # From that, a pool of so many workers. A loop is running.
+    # Makes a pool with this number of workers from it. A loop is running.
     build: Callable[[Any, int], Call]
 
     def imported(self) -> Callable[[int], Call]:
-        """Makes a pool of so many workers."""
+        """Makes a pool with this number of workers."""
         module, _, name = self.target.partition(":")
         return functools.partial(self.build, getattr(importlib.import_module(module), name))
 

@@ -1,4 +1,4 @@
-"""What the pools are given to do: functions of a module that worker processes can import."""
+"""The jobs: functions of a module that worker processes can import."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def compute(seconds: float) -> None:
 
 @functools.cache
 def some_bytes(length: int) -> bytes:
-    """Made once in each worker: fresh pages take longer than any pool does to carry them."""
+    """Returns a large value, made once in each worker: fresh pages take longer than any pool does to send them."""
     return bytes([MARK]) * length
 
 
@@ -44,12 +44,12 @@ def some_array(length: int) -> numpy.ndarray[Any, numpy.dtype[numpy.float64]]:
 
 
 def count_pages(payload: Any) -> int:
-    """Looks at one element of each page: all of the payload must have arrived by then."""
+    """Reads one element of each page, so that the whole payload must have arrived."""
     if isinstance(payload, bytes):
         return payload[::PAGE].count(MARK)
     return int((payload[:: PAGE // 8] == MARK).sum())
 
 
 async def in_a_coroutine(function: Callable[..., Any], *arguments: Any) -> Any:
-    """For a pool that runs nothing but coroutines."""
+    """Does the same as a coroutine, for a pool that runs only coroutines."""
     return function(*arguments)

@@ -1,4 +1,4 @@
-"""How late an event loop is with its service's work on it, in threads, and with offloop.
+"""The lateness of an event loop with a service's work on it, in threads, and with offloop.
 
     python python/benches/lateness.py [--quick] FILE.svg
 
@@ -34,13 +34,13 @@ CALL = 0.05
 JSON = 6_000_000
 """Bytes."""
 FLOOR = 0.1
-"""Milliseconds below which the plot does not look."""
+"""The plot begins at this number of milliseconds."""
 
 Runner = Callable[..., Awaitable[Any]]
 
 
 class Place(NamedTuple):
-    """Where the work is done, and what that looks like."""
+    """The place where the work is done, with its title and colour in the plot."""
 
     title: str
     color: str
@@ -49,21 +49,21 @@ class Place(NamedTuple):
 PLACES = {
     "loop": Place("directly on the loop", "#d0453b"),
     "to_thread": Place("asyncio.to_thread, the standard library's threads", "#b97a00"),
-    "offloop": Place("offloop: run for what waits, run_cpu for what computes", "#23915c"),
+    "offloop": Place("offloop: run for calls that wait, run_cpu for calls that compute", "#23915c"),
 }
 INK = "#7b8089"
 """A grey that can be read on white and on black."""
 
 
 def made_up(length: int) -> bytes:
-    """A list of records as a service would get it."""
+    """Returns a list of records as a service would get it."""
     record = {"name": "customer", "address": {"geo": {"lat": 1.5, "lon": 2.5}}, "tags": ["a", "b"]}
     one = json.dumps(record).encode()
     return b"[" + b",".join([one] * (length // len(one))) + b"]"
 
 
 def parse_and_walk(text: bytes) -> int:
-    """Computes: how many keys there are."""
+    """Computes: returns the number of keys."""
     keys, ahead = 0, [json.loads(text)]
     while ahead:
         value = ahead.pop()
@@ -85,7 +85,7 @@ async def on_the_loop(fn: Callable[..., Any], *args: Any) -> Any:
 
 
 def runners(place: str) -> tuple[Runner, Runner]:
-    """What runs calls that wait, and calls that compute."""
+    """Gives the functions that run calls that wait, and calls that compute."""
     if place == "loop":
         return on_the_loop, on_the_loop
     if place == "to_thread":
@@ -96,10 +96,10 @@ def runners(place: str) -> tuple[Runner, Runner]:
 
 
 async def measure(place: str, seconds: float) -> list[float]:
-    """The lateness of each beat."""
+    """Returns the lateness of each beat."""
     run, run_cpu = runners(place)
     text = made_up(JSON)
-    # What happens once, at the first call, is not what this shows.
+    # The first calls do work that happens only once, which is not measured here.
     await run(call)
     await run_cpu(parse_and_walk, text)
 
@@ -143,8 +143,8 @@ def quantile(values: list[float], share: float) -> float:
 def table(lateness: dict[str, list[float]]) -> list[str]:
     rows = ["| the work is done | p50, ms | p99, ms | max, ms |", "| --- | ---: | ---: | ---: |"]
     for place, late in lateness.items():
-        figures = " | ".join(f"{quantile(late, share):.3g}" for share in (0.5, 0.99, 1))
-        rows.append(f"| {PLACES[place].title} | {figures} |")
+        numbers = " | ".join(f"{quantile(late, share):.3g}" for share in (0.5, 0.99, 1))
+        rows.append(f"| {PLACES[place].title} | {numbers} |")
     return rows
 
 
@@ -152,7 +152,7 @@ def draw(lateness: dict[str, list[float]], seconds: float, file: str) -> None:
     import matplotlib
 
     matplotlib.use("svg")
-    # The same figures make the same file; text stays text.
+    # The same results make the same file; text stays text.
     matplotlib.rcParams.update({
         "svg.hashsalt": "lateness",
         "svg.fonttype": "none",
@@ -167,7 +167,7 @@ def draw(lateness: dict[str, list[float]], seconds: float, file: str) -> None:
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     figure, panels = pyplot.subplots(len(lateness), sharex=True, sharey=True, figsize=(8, 6))
-    # The worst of a few beats stands for them.
+    # A few beats are drawn as one point, the worst of them.
     together = max(1, round(seconds / 250 / BEAT))
     for axes, (place, late) in zip(panels, lateness.items(), strict=True):
         worst = [max(late[at : at + together]) for at in range(0, len(late), together)]
@@ -190,7 +190,7 @@ def draw(lateness: dict[str, list[float]], seconds: float, file: str) -> None:
     figure.tight_layout(h_pad=0.3)
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    # Hundredths of a pixel are enough, and the file half as long.
+    # Hundredths of a pixel are enough, and halve the file.
     lines = re.sub(r"(\.\d\d)\d+", r"\1", drawn.getvalue()).splitlines()
     Path(file).write_text("".join(f"{line.rstrip()}\n" for line in lines))
 

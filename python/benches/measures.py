@@ -1,4 +1,4 @@
-"""What is measured in a turn. Each measure returns its figures by name.
+"""The measures of a turn. Each returns its results by name.
 
 Times are as the event loop sees them: from the call to the line after `await`.
 """
@@ -16,15 +16,15 @@ from typing import Any
 import jobs
 from contenders import Call
 
-Figures = dict[str, float]
-# Makes a pool of so many workers.
+Results = dict[str, float]
+# Makes a pool with a number of workers.
 Build = Callable[[int], Call]
-Measure = Callable[[Build, bool], Awaitable[Figures]]
+Measure = Callable[[Build, bool], Awaitable[Results]]
 
 WORKERS = 2
 MIB = 1 << 20
 CORES = len(os.sched_getaffinity(0))
-# Slow contenders repeat less.
+# Slow contenders repeat less often.
 ENOUGH = 2.0
 PATIENCE = 10.0
 
@@ -32,7 +32,7 @@ now = time.perf_counter
 
 
 def repeated(times: int) -> Iterator[int]:
-    """Counts to `times`, or as far as one gets in `ENOUGH` seconds."""
+    """Counts to `times`, or ends after `ENOUGH` seconds."""
     begin = now()
     for number in range(times):
         yield number
@@ -41,14 +41,14 @@ def repeated(times: int) -> Iterator[int]:
 
 
 async def started(build: Build, workers: int = WORKERS) -> Call:
-    """A pool whose workers have all worked."""
+    """Gives a pool whose workers have all run a job."""
     call = build(workers)
     await asyncio.gather(*[call(jobs.noop) for _ in range(50)])
     return call
 
 
-async def no_ops(build: Build, quick: bool) -> Figures:
-    """Round trips one after another, in µs, and bursts, in jobs a second."""
+async def no_ops(build: Build, quick: bool) -> Results:
+    """Measures round trips one after another, in µs, and bursts, in jobs per second."""
     call = await started(build)
     trips = []
     for _ in repeated(100 if quick else 1000):
@@ -56,7 +56,7 @@ async def no_ops(build: Build, quick: bool) -> Figures:
         await call(jobs.noop)
         trips.append(now() - begin)
     trips.sort()
-    figures = {
+    results = {
         "p50": trips[len(trips) // 2] * 1e6,
         "p99": trips[min(len(trips) * 99 // 100, len(trips) - 1)] * 1e6,
     }
@@ -66,14 +66,14 @@ async def no_ops(build: Build, quick: bool) -> Figures:
             begin = now()
             await asyncio.gather(*[call(jobs.noop) for _ in range(size)])
             rates.append(size / (now() - begin))
-        figures[f"burst of {size}"] = statistics.median(rates)
-    return figures
+        results[f"burst of {size}"] = statistics.median(rates)
+    return results
 
 
-async def payloads(build: Build, quick: bool) -> Figures:
-    """One large argument or result, in ms."""
+async def payloads(build: Build, quick: bool) -> Results:
+    """Measures the round trip of one large argument or result, in ms."""
     call = await started(build)
-    figures = {}
+    results = {}
     for name, make, length, times in (
         ("1 MiB bytes", jobs.some_bytes, MIB, 20),
         ("64 MiB bytes", jobs.some_bytes, 64 * MIB, 3),
@@ -89,24 +89,24 @@ async def payloads(build: Build, quick: bool) -> Figures:
             assert jobs.count_pages(await call(make, length)) == pages
 
         for way, trip in (("argument", as_argument), ("result", as_result)):
-            # Each worker makes its result once, and memory that is used again is there.
+            # After this, each worker has made its result, and memory to reuse exists.
             await asyncio.gather(*[trip() for _ in range(WORKERS)])
             seconds = []
             for _ in repeated(1 if quick else times):
                 begin = now()
                 await trip()
                 seconds.append(now() - begin)
-            figures[f"{name} as {way}"] = statistics.median(seconds) * 1e3
-    return figures
+            results[f"{name} as {way}"] = statistics.median(seconds) * 1e3
+    return results
 
 
-async def life(build: Build, quick: bool) -> Figures:
-    """A pool of one worker: its first result (ms), its rest (KiB), the loss of its worker (ms)."""
+async def life(build: Build, quick: bool) -> Results:
+    """Measures a pool of one worker: its first result (ms), its memory at rest (KiB), the loss of its worker (ms)."""
     begin = now()
     call = build(1)
     worker = await call(jobs.process_id)
     first = now() - begin
-    # It is on its way from the job to its rest.
+    # The worker still goes from the job to its rest.
     await asyncio.sleep(0.1)
     memory = proportional_set_size(worker)
     os.kill(worker, signal.SIGKILL)
@@ -118,8 +118,8 @@ async def life(build: Build, quick: bool) -> Figures:
                 break
         except Exception:
             failures += 1
-            # The first may be the job that was lost with the worker; after the second the pool
-            # is given up.
+            # The first failure may be that of the job that was lost with the worker; after a second one a
+            # new pool is made.
             if failures > 1:
                 call = build(1)
     recovery = "rebuilt" if failures > 1 else "recovery"
@@ -127,13 +127,13 @@ async def life(build: Build, quick: bool) -> Figures:
 
 
 def proportional_set_size(process: int) -> float:
-    """In KiB."""
+    """Returns a process's memory, in KiB."""
     with open(f"/proc/{process}/smaps_rollup") as rollup:
         return next(float(line.split()[1]) for line in rollup if line.startswith("Pss:"))
 
 
-async def lateness(build: Build, quick: bool) -> Figures:
-    """How late a timer of 1 ms is (p99, in ms) while each core has a job that computes."""
+async def lateness(build: Build, quick: bool) -> Results:
+    """Measures the lateness of a timer of 1 ms (p99, in ms) while each core has a job that computes."""
     call = await started(build, CORES)
     loop = asyncio.get_running_loop()
     computing = asyncio.gather(*[call(jobs.compute, 0.3 if quick else 1.0) for _ in range(CORES)])

@@ -1,4 +1,4 @@
-"""What the table has in its rows: which turns are taken, and what is to be reached."""
+"""The rows of the table: the turns that are taken, and the targets."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from turn import Failed, Turn, give, hogs
 RUN, RUN_IN_EXECUTOR = OURS
 BEST = (Goal(1, "best"),)
 
-# How often a contender may fail before it is asked no more.
+# The number of failures after which a contender takes no more turns.
 FAILURES = 2
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure of a measure, as a row."""
+    """A result of a measure, as a row."""
 
-    figure: str
+    result: str
     label: str
     goals: Sequence[Goal] = BEST
     more_is_better: bool = False
-    # From the figure to the row's unit.
+    # The factor from the result to the row's unit.
     scale: float = 1.0
 
 
 @dataclass(frozen=True)
 class Group:
-    """Turns of all contenders of a kind at one measure."""
+    """The turns of all contenders of a kind at one measure."""
 
     kind: Kind
     measure: str
@@ -100,7 +100,7 @@ GROUPS = [
 
 
 def measured(quick: bool) -> tuple[Comparison, list[str]]:
-    """The table, and what failed."""
+    """Returns the table, and the failures."""
     comparison = Comparison(OURS, PEERS)
     failures: list[str] = []
     for number, group in enumerate(GROUPS, 1):
@@ -110,7 +110,7 @@ def measured(quick: bool) -> tuple[Comparison, list[str]]:
     return comparison, failures
 
 
-# The figures of a contender's turns, by name.
+# The results of a contender's turns, by name.
 Turns = dict[str, dict[str, list[float]]]
 
 
@@ -125,8 +125,8 @@ def in_rounds(group: Group, quick: bool, failures: list[str]) -> Turns:
                     continue
                 turn = Turn(group.kind, contender.name, group.measure, group.loop, quick)
                 try:
-                    for figure, value in give(turn).items():
-                        turns[contender.name][figure].append(value)
+                    for result, value in give(turn).items():
+                        turns[contender.name][result].append(value)
                 except Failed as reason:
                     failed[contender.name] += 1
                     failures.append(f"{' '.join(turn.words())}: {reason}")
@@ -140,11 +140,11 @@ def rotated(contenders: list[Contender], by: int) -> list[Contender]:
 
 def row(group: Group, shown: Shown, turns: Turns) -> Row:
     filled = Row(shown.label, shown.more_is_better, shown.goals, {})
-    for name, figures in turns.items():
-        values = figures[shown.figure]
-        # A pool that a killed worker breaks is measured by how long it takes to have another.
-        if shown.figure == "recovery" and figures["rebuilt"]:
-            values = values + figures["rebuilt"]
+    for name, results in turns.items():
+        values = results[shown.result]
+        # For a pool that a killed worker breaks, the time to make another pool counts.
+        if shown.result == "recovery" and results["rebuilt"]:
+            values = values + results["rebuilt"]
             filled.notes[name] = "rebuilt"
         filled.values[name] = statistics.median(values) * shown.scale if values else "failed"
     return filled

@@ -1,4 +1,4 @@
-"""A table of figures, ours beside the peers', and whether each figure to reach is reached."""
+"""A table of results, offloop's beside the peers', and whether each target is reached."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Goal:
-    """`times` the figure of a peer ("best": of the best one); without a peer the figure itself."""
+    """A target: `times` the result of a peer ("best": of the best one); without a peer the number `times` itself."""
 
     times: float
     peer: str | None = None
-    # Of whom it is asked; of all of ours by default.
+    # The contenders that must reach it; by default all of offloop's.
     asked: str | None = None
 
 
@@ -21,12 +21,12 @@ class Row:
     label: str
     more_is_better: bool
     goals: Sequence[Goal]
-    # By contender. A text stands for a figure that could not be had.
+    # By contender. A text stands for a result that is missing.
     values: dict[str, float | str]
-    # What is to be said behind a value.
+    # Notes behind a value.
     notes: dict[str, str] = field(default_factory=dict)
 
-    def figure(self, name: str) -> float | None:
+    def result(self, name: str) -> float | None:
         value = self.values.get(name)
         return value if isinstance(value, float) else None
 
@@ -34,9 +34,9 @@ class Row:
         return value >= than if self.more_is_better else value <= than
 
     def best(self, names: Sequence[str]) -> tuple[str, float] | None:
-        figures = [(name, value) for name in names if (value := self.figure(name)) is not None]
+        results = [(name, value) for name in names if (value := self.result(name)) is not None]
         pick = max if self.more_is_better else min
-        return pick(figures, key=lambda figure: figure[1], default=None)
+        return pick(results, key=lambda result: result[1], default=None)
 
 
 class Comparison:
@@ -46,7 +46,7 @@ class Comparison:
         self.rows: list[Row] = []
 
     def __str__(self) -> str:
-        """As an aligned Markdown table: text to the left, figures to the right."""
+        """Returns an aligned Markdown table: text to the left, numbers to the right."""
         ratios = [f"{name} ÷ best" for name in self.ours]
         header = [
             "workload",
@@ -80,15 +80,15 @@ class Comparison:
         cells = [row.label, *(self._value(row, name) for name in (*self.ours, *self.peers))]
         cells.append(best[0] if best else "–")
         for name in self.ours:
-            figure = row.figure(name)
-            cells.append("–" if best is None or figure is None else f"{figure / best[1]:.2f}")
+            result = row.result(name)
+            cells.append("–" if best is None or result is None else f"{result / best[1]:.2f}")
         cells.append("; ".join(self._asked(row, goal) for goal in row.goals) or "–")
         cells.append("; ".join(self._reached_by(row, goal) for goal in row.goals) or "–")
         return cells
 
     def _value(self, row: Row, name: str) -> str:
         value = row.values.get(name, "–")
-        text = value if isinstance(value, str) else in_three_figures(value)
+        text = value if isinstance(value, str) else in_three_digits(value)
         return f"{text} {row.notes[name]}" if name in row.notes else text
 
     def _asked(self, row: Row, goal: Goal) -> str:
@@ -109,20 +109,20 @@ class Comparison:
             best = row.best(self.peers)
             base = best[1] if best else None
         elif goal.peer is not None:
-            base = row.figure(goal.peer)
+            base = row.result(goal.peer)
         if base is None:
             return "–"
         reached = []
         for name in [goal.asked] if goal.asked else self.ours:
-            figure = row.figure(name)
-            if figure is None or not row.is_no_worse(figure, goal.times * base):
+            result = row.result(name)
+            if result is None or not row.is_no_worse(result, goal.times * base):
                 continue
-            ratio = f" ({figure / base:.2f} ×)" if goal.peer and goal.times != 1 else ""
+            ratio = f" ({result / base:.2f} ×)" if goal.peer and goal.times != 1 else ""
             reached.append(f"{name}{ratio}")
         return ", ".join(reached) or "none"
 
 
-def in_three_figures(value: float) -> str:
-    """The last one moves from run to run."""
+def in_three_digits(value: float) -> str:
+    """Returns a number with three digits, of which the last one differs from run to run."""
     digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
     return f"{value:.{digits}f}"

@@ -20,13 +20,13 @@ from typing import IO
 
 import measures
 from contenders import CONTENDERS
-from measures import Figures
+from measures import Results
 
 LIMIT = 30.0
 
 
 class Failed(Exception):
-    """A turn that did not come to its end, and why."""
+    """A turn that has failed, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Turn:
 
 
 def take(turn: Turn) -> None:
-    """In the turn's own interpreter: measures, prints the figures and ends without ado."""
+    """Runs in the turn's own interpreter: measures, prints the results, and ends at once."""
     (contender,) = (it for it in CONTENDERS if (it.kind, it.name) == (turn.kind, turn.contender))
     if turn.loop == "uvloop":
         import uvloop
@@ -61,17 +61,17 @@ def take(turn: Turn) -> None:
         loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     else:
         loop = asyncio.new_event_loop()
-    # What a program does at its start, so that no measure counts it.
+    # Imports that programs make at their start, so that no measure counts them.
     build = contender.imported()
-    figures = loop.run_until_complete(measures.MEASURES[turn.measure](build, turn.quick))
-    print(json.dumps(figures), flush=True)
+    results = loop.run_until_complete(measures.MEASURES[turn.measure](build, turn.quick))
+    print(json.dumps(results), flush=True)
     os._exit(0)
 
 
-def give(turn: Turn) -> Figures:
-    """Starts an interpreter for the turn and waits for its figures."""
+def give(turn: Turn) -> Results:
+    """Starts an interpreter for the turn and returns its results."""
     command = [sys.executable, os.path.dirname(__file__), "--turn", *turn.words()]
-    # Not pipes, of which workers that are left behind would keep the other end.
+    # Not pipes: workers that are left behind would keep them open.
     with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as said:
         child = subprocess.Popen(command, stdout=printed, stderr=said, start_new_session=True)
         try:
@@ -79,13 +79,13 @@ def give(turn: Turn) -> Figures:
         except subprocess.TimeoutExpired:
             raise Failed(f"no end within {LIMIT:.0f} s") from None
         finally:
-            # Whatever workers it leaves behind.
+            # Kills the workers that it leaves behind.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
         if status != 0:
             raise Failed((lines_of(said) or [f"status {status}"])[-1])
-        figures: Figures = json.loads(lines_of(printed)[-1])
-    return figures
+        results: Results = json.loads(lines_of(printed)[-1])
+    return results
 
 
 def lines_of(file: IO[str]) -> list[str]:

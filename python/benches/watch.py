@@ -1,9 +1,9 @@
-"""What it costs to watch an event loop, in CPU time.
+"""The CPU time that it costs to watch an event loop.
 
-    python python/benches/watch.py              # six minutes; figures to quote
-    python python/benches/watch.py --quick      # some seconds; figures to distrust
+    python python/benches/watch.py              # six minutes; results to quote
+    python python/benches/watch.py --quick      # some seconds; results that are only a smoke test
 
-A figure is the CPU time of all threads of the process over the time that passes, in percent of one
+A result is the CPU time of all threads of the process over the time that passes, in percent of one
 core. One process for each line: in it, watched and unwatched take turns of two seconds, so that
 they differ in nothing else. What is printed is the median of the turns, and in brackets the median
 of what each watched turn took more than the unwatched one of its round. The loop is idle, or has a
@@ -31,7 +31,7 @@ def work() -> None:
 
 
 async def load(until: float) -> None:
-    """Works at the same pace however long a turn of the loop takes."""
+    """Works at the same rate however long a turn of the loop takes."""
     loop = asyncio.get_running_loop()
     due = loop.time()
     while due < until:
@@ -42,7 +42,7 @@ async def load(until: float) -> None:
 
 
 async def share(kind: str, threshold: float, seconds: float) -> float:
-    """The share of a core that this process takes."""
+    """Returns the share of a core that this process uses."""
     watch = None
     if threshold:
         import offloop
@@ -61,7 +61,7 @@ async def share(kind: str, threshold: float, seconds: float) -> float:
 
 
 async def rounds(kind: str, count: int, seconds: float) -> list[list[float]]:
-    """For each round the shares, one for each of the thresholds."""
+    """Returns for each round the shares, one for each of the thresholds."""
     return [[await share(kind, threshold, seconds) for threshold in THRESHOLDS] for _ in range(count)]
 
 

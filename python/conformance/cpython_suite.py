@@ -1,20 +1,19 @@
-"""CPython's own tests of executors, run on offloop's: does what is written for the standard
-classes hold for ours?
+"""Runs CPython's own tests of executors on offloop's.
 
     python cpython_suite.py                    # compares with results.txt
-    python cpython_suite.py --write            # puts what it found into results.txt
+    python cpython_suite.py --write            # writes the results into results.txt
     python cpython_suite.py thread asyncio     # these suites only
     python cpython_suite.py thread --target concurrent.futures:ThreadPoolExecutor
 
-Three suites. `thread` and `process` are `test.test_concurrent_futures` with our class in the place
-of the standard one. `asyncio` is those tests of `test.test_asyncio` that make a thread pool, be it
-as a loop's default executor, which is then ours: a test that makes none proves nothing here and is
-not listed.
+There are three suites. `thread` and `process` are `test.test_concurrent_futures` with offloop's class
+in the place of the standard one; `strict_pool.py` has the one for processes. `asyncio` are those tests
+of `test.test_asyncio` that make a thread pool, if only as a loop's default executor, which is then
+offloop's. A test that makes none proves nothing here and is not listed.
 
-Needs a CPython 3.13 that has its `test` package, and offloop installed, since some tests start
-interpreters that look at no environment variable. Each suite runs in an interpreter of its own,
-for it changes the standard library in place. A test that takes longer than `HANG` seconds ends its
-suite, with what each thread was at.
+It needs a CPython 3.13 that has its `test` package, and offloop installed, because some tests start
+interpreters that ignore environment variables. Each suite runs in an interpreter of its own, because it
+changes the standard library in place. A test that takes longer than `HANG` seconds ends its suite, and
+the stacks of all threads are printed.
 """
 
 from __future__ import annotations
@@ -40,10 +39,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).with_name("results.txt")
+HERE = Path(__file__).parent
+RESULTS = HERE / "results.txt"
 HANG = 90.0
 
-# Tests of the standard pool's insides rather than of what it does, and what they get hold of.
+# Tests of the standard pool's internals instead of its behaviour, and the internals that they use.
 WHITE_BOX = {
     "test_gh105829_should_not_deadlock_if_wakeup_pipe_full":
         "replaces concurrent.futures.process._ThreadWakeup and fills the pipe inside it",
@@ -54,7 +54,7 @@ WHITE_BOX = {
 
 @dataclass(frozen=True)
 class Suite:
-    """Test modules, and the standard class that ours takes the place of."""
+    """Test modules, and the standard class that offloop's takes the place of."""
 
     package: str
     modules: tuple[str, ...]
@@ -75,9 +75,9 @@ SUITES = {
         "test.test_concurrent_futures",
         (*CONCURRENT, "test_process_pool", "test_deadlock"),
         "ProcessPoolExecutor",
-        "offloop.testing:StrictProcessPoolExecutor",
+        "strict_pool:StrictProcessPoolExecutor",
     ),
-    # The modules of which some test makes a thread pool.
+    # The modules with tests that make a thread pool.
     "asyncio": Suite(
         "test.test_asyncio",
         ("test_base_events", "test_events", "test_futures", "test_sock_lowlevel",
@@ -90,7 +90,7 @@ SUITES = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a test ended: "passed", "failed", or "skipped" or "left out" with the reason."""
+    """The outcome of a test: "passed", "failed", or "skipped" or "left out" with the reason."""
 
     kind: str
     reason: str = ""
@@ -133,7 +133,7 @@ class Record(unittest.TextTestResult):
         self._set(test, Outcome("skipped", reason))
 
     def _set(self, test: unittest.TestCase, outcome: Outcome) -> None:
-        # A part of a test speaks for the whole; a failure stays one.
+        # The outcome of a subtest counts for its test; a failure is never replaced.
         whole = getattr(test, "test_case", test).id()
         if self.outcomes.get(whole) != Outcome("failed"):
             self.outcomes[whole] = outcome
@@ -151,7 +151,7 @@ def tests_of(case: type[unittest.TestCase]) -> Iterator[unittest.TestCase]:
 
 
 def run(tests: list[unittest.TestCase]) -> dict[str, Outcome]:
-    """Runs what is not white-box."""
+    """Runs the tests that are not in `WHITE_BOX`."""
     left_out = {test.id(): WHITE_BOX[name] for test in tests if (name := method(test)) in WHITE_BOX}
     suite = unittest.TestSuite(test for test in tests if test.id() not in left_out)
     result = unittest.TextTestRunner(stream=sys.stdout, resultclass=Record).run(suite)
@@ -164,7 +164,7 @@ def method(test: unittest.TestCase) -> str:
 
 
 def run_concurrent(suite: Suite) -> dict[str, Outcome]:
-    """Tests of `test.test_concurrent_futures` whose executor is of the suite's kind."""
+    """Runs the tests of `test.test_concurrent_futures` whose executor is of the suite's kind."""
     ours = load(suite.target)
     util = importlib.import_module(f"{suite.package}.util")
     standard = getattr(concurrent.futures, suite.standard)
@@ -193,15 +193,17 @@ def test_cases(module: Any) -> Iterator[type[unittest.TestCase]]:
 
 
 def with_ours(assert_python_ok: Any, suite: Suite) -> Any:
-    """`assert_python_ok`, whose child imports our class where its code imports the standard one."""
+    """Returns an `assert_python_ok` whose child imports offloop's class instead of the standard one."""
     module, _, ours = suite.target.partition(":")
 
     def changed(option: str, code: str, **environment: str) -> Any:
         for name in {suite.standard, ours}:
-            # One of the tests relies on `multiprocessing` to have been imported by that.
+            # One of the tests relies on the standard class's module to import `multiprocessing`.
             code = code.replace(
                 f"from concurrent.futures import {name}\n",
-                f"import multiprocessing; from {module} import {ours}; {name} = {ours}\n",
+                # The child looks for modules in neither this directory nor the environment's.
+                f"import multiprocessing, sys; sys.path.append({str(HERE)!r}); "
+                f"from {module} import {ours}; {name} = {ours}\n",
             )
         return assert_python_ok(option, code, **environment)
 
@@ -209,7 +211,7 @@ def with_ours(assert_python_ok: Any, suite: Suite) -> Any:
 
 
 def run_asyncio(suite: Suite) -> dict[str, Outcome]:
-    """Tests of `test.test_asyncio` in which a pool was made."""
+    """Runs the tests of `test.test_asyncio`. Returns the outcomes of those in which a pool was made."""
     makers: set[str] = set()
     current = ""
 
@@ -224,7 +226,7 @@ def run_asyncio(suite: Suite) -> dict[str, Outcome]:
             current = test.id()
             super().startTest(test)
 
-    # Where asyncio looks for the class of its default executor.
+    # asyncio looks here for the class of its default executor.
     setattr(concurrent.futures, suite.standard, Noted)
     names = [f"{suite.package}.{module}" for module in suite.modules]
     tests = unittest.defaultTestLoader.loadTestsFromNames(names)
@@ -250,7 +252,7 @@ class Child:
         )
 
     def outcomes(self) -> dict[str, Outcome]:
-        """Waits for its end, and prints what it has printed."""
+        """Waits for its end, and prints its output. Returns the outcomes."""
         self._process.wait()
         print(f"== {self._name}", flush=True)
         self._output.seek(0)
@@ -262,7 +264,7 @@ class Child:
         return {test: Outcome(*outcome) for test, outcome in json.loads(text).items()}
 
     def end(self) -> None:
-        """With the workers that a hung suite leaves behind."""
+        """Kills it, with the workers that a hung suite leaves behind."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._output.close()
@@ -270,7 +272,7 @@ class Child:
 
 
 def side_by_side(targets: dict[str, str]) -> dict[str, dict[str, Outcome]]:
-    """The outcomes of the suites. They sleep most of their time, so they run at the same time."""
+    """Returns the outcomes of the suites. They sleep most of the time, so they run at the same time."""
     children: dict[str, Child] = {}
     try:
         for name, target in targets.items():
@@ -295,7 +297,7 @@ def as_text(found: dict[str, dict[str, Outcome]]) -> str:
 
 
 def differences(listed: list[str], found: list[str]) -> list[str]:
-    """A line for each. Other releases of CPython have other tests, which is no difference."""
+    """Returns a line for each difference. A test that only another release of CPython has is no difference."""
     old, new = (
         dict(line.split(": ", 1) for line in lines if is_result(line)) for lines in (listed, found)
     )

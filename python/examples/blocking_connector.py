@@ -22,7 +22,7 @@ Address = tuple[str, int]
 
 
 class Session(socketserver.StreamRequestHandler):
-    """The server's side of one connection: a line for a line."""
+    """The server's side of one connection. It answers each line with a line."""
 
     def handle(self) -> None:
         for line in self.rfile:
@@ -49,7 +49,7 @@ class Session(socketserver.StreamRequestHandler):
 class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
     connections = 0
-    """How many were ever opened."""
+    """The number of connections that were opened so far."""
 
     def process_request(self, request: object, client_address: object) -> None:
         self.connections += 1
@@ -90,7 +90,7 @@ class Client:
 
 
 def ask(question: str) -> str:
-    """What the pools run."""
+    """Asks the worker's connection. The pools run this function."""
     client: Client = offloop.worker_state()
     try:
         # A thread cannot be killed; a process is, if the job is cancelled.
@@ -141,7 +141,7 @@ async def demonstrate(
 
     total = await many()
     connections = await pool.run(ask, "CONNECTIONS")
-    print(f"  the pool works on        {total} again, {connections} connections by now")
+    print(f"  the pool works on        {total} again, {connections} connections so far")
 
 
 async def main() -> None:

@@ -11,11 +11,11 @@ from typing import NamedTuple, TypeVar
 R = TypeVar("R")
 
 BEAT = 0.001
-"""Seconds."""
+"""Seconds between two beats."""
 
 
 class Measured(NamedTuple):
-    """Both in seconds."""
+    """The time that a piece of work took, and the loop's worst lateness meanwhile, in seconds."""
 
     took: float
     late: float
@@ -49,7 +49,7 @@ class Heartbeat:
             self._worst = max(self._worst, time.perf_counter() - due)
 
     async def measure(self, work: Callable[[], Awaitable[R]]) -> tuple[R, Measured]:
-        """Awaits what `work()` returns. Says what that was, and how late the loop was meanwhile."""
+        """Awaits the result of `work()`. Returns it, with the time it took and the loop's worst lateness meanwhile."""
         # Let a beat pass before and after: each delay is counted to the work that caused it.
         await asyncio.sleep(3 * BEAT)
         self._worst = 0.0
@@ -61,5 +61,5 @@ class Heartbeat:
 
 
 def milliseconds(seconds: float) -> str:
-    """Milliseconds with one decimal, for a column."""
+    """Returns milliseconds with one decimal, for a column."""
     return f"{seconds * 1e3:.1f} ms"

@@ -21,7 +21,7 @@ from heartbeat import Heartbeat, Measured, milliseconds
 
 
 class Summary(NamedTuple):
-    """What comes back from the worker: the answer, not the data."""
+    """The worker's answer. The data itself does not come back."""
 
     keys: int
     deepest: list[str]
@@ -29,7 +29,7 @@ class Summary(NamedTuple):
 
 
 class BadJson(Exception):
-    """Says in one line what is wrong with the text."""
+    """The text is not valid. The message is one line."""
 
 
 def walk(data: bytes) -> Summary:
@@ -65,7 +65,8 @@ def summarise(value: Any) -> Summary:
     counts: Counter[str] = Counter()
     deepest: tuple[Any, ...] = ()
     depth = 0
-    # What is yet to be walked: a value, how many keys lead there, and these, as (last, (next, ())).
+    # The values that are still to be walked, each with the number of keys that lead to it, and these keys, as
+    # (last, (next to last, ())).
     ahead: list[tuple[Any, int, tuple[Any, ...]]] = [(value, 0, ())]
     while ahead:
         value, level, path = ahead.pop()
@@ -88,7 +89,7 @@ def summarise(value: Any) -> Summary:
 async def run(path: Path | None, name: str) -> None:
     data = made_up(8_000_000) if path is None else await offloop.run(path.read_bytes)
     async with offloop.ProcessPoolExecutor(1) as pool, Heartbeat() as heart:
-        # The worker starts at the first call; what is measured is the walk.
+        # The worker starts at the first call, which is not measured.
         await pool.run(walk, b"{}")
         summary, by_bytes = await heart.measure(lambda: pool.run(walk, data))
         rows = [("process pool, bytes", by_bytes)]
@@ -146,7 +147,7 @@ def main() -> int:
     except OSError as error:
         print(f"json_keys: {name}: {error.strerror}", file=sys.stderr)
         return 1
-    except (BadJson, offloop.Error) as error:
+    except (BadJson, offloop.OffloopError) as error:
         print(f"json_keys: {name}: {error}", file=sys.stderr)
         return 1
     return 0

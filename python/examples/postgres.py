@@ -42,7 +42,7 @@ def connect() -> Connection:
 
 
 def has_hung_up(connection: Connection) -> bool:
-    """Whether the server has something to say though nobody has asked: that it is gone."""
+    """Returns whether the server has sent something without being asked: it does so when it closes the connection."""
     poll = select.poll()
     poll.register(connection, select.POLLIN)
     return bool(poll.poll(0))
@@ -50,7 +50,7 @@ def has_hung_up(connection: Connection) -> bool:
 
 @contextmanager
 def worker_connection() -> Generator[Connection, None, None]:
-    """This worker's connection. What runs on it is cancelled on the server if the job is cancelled."""
+    """Gives this worker's connection. If the job is cancelled, its query is cancelled on the server."""
     connection: Connection = offloop.worker_state()
     if connection.closed or has_hung_up(connection):
         offloop.discard_worker_state()
@@ -60,7 +60,7 @@ def worker_connection() -> Generator[Connection, None, None]:
 
 
 def answer_after(seconds: float, answer: int) -> int:
-    """What a worker runs."""
+    """Calls a stored function. Workers run this."""
     with worker_connection() as connection:
         row = connection.execute(QUERY, (seconds, answer)).fetchone()
     assert row is not None
@@ -96,7 +96,7 @@ async def on_offloop(count: int) -> AsyncGenerator[Call, None]:
 
 @asynccontextmanager
 async def by_psycopg(count: int) -> AsyncGenerator[Call, None]:
-    """psycopg's own async interface, with as many connections."""
+    """psycopg's own async interface, with the same number of connections."""
     idle: asyncio.Queue[psycopg.AsyncConnection[tuple[int]]] = asyncio.Queue()
     for _ in range(count):
         idle.put_nowait(await psycopg.AsyncConnection.connect(URL, autocommit=True))
@@ -138,7 +138,7 @@ async def compare() -> None:
 
 
 async def running(pool: offloop.ThreadPoolExecutor) -> int:
-    """How many calls the server has under way."""
+    """Returns the number of calls that run on the server."""
 
     def ask() -> int:
         with worker_connection() as connection:

@@ -31,7 +31,7 @@ N = 10_000_000
 
 
 class Timed(Executor):
-    """An executor of one's own: passes each job on, and says how long it took."""
+    """A custom executor: passes each job on to threads, and prints how long it took."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -49,7 +49,7 @@ class Timed(Executor):
 
 
 async def on_the_loop(fn: Callable[..., R], *args: Any) -> R:
-    """What one does not want."""
+    """Runs the job on the loop's own thread, which blocks the loop."""
     return fn(*args)
 
 
@@ -62,7 +62,7 @@ class Row(NamedTuple):
 
 async def measure() -> list[Row]:
     loop = asyncio.get_running_loop()
-    offloop.install()  # what `None` means below, and where asyncio.to_thread goes
+    offloop.install()  # `None` below and asyncio.to_thread use offloop's threads from now on
     async with (
         offloop.ThreadPoolExecutor(4) as threads,
         offloop.ProcessPoolExecutor(2) as processes,

@@ -38,7 +38,7 @@ def address() -> tuple[str, int]:
     return host, int(port)
 
 
-# The synchronous connector on offloop: this is all that has to be written.
+# The synchronous connector on offloop needs only this code.
 
 
 class Connection(tarantool.Connection):
@@ -52,7 +52,7 @@ def connect() -> Connection:
 
 
 def call(name: str, *args: object) -> Any:
-    """What a worker runs. If the job is cancelled the server hears of it, and the worker is free at once."""
+    """Calls a stored function. Workers run this. If the job is cancelled, the call ends on the server at once."""
     connection: Connection = offloop.worker_state()
     with offloop.on_cancel(connection.hang_up, repeat=1):
         return connection.call(name, args)[0]
@@ -95,7 +95,7 @@ class Way(NamedTuple):
     open: Callable[[], AbstractAsyncContextManager[Call]]
     connections: int
     written: list[Any]
-    """What a program has to have for it."""
+    """The code that a program needs for it."""
 
 
 OFFLOOP = [Connection, connect, call, on_offloop]
@@ -113,7 +113,7 @@ def lines(*written: Any) -> int:
 
 
 def lines_of_package(package: Any) -> int:
-    """Its sources, which are in what is installed, Cython ones too."""
+    """Returns the number of lines of a package's installed sources, Cython ones included."""
     sources = [
         path
         for path in Path(package.__file__).parent.rglob("*")
@@ -122,14 +122,14 @@ def lines_of_package(package: Any) -> int:
     return sum(len(path.read_text().splitlines()) for path in sources)
 
 
-def peak_memory() -> float:
-    """The most that this process ever had resident, in MB."""
+def max_rss() -> float:
+    """Returns the largest amount of memory that this process had resident, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 async def measure(title: str) -> None:
     """Prints a row."""
-    before = peak_memory()
+    before = max_rss()
     way = WAYS[title]
     async with way.open() as call, Heartbeat() as heart:
 
@@ -149,7 +149,7 @@ async def measure(title: str) -> None:
         milliseconds(slow.late),
         f"{QUICK / quick.took:.0f} /s",
         milliseconds(quick.late),
-        f"{peak_memory() - before:.1f} MB",
+        f"{max_rss() - before:.1f} MB",
         str(lines(*way.written)),
     )
 

@@ -1,4 +1,4 @@
-"""Four things that freeze an event loop, and what the watchdog says of each while it does.
+"""Four calls that freeze an event loop, and the watchdog's report of each.
 
 python python/examples/watchdog.py
 """
@@ -49,7 +49,7 @@ async def main() -> None:
         await asyncio.create_task(handler_that_reads(ours), name="reads")
         await asyncio.sleep(0.2)
     answer.join()
-    print("\nin all:")
+    print("\nin total:")
     for place in watch.stalls:
         print(f"  {place}")
 

@@ -6,108 +6,77 @@
         await loop.run_in_executor(pool, cpu_bound)      # as with concurrent.futures
         await pool.run(cpu_bound, timeout=5)             # the fast, richer way
 
-The two executors are drop-ins for those of `concurrent.futures`. What they add: a crash costs one job and not the
-pool, jobs can be cancelled and limited, queues are bounded, large buffers travel without being copied.
+The two executors are drop-ins for those of `concurrent.futures`. In addition, a crash costs one job instead of the
+pool, jobs can be cancelled and limited, queues are bounded, and large buffers travel without being copied.
+
+The files stand in layers. Each imports only files of lower layers, or of its own package, and never in a circle:
+
+    __init__, pytest_plugin    the public names
+    _auto/, _watch/            threads or processes by measurement; the watchdog of event loops
+    _pools/                    the executors
+    _worker/                   the worker's side of a process pool, and what it shares with the parent
+    _calls, _errors, _jobs, _metrics, and the engine `_offloop`
+
+Public names are listed where they are defined, in the `__all__` of their modules.
 
 (To pytest, which finds a plugin here: PYTEST_DONT_REWRITE.)
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ._auto import Placement as Placement
-    from ._auto import auto as auto
-    from ._default import install as install
-    from ._default import run as run
-    from ._default import run_cpu as run_cpu
-    from ._errors import Broken as Broken
-    from ._errors import Closed as Closed
-    from ._errors import CouldNotStart as CouldNotStart
-    from ._errors import Error as Error
-    from ._errors import QueueFull as QueueFull
-    from ._errors import QueueTimeout as QueueTimeout
-    from ._errors import RunTimeout as RunTimeout
-    from ._errors import Shed as Shed
-    from ._errors import WorkerDied as WorkerDied
-    from ._executor import Results as Results
-    from ._futures import Future as Future
-    from ._jobs import check as check
-    from ._jobs import discard_worker_state as discard_worker_state
-    from ._jobs import is_cancelled as is_cancelled
-    from ._jobs import on_cancel as on_cancel
-    from ._jobs import worker_state as worker_state
-    from ._loop import JobFuture as JobFuture
-    from ._offloop import Advice as Advice
-    from ._offloop import Histogram as Histogram
-    from ._offloop import Metrics as Metrics
-    from ._offloop import metrics as metrics
-    from ._offloop import prometheus as prometheus
-    from ._processes import ProcessPoolExecutor as ProcessPoolExecutor
-    from ._remote_errors import RemoteError as RemoteError
-    from ._stream import Stream as Stream
-    from ._threads import ThreadPoolExecutor as ThreadPoolExecutor
-    from ._watch.report import Stall as Stall
-    from ._watch.report import StallSummary as StallSummary
-    from ._watch.watch import Watch as Watch
-    from ._watch.watch import watch as watch
+    from ._auto.auto import *
+    from ._errors import *
+    from ._jobs import *
+    from ._metrics import *
+    from ._pools.default import *
+    from ._pools.futures import *
+    from ._pools.loop import *
+    from ._pools.processes import *
+    from ._pools.results import *
+    from ._pools.stream import *
+    from ._pools.threads import *
+    from ._watch.report import *
+    from ._watch.watch import *
+    from ._worker.remote_errors import *
 
-# Where each name is. They are imported when they are first used: workers need only a few of them, and start sooner.
-_PLACES = {
-    "Advice": "_offloop",
-    "Broken": "_errors",
-    "Closed": "_errors",
-    "CouldNotStart": "_errors",
-    "Error": "_errors",
-    "Future": "_futures",
-    "Histogram": "_offloop",
-    "JobFuture": "_loop",
-    "Metrics": "_offloop",
-    "Placement": "_auto",
-    "ProcessPoolExecutor": "_processes",
-    "QueueFull": "_errors",
-    "QueueTimeout": "_errors",
-    "RemoteError": "_remote_errors",
-    "Results": "_executor",
-    "RunTimeout": "_errors",
-    "Shed": "_errors",
-    "Stall": "_watch.report",
-    "StallSummary": "_watch.report",
-    "Stream": "_stream",
-    "ThreadPoolExecutor": "_threads",
-    "Watch": "_watch.watch",
-    "WorkerDied": "_errors",
-    "auto": "_auto",
-    "check": "_jobs",
-    "discard_worker_state": "_jobs",
-    "install": "_default",
-    "is_cancelled": "_jobs",
-    "metrics": "_offloop",
-    "on_cancel": "_jobs",
-    "prometheus": "_offloop",
-    "run": "_default",
-    "run_cpu": "_default",
-    "watch": "_watch.watch",
-    "worker_state": "_jobs",
-}
-
-__all__ = sorted(_PLACES)  # pyright: ignore[reportUnsupportedDunderAll]
+# The same modules, those that take the least time to import first. Names are looked up in them in this order, when they
+# are first used: a worker needs only a few, and starts sooner.
+_MODULES = (
+    "_jobs",
+    "_metrics",
+    "_worker.remote_errors",
+    "_errors",
+    "_pools.futures",
+    "_pools.loop",
+    "_pools.results",
+    "_pools.stream",
+    "_pools.threads",
+    "_pools.default",
+    "_watch.report",
+    "_watch.watch",
+    "_pools.processes",
+    "_auto.auto",
+)
 
 
-# A type checker that saw it would take any name for one of ours.
+# A type checker that saw this function would accept any name.
 if not TYPE_CHECKING:
 
-    def __getattr__(name: str) -> Any:
-        place = _PLACES.get(name)
-        if place is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name):
         from importlib import import_module
 
-        value = getattr(import_module(f"{__name__}.{place}"), name)
-        globals()[name] = value
-        return value
+        if name == "__all__":
+            modules = (import_module(f"{__name__}.{module}") for module in _MODULES)
+            return sorted(public for module in modules for public in module.__all__)
+        if not name.startswith("_"):
+            for module in _MODULES:
+                found = import_module(f"{__name__}.{module}")
+                if name in found.__all__:
+                    value = globals()[name] = getattr(found, name)
+                    return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    def __dir__():
+        return sorted({*globals(), *__getattr__("__all__")})

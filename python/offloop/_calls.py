@@ -1,4 +1,4 @@
-"""What may be called in a worker: sync functions whose result is not a coroutine."""
+"""Checks of the functions that pools are given: workers call sync functions, whose results are not coroutines."""
 
 import functools
 from collections.abc import Callable
@@ -23,8 +23,8 @@ _ASYNC_FLAGS = 0x80 | 0x100 | 0x200
 def check_sync(fn: Callable[..., object]) -> None:
     """Raises TypeError if a call of `fn` runs an async function.
 
-    Sees through partials, bound methods and objects with an async `__call__`. What hides behind
-    other wrappers shows in the result: see `check_result`.
+    Sees through partials, bound methods and objects with an async `__call__`. An async function behind
+    another wrapper is found by its result: see `check_result`.
     """
     kind = type(fn)
     if kind is FunctionType:
@@ -40,14 +40,15 @@ def check_sync(fn: Callable[..., object]) -> None:
 
 
 def check_result(fn: Callable[..., object], value: object) -> None:
-    """Raises TypeError if `fn` returned a coroutine or an async generator, which nobody would run."""
+    """Raises TypeError if `fn` returned a coroutine or an async generator, which would never run."""
     kind = type(value)
     if kind is CoroutineType:
         coroutine = cast("CoroutineType[object, object, object]", value)
         import inspect
 
         if inspect.getcoroutinestate(coroutine) == "CORO_CREATED":
-            # Closing runs none of its code yet, and spares a warning that nobody awaited it.
+            # Closing a coroutine that has not begun runs none of its code, and avoids the warning that it was
+            # never awaited.
             coroutine.close()
         what = "a coroutine"
     elif kind is AsyncGeneratorType:
@@ -60,8 +61,8 @@ def check_result(fn: Callable[..., object], value: object) -> None:
     )
 
 
-def each(fn: Callable[..., _R], *items: tuple[object, ...]) -> list[_R]:
-    """Calls `fn` with each of the items: what a map submits."""
+def call_each(fn: Callable[..., _R], *items: tuple[object, ...]) -> list[_R]:
+    """Calls `fn` with each of the items, and returns the results. The call that `map` submits."""
     values: list[_R] = []
     for item in items:
         value = fn(*item)
@@ -71,17 +72,17 @@ def each(fn: Callable[..., _R], *items: tuple[object, ...]) -> list[_R]:
 
 
 _RUN_ELSEWHERE = (
-    "If it really shall run in a worker, pass a sync function that calls asyncio.run() on it, "
+    "To run it in a worker nevertheless, pass a sync function that calls asyncio.run() on it, "
     "as in `lambda: asyncio.run(fn())`."
 )
 
 
 def name_of(fn: object) -> str:
-    """`module.qualname` of what a call of `fn` ends in, for messages. Never raises."""
+    """Returns `module.qualname` of the function that a call of `fn` ends in, for messages. Never raises."""
     try:
         target = _unwrap(fn)
         return _dotted(target) or _dotted(type(target)) or object.__repr__(target)
-    except Exception:  # what attribute access on the user's object may raise
+    except Exception:  # attribute access on the user's object may raise anything
         return object.__repr__(fn)
 
 

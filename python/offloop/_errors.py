@@ -1,72 +1,74 @@
-"""What can go wrong with a job, told apart by type."""
+"""The errors of jobs, one class for each reason.
+
+The engine's binding makes them by name.
+"""
 
 from __future__ import annotations
 
 import queue
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError as CancelledError
 from concurrent.futures.process import BrokenProcessPool
 
 __all__ = [
-    "Broken",
-    "CancelledError",
-    "Closed",
-    "CouldNotStart",
-    "Error",
+    "JobShed",
+    "OffloopError",
+    "PoolBroken",
+    "PoolClosed",
     "QueueFull",
     "QueueTimeout",
     "RunTimeout",
-    "Shed",
     "WorkerDied",
+    "WorkerStartError",
 ]
 
 
-class Error(Exception):
-    """A job has no result, for a reason that is not its own exception."""
+class OffloopError(Exception):
+    """A job has no result, for a reason other than an exception of its own."""
 
 
-class Closed(Error, RuntimeError):
-    """The pool no longer takes jobs: it was shut down, or belongs to the process that this one was forked from."""
+class PoolClosed(OffloopError, RuntimeError):
+    """The pool takes no more jobs: it was shut down, or this process is a fork of the one that made it."""
 
 
-class QueueFull(Error, queue.Full):
+class QueueFull(OffloopError, queue.Full):
     """The pool's queue was full and its policy is to reject."""
 
 
-class Shed(Error):
-    """The queue was full, and newer work took this job's place."""
+class JobShed(OffloopError):
+    """The queue was full, and a newer job took the place of this one."""
 
 
-class QueueTimeout(Error, TimeoutError):
-    """The job waited to start for longer than its limit and was removed unrun."""
+class QueueTimeout(OffloopError, TimeoutError):
+    """The job waited for a worker for longer than its `queue_timeout`, and was removed without being run."""
 
 
-class RunTimeout(Error, TimeoutError):
-    """The job ran for longer than its limit: its process was killed, or its thread was asked to stop."""
+class RunTimeout(OffloopError, TimeoutError):
+    """The job ran for longer than its `timeout`: its process was killed, or its thread was asked to stop."""
 
 
-class Broken(Error, BrokenProcessPool):
+class PoolBroken(OffloopError, BrokenProcessPool):
     """Another worker crashed, and the pool was made with `on_crash="break"`."""
 
 
-class CouldNotStart(Error, BrokenProcessPool):
+class WorkerStartError(OffloopError, BrokenProcessPool):
     """No worker could be started for the job; the message says why."""
 
 
-class WorkerDied(Error, BrokenProcessPool):
+class WorkerDied(OffloopError, BrokenProcessPool):
     """The worker process died while it ran this job. Other jobs are not affected, and the worker is replaced."""
 
     pid: int
-    """The process that died."""
+    """The id of the process that died."""
     exitcode: int | None
-    """Its exit status; minus the signal's number if a signal ended it; None if the system did not say."""
+    """Its exit status; the negative number of the signal that ended it; None if the system did not report it."""
     task: str
     """The function that it ran."""
-    peak_memory: int
-    """The most memory that it ever had resident, in bytes; 0 if the system did not say."""
+    max_rss: int
+    """The largest amount of memory that it had resident, in bytes; 0 if the system did not report it."""
     out_of_memory: bool
-    """Whether memory is to blame, as far as that can be told from outside."""
+    """Whether it probably died because it needed too much memory, as far as that can be seen from outside."""
     stderr: str
-    """The last that it wrote to standard error."""
+    """The end of what it wrote to standard error."""
 
     def __init__(
         self,
@@ -75,7 +77,7 @@ class WorkerDied(Error, BrokenProcessPool):
         pid: int = 0,
         exitcode: int | None = None,
         task: str = "",
-        peak_memory: int = 0,
+        max_rss: int = 0,
         out_of_memory: bool = False,
         stderr: str = "",
     ) -> None:
@@ -83,6 +85,6 @@ class WorkerDied(Error, BrokenProcessPool):
         self.pid = pid
         self.exitcode = exitcode
         self.task = task
-        self.peak_memory = peak_memory
+        self.max_rss = max_rss
         self.out_of_memory = out_of_memory
         self.stderr = stderr

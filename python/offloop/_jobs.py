@@ -1,4 +1,4 @@
-"""What a running job can ask about itself."""
+"""The functions that a running job calls to learn about itself."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 
 from . import _offloop  # pyright: ignore[reportPrivateUsage]
 
+__all__ = ["check_cancelled", "discard_worker_state", "is_cancelled", "on_cancel", "worker_state"]
+
 
 class State:
-    """What a worker keeps from job to job: opened when it is first asked for, closed when it is dropped."""
+    """A value that a worker keeps from job to job: opened at its first use, closed when it is discarded."""
 
     def __init__(
         self, open: Callable[[], object], close: Callable[[Any], object] | None = None
@@ -24,7 +26,7 @@ class State:
         self._is_open = False
 
     def get(self) -> object:
-        """The value. Raises what opening it raises; then it is tried again."""
+        """Returns the value. Raises what opening it raises; the next call then tries again."""
         if not self._is_open:
             self._value = self._open()
             self._is_open = True
@@ -40,61 +42,73 @@ class State:
             try:
                 self._close(value)
             except Exception:
-                # Who drops a broken connection has an error of more interest at hand.
+                # A job that discards a broken connection has a more interesting error to report.
                 logging.getLogger("offloop").warning(
-                    "Exception while a worker's state was closed:", exc_info=True
+                    "close_worker_state raised an exception; the worker's state is discarded nevertheless:",
+                    exc_info=True,
                 )
 
 
-class _Here(threading.local):
+class _Local(threading.local):
     state: State | None = None
+    """The state of the pool's worker that is this thread. Set by the pool before the thread's first job."""
 
 
-here = _Here()
-"""What belongs to this thread, if it is a worker."""
+_local = _Local()
 
 process_state: State | None = None
-"""What belongs to this process, if it is a worker."""
+"""The state of the pool's worker that is this process. Set by the worker's initialisation."""
+
+
+def set_thread_state(state: State) -> None:
+    """Sets the worker state of this thread."""
+    _local.state = state
+
+
+def discard_thread_state() -> None:
+    """Discards the worker state of this thread, if there is one."""
+    if _local.state is not None:
+        _local.state.discard()
 
 
 def _state() -> State:
-    state = here.state or process_state
+    state = _local.state or process_state
     if state is None:
         raise RuntimeError(
-            "there is no worker state here: give the pool a worker_state and ask for it within a job"
+            "there is no worker state here: give the pool a worker_state, and ask for it within a job"
         )
     return state
 
 
 def worker_state() -> Any:
-    """What the pool's `worker_state` has made for this worker: a connection, say.
+    """Returns the value that the pool's `worker_state` has made for this worker, such as a connection.
 
-    It belongs to the worker that runs the job, a thread or a process, and to no other; it is made when the worker
-    first asks for it. Raises what making it raises, and then it is tried again. Raises RuntimeError outside of a
-    job, and in pools that were given no `worker_state`.
+    It belongs to the worker that runs the job, a thread or a process, and to no other. It is made when the worker
+    first asks for it. Raises what making it raises; the next call then tries again. Raises RuntimeError outside of
+    a job, and in the jobs of pools that were given no `worker_state`.
     """
     return _state().get()
 
 
 def discard_worker_state() -> None:
-    """Drops this worker's state, because it is broken, say: the next `worker_state()` makes another.
+    """Discards this worker's state, for example because it is broken: the next `worker_state()` makes another.
 
-    The pool's `close_worker_state` is called with it, here and now; what that raises is logged. Does nothing if there
-    is none to drop.
+    Calls the pool's `close_worker_state` with it, on this thread, and logs what that raises. Does nothing if there
+    is no state to discard.
     """
     _state().discard()
 
 
 def is_cancelled() -> bool:
-    """Whether the job that runs on this thread should stop: cancelled, out of time, or its pool is ending.
+    """Returns whether the job that runs on this thread should stop: cancelled, out of time, or its pool is ending.
 
-    Worth asking in every long loop of a job in a thread. In a process it is always False: whoever is to stop is
-    killed.
+    A job in a thread should ask this in every long loop. In a process it is always False, because a job that is to
+    stop is killed there.
     """
     return _offloop.is_cancelled()
 
 
-def check() -> None:
+def check_cancelled() -> None:
     """Raises `concurrent.futures.CancelledError` once the job that runs on this thread should stop."""
     if is_cancelled():
         raise CancelledError("the job was asked to stop")
@@ -104,21 +118,21 @@ def check() -> None:
 def on_cancel(
     callback: Callable[[], object], *, repeat: float | None = None
 ) -> Generator[None, None, None]:
-    """Within the `with`, `callback()` is called once the job that runs on this thread should stop: it is cancelled, out
-    of time, or its pool gives up. For jobs that block, and cannot ask `is_cancelled()` meanwhile.
+    """Calls `callback()` if the job should stop while the `with` block runs: cancelled, out of time, or its pool is
+    ending. For jobs that block, and cannot ask `is_cancelled()` meanwhile.
 
         with offloop.on_cancel(connection.cancel_safe, repeat=1):
             return connection.execute("select slow()").fetchone()
 
-    It is called on a thread of its own, so it may block; the job's thread is blocked still. What it raises is logged.
-    With `repeat` it is called again, after so many seconds each time, until the `with` is left: a request that came
-    before the server had begun cancels nothing.
+    The callback runs on a thread of its own, so it may block while the job's thread is blocked. What it raises is
+    logged. With `repeat` it is called again every `repeat` seconds until the block is left: a cancel request that
+    reaches a server before the query has begun has no effect.
 
-    Leaving the `with` waits for a call that has begun; afterwards there is none, so the connection's next query
-    cannot be hit. Entering it raises `concurrent.futures.CancelledError` if the job should stop already. Outside of a
-    job, and in a process, whose jobs are killed, it is never called.
+    Leaving the block waits for a call that has begun; afterwards there is none, so the connection's next query
+    cannot be hit. Entering it raises `concurrent.futures.CancelledError` if the job should stop already. Outside of
+    a job, and in a process, whose jobs are killed, the callback is never called.
     """
-    check()
+    check_cancelled()
     calling = threading.Lock()
     left = threading.Event()
 
@@ -138,7 +152,7 @@ def on_cancel(
 
     armed = _offloop.on_cancel(call)
     try:
-        check()  # it may have been cancelled meanwhile
+        check_cancelled()  # the job may have been cancelled before the callback was armed
         yield
     finally:
         left.set()

@@ -1,22 +1,24 @@
-"""Figures as plain values, and advice by `logging`."""
+"""Metrics as plain values, and advice by `logging`. The engine's binding calls both functions by name."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
-from ._offloop import Advice, Histogram, Metrics
+from ._offloop import Advice, Histogram, Metrics, metrics, prometheus
+
+__all__ = ["Advice", "Histogram", "Metrics", "metrics", "prometheus"]
 
 _logger = logging.getLogger("offloop.advice")
 
 
-def tell(advice: Advice) -> None:
-    """Logs an advice. Called once a task."""
+def log_advice(advice: Advice) -> None:
+    """Logs an advice. Called once for each task."""
     _logger.warning("%s", advice)
 
 
 def as_dict(metrics: Metrics) -> dict[str, Any]:
-    """All of it as plain values, times in seconds."""
+    """Returns all metrics as plain values, times in seconds."""
     return {
         "pool": metrics.pool,
         "kind": metrics.kind,
@@ -32,7 +34,8 @@ def as_dict(metrics: Metrics) -> dict[str, Any]:
         "advice": [
             {
                 "task": advice.task,
-                "found": advice.found,
+                # The binding's word for the second is "only_waits".
+                "activity": "computes" if advice.found == "computes" else "waits",
                 "jobs": advice.jobs,
                 "ran": advice.ran,
                 "on_core": advice.on_core,

@@ -1,11 +1,10 @@
-"""The engine."""
+"""The engine's binding."""
 
+import concurrent.futures
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeVar, final
 
 from typing_extensions import Buffer
-
-from ._futures import Future
 
 T = TypeVar("T")
 
@@ -26,16 +25,16 @@ class Job:
     """A job that was submitted."""
 
     def cancel(self) -> bool:
-        """Ends the job, unless it has ended; says whether it did. Its receiver is not told."""
+        """Ends the job unless it has ended. Returns whether that ended it. Its receiver gets no report."""
     def cancel_queued(self) -> bool:
-        """Ends the job if no worker has begun with it; says whether it did. Its receiver is not told."""
+        """Ends the job if no worker has it yet. Returns whether that ended it. Its receiver gets no report."""
     def next_item(self) -> tuple[Any] | None:
-        """The next item that the job has sent, in a tuple, if it has come. Does not block."""
+        """Returns the next item that the job has sent, in a tuple; None if none has come. Does not block."""
     def is_forked(self) -> bool:
-        """Whether this process is a fork of the one that has submitted it, where it will never end."""
+        """Returns whether this process is a fork of the one that has submitted the job, so that it never ends here."""
     @property
     def state(self) -> Literal["waiting", "queued", "running", "ended"]:
-        """Where it stands."""
+        """The job's state."""
 
 @final
 class ProcessPool:
@@ -54,41 +53,43 @@ class ProcessPool:
         queue_timeout: float | None,
         buffersize: int | None,
     ) -> Job:
-        """Submits a pickled call. Its end is told to `receiver`, and of items if there is a `buffersize`."""
+        """Submits a pickled call. `receiver` learns of its end, and with a `buffersize` of its items as well."""
     def metrics(self) -> Metrics:
-        """What the pool has done and is doing."""
+        """Returns the pool's metrics."""
     def workers(self) -> list[int]:
-        """The process ids of the workers that are up."""
+        """Returns the process ids of the workers that have started."""
     def queued(self) -> int:
-        """How many jobs wait for a worker."""
+        """Returns the number of jobs that wait for a worker."""
     def outstanding(self) -> int:
-        """How many jobs have not ended."""
+        """Returns the number of jobs that have not ended."""
     def resize(self, workers: int) -> None:
-        """Has the pool have so many workers from now on."""
+        """Sets the target number of workers."""
     def cancel_queued(self) -> int:
-        """Cancels the jobs that no worker has; says how many those were."""
+        """Cancels the jobs that no worker has. Returns their number."""
     def listen(self) -> int:
-        """The descriptor that becomes readable when workers have answered. From then on somebody should look there,
-        and `take_answers`."""
+        """Returns the descriptor that becomes readable when workers have answered. From then on the caller must watch
+        it, and call `take_answers`."""
     def take_answers(self, mailbox: Mailbox) -> None:
-        """Takes the workers' answers, and delivers what has come for the mailbox. Does not block."""
+        """Takes the workers' answers, and ends the futures of the mailbox. Does not block."""
     def close(self) -> None:
-        """Takes no more work. Jobs that were accepted are still run; nobody waits for them."""
+        """Takes no more jobs. Accepted ones still run. Does not wait for them."""
     def is_over(self) -> bool:
-        """Whether it is closed and its last worker is gone."""
+        """Returns whether the pool is closed and its last worker is gone."""
     def abort(self) -> None:
-        """Takes no more work, cancels what is queued and kills what runs. Does not wait for it."""
+        """Takes no more jobs, cancels queued ones and kills running ones. Does not wait for them."""
     def shutdown(self, drain: float | None) -> tuple[int, int, int, list[str]]:
-        """Takes no more work, waits for what was accepted for `drain` seconds, then cancels and kills."""
+        """Takes no more jobs, waits for accepted ones for `drain` seconds (None: forever), then cancels and kills.
+
+        Returns the numbers of jobs that were drained, cancelled and killed, and the names of those that are stuck."""
 
 def settle() -> None:
-    """Waits until every end of a job that is on its way to a future has been told, for a second at most."""
+    """Waits until the futures of all ended jobs have ended, for at most a second."""
 
 def emit(item: tuple[int, bytes, Sequence[Buffer]]) -> None:
-    """Sends something before the reply of the job that runs here. Blocks while nobody makes room for it."""
+    """Sends an item or a log record of the job that runs here, before its reply. Blocks while there is no room."""
 
 def perform_by(perform: Callable[[Buffer, Iterable[Buffer]], tuple[int, bytes, Sequence[Buffer]]]) -> None:
-    """Sets what is done with calls in this process; before the first."""
+    """Sets the function that performs calls in this process. Called before the first call."""
 
 @final
 class Template:
@@ -96,20 +97,20 @@ class Template:
 
     @staticmethod
     def connect() -> Template | None:
-        """Takes up the role for which this program was started. None if its parent is dead already."""
+        """Makes this process, which was started as a template, one. None if its parent is dead already."""
     @staticmethod
     def adopt(socket: int, parent: int) -> Template | None:
-        """The same for a fork of the process `parent`, with the socket that it was given, which is taken over."""
+        """Makes this process, a fork of the process `parent`, a template. Takes the socket over."""
     def serve(self, fork: Callable[[], int]) -> Worker | None:
-        """Forks workers when the pool asks for them. Returns in each of them, and in the template with None at the
-        end."""
+        """Forks workers when the pool asks for them. Returns in each worker, and at the end, with None, in the
+        template."""
 
 @final
 class Worker:
     """This process as a worker."""
 
     def serve(self) -> None:
-        """Runs jobs until the pool lets this worker go."""
+        """Runs jobs until the pool ends this worker."""
 
 @final
 class ThreadPool:
@@ -125,10 +126,10 @@ class ThreadPool:
         on_full: str,
         idle_timeout: float,
     ) -> ThreadPool:
-        """`start(life)` is called for each new thread, which then calls `life.run()`."""
+        """Makes a pool. `start(life)` is called for each new thread, which then calls `life.run()`."""
     def submit(
         self,
-        future: Future[T],
+        future: concurrent.futures.Future[T],
         run: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
@@ -147,232 +148,234 @@ class ThreadPool:
         priority: int,
         /,
     ) -> Job:
-        """The same for a receiver in an event loop. Times in seconds."""
+        """Calls `run(*args, **kwargs)` on a thread and reports the end to `receiver`. Times in seconds."""
     def close(self) -> None:
-        """Takes no more calls; those accepted are still run. Does not block."""
+        """Takes no more calls. Accepted ones still run. Does not block."""
     def cancel_queued(self) -> None:
         """Ends the queued calls as cancelled. Does not block."""
     def abandon(self) -> None:
-        """Closes the pool, ends the queued calls and turns the tokens of the running ones. Does not block."""
+        """Closes the pool, cancels queued calls and asks running ones to stop. Does not block."""
     def metrics(self) -> Metrics:
-        """What the pool has done and is doing."""
+        """Returns the pool's metrics."""
     def queued(self) -> int:
-        """How many calls wait for a thread."""
+        """Returns the number of calls that wait for a thread."""
 
 @final
 class Life:
-    """The life of one thread, for that to run."""
+    """The engine's side of one thread of a pool."""
 
     def run(self) -> None:
-        """Serves the pool on this thread, until that lets it go."""
+        """Runs calls on this thread until the pool ends the thread."""
     def break_with(self, make: Callable[[], BaseException], /) -> None:
-        """All calls that have not begun, and those to come, end with the exception that `make()` returns."""
+        """Ends all calls that have not begun, and all later ones, with the exception that `make()` returns."""
     @property
     def function(self) -> Callable[..., Any] | None:
-        """What the thread is calling."""
+        """The function that the thread is calling."""
 
 @final
 class Entry:
     """A submitted call, as its future knows it."""
 
     def cancel_queued(self) -> None:
-        """Takes the call out of the queue, if it is there."""
+        """Removes the call from the queue, if it is there."""
     def error(self) -> BaseException | None:
-        """Why it ended without having been run; once."""
+        """Returns the reason why the call ended without being run; only once."""
     def is_forked(self) -> bool:
-        """Whether this is a child made by fork(), and the call the parent's."""
+        """Returns whether this is a child made by fork(), and the call is its parent's."""
 
 def blocking(function: Callable[..., T], /, *args: Any) -> T:
-    """Calls `function(*args)`, which waits. If this is a pool's thread, another stands in for it meanwhile."""
+    """Calls `function(*args)`, which waits. If this is a pool's thread, another takes its place meanwhile."""
 
 def is_cancelled() -> bool:
-    """Whether the job that runs on this thread should stop."""
+    """Returns whether the job that runs on this thread should stop."""
 
 @final
 class Armed:
     """A callback that is armed until this is dropped or disarmed."""
 
     def disarm(self) -> None:
-        """From now on it is not called any more. A call that has begun goes on."""
+        """Ensures that the callback is not called from now on. A call that has begun goes on."""
 
 def on_cancel(callback: Callable[[], object], /) -> Armed:
-    """Has `callback()` called on a thread of its own when the job that runs on this thread should stop."""
+    """Calls `callback()` on a thread of its own when the job that runs on this thread should stop."""
 
 @final
 class Metrics:
-    """The figures of one pool, at one moment. Counts are since it was made."""
+    """The metrics of one pool, at one moment. Counts begin when the pool is made."""
 
     @property
     def pool(self) -> str:
         """The pool's name."""
     @property
     def kind(self) -> Literal["threads", "processes"]:
-        """What its workers are."""
+        """The kind of its workers."""
     @property
     def outcomes(self) -> dict[str, int]:
-        """How many jobs have come to which end: "completed", "failed" (it raised), "panicked" (a bug of ours),
+        """The number of jobs by their end: "completed", "failed" (it raised), "panicked" (a bug of ours),
         "cancelled", "queue_deadline", "run_deadline", "rejected", "shed", "crashed" (its worker died)."""
     @property
     def queue_wait(self) -> Histogram:
-        """How long jobs waited for a worker."""
+        """The times for which jobs waited for a worker."""
     @property
     def run_time(self) -> Histogram:
-        """How long jobs ran."""
+        """The times for which jobs ran."""
     @property
     def gil_wait(self) -> Histogram | None:
-        """How long threads waited for the interpreter's lock before they began with calls; of processes, None."""
+        """The times for which threads waited for the interpreter's lock before they ran calls; None for processes."""
     @property
     def queued(self) -> int:
-        """How many jobs wait for a worker."""
+        """The number of jobs that wait for a worker."""
     @property
     def running(self) -> int:
-        """How many jobs run."""
+        """The number of jobs that run."""
     @property
     def workers(self) -> dict[str, int]:
-        """How many workers are "busy", "idle", threads also "blocked" (their job waits for another one), processes
+        """The number of workers that are "busy" and "idle"; threads also "blocked" (their job waits for another one), processes
         also "starting" and "leaving"."""
     @property
     def restarts(self) -> dict[str, int]:
-        """How many worker processes were replaced because they "crashed", for "job_ended" (it was cancelled or out
+        """The number of worker processes that were replaced because they "crashed", for "job_ended" (it was cancelled or out
         of time), "memory", "max_jobs", "max_age", "protocol", "failed_start". Empty for threads."""
     @property
     def arena(self) -> dict[str, int] | None:
         """The bytes of shared memory that this process has for large payloads: "used", and "kept" for later ones."""
     @property
     def advice(self) -> list[Advice]:
-        """Which calls would be better off elsewhere."""
+        """The functions whose calls should run elsewhere."""
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain values, times in seconds: for a log, or JSON."""
+        """Returns all metrics as plain values, times in seconds: for a log, or JSON."""
 
 @final
 class Histogram:
-    """How often which times were seen, in seconds. Two buckets double the time."""
+    """The distribution of recorded times, in seconds. The bounds of buckets double with every second one."""
 
     @property
     def count(self) -> int:
-        """How many times were recorded."""
+        """The number of recorded times."""
     @property
     def sum(self) -> float:
-        """All of them together."""
+        """Their sum."""
     @property
     def mean(self) -> float | None:
         """Their mean; None if there are none."""
     def quantile(self, share: float) -> float | None:
-        """What this share of them, from 0 to 1, do not exceed: 0.5 is the median. None if there are none. Off by
-        half at worst."""
+        """Returns the time that this share of them, from 0 to 1, does not exceed: 0.5 is the median. None if there are
+        none. The error is at most a half."""
     def buckets(self) -> list[tuple[float, int]]:
-        """Upper bounds, and how many times lie below each; the last bound is infinite."""
+        """Returns the upper bounds, and the number of times below each. The last bound is infinite."""
 
 @final
 class Advice:
-    """Calls that would be better off elsewhere; as a text, a sentence that says where."""
+    """A function whose calls should run elsewhere. `str()` of it is a sentence that says where."""
 
     @property
     def pool(self) -> str:
-        """The pool that they run on."""
+        """The pool on which the calls run."""
     @property
     def task(self) -> str:
-        """What they are called."""
+        """The name of the function."""
     @property
     def found(self) -> Literal["computes", "only_waits"]:
-        """What is out of place."""
+        """The activity that does not fit the pool."""
     @property
     def jobs(self) -> int:
-        """How many of them were measured; short ones, below 2 ms, are not."""
+        """The number of calls that were measured. Calls below 2 ms are not."""
     @property
     def ran(self) -> float:
-        """How many seconds those ran, without those in which others had the cores."""
+        """The seconds for which they ran, without those in which other threads had the cores."""
     @property
     def on_core(self) -> float:
-        """For how many of these they were on a core."""
+        """The seconds of these in which they were on a core."""
 
 def metrics() -> list[Metrics]:
-    """The figures of all pools of this program that have not ended."""
+    """Returns the metrics of all pools of this program that have not ended."""
 
 def prometheus(metrics: list[Metrics] | None = None) -> str:
-    """Figures in Prometheus' text format, to be served as `text/plain; version=0.0.4`; of all pools, if none are
-    given. Pools of one name and kind are added up."""
+    """Returns metrics in Prometheus' text format, to be served as `text/plain; version=0.0.4`. Without an argument those
+    of all pools. Pools of the same name and kind are added up."""
 
 @final
 class Notice:
-    """What a monitor has noticed of a loop."""
+    """An event that a monitor has noticed about a loop."""
 
     @property
     def key(self) -> int:
-        """Which pulse."""
+        """The key of the loop's pulse."""
     @property
     def kind(self) -> Literal["stalled", "still", "over"]:
-        """That the loop stands still, that it still does, or that it goes on."""
+        """The loop stands still, still does so, or goes on."""
     @property
     def seconds(self) -> float:
-        """How late its beat is, or came."""
+        """The seconds by which the beat is late, or came late."""
     @property
     def share(self) -> float:
-        """For what part of the time since the last beat its thread had a core."""
+        """The share of the time since the last beat for which the loop's thread had a core."""
     @property
     def state(self) -> str | None:
-        """What the system says that the thread is at: "R" if it runs or would."""
+        """The thread's state as the system reports it: "R" if it runs or is ready to."""
     @property
     def stack(self) -> str | None:
-        """What the thread has written of its stack, if the interpreter could not be had."""
+        """The stack that the thread has written down, if the interpreter could not be had."""
     @property
     def holder(self) -> tuple[int, str | None] | None:
-        """The thread that seems to have the interpreter instead, by its native id, and its stack."""
+        """The native id of the thread that seems to have the interpreter instead, and its stack."""
 
 @final
 class Post:
-    """Where the monitors leave what they notice, for the one thread that reports it."""
+    """The queue of the monitors' events, for the one thread that reports them."""
 
     def __new__(cls) -> Post: ...
     def next(self) -> Notice | None:
-        """The next notice; None when the post is closed. Blocks."""
+        """Returns the next event; None when the queue is closed. Blocks."""
     def outside(self, text: str, /) -> None:
-        """From now until the next notice is asked for, this thread is in the hands of others; says what to."""
+        """Marks that this thread runs the user's code until it asks for the next event. If that code does not return, a
+        monitor writes `text` to standard error."""
     def settle(self, timeout: float, /) -> bool:
-        """Waits for all to be reported that was noticed, for so many seconds; says whether it was. Blocks."""
+        """Waits until all events so far are handled, for at most `timeout` seconds. Returns whether they are."""
     def close(self) -> None:
-        """What was noticed is still to be had; then there is no more."""
+        """Takes no more events. Those in the queue are still returned by `next`."""
 
 @final
 class Pulse:
-    """A loop's sign of life, and the thread that listens to it. Times in seconds."""
+    """A loop's beats, and the monitor thread that waits for them. Times in seconds."""
 
     def __new__(
         cls, post: Post, key: int, threshold: float, grace: float, mute: float, stacks: Stacks | None
     ) -> Pulse: ...
     def beat(self) -> None:
-        """The loop comes round, on this thread. Does not block."""
+        """Reports that the loop comes round, on this thread. Does not block."""
     def pause(self) -> None:
-        """The loop rightly stands still until the next beat."""
+        """Expects no beats until the next one: the loop does not run."""
     @property
     def interval(self) -> float:
-        """How far apart the beats should be."""
+        """The time between two beats."""
     def age(self) -> float | None:
-        """How long ago the last beat was; None while paused."""
+        """Returns the time since the last beat; None while paused."""
     def silence(self) -> float:
-        """How long the last silence lasted that was longer than the threshold; 0 if there was none."""
+        """Returns the length of the last silence that was longer than the threshold; 0 if there was none."""
     @property
     def thread(self) -> tuple[int, int]:
-        """The thread that beats: as `threading` knows it, and as the system does."""
+        """The ids of the thread that beats: that of `threading`, and that of the system."""
     def computes_detached(self) -> bool:
-        """Whether its thread computes while this one has the interpreter. Blocks for a millisecond, and keeps it."""
+        """Returns whether the loop's thread computes while this one has the interpreter. Blocks for a millisecond,
+        and does not release the interpreter."""
     def stop(self) -> None:
-        """Ends the watch. Blocks while the monitor is at something."""
+        """Ends the monitor thread. Blocks while it handles an event."""
 
 @final
 class Stacks:
-    """A signal at which the thread that gets it writes its stack down."""
+    """A signal at which the thread that gets it writes down its stack."""
 
     def __new__(cls, signal: int | None) -> Stacks: ...
     @property
     def signal(self) -> int:
-        """Which signal it is."""
+        """The signal's number."""
     def take(self, tid: int, /) -> str | None:
-        """The stack of a thread. Blocks for half a second at most."""
+        """Returns the stack of a thread. Blocks for at most half a second."""
     def close(self) -> None:
-        """Gives the signal up, unless somebody has taken it meanwhile. Blocks while a stack is being taken."""
+        """Gives the signal up, unless other code has set a handler since. Blocks while a stack is being taken."""
     def forget(self) -> None:
-        """The same in a child made by fork(), where whoever was taking a stack is not."""
+        """Gives the signal up in a child made by fork(), which does not have the thread that may be taking a stack."""
 
 def cpu_clocks() -> list[tuple[int, float]]:
-    """The threads of this process, by their native ids, and the seconds for which each has had a core."""
+    """Returns the native ids of this process's threads, and the seconds for which each has had a core."""

@@ -1,15 +1,15 @@
-"""A pytest plugin: fails a test in which an event loop stood still, with the report of where.
+"""A pytest plugin: fails a test in which an event loop stood still, with a report of the place.
 
     pytest --fail-on-stall            # for 100 ms
     pytest --fail-on-stall=50ms
 
 or `fail_on_stall = 50ms` in pytest's configuration. `@pytest.mark.stall_threshold(0.5)` sets
-another threshold (in seconds, or as `"500ms"`) for a test, `@pytest.mark.allow_stalls` none. It
-watches whatever loop runs during the test and its fixtures, in any thread, made by whomever:
-`asyncio.run`, uvloop, pytest-asyncio, anyio.
+another threshold (in seconds, or as `"500ms"`) for a test, and `@pytest.mark.allow_stalls` turns the
+check off. It watches all loops that run during the test and its fixtures, in any thread, however they
+were made: by `asyncio.run`, uvloop, pytest-asyncio or anyio.
 
-pytest finds this by itself where offloop is installed. If it isn't asked for, nothing of offloop is
-imported.
+pytest finds the plugin by itself if offloop is installed. Unless the check is asked for, nothing else of
+offloop is imported.
 """
 # PYTEST_DONT_REWRITE
 
@@ -27,7 +27,7 @@ _OPTION = "fail_on_stall"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    about = "fail tests in which an event loop stands still for so long (default: 100ms)"
+    about = "fail tests in which an event loop stands still for this time or longer (default: 100ms)"
     group = parser.getgroup("offloop")
     group.addoption(
         "--fail-on-stall",
@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
-    """Without a time, the option must not take the path that comes after it for one."""
+    """Keeps the option without a time from taking the path after it as the time."""
     if "--fail-on-stall" not in args:
         return
     args[:] = ["--fail-on-stall=1" if arg == "--fail-on-stall" else arg for arg in args]
@@ -53,7 +53,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "stall_threshold(time): with --fail-on-stall, how long loops may stand still in this test",
+        "stall_threshold(time): with --fail-on-stall, the time for which loops may stand still in this test",
     )
     config.addinivalue_line(
         "markers", "allow_stalls: with --fail-on-stall, event loops may stand still in this test"
@@ -63,26 +63,26 @@ def pytest_configure(config: pytest.Config) -> None:
         asked = config.getini(_OPTION) or None
     if asked is None:
         return
-    from ._watch import start
+    from ._watch import settings
 
     try:
-        threshold = start.threshold(asked)
+        threshold = settings.threshold(asked)
     except ValueError:
         raise pytest.UsageError(
-            f"--fail-on-stall is {asked!r}; it can be a length of time such as 50ms"
+            f"--fail-on-stall is {asked!r}; it must be a length of time such as 50ms"
         ) from None
     if threshold is not None:
         config.pluginmanager.register(_Plugin(threshold), "offloop.stalls")
 
 
 class _Plugin:
-    """What is done if it is asked for."""
+    """The hooks of a run that asks for the check."""
 
     def __init__(self, threshold: float) -> None:
         from ._watch import hook
 
         self._threshold = threshold
-        # From now on, as fixtures may start loops that outlive many tests.
+        # From the beginning on, because fixtures may start loops that outlive many tests.
         hook.install()
 
     @pytest.hookimpl(wrapper=True)
@@ -103,14 +103,14 @@ class _Plugin:
             return (yield)
         from ._watch.watch import watch
 
-        # All that run, and if this phase itself should be in a loop, that one.
+        # Watches all loops that run; if this phase itself runs in a loop, that one.
         with watch(threshold=threshold, logger=None) as stalls:
             try:
                 result = yield
             except BaseException:
                 stalls.stop()
                 if stalls.stalls:
-                    # It failed for a reason of its own; this may be why.
+                    # The test failed with an exception of its own, of which the stall may be the cause.
                     item.add_report_section(when, "stalls", _text(stalls, threshold))
                 raise
         if stalls.stalls:
@@ -130,14 +130,14 @@ class _Plugin:
             return self._threshold
         if marker.name == "allow_stalls":
             return None
-        from ._watch import start
+        from ._watch import settings
 
         try:
             (value,) = marker.args
-            return start.seconds(str(value))
+            return settings.seconds(str(value))
         except ValueError:
             raise pytest.UsageError(
-                f"{item.nodeid}: stall_threshold takes one length of time, as 0.5 or '500ms'"
+                f"{item.nodeid}: stall_threshold takes one length of time, such as 0.5 or '500ms'"
             ) from None
 
 

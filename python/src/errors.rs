@@ -22,12 +22,12 @@ pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
         ErrorKind::QueueTimeout(_) => "QueueTimeout",
         ErrorKind::RunTimeout(_) => "RunTimeout",
         ErrorKind::QueueFull { .. } => "QueueFull",
-        ErrorKind::Shed => "Shed",
-        ErrorKind::Broken(_) => "Broken",
-        ErrorKind::Closed | ErrorKind::Forked => "Closed",
-        ErrorKind::WorkerStart(_) => "WorkerStart",
+        ErrorKind::Shed => "JobShed",
+        ErrorKind::Broken(_) => "PoolBroken",
+        ErrorKind::Closed | ErrorKind::Forked => "PoolClosed",
+        ErrorKind::WorkerStart(_) => "WorkerStartError",
         ErrorKind::WorkerDied(_) => "WorkerDied",
-        _ => "Error",
+        _ => "OffloopError",
     };
     let details = PyDict::new(py);
     if let ErrorKind::WorkerDied(died) = error.kind() {
@@ -41,7 +41,7 @@ pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
             details.set_item("pid", died.pid)?;
             details.set_item("exitcode", exitcode)?;
             details.set_item("task", &died.task)?;
-            details.set_item("peak_memory", died.peak_memory)?;
+            details.set_item("max_rss", died.peak_memory)?;
             details.set_item("out_of_memory", died.out_of_memory)?;
             details.set_item("stderr", &died.stderr)
         };
@@ -55,6 +55,6 @@ pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
 pub(crate) fn of_build(py: Python<'_>, error: &BuildError) -> PyErr {
     match error {
         BuildError::Setting(message) => PyValueError::new_err(message.to_string()),
-        error => make(py, "WorkerStart", &error.to_string(), None),
+        error => make(py, "WorkerStartError", &error.to_string(), None),
     }
 }

@@ -54,7 +54,7 @@ impl Reply {
         if self.code != LOG {
             return Ok(Some(self));
         }
-        attribute(py, &EMIT, "offloop._logs", "emit")?.call1((PyBytes::new(py, &self.body),))?;
+        attribute(py, &EMIT, "offloop._worker.logs", "emit")?.call1((PyBytes::new(py, &self.body),))?;
         Ok(None)
     }
 }
@@ -70,7 +70,7 @@ pub(crate) fn emit(reply: &Bound<'_, PyAny>) -> PyResult<()> {
 impl Receive for Reply {
     fn receive(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         static OPEN: Once<Py<PyAny>> = Once::new();
-        let open = attribute(py, &OPEN, "offloop._replies", "open_reply")?;
+        let open = attribute(py, &OPEN, "offloop._worker.replies", "open_reply")?;
         let buffers = exports(py, &self.buffers)?;
         let body = view(py, &self.body)?;
         open.call1((self.code, body, buffers)).map(Bound::unbind)
@@ -140,7 +140,7 @@ pub(crate) fn call(body: &[u8], buffers: Vec<Blob>) -> Reply {
         // interpreter is being taken down.
         let reply = reply.unwrap_or_else(|error| panic!("{error}"));
         if reply.code != 0 {
-            offloop::job::mark_failed();
+            offloop::embed::mark_failed();
         }
         reply
     })

@@ -232,7 +232,8 @@ pub(crate) fn prometheus(py: Python<'_>, metrics: Option<Vec<PyRef<'_, Metrics>>
 pub(crate) fn tell(advice: &engine::Advice) {
     let advice = Advice(advice.clone());
     Python::try_attach(|py| {
-        let told = py.import("offloop._metrics").and_then(|module| module.call_method1("tell", (advice,)));
+        let told =
+            py.import("offloop._metrics").and_then(|module| module.call_method1("log_advice", (advice,)));
         if let Err(error) = told {
             error.write_unraisable(py, None);
         }

@@ -1,4 +1,4 @@
-"""A watchdog for each test, and a look at what it leaves behind."""
+"""A watchdog for each test, and a check that it leaves no processes behind."""
 
 import faulthandler
 import os
@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 HANG = 90.0
-"""Seconds after which a test hangs: all stacks are printed, and the run ends."""
+"""The seconds after which a test counts as hung: all stacks are printed, and the run ends."""
 
 _stderr = 2
 
 
 def pytest_configure(config: pytest.Config) -> None:
     global _stderr
-    # Who is run in the background inherits these ignored, and so would all that the tests start.
+    # A program in the background inherits these signals as ignored, and so would all programs that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     capture: Any = config.pluginmanager.getplugin("capturemanager")
@@ -35,7 +35,7 @@ def watchdog() -> Iterator[None]:
 
 
 def children() -> list[str]:
-    """The processes that this one has started, zombies included."""
+    """Returns the processes that this one has started, zombies included."""
     found = []
     for task in os.listdir("/proc/self/task"):
         try:
@@ -48,7 +48,7 @@ def children() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def no_process_is_left() -> Iterator[None]:
-    """After each test all that it started is gone: a pool that is dropped lets its workers go in the background."""
+    """Checks that the test's processes end. A dropped pool ends its workers in the background, so it waits for them."""
     before = set(children())
     yield
     deadline = time.monotonic() + 10

@@ -23,7 +23,7 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 
 
 def collected(results: Any, how: str) -> list[Any]:
-    """What an iteration gives, in a loop with or without `async`."""
+    """Returns the items of an iteration, in a loop with or without `async`."""
     if how == "sync":
         return list(results())
 
@@ -180,7 +180,7 @@ def test_an_exception_comes_in_its_place_and_ends_the_map(
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_an_exception_is_raised_and_not_logged_besides(tmp_path: Path, ordered: bool) -> None:
+def test_an_exception_is_raised_and_is_not_logged_as_well(tmp_path: Path, ordered: bool) -> None:
     code = """
         import asyncio, sys
         from offloop import ProcessPoolExecutor
@@ -215,7 +215,7 @@ def test_an_exception_cancels_the_other_calls(
     with pytest.raises(LookupError):
         collected(lambda: pool.map(jobs.fail_or_hang, firsts, seconds), how)
     jobs.until(lambda: pool._engine.outstanding() == 0)
-    # Those that had begun by then are killed.
+    # The calls that had begun by then are killed.
     ran = [path for path in (tmp_path / f"never{n}" for n in range(20)) if path.exists()]
     for path in ran:
         jobs.until(lambda: jobs.is_gone(int(path.read_text())))
@@ -328,7 +328,7 @@ def test_a_tqdm_bar_follows(pool: ProcessPoolExecutor) -> None:
 @pytest.mark.parametrize(
     "options", [{"chunksize": 0}, {"chunksize": -1}, {"buffersize": 0}], ids=str
 )
-def test_sizes_without_sense_are_refused(
+def test_invalid_sizes_are_refused(
     pool: ProcessPoolExecutor, options: dict[str, int]
 ) -> None:
     with pytest.raises(ValueError):
@@ -341,7 +341,7 @@ def test_a_map_goes_on_when_its_pool_is_shut_down_meanwhile() -> None:
     assert list(results) == [2 * n for n in range(100)]
 
 
-def test_a_buffered_map_is_told_when_its_pool_is_shut_down() -> None:
+def test_a_buffered_map_raises_when_its_pool_is_shut_down() -> None:
     with ProcessPoolExecutor(2) as pool:
         results = pool.map(jobs.double, range(100), buffersize=3)
     with pytest.raises(RuntimeError):
@@ -359,7 +359,7 @@ def test_a_loop_may_end_in_the_middle_of_a_map(
 
     results = asyncio.run(main())
     jobs.until(lambda: pool._engine.outstanding() == 0)
-    # What is left can be read without a loop, or on another one.
+    # The remaining results can be read without a loop, or on another one.
     assert next(results) in range(600)
     assert len(collected(lambda: results, "async")) == 298
     assert not caplog.records

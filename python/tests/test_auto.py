@@ -1,4 +1,4 @@
-"""What `offloop.auto` promises. Functions burn real CPU and really wait; where they ran is seen by the process id."""
+"""The promises of `offloop.auto`. The functions really compute and wait; the process id shows where they ran."""
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 
 import offloop
 import pytest
-from offloop import _default
-from offloop._auto import auto
+from offloop._pools import default
+from offloop._auto.auto import auto
 
 HERE = os.getpid()
 MANY = 100
-"""So many calls should change a function's place; more than it ever takes."""
+"""A number of calls that is more than a change of a function's place ever takes."""
 
 user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
 
@@ -34,10 +34,10 @@ def pools_of_its_own() -> Iterator[None]:
     auto.forget()
     yield
     auto.forget()
-    for pool in (_default._threads, _default._processes):
+    for pool in (default._threads, default._processes):
         if pool is not None:
             pool.shutdown()
-    _default._forget()
+    default._reset_in_child()
 
 
 def burn(seconds: float = 0.02) -> int:
@@ -64,7 +64,7 @@ async def until(place: str, fn: Callable[..., Any], *args: Any) -> None:
     pytest.fail(f"after {MANY} calls: {auto.explain(fn)}")
 
 
-def test_a_function_that_computes_moves_to_processes_and_it_says_since_when() -> None:
+def test_a_function_that_computes_moves_to_processes_and_explains_since_when() -> None:
     async def main() -> None:
         assert await offloop.auto(burn) == HERE
         await until("processes", burn)
@@ -74,7 +74,7 @@ def test_a_function_that_computes_moves_to_processes_and_it_says_since_when() ->
         assert placement.cpu >= 0.02
         assert 0.3 < placement.share <= 1
         assert str(placement).startswith("processes: since call ")
-        assert "it pickles" in placement.reason
+        assert "it can be pickled" in placement.reason
 
     asyncio.run(main())
 
@@ -105,13 +105,13 @@ def test_waiting_for_the_gil_is_not_taken_for_waiting() -> None:
     async def main() -> None:
         for _ in range(8):
             cpu, wall = time.process_time(), time.perf_counter()
-            # Each gets an eighth of the time.
+            # Each thread gets an eighth of the time.
             await asyncio.gather(*(offloop.auto(burn, 0.1) for _ in range(8)))
             if auto.explain(burn).place == "processes":
                 return
             share = (time.process_time() - cpu) / (time.perf_counter() - wall)
         if share < 0.8:
-            # Then whoever has the GIL waits as well, which nobody sees.
+            # Then the thread that has the GIL waits for a core, which is not measured.
             pytest.skip(f"the machine is busy: this process had {share:.0%} of a core")
         pytest.fail(str(auto.explain(burn)))
 
@@ -122,7 +122,7 @@ def digest(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-def test_what_releases_the_gil_stays_in_threads_and_it_says_so() -> None:
+def test_a_function_that_releases_the_gil_stays_in_threads_and_the_reason_is_explained() -> None:
     async def main() -> None:
         text = bytes(40_000_000)
         # A machine that gives the probe no time to run makes any call look as if it held the GIL.
@@ -132,7 +132,7 @@ def test_what_releases_the_gil_stays_in_threads_and_it_says_so() -> None:
                 await offloop.auto(digest, text)
             if auto.explain(digest).place == "threads":
                 break
-        assert "leaves the GIL to others" in str(auto.explain(digest))
+        assert "releases the GIL" in str(auto.explain(digest))
 
     asyncio.run(main())
 
@@ -141,12 +141,12 @@ def burn_with(_: object) -> int:
     return burn()
 
 
-def test_what_does_not_pickle_stays_in_threads_and_it_says_why() -> None:
+def test_a_function_that_cannot_be_pickled_stays_in_threads_and_the_reason_is_explained() -> None:
     async def main() -> None:
         lock = threading.Lock()
         for _ in range(5):
             assert await offloop.auto(burn_with, lock) == HERE
-        assert str(auto.explain(burn_with)).startswith("threads: CPU-bound, but it does not pickle")
+        assert str(auto.explain(burn_with)).startswith("threads: CPU-bound, but it cannot be pickled")
         assert "lock" in str(auto.explain(burn_with))
 
     asyncio.run(main())
@@ -157,11 +157,11 @@ def burn_and_return(value: object) -> object:
     return threading.Lock() if value == "lock" else value
 
 
-def test_a_result_that_does_not_pickle_keeps_its_function_in_threads() -> None:
+def test_a_result_that_cannot_be_pickled_keeps_its_function_in_threads() -> None:
     async def main() -> None:
         for _ in range(5):
             await offloop.auto(burn_and_return, "lock")
-        assert "its result does not pickle" in str(auto.explain(burn_and_return))
+        assert "its result cannot be pickled" in str(auto.explain(burn_and_return))
 
     asyncio.run(main())
 
@@ -171,7 +171,7 @@ def walk(tree: list[list[int]]) -> list[list[int]]:
     return tree
 
 
-def test_what_costs_more_to_send_than_to_compute_stays_in_threads() -> None:
+def test_a_function_that_costs_more_to_send_than_to_compute_stays_in_threads() -> None:
     async def main() -> None:
         tree = [[n] for n in range(200_000)]
         for _ in range(5):
@@ -185,18 +185,18 @@ def who(_: object) -> tuple[int, str]:
     return burn(), user.get()
 
 
-def test_a_call_that_does_not_pickle_runs_in_a_thread_with_its_context() -> None:
+def test_a_call_that_cannot_be_pickled_runs_in_a_thread_with_its_context() -> None:
     async def main() -> None:
         await until("processes", who, 1)
         user.set("ann")
         assert await offloop.auto(who, threading.Lock()) == (HERE, "ann")
-        assert "it does not pickle" in str(auto.explain(who))
+        assert "it cannot be pickled" in str(auto.explain(who))
 
     asyncio.run(main())
 
 
 class Local:
-    """Pickles, but unpickles in the tests' process only."""
+    """Can be pickled, but unpickled in the tests' process only."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return make_local, (HERE,)
@@ -224,19 +224,19 @@ def test_a_call_that_workers_cannot_unpickle_runs_once_in_a_thread(tmp_path: Pat
     asyncio.run(main())
 
 
-def test_a_result_that_turns_out_not_to_pickle_is_an_error_and_no_second_call() -> None:
+def test_a_result_that_turns_out_not_to_be_picklable_is_an_error_and_the_call_is_not_repeated() -> None:
     async def main() -> None:
         await until("processes", burn_and_return, 1)
         with pytest.raises(TypeError, match="pickle"):
             await offloop.auto(burn_and_return, "lock")
         assert auto.explain(burn_and_return).place == "threads"
-        # The next one is none of its own.
+        # The next function has measurements of its own.
         assert isinstance(await offloop.auto(burn_and_return, "lock"), type(threading.Lock()))
 
     asyncio.run(main())
 
 
-def test_a_result_that_does_not_unpickle_here_is_an_error_and_no_second_call(tmp_path: Path) -> None:
+def test_a_result_that_cannot_be_unpickled_here_is_an_error_and_the_call_is_not_repeated(tmp_path: Path) -> None:
     async def main() -> None:
         auto.pin(foreign, "processes")
         with pytest.raises(RuntimeError, match="not unpickle here"):
@@ -308,7 +308,7 @@ def work(seconds: float, computes: bool) -> int:
     return os.getpid()
 
 
-def test_a_function_that_changes_its_nature_comes_back_and_can_go_again() -> None:
+def test_a_function_that_comes_to_wait_comes_back_and_can_move_again() -> None:
     async def main() -> None:
         await until("processes", work, 0.02, True)
         await until("threads", work, 0.02, False)
@@ -320,14 +320,14 @@ def test_a_function_that_changes_its_nature_comes_back_and_can_go_again() -> Non
 
 
 def contrary() -> None:
-    """Is in the wrong place wherever it is."""
+    """Waits in a worker and computes in a thread, so that it is always in the wrong place."""
     if threading.current_thread() is threading.main_thread():  # a worker's
         time.sleep(0.01)
     else:
         burn(0.01)
 
 
-def test_a_function_does_not_go_to_and_fro() -> None:
+def test_a_function_does_not_move_back_and_forth() -> None:
     async def main() -> None:
         places = []
         for _ in range(80):
@@ -366,7 +366,7 @@ def test_a_running_call_is_never_moved(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_calls_of_many_loops_side_by_side_each_run_once(tmp_path: Path) -> None:
+def test_concurrent_calls_of_many_loops_each_run_once(tmp_path: Path) -> None:
     async def main(path: Path) -> None:
         for _ in range(5):
             await asyncio.gather(*(offloop.auto(burn_noting, path, None) for _ in range(6)))
@@ -431,13 +431,13 @@ def test_a_pinned_function_stays_until_it_is_forgotten() -> None:
         assert str(auto.explain(os.getpid)).startswith("processes: pinned; 5 calls")
         auto.forget(os.getpid)
         assert await offloop.auto(os.getpid) == HERE
-        with pytest.raises(ValueError, match='"threads" or "processes"'):
+        with pytest.raises(ValueError, match="'threads' or 'processes'"):
             auto.pin(burn, "moon")  # type: ignore[arg-type]
 
     asyncio.run(main())
 
 
-def test_functions_are_known_by_their_code() -> None:
+def test_functions_are_told_apart_by_their_code() -> None:
     def closure(n: int) -> Callable[[], int]:
         return lambda: n
 
@@ -464,7 +464,7 @@ def test_functions_are_known_by_their_code() -> None:
     asyncio.run(main())
 
 
-def test_what_is_known_of_a_function_goes_with_it() -> None:
+def test_the_measurements_of_a_function_are_dropped_with_it() -> None:
     async def main() -> None:
         for n in range(20):
             names: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from offloop._context import capture, locate, run_in
+from offloop._worker.context import capture, locate, run_in
 
 request_id: ContextVar[str] = ContextVar("request_id")
 tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
@@ -45,7 +45,7 @@ def test_a_variable_without_a_value_stays_without_one() -> None:
     assert run_in({}, current) == (None, "nobody")
 
 
-def test_what_the_call_sets_is_gone_after_it() -> None:
+def test_a_value_that_the_call_sets_is_gone_after_it() -> None:
     run_in({}, request_id.set, "r2")
     assert request_id.get(None) is None
 
@@ -61,21 +61,21 @@ def test_values_follow_a_variable_into_another_process(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "from contextvars import ContextVar\nuser = ContextVar('u')\ndef name(): return user.get()\n"
     )
-    # The name in `__main__`, which imported it, is not the one that is found.
+    # `__main__` has imported the variable, but it is found under the name of its own module.
     (tmp_path / "script.py").write_text(
-        "from app import user\nfrom offloop._context import *\n"
+        "from app import user\nfrom offloop._worker.context import *\n"
         "located = locate([user])\nuser.set('ann')\nprint(capture(located))\n"
     )
     values = in_new_process("script.py", cwd=tmp_path).strip()
     assert values == "{'app:user': 'ann'}"
-    worker = f"import app; from offloop._context import run_in; print(run_in({values}, app.name))"
+    worker = f"import app; from offloop._worker.context import run_in; print(run_in({values}, app.name))"
     assert in_new_process("-c", worker, cwd=tmp_path) == "ann\n"
 
 
 def test_a_variable_of_the_main_script_is_found_there(tmp_path: Path) -> None:
     code = """
     from contextvars import ContextVar
-    from offloop._context import locate
+    from offloop._worker.context import locate
     user = ContextVar("user")
     try:
         print(list(locate([user])))
@@ -84,7 +84,7 @@ def test_a_variable_of_the_main_script_is_found_there(tmp_path: Path) -> None:
     """
     (tmp_path / "script.py").write_text(textwrap.dedent(code))
     assert in_new_process("script.py", cwd=tmp_path) == "['__main__:user']\n"
-    # Typed at a prompt, no worker could import it.
+    # No worker could import a variable that was typed at a prompt.
     assert "top level of a module" in in_new_process("-c", textwrap.dedent(code), cwd=tmp_path)
 
 
@@ -94,7 +94,7 @@ def test_a_variable_that_no_module_has_is_refused_with_advice() -> None:
         locate([tenant, local])
 
 
-def test_only_context_variables_are_taken() -> None:
+def test_only_context_variables_are_accepted() -> None:
     not_a_variable: Any = "request_id"
     with pytest.raises(TypeError, match="not 'request_id'"):
         locate([not_a_variable])

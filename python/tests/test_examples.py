@@ -1,4 +1,4 @@
-"""The examples, run as a user runs them."""
+"""The examples, run as users run them."""
 
 import os
 import re
@@ -23,11 +23,11 @@ PAGES = {
     "docs/what-blocks-a-loop.md": None,
     "docs/opentelemetry.md": "opentelemetry",
 }
-"""And the package that their programs need."""
+"""The pages' programs that need a package, and that package."""
 
 
 def programs() -> list[Any]:
-    """The programs on the pages: each block of Python is one. Those that need a server are run by tests_real."""
+    """Returns the programs on the pages. Each block of Python is one. tests_real runs those that need a server."""
     return [
         pytest.param(code, id=f"{page}-{number}", marks=unless_found(package))
         for page, package in PAGES.items()
@@ -65,7 +65,7 @@ def output(done: "subprocess.CompletedProcess[bytes]") -> list[str]:
 
 
 def milliseconds(row: str) -> list[float]:
-    """What the row of a table took, and how late the loop was."""
+    """Returns the time in a row of a table, and the loop's lateness."""
     words = row.split()
     assert words[-3] == words[-1] == "ms"
     return [float(words[-4]), float(words[-2])]
@@ -138,7 +138,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_wrong_with_a_file_is_said_in_one_line(name: str, tmp_path: Path) -> None:
+def test_an_error_in_a_file_is_reported_in_one_line(name: str, tmp_path: Path) -> None:
     data, reason = BAD[name]
     file = tmp_path / name
     file.write_bytes(data)

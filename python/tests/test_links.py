@@ -1,4 +1,4 @@
-"""The pages of this repository lead somewhere."""
+"""The links on the pages of this repository lead to something."""
 
 import re
 from pathlib import Path
@@ -17,13 +17,13 @@ PAGES = [
 
 
 def prose(page: Path) -> str:
-    """Without its code, where brackets mean something else."""
+    """Returns a page without its code, in which brackets mean something else."""
     blocks = r"^ *(```+)[^\n]*\n.*?^ *\1 *$"
     return re.sub(blocks, "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
 def links(page: Path) -> list[tuple[str, str]]:
-    """The relative ones: file and section, either of which may be empty."""
+    """Returns the relative links: file and section, of which one may be empty."""
     targets: list[str] = re.findall(r"\]\(<?([^()\s<>]+)>?\)", prose(page))
     return [
         (file, section)
@@ -33,7 +33,7 @@ def links(page: Path) -> list[tuple[str, str]]:
 
 
 def sections(page: Path) -> set[str]:
-    """As GitHub and its like name them, each once."""
+    """Returns the names of a page's sections as GitHub makes them, each once."""
     headings: list[str] = re.findall(r"^#+ +(.+?) *$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -48,7 +48,7 @@ def test_links_lead_to_files_and_sections_that_exist(page: Path) -> None:
             assert target.suffix == ".md" and section in sections(target), f"{file}#{section}"
 
 
-def test_whoever_begins_with_the_readme_finds_every_guide() -> None:
+def test_every_guide_can_be_reached_from_the_readme() -> None:
     found = {(ROOT / file).resolve() for file, _ in links(ROOT / "README.md") if file}
     missing = {page.name for page in PAGES if page.parent == ROOT / "docs"} - {
         page.name for page in found

@@ -12,14 +12,14 @@ from typing import Any, NoReturn
 
 import pytest
 
-from offloop import _logs
+from offloop._worker import logs
 
 log = logging.getLogger("app.jobs")
 
 
 @contextlib.contextmanager
 def only(handler: logging.Handler, level: int = logging.DEBUG) -> Generator[None, None, None]:
-    """The root logger with this handler alone, and without those of pytest."""
+    """Gives the root logger this handler only, without those of pytest."""
     root = logging.getLogger()
     handlers, root.handlers[:] = root.handlers[:], [handler]
     before, root.level = root.level, level
@@ -30,11 +30,11 @@ def only(handler: logging.Handler, level: int = logging.DEBUG) -> Generator[None
 
 
 class Worker:
-    """This process as a worker, with what it sent."""
+    """This process as a worker, with the records that it sent."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
-        self.forwarder = _logs.install(self.sent.append, logging.DEBUG)
+        self.forwarder = logs.install(self.sent.append, logging.DEBUG)
 
     def run(self, job: Callable[[], object]) -> None:
         with only(self.forwarder):
@@ -64,20 +64,20 @@ class Collector(logging.Handler):
 
 
 def deliver(sent: list[bytes]) -> list[Any]:
-    """The records that reach a handler of the root logger in the parent."""
+    """Returns the records that reach a handler of the root logger in the parent."""
     collector = Collector()
     with only(collector):
         for data in sent:
-            _logs.emit(data)
+            logs.emit(data)
     return collector.records
 
 
 def test_a_record_of_another_process_reaches_the_handlers_here() -> None:
     code = """
     import logging, os, pickle, sys
-    from offloop import _logs
+    from offloop._worker import logs
     sent = []
-    forwarder = _logs.install(sent.append, logging.INFO)
+    forwarder = logs.install(sent.append, logging.INFO)
     forwarder.job_runs = True
     logging.getLogger("app.jobs").info("read %d of %s", 3, object, extra={"user": "ann"})
     logging.getLogger("app.jobs").debug("below the level")
@@ -146,11 +146,11 @@ def test_a_job_survives_a_message_that_cannot_be_formatted(
     assert "Logging error" in capsys.readouterr().err
 
 
-def test_a_job_survives_a_line_that_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_survives_a_broken_link(capsys: pytest.CaptureFixture[str]) -> None:
     def broken(data: bytes) -> NoReturn:
         raise BrokenPipeError
 
-    forwarder = _logs.Forwarder(broken)
+    forwarder = logs.Forwarder(broken)
     forwarder.job_runs = True
     with only(forwarder):
         log.info("lost")
@@ -206,7 +206,7 @@ def test_a_record_made_while_one_is_sent_comes_after_it() -> None:
             log.info("by a signal handler")
         order.append("end")
 
-    forwarder = _logs.Forwarder(send)
+    forwarder = logs.Forwarder(send)
     forwarder.job_runs = True
     with only(forwarder):
         log.info("one")

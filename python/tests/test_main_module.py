@@ -1,4 +1,4 @@
-"""Each test runs two real processes: a parent that describes itself, and a worker that follows."""
+"""The main module in workers. Each test runs two real processes: a parent that describes itself, and a worker."""
 
 import os
 import pickle
@@ -10,23 +10,24 @@ from typing import Any
 
 import pytest
 
-from offloop import _main
+from offloop._worker import main_module
 
 PARENT = textwrap.dedent(
     """
     import pickle, sys
-    from offloop import _main
+    from offloop._worker import main_module
 
     def double(x):
         return 2 * x
 
     if __name__ == "__main__":
-        described = _main.preparation()
-        sys.stdout.buffer.write(pickle.dumps((described, _main.is_importable(), pickle.dumps(double))))
+        described = main_module.preparation()
+        sys.stdout.buffer.write(pickle.dumps((described, main_module.is_importable(), pickle.dumps(double))))
     """
 )
 
-BEGIN = "import pickle, sys; from offloop import _main; described = pickle.load(sys.stdin.buffer)\n"
+BEGIN = "import pickle, sys; from offloop._worker import main_module; described = pickle.load(sys.stdin.buffer)\n"
+PREPARE = "main_module.prepare_base(described); main_module.prepare_multiprocessing(described)"
 
 
 def python(*args: str, stdin: bytes = b"", cwd: Path | None = None) -> bytes:
@@ -43,7 +44,7 @@ def described_by(out: bytes) -> tuple[dict[str, Any], bool, bytes]:
 
 
 def in_worker(described: dict[str, Any], code: str) -> str:
-    """What `code` prints in a worker that got `described`."""
+    """Returns what `code` prints in a worker that got `described`."""
     program = BEGIN + textwrap.dedent(code)
     return python("-c", program, stdin=pickle.dumps(described)).decode().strip()
 
@@ -53,11 +54,11 @@ def call_double(described: dict[str, Any], function: bytes) -> str:
         described,
         f"""
         function = {function!r}
-        _main.prepare_base(described); _main.prepare_multiprocessing(described)
-        assert _main.is_importable()
-        assert _main.needs_main(function)
-        _main.prepare_main(described)
-        _main.prepare_main(described)
+        main_module.prepare_base(described); main_module.prepare_multiprocessing(described)
+        assert main_module.is_importable()
+        assert main_module.needs_main(function)
+        main_module.prepare_main(described)
+        main_module.prepare_main(described)
         double = pickle.loads(function)
         assert double.__module__ == "__mp_main__"
         print(double(21))
@@ -106,14 +107,14 @@ def test_no_worker_can_import_what_was_typed_at_a_prompt(tmp_path: Path) -> None
         assert not any(key.startswith("init_main") for key in described), way
 
 
-def test_a_worker_takes_on_path_arguments_directory_name_and_key(tmp_path: Path) -> None:
+def test_a_worker_takes_over_path_arguments_directory_name_and_key(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(PARENT)
     described, _, _ = described_by(python("script.py", "--flag", cwd=tmp_path))
     printed = in_worker(
         described,
         """
         import multiprocessing, os
-        _main.prepare_base(described); _main.prepare_multiprocessing(described)
+        main_module.prepare_base(described); main_module.prepare_multiprocessing(described)
         current = multiprocessing.current_process()
         assert bytes(current.authkey) == described["authkey"]
         assert "__mp_main__" not in sys.modules or sys.modules["__mp_main__"].__dict__ is globals()
@@ -124,12 +125,12 @@ def test_a_worker_takes_on_path_arguments_directory_name_and_key(tmp_path: Path)
 
 
 def test_parent_process_is_the_process_that_has_the_pool() -> None:
-    described = _main.preparation()
+    described = main_module.preparation()
     printed = in_worker(
         described,
         """
         import multiprocessing
-        _main.prepare_base(described); _main.prepare_multiprocessing(described)
+        main_module.prepare_base(described); main_module.prepare_multiprocessing(described)
         parent = multiprocessing.parent_process()
         print(parent.pid, parent.name, parent.is_alive())
         """,
@@ -140,17 +141,17 @@ def test_parent_process_is_the_process_that_has_the_pool() -> None:
 def test_describing_leaves_the_start_method_open() -> None:
     code = """
     import multiprocessing
-    from offloop import _main
-    assert "start_method" not in _main.preparation()
+    from offloop._worker import main_module
+    assert "start_method" not in main_module.preparation()
     multiprocessing.set_start_method("spawn")
-    assert _main.preparation()["start_method"] == "spawn"
+    assert main_module.preparation()["start_method"] == "spawn"
     """
     python("-c", textwrap.dedent(code))
 
 
-def test_a_worker_may_live_elsewhere(tmp_path: Path) -> None:
-    described = _main.preparation(name="elsewhere", cwd=str(tmp_path))
-    code = "import os; _main.prepare_base(described); _main.prepare_multiprocessing(described); print(os.getcwd())"
+def test_a_worker_may_have_another_directory(tmp_path: Path) -> None:
+    described = main_module.preparation(name="elsewhere", cwd=str(tmp_path))
+    code = f"import os; {PREPARE}; print(os.getcwd())"
     assert in_worker(described, code) == str(tmp_path)
 
 
@@ -159,7 +160,7 @@ def test_a_pool_in_a_worker_passes_on_the_main_module_before_it_is_imported(tmp_
     described, _, function = described_by(python("script.py", cwd=tmp_path))
     worker = (
         BEGIN
-        + "_main.prepare_base(described); _main.prepare_multiprocessing(described); sys.stdout.buffer.write(pickle.dumps(_main.preparation()))"
+        + f"{PREPARE}; sys.stdout.buffer.write(pickle.dumps(main_module.preparation()))"
     )
     described = pickle.loads(python("-c", worker, stdin=pickle.dumps(described)))
     assert call_double(described, function) == "42"
@@ -167,20 +168,20 @@ def test_a_pool_in_a_worker_passes_on_the_main_module_before_it_is_imported(tmp_
 
 def test_a_script_that_makes_a_pool_when_imported_is_refused(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text("from offloop import _main\n_main.refuse_while_importing_main()\n")
+    script.write_text("from offloop._worker import main_module\nmain_module.refuse_while_importing_main()\n")
     python(str(script))
-    described = {**_main.preparation(), "init_main_from_path": str(script)}
+    described = {**main_module.preparation(), "init_main_from_path": str(script)}
     printed = in_worker(
         described,
         """
-        _main.prepare_base(described); _main.prepare_multiprocessing(described)
-        _main.refuse_while_importing_main()
+        main_module.prepare_base(described); main_module.prepare_multiprocessing(described)
+        main_module.refuse_while_importing_main()
         for _ in range(2):
             try:
-                _main.prepare_main(described)
+                main_module.prepare_main(described)
             except RuntimeError as error:
                 print(error)
-        _main.refuse_while_importing_main()
+        main_module.refuse_while_importing_main()
         """,
     )
     assert printed.count('if __name__ == "__main__":') == 2
@@ -191,13 +192,13 @@ def test_a_script_that_starts_a_process_when_imported_is_refused(tmp_path: Path)
     script.write_text(
         "import multiprocessing\nmultiprocessing.get_context('spawn').Process(target=print).start()\n"
     )
-    described = {**_main.preparation(), "init_main_from_path": str(script)}
+    described = {**main_module.preparation(), "init_main_from_path": str(script)}
     printed = in_worker(
         described,
         """
-        _main.prepare_base(described); _main.prepare_multiprocessing(described)
+        main_module.prepare_base(described); main_module.prepare_multiprocessing(described)
         try:
-            _main.prepare_main(described)
+            main_module.prepare_main(described)
         except RuntimeError as error:
             print(error)
         """,
@@ -208,13 +209,13 @@ def test_a_script_that_starts_a_process_when_imported_is_refused(tmp_path: Path)
 def test_a_script_that_exits_when_imported_raises_no_system_exit(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import sys\nsys.exit(3)\n")
-    described = {**_main.preparation(), "init_main_from_path": str(script)}
+    described = {**main_module.preparation(), "init_main_from_path": str(script)}
     printed = in_worker(
         described,
         """
-        _main.prepare_base(described); _main.prepare_multiprocessing(described)
+        main_module.prepare_base(described); main_module.prepare_multiprocessing(described)
         try:
-            _main.prepare_main(described)
+            main_module.prepare_main(described)
         except RuntimeError as error:
             print(error)
         """,
@@ -231,7 +232,7 @@ def test_needs_main_sees_every_reference(module: str, protocol: int) -> None:
     setattr(sys.modules["__main__"], "Thing", Thing)
     sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
     try:
-        assert _main.needs_main(pickle.dumps(Thing, protocol))
+        assert main_module.needs_main(pickle.dumps(Thing, protocol))
     finally:
         delattr(sys.modules["__main__"], "Thing")
-    assert not _main.needs_main(pickle.dumps(Path, protocol))
+    assert not main_module.needs_main(pickle.dumps(Path, protocol))

@@ -1,4 +1,4 @@
-"""Figures of pools: each end counted as what it was, times as they passed, states as they are, advice once."""
+"""The metrics of pools: outcomes, times, states, and advice."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ def seen(metrics: offloop.Metrics) -> dict[str, int]:
     return {outcome: count for outcome, count in metrics.outcomes.items() if count}
 
 
-def test_each_end_of_a_call_on_threads_is_counted_as_what_it_was() -> None:
+def test_each_outcome_of_a_call_on_threads_is_counted() -> None:
     async def main() -> None:
         with offloop.ThreadPoolExecutor(1, thread_name_prefix="counted") as pool:
             assert await pool.run(int, "7") == 7
@@ -52,7 +52,7 @@ def test_each_end_of_a_call_on_threads_is_counted_as_what_it_was() -> None:
     asyncio.run(main())
 
 
-def test_each_end_of_a_call_in_processes_is_counted_as_what_it_was() -> None:
+def test_each_outcome_of_a_call_in_processes_is_counted() -> None:
     async def main() -> None:
         with offloop.ProcessPoolExecutor(1, name="counted", grace=0) as pool:
             assert await pool.run(int, "7") == 7
@@ -72,14 +72,14 @@ def test_each_end_of_a_call_in_processes_is_counted_as_what_it_was() -> None:
     asyncio.run(main())
 
 
-def test_times_are_those_that_passed_and_can_be_asked_for_as_shares() -> None:
+def test_recorded_times_are_those_that_passed_and_have_quantiles() -> None:
     async def main() -> None:
         with offloop.ThreadPoolExecutor(1) as pool:
             gate = threading.Event()
             held = pool.submit(gate.wait, 60)
             await asyncio.sleep(0.04)
             naps = [pool.submit(time.sleep, 0.04) for _ in range(3)]
-            # None begins before all are there: the third waits for two others.
+            # No call goes on before all have begun: the third waits for the two others.
             gate.set()
             await asyncio.gather(*map(asyncio.wrap_future, (held, *naps)))
             metrics = pool.metrics()
@@ -101,11 +101,11 @@ def spin(seconds: float) -> None:
         pass
 
 
-def test_threads_tell_how_long_they_waited_for_the_interpreter() -> None:
+def test_the_waits_of_threads_for_the_interpreter_are_recorded() -> None:
     with offloop.ThreadPoolExecutor(1) as pool:
         pool.submit(int).result()
         call = pool.submit(int)
-        spin(0.1)  # with the interpreter's lock, but for what its switch interval demands
+        spin(0.1)  # keeps the interpreter's lock, except at its switch interval
         call.result()
         waited = pool.metrics().gil_wait
         assert waited is not None and waited.count >= 2
@@ -133,7 +133,7 @@ def test_a_call_that_computes_on_the_shared_threads_is_logged_once(
 
 
 def test_a_mapped_function_is_named_in_advice() -> None:
-    with offloop.ThreadPoolExecutor(2, purpose="waiting") as pool:
+    with offloop.ThreadPoolExecutor(2, activity="waits") as pool:
         for _ in range(100):
             list(pool.map(spin, [0.02, 0.02]))
             if pool.metrics().advice:
@@ -141,13 +141,14 @@ def test_a_mapped_function_is_named_in_advice() -> None:
         assert [advice.task for advice in pool.metrics().advice] == ["spin"]
 
 
-def test_a_call_that_only_waits_in_a_process_is_advised_upon(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_call_that_waits_in_a_process_gives_advice(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "offloop.advice"), offloop.ProcessPoolExecutor(1) as pool:
-        # On a busy machine the first may not tell what they waited for.
+        # On a busy machine it may not be clear what the first calls waited for.
         for _ in range(10):
             pool.submit(time.sleep, 0.21).result()
     (advice,) = pool.metrics().advice
-    assert (advice.task, advice.found) == ("time.sleep", "only_waits")
+    assert advice.task == "time.sleep"
+    assert pool.metrics().as_dict()["advice"][0]["activity"] == "waits"
     assert advice.jobs >= 5 and advice.ran >= 1 and advice.on_core < 0.1 * advice.ran
     assert "threads (`run`) are the place" in str(advice)
     assert len([record for record in caplog.records if record.name == "offloop.advice"]) == 1
@@ -185,7 +186,7 @@ def test_prometheus_reads_the_page() -> None:
     assert {"crashed", "job_ended", "memory"} <= reasons
 
 
-def test_figures_become_plain_values() -> None:
+def test_metrics_become_plain_values() -> None:
     with offloop.ThreadPoolExecutor(1) as pool:
         pool.submit(int).result()
         eventually("it is counted", lambda: pool.metrics().outcomes["completed"] == 1)
@@ -195,6 +196,6 @@ def test_figures_become_plain_values() -> None:
     assert "offloop.Metrics of threads" in repr(pool.metrics())
 
 
-def test_a_purpose_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="'any', 'waiting' or 'computing'"):
-        offloop.ThreadPoolExecutor(1, purpose="playing")  # type: ignore[arg-type]
+def test_an_unknown_activity_is_refused() -> None:
+    with pytest.raises(ValueError, match="activity is 'plays'; it must be 'waits', 'computes' or None"):
+        offloop.ThreadPoolExecutor(1, activity="plays")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What a blocked job has others do when it should stop."""
+"""`on_cancel`: the callback that ends a blocked job when it should stop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GIVE_UP = 30.0
 
 
 class Blocked:
-    """A call that blocks until its `on_cancel` lets it go."""
+    """A call that blocks until its `on_cancel` releases it."""
 
     def __init__(self, repeat: float | None = None) -> None:
         self.repeat = repeat
@@ -74,7 +74,7 @@ def test_a_blocked_job_that_is_out_of_time_is_released() -> None:
     asyncio.run(main())
 
 
-def test_a_blocked_job_of_a_pool_that_gives_up_is_released() -> None:
+def test_a_blocked_job_of_a_pool_that_is_aborted_is_released() -> None:
     job = Blocked()
     with pytest.raises(KeyboardInterrupt), ThreadPoolExecutor(1) as pool:
         pool.submit(job)
@@ -108,7 +108,7 @@ def cancelled_at(steps: Callable[[threading.Event, threading.Event], None]) -> N
         raise errors[0]
 
 
-def test_after_the_with_it_is_not_called_any_more() -> None:
+def test_after_the_with_block_the_callback_is_not_called() -> None:
     calls: list[int] = []
 
     def job(began: threading.Event, cancelled: threading.Event) -> None:
@@ -122,7 +122,7 @@ def test_after_the_with_it_is_not_called_any_more() -> None:
     assert calls == []
 
 
-def test_leaving_the_with_waits_for_a_call_that_has_begun() -> None:
+def test_leaving_the_with_block_waits_for_a_call_that_has_begun() -> None:
     entered, finished = threading.Event(), threading.Event()
 
     def callback() -> None:
@@ -139,7 +139,7 @@ def test_leaving_the_with_waits_for_a_call_that_has_begun() -> None:
     cancelled_at(job)
 
 
-def test_a_job_that_should_stop_already_does_not_enter_the_with() -> None:
+def test_a_job_that_should_stop_already_does_not_enter_the_with_block() -> None:
     def job(began: threading.Event, cancelled: threading.Event) -> None:
         began.set()
         assert cancelled.wait(GIVE_UP)
@@ -149,7 +149,7 @@ def test_a_job_that_should_stop_already_does_not_enter_the_with() -> None:
     cancelled_at(job)
 
 
-def test_all_that_are_armed_are_called_each_once() -> None:
+def test_each_armed_callback_is_called_once() -> None:
     calls: list[str] = []
     three = threading.Semaphore(0)
 
@@ -174,7 +174,7 @@ def test_all_that_are_armed_are_called_each_once() -> None:
     assert sorted(calls) == ["inner", "middle", "outer"]
 
 
-def test_it_is_repeated_until_the_with_is_left() -> None:
+def test_the_call_is_repeated_until_the_with_block_is_left() -> None:
     calls: list[int] = []
     third = threading.Event()
 
@@ -194,7 +194,7 @@ def test_it_is_repeated_until_the_with_is_left() -> None:
     cancelled_at(job)
 
 
-def test_what_a_callback_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exception_of_a_callback_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     called = threading.Event()
 
     def callback() -> None:

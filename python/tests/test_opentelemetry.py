@@ -1,4 +1,4 @@
-"""The submitter's trace and baggage are there in the workers."""
+"""The submitter's trace and baggage reach the workers."""
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import offloop
-from offloop import ProcessPoolExecutor, ThreadPoolExecutor, _telemetry
+from offloop import ProcessPoolExecutor, ThreadPoolExecutor
+from offloop._worker import telemetry
 
 Pool = ProcessPoolExecutor | ThreadPoolExecutor
 
@@ -30,7 +31,7 @@ tracer = TracerProvider().get_tracer("tests")
 
 @pytest.fixture(scope="module", autouse=True)
 def recording() -> None:
-    """For the calls in threads; what is set globally cannot be unset."""
+    """Sets up tracing for the calls in threads, once: the global provider cannot be unset."""
     traces.set_up()
 
 
@@ -81,7 +82,7 @@ def test_a_span_of_a_stream_is_a_child_of_the_submitters() -> None:
     assert parents == {caller.get_span_context().span_id}
 
 
-def test_each_of_many_tasks_has_its_own(pool: Pool) -> None:
+def test_each_of_many_tasks_has_a_span_of_its_own(pool: Pool) -> None:
     async def one(number: int) -> None:
         with tracer.start_as_current_span(f"task {number}") as caller:
             await asyncio.sleep(0)
@@ -94,14 +95,14 @@ def test_each_of_many_tasks_has_its_own(pool: Pool) -> None:
     asyncio.run(main())
 
 
-def test_it_ends_with_the_call(pool: Pool) -> None:
+def test_the_context_ends_with_the_call(pool: Pool) -> None:
     with tracer.start_as_current_span("caller"):
         pool.submit(traces.span).result()
     _, (_, _, parent) = pool.submit(traces.span).result()
     assert parent == 0
 
 
-def test_baggage_comes_along(pool: Pool) -> None:
+def test_baggage_travels_with_the_call(pool: Pool) -> None:
     token = context.attach(baggage.set_baggage("customer", "number 7"))
     try:
         assert pool.submit(traces.baggage).result() == {"customer": "number 7"}
@@ -110,8 +111,8 @@ def test_baggage_comes_along(pool: Pool) -> None:
     assert pool.submit(traces.baggage).result() == {}
 
 
-def test_auto_takes_it_along_too() -> None:
-    from offloop import _default
+def test_auto_sends_the_context_too() -> None:
+    from offloop._pools import default
 
     offloop.auto.pin(traces.baggage, "processes")
 
@@ -123,11 +124,11 @@ def test_auto_takes_it_along_too() -> None:
         asyncio.run(main())
     finally:
         offloop.auto.forget()
-        _default.processes().shutdown()
-        _default._forget()
+        default.processes().shutdown()
+        default._reset_in_child()
 
 
-def test_context_variables_travel_beside_it() -> None:
+def test_context_variables_travel_beside_the_trace() -> None:
     with ProcessPoolExecutor(1, context_vars=[variables.request], initializer=traces.set_up) as pool:
         token = variables.request.set("number 7")
         try:
@@ -140,7 +141,7 @@ def test_context_variables_travel_beside_it() -> None:
 
 
 class Propagator(TraceContextTextMapPropagator):
-    """Writes it under another name."""
+    """Writes the trace under another name."""
 
     def inject(self, carrier: Any, context: Any = None, setter: Any = textmap.default_setter) -> None:
         written: dict[str, str] = {}
@@ -158,7 +159,7 @@ def test_the_programs_own_propagator_is_used() -> None:
     try:
         with ProcessPoolExecutor(1, initializer=traces.set_up, initargs=(Propagator(),)) as pool:
             with tracer.start_as_current_span("caller") as caller:
-                departing = _telemetry.departing()
+                departing = telemetry.departing()
                 _, (_, _, parent) = pool.submit(traces.span).result()
     finally:
         propagate.set_global_textmap(configured)
@@ -168,16 +169,16 @@ def test_the_programs_own_propagator_is_used() -> None:
 
 
 def test_without_a_span_nothing_is_sent() -> None:
-    assert _telemetry.departing() is None
+    assert telemetry.departing() is None
     with trace.use_span(trace.INVALID_SPAN):
-        assert _telemetry.departing() is None
+        assert telemetry.departing() is None
     with ProcessPoolExecutor(1) as pool:
         assert not pool.submit(traces.has_imported).result()
         with tracer.start_as_current_span("caller"):
             assert pool.submit(traces.has_imported).result()
 
 
-def test_that_a_trace_is_not_recorded_is_known_in_the_worker() -> None:
+def test_the_worker_knows_that_a_trace_is_not_recorded() -> None:
     unrecorded = TracerProvider(sampler=ALWAYS_OFF).get_tracer("tests")
     with ProcessPoolExecutor(1) as pool, unrecorded.start_as_current_span("caller"):
         assert not pool.submit(is_sampled).result()
@@ -189,7 +190,7 @@ def is_sampled() -> bool:
     return found.trace_flags.sampled
 
 
-def test_a_program_without_it_does_not_import_it(tmp_path: Path) -> None:
+def test_a_program_without_opentelemetry_does_not_import_it(tmp_path: Path) -> None:
     program = """
     from support import traces
     import offloop

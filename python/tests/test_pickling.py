@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from offloop import _pickling
-from offloop._pickling import LARGE, dumps, loads, wrap_call, wrap_large
+from offloop._worker import pickling
+from offloop._worker.pickling import LARGE, dumps, loads, wrap_call, wrap_large
 
 
 def beside(buffer: PickleBuffer) -> bool:
@@ -32,12 +32,12 @@ def round_trip(value: object) -> Any:
 
 @pytest.fixture
 def no_cloudpickle(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The import system's own way to say that a module is not there.
+    # None in `sys.modules` is the import system's mark for a module that cannot be imported.
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
 
 
 needs_cloudpickle = pytest.mark.skipif(
-    _pickling._find_cloudpickle() is None,  # pyright: ignore[reportPrivateUsage]
+    pickling._find_cloudpickle() is None,  # pyright: ignore[reportPrivateUsage]
     reason="cloudpickle is not installed",
 )
 
@@ -68,7 +68,7 @@ def test_keep_chooses_which_buffers_travel_beside() -> None:
     assert loads(data, [b"1", b"2"]) == [b"1", b"s", b"2"]
 
 
-# Local functions and the like, by cloudpickle or not at all
+# Local functions and the like, which need cloudpickle
 
 
 @needs_cloudpickle
@@ -107,7 +107,7 @@ def test_without_cloudpickle_a_lock_is_refused_as_pickle_refuses_it() -> None:
 
 
 @needs_cloudpickle
-def test_what_cloudpickle_refuses_is_refused() -> None:
+def test_a_value_that_cloudpickle_refuses_is_refused() -> None:
     with pytest.raises(TypeError, match="cannot pickle '_thread.lock' object"):
         dumps(threading.Lock(), beside)
 
@@ -137,7 +137,7 @@ class Raises:
     ],
     ids=repr,
 )
-def test_what_reduce_raises_comes_through_unchanged(error: BaseException) -> None:
+def test_an_exception_of_reduce_is_raised_unchanged(error: BaseException) -> None:
     Raises.count = 0
     with pytest.raises(type(error)) as raised:
         dumps((add, (Raises(error),)), beside)
@@ -146,7 +146,7 @@ def test_what_reduce_raises_comes_through_unchanged(error: BaseException) -> Non
     assert Raises.count == 1
 
 
-def test_what_keep_raises_comes_through_unchanged() -> None:
+def test_an_exception_of_keep_is_raised_unchanged() -> None:
     error = TypeError("keep")
 
     def fails(buffer: PickleBuffer) -> bool:
@@ -161,7 +161,7 @@ def test_what_keep_raises_comes_through_unchanged() -> None:
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray])
-def test_large_bytes_travel_beside_and_come_back_as_what_they_were(
+def test_large_bytes_travel_beside_the_pickle_and_come_back_with_their_type(
     kind: type[bytes] | type[bytearray],
 ) -> None:
     value = kind(os.urandom(LARGE))
@@ -176,7 +176,7 @@ def test_large_bytes_travel_beside_and_come_back_as_what_they_were(
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray])
-def test_large_bytes_may_also_travel_inside(kind: type[bytes] | type[bytearray]) -> None:
+def test_large_bytes_may_also_travel_inside_the_pickle(kind: type[bytes] | type[bytearray]) -> None:
     value = kind(os.urandom(LARGE))
     data, buffers = dumps(wrap_large(value), inside)
     assert not buffers
@@ -211,7 +211,7 @@ def test_a_call_is_wrapped_only_where_it_is_large() -> None:
 
 
 def at_a_prompt(code: str) -> str:
-    prelude = "from offloop._pickling import dumps, loads\ndef beside(b): return True\n"
+    prelude = "from offloop._worker.pickling import dumps, loads\ndef beside(b): return True\n"
     done = subprocess.run(
         [sys.executable, "-c", prelude + textwrap.dedent(code)], capture_output=True, timeout=60
     )
@@ -220,7 +220,7 @@ def at_a_prompt(code: str) -> str:
 
 
 def elsewhere(data: bytes) -> str:
-    """What the pickled function returns in a process with another main module."""
+    """Returns the result of the pickled function in a process with another main module."""
     code = f"import pickle; print(pickle.loads({data!r})())"
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, timeout=60, check=True
@@ -252,7 +252,7 @@ def test_without_cloudpickle_a_name_typed_at_a_prompt_is_refused_at_once(name: s
     assert "pip install offloop[cloudpickle]" in printed
 
 
-def test_without_cloudpickle_the_mere_word_main_is_no_reference() -> None:
+def test_without_cloudpickle_a_string_of_the_name_main_is_not_a_reference() -> None:
     at_a_prompt(
         """
         import datetime, json, sys
@@ -263,7 +263,7 @@ def test_without_cloudpickle_the_mere_word_main_is_no_reference() -> None:
     )
 
 
-# What multiprocessing can send to a process
+# Objects that multiprocessing can send to a process
 
 
 def test_a_connection_travels_with_its_file_descriptor(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Cancelling and limits of time: what is queued never runs, what runs is killed, and the pool works on."""
+"""Cancellation and time limits: queued jobs never run, running ones are killed, and the pool goes on."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from offloop import ProcessPoolExecutor
 
 
 def ended_worker(started: Path) -> int:
-    """The worker that made this file; waits until it is gone."""
+    """Waits until the worker that has made this file is gone."""
     worker = int(started.read_text())
     jobs.until(lambda: jobs.is_gone(worker), f"the end of worker {worker}")
     return worker
@@ -53,7 +53,7 @@ def test_cancelling_a_future_kills_the_worker_that_runs_it(tmp_path: Path) -> No
     assert not written.exists()
 
 
-def test_whoever_waits_for_a_future_is_told_that_it_was_cancelled(tmp_path: Path) -> None:
+def test_a_thread_that_waits_for_a_future_learns_that_it_was_cancelled(tmp_path: Path) -> None:
     told: list[str] = []
 
     def wait_for_it() -> None:
@@ -95,7 +95,7 @@ def test_cancelling_races_with_the_end_and_one_of_them_wins() -> None:
         assert pool.submit(jobs.double, 1).result(30) == 2
 
 
-def test_who_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
+def test_a_job_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
     with ProcessPoolExecutor(1, grace=0.1) as pool:
         call = pool.submit(jobs.ignore_sigterm, tmp_path / "started")
         jobs.wait_for(tmp_path / "started")
@@ -260,7 +260,7 @@ def test_a_job_that_waits_too_long_ends_with_queue_timeout_and_never_runs(tmp_pa
 
 
 @pytest.mark.parametrize("limit", [-1, float("nan")])
-def test_a_limit_without_sense_is_refused(limit: float) -> None:
+def test_an_invalid_limit_is_refused(limit: float) -> None:
     async def main() -> None:
         async with ProcessPoolExecutor(1) as pool:
             with pytest.raises(ValueError):
@@ -270,7 +270,7 @@ def test_a_limit_without_sense_is_refused(limit: float) -> None:
     asyncio.run(main())
 
 
-def test_run_tells_at_once_what_cannot_be_pickled() -> None:
+def test_run_fails_at_once_if_the_call_cannot_be_pickled() -> None:
     async def main() -> None:
         async with ProcessPoolExecutor(1) as pool:
             call = pool.run(jobs.echo, threading.Lock())

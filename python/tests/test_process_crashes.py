@@ -1,4 +1,4 @@
-"""Whatever a job does to its process, it is told as its own error, and the pool works on."""
+"""Whatever a job does to its process, it gets an error of its own that says so, and the pool goes on."""
 
 import asyncio
 import os
@@ -36,38 +36,38 @@ def death(call: "offloop.Future[Any]") -> WorkerDied:
     return error
 
 
-# Death
+# Crashes
 
 
-def test_os_exit_is_told_with_its_status(pool: ProcessPoolExecutor) -> None:
+def test_os_exit_is_reported_with_its_status(pool: ProcessPoolExecutor) -> None:
     worker = pool.submit(jobs.pid).result()
     died = death(pool.submit(os._exit, 3))
     assert (died.pid, died.exitcode, died.out_of_memory) == (worker, 3, False)
     assert died.task.endswith("_exit")
 
 
-def test_os_exit_with_zero_is_a_death_too(pool: ProcessPoolExecutor) -> None:
+def test_os_exit_with_zero_is_a_crash_too(pool: ProcessPoolExecutor) -> None:
     assert death(pool.submit(os._exit, 0)).exitcode == 0
 
 
-def test_a_segmentation_fault_is_told_as_its_signal(pool: ProcessPoolExecutor) -> None:
+def test_a_segmentation_fault_is_reported_as_its_signal(pool: ProcessPoolExecutor) -> None:
     died = death(pool.submit(crashes.segfault))
     assert died.exitcode == -signal.SIGSEGV
     assert died.task == "support.crashes.segfault"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
-def test_a_signal_to_itself_is_told(pool: ProcessPoolExecutor, number: signal.Signals) -> None:
+def test_a_signal_to_the_job_itself_is_reported(pool: ProcessPoolExecutor, number: signal.Signals) -> None:
     assert death(pool.submit(crashes.signal_myself, number)).exitcode == -number
 
 
-def test_the_last_words_are_part_of_the_error(pool: ProcessPoolExecutor) -> None:
+def test_the_end_of_standard_error_is_part_of_the_error(pool: ProcessPoolExecutor) -> None:
     died = death(pool.submit(crashes.abort_with_last_words))
     assert died.exitcode == -signal.SIGABRT
     assert "these were my last words" in died.stderr
 
 
-def test_a_kill_from_outside_is_told_and_costs_one_job(tmp_path: Path) -> None:
+def test_a_kill_from_outside_is_reported_and_costs_one_job(tmp_path: Path) -> None:
     with ProcessPoolExecutor(2) as pool:
         gate = tmp_path / "gate"
         victim = pool.submit(jobs.hold, tmp_path / "victim", gate)
@@ -93,7 +93,7 @@ def test_idle_workers_that_are_killed_cost_no_job() -> None:
             assert pool.submit(jobs.pid).result(60) != pid
 
 
-def test_fifty_deaths_in_a_row_cost_nobody_else_a_job() -> None:
+def test_fifty_crashes_in_a_row_cost_no_other_job() -> None:
     with ProcessPoolExecutor(2) as pool:
         calls: list[Any] = []
         for n in range(50):
@@ -106,7 +106,7 @@ def test_fifty_deaths_in_a_row_cost_nobody_else_a_job() -> None:
                 assert call.result(60) == expected
 
 
-def test_a_crash_breaks_the_pool_that_was_made_so(tmp_path: Path) -> None:
+def test_a_crash_breaks_a_pool_that_was_made_to_break(tmp_path: Path) -> None:
     with ProcessPoolExecutor(2, on_crash="break") as pool:
         other = pool.submit(jobs.hang, tmp_path / "started")
         jobs.wait_for(tmp_path / "started")
@@ -119,7 +119,7 @@ def test_a_crash_breaks_the_pool_that_was_made_so(tmp_path: Path) -> None:
             pool.submit(jobs.double, 1)
 
 
-def test_a_job_awaited_on_a_loop_tells_its_death_too() -> None:
+def test_the_crash_of_a_job_awaited_on_a_loop_is_reported_too() -> None:
     async def main() -> None:
         async with ProcessPoolExecutor(1) as pool:
             with pytest.raises(WorkerDied) as caught:
@@ -133,16 +133,16 @@ def test_a_job_awaited_on_a_loop_tells_its_death_too() -> None:
 # Memory
 
 
-def test_who_exceeds_the_memory_limit_is_ended_with_the_figure() -> None:
-    with ProcessPoolExecutor(1, memory_limit=150 << 20) as pool:
+def test_a_worker_that_exceeds_max_rss_is_killed_and_its_memory_reported() -> None:
+    with ProcessPoolExecutor(1, max_rss=150 << 20) as pool:
         died = death(pool.submit(crashes.fill_memory, 4 << 30))
         assert died.out_of_memory
-        assert died.peak_memory > 140 << 20
+        assert died.max_rss > 140 << 20
         works(pool)
 
 
-def test_memory_beyond_the_cap_is_refused() -> None:
-    with ProcessPoolExecutor(1, memory_cap=512 << 20) as pool:
+def test_memory_beyond_max_data_is_refused() -> None:
+    with ProcessPoolExecutor(1, max_data=512 << 20) as pool:
         with pytest.raises(MemoryError):
             pool.submit(crashes.allocate, 1 << 30).result(60)
         works(pool)
@@ -239,7 +239,7 @@ def test_arguments_that_cannot_be_unpickled_are_the_jobs_error(pool: ProcessPool
     assert isinstance(call.exception(60), SystemExit)
 
 
-def test_arguments_that_kill_whoever_unpickles_them_are_a_death(pool: ProcessPoolExecutor) -> None:
+def test_arguments_that_kill_the_process_that_unpickles_them_are_a_crash(pool: ProcessPoolExecutor) -> None:
     assert death(pool.submit(jobs.echo, crashes.UnpicklingKills())).exitcode == 7
 
 
@@ -253,10 +253,10 @@ def test_a_result_that_cannot_be_unpickled_here_is_the_jobs_error(
     assert pool.submit(jobs.pid).result() == worker
 
 
-# A process that is treated badly
+# Jobs that harm their process
 
 
-def test_what_a_job_prints_comes_out_and_harms_nobody(
+def test_the_output_of_a_job_comes_out_and_does_no_harm(
     pool: ProcessPoolExecutor, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = err = ""
@@ -315,7 +315,7 @@ def test_a_job_that_forks_answers_once(pool: ProcessPoolExecutor) -> None:
     assert pool.submit(crashes.fork_and_raise_in_child).result(60) == "parent"
 
 
-def test_a_child_that_a_job_leaves_behind_holds_nobody_up() -> None:
+def test_a_child_that_a_job_leaves_behind_delays_nothing() -> None:
     with ProcessPoolExecutor(1) as pool:
         child = pool.submit(crashes.fork_and_leave_child).result(60)
         assert not jobs.is_gone(child)
@@ -330,7 +330,7 @@ def test_a_job_may_install_signal_handlers(pool: ProcessPoolExecutor) -> None:
     assert pool.submit(crashes.run_program).result(60) == "42"
 
 
-def test_signals_that_go_on_after_the_job_harm_nobody(pool: ProcessPoolExecutor) -> None:
+def test_signals_that_go_on_after_the_job_do_no_harm(pool: ProcessPoolExecutor) -> None:
     assert pool.submit(crashes.interrupt_every_moment, 0.05).result(60) > 0
     for n in range(200):
         assert pool.submit(jobs.double, n).result(60) == 2 * n
@@ -343,7 +343,7 @@ def test_a_job_may_change_directory_and_environment(
     pool.submit(crashes.change_surroundings, str(tmp_path)).result(60)
     works(pool)
     assert os.getcwd() == here and "CHANGED" not in os.environ
-    # A new worker is a fork of the template, which nobody has changed.
+    # A new worker is a fork of the template, which the job has not changed.
     death(pool.submit(os._exit, 1))
     assert pool.submit(jobs.surroundings, "CHANGED").result(60)[:2] == (here, None)
 

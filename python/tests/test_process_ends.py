@@ -1,4 +1,4 @@
-"""Ends of all kinds: of pools, loops, programs and their parents. Nothing hangs, nothing is left."""
+"""Ends of all kinds: of pools, loops, programs and their parents. Nothing hangs, and nothing is left behind."""
 
 import asyncio
 import gc
@@ -21,7 +21,7 @@ from offloop import ProcessPoolExecutor
 # Shutdown
 
 
-def test_shutdown_waits_for_what_was_accepted(tmp_path: Path) -> None:
+def test_shutdown_waits_for_accepted_jobs(tmp_path: Path) -> None:
     pool = ProcessPoolExecutor(2)
     calls = [pool.submit(jobs.note, tmp_path / "log", str(n)) for n in range(50)]
     pool.shutdown()
@@ -48,7 +48,7 @@ def test_a_pool_that_was_never_used_can_be_shut_down() -> None:
         pass
 
 
-def test_shutdown_without_waiting_finishes_what_was_accepted(tmp_path: Path) -> None:
+def test_shutdown_without_waiting_finishes_accepted_jobs(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     pool = ProcessPoolExecutor(1)
     running = pool.submit(jobs.hold, tmp_path / "started", gate)
@@ -59,7 +59,7 @@ def test_shutdown_without_waiting_finishes_what_was_accepted(tmp_path: Path) -> 
     assert queued.result(30) == 4 and running.result(30)
 
 
-def test_shutdown_may_cancel_what_is_queued(tmp_path: Path) -> None:
+def test_shutdown_may_cancel_queued_jobs(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     pool = ProcessPoolExecutor(1)
     running = pool.submit(jobs.hold, tmp_path / "started", gate)
@@ -74,7 +74,7 @@ def test_shutdown_may_cancel_what_is_queued(tmp_path: Path) -> None:
     assert not (tmp_path / "log").exists()
 
 
-def test_no_work_is_taken_after_shutdown() -> None:
+def test_no_jobs_are_taken_after_shutdown() -> None:
     async def main() -> None:
         with pytest.raises(RuntimeError, match="after shutdown"):
             await pool.run(jobs.double, 1)
@@ -92,7 +92,7 @@ def test_async_with_waits_and_lets_the_loop_run(tmp_path: Path) -> None:
     async def main() -> int:
         async with ProcessPoolExecutor(1) as pool:
             call = pool.run(jobs.hold, tmp_path / "started", tmp_path / "gate")
-            # Only if the loop runs while the pool is ending does the job end.
+            # The job ends only if the loop runs while the pool is ending.
             asyncio.get_running_loop().call_later(0.2, (tmp_path / "gate").touch)
         assert call.done()
         return await call
@@ -109,7 +109,7 @@ def test_a_pool_that_is_dropped_finishes_its_work(tmp_path: Path) -> None:
     gc.collect()
     gate.touch()
     assert [call.result(30) for call in calls[1:]] == [2 * n for n in range(10)]
-    # And its workers go: see conftest.py.
+    # Its workers end as well: see conftest.py.
 
 
 def test_a_pool_and_its_futures_that_are_dropped_leave_nothing(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_many_loops_one_after_the_other_share_a_pool() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="needs uvloop")
-def test_uvloop_runs_it_all(tmp_path: Path) -> None:
+def test_uvloop_runs_jobs_maps_and_streams(tmp_path: Path) -> None:
     uvloop: Any = importlib.import_module("uvloop")
 
     async def main() -> None:
@@ -254,7 +254,7 @@ PLACES = {
         pool = ProcessPoolExecutor(2)
         pool.submit(jobs.hang, started)
     """,
-    "who ignores SIGTERM": """
+    "a job that ignores SIGTERM": """
         with ProcessPoolExecutor(2) as pool:
             pool.submit(jobs.ignore_sigterm, started).result()
     """,
@@ -277,14 +277,14 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("place", PLACES)
 def test_one_ctrl_c_ends_the_program(tmp_path: Path, place: str) -> None:
-    """The jobs never end by themselves; the default limit of the exit is a minute."""
+    """The jobs never end by themselves, and the default `exit_timeout` is a minute."""
     script = tmp_path / "script.py"
     script.write_text(HEAD + PLACES[place].replace("\n    ", "\n"))
     started = tmp_path / "started"
     program = scripts.start(script, started)
     try:
         jobs.wait_for(started)
-        # It is where it blocks when its main thread sleeps.
+        # When its main thread sleeps, the program has reached the place where it blocks.
         jobs.until(lambda: main_thread_sleeps(program.pid))
         os.killpg(program.pid, signal.SIGINT)
         _, err = program.communicate(timeout=20)
@@ -323,7 +323,7 @@ def main_thread_sleeps(pid: int) -> bool:
 
 
 def clear(program: "subprocess.Popen[str]") -> None:
-    """Leaves nothing of a program, whatever the test has come to."""
+    """Ends all processes of a program, however the test has ended."""
     for pid in scripts.members(program.pid):
         os.kill(pid, signal.SIGKILL)
     program.communicate()
@@ -354,7 +354,7 @@ def ends(program: "subprocess.Popen[str]") -> tuple[int, str, str]:
     return program.returncode, out, err
 
 
-def test_exit_finishes_accepted_work(program: Any, tmp_path: Path) -> None:
+def test_the_exit_finishes_accepted_jobs(program: Any, tmp_path: Path) -> None:
     body = """
         pool = ProcessPoolExecutor(2)
         for n in range(50):
@@ -364,7 +364,7 @@ def test_exit_finishes_accepted_work(program: Any, tmp_path: Path) -> None:
     assert len((tmp_path / "started").read_text().split()) == 50
 
 
-def test_exit_finishes_the_work_of_a_pool_that_was_dropped_or_closed(
+def test_the_exit_finishes_the_jobs_of_a_pool_that_was_dropped_or_closed(
     program: Any, tmp_path: Path
 ) -> None:
     body = """
@@ -380,7 +380,7 @@ def test_exit_finishes_the_work_of_a_pool_that_was_dropped_or_closed(
     assert len((tmp_path / "started").read_text().split()) == 25
 
 
-def test_exit_tells_the_callbacks_of_what_it_finishes(program: Any) -> None:
+def test_the_exit_calls_the_callbacks_of_the_jobs_that_it_finishes(program: Any) -> None:
     body = """
         pool = ProcessPoolExecutor(1)
         for n in range(20):
@@ -391,7 +391,7 @@ def test_exit_tells_the_callbacks_of_what_it_finishes(program: Any) -> None:
     assert out.split() == [str(2 * n) for n in range(20)]
 
 
-def test_exit_waits_for_stuck_work_no_longer_than_it_was_told(program: Any) -> None:
+def test_the_exit_waits_for_stuck_jobs_no_longer_than_exit_timeout(program: Any) -> None:
     body = """
         pool = ProcessPoolExecutor(1, exit_timeout=0.3)
         pool.submit(jobs.ignore_sigterm, started)
@@ -404,7 +404,7 @@ def test_exit_waits_for_stuck_work_no_longer_than_it_was_told(program: Any) -> N
     )
 
 
-def test_no_work_is_taken_as_the_interpreter_exits(program: Any) -> None:
+def test_no_jobs_are_taken_as_the_interpreter_exits(program: Any) -> None:
     body = """
         import atexit
         pool = ProcessPoolExecutor(1)
@@ -422,7 +422,7 @@ def test_no_work_is_taken_as_the_interpreter_exits(program: Any) -> None:
     )
 
 
-def test_an_exception_in_with_waits_for_accepted_work(program: Any, tmp_path: Path) -> None:
+def test_an_exception_in_the_with_block_waits_for_accepted_jobs(program: Any, tmp_path: Path) -> None:
     body = """
         with ProcessPoolExecutor(1) as pool:
             for n in range(20):
@@ -459,7 +459,7 @@ def test_a_killed_parent_leaves_no_worker_busy_or_idle(
     assert ends(parent)[0] == -how
 
 
-def test_a_parent_that_leaves_without_an_exit_leaves_nothing(program: Any) -> None:
+def test_a_parent_that_ends_without_an_exit_leaves_nothing_behind(program: Any) -> None:
     body = """
         import os
         pool = ProcessPoolExecutor(2)
@@ -473,7 +473,7 @@ def test_a_parent_that_leaves_without_an_exit_leaves_nothing(program: Any) -> No
 # fork in user code
 
 
-def test_a_child_that_was_forked_is_told_loudly_and_the_parent_goes_on(
+def test_a_pool_in_a_forked_child_raises_and_the_parent_goes_on(
     program: Any, tmp_path: Path
 ) -> None:
     body = """
@@ -528,7 +528,7 @@ def test_multiprocessing_by_fork_works_beside_a_pool(program: Any) -> None:
     assert ends(program(body)) == (0, "2\n0 4\n", "")
 
 
-# Nothing is left over
+# Nothing is left behind
 
 
 def test_fifty_pools_leave_no_descriptor_thread_or_memory() -> None:
@@ -545,7 +545,7 @@ def test_fifty_pools_leave_no_descriptor_thread_or_memory() -> None:
     jobs.until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors, "closing descriptors")
     assert more_threads <= threads
     assert used_then - used < 8 << 20
-    # Others may use it, too; by multiprocessing, mostly.
+    # Other users of it may exist, mostly through multiprocessing.
     new = set(os.listdir("/dev/shm")) - before
     assert not [name for name in new if not name.startswith(("sem.", "psm_"))]
 

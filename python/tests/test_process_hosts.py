@@ -1,4 +1,4 @@
-"""Programs that treat their own process in unusual ways, and have a pool all the same."""
+"""Pools in programs that treat their own process in unusual ways."""
 
 import multiprocessing
 import pickle
@@ -111,7 +111,7 @@ def test_workers_have_the_options_of_the_interpreter(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
 
 
-def test_a_program_without_descriptors_is_told_why_it_has_no_pool(tmp_path: Path) -> None:
+def test_a_pool_without_free_descriptors_raises_with_the_reason(tmp_path: Path) -> None:
     body = """
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
         kept = []
@@ -133,7 +133,7 @@ def test_a_program_without_descriptors_is_told_why_it_has_no_pool(tmp_path: Path
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_every_start_method_is_understood(method: Any) -> None:
+def test_every_start_method_is_accepted(method: Any) -> None:
     with ProcessPoolExecutor(2, multiprocessing.get_context(method)) as pool:
         assert list(pool.map(jobs.double, range(5))) == [0, 2, 4, 6, 8]
         assert pool.submit(jobs.exit_with, 3).exception(60) is not None
@@ -171,7 +171,7 @@ def test_log_records_of_workers_reach_the_handlers_here(caplog: pytest.LogCaptur
     assert [record.getMessage() for record in caplog.records] == ["from afar"]
 
 
-def test_threads_that_submit_while_the_pool_is_shut_down_are_told_or_served() -> None:
+def test_calls_submitted_while_the_pool_is_shut_down_are_refused_or_run() -> None:
     served: list[int] = []
     told: list[RuntimeError] = []
     some = threading.Event()

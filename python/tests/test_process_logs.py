@@ -1,4 +1,4 @@
-"""Promises about log records of workers, and about workers forked from this process."""
+"""Log records of workers, and workers that are forks of this process."""
 
 from __future__ import annotations
 

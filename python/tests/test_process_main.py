@@ -1,4 +1,4 @@
-"""What is defined in `__main__` reaches workers, in each way to start Python."""
+"""Objects defined in `__main__` reach workers, in each way to start Python."""
 
 import subprocess
 import time
@@ -11,7 +11,7 @@ NO_CLOUDPICKLE = """
 import sys
 sys.modules["cloudpickle"] = None
 """
-"""Makes importing it fail, here and in the workers, which do not need it."""
+"""Makes the import of cloudpickle fail, here and in the workers, which do not need it."""
 
 
 def output(done: "subprocess.CompletedProcess[str]") -> list[str]:
@@ -68,7 +68,7 @@ UNGUARDED = """
 """
 
 
-def test_an_unguarded_script_is_told_what_to_do_and_ends(tmp_path: Path) -> None:
+def test_an_unguarded_script_ends_with_advice(tmp_path: Path) -> None:
     script = scripts.write(tmp_path / "script.py", UNGUARDED)
     began = time.monotonic()
     done = scripts.run(script)
@@ -83,7 +83,7 @@ def test_an_unguarded_script_that_needs_nothing_of_main_works(tmp_path: Path) ->
     assert output(scripts.run(script)) == ["3"]
 
 
-def test_a_script_that_exits_when_imported_is_told_so(tmp_path: Path) -> None:
+def test_a_script_that_exits_when_imported_gets_an_error_that_says_so(tmp_path: Path) -> None:
     code = """
         import sys
         from offloop import ProcessPoolExecutor
@@ -119,7 +119,7 @@ pool.shutdown()
 
 
 @pytest.mark.parametrize("way", ["-c", "-", "-i"])
-def test_what_is_typed_in_travels_with_cloudpickle(tmp_path: Path, way: str) -> None:
+def test_functions_typed_at_a_prompt_travel_with_cloudpickle(tmp_path: Path, way: str) -> None:
     pytest.importorskip("cloudpickle")
     if way == "-c":
         done = scripts.run("-c", INTERACTIVE)
@@ -129,7 +129,7 @@ def test_what_is_typed_in_travels_with_cloudpickle(tmp_path: Path, way: str) -> 
 
 
 @pytest.mark.parametrize("way", ["-c", "-", "-i"])
-def test_what_is_typed_in_fails_without_cloudpickle_and_says_what_to_do(way: str) -> None:
+def test_functions_typed_at_a_prompt_fail_without_cloudpickle_with_advice(way: str) -> None:
     code = NO_CLOUDPICKLE + (
         "from offloop import ProcessPoolExecutor\n"
         "pool = ProcessPoolExecutor(1)\n"

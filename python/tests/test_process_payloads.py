@@ -1,4 +1,4 @@
-"""Buffers beside the pickle: whole, writable, apart from the sender's, not copied, and given back."""
+"""Buffers beside the pickle: whole, writable, separate from the sender's, not copied, and released."""
 
 import asyncio
 import gc
@@ -38,13 +38,13 @@ def test_arrays_arrive_writable_both_ways(pool: ProcessPoolExecutor) -> None:
         assert (back == array + 2).all()
 
 
-def test_what_a_worker_writes_is_not_the_callers(pool: ProcessPoolExecutor) -> None:
+def test_a_workers_writes_to_an_array_do_not_reach_the_caller(pool: ProcessPoolExecutor) -> None:
     array = np.zeros(MIB, dtype=np.int64)
     assert pool.submit(payloads.fill, array, 7).result(60) == 7 * MIB
     assert not array.any()
 
 
-def test_what_the_caller_writes_after_submitting_is_not_the_jobs(
+def test_the_callers_writes_after_submitting_do_not_reach_the_job(
     pool: ProcessPoolExecutor,
 ) -> None:
     array = np.ones(MIB, dtype=np.int64)
@@ -53,7 +53,7 @@ def test_what_the_caller_writes_after_submitting_is_not_the_jobs(
     assert {call.result(60)[-1] for call in calls} == {MIB}
 
 
-def test_one_argument_of_many_calls_is_each_ones_own(pool: ProcessPoolExecutor) -> None:
+def test_each_call_has_its_own_copy_of_an_argument_of_many_calls(pool: ProcessPoolExecutor) -> None:
     array = np.zeros(MIB // 8, dtype=np.int64)
     results = [pool.submit(payloads.increment, array).result(60) for _ in range(4)]
     results[0].fill(5)
@@ -96,7 +96,7 @@ def test_the_order_of_an_array_is_kept(pool: ProcessPoolExecutor, order: str) ->
     ],
     ids=lambda array: f"{array.dtype}{array.shape}"[:20],
 )
-def test_arrays_of_every_make_arrive_whole(pool: ProcessPoolExecutor, array: Any) -> None:
+def test_arrays_of_every_kind_arrive_whole(pool: ProcessPoolExecutor, array: Any) -> None:
     back = pool.submit(jobs.echo, array).result(60)
     assert back.shape == array.shape and back.dtype == array.dtype
     assert (back == array).all()
@@ -111,7 +111,7 @@ def test_a_read_only_array_arrives_whole_and_leaves_the_callers_alone(
     assert (back == array).all() and not array.flags.writeable
 
 
-def test_many_arrays_of_one_call_arrive_in_their_places(pool: ProcessPoolExecutor) -> None:
+def test_many_arrays_of_one_call_arrive_in_order(pool: ProcessPoolExecutor) -> None:
     for count in (31, 32, 33, 300):
         arrays = pool.submit(payloads.arrays, count, 4000).result(60)
         assert [array[-1] for array in arrays] == list(range(count))
@@ -174,12 +174,12 @@ def test_an_array_outlives_the_pool_and_its_worker() -> None:
 def test_an_array_that_a_job_keeps_stays_as_it_was(pool: ProcessPoolExecutor) -> None:
     for n in range(5):
         pool.submit(payloads.keep, np.full(MIB // 8, n)).result(60)
-        # Others come and go, in memory that must be another.
+        # Other arrays come and go, which must be in other memory.
         pool.submit(payloads.fill, np.zeros(MIB // 8, dtype=np.int64), 77).result(60)
     assert pool.submit(payloads.kept_sums).result(60)[1] == [n * MIB // 8 for n in range(5)]
 
 
-def test_an_array_of_a_result_goes_on_as_an_argument(pool: ProcessPoolExecutor) -> None:
+def test_an_array_of_a_result_can_be_an_argument(pool: ProcessPoolExecutor) -> None:
     array = pool.submit(payloads.make, MIB).result(60)
     for _ in range(5):
         array = pool.submit(payloads.increment, array).result(60)
@@ -194,7 +194,7 @@ def test_a_view_keeps_the_memory_of_its_array(pool: ProcessPoolExecutor) -> None
     assert (view == np.arange(100, 200)).all()
 
 
-def test_memory_is_used_again_when_arrays_are_dropped() -> None:
+def test_memory_is_reused_when_arrays_are_dropped() -> None:
     """Neither this process nor the worker grows with the number of round trips."""
     with ProcessPoolExecutor(1) as pool:
         array = np.ones(8 * MIB, dtype=np.int64)  # 64 MiB
@@ -212,7 +212,7 @@ def test_memory_is_used_again_when_arrays_are_dropped() -> None:
         assert is_now - was < 80 * MIB, (before, after)
 
 
-def test_memory_is_given_back_when_the_pool_rests() -> None:
+def test_memory_is_returned_to_the_system_when_the_pool_is_idle() -> None:
     with ProcessPoolExecutor(1) as pool:
         worker = pool.submit(payloads.keep, None).result(60)
         array = np.ones(8 * MIB, dtype=np.int64)
@@ -231,21 +231,21 @@ def test_arrays_are_awaited_without_blocking_the_loop_for_long() -> None:
     asyncio.run(main())
 
 
-def test_a_cancelled_job_gives_its_arguments_back(tmp_path: Any) -> None:
+def test_a_cancelled_job_releases_its_arguments(tmp_path: Any) -> None:
     with ProcessPoolExecutor(1) as pool:
         gate = tmp_path / "gate"
         pool.submit(jobs.hold, tmp_path / "started", gate)
         jobs.wait_for(tmp_path / "started")
         array = np.ones(8 * MIB, dtype=np.int64)
-        for _ in range(16):  # 1 GiB, if they stayed
+        for _ in range(16):  # 1 GiB, if they were kept
             assert pool.submit(payloads.describe, array).cancel()
         gate.touch()
         assert memory.shared() < 400 * MIB
 
 
-def test_what_is_too_long_is_the_jobs_error() -> None:
+def test_a_payload_that_is_too_large_is_the_jobs_error() -> None:
     with ProcessPoolExecutor(1) as pool:
         call = pool.submit(len, np.zeros((1 << 30) + (1 << 20), dtype=np.uint8))
-        with pytest.raises(offloop.Error, match="1074790[0-9]* bytes, more than"):
+        with pytest.raises(offloop.OffloopError, match="1074790[0-9]* bytes, more than"):
             call.result(60)
         assert pool.submit(jobs.double, 2).result(60) == 4

@@ -1,4 +1,4 @@
-"""What a generator in a worker yields, read here, in loops with and without `async`."""
+"""The items of generators in workers, read in loops with and without `async`."""
 
 import asyncio
 import gc
@@ -66,11 +66,11 @@ def test_items_come_while_the_generator_runs(
     asyncio.run(main())
 
 
-def test_the_generator_waits_for_whoever_reads(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
+def test_the_generator_waits_for_the_reader(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
     log = tmp_path / "log"
     stream = pool.stream(generators.count_noting, log, buffersize=4)
     assert list(islice(stream, 10)) == list(range(10))
-    # It is further by what fits the buffer, and by what it holds in its hands.
+    # It is ahead by the items in the buffer, and by the one that waits for room.
     jobs.until(lambda: len(log.read_text().split()) >= 14)
     assert len(log.read_text().split()) <= 16
     stream.close()
@@ -86,7 +86,7 @@ def test_an_exception_comes_after_the_items(pool: ProcessPoolExecutor, how: str)
 
 
 @both
-def test_a_death_comes_after_the_items_and_names_the_generator(
+def test_a_crash_comes_after_the_items_and_names_the_generator(
     pool: ProcessPoolExecutor, how: str
 ) -> None:
     stream = pool.stream(generators.exit_after, 3)
@@ -111,7 +111,7 @@ def test_arguments_that_cannot_be_pickled_are_the_streams_error(pool: ProcessPoo
         next(pool.stream(generators.count, threading.Lock()))
 
 
-def test_closing_or_forgetting_a_stream_kills_its_generator(
+def test_closing_or_dropping_a_stream_kills_its_generator(
     pool: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
     for n, end in enumerate(["close", "with", "forget", "break"]):
@@ -133,7 +133,7 @@ def test_closing_or_forgetting_a_stream_kills_its_generator(
         jobs.until(lambda: jobs.is_gone(int(started.read_text())), end)
 
 
-def test_cancelling_who_reads_a_stream_in_async_with_kills_its_generator(
+def test_cancelling_the_reader_of_a_stream_in_async_with_kills_its_generator(
     pool: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
     async def read() -> None:
@@ -162,13 +162,13 @@ def test_a_generator_that_runs_too_long_ends_with_run_timeout(
         next(stream)
 
 
-def test_large_items_arrive_whole_and_memory_is_used_again(pool: ProcessPoolExecutor) -> None:
+def test_large_items_arrive_whole_and_memory_is_reused(pool: ProcessPoolExecutor) -> None:
     size = 1 << 20
     for k, item in enumerate(pool.stream(generators.large, 100, size, buffersize=4)):
         assert len(item) == size and item[0] == item[-1] == k
 
 
-def test_two_streams_and_other_jobs_run_side_by_side() -> None:
+def test_two_streams_and_other_jobs_run_concurrently() -> None:
     with ProcessPoolExecutor(2) as pool:
         first, second = (pool.stream(generators.slowly, 10) for _ in range(2))
         assert list(zip(first, second)) == [(k, k) for k in range(10)]
@@ -180,7 +180,7 @@ def test_a_stream_outlives_the_pool_that_is_shut_down() -> None:
     assert list(stream) == list(range(5))
 
 
-def test_log_records_and_items_come_in_one_order(
+def test_log_records_and_items_come_in_the_order_of_the_job(
     pool: ProcessPoolExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert list(pool.stream(generators.print_and_log, 50)) == list(range(50))
@@ -188,6 +188,6 @@ def test_log_records_and_items_come_in_one_order(
 
 
 @pytest.mark.parametrize("buffersize", [0, -1])
-def test_a_buffer_without_room_is_refused(pool: ProcessPoolExecutor, buffersize: int) -> None:
+def test_a_buffersize_of_zero_is_refused(pool: ProcessPoolExecutor, buffersize: int) -> None:
     with pytest.raises(ValueError):
         pool.stream(generators.count, 3, buffersize=buffersize)

@@ -20,7 +20,7 @@ from offloop import ProcessPoolExecutor
 # A drop-in
 
 
-def test_calls_run_in_another_process_that_stays() -> None:
+def test_calls_run_in_another_process_that_is_kept() -> None:
     with ProcessPoolExecutor(1) as pool:
         assert isinstance(pool, Executor)
         pids = {pool.submit(jobs.pid).result() for _ in range(20)}
@@ -45,7 +45,7 @@ def test_methods_partials_and_callables_run() -> None:
         assert pool.submit(jobs.double, 1).result() == 2
 
 
-def test_the_standard_waits_work() -> None:
+def test_wait_and_as_completed_work() -> None:
     with ProcessPoolExecutor(2) as pool:
         calls = [pool.submit(jobs.double, n) for n in range(50)]
         assert {call.result() for call in as_completed(calls, 30)} == {2 * n for n in range(50)}
@@ -69,7 +69,7 @@ def test_callbacks_are_called_with_the_future() -> None:
     assert seen == [8]
 
 
-def test_a_callback_that_raises_or_submits_harms_nobody(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_callback_that_raises_or_submits_does_no_harm(capfd: pytest.CaptureFixture[str]) -> None:
     second: list[Any] = []
     submitted = threading.Event()
 
@@ -84,7 +84,7 @@ def test_a_callback_that_raises_or_submits_harms_nobody(capfd: pytest.CaptureFix
         assert second[0].result(30) == 10
 
 
-def test_loops_run_calls_in_it() -> None:
+def test_run_in_executor_works() -> None:
     async def main() -> list[int]:
         loop = asyncio.get_running_loop()
         with ProcessPoolExecutor(2) as pool:
@@ -95,7 +95,7 @@ def test_loops_run_calls_in_it() -> None:
     assert asyncio.run(main()) == [2 * n for n in range(20)] * 2
 
 
-def test_many_threads_submit_side_by_side() -> None:
+def test_many_threads_submit_concurrently() -> None:
     results: list[int] = []
     lock = threading.Lock()
 
@@ -165,7 +165,7 @@ def test_an_async_function_is_refused_with_advice() -> None:
     ],
     ids=str,
 )
-def test_options_without_sense_are_refused(options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         ProcessPoolExecutor(**options)
 
@@ -174,7 +174,7 @@ def test_options_without_sense_are_refused(options: dict[str, Any]) -> None:
 
 
 def occupied(pool: ProcessPoolExecutor, path: Path) -> Path:
-    """Keeps the pool's one worker busy until the file that is returned is there."""
+    """Keeps the pool's one worker busy until the returned file exists."""
     gate = path / "gate"
     pool.submit(jobs.hold, path / "started", gate)
     jobs.wait_for(path / "started")
@@ -215,14 +215,14 @@ def test_a_full_queue_sheds_the_oldest(tmp_path: Path) -> None:
         gate = occupied(pool, tmp_path)
         calls = [pool.submit(jobs.note, tmp_path / "log", str(n)) for n in range(4)]
         for call in calls[:2]:
-            with pytest.raises(offloop.Shed):
+            with pytest.raises(offloop.JobShed):
                 call.result(30)
         gate.touch()
         assert [call.result(30) for call in calls[2:]] == [None, None]
     assert (tmp_path / "log").read_text().split() == ["2", "3"]
 
 
-def test_a_full_queue_has_the_caller_run(tmp_path: Path) -> None:
+def test_with_a_full_queue_the_caller_runs_the_job(tmp_path: Path) -> None:
     with ProcessPoolExecutor(1, queue_capacity=1, on_full="caller_runs") as pool:
         gate = occupied(pool, tmp_path)
         waiting = pool.submit(jobs.pid)
@@ -235,7 +235,7 @@ def test_a_full_queue_has_the_caller_run(tmp_path: Path) -> None:
         assert waiting.result(30) != os.getpid()
 
 
-def test_a_job_whose_own_pool_has_it_run_calls_goes_on_as_before(
+def test_a_job_that_runs_calls_of_its_own_pool_goes_on_as_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with ProcessPoolExecutor(1) as pool:
@@ -254,7 +254,7 @@ def test_workers_of_a_forked_template_are_workers_whatever_their_parent_runs(
     assert [record.message for record in caplog.records] == ["from afar"]
 
 
-def test_a_full_queue_lets_wait_without_blocking(tmp_path: Path) -> None:
+def test_with_a_full_queue_jobs_wait_without_blocking_submit(tmp_path: Path) -> None:
     with ProcessPoolExecutor(1, queue_capacity=1) as pool:
         gate = occupied(pool, tmp_path)
         calls = [pool.submit(jobs.double, n) for n in range(50)]
@@ -263,10 +263,10 @@ def test_a_full_queue_lets_wait_without_blocking(tmp_path: Path) -> None:
         assert [call.result(30) for call in calls] == [2 * n for n in range(50)]
 
 
-# Workers come and go
+# Workers start and end
 
 
-def test_a_worker_is_replaced_after_exactly_so_many_jobs() -> None:
+def test_a_worker_is_replaced_after_exactly_max_tasks_per_child_jobs() -> None:
     with ProcessPoolExecutor(1, max_tasks_per_child=3) as pool:
         calls = [pool.submit(jobs.pid) for _ in range(12)]
         counts = Counter(call.result(30) for call in calls)
@@ -277,14 +277,14 @@ def test_a_worker_that_is_too_old_is_replaced_while_none_is_interrupted(tmp_path
     with ProcessPoolExecutor(1, max_worker_age=0.05) as pool:
         gate = occupied(pool, tmp_path)
         old = int((tmp_path / "started").read_text())
-        # Far beyond the age at which the other one is started.
+        # Far beyond the age at which the worker is replaced.
         time.sleep(0.2)
         assert not jobs.is_gone(old)
         gate.touch()
         jobs.until(lambda: pool.submit(jobs.pid).result(30) != old)
 
 
-def test_the_template_imports_what_is_preloaded_once_for_all(tmp_path: Path) -> None:
+def test_the_template_imports_preloaded_modules_once_for_all_workers(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     with ProcessPoolExecutor(2, preload=["support.preloaded"]) as pool:
         calls = [pool.submit(jobs.hold, tmp_path / str(n), gate) for n in range(2)]
@@ -298,16 +298,16 @@ def test_the_template_imports_what_is_preloaded_once_for_all(tmp_path: Path) -> 
     assert imported and by not in workers and by != os.getpid()
 
 
-def test_what_cannot_be_preloaded_is_the_jobs_error_and_says_so(
+def test_a_module_that_cannot_be_preloaded_is_the_jobs_error(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with ProcessPoolExecutor(1, preload=["no_such_module_at_all"], start_timeout=5) as pool:
-        with pytest.raises(offloop.CouldNotStart, match="standard error says why"):
+        with pytest.raises(offloop.WorkerStartError, match="standard error says why"):
             pool.submit(jobs.pid).result(60)
     assert "ModuleNotFoundError: No module named 'no_such_module_at_all'" in capfd.readouterr().err
 
 
-def test_workers_live_where_and_as_they_were_told(tmp_path: Path) -> None:
+def test_workers_have_the_given_directory_niceness_and_cores(tmp_path: Path) -> None:
     core = min(os.sched_getaffinity(0))
     with ProcessPoolExecutor(
         1, env={"OFFLOOP_TEST": "yes"}, cwd=tmp_path, cpu_affinity=[core], nice=7
@@ -321,7 +321,7 @@ def test_workers_live_where_and_as_they_were_told(tmp_path: Path) -> None:
     assert "OFFLOOP_TEST" not in os.environ
 
 
-def test_workers_see_no_variable_of_ours() -> None:
+def test_workers_see_no_environment_variable_of_the_engine() -> None:
     with ProcessPoolExecutor(1, env={"MINE": "1"}) as pool:
         inside = pool.submit(jobs.environment).result(30)
     ours = [name for name in inside if name.startswith("OFFLOOP")]
@@ -345,7 +345,7 @@ def test_an_initializer_that_fails_is_the_jobs_error(capfd: pytest.CaptureFixtur
     with ProcessPoolExecutor(1, initializer=jobs.fail_with, initargs=("not today",)) as pool:
         calls = [pool.submit(jobs.pid) for _ in range(5)]
         for call in calls:
-            with pytest.raises(offloop.CouldNotStart, match="LookupError: not today"):
+            with pytest.raises(offloop.WorkerStartError, match="LookupError: not today"):
                 call.result(60)
     assert "not today" in capfd.readouterr().err
 
@@ -358,7 +358,7 @@ def test_an_initializer_that_fails_once_costs_no_job(
 
 
 @pytest.mark.parametrize("how", [jobs.fail_with, jobs.exit_with])
-def test_an_initializer_that_fails_breaks_a_pool_that_breaks(
+def test_an_initializer_that_fails_breaks_a_pool_that_was_made_to_break(
     how: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with ProcessPoolExecutor(1, initializer=how, initargs=(3,), on_crash="break") as pool:
@@ -383,7 +383,7 @@ def test_each_worker_opens_its_state_once_and_jobs_find_it(tmp_path: Path) -> No
     assert sorted(log.read_text().splitlines()) == sorted({f"opened {pid}" for pid, _ in states})
 
 
-def test_a_worker_closes_its_state_when_it_is_discarded_and_when_it_leaves(tmp_path: Path) -> None:
+def test_a_worker_closes_its_state_when_it_is_discarded_and_when_the_worker_ends(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with ProcessPoolExecutor(
         1,
@@ -398,7 +398,7 @@ def test_a_worker_closes_its_state_when_it_is_discarded_and_when_it_leaves(tmp_p
     assert log.read_text().splitlines() == [opened, closed] * 2
 
 
-def test_a_state_that_cannot_be_opened_is_the_jobs_error_and_tried_again(tmp_path: Path) -> None:
+def test_a_state_that_cannot_be_opened_is_the_jobs_error_and_the_next_job_tries_again(tmp_path: Path) -> None:
     with ProcessPoolExecutor(
         1, worker_state=functools.partial(jobs.open_later, tmp_path / "x")
     ) as pool:
@@ -408,7 +408,7 @@ def test_a_state_that_cannot_be_opened_is_the_jobs_error_and_tried_again(tmp_pat
         assert pool.submit(jobs.state).result(30)[1] == "open"
 
 
-def test_there_is_no_state_outside_of_jobs_or_without_a_way_to_open_it() -> None:
+def test_there_is_no_state_outside_of_jobs_or_without_worker_state() -> None:
     with pytest.raises(RuntimeError, match="no worker state"):
         offloop.worker_state()
     with ProcessPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="no worker state"):
@@ -418,7 +418,7 @@ def test_there_is_no_state_outside_of_jobs_or_without_a_way_to_open_it() -> None
 # Context
 
 
-def test_the_variables_that_were_named_travel_with_each_call() -> None:
+def test_the_named_variables_travel_with_each_call() -> None:
     async def handle(value: str) -> str | None:
         variables.request.set(value)
         return await pool.run(variables.current)

@@ -10,12 +10,12 @@ from typing import Any, NoReturn
 
 import pytest
 
-from offloop import _pickling
-from offloop._remote_errors import RemoteError, pack, unpack
+from offloop._worker import pickling
+from offloop._worker.remote_errors import RemoteError, pack, unpack
 
 
 def caught(exc: BaseException) -> BaseException:
-    """`exc` with the traceback of this raise."""
+    """Returns `exc` with the traceback of this raise."""
     try:
         raise exc  # the line of the raise
     except BaseException as error:
@@ -40,7 +40,7 @@ class Detailed(Exception):
 
 
 class NeedsTwo(Exception):
-    """Pickles well, and does not unpickle: the well-known trap."""
+    """Can be pickled but not unpickled, because its constructor takes other arguments than `args`."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -124,11 +124,11 @@ def test_notes_survive() -> None:
 
 def test_frames_of_the_worker_are_not_shown() -> None:
     with pytest.raises(ValueError) as raised:
-        _pickling.dumps(FailsToReduce(ValueError("inner")), lambda buffer: False)
-    # A worker has no test above it.
+        pickling.dumps(FailsToReduce(ValueError("inner")), lambda buffer: False)
+    # In a worker, no frames of a test are above the call.
     error = raised.value.with_traceback(raised.tb.tb_next)
     text = remote_text(unpack(pack(error)))
-    assert "_pickling.py" not in text
+    assert "pickling.py" not in text
     assert "raise self.args[0]" in text
 
 
@@ -153,7 +153,7 @@ def test_an_exception_that_forbids_assignment_gets_its_traceback() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_an_exception_that_cannot_travel_says_what_it_was_and_why(
+def test_an_exception_that_cannot_travel_is_described_with_the_reason(
     original: BaseException, name: str, text: str, reason: str
 ) -> None:
     exc = travel(original)
@@ -194,7 +194,7 @@ def test_an_exception_that_only_the_worker_can_import_becomes_a_remote_error(
     import sys
     sys.path.append({str(tmp_path)!r})
     from only_there import Odd
-    from offloop._remote_errors import pack
+    from offloop._worker.remote_errors import pack
     sys.stdout.buffer.write(pack(Odd("odd")))
     """
     data = subprocess.run(
@@ -254,6 +254,6 @@ class TestGroups:
 
 
 def test_the_bytes_hold_no_object_that_could_fail_before_the_exception_does() -> None:
-    # The envelope is plain strings, so that a failure can always be told.
+    # The envelope holds plain strings only, so that an error can always be reported.
     envelope = pickle.loads(pack(PrintsPretender()))
     assert [type(part) for part in envelope] == [bytes, str, str, str, list]

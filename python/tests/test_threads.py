@@ -1,4 +1,4 @@
-"""What the thread pool promises within a program."""
+"""The promises of the thread pool within a program."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import offloop
 from offloop import ThreadPoolExecutor
 
 GIVE_UP = 30.0
-"""Seconds after which something that should have happened long ago has failed."""
+"""The seconds after which an event that has not happened counts as a failure."""
 
 
 def eventually(what: str, holds: Callable[[], object]) -> None:
@@ -31,7 +31,7 @@ def eventually(what: str, holds: Callable[[], object]) -> None:
 
 
 class Gate:
-    """Closed at first; whoever passes waits until it is opened."""
+    """A gate that is closed at first. A call that passes it waits until it is opened."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -91,7 +91,7 @@ def test_threads_are_pythons_own_with_names_and_their_locals_persist() -> None:
         ]
 
 
-def test_calls_that_block_have_a_thread_each_at_once_as_far_as_there_may_be(gate: Gate) -> None:
+def test_each_call_that_blocks_has_a_thread_at_once_up_to_max_workers(gate: Gate) -> None:
     with ThreadPoolExecutor(3) as pool:
         futures: list[Any] = []
         for expected in (1, 2, 3, 3, 3):
@@ -108,7 +108,7 @@ def test_calls_one_after_the_other_share_a_thread() -> None:
         assert (len(threads), len(pool._threads)) == (1, 1)
 
 
-def test_idle_threads_leave_and_come_back() -> None:
+def test_idle_threads_end_and_new_ones_start() -> None:
     with ThreadPoolExecutor(2, idle_timeout=0.05) as pool:
         pool.submit(int).result(GIVE_UP)
         eventually("the thread leaves", lambda: not pool._threads)
@@ -160,7 +160,7 @@ def test_a_call_that_waits_is_cancelled_and_leaves_the_queue_at_once(gate: Gate)
         assert pool._work_queue.qsize() == 0
         gc.collect()
         assert alive() is None
-        # Others who wait for it learn of it too.
+        # Other threads that wait for it learn of it as well.
         assert concurrent.futures.wait([queued], GIVE_UP).done == {queued}
         gate.open()
 
@@ -179,7 +179,7 @@ def test_nothing_of_a_call_is_kept_when_it_has_ended() -> None:
             future = pool.submit(function, argument)
             error = future.exception(GIVE_UP)
             del argument, future, error
-            # No collector: there is no cycle.
+            # Without the garbage collector, as there is no cycle.
             eventually("it dies", lambda: alive() is None)
 
 
@@ -252,7 +252,7 @@ def test_on_a_loop_it_serves_run_in_executor_and_run() -> None:
     asyncio.run(asyncio.wait_for(main(), GIVE_UP))
 
 
-def test_cancelling_an_awaited_call_removes_it_or_turns_its_token(gate: Gate) -> None:
+def test_cancelling_an_awaited_call_removes_it_or_asks_it_to_stop(gate: Gate) -> None:
     ran: list[str] = []
     stopped = threading.Event()
 
@@ -261,7 +261,7 @@ def test_cancelling_an_awaited_call_removes_it_or_turns_its_token(gate: Gate) ->
         while not offloop.is_cancelled():
             time.sleep(0.001)
         with pytest.raises(concurrent.futures.CancelledError):
-            offloop.check()
+            offloop.check_cancelled()
         stopped.set()
 
     async def main() -> None:
@@ -308,7 +308,7 @@ def test_limits_and_priorities_of_awaited_calls(gate: Gate) -> None:
 # Full queues.
 
 
-def test_a_full_queue_does_what_its_policy_says(gate: Gate) -> None:
+def test_a_full_queue_follows_its_policy(gate: Gate) -> None:
     def here() -> int:
         return threading.get_ident()
 
@@ -326,7 +326,7 @@ def test_a_full_queue_does_what_its_policy_says(gate: Gate) -> None:
             if policy == "caller_runs":
                 assert newer.result(0) == me
             if policy == "shed_oldest":
-                with pytest.raises(offloop.Shed):
+                with pytest.raises(offloop.JobShed):
                     older.result(GIVE_UP)
             gate.open()
             if policy != "shed_oldest":
@@ -362,7 +362,7 @@ def test_a_call_that_runs_on_a_busy_worker_as_its_caller_ends_before_the_submit_
         ({"idle_timeout": -1.0}, ValueError, "idle_timeout is -1"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(
+def test_invalid_settings_are_refused(
     settings: dict[str, Any], error: type[Exception], text: str
 ) -> None:
     with pytest.raises(error, match=text):
@@ -420,7 +420,7 @@ def test_each_worker_has_a_state_which_is_made_when_it_is_first_asked_for() -> N
         offloop.worker_state()
 
 
-def test_a_state_is_closed_by_its_worker_when_that_leaves() -> None:
+def test_a_state_is_closed_by_its_worker_when_the_worker_ends() -> None:
     closed: list[tuple[str, str]] = []
 
     def close(state: str) -> None:
@@ -465,7 +465,7 @@ def test_a_state_that_is_discarded_is_closed_once(caplog: pytest.LogCaptureFixtu
         assert closed == [0]
     assert closed == [0, 1]
     messages = [record.getMessage() for record in caplog.records if record.name == "offloop"]
-    assert messages == ["Exception while a worker's state was closed:"] * 2
+    assert messages == ["close_worker_state raised an exception; the worker's state is discarded nevertheless:"] * 2
 
 
 # How a pool ends.
@@ -483,7 +483,7 @@ def test_leaving_the_block_waits_for_all_calls_and_threads(gate: Gate) -> None:
     pool.shutdown()
 
 
-def test_a_pool_that_nobody_holds_runs_what_it_has_and_ends() -> None:
+def test_a_dropped_pool_runs_its_calls_and_ends() -> None:
     pool = ThreadPoolExecutor(2)
     futures = [pool.submit(pow, 2, n) for n in range(50)]
     threads = pool._threads
@@ -496,7 +496,7 @@ def test_a_pool_that_nobody_holds_runs_what_it_has_and_ends() -> None:
         assert not thread.is_alive()
 
 
-def test_a_shutdown_can_cancel_what_waits(gate: Gate) -> None:
+def test_a_shutdown_can_cancel_queued_calls(gate: Gate) -> None:
     pool = ThreadPoolExecutor(1)
     first = occupy(pool, gate)
     queued = [pool.submit(int) for _ in range(5)]

@@ -1,4 +1,4 @@
-"""What the thread pool promises when programs end, are interrupted or fork: each in a process of its own."""
+"""The promises of the thread pool when programs end, are interrupted or fork. Each test runs programs of its own."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import textwrap
 import time
 
 GIVE_UP = 20.0
-"""Seconds after which a program that should have ended has failed."""
+"""The seconds after which a program that has not ended counts as a failure."""
 
 
 def run(program: str, interrupt_at: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs a program; sends Ctrl-C when it has printed that line."""
+    """Runs a program. Sends Ctrl-C when it has printed the given line."""
     program = "import os, sys, threading, time\nfrom offloop import ThreadPoolExecutor\n" + (
         textwrap.dedent(program)
     )
@@ -38,7 +38,7 @@ def run(program: str, interrupt_at: str | None = None) -> subprocess.CompletedPr
     return subprocess.CompletedProcess(child.args, child.returncode, said + out, err)
 
 
-def test_the_interpreters_exit_finishes_what_was_accepted() -> None:
+def test_the_interpreters_exit_finishes_accepted_calls() -> None:
     for end in ("", "pool.shutdown(wait=False)", "del pool"):
         ended = run(
             f"""
@@ -52,7 +52,7 @@ def test_the_interpreters_exit_finishes_what_was_accepted() -> None:
         assert ended.stdout == "call 0\ncall 1\ncall 2\n"
 
 
-def test_the_exit_gives_up_after_its_limit_and_names_what_is_stuck() -> None:
+def test_the_exit_waits_until_exit_timeout_and_names_the_calls_that_are_stuck() -> None:
     began = time.monotonic()
     ended = run(
         """
@@ -75,7 +75,7 @@ def test_the_exit_gives_up_after_its_limit_and_names_what_is_stuck() -> None:
 
 
 def test_calls_that_outlast_the_interpreter_do_not_crash_it() -> None:
-    # They ask for the interpreter while its last objects are destroyed, which takes a while.
+    # The threads ask for the interpreter while its last objects are destroyed, which takes time.
     ended = run(
         """
         class Slow:
@@ -142,7 +142,7 @@ def test_one_ctrl_c_ends_a_program_whose_calls_are_stuck() -> None:
         assert ended.stdout == "running\n"
 
 
-def test_ctrl_c_that_ends_a_program_is_enough_without_a_with_block_too() -> None:
+def test_one_ctrl_c_is_enough_without_a_with_block_too() -> None:
     ended = run(
         """
         def stuck():
@@ -179,7 +179,7 @@ def test_after_ctrl_c_running_calls_are_asked_to_stop() -> None:
                 pool.submit(cooperative)
                 time.sleep(1000)
         except KeyboardInterrupt:
-            # Not a join: in Python 3.10 an interrupted one takes the thread for stopped.
+            # Not a join: in Python 3.10 an interrupted join marks the thread as stopped.
             stopped.wait()
         """,
         interrupt_at="running",
@@ -187,7 +187,7 @@ def test_after_ctrl_c_running_calls_are_asked_to_stop() -> None:
     assert (ended.returncode, ended.stdout) == (0, "running\nstopped\n"), ended.stderr
 
 
-def test_in_a_forked_child_the_pool_says_so_and_nothing_hangs() -> None:
+def test_in_a_forked_child_the_pool_raises_and_nothing_hangs() -> None:
     ended = run(
         """
         pool = ThreadPoolExecutor(2)
@@ -230,7 +230,7 @@ def test_a_call_may_fork() -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_a_child_that_a_call_forks_does_not_close_what_is_its_parents() -> None:
+def test_a_child_that_a_call_forks_does_not_close_its_parents_state() -> None:
     ended = run(
         """
         import offloop

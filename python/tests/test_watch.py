@@ -1,4 +1,4 @@
-"""The watchdog, in this process: what stalls a loop is named while it does."""
+"""The watchdog in this process: the call that stalls a loop is reported while it does."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def run_anyhow(request: pytest.FixtureRequest) -> Run:
 
 
 class Reports:
-    """What was reported, and when."""
+    """The reports, and when they came."""
 
     def __init__(self, then: Callable[[], object] = lambda: None) -> None:
         self.watch: offloop.Watch | None = None
@@ -76,12 +76,12 @@ class Reports:
 
     @property
     def counts(self) -> list[int]:
-        """How often each place was seen."""
+        """The number of stalls at each place."""
         return [] if self.watch is None else [place.count for place in self.watch.stalls]
 
     @property
     def one(self) -> offloop.Stall:
-        """The first one; the others, if it took long, are of the same stall."""
+        """The first report. Any others are of the same stall, if it took long."""
         first, *others = self.stalls
         assert all((stall.place, stall.count) == (first.place, first.count) for stall in others)
         return first
@@ -102,7 +102,7 @@ def line(stall: offloop.Stall) -> str:
 async def watched(
     main: Callable[[], Coroutine[Any, Any, Any]], reports: Reports, **options: Any
 ) -> offloop.Watch:
-    """Calls `main` in a task, amid turns of the loop in which nothing happens."""
+    """Calls `main` in a task, between turns of the loop in which nothing happens."""
     with offloop.watch(threshold=THRESHOLD, on_stall=reports, **options) as watch:
         reports.watch = watch
         await asyncio.sleep(2 * THRESHOLD)
@@ -134,7 +134,7 @@ def test_a_sleep_is_reported_while_it_lasts(run_anyhow: Run) -> None:
 
 def test_a_blocking_read_is_reported_while_it_lasts(run: Run) -> None:
     ours, theirs = socket.socketpair()
-    # Nothing but the report ends the read.
+    # Only the report ends the read.
     reports = Reports(lambda: theirs.send(b"x"))
 
     async def main() -> None:
@@ -149,11 +149,11 @@ def test_a_blocking_read_is_reported_while_it_lasts(run: Run) -> None:
     assert stall.cause == "waits"
 
 
-# Quickly freed, as small numbers are shared.
+# A list of small numbers is freed quickly, because they are shared.
 TEXT = "[" + "1," * 6_000_000 + "1]"
 
 
-def test_a_large_json_is_seen_although_it_keeps_the_interpreter(run: Run) -> None:
+def test_a_large_json_is_reported_although_it_keeps_the_interpreter(run: Run) -> None:
     reports = Reports()
 
     async def main() -> None:
@@ -168,7 +168,7 @@ def test_a_large_json_is_seen_although_it_keeps_the_interpreter(run: Run) -> Non
     assert [frame.name for frame in stall.stack] == ["main", "loads", "decode", "raw_decode"]
 
 
-def test_a_regex_that_backtracks_is_seen_although_it_keeps_the_interpreter(run_anyhow: Run) -> None:
+def test_a_regex_that_backtracks_is_reported_although_it_keeps_the_interpreter(run_anyhow: Run) -> None:
     reports = Reports()
     pattern = re.compile("(a|a)*b")
 
@@ -191,7 +191,7 @@ def helper(gate: threading.Event) -> None:
     inner_helper(gate)
 
 
-def test_a_call_is_moved_where_one_can_await(run: Run) -> None:
+def test_the_advice_is_for_the_innermost_call_that_can_be_awaited(run: Run) -> None:
     reports = Reports()
 
     async def inner() -> None:
@@ -242,7 +242,7 @@ def test_a_callback_without_a_frame_is_named() -> None:
     assert "`offloop.run(time.sleep, ...)`" in reports.stalls[0].advice
 
 
-def test_what_a_coroutine_computes_itself_is_to_be_a_function(run: Run) -> None:
+def test_the_advice_for_a_coroutine_that_computes_is_a_function_of_its_own(run: Run) -> None:
     reports = Reports()
 
     async def main() -> None:
@@ -258,7 +258,7 @@ def test_what_a_coroutine_computes_itself_is_to_be_a_function(run: Run) -> None:
     assert "function of its own; `await offloop.run_cpu(function)`" in stall.advice
 
 
-def test_a_comfortable_loop_yields_no_report(run: Run) -> None:
+def test_a_loop_that_is_not_blocked_yields_no_report(run: Run) -> None:
     reports = Reports()
 
     async def main() -> None:
@@ -270,7 +270,7 @@ def test_a_comfortable_loop_yields_no_report(run: Run) -> None:
     assert watch.stalls == []
 
 
-def test_one_place_is_reported_at_doubling_counts_and_counted(run: Run) -> None:
+def test_a_place_is_counted_at_each_stall_and_reported_at_doubling_counts(run: Run) -> None:
     reports = Reports()
 
     async def main() -> None:
@@ -408,7 +408,7 @@ def test_a_loop_is_watched_from_another_thread(
     ours.settimeout(HANG)
 
     async def read() -> None:
-        # The watch may have been begun in this turn of the loop.
+        # The watch may have begun in this turn of the loop.
         await asyncio.sleep(2 * THRESHOLD)
         ours.recv(10)
 
@@ -435,7 +435,7 @@ def test_a_loop_may_stop_and_run_again_and_be_closed(
         await asyncio.sleep(2 * THRESHOLD)
 
     loop.run_until_complete(asyncio.sleep(2 * THRESHOLD))
-    time.sleep(0.3)  # it does not run
+    time.sleep(0.3)  # the loop does not run
     assert reports.stalls == []
     loop.run_until_complete(stall())
     time.sleep(0.3)
@@ -447,7 +447,7 @@ def test_a_loop_may_stop_and_run_again_and_be_closed(
     assert len(reports.stalls) == 1
 
 
-def test_several_loops_and_watches_do_not_get_in_each_others_way() -> None:
+def test_several_loops_and_watches_do_not_disturb_each_other() -> None:
     mine, others = Reports(), Reports()
     began = threading.Barrier(2, timeout=HANG)
 
@@ -519,7 +519,7 @@ def test_a_thread_that_keeps_the_interpreter_from_the_loop_is_named(run: Run) ->
     assert stall.task is None
 
 
-def test_without_the_signal_what_keeps_the_interpreter_is_still_noticed() -> None:
+def test_without_the_signal_a_thread_that_keeps_the_interpreter_is_still_noticed() -> None:
     reports = Reports()
 
     async def main() -> None:
@@ -529,7 +529,7 @@ def test_without_the_signal_what_keeps_the_interpreter_is_still_noticed() -> Non
     assert reports.one.function.endswith("main")
 
 
-def test_async_with_does_the_same(run: Run) -> None:
+def test_async_with_watches_the_same(run: Run) -> None:
     reports = Reports()
 
     async def main() -> None:
@@ -590,7 +590,7 @@ class Busy:
             sum(range(10_000))
 
 
-def test_a_thread_writes_its_own_stack_down() -> None:
+def test_a_thread_writes_down_its_own_stack() -> None:
     stacks = Stacks(None)
     try:
         with Busy() as busy:
@@ -609,7 +609,7 @@ def test_a_thread_writes_its_own_stack_down() -> None:
     assert signal.getsignal(stacks.signal) is signal.SIG_DFL
 
 
-def test_a_thread_may_end_before_it_writes_its_stack_down() -> None:
+def test_a_thread_may_end_before_it_writes_down_its_stack() -> None:
     stacks = Stacks(None)
 
     def hide() -> None:

@@ -1,4 +1,4 @@
-"""Which line is to be moved, and how: of live frames, and of what faulthandler writes."""
+"""The advice: the line to move and how, from live frames and from the text of faulthandler."""
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from offloop._watch import advice, report, source, stack, start
+from offloop._watch import advice, report, settings, source, stack
 
 
 def live(below: FrameType) -> list[stack.Frame]:
-    """This function's callers, from above `below` on."""
+    """Returns the frames of this function's callers, without `below` and its callers."""
     frames = stack.of_frames(sys._getframe(1))
     return [stack.of_frame(frame) for frame in frames[frames.index(below) + 1 :]]
 
 
 def dumped(below: FrameType) -> list[stack.Frame]:
-    """The same, written by faulthandler."""
+    """Returns the same frames as faulthandler writes them."""
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file, all_threads=False)
         file.seek(0)
@@ -43,7 +43,7 @@ def take(request: pytest.FixtureRequest) -> Taken:
 
 
 def drive(main: Any) -> None:
-    """As a loop does, but without its frames."""
+    """Runs a coroutine as a loop does, but without a loop's frames."""
     try:
         main.send(None)
     except StopIteration:
@@ -58,7 +58,7 @@ class Code:
         self._take = take
 
     def stack(self, code: str) -> list[stack.Frame]:
-        """The stack at which `look()` is called by what the file's `main()` does."""
+        """Returns the stack at which the file's `main()` calls `look()`."""
         self._path.write_text(textwrap.dedent(code))
         seen: list[list[stack.Frame]] = []
         below = sys._getframe()
@@ -76,7 +76,7 @@ class Code:
         return seen[0]
 
     def advice(self, code: str, computes: bool = False) -> advice.Advice:
-        # The look itself is in C, as far as the advice knows.
+        # The advice takes `look` for a function written in C.
         return advice.advise(self.stack(code), computes, False)
 
 
@@ -85,7 +85,7 @@ def code(tmp_path: Path, take: Taken) -> Code:
     return Code(tmp_path, take)
 
 
-def test_a_call_is_told_with_its_arguments(code: Code) -> None:
+def test_a_call_is_reported_with_its_arguments(code: Code) -> None:
     found = code.advice(
         """
         async def main():
@@ -97,7 +97,7 @@ def test_a_call_is_told_with_its_arguments(code: Code) -> None:
     assert (found.place.line, found.place.name) == (3, "main")
 
 
-def test_a_call_over_lines_is_told_on_one(code: Code) -> None:
+def test_a_call_over_several_lines_is_reported_on_one(code: Code) -> None:
     found = code.advice(
         """
         async def main():
@@ -114,7 +114,7 @@ def test_a_call_over_lines_is_told_on_one(code: Code) -> None:
     assert found.moves == "look(1, [ 2, ])"
 
 
-def test_a_method_is_told_with_its_object(code: Code) -> None:
+def test_a_method_is_reported_with_its_object(code: Code) -> None:
     found = code.advice(
         """
         class It:
@@ -128,7 +128,7 @@ def test_a_method_is_told_with_its_object(code: Code) -> None:
     assert found.text == '`await offloop.run(some[0].method, "ü", 2)`'
 
 
-def test_the_innermost_coroutine_is_where_one_can_await(code: Code) -> None:
+def test_the_place_to_await_is_the_innermost_coroutine(code: Code) -> None:
     found = code.advice(
         """
         def deep():
@@ -147,7 +147,7 @@ def test_the_innermost_coroutine_is_where_one_can_await(code: Code) -> None:
     assert (found.place.name, found.moves) == ("inner", "helper(1)")
 
 
-def test_what_is_called_by_a_plain_callback_cannot_be_awaited_there(code: Code) -> None:
+def test_a_plain_callback_gets_the_advice_to_await_elsewhere(code: Code) -> None:
     found = code.advice(
         """
         def helper():
@@ -161,7 +161,7 @@ def test_what_is_called_by_a_plain_callback_cannot_be_awaited_there(code: Code) 
     assert found.text.startswith("`offloop.run(helper)` returns a future at once; ")
 
 
-def test_what_computes_goes_to_processes(code: Code) -> None:
+def test_a_call_that_computes_goes_to_processes(code: Code) -> None:
     found = code.advice("async def main():\n    look(1)\n", computes=True)
     assert found.text == "`await offloop.run_cpu(look, 1)`"
 
@@ -185,7 +185,7 @@ def test_the_iterable_of_a_loop_is_called_once(code: Code) -> None:
     assert found.text == "`await offloop.run_cpu(look, 5)`"
 
 
-def test_no_process_gets_a_generator(code: Code) -> None:
+def test_a_call_with_a_generator_is_not_sent_to_a_process(code: Code) -> None:
     found = code.advice("async def main():\n    look(i for i in [])\n", computes=True)
     assert found.moves is None
     assert found.text.startswith("put this into a function of its own; ")
@@ -193,7 +193,7 @@ def test_no_process_gets_a_generator(code: Code) -> None:
     assert found.moves is not None
 
 
-def test_what_is_no_call_is_to_become_one(code: Code) -> None:
+def test_code_that_is_not_a_call_is_to_become_one(code: Code) -> None:
     found = code.advice(
         """
         class It:
@@ -236,7 +236,7 @@ def test_an_import_is_to_be_at_the_top(code: Code, tmp_path: Path) -> None:
     assert found.text == "import it at the top of the module, before the loop runs"
 
 
-def test_of_several_calls_on_a_line_only_the_one_is_told(code: Code) -> None:
+def test_of_several_calls_on_a_line_only_the_one_that_runs_is_reported(code: Code) -> None:
     found = code.advice("async def main():\n    print(len([look(1)]))\n")
     assert found.moves in ("look(1)", None)
     if code._take is live and sys.version_info >= (3, 11):
@@ -285,17 +285,17 @@ def test_a_file_that_is_gone_or_does_not_parse_has_no_calls(tmp_path: Path) -> N
     ("text", "seconds"),
     [("100ms", 0.1), ("0.5", 0.5), ("2s", 2.0), (" 1.5 S", 1.5), ("1ms", 0.001)],
 )
-def test_a_time_is_read(text: str, seconds: float) -> None:
-    assert start.seconds(text) == pytest.approx(seconds)
+def test_a_length_of_time_is_read(text: str, seconds: float) -> None:
+    assert settings.seconds(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["", "s", "ms", "0", "-1s", "nan", "inf", "1m", "0.1ms"])
-def test_what_is_no_time_is_refused(text: str) -> None:
+def test_a_text_that_is_not_a_length_of_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        start.seconds(text)
+        settings.seconds(text)
 
 
-def test_a_report_says_all() -> None:
+def test_a_report_has_all_parts() -> None:
     frame = stack.Frame("/home/user/app.py", 7, "Api.handler", "handler", is_async=True)
     deep = stack.Frame("/home/user/db.py", 9, "query", "query")
     stall = report.Stall(
@@ -319,7 +319,7 @@ def test_a_report_says_all() -> None:
         "  task    'Task-7', coroutine Api.handler",
         "  advice  `await offloop.run(query, 1)`",
         "  deepest /home/user/db.py:9 in query",
-        "  count   the loop has stood still here 4 times by now",
+        "  count   the loop has stood still here 4 times so far",
         "  stack of thread 'MainThread', most recent call last",
         '    File "/home/user/app.py", line 7, in Api.handler',
         '    File "/home/user/db.py", line 9, in query',

@@ -1,4 +1,4 @@
-"""The watchdog in programs of their own: the environment variable, signals, forks, and the end."""
+"""The watchdog in programs of their own: the environment variable, signals, forks, and the exit."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ STALL = """
 
 @pytest.fixture(scope="session", autouse=True)
 def has_start_line() -> None:
-    """The package's start line is there if it was installed as users install it."""
+    """Checks that the package was installed with its `.pth` file, as users install it."""
     code = "import sys; sys.exit('offloop._watch.start' not in sys.modules)"
     environment = {**os.environ, "OFFLOOP_WATCH": "0"}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0, (
@@ -75,13 +75,13 @@ def test_the_variable_can_be_a_threshold(tmp_path: Path, value: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "", "0", "off", "10s"])
-def test_nothing_is_said_when_it_is_not_to_be(tmp_path: Path, value: str | None) -> None:
+def test_the_variable_can_turn_the_watchdog_off(tmp_path: Path, value: str | None) -> None:
     script = scripts.write(tmp_path / "script.py", textwrap.dedent(STALL) + "asyncio.run(main())")
     done = watched(script, value)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_value_that_says_nothing_is_complained_of_and_no_more(tmp_path: Path) -> None:
+def test_an_invalid_value_is_reported_and_the_program_runs(tmp_path: Path) -> None:
     script = scripts.write(tmp_path / "script.py", textwrap.dedent(STALL) + "asyncio.run(main())")
     done = watched(script, "soon")
     assert done.returncode == 0
@@ -115,7 +115,7 @@ def test_uvloop_that_was_imported_before_is_watched_too(tmp_path: Path) -> None:
     assert "`await offloop.run(time.sleep, 0.6)`" in watched(script, None).stderr
 
 
-# Nobody knows for how long this takes; it is killed.
+# This takes an unknown time; it is killed.
 ENDLESS = """
     import re
     import offloop, asyncio
@@ -131,7 +131,7 @@ ENDLESS = """
 
 
 @LOOPS
-def test_what_never_gives_the_interpreter_back_is_reported_to_stderr(
+def test_a_call_that_never_releases_the_interpreter_is_reported_to_stderr(
     tmp_path: Path, run: str
 ) -> None:
     code = ENDLESS.format("with offloop.watch(threshold=0.05, stderr_after=0.3):\n        " + run)
@@ -236,7 +236,7 @@ def test_a_report_whose_handler_waits_for_the_loop_goes_to_stderr(tmp_path: Path
     assert 'logging.getLogger().warning("to the slow one")' in done.stderr
 
 
-def test_ctrl_c_ends_a_stalled_loop_as_ever(tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_stalled_loop_as_always(tmp_path: Path) -> None:
     script = scripts.write(
         tmp_path / "script.py",
         """
@@ -257,7 +257,7 @@ def test_ctrl_c_ends_a_stalled_loop_as_ever(tmp_path: Path) -> None:
     program = scripts.start(script)
     assert program.stdout is not None
     assert program.stdout.readline() == "seen\n"
-    # The first one only cancels the main task, on Python 3.11 and later.
+    # On Python 3.11 and later the first Ctrl-C only cancels the main task.
     while program.poll() is None:
         program.send_signal(signal.SIGINT)
         time.sleep(0.1)
@@ -305,13 +305,13 @@ FORKS = """
     import asyncio, os, re, signal, sys, time, warnings
     import offloop
 
-    warnings.simplefilter("ignore")  # of forks amid threads
+    warnings.simplefilter("ignore")  # about forks in a process with threads
     seen = []
 
     def handlers():
         with open("/proc/self/status") as file:
             caught = next(line.split()[1] for line in file if line.startswith("SigCgt"))
-        return int(caught, 16) >> signal.SIGRTMIN - 1  # the ones below come and go with threads
+        return int(caught, 16) >> signal.SIGRTMIN - 1  # the C library handles the ones below
 
     before = handlers()
 
@@ -326,7 +326,7 @@ FORKS = """
             assert handlers() != before
             child = os.fork()
             if not child:
-                # What is the parent's is not here.
+                # The child has nothing of its parent's watch.
                 assert handlers() == before, handlers()
                 time.sleep(0.6)
                 watch.stop()
@@ -377,7 +377,7 @@ def test_a_fork_of_a_watched_program_is_watched(tmp_path: Path) -> None:
     assert watched(script, "50ms").stderr.count("the event loop has stood still") == 2
 
 
-def test_it_gets_along_with_faulthandler_and_a_signal_that_is_taken(tmp_path: Path) -> None:
+def test_the_watchdog_works_with_faulthandler_and_a_signal_that_is_taken(tmp_path: Path) -> None:
     script = scripts.write(
         tmp_path / "script.py",
         """
@@ -437,7 +437,7 @@ def test_the_interpreter_exits_while_a_report_is_made(tmp_path: Path) -> None:
     assert scripts.run(script).returncode == 7
 
 
-def test_what_has_no_source_has_lines() -> None:
+def test_code_without_source_has_lines() -> None:
     code = """
 import asyncio, time, offloop
 lines = ["async def main():", "  await asyncio.sleep(0.1)", "  time.sleep(0.6)"]
@@ -461,5 +461,5 @@ def test_the_example_names_all_four_lines() -> None:
         "await offloop.run(connection.recv, 100)",
     ):
         assert f"  advice  `{advice}`" in done.stdout
-    _, summary = done.stdout.split("in all:\n")
+    _, summary = done.stdout.split("in total:\n")
     assert len(summary.splitlines()) == 4

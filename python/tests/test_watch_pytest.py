@@ -14,7 +14,7 @@ HANG = 80.0
 
 
 def run(directory: Path, code: str, *options: str, ini: str = "") -> "dict[str, str]":
-    """Runs pytest on a file of tests. Returns each test's outcome, and under "" what was said before the summary."""
+    """Runs pytest on a file of tests. Returns each test's outcome, and under "" the output before the summary."""
     (directory / "pytest.ini").write_text(
         "[pytest]\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = error\n" + ini
     )
@@ -28,7 +28,7 @@ def run(directory: Path, code: str, *options: str, ini: str = "") -> "dict[str, 
         timeout=HANG,
         env=environment,
     )
-    # Where pytest sees that it runs in CI, the summary says once more what was said before.
+    # In CI, the summary of pytest repeats the output before it.
     found = {"": done.stdout.partition("short test summary info")[0] + done.stderr}
     for line in done.stdout.splitlines():
         words = line.split()
@@ -126,7 +126,7 @@ TESTS = """
 
 
 def test_each_test_in_which_a_loop_stalled_fails_and_no_other(tmp_path: Path) -> None:
-    # Far above what a busy machine may hold a loop up by, which would fail the comfortable ones.
+    # Far above the delays of a busy machine, which would fail the tests that do not block.
     found = run(tmp_path, TESTS, "--fail-on-stall=400ms")
     said = found.pop("")
     assert found == {
@@ -169,7 +169,7 @@ FEW = """
 """
 
 
-def test_it_is_inactive_and_imports_nothing_unless_asked_for(tmp_path: Path) -> None:
+def test_the_plugin_is_inactive_and_imports_nothing_unless_asked_for(tmp_path: Path) -> None:
     for options in ((), ("--fail-on-stall=0",)):
         found = run(tmp_path, FEW, *options)
         assert found["test_it"] == "PASSED"
@@ -183,18 +183,18 @@ def test_the_configuration_can_ask_for_it_and_the_option_overrides_it(tmp_path: 
     assert run(tmp_path, FEW, "--fail-on-stall=0", ini=ini)["test_it"] == "PASSED"
 
 
-def test_without_a_time_it_is_a_tenth_of_a_second(tmp_path: Path) -> None:
+def test_without_a_time_the_threshold_is_a_tenth_of_a_second(tmp_path: Path) -> None:
     said = run(tmp_path, FEW, "--fail-on-stall")
     assert said["test_it"] == "FAILED"
     assert "an event loop stood still for more than 100 ms" in said[""]
 
 
-def test_a_time_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_time_is_refused(tmp_path: Path) -> None:
     said = run(tmp_path, FEW, "--fail-on-stall=soon")[""]
-    assert "--fail-on-stall is 'soon'; it can be a length of time such as 50ms" in said
+    assert "--fail-on-stall is 'soon'; it must be a length of time such as 50ms" in said
 
 
-def test_it_is_found_where_the_package_is_installed() -> None:
+def test_the_plugin_is_found_where_the_package_is_installed() -> None:
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:

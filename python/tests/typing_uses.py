@@ -1,7 +1,7 @@
-"""Typical uses, for the type checkers: what a call returns is what its result is said to be.
+"""Typical uses, for the type checkers: the types of results are as asserted.
 
-Not run. `mypy --strict` and `pyright` (strict) accept it. As mypy refuses a `type: ignore` that ignores
-nothing, those that are here show what is an error.
+The file is not run. `mypy --strict` and `pyright` (strict) accept it. Because mypy refuses a `type: ignore` that
+ignores nothing, each one here marks an error.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ def submit(threads: offloop.ThreadPoolExecutor, processes: offloop.ProcessPoolEx
 def take_the_place(
     threads: offloop.ThreadPoolExecutor, processes: offloop.ProcessPoolExecutor
 ) -> None:
-    """What is written for the standard executors and futures takes these."""
+    """Code that is written for the standard executors and futures takes these."""
     standard_threads: concurrent.futures.ThreadPoolExecutor = threads
     executors: list[concurrent.futures.Executor] = [standard_threads, processes]
     for executor in executors:
@@ -115,7 +115,7 @@ async def managers() -> None:
     ) as threads:
         assert_type(threads, offloop.ThreadPoolExecutor)
     async with offloop.ProcessPoolExecutor(
-        2, preload=["json"], on_crash="break", memory_limit=1 << 30, env={"LANG": "C"}
+        2, preload=["json"], on_crash="break", max_rss=1 << 30, env={"LANG": "C"}
     ) as processes:
         assert_type(processes, offloop.ProcessPoolExecutor)
 
@@ -137,7 +137,7 @@ def errors(future: offloop.Future[int]) -> None:
 
 
 def in_a_job() -> bytes | None:
-    offloop.check()
+    offloop.check_cancelled()
     if offloop.is_cancelled():
         return None
     connection: Connection = offloop.worker_state()

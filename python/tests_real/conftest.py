@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 HANG = 120.0
-"""Seconds after which a test hangs: all stacks are printed, and the run ends."""
+"""The seconds after which a test counts as hung: all stacks are printed, and the run ends."""
 
 _stderr = 2
 

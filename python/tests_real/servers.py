@@ -1,4 +1,4 @@
-"""The servers that these tests talk to, and programs that do."""
+"""The servers of these tests, and programs that use them."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ sys.path.insert(0, str(EXAMPLES))
 
 
 def need(server: str, variable: str) -> str:
-    """The variable's value. Skips the test, or the module, if it is not set."""
+    """Returns the variable's value. Skips the test, or the module, if it is not set."""
     value = os.environ.get(variable)
     if not value:
         pytest.skip(f"no {server}: {variable} is not set", allow_module_level=True)
@@ -38,13 +38,13 @@ def restart(server: str, variable: str) -> None:
 
 
 async def until(holds: Callable[[], Awaitable[Any]]) -> None:
-    """Waits, for as long as the watchdog lets it."""
+    """Waits until the condition holds. The watchdog limits the time."""
     while not await holds():
         await asyncio.sleep(0.01)
 
 
 def run_program(*command: "str | Path") -> list[str]:
-    """Runs a Python program; returns the lines that it prints."""
+    """Runs a Python program. Returns the lines that it prints."""
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -52,7 +52,7 @@ def run_program(*command: "str | Path") -> list[str]:
 
 
 def programs(variable: str) -> list[Any]:
-    """The programs of the guide that need the server which the variable names."""
+    """Returns the programs of the guide that need the server which the variable names."""
     page = (ROOT / "docs" / "blocking-connectors.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     found = [

@@ -1,4 +1,4 @@
-"""What the guide promises of a blocking driver, with psycopg and a real PostgreSQL server."""
+"""The guide's promises about a blocking driver, with psycopg and a real PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import psycopg  # noqa: E402
 import offloop  # noqa: E402
 
 NAME = os.environ.setdefault("OFFLOOP_TEST_NAME", f"offloop's tests {os.getpid()}")
-"""What the server calls the connections of these tests; those of their worker processes, too."""
+"""The name under which the server lists the connections of these tests and of their worker processes."""
 
 
 def connect() -> postgres.Connection:
@@ -27,7 +27,7 @@ def connect() -> postgres.Connection:
 
 
 def connect_watched() -> postgres.Connection:
-    """The server looks whether this client is still there while it runs a query for it."""
+    """Makes the server check, while it runs a query, that the client is still connected."""
     return psycopg.connect(
         URL,
         autocommit=True,
@@ -49,7 +49,7 @@ def run(query: str, *parameters: Any) -> Any:
 
 
 async def ask(query: str, *parameters: Any) -> Any:
-    """By a connection of its own."""
+    """Runs a query on a connection of its own."""
     async with await psycopg.AsyncConnection.connect(URL, autocommit=True) as connection:
         row = await (await connection.execute(query, parameters)).fetchone()  # type: ignore[arg-type]
     assert row is not None
@@ -71,7 +71,7 @@ async def are_connected(count: int) -> bool:
 SLEEP = "select pg_sleep(1000)"
 
 
-def test_a_worker_keeps_its_connection_and_closes_it_when_it_leaves() -> None:
+def test_a_worker_keeps_its_connection_and_closes_it_when_it_ends() -> None:
     async def main() -> None:
         async with pool(4) as workers:
             processes = await asyncio.gather(
@@ -88,7 +88,7 @@ def test_a_worker_keeps_its_connection_and_closes_it_when_it_leaves() -> None:
 
 
 def test_the_loop_is_free_while_calls_are_blocked() -> None:
-    """They wait for what only the loop can give them."""
+    """The calls wait for locks that only the loop can release."""
 
     async def main() -> None:
         lock = "select pg_advisory_lock_shared(77) is null"
@@ -129,7 +129,7 @@ def test_a_query_that_is_out_of_time_ends_on_the_server() -> None:
     asyncio.run(main())
 
 
-def test_queries_end_on_the_server_when_their_pool_gives_up() -> None:
+def test_queries_end_on_the_server_when_their_pool_is_aborted() -> None:
     async def main() -> None:
         async def work() -> None:
             async with pool(3) as workers:
@@ -174,7 +174,7 @@ def test_a_cancel_does_not_hit_the_next_query_of_its_connection() -> None:
     async def main() -> None:
         async with pool(1) as workers:
             for _ in range(100):
-                # It ends about when it is cancelled.
+                # It ends at about the time when it is cancelled.
                 call = workers.run(run, "select pg_sleep(0.005)")
                 await asyncio.sleep(0.005)
                 call.cancel()
@@ -217,11 +217,11 @@ def test_a_query_of_a_killed_process_ends_on_the_server() -> None:
     asyncio.run(main())
 
 
-def test_workers_connect_anew_after_the_server_was_restarted() -> None:
+def test_workers_reconnect_after_the_server_was_restarted() -> None:
     async def main() -> None:
         async with pool(4) as workers:
             calls = [asyncio.ensure_future(workers.run(run, SLEEP)) for _ in range(3)]
-            # One worker is idle, and learns of it when it is needed.
+            # One worker is idle, and notices the restart when it is used.
             await workers.run(run, "select 1")
             await until(lambda: are_active(3))
             await asyncio.to_thread(restart, "PostgreSQL", "OFFLOOP_POSTGRES_RESTART")
@@ -243,7 +243,7 @@ def test_a_program_of_the_guide_runs(code: str, tmp_path: Path) -> None:
     run_program(script)
 
 
-def test_the_example_shows_it_all() -> None:
+def test_the_example_shows_all_ways() -> None:
     heading, *lines = run_program(EXAMPLES / "postgres.py")
     assert heading.startswith("200 calls of 50 ms")
     directly, *others = lines[:4]

@@ -1,4 +1,4 @@
-"""What the guide promises of a blocking connector, with Tarantool's synchronous one and a real server."""
+"""The guide's promises about a blocking connector, with Tarantool's synchronous one and a real server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pool(count: int) -> offloop.ThreadPoolExecutor:
 
 
 async def are_running(count: int) -> bool:
-    """Asks by the other connector."""
+    """Asks the server through the other connector."""
     async with tarantool_calls.by_asynctnt() as call:
         return bool(await call("running") == count)
 
@@ -47,7 +47,7 @@ def test_both_connectors_answer_the_same() -> None:
     asyncio.run(main())
 
 
-def test_a_worker_keeps_its_connection_and_closes_it_when_it_leaves() -> None:
+def test_a_worker_keeps_its_connection_and_closes_it_when_it_ends() -> None:
     async def main() -> None:
         async with pool(1) as watching:
             before = await watching.run(connections)
@@ -92,7 +92,7 @@ def test_a_call_that_is_out_of_time_ends_on_the_server_and_frees_its_worker() ->
     asyncio.run(main())
 
 
-def test_workers_connect_anew_after_the_server_was_restarted() -> None:
+def test_workers_reconnect_after_the_server_was_restarted() -> None:
     async def main() -> None:
         async with pool(4) as workers:
             calls = [

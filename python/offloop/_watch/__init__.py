@@ -1,10 +1,11 @@
-"""The watchdog: notices that a loop stands still while it does, and says what to move off it.
+"""The watchdog: notices that a loop stands still while it does, and reports what to move off the loop.
 
-- `watch.py`: what users hold, and what it has counted.
-- `loops.py`: one loop, its beats, and a look at it when those fail to come.
-- `station.py`: the one thread that reports, and the signal.
-- `stack.py`, `source.py`, `advice.py`, `report.py`: from frames to what is said of them.
-- `hook.py`, `start.py`: loops that will yet start; the environment variable.
+- `watch.py`: the object that users hold, and its counts.
+- `loops.py`: one loop, its beats, and its stalls.
+- `look.py`: one look at what a thread does.
+- `events.py`: the thread that hands the monitors' events to the loops, and the signal.
+- `stack.py`, `source.py`, `advice.py`, `report.py`: from frames to the report.
+- `hook.py`, `start.py`, `settings.py`: loops that start later; the environment variable; lengths of time.
 
-What must work while the interpreter is out of reach is native: see `watch.rs`.
+The parts that must work while the interpreter is out of reach are native.
 """

@@ -1,4 +1,4 @@
-"""Which line of a stalled loop's stack is to be moved off it, and by which call."""
+"""The advice for a stalled loop: the line to move off it, and the call that moves it."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from .source import Call, Import
 from .stack import Frame
 
 _LONGEST = 60
-"""Arguments longer than this are cut out of an advice."""
+"""The number of characters from which an argument is left out of an advice."""
 
 
 class Advice(NamedTuple):
-    """What to move, and how."""
+    """The line to change, and the change."""
 
     place: Frame
     """The line to change."""
     moves: str | None
-    """What to move, as it is written there; None if that cannot be told from its surroundings."""
+    """The call to move, as it is written there; None if it cannot be told apart from others on the line."""
     text: str
-    """What to do."""
+    """The change to make."""
 
 
 def advise(
     stack: Sequence[Frame], computes: bool, is_detached: bool = False, goes_on: bool = False
 ) -> Advice:
-    """What to move in a callback or task that does not come back.
+    """Returns the advice for a callback or task that does not return.
 
-    `stack`: its frames, the outermost first.
-
-    `computes`: it needs a core meanwhile, and does not wait; `is_detached`: and leaves the
-    interpreter to others; `goes_on`: the line itself was seen to change, so it is no single call.
+    `stack`: its frames, the outermost first. `computes`: it uses a core and does not wait.
+    `is_detached`: it computes without the interpreter, which other threads can have.
+    `goes_on`: the line was seen to change, so it is not one long call.
     """
     at, can_await = culprit(stack)
     place = stack[at]
@@ -69,17 +68,16 @@ def advise(
 
 
 def deepest(stack: Sequence[Frame], place: Frame) -> Frame | None:
-    """The innermost line of the user's own, if that is another."""
+    """Returns the innermost line of the user's own code, if it is not `place`."""
     own = next((frame for frame in reversed(stack) if not frame.is_library), None)
     return own if own is not None and (own.file, own.line) != (place.file, place.line) else None
 
 
 def culprit(stack: Sequence[Frame]) -> tuple[int, bool]:
-    """The frame whose call is to be moved, and whether it can await.
+    """Returns the index of the frame whose call is to be moved, and whether that frame can await.
 
-    One can only await in a coroutine: so it is the call that the innermost one makes, however deep
-    that goes. If that one is in a library, it is what the user's function does that the library
-    calls.
+    Only a coroutine can await, so it is the call that the innermost coroutine makes, however deep the stack is below
+    it. If that coroutine is in a library, it is the first function of the user's own that the library calls.
     """
     coroutine = next((at for at in reversed(range(len(stack))) if source.is_async(stack[at])), None)
     if coroutine is not None and not stack[coroutine].is_library:

@@ -1,11 +1,11 @@
-"""Tells of each event loop that starts to run, and that it has ended.
+"""Calls listeners when an event loop begins to run, and when it ends.
 
-All loops, of whatever make, call `asyncio._set_running_loop` as they begin and end to run, or
-`asyncio.get_running_loop` would not work in them. So that function is what we put ours around.
-uvloop keeps the one that was there when it was imported; if that was before, its `run_forever` is
-ours.
+Loops of all kinds call `asyncio._set_running_loop` as they begin and end to run, because
+`asyncio.get_running_loop` would not work in them otherwise. So this module wraps that function. uvloop
+keeps the function that was there when uvloop was imported; if that was the original, its `run_forever`
+is wrapped as well.
 
-This is imported as the interpreter starts if the environment variable is set, and so imports
+The module is imported as the interpreter starts if the environment variable is set, so it imports
 little.
 """
 
@@ -22,37 +22,38 @@ if TYPE_CHECKING:
 
 
 class Listener(Protocol):
-    """Whoever wants to be told. Both are called on the loop's thread."""
+    """A listener for loops. Both methods are called on the loop's thread."""
 
     def loop_begins(self, loop: AbstractEventLoop) -> None:
-        """The loop is about to run."""
+        """Is called when the loop is about to run."""
 
     def loop_ends(self, loop: AbstractEventLoop) -> None:
-        """It runs no more."""
+        """Is called when the loop has ended to run."""
 
 
 running: dict[int, AbstractEventLoop] = {}
-"""The loops that run, by their threads, as far as they have begun since `install`."""
+"""The running loops that have begun since `install`, by the ids of their threads."""
 
 _listeners: list[Listener] = []
 _is_installed = False
 
 
 def add(listener: Listener) -> None:
-    """Tells the listener of each loop from now on."""
+    """Calls the listener for each loop from now on."""
     _listeners.append(listener)
     install()
 
 
 def remove(listener: Listener) -> None:
+    """Calls the listener no more. Does nothing if it was not added."""
     if listener in _listeners:
         _listeners.remove(listener)
 
 
 def install() -> None:
-    """Begins to look at which loops run.
+    """Begins to follow which loops run.
 
-    There is no way back: others may have put theirs around ours.
+    It cannot be undone, because another library may have wrapped the wrapper.
     """
     global _is_installed
     if _is_installed:
@@ -83,10 +84,10 @@ def _changed(loop: AbstractEventLoop | None) -> None:
                 listener.loop_begins(loop)
             elif before is not None:
                 listener.loop_ends(before)
-        except Exception:  # the loop runs as well without being watched
+        except Exception:  # the loop must run even if it cannot be watched
             import logging
 
-            logging.getLogger("offloop.watch").exception("a loop is not watched")
+            logging.getLogger("offloop.watch").exception("an event loop could not be watched:")
 
 
 def _wrap(module: Any) -> None:
@@ -115,7 +116,7 @@ def _wrap_uvloop(module: Any) -> None:
 
 
 class _Finder:
-    """Waits for asyncio to be imported, which takes long and may never be needed."""
+    """Waits until the program imports asyncio, which takes long and may never be needed."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
         if name != "asyncio.events":

@@ -1,4 +1,4 @@
-"""What is said of a stall."""
+"""The report of a stall, and the summary of all stalls at one line."""
 
 from __future__ import annotations
 
@@ -7,43 +7,45 @@ from typing import Literal
 
 from .stack import Frame, text_of
 
+__all__ = ["Stall", "StallSummary"]
+
 Cause = Literal["waits", "computes", "interpreter"]
 
 
 @dataclass(frozen=True)
 class Stall:
-    """One look at an event loop that stands still. As a string it is the whole report."""
+    """One look at an event loop that stands still. `str()` of it is the whole report."""
 
     late: float
-    """For how many seconds the loop has stood still, so far."""
+    """The seconds for which the loop has stood still so far."""
     cause: Cause
-    """It waits for something, computes, or waits for the interpreter, which another thread has."""
+    """The loop's thread waits for something, computes, or waits for the interpreter, which another thread has."""
     file: str
-    """Where the line stands that is to be changed."""
+    """The file of the line to change."""
     line: int
-    """0 if it is not known."""
+    """The line to change; 0 if it is not known."""
     function: str
-    """The function that it is in."""
+    """The function of that line."""
     call: str | None
-    """What to move, as it is written there; None if that cannot be told from what is beside it."""
+    """The call to move, as it is written there; None if it cannot be told apart from others on the line."""
     advice: str
-    """What to do."""
+    """The change to make."""
     task: str | None
-    """The name of the loop's current task; None if there is none, or it cannot be told any more."""
+    """The name of the loop's current task; None if there is none, or it is not known any more."""
     callback: str | None
     """The coroutine of the task, or the callback that the loop has called."""
     thread: str
-    """The name of the thread to which `stack` belongs: the loop's, or who has the interpreter."""
+    """The name of the thread to which `stack` belongs: the loop's, or the one that has the interpreter."""
     stack: tuple[Frame, ...]
-    """Its lines, the innermost last; of the loop's thread only what the loop has called."""
+    """The frames of that thread, the innermost last; of the loop's thread only those that the loop has called."""
     deepest: Frame | None
-    """The innermost line of the user's own, if that is not the one to change."""
+    """The innermost line of the user's own code, if that is not the one to change."""
     count: int
-    """The loop has stood still at this line so many times by now."""
+    """The number of times that the loop has stood still at this line, this time included."""
 
     @property
     def place(self) -> str:
-        """The line to change, in short."""
+        """The line to change, as a short text."""
         return f"{self.file}:{self.line} in {self.function}"
 
     def __str__(self) -> str:
@@ -63,7 +65,7 @@ class Stall:
         if self.deepest is not None:
             lines.append(f"  deepest {self.deepest.place}")
         if self.count > 1:
-            lines.append(f"  count   the loop has stood still here {self.count} times by now")
+            lines.append(f"  count   the loop has stood still here {self.count} times so far")
         lines.append(f"  stack of thread {self.thread!r}, most recent call last")
         lines.append(text_of(self.stack, "    "))
         return "\n".join(lines)
@@ -77,17 +79,17 @@ class StallSummary:
     line: int
     function: str
     count: int = 0
-    """How many there were."""
+    """The number of stalls."""
     total: float = 0.0
-    """Their seconds; of one that goes on, those until it was last looked at."""
+    """Their seconds in total, without those of a stall that goes on."""
     longest: float = 0.0
-    """The seconds of the longest."""
+    """The seconds of the longest one; of a stall that goes on, those until the last look."""
     last: Stall | None = None
     """The last look at one of them."""
 
     @property
     def place(self) -> str:
-        """The line, in short."""
+        """The line, as a short text."""
         return f"{self.file}:{self.line} in {self.function}"
 
     def __str__(self) -> str:

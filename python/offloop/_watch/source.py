@@ -1,4 +1,4 @@
-"""What stands at a place in a source file."""
+"""The call or import that is written at a place in a source file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from .stack import Frame
 
 _MOST_LINES = 3000
-"""A longer file isn't parsed as a whole: that would hold up the very loop that is late."""
+"""The number of lines above which a file is not parsed as a whole: that would delay the loop that is late already."""
 
 
 class Call(NamedTuple):
@@ -20,9 +20,9 @@ class Call(NamedTuple):
     function: str
     arguments: tuple[str, ...]
     in_loop: bool
-    """Whether it is in a loop of its function, and so perhaps one of many."""
+    """Whether it is in a loop of its function, so that it may be one of many calls."""
     is_portable: bool
-    """Whether no argument is a generator or a lambda, which another process cannot get."""
+    """Whether it could be sent to another process: no argument is a generator or a lambda."""
 
 
 class Import(NamedTuple):
@@ -32,9 +32,9 @@ class Import(NamedTuple):
 
 
 def at(frame: Frame, inner: Frame | None) -> Call | Import | None:
-    """The call that a frame is at; None if it is at something else, or at one of several calls.
+    """Returns the call or import that a frame is at; None if it is at something else, or at one of several calls.
 
-    `inner` is the frame of what it has called, if there is one.
+    `inner` is the frame of the function that it has called, if there is one.
     """
     if frame.span is not None:
         return _exact(frame)
@@ -43,7 +43,7 @@ def at(frame: Frame, inner: Frame | None) -> Call | Import | None:
 
 
 def is_async(frame: Frame) -> bool:
-    """Whether it is the frame of a coroutine."""
+    """Returns whether it is the frame of a coroutine."""
     if frame.is_async is not None:
         return frame.is_async
     found = _function(frame)
@@ -51,6 +51,7 @@ def is_async(frame: Frame) -> bool:
 
 
 def _exact(frame: Frame) -> Call | Import | None:
+    """Returns the call or import at the frame's expression."""
     assert frame.span is not None
     text = _cut(frame)
     if text is None:
@@ -60,7 +61,7 @@ def _exact(frame: Frame) -> Call | Import | None:
     if not frame.calls:
         return None
     try:
-        # In brackets it may go over lines.
+        # In brackets the expression may extend over several lines.
         node = ast.parse(f"({text}\n)", mode="eval").body
     except SyntaxError:
         return None
@@ -72,7 +73,7 @@ def _exact(frame: Frame) -> Call | Import | None:
 
 
 def _cut(frame: Frame) -> str | None:
-    """The text of a frame's expression."""
+    """Returns the text of a frame's expression."""
     span = frame.span
     assert span is not None
     lines = [
@@ -86,7 +87,7 @@ def _cut(frame: Frame) -> str | None:
 
 
 def _likely(frame: Frame, inner: Frame | None) -> Call | Import | None:
-    """The same by its line alone."""
+    """Returns the call or import at the frame's line, if the expression is not known."""
     found = _function(frame)
     if found is None:
         return None
@@ -101,8 +102,7 @@ def _likely(frame: Frame, inner: Frame | None) -> Call | Import | None:
     for node in nodes:
         if not frame.calls and isinstance(node, ast.Import | ast.ImportFrom):
             return Import(ast.unparse(node))
-    # A frame's line is that of the instruction, which is where the call begins or its last name
-    # stands.
+    # The frame's line is that of the instruction: the first line of the call, or the line of its last name.
     calls = [node for node in nodes if isinstance(node, ast.Call)]
     calls = [
         node for node in calls if line in (node.lineno, node.func.end_lineno, node.func.lineno)
@@ -110,7 +110,7 @@ def _likely(frame: Frame, inner: Frame | None) -> Call | Import | None:
     if inner is not None:
         calls = [node for node in calls if _name(node) == inner.name] or calls
     awaited = {id(node.value) for node in nodes if isinstance(node, ast.Await)}
-    # To make what is awaited takes no time.
+    # Calling a coroutine function takes no time, so a call that is awaited is not the one.
     calls = [node for node in calls if id(node) not in awaited] or calls
     if len(calls) != 1:
         return None
@@ -121,7 +121,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Module
 
 
 def _function(frame: Frame) -> tuple[_Function, int, str] | None:
-    """A frame's function, how many lines of its file are before its source, and that."""
+    """Returns a frame's function, the number of lines before its source in the file, and that source."""
     lines = linecache.getlines(frame.file)
     if not 0 < frame.line <= len(lines):
         return None
@@ -141,12 +141,12 @@ def _function(frame: Frame) -> tuple[_Function, int, str] | None:
             and node.name == frame.name
             and node.lineno <= frame.line <= (node.end_lineno or 0)
         ):
-            best = node  # an inner one comes later
+            best = node  # inner functions come later
     return best, 0, source
 
 
 def _by_indent(lines: list[str], frame: Frame) -> tuple[_Function, int, str] | None:
-    """The same from its own lines only, as far as their indentation tells which those are."""
+    """Returns the same by parsing the function's lines only, which are found by their indentation."""
     opening = re.compile(rf"(\s*)(?:async\s+)?def\s+{re.escape(frame.name)}\b")
     if frame.first_line:
         # The first line is that of a decorator, if there are any.
@@ -178,7 +178,7 @@ def _by_indent(lines: list[str], frame: Frame) -> tuple[_Function, int, str] | N
 
 
 def _own_nodes(function: ast.AST) -> list[ast.AST]:
-    """What is in a function, but not in functions within."""
+    """Returns the nodes of a function without those of functions inside it."""
     found: list[ast.AST] = []
     rest = list(ast.iter_child_nodes(function))
     while rest:
@@ -190,7 +190,7 @@ def _own_nodes(function: ast.AST) -> list[ast.AST]:
 
 
 def _in_loop(function: _Function, line: int, call: ast.Call) -> bool:
-    """Whether a call is repeated by a loop or a comprehension around it."""
+    """Returns whether a loop or a comprehension around a call repeats it."""
     text = ast.unparse(call)
     for node in _own_nodes(function):
         repeated: list[ast.AST]
@@ -216,6 +216,7 @@ def _in_loop(function: _Function, line: int, call: ast.Call) -> bool:
 
 
 def _name(call: ast.Call) -> str | None:
+    """Returns the last name of the function that is called."""
     function = call.func
     if isinstance(function, ast.Name):
         return function.id

@@ -1,4 +1,4 @@
-"""Stacks as plain values: of live frames, and of what `faulthandler` writes."""
+"""Stacks as plain values, made from live frames and from the text that `faulthandler` writes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]")
 
 
 class Span(NamedTuple):
-    """Where an expression stands in its file; columns count bytes."""
+    """The position of an expression in its file. Columns count bytes."""
 
     line: int
     end_line: int
@@ -39,41 +39,44 @@ class Frame(NamedTuple):
     line: int
     """0 if it is not known."""
     function: str
-    """Its qualified name, where that can be had."""
+    """The function's qualified name, if it is known; else its plain name."""
     name: str
-    """Its plain name."""
+    """The function's plain name."""
     first_line: int = 0
-    """Where the function begins; 0 if that is not known."""
+    """The function's first line; 0 if it is not known."""
     is_async: bool | None = None
-    """Whether it is one of a coroutine; None if that is not known."""
+    """Whether it is the frame of a coroutine; None if that is not known."""
     calls: bool | None = None
     """Whether it is at a call; None if that is not known."""
     span: Span | None = None
-    """The expression that it is at."""
+    """The expression that it is at; None if that is not known."""
 
     @property
     def place(self) -> str:
+        """The line and the function, as a short text."""
         return f"{self.file}:{self.line} in {self.function}"
 
     @property
     def is_library(self) -> bool:
-        """Whether it comes from elsewhere: from the standard library, or was installed."""
+        """Whether it is in the standard library or in an installed package."""
         return is_library(self.file)
 
 
 def is_library(file: str) -> bool:
+    """Returns whether a file is of the standard library or of an installed package."""
     if file.startswith("<"):
-        # What was typed in is the user's.
+        # Code that was typed at a prompt is the user's own.
         return file.startswith("<frozen ")
     return _INSTALLED.search(file) is not None or os.path.realpath(file).startswith(_LIBRARIES)
 
 
 def of_frame(frame: FrameType) -> Frame:
+    """Returns a live frame as a plain value."""
     code = frame.f_code
     calls, span = _position(code, frame.f_lasti)
     return Frame(
         code.co_filename,
-        frame.f_lineno or code.co_firstlineno,  # None between two lines
+        frame.f_lineno or code.co_firstlineno,  # it is None between two lines
         getattr(code, "co_qualname", code.co_name),
         code.co_name,
         code.co_firstlineno,
@@ -84,7 +87,7 @@ def of_frame(frame: FrameType) -> Frame:
 
 
 def of_frames(frame: FrameType | None) -> list[FrameType]:
-    """A frame and its callers, the outermost first."""
+    """Returns a frame and its callers, the outermost first."""
     frames: list[FrameType] = []
     while frame is not None:
         frames.append(frame)
@@ -97,7 +100,7 @@ _LINE = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
 
 
 def of_dump(text: str) -> list[Frame]:
-    """What `faulthandler` has written of one thread, 100 frames at most; the outermost first."""
+    """Returns the frames that `faulthandler` has written for one thread, at most 100; the outermost first."""
     frames: list[Frame] = []
     for line in text.splitlines():
         if match := _LINE.fullmatch(line):
@@ -109,7 +112,7 @@ def of_dump(text: str) -> list[Frame]:
 
 
 def _unescaped(text: str) -> str:
-    """It writes ASCII."""
+    """Undoes the escapes of `faulthandler`, which writes ASCII only."""
     if "\\" not in text:
         return text
     return re.sub(
@@ -120,14 +123,14 @@ def _unescaped(text: str) -> str:
 
 
 def _position(code: CodeType, offset: int) -> tuple[bool | None, Span | None]:
-    """Whether the instruction at `offset` is a call, and its expression."""
+    """Returns whether the instruction at `offset` is a call, and the position of its expression."""
     from opcode import opname
 
     if offset < 0:
         return None, None
     instructions = code.co_code
     at = min(offset, len(instructions) - 2)
-    while at > 0 and opname[instructions[at]] == "CACHE":  # what an instruction has beside it
+    while at > 0 and opname[instructions[at]] == "CACHE":  # the inline cache of an instruction
         at -= 2
     name = opname[instructions[at]]
     calls = name.startswith(("CALL", "PRECALL")) and not name.startswith("CALL_INTRINSIC")
@@ -140,7 +143,7 @@ def _position(code: CodeType, offset: int) -> tuple[bool | None, Span | None]:
 
 
 def text_of(frames: Iterable[Frame], indent: str = "  ") -> str:
-    """The outermost first, as in a traceback."""
+    """Returns the frames as in a traceback, the outermost first."""
     import linecache
 
     lines: list[str] = []

@@ -1,4 +1,4 @@
-"""What users hold of the watchdog."""
+"""The watchdog as users hold it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from collections.abc import Callable
 from types import TracebackType
 
 from . import hook
+from .events import Signal
 from .loops import WatchedLoop
 from .report import Stall, StallSummary
-from .start import DEFAULT
-from .station import Signal
+from .settings import DEFAULT
+
+__all__ = ["Watch", "watch"]
 
 LOGGER = "offloop.watch"
+"""The name of the logger that gets the reports, unless another is given."""
 
 
 class Watch:
@@ -32,14 +35,14 @@ class Watch:
         stderr_after: float | None = 1.0,
     ) -> None:
         if not 0.001 <= threshold < 1e9:
-            raise ValueError(f"threshold is {threshold}; it is seconds, 0.001 or more")
+            raise ValueError(f"threshold is {threshold}; it must be a number of seconds from 0.001 on")
         self.threshold = threshold
         self.on_stall = on_stall
         self.logger = logging.getLogger(logger) if isinstance(logger, str) else logger
         self.signal: Signal = signal
         self.stderr_after = stderr_after
         self.unseen = 0
-        """Stalls that were over before anybody could look."""
+        """The number of stalls that were over before they could be looked at. Increased by the loops."""
         self._lock = threading.Lock()
         self._loops: dict[int, WatchedLoop] = {}
         self._summaries: dict[tuple[str, int, str], StallSummary] = {}
@@ -50,15 +53,15 @@ class Watch:
 
     @property
     def stalls(self) -> list[StallSummary]:
-        """What there was, by place, the longest in all first."""
+        """The stalls so far, by place, the longest in total first."""
         with self._lock:
             found = list(self._summaries.values())
         return sorted(found, key=lambda summary: (summary.total, summary.longest), reverse=True)
 
     def stop(self) -> None:
-        """Ends the watch. Blocks until what was noticed is reported, for two seconds at most.
+        """Ends the watch. Blocks until the stalls so far are reported, for at most two seconds.
 
-        Does nothing if it was stopped before.
+        Does nothing if the watch was stopped before.
         """
         hook.remove(self)
         with self._lock:
@@ -91,7 +94,7 @@ class Watch:
         self.stop()
 
     def loop_begins(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Watches this loop, too. For `hook`."""
+        """Watches this loop as well. Called by `hook`."""
         with self._lock:
             if self._is_stopped or id(loop) in self._loops:
                 return
@@ -99,31 +102,31 @@ class Watch:
         watched.begin(loop)
 
     def loop_ends(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Watches this loop no longer. For `hook`."""
+        """Watches this loop no longer. Called by `hook`."""
         with self._lock:
             watched = self._loops.pop(id(loop), None)
         if watched is not None:
             watched.end()
 
     def summary(self, file: str, line: int, function: str) -> StallSummary:
-        """The summary of a place. For `loops`."""
+        """Returns the summary of a place. Called by `loops`."""
         with self._lock:
             return self._summaries.setdefault(
                 (file, line, function.rpartition(".")[2]), StallSummary(file, line, function)
             )
 
     def report(self, stall: Stall) -> None:
-        """Tells everybody who is to be told. For `loops`."""
+        """Calls `on_stall` and logs the stall. Called by `loops`."""
         if self.on_stall is not None:
             try:
                 self.on_stall(stall)
-            except BaseException:  # also SystemExit, which would end the thread that reports
-                (self.logger or logging.getLogger(LOGGER)).exception("on_stall has raised")
+            except BaseException:  # even SystemExit, which would end the thread that reports
+                (self.logger or logging.getLogger(LOGGER)).exception("on_stall has raised an exception:")
         if self.logger is not None:
             self.logger.warning("%s", stall, extra={"stall": stall})
 
     def forget(self) -> None:
-        """In a child made by fork(): nothing watches there; loops that it starts are watched."""
+        """Forgets the loops in a child made by fork(), which does not run them. Loops that it starts are watched."""
         self._lock = threading.Lock()
         self._loops = {}
 
@@ -131,12 +134,12 @@ class Watch:
 _watches: weakref.WeakSet[Watch] = weakref.WeakSet()
 
 
-def _forget() -> None:
+def _reset_in_child() -> None:
     for watch in list(_watches):
         watch.forget()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_reset_in_child)
 
 
 def watch(
@@ -148,34 +151,34 @@ def watch(
     signal: Signal = "auto",
     stderr_after: float | None = 1.0,
 ) -> Watch:
-    """Reports when an event loop stands still, while it does: where, and what to do about it.
+    """Reports an event loop that stands still, while it does: the place, and what to do about it.
 
         with offloop.watch(threshold=0.05):
             ...
 
-    The watch begins at once, and ends with the block or with `stop()`. Its `stalls` tell by place
-    what there was.
+    The watch begins at once, and ends with the block or with `stop()`. Its `stalls` are the stalls
+    so far, by place.
 
-    loop: which one. Without it the one that is running here, and if none is, each that starts to
-    run from now on, in any thread.
+    loop: the loop to watch. Without it, the loop that runs on this thread; if there is none, each
+    loop that starts to run from now on, in any thread.
 
-    threshold: seconds that its next turn may be late. The loop wakes four times in each to say that
-    it comes round, for some microseconds, and waits for nobody.
+    threshold: the seconds by which the loop's next turn may be late. The loop wakes four times in
+    each such period, for some microseconds, and never waits for the watch.
 
     on_stall: called with a `Stall`, on a thread of the watch; what it raises is logged. A place is
-    reported when it is first seen, and then at its 2nd, 4th, 8th, ... stall; a long stall again
-    when it is ten times as long.
+    reported when it is first seen, and then at its 2nd, 4th, 8th, ... stall. A long stall is
+    reported again when it has become ten times as long.
 
-    logger: where the reports go as warnings, with the `Stall` as the record's `stall`; None:
-    nowhere.
+    logger: the logger that gets the reports as warnings, with the `Stall` as the record's `stall`;
+    None: they are not logged.
 
-    signal: a call that keeps the interpreter to itself (a regular expression, `json.loads`) can
-    only be seen with a signal, at which the loop's thread writes its own stack down. "auto" takes
-    the highest real-time signal that has no handler, if it is known how this interpreter may be
-    interrupted (CPython 3.10 to 3.13, x86-64 and ARM64); None: no signal.
+    signal: a call that keeps the interpreter to itself (a regular expression, `json.loads`) can be
+    seen only with a signal, at which the loop's thread writes down its own stack. "auto" takes the
+    highest real-time signal that has no handler, if this interpreter is one that may be interrupted
+    so (CPython 3.10 to 3.13 on x86-64 and ARM64); None: no signal.
 
-    stderr_after: seconds after which, if nothing can be reported as the interpreter is not to be
-    had, a short report goes straight to the standard error; None: never.
+    stderr_after: the seconds after which a short report goes straight to standard error, if the
+    interpreter cannot be had to report more; None: never.
     """
     if loop is None and (loop := asyncio._get_running_loop()) is None:
         watch = Watch(None, threshold, on_stall, logger, signal, stderr_after)

@@ -1,6 +1,6 @@
-"""Calls and results as bytes: plain pickle, and cloudpickle for what plain pickle refuses.
+"""Calls and results as bytes: by plain pickle, and by cloudpickle for values that plain pickle refuses.
 
-Protocol 5 throughout, so that large buffers travel beside the pickle instead of inside it.
+All pickles have protocol 5, so that large buffers travel beside the pickle instead of inside it.
 """
 
 import importlib
@@ -11,23 +11,22 @@ from pickle import PickleBuffer, PicklingError
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from offloop import _main
-from offloop._calls import name_of
+from .._calls import name_of
+from . import main_module
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 LARGE = 256 * 1024
-"""From this size in bytes on, `wrap_large` lets `bytes` and `bytearray` travel out of band."""
+"""The size in bytes from which `wrap_large` lets `bytes` and `bytearray` travel out of band."""
 
 
 def dumps(value: object, keep: Callable[[PickleBuffer], bool]) -> tuple[bytes, list[PickleBuffer]]:
-    """Pickles `value`. The buffers for which `keep` is true come beside the pickle, in order.
+    """Pickles `value`. Buffers for which `keep` returns true are returned beside the pickle, in order.
 
-    What plain pickle refuses goes by cloudpickle, and so does what is defined in a `__main__` that
-    workers cannot import. If cloudpickle is not installed, functions and classes that would need it
-    raise PicklingError with advice. What the user's own `__reduce__` and the like raise comes
-    through unchanged.
+    Values that plain pickle refuses go by cloudpickle, and so do objects defined in a `__main__` that workers
+    cannot import. If cloudpickle is not installed, functions and classes that would need it raise PicklingError
+    with advice. Exceptions of the user's own `__reduce__` and the like are raised unchanged.
     """
     buffers: list[PickleBuffer] = []
 
@@ -40,12 +39,12 @@ def dumps(value: object, keep: Callable[[PickleBuffer], bool]) -> tuple[bytes, l
     try:
         data = pickle.dumps(value, 5, buffer_callback=in_band)
     except (PicklingError, AttributeError, TypeError) as refusal:
-        # Pickle is C code: what it raises itself comes from this frame, the rest from below it.
+        # Pickle is C code: its own exceptions come from this frame, those of the user's methods from a deeper one.
         if refusal.__traceback__ is None or refusal.__traceback__.tb_next is not None:
             raise
         cloudpickle = _find_cloudpickle()
         if cloudpickle is None:
-            if isinstance(refusal, TypeError):  # a lock, a file: cloudpickle refuses most of them
+            if isinstance(refusal, TypeError):  # a lock or a file: cloudpickle refuses most of them as well
                 raise
             raise PicklingError(f"{refusal}. {_ADVICE}") from refusal
         buffers.clear()
@@ -55,13 +54,13 @@ def dumps(value: object, keep: Callable[[PickleBuffer], bool]) -> tuple[bytes, l
     if data.find(b"multiprocessing.connection") >= 0:
         from multiprocessing.reduction import ForkingPickler
 
-        # Plain pickle sends only the number of a connection's file descriptor.
+        # Plain pickle would send only the number of the connection's file descriptor.
         buffers.clear()
         stream = io.BytesIO()
         ForkingPickler(stream, 5, True, in_band).dump(value)
         return stream.getvalue(), buffers
 
-    if _main.needs_main(data) and not _main.is_importable():
+    if main_module.needs_main(data) and not main_module.is_importable():
         cloudpickle = _find_cloudpickle()
         if cloudpickle is not None:
             buffers.clear()
@@ -72,12 +71,12 @@ def dumps(value: object, keep: Callable[[PickleBuffer], bool]) -> tuple[bytes, l
 
 
 def loads(data: "Buffer", buffers: Iterable[object]) -> Any:
-    """Undoes `dumps`. Large arrays share the memory of their buffer."""
+    """Unpickles a value that `dumps` has pickled. Large arrays share the memory of their buffer."""
     return pickle.loads(data, buffers=buffers)
 
 
 def wrap_large(value: object) -> object:
-    """Large `bytes` or a large `bytearray` so that it travels out of band; others as they are.
+    """Wraps large `bytes` or a large `bytearray` so that it travels out of band; returns other values unchanged.
 
     Unpickling gives the value itself, after one copy out of the buffer.
     """
@@ -91,7 +90,7 @@ def wrap_large(value: object) -> object:
 def wrap_call(
     args: tuple[object, ...], kwargs: dict[str, object]
 ) -> tuple[tuple[object, ...], dict[str, object]]:
-    """The arguments of a call, each through `wrap_large`. They are the same objects if none is."""
+    """Returns the arguments of a call, each through `wrap_large`; the same objects if none is large."""
     for value in args:
         if type(value) is bytes or type(value) is bytearray:
             args = tuple(map(wrap_large, args))
@@ -124,7 +123,7 @@ def _find_cloudpickle() -> Any:
 
 
 class _MainRefuser(pickle.Pickler):
-    """Raises for a function or class of `__main__`, and not for a mere string of that name."""
+    """Raises PicklingError for a function or class of `__main__`, but not for a string of that name."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (FunctionType, type)) and obj.__module__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a generator in a worker yields, read here."""
+"""The items of a generator that runs in a worker, as the caller reads them."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ._errors import CancelledError
+from .._errors import CancelledError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+__all__ = ["ItemStream"]
+
 R = TypeVar("R")
 
 
-class Stream(Generic[R]):
+class ItemStream(Generic[R]):
     """The items of a generator that runs in a worker process: an iterator, for loops with and without `async`.
 
-    So many items as its `buffersize` says wait here to be read; then the generator waits. An exception of the
-    generator is raised after its items. When the loop over it ends early, or `close()` is called, the generator's
-    process is killed, and its worker replaced.
+    At most `buffersize` items wait here to be read; then the generator waits. An exception of the generator is raised
+    after its items. When the loop over the stream ends early, or `close()` is called, the generator's process is
+    killed, and its worker replaced.
     """
 
     def __init__(self, translate: Callable[[BaseException], BaseException]) -> None:
-        self._end = _End(translate)
+        self._receiver = _StreamReceiver(translate)
         self._job: Any = None
 
     def __iter__(self) -> Self:
@@ -32,15 +34,15 @@ class Stream(Generic[R]):
 
     def __next__(self) -> R:
         while True:
-            self._end.news.clear()
-            has_ended = self._end.has_come
+            self._receiver.changed.clear()
+            has_ended = self._receiver.has_ended
             item = self._next_item()
             if item is not None:
                 return item[0]
             if has_ended:
-                self._end.reveal()
+                self._receiver.raise_error()
                 raise StopIteration
-            self._end.news.wait()
+            self._receiver.changed.wait()
 
     def __aiter__(self) -> Self:
         return self
@@ -49,13 +51,13 @@ class Stream(Generic[R]):
         loop = asyncio.get_running_loop()
         while True:
             changed = asyncio.Event()
-            self._end.wake = lambda: loop.call_soon_threadsafe(changed.set)
-            has_ended = self._end.has_come
+            self._receiver.wake = lambda: loop.call_soon_threadsafe(changed.set)
+            has_ended = self._receiver.has_ended
             item = self._next_item()
             if item is not None:
                 return item[0]
             if has_ended:
-                self._end.reveal()
+                self._receiver.raise_error()
                 raise StopAsyncIteration
             await changed.wait()
 
@@ -65,7 +67,7 @@ class Stream(Generic[R]):
 
     def close(self) -> None:
         """Ends the generator, unless it has ended. Does not block."""
-        self._end.has_come = True
+        self._receiver.has_ended = True
         if self._job is not None:
             self._job.cancel()
             self._job = None
@@ -86,24 +88,30 @@ class Stream(Generic[R]):
         self.close()
 
 
-class _End:
-    """Is told of the items and of the end. The job knows it and not the stream, so that one can be forgotten."""
+class _StreamReceiver:
+    """Learns of new items and of the generator's end.
+
+    The job refers to this object and not to the stream, so that a stream that is no longer used is closed.
+    """
 
     def __init__(self, translate: Callable[[BaseException], BaseException]) -> None:
         self._translate = translate
         self._error: BaseException | None = None
-        self.has_come = False
-        self.news = threading.Event()
+        self.has_ended = False
+        """Whether the generator has ended, or the stream was closed."""
+        self.changed = threading.Event()
+        """Is set at each new item and at the end."""
         self.wake: Callable[[], object] = int
+        """Wakes the loop that waits for one of these."""
 
-    def reveal(self) -> None:
+    def raise_error(self) -> None:
         """Raises the generator's exception, once."""
         error, self._error = self._error, None
         if error is not None:
             raise error
 
     def _wake(self) -> None:
-        self.news.set()
+        self.changed.set()
         try:
             self.wake()
         except RuntimeError:
@@ -111,12 +119,12 @@ class _End:
             self.wake = int
 
     def _arrive(self, _: object) -> None:
-        self.has_come = True
+        self.has_ended = True
         self._wake()
 
     def _fail(self, error: BaseException) -> None:
         self._error = self._translate(error)
         if isinstance(self._error, CancelledError):
             self._error = CancelledError("the pool has cancelled the generator")
-        self.has_come = True
+        self.has_ended = True
         self._wake()

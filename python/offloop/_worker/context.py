@@ -1,4 +1,4 @@
-"""The values of context variables, on their way to workers."""
+"""The values of context variables on their way to worker processes."""
 
 import contextvars
 import functools
@@ -9,17 +9,17 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
-from offloop import _main
+from . import main_module
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
 def locate(variables: Sequence[ContextVar[Any]]) -> dict[str, ContextVar[Any]]:
-    """Finds each variable by the name `module:attribute`, which leads workers to it.
+    """Returns the variables by the names `module:attribute`, by which workers find them.
 
-    Searches all modules, so it is for the pool's constructor. Raises TypeError for what is no
-    ContextVar, and ValueError for one that is not an attribute of a module that workers can import.
+    Searches all modules, so it is called once, by the pool's constructor. Raises TypeError for an object that is
+    no ContextVar, and ValueError for a variable that is not an attribute of a module that workers can import.
     """
     for variable in variables:
         if not isinstance(variable, ContextVar):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -40,17 +40,17 @@ def locate(variables: Sequence[ContextVar[Any]]) -> dict[str, ContextVar[Any]]:
 
 
 def _modules() -> list[tuple[str, ModuleType]]:
-    """All modules. The main module comes last, as workers import it only if they must."""
+    """Returns all modules. The main module comes last, because workers import it only if they must."""
     modules = {**sys.modules}
     modules.pop("__mp_main__", None)
     main = modules.pop("__main__")
-    if _main.is_importable():
+    if main_module.is_importable():
         modules["__main__"] = main
     return list(modules.items())
 
 
 def capture(located: Mapping[str, ContextVar[Any]]) -> dict[str, object]:
-    """The values in the current context of the variables that `locate` found. Unset ones are absent."""
+    """Returns the current values of the variables that `locate` has found. Unset ones are absent."""
     context = contextvars.copy_context()
     return {name: context[variable] for name, variable in located.items() if variable in context}
 
@@ -58,7 +58,7 @@ def capture(located: Mapping[str, ContextVar[Any]]) -> dict[str, object]:
 def run_in(
     values: Mapping[str, object], fn: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs
 ) -> _R:
-    """Calls `fn` in a copy of the current context where the captured `values` are set."""
+    """Calls `fn` in a copy of the current context in which the captured `values` are set."""
     return contextvars.copy_context().run(_set_and_call, values, fn, args, kwargs)
 
 

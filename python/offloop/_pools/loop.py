@@ -1,4 +1,4 @@
-"""The way of results to asyncio: one mailbox per event loop, one wake-up for many results."""
+"""The way of results to asyncio: one mailbox for each event loop, and one wake-up for many results."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from ._errors import CancelledError
-from ._offloop import Job, Mailbox
+from .._errors import CancelledError
+from .._offloop import Job, Mailbox
+
+__all__ = ["JobFuture"]
 
 T = TypeVar("T")
 
 
 class JobFuture(asyncio.Future[T], Generic[T]):
-    """What `pool.run` returns: await it. Cancelling it, or the task that awaits it, cancels the job."""
+    """The future that `pool.run` returns: await it. Cancelling it, or the task that awaits it, cancels the job."""
 
     _job: Job | None = None
     _translate: Callable[[BaseException], BaseException] | None = None
-    """What an error means to the job's pool."""
+    """Turns an exception of the job into the one that the pool's users get."""
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """Cancels the job: queued, it never runs; running in a process, it is killed; running in a thread, its token
-        turns. Does not block."""
+        """Cancels the job. A queued job never runs; one that runs in a process is killed; one that runs in a thread
+        is asked to stop. Does not block."""
         cancelled = super().cancel(msg)
         if cancelled and self._job is not None:
             self._job.cancel()
@@ -40,7 +42,7 @@ class JobFuture(asyncio.Future[T], Generic[T]):
         if isinstance(error, CancelledError):
             super().cancel(str(error))
         elif isinstance(error, StopIteration):
-            # A future does not take it, as it would end the generator that awaits.
+            # A future refuses it, because it would end the generator that awaits the future.
             wrapped = RuntimeError("the job raised StopIteration")
             wrapped.__cause__ = error
             self.set_exception(wrapped)
@@ -52,7 +54,7 @@ _mailboxes: dict[int, tuple[weakref.ref[asyncio.AbstractEventLoop], Mailbox]] = 
 
 
 def mailbox_of(loop: asyncio.AbstractEventLoop) -> Mailbox:
-    """The loop's mailbox; made, and watched by the loop, at the first call."""
+    """Returns the loop's mailbox. The first call makes it, and the loop watches it from then on."""
     known = _mailboxes.get(id(loop))
     if known is not None and known[0]() is loop:
         return known[1]

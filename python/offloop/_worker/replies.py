@@ -1,4 +1,4 @@
-"""What workers answer, and what it means to the caller."""
+"""The replies of workers, and how the parent reads them."""
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import _pickling, _remote_errors
+from . import pickling, remote_errors
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 RESULT = 0
 """The body is the result."""
 RAISED = 1
-"""The call, or the pickling of its result, raised: the body is that exception."""
+"""The call raised, or its result could not be pickled: the body is the exception."""
 UNREADABLE = 2
-"""The call could not be unpickled: the body is why."""
+"""The call could not be unpickled: the body is the exception."""
 REFUSED = 3
-"""The initializer failed: the body is why, in UTF-8."""
+"""The initializer failed: the body is the reason, in UTF-8."""
 LOG = 4
 """Sent before the reply: the body is a log record."""
 
 
 class Unreadable(Exception):
-    """A call or a result could not be unpickled where it arrived; `error` is why.
+    """A call or a result could not be unpickled where it arrived; `error` is the exception.
 
-    A job ends with that error. For a pool that breaks at a crash, as the standard one does, this is one.
-    `has_run` tells whether the function was called.
+    The job ends with that exception. A pool with `on_crash="break"` treats it as a crash, as the standard pool does.
+    `has_run` is true if the function was called.
     """
 
     def __init__(self, error: BaseException, has_run: bool) -> None:
@@ -37,20 +37,20 @@ class Unreadable(Exception):
 
 
 def open_reply(code: int, body: Buffer, buffers: Sequence[Buffer]) -> Any:
-    """The result, or raises what the job came to."""
+    """Returns the result in a reply, or raises its exception. Called by the engine's binding."""
     if code == RESULT:
         try:
-            return _pickling.loads(body, buffers)
+            return pickling.loads(body, buffers)
         except BaseException as why:
             raise Unreadable(why, has_run=True) from None
-    error = _remote_errors.unpack(bytes(body))
+    error = remote_errors.unpack(bytes(body))
     if code == UNREADABLE:
         raise Unreadable(error, has_run=False)
     raise error
 
 
 def translate(error: BaseException) -> BaseException:
-    """What a job ends with."""
+    """Returns the exception that a job ends with."""
     if isinstance(error, Unreadable):
         return error.error
     return error

@@ -1,4 +1,4 @@
-"""Thread pools that take the place of the standard one."""
+"""The thread pool."""
 
 from __future__ import annotations
 
@@ -17,29 +17,37 @@ from concurrent.futures.thread import BrokenThreadPool
 from types import FrameType
 from typing import Any, Literal, ParamSpec, TypeVar, final
 
-from ._calls import check_sync, name_of
-from ._errors import Closed
-from ._executor import Pool, ended_by_ctrl_c
-from ._futures import Future
-from ._jobs import State, here
-from ._loop import JobFuture, mailbox_of
-from ._offloop import Life, Metrics, ThreadPool
+from .._calls import check_sync, name_of
+from .._errors import PoolClosed
+from .._jobs import State, discard_thread_state, set_thread_state
+from .._offloop import Job, Life, Metrics, ThreadPool
+from .executor import NO_LIMITS, CallLimits, OnFull, Pool
+from .exit import exit_handler
+from .futures import Future
+from .loop import mailbox_of
+
+__all__ = ["ThreadPoolExecutor"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-OnFull = Literal["wait", "reject", "caller_runs", "shed_oldest"]
-Purpose = Literal["any", "waiting", "computing"]
+Activity = Literal["waits", "computes"]
+
+# The binding's words.
+_PURPOSES = {None: "any", "waits": "waiting", "computes": "computing"}
 
 SLICE = 0.1
-"""For so many seconds at most threads are waited for at a time. A signal that comes right before Python goes to sleep
-does not wake it, and its handler runs only after that."""
+"""The longest time, in seconds, for which a thread is joined without a pause. A signal that comes right before Python
+begins to wait does not end the wait, and its handler runs only afterwards."""
 
 _BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
 
 
 @final
-class _Crew:
-    """The threads of a pool. They know it, so it does not know the pool: a pool that is forgotten closes."""
+class _Workers:
+    """The threads of a pool.
+
+    They refer to this object, and it has only a weak reference to the pool, so a pool that is no longer used closes.
+    """
 
     def __init__(
         self,
@@ -57,20 +65,26 @@ class _Crew:
         self.close_worker_state = close_worker_state
         self.exit_timeout = exit_timeout
         self.broken: str | Literal[False] = False
+        """The reason why the pool is broken. Set by a thread whose initializer fails."""
         self.closed = False
-        # Nobody waits for its calls any more.
+        """Whether the pool takes no more calls."""
         self.abandoned = False
+        """Whether nothing waits for the pool's calls any more, not even the interpreter's exit."""
         self.pid = os.getpid()
-        # Replaced, never changed: programs iterate over it while threads come and go.
         self.threads: set[threading.Thread] = set()
+        """The running threads; of a closed pool, also those that have ended and were not joined. Replaced at each
+        change, because programs iterate over it."""
         self.lives: dict[threading.Thread, Life] = {}
+        """The running threads, with their engine's side."""
         self.numbers: set[int] = set()
-        # Reentrant, because a garbage collection in here may submit.
+        """The numbers in the names of the running threads."""
+        # Guards the four above. Reentrant, because a garbage collection while it is held may submit a call.
         self.lock = threading.RLock()
         self.pool: Callable[[], ThreadPool | None] = lambda: None
+        """A weak reference to the engine's pool."""
 
     def start(self, life: Life) -> None:
-        """Starts a thread that lives `life`. Called by the engine."""
+        """Starts a thread that runs `life`. Called by the engine."""
         with self.lock:
             number = next(number for number in itertools.count() if number not in self.numbers)
             self.numbers.add(number)
@@ -81,14 +95,15 @@ class _Crew:
         try:
             thread.start()
         except BaseException:
-            # A signal's handler may raise here; if the thread comes nevertheless, its life is over.
+            # A signal's handler may raise here. A thread that starts nevertheless finds its `life` ended.
             if thread.ident is None:
                 self.leave(thread, number)
             raise
 
     def work(self, life: Life, number: int) -> None:
+        """Runs a thread of the pool, from its initializer to the end of its state."""
         if self.worker_state is not None:
-            here.state = State(self.worker_state, self.close_worker_state)
+            set_thread_state(State(self.worker_state, self.close_worker_state))
         try:
             if self.initializer is not None:
                 try:
@@ -99,25 +114,26 @@ class _Crew:
                     self.broken = _BROKEN
                     life.break_with(lambda: BrokenThreadPool(_BROKEN))
             life.run()
-            # A child that a job has forked shares the connection with its parent, which still uses it.
-            if here.state is not None and self.pid == os.getpid():
-                here.state.discard()
+            # In a child that a job has forked, the state is the parent's, which still uses it.
+            if self.pid == os.getpid():
+                discard_thread_state()
         finally:
             self.leave(threading.current_thread(), number)
 
     def leave(self, thread: threading.Thread, number: int) -> None:
+        """Removes a thread that is about to end."""
         if self.pid != os.getpid():
-            # It has forked: in the child the lock may be held for ever.
+            # This is a fork, in which the lock may be held forever.
             return
         with self.lock:
             self.numbers.discard(number)
             self.lives.pop(thread, None)
-            # Whoever closes the pool joins them all.
+            # `join` needs all threads of a closed pool.
             if not self.closed:
                 self.threads = self.threads - {thread}
 
     def join(self, deadline: float | None = None) -> bool:
-        """Waits for the threads of a closed pool, the calling one excepted; says whether all have ended."""
+        """Waits for the threads of a closed pool, except the calling one. Returns whether all have ended."""
         joined = {threading.current_thread()}
         while waiting := self.threads - joined:
             for thread in waiting:
@@ -132,13 +148,14 @@ class _Crew:
         return True
 
     def close(self) -> None:
+        """Takes no more calls. Does not block."""
         with self.lock:
             self.closed = True
         if (pool := self.pool()) is not None:
             pool.close()
 
     def abandon(self) -> None:
-        """Cancels what is queued, asks what runs to stop, and waits for nothing, not even at exit."""
+        """Cancels queued calls, asks running ones to stop, and waits for nothing, not even at the exit."""
         self.abandoned = True
         if self.pid == os.getpid():
             self.close()
@@ -146,7 +163,7 @@ class _Crew:
                 pool.abandon()
 
     def finish(self, begun: float) -> None:
-        """Lets accepted work come to its end, as the interpreter exits; but not for ever."""
+        """Waits for accepted calls as the interpreter exits, until `exit_timeout` seconds after `begun`."""
         if self.abandoned or self.pid != os.getpid():
             return
         self.close()
@@ -154,18 +171,19 @@ class _Crew:
         try:
             if self.join(deadline):
                 return
-            print(self.complaint(), file=sys.stderr)
+            print(self.unfinished(), file=sys.stderr)
         finally:
             if (pool := self.pool()) is not None:
                 pool.cancel_queued()
 
-    def complaint(self) -> str:
+    def unfinished(self) -> str:
+        """Returns a message about the calls that the exit does not wait for."""
         frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
         pool = self.pool()
         queued = 0 if pool is None else pool.queued()
         lines = [
-            f"offloop: the interpreter exits, but after {self.exit_timeout} s (exit_timeout) calls of "
-            f"{self.prefix!r} still run. They are left to themselves; queued calls cancelled: {queued}."
+            f"offloop: the interpreter exits, but after {self.exit_timeout} s (exit_timeout) calls of the pool "
+            f"{self.prefix!r} still run. They are abandoned; queued calls that are cancelled: {queued}."
         ]
         for thread, life in list(self.lives.items()):
             if (function := life.function) is not None:
@@ -181,34 +199,28 @@ def _where(frame: FrameType | None) -> str:
     return f", at {code.co_filename}:{frame.f_lineno} in {code.co_name}"
 
 
-_crews: weakref.WeakSet[_Crew] = weakref.WeakSet()
+_all_workers: weakref.WeakSet[_Workers] = weakref.WeakSet()
 _unnamed = itertools.count()
-_exiting = False
 
 
-def _exit() -> None:
-    global _exiting
-    _exiting = True
-    begun = time.monotonic()
-    interrupted = ended_by_ctrl_c()
-    for crew in list(_crews):
+def _finish_all(begun: float, interrupted: bool) -> None:
+    for workers in list(_all_workers):
         if interrupted:
-            crew.abandon()
-        crew.finish(begun)
+            workers.abandon()
+        workers.finish(begun)
 
 
-# As the standard pools do: before the interpreter waits for threads that are no daemons.
-threading._register_atexit(_exit)  # type: ignore[attr-defined] # pyright: ignore
+exit_handler.add(_finish_all)
 
 
 class _Queued:
-    """The queue, for programs that look at its length."""
+    """The queue, for programs that ask for its length."""
 
     def __init__(self, pool: ThreadPool) -> None:
         self._pool = pool
 
     def qsize(self) -> int:
-        """How many calls wait for a thread."""
+        """Returns the number of calls that wait for a thread."""
         return self._pool.queued()
 
 
@@ -217,24 +229,25 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
 
     It takes the place of `concurrent.futures.ThreadPoolExecutor`, and its parameters mean the same. Further ones:
 
-    queue_capacity, on_full: how many calls may wait for a thread, and what becomes of one more: it waits for room
-    ("wait"; `submit` does not block for it), it is refused with `QueueFull` ("reject"), the submitting thread runs
-    it ("caller_runs"), or the oldest in the queue ends with `Shed` ("shed_oldest").
+    queue_capacity, on_full: the number of calls that may wait for a thread, and the policy for one more: it waits for
+    room ("wait"; `submit` does not block for it), it is refused with `QueueFull` ("reject"), the submitting thread
+    runs it ("caller_runs"), or the oldest in the queue ends with `JobShed` ("shed_oldest").
 
-    idle_timeout: seconds without work after which a thread leaves.
+    idle_timeout: seconds without work after which a thread ends.
 
     worker_state: makes a value for each worker, which `offloop.worker_state()` returns in its jobs.
 
-    close_worker_state: called with that value, by the worker itself, when it leaves or the value is discarded.
+    close_worker_state: called with that value, on the worker's thread, when the worker ends or discards the value.
 
-    exit_timeout: for how many seconds the interpreter's exit waits for calls that were accepted; None: for ever. If
-        Ctrl-C has ended the program it waits for none.
+    exit_timeout: the number of seconds for which the interpreter's exit waits for accepted calls; None: forever. If
+    Ctrl-C has ended the program it waits for none.
 
-    purpose: "waiting" if it is for calls that wait: those that compute are then logged, once each, by the logger
-    `offloop.advice`, and told by `metrics().advice`. "computing" is the other way round, "any" gives no advice.
+    activity: "waits" if the pool is for calls that wait. Calls that compute are then logged, once for each function,
+    by the logger `offloop.advice`, and reported by `metrics().advice`. With "computes" the calls that wait are
+    reported. None gives no advice.
     """
 
-    _chunks_travel = False
+    _uses_chunks = False
     _max_workers: int
     _shutdown: bool
 
@@ -251,7 +264,7 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         worker_state: Callable[[], object] | None = None,
         close_worker_state: Callable[[Any], object] | None = None,
         exit_timeout: float | None = 60.0,
-        purpose: Purpose = "any",
+        activity: Activity | None = None,
     ) -> None:
         if max_workers is None:
             cores: int | None = getattr(os, "process_cpu_count", os.cpu_count)()
@@ -260,10 +273,12 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        if activity not in _PURPOSES:
+            raise ValueError(f"activity is {activity!r}; it must be 'waits', 'computes' or None")
         self._max_workers = max_workers
         self._thread_name_prefix = thread_name_prefix or f"ThreadPoolExecutor-{next(_unnamed)}"
         self._shutdown = False
-        self._crew = _Crew(
+        self._workers = _Workers(
             self._thread_name_prefix,
             initializer,
             initargs,
@@ -272,29 +287,29 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
             exit_timeout,
         )
         self._pool = ThreadPool(
-            self._crew.start,
+            self._workers.start,
             self._thread_name_prefix,
-            purpose,
+            _PURPOSES[activity],
             max_workers,
             queue_capacity,
             on_full,
             idle_timeout,
         )
-        self._crew.pool = weakref.ref(self._pool)
+        self._workers.pool = weakref.ref(self._pool)
         self._work_queue = _Queued(self._pool)  # type: ignore[assignment] # pyright: ignore
-        _crews.add(self._crew)
+        _all_workers.add(self._workers)
 
     @property
     def _threads(  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride]
         self,
     ) -> set[threading.Thread]:
-        return self._crew.threads
+        return self._workers.threads
 
     @property
     def _broken(  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride]
         self,
     ) -> str | Literal[False]:
-        return self._crew.broken
+        return self._workers.broken
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Calls `fn(*args, **kwargs)` on a thread, in a copy of the caller's context. Does not block.
@@ -307,60 +322,57 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         future: Future[T] = Future()
         try:
             self._pool.submit(future, contextvars.copy_context().run, (fn, *args), kwargs or None)
-        except Closed:
+        except PoolClosed:
+            # Raises the exception that the standard pool raises, if that is why.
             self._check_open()
             raise
         return future
 
-    def _start(
+    def _dispatch(
         self,
-        future: JobFuture[Any],
-        loop: asyncio.AbstractEventLoop,
+        receiver: Any,
+        loop: asyncio.AbstractEventLoop | None,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        timeout: float | None,
-        queue_timeout: float | None,
-        priority: int,
-    ) -> None:
+        limits: CallLimits = NO_LIMITS,
+    ) -> Job:
         self._check_open()
         check_sync(fn)
-        future._job = self._pool.run(  # pyright: ignore[reportPrivateUsage]
-            future,
-            mailbox_of(loop),
+        return self._pool.run(
+            receiver,
+            None if loop is None else mailbox_of(loop),
             contextvars.copy_context().run,
             (fn, *args),
             kwargs or None,
-            timeout,
-            queue_timeout,
-            priority,
+            *limits,
         )
 
     def metrics(self) -> Metrics:
         return self._pool.metrics()
 
     def _check_open(self) -> None:
-        if self._crew.broken:
-            raise BrokenThreadPool(self._crew.broken)
+        if self._workers.broken:
+            raise BrokenThreadPool(self._workers.broken)
         if self._shutdown:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        if _exiting:
+        if exit_handler.has_begun:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Takes no more calls. Accepted ones still run, unless `cancel_futures` cancels those that have not begun.
+        """Takes no more calls. Accepted ones still run, but `cancel_futures` cancels those that have not begun.
 
-        Blocks until all have ended, if it is to `wait`. In a child made by fork() it does nothing.
+        With `wait` it blocks until all have ended. In a child made by fork() it does nothing.
         """
         self._shutdown = True
-        if self._crew.pid != os.getpid():
+        if self._workers.pid != os.getpid():
             return
-        self._crew.close()
+        self._workers.close()
         if cancel_futures:
             self._pool.cancel_queued()
         if wait:
-            self._crew.join()
+            self._workers.join()
 
     def _abort(self) -> None:
         self._shutdown = True
-        self._crew.abandon()
+        self._workers.abandon()

@@ -1,4 +1,4 @@
-"""What calls cost, measured where they run. Worker processes import it, so it imports little."""
+"""The cost of calls, measured where they run. Worker processes import this module, so it imports little."""
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ import time
 from threading import Thread
 from typing import Any
 
-from . import _calls, _pickling, _remote_errors
+from .. import _calls
+from .._worker import pickling, remote_errors
 
 
 class Stopwatch:
-    """The CPU time that this thread burns, and the time in which it waits for something outside of this process."""
+    """Measures the CPU time of this thread, and the time in which it waits for something outside of this process."""
 
     def __init__(self, sees_queue: bool) -> None:
         self._delay = run_delay() if sees_queue else None
@@ -21,12 +22,12 @@ class Stopwatch:
         self._wall = time.perf_counter()
 
     def stop(self) -> tuple[float, float]:
-        """CPU seconds, and seconds of waiting.
+        """Returns the CPU seconds, and the seconds of waiting.
 
-        Waiting for the GIL is not counted, as far as it shows: it is held by a thread that burns CPU, so only the
-        time in which no thread of the process did can have been spent on anything else. Nor is the time, if the
-        stopwatch sees it, in which the system had no core for this thread.
-        Unseen is only the time in which the thread that holds the GIL has no core.
+        Time in which this thread waits for the GIL is not counted as waiting. The thread that holds the GIL uses CPU
+        time, so only the time in which no thread of the process used any can be a wait for something else. With
+        `sees_queue`, the time in which the system had no core for this thread is not counted either. The time in
+        which the thread that holds the GIL has no core cannot be seen, and counts.
         """
         wall = time.perf_counter() - self._wall
         all_cpu = time.process_time() - self._all_cpu
@@ -38,7 +39,7 @@ class Stopwatch:
 
 
 def run_delay() -> float:
-    """For how many seconds this thread could have run but had no core; 0 where the system does not say."""
+    """Returns the seconds for which this thread could have run but had no core; 0 if the system does not report it."""
     try:
         with open("/proc/thread-self/schedstat", "rb", buffering=0) as file:
             return int(file.read().split()[1]) / 1e9
@@ -47,13 +48,14 @@ def run_delay() -> float:
 
 
 class GilProbe(Thread):
-    """Wants the GIL again and again while a call runs, and sees how long it has to wait for it.
+    """Asks for the GIL again and again while a call runs, and measures how long it waits for it.
 
-    Of a call that holds the GIL it gets it every 5 ms (`sys.getswitchinterval()`); of one that has released it, at
-    once. It cannot tell who holds it.
+    While a call holds the GIL, the probe gets it every 5 ms (`sys.getswitchinterval()`); while the call has released
+    it, at once. It cannot tell which thread holds the GIL.
     """
 
     NAP = 0.001
+    """Seconds between two requests."""
 
     def __init__(self) -> None:
         super().__init__(name="offloop-gil-probe", daemon=True)
@@ -69,18 +71,18 @@ class GilProbe(Thread):
             now = time.perf_counter()
             time.sleep(self.NAP)
             napped += self.NAP
-        # The last nap went on after the end.
+        # A part of the last nap was after the end of the call.
         napped -= max(0.0, now + self.NAP - self._ended)
         self._waited = self._ended - self._begun - napped - (run_delay() - delay)
 
     def stop(self) -> float:
-        """The share of the time in which it had to wait for the GIL, from 0 to 1; if it could not be started, 1."""
+        """Returns the share of the time in which it waited for the GIL, from 0 to 1; 1 if it could not be started."""
         self._ended = time.perf_counter()
         if self.ident is None:
             return 1.0
         self.join()
         took = self._ended - self._begun
-        # If it came to begin only when the call had ended, it has waited for all of it.
+        # If it began to run only after the call had ended, it has waited during the whole call.
         return min(1.0, max(0.0, self._waited / took)) if took > 0 else 1.0
 
 
@@ -95,24 +97,24 @@ class InWorker(functools.partial[Any]):
             _calls.check_result(self, value)
         except BaseException as error:
             failed = True
-            value = _remote_errors.pack(error)
+            value = remote_errors.pack(error)
         cpu, waited = stopwatch.stop()
-        # Unpickling goes from left to right, so between the times is what it took to unpickle the value.
-        return failed, cpu, waited, _Now(), _pickling.wrap_large(value), _Now()
+        # Unpickling goes from left to right, so the two times enclose the unpickling of the value.
+        return failed, cpu, waited, _Now(), pickling.wrap_large(value), _Now()
 
 
 class _Now:
-    """Unpickles to the CPU time of the thread that does it."""
+    """Unpickles to the CPU time of the thread that unpickles it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return time.thread_time, ()
 
 
 class Reply:
-    """What a call through `InWorker` came to, and what it cost."""
+    """The result of a call through `InWorker`, and its cost."""
 
     def __init__(self, reply: tuple[Any, ...]) -> None:
         failed, self.cpu, self.waited, begun, self.value, ended = reply
-        self.error = _remote_errors.unpack(self.value) if failed else None
+        self.error = remote_errors.unpack(self.value) if failed else None
         self.shipping: float = ended - begun
-        """Seconds that it took to unpickle the value."""
+        """The CPU seconds of unpickling the value."""

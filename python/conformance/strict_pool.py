@@ -1,4 +1,4 @@
-"""For CPython's own tests: our process pool with the standard one's behaviour and names."""
+"""The process pool with the standard one's behaviour and private names, for CPython's own tests."""
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ import time
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from ._processes import ProcessPoolExecutor
+from offloop import ProcessPoolExecutor
 
 
 class StrictProcessPoolExecutor(ProcessPoolExecutor):
-    """Breaks at a crash, as the standard pool does, and has those of its private names that its tests use."""
+    """Breaks at a crash, as the standard pool does, and has the private attributes that its tests use."""
 
     def __init__(
         self,
@@ -29,18 +29,17 @@ class StrictProcessPoolExecutor(ProcessPoolExecutor):
         if mp_context is None:
             mp_context = multiprocessing.get_context("spawn" if max_tasks_per_child else None)
         self._mp_context = mp_context
-        self._executor_manager_thread = self._call_queue = _End(self)
-
+        self._executor_manager_thread = self._call_queue = _Joinable(self)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As in the standard pool, jobs for which there are workers are not cancelled, if those only come up."""
+        """Shuts down as the standard pool does: it does not cancel jobs whose workers are still starting."""
         while cancel_futures and not self._broken and self._engine.outstanding() == self._engine.queued() > 0:
             time.sleep(0.001)
         super().shutdown(wait, cancel_futures=cancel_futures)
 
 
-class _End:
-    """Stands for the thread and the queue that the standard pool has: both can be waited for."""
+class _Joinable:
+    """Stands for the thread and the queue that the standard pool has, which its tests join."""
 
     def __init__(self, pool: ProcessPoolExecutor) -> None:
         self._engine = pool._engine

@@ -6,22 +6,24 @@ import sys
 import traceback
 from typing import Any
 
-from offloop import _pickling
-from offloop._calls import name_of
+from .._calls import name_of
+from . import pickling
+
+__all__ = ["RemoteError"]
 
 
 class RemoteError(Exception):
-    """Stands for an exception of a worker that could not travel.
+    """Stands for a worker's exception that could not be sent to the caller.
 
-    Its `__cause__` holds the traceback of the original, as for exceptions that could.
+    Its `__cause__` holds the traceback of the original, as for exceptions that could be sent.
     """
 
     type_name: str
     """Module and name of the original's type."""
     text: str
-    """What `str()` gave for the original."""
+    """`str()` of the original."""
     reason: str
-    """Why it could not travel."""
+    """Why the original could not be sent."""
 
     def __init__(self, type_name: str, text: str, reason: str) -> None:
         super().__init__(type_name, text, reason)
@@ -37,11 +39,11 @@ class RemoteError(Exception):
 
 
 def pack(exc: BaseException) -> bytes:
-    """Makes bytes of an exception, its notes and its formatted traceback, for `unpack`.
+    """Returns an exception, its notes and its formatted traceback as bytes, for `unpack`.
 
-    What cannot be pickled, or not unpickled again, becomes a RemoteError. Raises nothing but
-    MemoryError: what the exception's own code raises meanwhile, even SystemExit, is the reason that
-    the RemoteError gives.
+    An exception that cannot be pickled, or cannot be unpickled again, becomes a RemoteError. Raises nothing but
+    MemoryError: if the exception's own code raises meanwhile, even SystemExit, the RemoteError gives that as the
+    reason.
     """
     type_name, text = _type_name(exc), _text(exc)
     pickled, _ = _pickle(exc)
@@ -49,21 +51,21 @@ def pack(exc: BaseException) -> bytes:
 
 
 def unpack(data: bytes) -> BaseException:
-    """The exception that `pack` was given, with the remote traceback as its `__cause__`.
+    """Returns the exception that `pack` was given, with the remote traceback as its `__cause__`.
 
-    If it cannot be unpickled in this process, it is a RemoteError that says why.
+    If it cannot be unpickled in this process, returns a RemoteError that says why.
     """
     pickled, type_name, text, formatted, notes = pickle.loads(data)
     exc: BaseException
     try:
         exc = pickle.loads(pickled)
     except (Exception, SystemExit) as error:
-        exc = RemoteError(type_name, text, f"here it does not unpickle: {_describe(error)}")
-    # The type that callers look for.
+        exc = RemoteError(type_name, text, f"it cannot be unpickled in this process: {_describe(error)}")
+    # Callers look for the standard library's type.
     from concurrent.futures import process
 
     remote_traceback: Any = process._RemoteTraceback  # pyright: ignore
-    # Not by assignment, which the exception's own `__setattr__` may forbid.
+    # The exception's own `__setattr__` may forbid an assignment.
     BaseException.__setattr__(exc, "__cause__", remote_traceback(f'\n"""\n{formatted}"""'))
     if notes:
         BaseException.__setattr__(exc, "__notes__", notes)
@@ -71,9 +73,9 @@ def unpack(data: bytes) -> BaseException:
 
 
 def _pickle(exc: BaseException) -> tuple[bytes, BaseException]:
-    """`exc`, or as much of it as possible, pickled; and what that unpickles to."""
+    """Returns `exc`, or as much of it as possible, pickled; and the exception that this unpickles to."""
     try:
-        pickled, _ = _pickling.dumps(exc, lambda buffer: False)
+        pickled, _ = pickling.dumps(exc, lambda buffer: False)
         back: object = pickle.loads(pickled)
         if isinstance(back, BaseException):
             return pickled, back
@@ -82,7 +84,7 @@ def _pickle(exc: BaseException) -> tuple[bytes, BaseException]:
         reason = _describe(error)
     if sys.version_info >= (3, 11) and isinstance(exc, BaseExceptionGroup):
         with contextlib.suppress(BaseException):
-            # Of no other class, so that this runs none of the user's code.
+            # A subclass could run the user's code, so the group becomes a plain one.
             group = BaseExceptionGroup(exc.message, [_pickle(part)[1] for part in exc.exceptions])
             for note in _notes(exc):
                 group.add_note(note)
@@ -92,7 +94,7 @@ def _pickle(exc: BaseException) -> tuple[bytes, BaseException]:
 
 
 def _format(exc: BaseException) -> str:
-    """The traceback with its chain of causes, without the frames of the worker that called."""
+    """Returns the traceback with its chain of causes, without the frames of the worker's own code."""
     frames = exc.__traceback__
     while frames is not None and _is_own(frames.tb_frame.f_globals.get("__name__")):
         frames = frames.tb_next
@@ -123,7 +125,7 @@ def _type_name(exc: BaseException) -> str:
 
 def _text(value: object) -> str:
     try:
-        # Joined, it is a `str` even if `__str__` returns some subclass.
+        # `join` makes a plain `str` even if `__str__` returns a subclass.
         return "".join((str(value),))
     except BaseException as error:
         return f"<str() raised {_type_name(error)}>"

@@ -1,8 +1,8 @@
-"""`__main__` in workers, by the rules of multiprocessing's spawn, but imported only when needed.
+"""`__main__` in workers: as with multiprocessing's start method "spawn", but imported only when needed.
 
-The parent describes itself with `preparation`. A worker takes on its `sys.path`, `sys.argv` and the
+The parent describes itself with `preparation`. A worker takes over its `sys.path`, `sys.argv` and the
 like at once (`prepare_base`), and imports the parent's main module as `__mp_main__` before the first
-call that refers to it (`needs_main`, `prepare_main`). Most workers never do, and start sooner.
+call that refers to it (`needs_main`, `prepare_main`). Most workers never need it, and start sooner.
 """
 
 import functools
@@ -14,16 +14,18 @@ from typing import Any
 _MAIN_KEYS = ("init_main_from_name", "init_main_from_path")
 _BASE_KEYS = ("dir", "sys_path", "sys_argv")
 
-# In a worker: where the main module of the pool's process is. A pool that a job makes passes it on,
-# whether or not this worker has imported it.
 _inherited: dict[str, Any] | None = None
+"""In a worker, the keys that locate the main module of the pool's process. Set once, by `prepare_base`.
+
+A pool that a job makes passes them on, whether or not this worker has imported the main module.
+"""
 
 
 def preparation(name: str = "OffloopWorker", cwd: str | None = None) -> dict[str, Any]:
-    """Describes this process to workers that will be called `name` and live in `cwd` (None: here).
+    """Describes this process to workers that will have the name `name` and the directory `cwd` (None: this one's).
 
-    The keys are those of `multiprocessing.spawn.get_preparation_data`, and two for the parent. All
-    can be pickled. Unlike that function, this one leaves the user free to choose a start method.
+    The keys are those of `multiprocessing.spawn.get_preparation_data`, and two about the parent. All values can be
+    pickled. Unlike that function, this one leaves the user free to choose a start method afterwards.
     """
     from multiprocessing import get_start_method, process, util
 
@@ -31,7 +33,7 @@ def preparation(name: str = "OffloopWorker", cwd: str | None = None) -> dict[str
     orig_dir: str | None = getattr(process, "ORIGINAL_DIR", None)
     described: dict[str, Any] = {
         "name": name,
-        # An AuthenticationString refuses to be pickled, and its bytes do not.
+        # An AuthenticationString refuses to be pickled; its bytes can be.
         "authkey": bytes(current.authkey),
         "log_to_stderr": getattr(util, "_log_to_stderr", False),
         "sys_path": [orig_dir if entry == "" and orig_dir else entry for entry in sys.path],
@@ -51,7 +53,7 @@ def preparation(name: str = "OffloopWorker", cwd: str | None = None) -> dict[str
 
 
 def prepare_base(described: dict[str, Any]) -> None:
-    """Makes this process a worker of the one described, except for the main module."""
+    """Gives this process the search path, the arguments and the directory of the described one."""
     global _inherited
     _inherited = _main_keys(described)
     os.chdir(described["dir"])
@@ -60,7 +62,10 @@ def prepare_base(described: dict[str, Any]) -> None:
 
 
 def prepare_multiprocessing(described: dict[str, Any]) -> None:
-    """The same for multiprocessing, which takes longer to import than all else: when it is needed."""
+    """Makes multiprocessing in this process behave as in a child of the described one.
+
+    Imports multiprocessing, which takes longer than everything else here, so it is called only when needed.
+    """
     from multiprocessing import spawn
 
     spawn.prepare({key: value for key, value in described.items() if key not in _MAIN_KEYS + _BASE_KEYS})
@@ -70,18 +75,18 @@ def prepare_multiprocessing(described: dict[str, Any]) -> None:
 def prepare_main(described: dict[str, Any]) -> None:
     """Imports the parent's main module as `__main__`, once. Raises what its code raises.
 
-    Meanwhile, pools and processes refuse to be made: see `refuse_while_importing_main`.
+    Meanwhile no pool and no process can be made: see `refuse_while_importing_main`.
     """
     from multiprocessing import process, spawn
 
     current: Any = process.current_process()
-    current._inheriting = True  # where multiprocessing looks, too
+    current._inheriting = True  # multiprocessing looks at it as well
     try:
         spawn.prepare(_main_keys(described))
     except SystemExit as error:
-        # It would reach the caller's `future.result()`, and end the parent.
+        # The caller's `future.result()` would raise it, which would end the parent.
         raise RuntimeError(
-            "a worker process could not import __main__, because it calls sys.exit() while it is "
+            "a worker process could not import __main__, because __main__ calls sys.exit() while it is "
             f"imported. {_GUARD}"
         ) from error
     finally:
@@ -89,7 +94,7 @@ def prepare_main(described: dict[str, Any]) -> None:
 
 
 def refuse_while_importing_main() -> None:
-    """Raises RuntimeError in a worker that imports the main module: for the pool's constructor.
+    """Raises RuntimeError in a worker that is importing the main module. Called by the pool's constructor.
 
     A script that makes a pool when it is imported would start workers that import it, without end.
     """
@@ -97,7 +102,7 @@ def refuse_while_importing_main() -> None:
     if process is not None and getattr(process.current_process(), "_inheriting", False):
         raise RuntimeError(
             "__main__ makes a process pool while it is imported, and worker processes import it to "
-            f"find the functions they shall call. {_GUARD}"
+            f"find the functions that they are to call. {_GUARD}"
         )
 
 
@@ -105,15 +110,16 @@ _GUARD = 'Put the code that starts the program under `if __name__ == "__main__":
 
 
 def needs_main(pickled: bytes) -> bool:
-    """Whether unpickling may look something up in `__main__` or `__mp_main__`.
+    """Returns whether unpickling may look something up in `__main__` or `__mp_main__`.
 
-    Says yes to some others, as to a string of that name, and never no to a plain pickle that does.
+    May be true for another pickle, such as one of a string of that name. It is never false for a plain pickle that
+    refers to the main module.
     """
     return pickled.find(b"_main__") >= 0  # `in` takes several times as long for `bytes`
 
 
 def is_importable() -> bool:
-    """Whether workers can import the main module: not that of a REPL, `-c`, stdin or a notebook."""
+    """Returns whether workers can import the main module: not that of a REPL, `-c`, stdin or a notebook."""
     return bool(_find_main())
 
 
@@ -122,7 +128,7 @@ def _main_keys(described: dict[str, Any]) -> dict[str, Any]:
 
 
 def _find_main() -> dict[str, Any]:
-    """Which of `_MAIN_KEYS` leads workers to the main module; empty if none does."""
+    """Returns the one of `_MAIN_KEYS` by which workers find the main module; nothing if there is none."""
     if _inherited is not None:
         return _inherited
     main = sys.modules.get("__main__")
@@ -142,17 +148,17 @@ def _existing_script(path: str) -> str | None:
     from multiprocessing import process
 
     path = os.path.normpath(os.path.join(getattr(process, "ORIGINAL_DIR", None) or "", path))
-    # "<stdin>" is no file, and multiprocessing leaves the script of IPython alone.
+    # "<stdin>" is not a file, and multiprocessing does not import the script of IPython.
     if not os.path.isfile(path) or os.path.splitext(os.path.basename(path))[0] == "ipython":
         return None
     return path
 
 
 def _set_parent(name: str, pid: int) -> None:
-    """Makes `multiprocessing.parent_process()` speak of the process that has the pool."""
+    """Makes `multiprocessing.parent_process()` return the process that has the pool."""
     try:
         ends_with_parent = os.pidfd_open(pid)
-    except OSError:  # it is gone, and this worker is about to follow
+    except OSError:  # the parent has exited, and this worker is about to exit as well
         return
     from multiprocessing import process
 

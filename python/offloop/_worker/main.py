@@ -1,4 +1,7 @@
-"""The other side: what an interpreter does that was started as a template of workers, or forked from it."""
+"""The worker's side: an interpreter that was started as a template of workers, or was forked from one.
+
+`command` is the one function here for the parent, which starts templates with it.
+"""
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -11,32 +14,40 @@ from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import _calls, _logs, _main, _offloop, _pickling, _remote_errors
-from ._replies import LOG, RAISED, REFUSED, RESULT, UNREADABLE
+from .. import _calls, _offloop
+from . import logs, main_module, pickling, remote_errors
+from .replies import LOG, RAISED, REFUSED, RESULT, UNREADABLE
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 PREPARATION = "OFFLOOP_PREPARATION"
-"""The environment variable with what a template needs to know."""
+"""The environment variable by which a template gets its settings."""
 
 MARKER = "OFFLOOP_WORKER"
-"""The engine's variable; what a job starts must not take itself for a worker."""
+"""The engine's variable. It is removed, so that a program that a job starts does not act as a worker."""
 
 LARGE_BUFFER = 16 * 1024
-"""From this size in bytes on, buffers travel beside their pickle."""
+"""The size in bytes from which buffers travel beside their pickle."""
 
 _preparation: Mapping[str, Any] = {}
+"""The description of the parent. Set once, when the template begins."""
 _awaits_main = False
+"""Whether the parent's main module may still have to be imported."""
+_awaits_multiprocessing = False
+"""Whether multiprocessing has not yet been told that this process is a child. Turns false once it is imported."""
+_forwarder: logs.Forwarder | None = None
+"""The handler that sends log records to the parent, if this process is a worker."""
 
 
 def command(preparation: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
-    """The command line of a template, and the environment variables that it needs."""
+    """Returns the command line of a template, and the environment variables that it needs."""
     import pickle
     from multiprocessing import spawn, util
 
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    program = f"import sys; sys.path.insert(0, {package!r}); from offloop._worker import main; main()"
+    parent = os.path.dirname(package)
+    program = f"import sys; sys.path.insert(0, {parent!r}); from offloop._worker.main import main; main()"
     flags: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
     executable = os.fsdecode(spawn.get_executable())
     environment = {PREPARATION: b2a_base64(pickle.dumps(dict(preparation)), newline=False).decode()}
@@ -44,7 +55,7 @@ def command(preparation: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
 
 
 def main() -> None:
-    """The life of a template that was started as a program."""
+    """Runs a template that was started as a program."""
     import pickle
 
     template = _offloop.Template.connect()
@@ -52,17 +63,17 @@ def main() -> None:
     os.environ.pop(MARKER, None)
     if template is None:
         return
-    _main.prepare_base(preparation["process"])
-    _live(template, preparation, is_fork=False)
+    main_module.prepare_base(preparation["process"])
+    _serve(template, preparation, is_fork=False)
 
 
 def fork(socket: int, preparation: Mapping[str, Any]) -> int:
-    """Forks this process as a template, for users of the start method "fork". Returns the child's process id."""
+    """Forks this process as a template, for pools with the start method "fork". Returns the child's process id."""
     import warnings
 
     parent = os.getpid()
     with warnings.catch_warnings():
-        # That is what they have asked for.
+        # The program has asked for this start method.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child:
@@ -71,22 +82,22 @@ def fork(socket: int, preparation: Mapping[str, Any]) -> int:
     try:
         template = _offloop.Template.adopt(socket, parent)
         if template is not None:
-            _live(template, preparation, is_fork=True)
+            _serve(template, preparation, is_fork=True)
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
     finally:
         os._exit(1)
 
 
-def _live(template: _offloop.Template, preparation: Mapping[str, Any], is_fork: bool) -> None:
-    """Forks workers until the pool is gone. Never returns."""
+def _serve(template: _offloop.Template, preparation: Mapping[str, Any], is_fork: bool) -> None:
+    """Forks workers until the pool has ended. Never returns."""
     global _preparation, _awaits_main, _awaits_multiprocessing
-    # Ctrl-C goes to the whole foreground group; what becomes of the jobs then is the parent's decision.
+    # Ctrl-C goes to the whole foreground group; the parent decides what happens to the jobs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Ignored, as a parent may have it, the workers' exit statuses would be lost.
+    # The parent may ignore the signal; then the workers' exit statuses would be lost.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _preparation = preparation["process"]
-    # A fork of the parent has its main module already.
+    # A fork of the parent already has its main module.
     _awaits_main = not is_fork
     _awaits_multiprocessing = True
     for module in preparation["preload"]:
@@ -94,7 +105,8 @@ def _live(template: _offloop.Template, preparation: Mapping[str, Any], is_fork: 
             __import__(module)
         elif _awaits_main:
             _import_main()
-    # What is there now stays as it is: to look through it would only copy its pages.
+    # The objects that exist now are shared with all workers. A garbage collection that visited them would copy their
+    # memory pages.
     gc.collect()
     gc.freeze()
     worker = template.serve(os.fork)
@@ -106,26 +118,19 @@ def _live(template: _offloop.Template, preparation: Mapping[str, Any], is_fork: 
     _end()
 
 
-_log: _logs.Forwarder | None = None
-"""What sends log records to the parent, if this process is a worker."""
-
-
 def _begin(log_level: int) -> None:
-    """As multiprocessing begins a child."""
-    global _log
-    _log = _logs.install(lambda record: _offloop.emit((LOG, record, ())), log_level)
+    """Prepares a worker that was just forked, as multiprocessing does with a child."""
+    global _forwarder
+    _forwarder = logs.install(lambda record: _offloop.emit((LOG, record, ())), log_level)
     _begin_multiprocessing()
     numpy = sys.modules.get("numpy")
     if numpy is not None:
-        # The standard library's generator is seeded anew by fork.
+        # The generator of `random` is seeded anew at a fork, but not that of NumPy.
         numpy.random.seed()
 
 
-_awaits_multiprocessing = False
-
-
 def _begin_multiprocessing() -> None:
-    """Makes this process a child of its parent in the eyes of multiprocessing, as soon as somebody has imported that."""
+    """Tells multiprocessing that this process is a child, if that module has been imported."""
     global _awaits_multiprocessing
     if "multiprocessing.process" not in sys.modules:
         return
@@ -134,16 +139,17 @@ def _begin_multiprocessing() -> None:
     _awaits_multiprocessing = False
     util._finalizer_registry.clear()  # type: ignore[attr-defined]
     util._run_after_forkers()  # type: ignore[attr-defined]
-    _main.prepare_multiprocessing(dict(_preparation))
+    main_module.prepare_multiprocessing(dict(_preparation))
     current: Any = process.current_process()
     current._config["semprefix"] = "/mp"
 
 
 def _end() -> None:
-    """As multiprocessing ends a child. Never returns."""
+    """Ends a worker, as multiprocessing does with a child. Never returns."""
     import threading
 
     try:
+        # If the module was not imported, the worker has no state.
         jobs = sys.modules.get("offloop._jobs")
         if jobs is not None and jobs.process_state is not None:
             jobs.process_state.discard()
@@ -159,78 +165,80 @@ def _end() -> None:
 
 def _import_main() -> None:
     global _awaits_main
-    _main.prepare_main(dict(_preparation))
+    main_module.prepare_main(dict(_preparation))
     _awaits_main = False
 
 
 def _flush() -> None:
+    """Flushes standard output and standard error."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (AttributeError, ValueError, OSError):
-            # The job has put something else there, or closed it.
+            # The job has replaced the stream, or closed it.
             pass
 
 
-def keep(buffer: Any) -> bool:
-    """Whether a buffer travels beside its pickle."""
+def travels_beside(buffer: Any) -> bool:
+    """Returns whether a buffer travels beside its pickle instead of inside."""
     return len(buffer.raw()) >= LARGE_BUFFER
 
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], "dict[str, object] | None"]
+"""A call as it is pickled: the function, its arguments, and the values of context variables, if any."""
 
 
 def perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
-    """Performs a pickled call. Whatever goes wrong with it is in the reply."""
-    if _log is None or _log.job_runs:
-        # The process that has the pool, and runs what its queue has no room for.
+    """Performs a pickled call and returns the reply. An exception, whatever it is, is in the reply."""
+    if _forwarder is None or _forwarder.job_runs:
+        # This is the process that has the pool, and runs a call for which its queue has no room.
         return _perform(body, buffers)
-    _log.job_runs = True
+    _forwarder.job_runs = True
     try:
         return _perform(body, buffers)
     finally:
-        _log.flush()
-        _log.job_runs = False
+        _forwarder.flush()
+        _forwarder.job_runs = False
         _flush()
 
 
 def _perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
     try:
-        if _awaits_main and _main.needs_main(bytes(body)):
+        if _awaits_main and main_module.needs_main(bytes(body)):
             _import_main()
         if _awaits_multiprocessing and bytes(body).find(b"multiprocessing") >= 0:
             import multiprocessing.process  # pyright: ignore[reportUnusedImport]
         if _awaits_multiprocessing:
             _begin_multiprocessing()
-        call: Call = _pickling.loads(body, buffers)
+        call: Call = pickling.loads(body, buffers)
         if _awaits_multiprocessing:
             _begin_multiprocessing()
     except BaseException as error:
-        return UNREADABLE, _remote_errors.pack(error), ()
+        return UNREADABLE, remote_errors.pack(error), ()
     try:
         fn, args, kwargs, context = call
         if context is None:
             value = fn(*args, **kwargs)
         else:
-            from . import _context
+            from .context import run_in
 
-            value = _context.run_in(context, fn, *args, **kwargs)
+            value = run_in(context, fn, *args, **kwargs)
         _calls.check_result(fn, value)
-        return RESULT, *_pickling.dumps(_pickling.wrap_large(value), keep)
+        return RESULT, *pickling.dumps(pickling.wrap_large(value), travels_beside)
     except InitializerFailed as error:
         return REFUSED, str(error).encode(errors="replace"), ()
     except BaseException as error:
-        return RAISED, _remote_errors.pack(error), ()
+        return RAISED, remote_errors.pack(error), ()
 
 
 def send_items(fn: Callable[..., Iterable[Any]], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Sends what an iterable has, as `pool.stream` runs it."""
+    """Sends the items of the iterable that `fn` returns. The call that `pool.stream` submits."""
     for item in fn(*args, **kwargs):
-        _offloop.emit((RESULT, *_pickling.dumps(_pickling.wrap_large(item), keep)))
+        _offloop.emit((RESULT, *pickling.dumps(pickling.wrap_large(item), travels_beside)))
 
 
 class InitializerFailed(Exception):
-    """Keeps a worker from starting. The text says why."""
+    """The initializer raised, so the worker cannot start. The text is the reason."""
 
 
 def initialise(
@@ -240,14 +248,14 @@ def initialise(
     close_state: Callable[[Any], object] | None,
 ) -> None:
     """Runs once in each worker, before its first job."""
-    if _log is not None:
-        # Nobody reads what is sent now: its records are sent with those of the first job.
-        _log.job_runs = False
+    if _forwarder is not None:
+        # The parent does not read records yet, so they are sent with those of the first job.
+        _forwarder.job_runs = False
     try:
         if initializer is not None:
             initializer(*args)
         if open_state is not None:
-            from . import _jobs
+            from .. import _jobs
 
             _jobs.process_state = _jobs.State(open_state, close_state)
     except BaseException as error:
@@ -265,9 +273,9 @@ inherited: tuple[
     Callable[[], Any] | None,
     Callable[[Any], object] | None,
 ]
-"""What a forked template has from its parent without pickling."""
+"""The arguments of `initialise` that a forked template has inherited without pickling. Set before the fork."""
 
 
 def initialise_inherited() -> None:
-    """The same with what was inherited."""
+    """Calls `initialise` with the inherited arguments."""
     initialise(*inherited)

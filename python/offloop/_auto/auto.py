@@ -1,4 +1,4 @@
-"""`offloop.auto`: threads or processes for a function, by what its calls were measured to do."""
+"""`offloop.auto`: chooses threads or processes for each function, by measurements of its calls."""
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -18,56 +18,62 @@ from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Literal, TypeVar, final
 
-from . import _default, _pickling
-from ._calls import check_sync, name_of
-from ._errors import Error
-from ._loop import JobFuture
-from ._measured import GilProbe, InWorker, Reply, Stopwatch
-from ._replies import Unreadable
+from .._calls import check_sync, name_of
+from .._errors import OffloopError
+from .._pools import default
+from .._pools.executor import CallLimits, PicklingFailed
+from .._pools.loop import JobFuture
+from .._worker import pickling
+from .._worker.main import travels_beside
+from .._worker.replies import Unreadable
+from .measured import GilProbe, InWorker, Reply, Stopwatch
+
+__all__ = ["Placement", "auto"]
 
 R = TypeVar("R")
 Place = Literal["threads", "processes"]
 
 ENOUGH = 2
-"""How many calls have to be seen before one is examined."""
+"""The number of calls that are measured before one is examined."""
 LONG = 0.002
-"""Seconds of CPU from which on a call is worth a process: the round trip is a twentieth of that."""
+"""The CPU seconds from which a call is worth a process: the round trip takes a twentieth of that."""
 SHORT = 0.001
-"""Seconds of CPU below which a call is not worth it any more."""
+"""The CPU seconds below which the calls of a function that is in processes come back."""
 COMPUTES = 0.3
-"""The share of CPU time in a call's time from which on it computes."""
+"""The share of CPU time in a call's time from which it computes."""
 WAITS = 0.15
-"""And below which, in a process, it waits: the gap between the two keeps a function from going to and fro."""
+"""The share of CPU time below which a call in a process waits. The gap to `COMPUTES` keeps a function from moving
+back and forth."""
 HOLDS_GIL = 0.5
-"""The share of a call's time for which others have to wait for the GIL, if it holds that. With an idle machine it is five
-sixths or next to nothing."""
+"""The share of a call's time for which the probe waits for the GIL, from which the call is taken to hold it. On an
+idle machine the share is five sixths or nearly nothing."""
 CHEAP = 0.25
-"""What pickling may cost of the CPU time that it moves to a process."""
+"""The largest cost of pickling, as a share of the CPU time that moves to a process."""
 DEAR = 0.5
-"""And at which cost the function comes back."""
+"""The cost of pickling, as such a share, from which the function comes back."""
 TRIAL = 3
-"""How many calls in processes have to be seen before their function may come back."""
-FIRST_PATIENCE, LAST_PATIENCE = 8, 2048
-"""After how many calls it is examined again, the first time and at most; four times as many each time."""
+"""The number of calls in processes that are measured before their function may come back."""
+FIRST_WAIT, LAST_WAIT = 8, 2048
+"""The number of calls after which a function is examined again, at first and at most. It grows fourfold each time."""
 FADING = 0.25
-"""What the latest call counts for in a mean, so that older ones fade."""
+"""The weight of the latest call in a mean."""
 
-_UNPICKLABLE = "it does not pickle"
-_UNPICKLABLE_RESULT = "its result does not pickle"
+_UNPICKLABLE = "it cannot be pickled"
+_UNPICKLABLE_RESULT = "its result cannot be pickled"
 
 _logger = logging.getLogger("offloop.auto")
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where `offloop.auto` runs a function, and why. `str()` of it says it all."""
+    """The place where `offloop.auto` runs a function, and the reason. `str()` of it has both."""
 
     place: Place
     reason: str
     calls: int
-    """How many of its calls have been measured."""
+    """The number of its calls that have been measured."""
     cpu: float
-    """CPU seconds of a call, a mean of the latest ones where it runs now."""
+    """The CPU seconds of a call: a mean over the latest calls in this place."""
     share: float
     """The share of CPU time in a call's time, from 0 to 1."""
 
@@ -77,13 +83,14 @@ class Placement:
 
 @final
 class _Mean:
-    """What calls cost of late."""
+    """The mean cost of the latest calls, in seconds."""
 
     def __init__(self) -> None:
         self.calls = 0
         self.cpu = 0.0
         self.waited = 0.0
         self.shipping = 0.0
+        """The CPU time of pickling calls and unpickling results."""
 
     def add(self, cpu: float, waited: float, shipping: float) -> None:
         self.calls += 1
@@ -101,29 +108,33 @@ class _Mean:
         return f"{_percent(self.share)} CPU, which is {_duration(self.cpu)} a call"
 
 
-# Reentrant, as a garbage collection may call in here.
+# Guards all records. Reentrant, because a garbage collection while it is held may call `forget`.
 _lock = threading.RLock()
 
 
 @final
 class _Record:
-    """What is known of a function."""
+    """The measurements of one function, and the decision about it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.place: Place = "threads"
         self.is_pinned = False
         self.calls = 0
+        """The number of calls measured, in both places."""
         self.mean = _Mean()
-        """Of the calls that ran where it is now."""
+        """The cost of the calls since the last move."""
         self._reason = ""
-        """Why it is in processes; in threads, why it is there although it computes."""
+        """The reason why it is in processes; in threads, why it is there although it computes."""
         self._next_exam = ENOUGH
-        self._patience = FIRST_PATIENCE
+        """The number of calls from which one is examined."""
+        self._next_wait = FIRST_WAIT
+        """The number of calls until the next examination, if the function stays in threads or comes back."""
         self._is_examined = False
+        """Whether a call is being examined."""
 
     def begin_exam(self) -> bool:
-        """Whether the call that begins is the one to be examined. Then `end_exam` is to be called."""
+        """Returns whether the call that begins is to be examined. If so, `end_exam` must be called."""
         with _lock:
             due = self.calls >= self._next_exam and not self._is_examined and not self.is_pinned
             if not due or self.place == "processes" or not self.computes():
@@ -132,7 +143,7 @@ class _Record:
             return True
 
     def end_exam(self, objection: str | None) -> None:
-        """Without an objection, the function goes to processes; None: there was no result."""
+        """Moves the function to processes if the objection is empty; None means that the call has no result."""
         with _lock:
             self._is_examined = False
             if objection is None or self.is_pinned:
@@ -142,15 +153,16 @@ class _Record:
                 self._wait_longer()
                 return
             self.place = "processes"
-            self._reason = f"since call {self.calls + 1}, {self.mean}, and it pickles"
+            self._reason = f"since call {self.calls + 1}, {self.mean}, and it can be pickled"
             self.mean = _Mean()
         _logger.info("%s goes to processes: %s", self.name, self._reason)
 
     def computes(self) -> bool:
+        """Returns whether the latest calls compute, for long enough to be worth a process."""
         return self.mean.cpu >= LONG and self.mean.share >= COMPUTES
 
     def add(self, place: Place, cpu: float, waited: float, shipping: float = 0.0) -> None:
-        """Notes a call that ran there."""
+        """Records a call that ran in `place`."""
         with _lock:
             self.calls += 1
             if place != self.place:
@@ -160,7 +172,7 @@ class _Record:
             if place == "threads" or mean.calls < TRIAL or self.is_pinned:
                 return
             if mean.cpu < SHORT:
-                why = f"in processes its calls were too short to be sent there: {_duration(mean.cpu)} of CPU"
+                why = f"in processes its calls were too short to be worth sending: {_duration(mean.cpu)} of CPU"
             elif mean.share < WAITS:
                 why = f"in processes it waited: {mean}"
             elif mean.shipping > DEAR * mean.cpu:
@@ -170,7 +182,7 @@ class _Record:
         self.come_back(why)
 
     def come_back(self, why: str) -> None:
-        """From processes to threads."""
+        """Moves the function from processes to threads."""
         with _lock:
             if self.is_pinned or self.place == "threads":
                 return
@@ -181,10 +193,11 @@ class _Record:
         _logger.info("%s comes back to threads: %s", self.name, why)
 
     def _wait_longer(self) -> None:
-        self._next_exam = self.calls + self._patience
-        self._patience = min(4 * self._patience, LAST_PATIENCE)
+        self._next_exam = self.calls + self._next_wait
+        self._next_wait = min(4 * self._next_wait, LAST_WAIT)
 
     def pin(self, place: Place) -> None:
+        """Keeps the function in `place`, whatever is measured."""
         with _lock:
             self.is_pinned = True
             if place != self.place:
@@ -192,6 +205,7 @@ class _Record:
                 self.mean = _Mean()
 
     def explain(self) -> Placement:
+        """Returns the place of the function's next call, with the reason."""
         with _lock:
             mean = self.mean
             return Placement(self.place, self._explain(), self.calls, mean.cpu, mean.share)
@@ -211,38 +225,39 @@ class _Record:
         if not mean.calls:
             return "none of its calls has ended yet"
         if self.computes():
-            return f"{measured}: CPU-bound as it seems, which a call that is examined has to confirm"
+            return f"{measured}: it seems CPU-bound, which the examination of a call has to confirm"
         if mean.share >= COMPUTES:
             return f"{measured}: too little for a process"
         if mean.cpu >= LONG:
-            return f"{measured}: it mostly waits, and what it computes could go to offloop.run_cpu by itself"
+            return f"{measured}: it mostly waits; the part that computes could go to offloop.run_cpu by itself"
         return f"{measured}: it waits"
 
 
 class Auto:
-    """Runs calls on the shared threads or in the shared processes, by what was measured of their function.
+    """Runs calls on the shared threads or in the shared processes, by measurements of their function.
 
-    Each function begins in threads. When its calls turn out to compute (2 ms of CPU or more, in 30 % of their time or
-    more) one more of them is examined in its thread: whether it pickles, what that costs, and whether it holds the GIL.
-    If a process is of use, the *following* calls go there; a call that has begun stays where it is, and none is
-    run twice. They come back when they have come to wait there, to be short, or not to pickle, and then it takes more
-    calls, each time, until they are tried again. A first burst of calls therefore runs in threads, all of it;
-    `offloop.run_cpu` knows better from the first call on.
+    Each function begins in threads. When its calls turn out to compute (2 ms of CPU or more, which are 30 % of their
+    time or more), one more call is examined in its thread: whether it can be pickled, what that costs, and whether it
+    holds the GIL. If a process is of use, the *following* calls go there. A call that has begun stays where it is,
+    and no call runs twice. The function comes back to threads if its calls in processes wait, are short, or cannot be
+    pickled; after each return it takes more calls until the function is tried again. A first burst of calls therefore
+    runs entirely in threads; use `offloop.run_cpu` for functions that are known to compute.
 
     It is for functions that take values and return values. In a process a function cannot change its arguments or
-    this process's variables, sees no context variables of its caller (OpenTelemetry's excepted), and is killed when it
-    is cancelled; in a thread it can, it does, and it is only asked to stop. What depends on one of these belongs to `offloop.run` or
-    `offloop.run_cpu`, or is pinned.
+    this process's variables, sees no context variables of its caller (except OpenTelemetry's), and is killed when it
+    is cancelled; in a thread it can change them, sees them all, and is only asked to stop. Use `offloop.run` or
+    `offloop.run_cpu` for functions that depend on one of these, or pin them.
 
-    It goes by means over the latest calls, so a function that is given small and large arguments in turn is judged by
-    their mixture. It knows functions by their code: closures of one `def` or `lambda` are one function, decorated
-    ones count as what `__wrapped__` leads to, methods as the function of their class.
+    The measurements are means over the latest calls, so a function that gets small and large arguments in turn is
+    judged by their mixture. Functions are told apart by their code: closures of one `def` or `lambda` are one
+    function, a decorated function counts as the one that `__wrapped__` leads to, and a method as the function of its
+    class.
 
-    What it cannot see: who holds the GIL. Where other threads keep it busy, or the machine has no core to spare, a
-    function that releases it (hashing, NumPy) may be sent to a process, which is of no use but does no harm. And of
-    a call that waits and computes by turns the one part is in the wrong place either way: split it.
+    It cannot see which thread holds the GIL. Where other threads keep it busy, or the machine has no free core, a
+    function that releases it (hashing, NumPy) may be sent to a process, which is of no use but does no harm. If a
+    call waits and computes in turn, one of the two parts is in the wrong place either way: split it.
 
-    Moves are logged by "offloop.auto", as INFO.
+    Moves are logged by the logger "offloop.auto", at level INFO.
     """
 
     def __init__(self) -> None:
@@ -260,13 +275,14 @@ class Auto:
     ) -> JobFuture[R]:
         """Runs `fn(*args, **kwargs)` in the shared threads or processes; await it.
 
-        See `Pool.run` for the keywords. Does not block, but to pickle the call if that goes to a process. A call that
-        does not pickle runs in a thread. A result that does not pickle is an error of the one call that found it so.
+        See `ThreadPoolExecutor.run` for the keywords. Does not block, except while it pickles a call that goes to a
+        process. A call that cannot be pickled runs in a thread. If the result of a call in a process cannot be
+        pickled, that call ends with an error, and the following ones run in threads.
         """
         check_sync(fn)
         loop = asyncio.get_running_loop()
         record = self._record_of(fn)
-        limits = timeout, queue_timeout, priority
+        limits = CallLimits(timeout, queue_timeout, priority)
         if record.place == "processes":
             return _in_process(record, loop, fn, args, kwargs, limits)
         future: JobFuture[R] = JobFuture(loop=loop)
@@ -274,20 +290,20 @@ class Auto:
         return future
 
     def explain(self, fn: Callable[..., object], /) -> Placement:
-        """Where the next call of `fn` would run, and why."""
+        """Returns the place where the next call of `fn` would run, with the reason."""
         return self._record_of(fn).explain()
 
     def pin(self, fn: Callable[..., object], /, place: Place) -> None:
-        """Has all calls of `fn` run in "threads" or "processes" from now on, whatever is measured, until `forget`.
+        """Runs all calls of `fn` in "threads" or in "processes" from now on, whatever is measured, until `forget`.
 
-        What does not pickle still runs in threads.
+        Calls that cannot be pickled still run in threads.
         """
         if place not in ("threads", "processes"):
-            raise ValueError(f'place is {place!r}; it must be "threads" or "processes"')
+            raise ValueError(f"place is {place!r}; it must be 'threads' or 'processes'")
         self._record_of(fn).pin(place)
 
     def forget(self, fn: Callable[..., object] | None = None, /) -> None:
-        """Forgets what is known of `fn`, or of all functions: they begin in threads again."""
+        """Forgets the measurements of `fn`, or of all functions: they begin in threads again."""
         if fn is None:
             self._records = {}
         else:
@@ -317,25 +333,25 @@ class Auto:
 auto = Auto()
 
 
-def _reset() -> None:
+def _reset_in_child() -> None:
     global _lock
     _lock = threading.RLock()
     auto.forget()
 
 
-# What the parent's calls were doing is not the child's.
-os.register_at_fork(after_in_child=_reset)
+# Measurements of the parent's calls do not hold in a child made by fork().
+os.register_at_fork(after_in_child=_reset_in_child)
 
 
 def _anchor(fn: object) -> tuple[object, str]:
-    """What stands for a function: an object that lives as long as calls of it may come, and a name beside it."""
+    """Returns the identity of a function: an object that lives as long as it can be called, and a name beside it."""
     while True:
         if isinstance(fn, functools.partial):
             fn = fn.func
         elif isinstance(fn, MethodType):
             fn = fn.__func__
         elif isinstance(fn, FunctionType):
-            # Not the function, which is made anew each time if it is a lambda.
+            # The code, because a lambda or a closure is a new function object each time.
             if (wrapped := fn.__dict__.get("__wrapped__")) is None:
                 return fn.__code__, ""
             fn = wrapped
@@ -345,7 +361,7 @@ def _anchor(fn: object) -> tuple[object, str]:
         owner: object = fn.__self__
         if isinstance(owner, ModuleType):
             return fn, ""
-        # A method of a type in C: the function is made anew at each look at it.
+        # A method of a type in C: each access to it makes a new function object.
         return owner if isinstance(owner, type) else type(owner), fn.__name__
     if isinstance(fn, type):
         return fn, ""
@@ -359,16 +375,13 @@ def _anchor(fn: object) -> tuple[object, str]:
     return fn, ""
 
 
-Limits = tuple["float | None", "float | None", int]
-
-
 class _Timed(functools.partial[Any]):
-    """A function whose calls are measured on their thread. A partial, as those are seen through."""
+    """A function whose calls are measured on their thread. It is a partial so that `name_of` sees through it."""
 
     record: _Record
 
     def __repr__(self) -> str:
-        # What the engine names the call by.
+        # The engine uses it as the name of the call.
         return self.record.name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -380,7 +393,7 @@ class _Timed(functools.partial[Any]):
             finally:
                 record.end_exam(objection)
             return value
-        # To look at the queue takes a while, which short calls are spared.
+        # Reading the system's queue takes too long for short calls.
         stopwatch = Stopwatch(sees_queue=record.mean.calls == 0 or record.mean.cpu >= LONG)
         try:
             return super().__call__(*args, **kwargs)
@@ -388,13 +401,14 @@ class _Timed(functools.partial[Any]):
             record.add("threads", *stopwatch.stop())
 
     def _examine(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str | None]:
-        """What the call returns, and what keeps it from going to a process: "" if nothing does."""
+        """Runs the call. Returns its value, and the objection to running it in a process: "" if there is none."""
         objection = ""
         begun = time.thread_time()
         try:
-            # Before the call, which may change them.
-            sent = _pickling.wrap_call(args, kwargs)
-            _pickling.dumps((InWorker(self.func), (*self.args, *sent[0]), {**self.keywords, **sent[1]}), _keep)
+            # The arguments are pickled before the call, which may change them.
+            sent = pickling.wrap_call(args, kwargs)
+            call = InWorker(self.func), (*self.args, *sent[0]), {**self.keywords, **sent[1]}
+            pickling.dumps(call, travels_beside)
         except Exception as error:
             objection = f"{_UNPICKLABLE} ({error})"
         shipping = time.thread_time() - begun
@@ -414,7 +428,7 @@ class _Timed(functools.partial[Any]):
             return value, objection
         begun = time.thread_time()
         try:
-            _pickling.dumps(_pickling.wrap_large(value), _keep)
+            pickling.dumps(pickling.wrap_large(value), travels_beside)
         except Exception as error:
             return value, f"{_UNPICKLABLE_RESULT} ({error})"
         shipping += time.thread_time() - begun
@@ -423,14 +437,8 @@ class _Timed(functools.partial[Any]):
         if shipping > CHEAP * cpu:
             return value, f"the pickling would take {_duration(shipping)} for {_duration(cpu)} of CPU"
         if held < HOLDS_GIL:
-            return value, f"it leaves the GIL to others, who waited for it {_percent(held)} of the time"
+            return value, f"it releases the GIL: another thread waited for that in {_percent(held)} of the time"
         return value, ""
-
-
-def _keep(buffer: Any) -> bool:
-    from . import _worker
-
-    return _worker.keep(buffer)
 
 
 def _in_thread(
@@ -440,11 +448,11 @@ def _in_thread(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    limits: Limits,
+    limits: CallLimits,
 ) -> None:
     timed = _Timed(fn)
     timed.record = record
-    _default.threads()._start(future, loop, timed, args, kwargs, *limits)
+    future._job = default.threads()._dispatch(future, loop, timed, args, kwargs, limits)
 
 
 def _in_process(
@@ -453,28 +461,26 @@ def _in_process(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    limits: Limits,
+    limits: CallLimits,
 ) -> JobFuture[Any]:
-    from ._processes import Unsent
-
     context = contextvars.copy_context()
 
     def in_thread(future: JobFuture[Any]) -> None:
         context.run(_in_thread, future, record, loop, fn, args, kwargs, limits)
 
-    future = _Sent(loop, record, in_thread)
+    future = _ProcessCall(loop, record, in_thread)
     begun = time.thread_time()
     try:
-        _default.processes()._send(future, loop, InWorker(fn), args, kwargs, *limits)
-    except Unsent as unsent:
-        future._return(unsent.error, _UNPICKLABLE)
+        future._job = default.processes()._dispatch(future, loop, InWorker(fn), args, kwargs, limits)
+    except PicklingFailed as failed:
+        future._retry_in_thread(failed.error, _UNPICKLABLE)
     else:
         future._shipping = time.thread_time() - begun
     return future
 
 
-class _Sent(JobFuture[Any]):
-    """The future of a call in a process."""
+class _ProcessCall(JobFuture[Any]):
+    """The future of a call in a process. If the call cannot be sent there, it runs in a thread."""
 
     def __init__(
         self,
@@ -485,11 +491,12 @@ class _Sent(JobFuture[Any]):
         super().__init__(loop=loop)
         self._record = record
         self._in_thread: Callable[[JobFuture[Any]], None] | None = in_thread
-        """Runs the call in a thread; None if it does run there."""
+        """Runs the call in a thread; None once it has ended in a process, or runs in a thread."""
         self._shipping = 0.0
+        """The CPU seconds of pickling the call."""
 
-    def _return(self, error: BaseException, why: str) -> None:
-        """The call could not be made in a process, and has not begun there."""
+    def _retry_in_thread(self, error: BaseException, why: str) -> None:
+        """Runs the call in a thread, because it could not be sent to a process and has not begun there."""
         self._record.come_back(f"{why} ({error})")
         in_thread, self._in_thread = self._in_thread, None
         if self.done():
@@ -500,7 +507,7 @@ class _Sent(JobFuture[Any]):
         self._translate = None
         try:
             in_thread(self)
-        except Exception as refusal:  # by a thread pool that is shut down
+        except Exception as refusal:  # the interpreter is exiting, for example
             super()._fail(refusal)
 
     def _arrive(self, value: Any) -> None:
@@ -518,10 +525,10 @@ class _Sent(JobFuture[Any]):
     def _fail(self, error: BaseException) -> None:
         if self._in_thread is not None:
             if isinstance(error, Unreadable) and not error.has_run:
-                self._return(error.error, "worker processes cannot unpickle it")
+                self._retry_in_thread(error.error, "worker processes cannot unpickle it")
                 return
-            # What the function raises is in a reply; this is about the pool, or about the result.
-            if not isinstance(error, (Error, CancelledError)):
+            # An exception of the function is in a reply. This one is about the pool, or about the result.
+            if not isinstance(error, (OffloopError, CancelledError)):
                 self._record.come_back(f"{_UNPICKLABLE_RESULT} ({error})")
         super()._fail(error)
 

@@ -1,4 +1,4 @@
-"""Records of `logging` in workers, on their way to the handlers of the parent."""
+"""Records of `logging` in workers on their way to the handlers of the parent."""
 
 import logging
 import os
@@ -11,24 +11,25 @@ from collections.abc import Callable
 from typing import Any
 
 _PENDING_LIMIT = 10_000
-"""How many records wait for the next job; beyond that, the oldest are dropped."""
+"""The number of records that may wait for the next job; beyond that, the oldest are dropped."""
 
 
 class Forwarder(logging.Handler):
-    """Sends records while the worker's main thread runs a job, when nobody else uses the line.
+    """Sends records while the worker's main thread runs a job, when nothing else uses the link to the parent.
 
-    Others, from other threads or between jobs, wait for the next one. The worker sets `job_runs`
-    around each job, and calls `flush` at its end so that records arrive before the result.
+    Records from other threads, or from between two jobs, wait for the next job. The worker sets `job_runs` around
+    each job, and calls `flush` at its end so that records arrive before the result.
     """
 
     job_runs = False
+    """Whether the worker runs a job. Set by `main.perform` and by the initialisation."""
 
     def __init__(self, send: Callable[[bytes], None]) -> None:
         super().__init__()
         self._send = send
         self._pending: deque[bytes] = deque(maxlen=_PENDING_LIMIT)
         self._sending = False
-        # A process that user code forks has a copy of this, and not the right to the line.
+        # A process that user code forks has a copy of this handler, but must not use the link.
         self._pid = os.getpid()
         self._thread = threading.get_ident()
 
@@ -36,11 +37,11 @@ class Forwarder(logging.Handler):
         try:
             self._pending.append(_pack(record))
             self.flush()
-        except Exception:  # such as arguments that do not fit the message
+        except Exception:  # for example because the arguments do not fit the message
             self.handleError(record)
 
     def flush(self) -> None:
-        """Sends what waits, if this is the main thread of the worker in a job; else does nothing."""
+        """Sends the waiting records if this is the worker's main thread in a job; else does nothing."""
         # `_sending`: a signal handler that logs must not write into the middle of a record.
         if self._sending or not self._pending or not self._may_send():
             return
@@ -56,9 +57,9 @@ class Forwarder(logging.Handler):
 
 
 def install(send: Callable[[bytes], None], level: int) -> Forwarder:
-    """Forwards the records of this worker by `send`, from `level` on; for its main thread to call.
+    """Forwards this worker's records of `level` and above through `send`. Called on its main thread.
 
-    Comes before any of the user's code, which may change `logging` as it likes afterwards.
+    Called before any of the user's code runs, which may change `logging` as it likes afterwards.
     """
     forwarder = Forwarder(send)
     root = logging.getLogger()
@@ -68,14 +69,17 @@ def install(send: Callable[[bytes], None], level: int) -> Forwarder:
 
 
 def emit(data: bytes) -> None:
-    """Hands a worker's record to the logger of its name, if that takes its level. Never raises."""
+    """Hands a worker's record to the logger of its name, if that takes its level. Never raises.
+
+    Called in the parent, by the engine's binding.
+    """
     try:
         record = _unpack(data)
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)
     except Exception:
-        # As `logging` does for the errors of handlers.
+        # `logging` does the same with the errors of handlers.
         if logging.raiseExceptions:
             traceback.print_exc(file=sys.stderr)
 
@@ -85,13 +89,13 @@ _PLAIN = (str, int, float, bool, type(None))
 
 def _pack(record: logging.LogRecord) -> bytes:
     fields = record.__dict__.copy()
-    # The message and the traceback as text, because their parts may not be picklable.
+    # The message and the traceback travel as text, because their parts may not be picklable.
     fields["msg"] = record.getMessage()
     fields["args"] = None
     if record.exc_info and not record.exc_text:
         fields["exc_text"] = logging.Formatter().formatException(record.exc_info)
     fields["exc_info"] = None
-    # Each of the others on its own, so that one that fails takes no other with it.
+    # The other fields are pickled one by one, so that one that fails does not affect the others.
     plain: dict[str, object] = {}
     pickled: dict[str, bytes] = {}
     for name, value in fields.items():
@@ -111,6 +115,6 @@ def _unpack(data: bytes) -> logging.LogRecord:
     for name, value in pickled.items():
         try:
             fields[name] = pickle.loads(value)
-        except Exception:  # of a module that only workers can import
+        except Exception:  # the value's class is in a module that only workers can import
             continue
     return logging.makeLogRecord(fields)

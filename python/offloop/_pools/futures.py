@@ -6,20 +6,23 @@ import concurrent.futures
 from _thread import LockType, RLock, allocate_lock
 from typing import Any, TypeVar, final
 
-from ._errors import CancelledError
-from ._offloop import blocking
+from .._errors import CancelledError
+from .._offloop import blocking
+
+__all__ = ["Future"]
 
 T = TypeVar("T")
 
 
 @final
 class _Condition(RLock):  # type: ignore[misc] # pyright: ignore[reportGeneralTypeIssues]
-    """What a future needs of `threading.Condition`, which takes much longer to make than most calls to be made."""
+    """The part of `threading.Condition` that a future needs. Making a whole one takes longer than most calls."""
 
     _waiting: list[LockType] | None = None
+    """A held lock for each thread that waits. Changed only with this condition's lock held."""
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits to be notified, with the lock released; False if `timeout` seconds pass first."""
+        """Releases the lock and waits to be notified. Returns False if `timeout` seconds pass first."""
         waiter = allocate_lock()
         waiter.acquire()
         if self._waiting is None:
@@ -36,21 +39,21 @@ class _Condition(RLock):  # type: ignore[misc] # pyright: ignore[reportGeneralTy
         return notified
 
     def notify_all(self) -> None:
-        """Ends all waits; the caller holds the lock."""
+        """Ends all waits. The caller holds the lock."""
         while self._waiting:
             self._waiting.pop().release()
 
 
 class Future(concurrent.futures.Future[T]):
-    """A `concurrent.futures.Future` that may be waited for in a job of its own pool: another thread stands in."""
+    """A `concurrent.futures.Future` for which a job of the same pool can wait: another thread takes its place."""
 
     _job: Any = None
-    """The engine's job, if it was submitted."""
+    """The engine's job, if the call was submitted."""
     _state: str
     _result: T | None
 
     def __init__(self) -> None:
-        # What the standard one does, with another condition.
+        # The standard constructor does the same, with a `threading.Condition`.
         self._condition = _Condition()  # type: ignore[assignment] # pyright: ignore
         self._state = "PENDING"
         self._result = None
@@ -59,16 +62,17 @@ class Future(concurrent.futures.Future[T]):
         self._done_callbacks: list[Any] = []
 
     def cancel(self) -> bool:
-        """Cancels the call unless it has begun; then it never runs, and leaves its place in the queue at once."""
+        """Cancels the call unless it has begun. A cancelled call never runs, and leaves the queue at once."""
         cancelled = super().cancel()
         if cancelled and (job := self._job) is not None:
             job.cancel_queued()
         return cancelled
 
     def result(self, timeout: float | None = None) -> T:
-        """The call's value, waited for at most `timeout` seconds, or its exception.
+        """Returns the call's value or raises its exception. Waits for at most `timeout` seconds.
 
-        Raises TimeoutError, CancelledError, or RuntimeError in a child made by fork(), where nobody runs the call.
+        Raises TimeoutError if they pass, CancelledError if the call was cancelled, and RuntimeError in a child made
+        by fork(), where the call does not run.
         """
         try:
             if self._state in ("PENDING", "RUNNING"):
@@ -76,11 +80,11 @@ class Future(concurrent.futures.Future[T]):
                 return blocking(super().result, timeout)
             return super().result(timeout)
         finally:
-            # The exception's traceback holds this frame, and the future the exception.
+            # The exception's traceback holds this frame, which must not hold the future that holds the exception.
             del self
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """The call's exception, or None; waited for like `result`."""
+        """Returns the call's exception, or None. Waits like `result`."""
         if self._state in ("PENDING", "RUNNING"):
             self._check_process()
             return blocking(super().exception, timeout)
@@ -94,10 +98,10 @@ class Future(concurrent.futures.Future[T]):
             )
 
     def _abandon(self) -> None:
-        """The call has left the queue without being run. Called once."""
+        """Ends the future of a call that has left the queue without being run. Called once, by the binding."""
         error: Any = None if self._job is None else self._job.error()
         if error is None or isinstance(error, CancelledError):
             super().cancel()
-        # Tells those who wait, if it was cancelled.
+        # If the future was cancelled, this wakes the threads that wait for it.
         if self.set_running_or_notify_cancel():
             self.set_exception(error)

@@ -1,4 +1,4 @@
-"""The pools that need not be made: shared by the whole program."""
+"""The pools that the whole program shares, made when they are first needed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ._loop import JobFuture
-from ._threads import ThreadPoolExecutor
+from .loop import JobFuture
+from .threads import ThreadPoolExecutor
 
 if TYPE_CHECKING:
-    from ._processes import ProcessPoolExecutor
+    from .processes import ProcessPoolExecutor
+
+__all__ = ["install", "run", "run_cpu"]
 
 R = TypeVar("R")
 
 MAX_THREADS = 512
-"""As many calls as may wait side by side."""
+"""The number of calls that may wait at the same time."""
 
 _lock = threading.Lock()
 _threads: ThreadPoolExecutor | None = None
@@ -25,43 +27,45 @@ _processes: ProcessPoolExecutor | None = None
 
 
 def threads() -> ThreadPoolExecutor:
-    """The shared thread pool, for calls that wait; made when it is first needed."""
+    """Returns the shared thread pool, for calls that wait."""
     global _threads
     with _lock:
         if _threads is None:
             _threads = ThreadPoolExecutor(
-                MAX_THREADS, thread_name_prefix="offloop", purpose="waiting"
+                MAX_THREADS, thread_name_prefix="offloop", activity="waits"
             )
         return _threads
 
 
 def processes() -> ProcessPoolExecutor:
-    """The shared process pool, for calls that compute; made when it is first needed."""
+    """Returns the shared process pool, for calls that compute."""
     global _processes
     with _lock:
         if _processes is None:
-            from ._processes import ProcessPoolExecutor
+            from .processes import ProcessPoolExecutor
 
             _processes = ProcessPoolExecutor(name="offloop")
         return _processes
 
 
-def _forget() -> None:
+def _reset_in_child() -> None:
     global _lock, _threads, _processes
     _lock = threading.Lock()
     _threads = _processes = None
 
 
-# A child's threads and workers are its own.
-os.register_at_fork(after_in_child=_forget)
+# A child made by fork() has none of its parent's threads and workers, so it makes pools of its own.
+os.register_at_fork(after_in_child=_reset_in_child)
 
 
 def install(pool: ThreadPoolExecutor | None = None) -> None:
-    """Makes `pool`, or a new thread pool, the running loop's default executor: what
-    `loop.run_in_executor(None, ...)` and `asyncio.to_thread` use. As always, the loop shuts it down when it ends.
+    """Makes `pool`, or a new thread pool, the running loop's default executor.
+
+    `loop.run_in_executor(None, ...)` and `asyncio.to_thread` use it from then on. As with every default executor, the
+    loop shuts it down when it ends.
     """
     if pool is None:
-        pool = ThreadPoolExecutor(thread_name_prefix="asyncio", purpose="waiting")
+        pool = ThreadPoolExecutor(thread_name_prefix="asyncio", activity="waits")
     asyncio.get_running_loop().set_default_executor(pool)
 
 
@@ -74,7 +78,7 @@ def run(
     priority: int = 0,
     **kwargs: Any,
 ) -> JobFuture[R]:
-    """Runs a call that waits (for a file, a driver, a lock) on the shared threads, up to 512 of them; await it.
+    """Runs a call that waits (for a file, a driver, a lock) on one of the shared threads, at most 512; await it.
 
     See `ThreadPoolExecutor.run` for the keywords. Does not block.
     """
@@ -92,9 +96,9 @@ def run_cpu(
     priority: int = 0,
     **kwargs: Any,
 ) -> JobFuture[R]:
-    """Runs a call that computes in the shared process pool, with as many workers as there are cores; await it.
+    """Runs a call that computes in the shared process pool, which has as many workers as cores; await it.
 
-    See `ProcessPoolExecutor.run` for the keywords. Does not block, but to pickle the call.
+    See `ProcessPoolExecutor.run` for the keywords. Does not block, except while it pickles the call.
     """
     return processes().run(
         fn, *args, timeout=timeout, queue_timeout=queue_timeout, priority=priority, **kwargs

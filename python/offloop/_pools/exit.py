@@ -1,0 +1,47 @@
+"""The pools' work at the interpreter's exit: accepted jobs are finished first."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import final
+
+
+@final
+class _ExitHandler:
+    """Finishes the pools of all kinds before the interpreter is gone."""
+
+    def __init__(self) -> None:
+        self.has_begun = False
+        """Whether the interpreter is exiting, so that pools take no more jobs. Set once, by `_run`."""
+        self._finishers: list[Callable[[float, bool], object]] = []
+        try:
+            # Before the interpreter joins threads, as the standard pools do.
+            threading._register_atexit(self._run)  # type: ignore[attr-defined] # pyright: ignore
+        except AttributeError:
+            atexit.register(self._run)
+
+    def add(self, finish: Callable[[float, bool], object]) -> None:
+        """Calls `finish(begun, interrupted)` at the exit: the time when that began, and whether Ctrl-C is its reason.
+
+        The one that was added last is called first.
+        """
+        self._finishers.append(finish)
+
+    def _run(self) -> None:
+        self.has_begun = True
+        begun = time.monotonic()
+        interrupted = _ended_by_ctrl_c()
+        for finish in reversed(self._finishers):
+            finish(begun, interrupted)
+
+
+def _ended_by_ctrl_c() -> bool:
+    """Returns whether Ctrl-C ends the interpreter, so that it waits for no jobs. At a prompt Ctrl-C ends only a line."""
+    return getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
+
+
+exit_handler = _ExitHandler()

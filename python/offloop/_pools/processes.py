@@ -1,0 +1,545 @@
+"""The process pool."""
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import signal
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError
+from concurrent.futures.process import BrokenProcessPool
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+
+from .. import _calls, _offloop
+from .._errors import PoolClosed
+from .._offloop import Job, Mailbox, Metrics
+from .._worker import main, main_module, pickling, replies, telemetry
+from .executor import NO_LIMITS, CallLimits, OnFull, PicklingFailed, Pool
+from .exit import exit_handler
+from .futures import Future
+from .loop import mailbox_of
+from .stream import ItemStream
+
+if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
+
+__all__ = ["ProcessPoolExecutor"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_unnamed = itertools.count()
+
+
+class ProcessPoolExecutor(Pool):
+    """Runs calls in worker processes: a drop-in for `concurrent.futures.ProcessPoolExecutor`.
+
+    Workers are forks of one warm, single-threaded interpreter, never of this process. A crash of a worker affects
+    only the job that it ran, and the worker is replaced. A job that is cancelled, or out of time, is killed.
+
+    Parameters of the standard pool:
+
+    - `max_workers`: the largest number of processes; default: the number of cores that this process may use. They
+      are started as they are needed.
+    - `mp_context`: accepted for compatibility. With the start method "fork" the workers' template is a fork of this
+      process, with everything that it has; with the others it is a new interpreter.
+    - `initializer(*initargs)` runs once in each worker. If it fails, the worker cannot start, and calls end with
+      `WorkerStartError`.
+    - `max_tasks_per_child`: the number of jobs after which a worker is replaced.
+
+    Further parameters:
+
+    - `queue_capacity`: the number of jobs that may wait for a worker, and `on_full` the policy for one more: "wait"
+      (it stays pending until there is room), "reject" (`QueueFull`), "caller_runs" (the submitting thread runs it at
+      once), "shed_oldest" (the oldest in the queue ends with `JobShed`).
+    - `preload`: the names of modules that the template imports, once for all workers; "__main__" is one.
+    - `on_crash`: "isolate", or "break": as in the standard pool, a crash breaks the pool.
+    - `worker_state()` makes a value that each worker keeps, such as a connection; jobs get it from
+      `offloop.worker_state()`. `close_worker_state(value)` closes it when the worker ends or a job discards it, but
+      not when the worker is killed.
+    - `max_worker_age`: the seconds after which a worker is replaced.
+    - `max_rss`: the bytes that a worker may have resident, measured every 50 ms; `max_data`: the bytes of memory that
+      the system lets it allocate.
+    - `max_payload`: the bytes that a call or a result may have, large buffers included; below 4 GiB.
+    - `nice`: the number by which workers' niceness is raised; `cpu_affinity`: the cores that they may use.
+    - `grace`: the seconds between SIGTERM and SIGKILL when a job is to end.
+    - `start_timeout`: the seconds that a worker may take to start, including the preloading and the initializer.
+    - `env`: environment variables that workers have in addition to this process's; `cwd`: their directory.
+    - `context_vars`: the context variables, defined at the top level of modules, whose values travel with each call.
+    - `exit_timeout`: the seconds for which the interpreter's exit waits for accepted jobs; None: forever.
+    - `name`: the pool's name in `metrics()`. Calls that wait and do not compute, which threads could do, are logged
+      with it, once for each function, by the logger `offloop.advice`.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        queue_capacity: int = 10_000,
+        on_full: OnFull = "wait",
+        preload: Sequence[str] = (),
+        on_crash: Literal["isolate", "break"] = "isolate",
+        worker_state: Callable[[], object] | None = None,
+        close_worker_state: Callable[[Any], object] | None = None,
+        max_worker_age: float | None = None,
+        max_rss: int | None = None,
+        max_data: int | None = None,
+        max_payload: int = 1 << 30,
+        nice: int = 5,
+        cpu_affinity: Iterable[int] | None = None,
+        grace: float = 0.5,
+        start_timeout: float = 10.0,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        context_vars: Sequence[ContextVar[Any]] = (),
+        exit_timeout: float | None = 60.0,
+        name: str = "",
+    ) -> None:
+        main_module.refuse_while_importing_main()
+        if max_workers is not None and max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        if max_tasks_per_child is not None:
+            if not isinstance(max_tasks_per_child, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError("max_tasks_per_child must be an integer")
+            if max_tasks_per_child <= 0:
+                raise ValueError("max_tasks_per_child must be >= 1")
+        if on_crash not in ("isolate", "break"):
+            raise ValueError(f"on_crash is {on_crash!r}; it must be 'isolate' or 'break'")
+        forks = mp_context is not None and mp_context.get_start_method() == "fork"
+        if forks and max_tasks_per_child is not None:
+            raise ValueError("max_tasks_per_child is incompatible with the 'fork' multiprocessing start method")
+        self._max_workers = max_workers or len(os.sched_getaffinity(0))
+        self._crash_policy = CrashPolicy(on_crash == "break")
+        self._wanted = 0
+        """The number of workers that were asked for so far. Grows with the number of calls, in `_grow`."""
+        self._pickling_failures = 0
+        """The number of calls that could not be pickled. Each counts as if it kept a worker busy, as in the standard
+        pool."""
+        self._starts_all = forks
+        """Whether the first call starts all workers, as the standard pool does if they are forks of this process."""
+        self._capture = _capture(context_vars)
+        self._start_timeout = start_timeout
+        self._seen: dict[int, WorkerProcess] = {}
+        """The workers that `_processes` has returned last."""
+
+        directory = None if cwd is None else os.fspath(cwd)
+        preparation = {
+            "process": main_module.preparation(cwd=directory),
+            "preload": list(preload),
+            "log_level": logging.getLogger().getEffectiveLevel(),
+        }
+        settings: dict[str, Any] = {
+            "name": name or f"ProcessPoolExecutor-{next(_unnamed)}",
+            "workers": 0,
+            "queue_capacity": queue_capacity,
+            "on_full": on_full,
+            "breaks": on_crash == "break",
+            "grace": grace,
+            "start_timeout": start_timeout,
+            "max_tasks_per_child": max_tasks_per_child,
+            "max_worker_age": max_worker_age,
+            "max_rss": max_rss,
+            "max_data": max_data,
+            "max_payload": max_payload,
+            "nice": nice,
+            "cpu_affinity": None if cpu_affinity is None else list(cpu_affinity),
+            "cwd": directory,
+        }
+        initialisation = initializer, initargs, worker_state, close_worker_state
+        if forks:
+
+            def fork(socket: int) -> int:
+                return _fork(socket, preparation, initialisation)
+
+            settings["fork"] = fork
+        else:
+            settings["program"], variables = main.command(preparation)
+            settings["env"] = list({**(env or {}), **variables}.items())
+        if initializer is not None or worker_state is not None:
+            inherited: main.Call = main.initialise_inherited, (), {}, None
+            settings["initializer"] = (
+                pickling.dumps(inherited, _never)[0] if forks else _pickle_initialisation(initialisation)
+            )
+        if on_full == "caller_runs":
+            _offloop.perform_by(main.perform)
+        self._engine = _offloop.ProcessPool(settings)
+        self._crash_policy.engine = self._engine
+        self._closed = False
+        self._listener: weakref.ref[asyncio.AbstractEventLoop] | None = None
+        """The loop that takes the workers' answers. Set by `_listen`."""
+        self._stop_listening: Callable[[], object] = int
+        """Makes that loop take no more answers."""
+        self._finalizer = weakref.finalize(self, self._engine.close)
+        self._finalizer.atexit = False
+        _finish_at_exit(self._engine, exit_timeout)
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Submits `fn(*args, **kwargs)`. Does not block.
+
+        Pickles the call before it returns. If that fails, the future ends with the exception.
+        """
+        future: ProcessFuture[R] = ProcessFuture(self._crash_policy)
+        try:
+            job = self._dispatch(future, None, fn, args, kwargs)
+        except PicklingFailed as failed:
+            future._fail(failed.error)
+        else:
+            future._job = job
+        return future
+
+    def _listen(self, loop: asyncio.AbstractEventLoop, mailbox: Mailbox) -> None:
+        """Makes the loop take the workers' answers itself, unless another loop does."""
+        known = None if self._listener is None else self._listener()
+        if known is None or known.is_closed():
+            self._listener = weakref.ref(loop)
+            descriptor = self._engine.listen()
+            loop.add_reader(descriptor, self._engine.take_answers, mailbox)
+            self._stop_listening = weakref.finalize(self, _remove_reader, self._listener, descriptor)
+            self._stop_listening.atexit = False
+
+    def stream(
+        self,
+        fn: Callable[..., Iterable[R]],
+        /,
+        *args: Any,
+        buffersize: int = 16,
+        timeout: float | None = None,
+        priority: int = 0,
+        **kwargs: Any,
+    ) -> ItemStream[R]:
+        """Runs a generator function, or one that returns another iterable, in a worker. Does not block.
+
+        Iterate over the result, or `async for`, to get the items as they come. At most `buffersize` of them wait to
+        be read, then the generator waits. `timeout` is the number of seconds for which it may run, including those in
+        which it waits.
+        """
+        if buffersize < 1:
+            raise ValueError("buffersize must be >= 1.")
+        _calls.check_sync(fn)
+        stream: ItemStream[R] = ItemStream(self._crash_policy.translate)
+        limits = CallLimits(timeout, priority=priority)
+        try:
+            stream._job = self._dispatch(
+                stream._receiver, None, main.send_items, (fn, args, kwargs), {}, limits, buffersize
+            )
+        except PicklingFailed as failed:
+            stream._receiver._fail(failed.error)
+        return stream
+
+    def _dispatch(
+        self,
+        receiver: Any,
+        loop: asyncio.AbstractEventLoop | None,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        limits: CallLimits = NO_LIMITS,
+        buffersize: int | None = None,
+    ) -> Job:
+        """Submits a call, of a generator if there is a `buffersize`. See `Pool._dispatch`."""
+        mailbox = None
+        if loop is not None:
+            receiver._translate = self._crash_policy.translate
+            mailbox = mailbox_of(loop)
+            if self._listener is None or self._listener() is not loop:
+                self._listen(loop, mailbox)
+        _calls.check_sync(fn)
+        if self._crash_policy.broken is not None:
+            raise BrokenProcessPool(self._crash_policy.broken)
+        if exit_handler.has_begun:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if self._wanted < self._max_workers:
+            self._grow()
+        context = None if self._capture is None else self._capture()
+        if (trace := telemetry.departing()) is not None:
+            context = {**(context or {}), telemetry.NAME: trace}
+        try:
+            args, kwargs = pickling.wrap_call(args, kwargs)
+            body, buffers = pickling.dumps((fn, args, kwargs, context), main.travels_beside)
+        except BaseException as error:
+            self._pickling_failures += 1
+            raise PicklingFailed(error) from None
+        # The call of a map or a stream is named after the user's function.
+        name = _calls.name_of(args[0] if fn is _calls.call_each or fn is main.send_items else fn)
+        timeout, queue_timeout, priority = limits
+        return self._engine.submit(
+            body, buffers, receiver, mailbox, name, priority, timeout, queue_timeout, buffersize
+        )
+
+    def _grow(self) -> None:
+        """Starts another worker if all present ones may be busy."""
+        if self._starts_all:
+            self._wanted = self._max_workers
+        elif self._engine.outstanding() + self._pickling_failures >= self._wanted:
+            self._wanted += 1
+        else:
+            return
+        self._engine.resize(self._wanted)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Takes no more jobs. May be called again.
+
+        With `cancel_futures` queued jobs are cancelled. With `wait` it blocks until all accepted jobs have ended and
+        the workers are gone.
+        """
+        self._closed = True
+        if cancel_futures:
+            self._engine.cancel_queued()
+        if wait:
+            self._engine.shutdown(None)
+            _offloop.settle()
+            self._stop_listening()
+        else:
+            self._finalizer()
+
+    def metrics(self) -> Metrics:
+        return self._engine.metrics()
+
+    def _abort(self) -> None:
+        self._closed = True
+        self._engine.shutdown(0.0)
+        _offloop.settle()
+        self._stop_listening()
+
+    @property
+    def _broken(self) -> str | Literal[False]:
+        return self._crash_policy.broken or False
+
+    @property
+    def _processes(self) -> dict[int, WorkerProcess]:
+        """The workers, by process id. Waits for those that are being started.
+
+        The attribute is private in the standard pool, but programs use it.
+        """
+        deadline = time.monotonic() + self._start_timeout
+        while True:
+            pids = self._engine.workers()
+            has_ended = self._closed or self._crash_policy.broken is not None
+            if len(pids) >= self._wanted or has_ended or time.monotonic() > deadline:
+                break
+            time.sleep(0.001)
+        for pid in pids:
+            self._seen.setdefault(pid, WorkerProcess(pid))
+        if pids:
+            self._seen = {pid: self._seen[pid] for pid in pids}
+        return self._seen
+
+
+class ProcessFuture(Future[R]):
+    """The future of a job in a process. The job can be cancelled while it runs: its process is killed."""
+
+    def __init__(self, crash_policy: CrashPolicy) -> None:
+        super().__init__()
+        self._crash_policy = crash_policy
+
+    def cancel(self) -> bool:
+        """Cancels the job unless it has ended. Returns whether it is cancelled. Does not block."""
+        if not super(Future, self).cancel():
+            return False
+        # No worker will notify the threads that wait for the future.
+        with self._condition:
+            notify = self._state == "CANCELLED"
+            if notify:
+                self.set_running_or_notify_cancel()
+        if notify and self._job is not None:
+            self._job.cancel()
+        return True
+
+    def running(self) -> bool:
+        """Returns whether a worker runs the job at this moment."""
+        return not self.done() and self._job is not None and self._job.state == "running"
+
+    def _claim(self) -> bool:
+        """Returns whether the future still waits for its result. From then on it cannot be cancelled."""
+        with self._condition:
+            if self._state != "PENDING":
+                return False
+            self._state = "RUNNING"
+            return True
+
+    def _arrive(self, value: R) -> None:
+        if self._claim():
+            self.set_result(value)
+
+    def _fail(self, error: BaseException) -> None:
+        error = self._crash_policy.translate(error)
+        if isinstance(error, CancelledError):
+            self._job = None
+            self.cancel()
+        elif self._claim():
+            self.set_exception(error)
+
+
+class CrashPolicy:
+    """The effect of a worker's crash on a pool: with `breaks` it breaks the pool."""
+
+    def __init__(self, breaks: bool) -> None:
+        self.breaks = breaks
+        self.broken: str | None = None
+        """The reason why the pool is broken, if it is. Set once, at the first crash."""
+        self.engine: _offloop.ProcessPool | None = None
+
+    def translate(self, error: BaseException) -> BaseException:
+        """Returns the exception that a job ends with. Breaks the pool if that is due."""
+        if not self.breaks:
+            return replies.translate(error)
+        if self.broken is None and isinstance(error, (BrokenProcessPool, replies.Unreadable)):
+            self.broken = f'A worker ended abruptly, which breaks this pool (on_crash="break"): {error}'
+            assert self.engine is not None
+            self.engine.abort()
+        if isinstance(error, replies.Unreadable):
+            broken = BrokenProcessPool(self.broken)
+            broken.__cause__ = error.error
+            return broken
+        if self.broken is not None and isinstance(error, (CancelledError, PoolClosed)):
+            return BrokenProcessPool(self.broken)
+        return error
+
+
+class WorkerProcess:
+    """A worker in `_processes`, with the methods of `multiprocessing.Process` that programs call there."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._pidfd = -1
+        else:
+            weakref.finalize(self, os.close, self._pidfd)
+
+    def _signal(self, number: int) -> None:
+        if self._pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self._pidfd, number)
+            except ProcessLookupError:
+                pass
+
+    def terminate(self) -> None:
+        """Sends SIGTERM."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Sends SIGKILL."""
+        self._signal(signal.SIGKILL)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Waits until the process has ended, for at most `timeout` seconds."""
+        import select
+
+        if self._pidfd >= 0:
+            poll = select.poll()
+            poll.register(self._pidfd, select.POLLIN)
+            poll.poll(None if timeout is None else timeout * 1000)
+
+    def is_alive(self) -> bool:
+        """Returns whether the process has not ended."""
+        import select
+
+        if self._pidfd < 0:
+            return False
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return not poll.poll(0)
+
+
+def _capture(variables: Sequence[ContextVar[Any]]) -> Callable[[], dict[str, object]] | None:
+    """Returns a function that captures the values of these variables for a call; None if there are none."""
+    if not variables:
+        return None
+    from .._worker.context import capture, locate
+
+    located = locate(variables)
+    return lambda: capture(located)
+
+
+def _remove_reader(listener: weakref.ref[asyncio.AbstractEventLoop], descriptor: int) -> None:
+    """Makes a loop take no more answers of a pool. Can be called on any thread."""
+    loop = listener()
+    if loop is not None and not loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop is being closed
+            loop.call_soon_threadsafe(loop.remove_reader, descriptor)
+
+
+def _never(_: object) -> bool:
+    return False
+
+
+def _fork(socket: int, preparation: Mapping[str, Any], initialisation: Any) -> int:
+    main.inherited = initialisation
+    return main.fork(socket, preparation)
+
+
+def _pickle_initialisation(initialisation: Any) -> bytes:
+    """Pickles the initialisation as multiprocessing does for a process that it starts.
+
+    Some objects, such as locks, can be pickled only while a process is being started.
+    """
+    from multiprocessing import resource_sharer
+    from multiprocessing.context import get_spawning_popen, set_spawning_popen
+
+    class Start:
+        @staticmethod
+        def duplicate_for_child(descriptor: int) -> int:
+            return descriptor
+
+        DupFd = resource_sharer.DupFd
+
+    before = get_spawning_popen()
+    start: Any = Start()
+    set_spawning_popen(start)
+    try:
+        call: main.Call = main.initialise, initialisation, {}, None
+        return pickling.dumps(call, _never)[0]
+    finally:
+        set_spawning_popen(before)
+
+
+_engines: dict[_offloop.ProcessPool, float | None] = {}
+"""The pools that may have jobs at the interpreter's exit, and their `exit_timeout`. Replaced at each change."""
+
+
+def _finish_at_exit(engine: _offloop.ProcessPool, timeout: float | None) -> None:
+    """Makes the interpreter's exit finish this pool's accepted jobs, for `timeout` seconds."""
+    global _engines
+    _engines = {known: limit for known, limit in _engines.items() if not known.is_over()}
+    _engines[engine] = timeout
+
+
+def _finish_all(begun: float, interrupted: bool) -> None:
+    """Finishes accepted jobs for as long as each pool allows, then kills."""
+    for engine, timeout in _engines.items():
+        left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
+        try:
+            _, cancelled, killed, _ = engine.shutdown(0.0 if interrupted else left)
+        except KeyboardInterrupt:
+            interrupted = True
+            _, cancelled, killed, _ = engine.shutdown(0.0)
+        if cancelled or killed:
+            why = "after Ctrl-C" if interrupted else f"after {timeout} s (exit_timeout)"
+            print(
+                f"offloop: the interpreter exits {why}: jobs killed while they ran: {killed}, "
+                f"queued ones cancelled: {cancelled}.",
+                file=sys.stderr,
+            )
+    if _engines:
+        _offloop.settle()
+
+
+exit_handler.add(_finish_all)

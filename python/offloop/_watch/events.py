@@ -1,0 +1,163 @@
+"""The thread that hands the monitors' events to the loops, and the signal that takes stacks.
+
+There is one of each, and only while there are watches.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import os
+import threading
+from typing import Literal, Protocol
+
+from .._offloop import Notice, Post, Stacks
+
+Signal = int | Literal["auto"] | None
+
+_TIMEOUT = 2.0
+"""The seconds for which the end of a watch waits for reports that are being made."""
+
+_lock = threading.Lock()
+"""Guards the three below."""
+_thread: EventThread | None = None
+_stacks: Stacks | None = None
+_stacks_users = 0
+"""The number of watched loops that use the signal."""
+
+
+class Subscriber(Protocol):
+    """A watched loop, which gets the events about it."""
+
+    def on_event(self, event: Notice) -> None:
+        """Is called with each event about the loop, on the thread that reports."""
+
+
+class EventThread:
+    """The thread that takes the monitors' events and hands each to the loop that it is about."""
+
+    def __init__(self) -> None:
+        self.queue = Post()
+        self._subscribers: dict[int, Subscriber] = {}
+        """The watched loops by their keys. Changed with the module's lock held."""
+        self._keys = itertools.count(1)
+        self._thread = threading.Thread(target=self._serve, name="offloop-reports", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the calling thread is this one."""
+        return threading.current_thread() is self._thread
+
+    def flush(self) -> None:
+        """Waits until all events so far have been handled, for a limited time."""
+        if not self.is_current:
+            self.queue.settle(_TIMEOUT)
+
+    def end(self) -> None:
+        """Ends the thread, and waits for it for a limited time."""
+        self.queue.close()
+        if not self.is_current:
+            self._thread.join(_TIMEOUT)
+
+    def _serve(self) -> None:
+        while (event := self.queue.next()) is not None:
+            self._handle(event)
+
+    def _handle(self, event: Notice) -> None:
+        # In a function of its own, so that the thread does not keep a loop alive while it waits for the next event.
+        if (subscriber := self._subscribers.get(event.key)) is None:
+            return
+        try:
+            subscriber.on_event(event)
+        except Exception:
+            logging.getLogger("offloop.watch").exception("a stall could not be reported:")
+
+    def add(self, subscriber: Subscriber) -> int:
+        """Adds a loop. Returns its key."""
+        key = next(self._keys)
+        self._subscribers[key] = subscriber
+        return key
+
+    def discard(self, key: int) -> int:
+        """Removes a loop. Returns the number of those that are left."""
+        self._subscribers.pop(key, None)
+        return len(self._subscribers)
+
+
+def subscribe(subscriber: Subscriber) -> tuple[EventThread, int]:
+    """Returns the thread of events, which is started if needed, and the loop's key there."""
+    global _thread
+    with _lock:
+        if _thread is None:
+            _thread = EventThread()
+        return _thread, _thread.add(subscriber)
+
+
+def unsubscribe(thread: EventThread, key: int) -> None:
+    """Removes a loop. Ends the thread if that was the last one."""
+    global _thread
+    with _lock:
+        if thread.discard(key) or thread is not _thread:
+            return
+        _thread = None
+    thread.end()
+
+
+def acquire_stacks(signal: Signal) -> Stacks | None:
+    """Returns the means to take other threads' stacks by a signal. To be released with `release_stacks`.
+
+    None if there is no signal to be had for "auto". Raises ValueError if the process cannot have this one.
+    """
+    global _stacks, _stacks_users
+    if signal is None:
+        return None
+    with _lock:
+        if _stacks is None:
+            try:
+                _stacks = Stacks(None if signal == "auto" else signal)
+            except (ValueError, RuntimeError, OSError):
+                if signal != "auto":
+                    raise
+                return None
+        elif signal not in ("auto", _stacks.signal):
+            raise ValueError(
+                f"signal is {signal}, but the other watches of this process use signal {_stacks.signal}: "
+                "give all of them the same one"
+            )
+        _stacks_users += 1
+        return _stacks
+
+
+def release_stacks(stacks: Stacks) -> None:
+    """Gives the signal up if no other loop uses it."""
+    global _stacks, _stacks_users
+    with _lock:
+        if stacks is not _stacks:
+            return
+        _stacks_users -= 1
+        if _stacks_users:
+            return
+        _stacks = None
+        stacks.close()
+
+
+def _end_at_exit() -> None:
+    """Ends the thread, because one that wakes while the interpreter is finalized would hang."""
+    if (thread := _thread) is not None:
+        thread.end()
+
+
+def _reset_in_child() -> None:
+    """Starts anew in a child made by fork(): it does not have the threads, and locks may be held."""
+    global _lock, _thread, _stacks, _stacks_users
+    _lock = threading.Lock()
+    if _stacks is not None:
+        _stacks.forget()
+    _thread = _stacks = None
+    _stacks_users = 0
+
+
+atexit.register(_end_at_exit)
+os.register_at_fork(after_in_child=_reset_in_child)

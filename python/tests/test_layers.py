@@ -1,0 +1,176 @@
+"""The files of the package stand in layers, and each public name has one home.
+
+A file imports files of lower layers and of its own package, never in a circle. Imports within functions and under
+TYPE_CHECKING count as well: a reader follows them too.
+
+- base: `_calls`, `_errors`, `_jobs`, `_metrics`, and the stub of the engine, `_offloop`
+- `_worker`: the worker's side of a process pool, and what it shares with the parent
+- `_pools`: the executors
+- `_auto`, `_watch`: two features that do not know each other
+- `pytest_plugin`, which uses `_watch`
+- `__init__`: the public names
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import offloop
+import pytest
+
+PACKAGE = Path(offloop.__file__).parent
+
+BELOW: dict[str, set[str]] = {
+    "": set(),
+    "_worker": {""},
+    "_pools": {"", "_worker"},
+    "_auto": {"", "_worker", "_pools"},
+    "_watch": {""},
+    "pytest_plugin": {"_watch"},
+    "__init__": {"", "_worker", "_pools", "_auto", "_watch"},
+}
+"""The layers that a layer may import. The base is the empty string."""
+
+
+def files() -> dict[str, Path]:
+    """Returns the source files by their module names, relative to the package."""
+    found = {}
+    for path in [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyi")]:
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if len(parts) > 1 and parts[-1] == "__init__":
+            parts = parts[:-1]
+        found[".".join(parts)] = path
+    return found
+
+
+FILES = files()
+
+
+def layer_of(module: str) -> str:
+    first = module.partition(".")[0]
+    return first if first in BELOW else ""
+
+
+def imports(module: str, tree: ast.AST) -> Iterator[str]:
+    """Yields the modules of the package that a module imports."""
+    package = [] if FILES[module].parent == PACKAGE else module.split(".")
+    if package and FILES[module].name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.partition(".")[0] == "offloop":
+                    yield alias.name.partition(".")[2] or "__init__"
+        elif isinstance(node, ast.ImportFrom):
+            source = node.module.split(".") if node.module else []
+            if node.level:
+                source = package[: len(package) - node.level + 1] + source
+            elif source[:1] == ["offloop"]:
+                source = source[1:]
+            else:
+                continue
+            for alias in node.names:
+                # The name may be a module of the package, or something within it.
+                whole = ".".join([*source, alias.name])
+                yield whole if whole in FILES else ".".join(source) or "__init__"
+
+
+def graph() -> dict[str, set[str]]:
+    trees = {module: ast.parse(path.read_text()) for module, path in FILES.items()}
+    return {module: set(imports(module, tree)) - {module} for module, tree in trees.items()}
+
+
+def circle(edges: dict[str, set[str]]) -> list[str] | None:
+    """Returns the modules of a circle, if there is one."""
+    done: set[str] = set()
+
+    def visit(module: str, path: list[str]) -> list[str] | None:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module in done:
+            return None
+        for target in sorted(edges.get(module, ())):
+            if found := visit(target, [*path, module]):
+                return found
+        done.add(module)
+        return None
+
+    for module in sorted(edges):
+        if found := visit(module, []):
+            return found
+    return None
+
+
+def wrong_directions(edges: dict[str, set[str]]) -> list[str]:
+    return [
+        f"{module} imports {target}"
+        for module, targets in sorted(edges.items())
+        for target in sorted(targets)
+        if layer_of(target) != layer_of(module) and layer_of(target) not in BELOW[layer_of(module)]
+    ]
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circle(graph()) is None
+
+
+def test_files_import_lower_layers_only() -> None:
+    edges = graph()
+    assert wrong_directions(edges) == []
+    # The imports were found.
+    assert "_pools.executor" in edges["_pools.threads"]
+    assert "_worker.context" in edges["_worker.main"]
+    assert "_watch.watch" in edges["_watch.start"]
+    assert "_errors" in edges["__init__"]
+
+
+def test_a_circle_and_a_wrong_direction_are_found() -> None:
+    edges = graph()
+    edges["_worker.main"].add("_pools.processes")
+    assert circle(edges) == ["_pools.processes", "_worker.main", "_pools.processes"]
+    assert wrong_directions(edges) == ["_worker.main imports _pools.processes"]
+
+
+def test_each_public_name_has_one_home() -> None:
+    trees = {module: ast.parse(path.read_text()) for module, path in FILES.items()}
+    starred = {
+        node.module
+        for node in ast.walk(trees["__init__"])
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
+    }
+    # Type checkers see the same modules as programs.
+    assert starred == set(offloop._MODULES)
+    assert len(offloop.__all__) == len(set(offloop.__all__)) > 30
+    for name in offloop.__all__:
+        assert getattr(offloop, name).__doc__, f"{name} is not documented"
+        assert name in dir(offloop)
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'offloop' has no attribute 'ThreadPool'"):
+        offloop.ThreadPool  # type: ignore[attr-defined]
+
+
+def test_the_package_and_a_worker_import_little() -> None:
+    """The import of the package needs no other module of it; that of a worker none that only parents need."""
+    code = "import sys, {}; print(*(name for name in sys.modules if name.split('.')[0] == 'offloop'))"
+
+    def imported(module: str) -> set[str]:
+        command = [sys.executable, "-c", code.format(module)]
+        printed = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stdout
+        return {name.partition(".")[2] for name in printed.split()} - {""}
+
+    assert imported("offloop") == set()
+    assert imported("offloop._worker.main") == {
+        "_calls",
+        "_offloop",
+        "_worker",
+        "_worker.logs",
+        "_worker.main",
+        "_worker.main_module",
+        "_worker.pickling",
+        "_worker.remote_errors",
+        "_worker.replies",
+    }
