@@ -11,6 +11,7 @@ use std::task::{Wake, Waker};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use offloop::embed::{HandleExt as _, ItemStreamExt as _};
 use offloop::{Handle, ItemStream, JobState};
 use pyo3::prelude::*;
 use rustix::event::{EventfdFlags, PollFd, PollFlags};

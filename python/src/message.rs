@@ -140,7 +140,7 @@ pub(crate) fn call(body: &[u8], buffers: Vec<Blob>) -> Reply {
         // interpreter is being taken down.
         let reply = reply.unwrap_or_else(|error| panic!("{error}"));
         if reply.code != 0 {
-            offloop::job::mark_failed();
+            offloop::embed::mark_failed();
         }
         reply
     })

@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use offloop::embed::{ProcessPoolBuilderExt as _, ProcessPoolExt as _};
 use offloop::{OnCrash, ProcessPool as Pool, ShutdownReport, StuckJob, prepare};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use offloop::{Handle, JobState, WorkerThread, job, prepare};
+use offloop::embed::{self, HandleExt as _, ThreadPoolBuilderExt as _, ThreadPoolExt as _, WorkerThread};
+use offloop::{Handle, JobState, prepare};
 use pyo3::exceptions::PyException;
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
@@ -110,7 +111,7 @@ impl ThreadPool {
             .queue_capacity(queue_capacity)
             .on_full(on_full)
             .idle_timeout(seconds("idle_timeout", idle_timeout)?)
-            .spawn_with(move |thread| {
+            .spawn_handler(move |thread| {
                 let life =
                     Life { thread: Mutex::new(Some((thread, Alive::new(&ours)))), seat: Arc::default() };
                 Python::try_attach(|py| {
@@ -122,7 +123,7 @@ impl ThreadPool {
                 })
                 .unwrap_or_else(|| Err(std::io::Error::other("the interpreter is shutting down")))
             })
-            .around_work(SPELL, move |spell| {
+            .around_batch(SPELL, move |spell| {
                 let began = Instant::now();
                 Python::try_attach(|py| {
                     gil_wait.record(began.elapsed());
@@ -232,7 +233,7 @@ impl ThreadPool {
         let calls = self.crew.calls.load(Ordering::Relaxed);
         let threads = self.crew.threads.load(Ordering::Relaxed);
         if calls > threads && threads < self.crew.max_workers {
-            self.pool.start_threads(calls);
+            self.pool.prestart(calls);
         }
     }
 }
@@ -315,7 +316,7 @@ impl Call {
         let began = Instant::now();
         let result = call(run.bind(py), args.bind(py), kwargs.as_ref().map(|kwargs| kwargs.bind(py)));
         if result.is_err() {
-            job::mark_failed();
+            embed::mark_failed();
         }
         if began.elapsed() >= LONG {
             describe(args.bind(py));
@@ -338,7 +339,7 @@ fn describe(args: &Bound<'_, PyTuple>) {
         name_of(&if is_ours { args.get_item(1)? } else { function })
     });
     // A callable may be without a module.
-    job::describe(name.or_else(|_| name_of(&args.get_item(0)?)).unwrap_or_default());
+    embed::describe(name.or_else(|_| name_of(&args.get_item(0)?)).unwrap_or_default());
 }
 
 fn name_of(function: &Bound<'_, PyAny>) -> PyResult<String> {

@@ -3,20 +3,20 @@
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
-use offloop::host;
+use offloop::embed;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 /// This process as the template of a pool's workers.
 #[pyclass(frozen, module = "offloop._offloop")]
-pub(crate) struct Template(Mutex<Option<host::Template>>);
+pub(crate) struct Template(Mutex<Option<embed::Template>>);
 
 #[pymethods]
 impl Template {
     /// Takes up the role for which this program was started. None if its parent is dead already.
     #[staticmethod]
     fn connect() -> PyResult<Option<Self>> {
-        Ok(host::Template::connect()?.map(|template| Self(Mutex::new(Some(template)))))
+        Ok(embed::Template::connect()?.map(|template| Self(Mutex::new(Some(template)))))
     }
 
     /// The same for a fork of the process `parent`, with the socket that it was given, which is taken over.
@@ -24,7 +24,7 @@ impl Template {
     fn adopt(socket: i32, parent: u32) -> PyResult<Option<Self>> {
         // SAFETY: the caller gives the descriptor away.
         let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-        Ok(host::Template::adopt(socket, parent)?.map(|template| Self(Mutex::new(Some(template)))))
+        Ok(embed::Template::adopt(socket, parent)?.map(|template| Self(Mutex::new(Some(template)))))
     }
 
     /// Forks workers by `fork` when the pool asks for them. Returns in each of them with what that is to do; in the
@@ -44,7 +44,7 @@ impl Template {
 
 /// This process as a worker.
 #[pyclass(frozen, module = "offloop._offloop")]
-pub(crate) struct Worker(Mutex<Option<host::Worker>>);
+pub(crate) struct Worker(Mutex<Option<embed::Worker>>);
 
 #[pymethods]
 impl Worker {
