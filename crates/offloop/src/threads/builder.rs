@@ -63,8 +63,8 @@ impl ThreadPoolBuilder {
         self
     }
 
-    /// Calls `hook` on each new thread before its first job. If it panics, the panic is caught and printed, and the thread
-    /// serves the pool all the same.
+    /// Calls `hook` on each new thread before its first job. If it panics, the panic is caught and printed, and the
+    /// thread serves the pool all the same.
     pub fn on_worker_start(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
         self.config.on_worker_start = Some(Arc::new(hook));
         self
@@ -107,14 +107,15 @@ impl ThreadPoolBuilder {
         self
     }
 
-    /// Sets how long a shutdown waits for jobs that it has asked to stop, before it reports them as stuck. Default: 1 s.
+    /// Sets the time for which a shutdown waits for jobs that it has asked to stop, before it reports them as stuck.
+    /// Default: 1 s.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.config.grace = grace;
         self
     }
 
-    /// Sets what the pool is for. Jobs that do something else are found by the time that they are on a core, and the pool
-    /// gives [advice](crate::metrics::Advice) on them, once per task. Default: anything, without advice.
+    /// Sets what the pool is for. Jobs that do something else are found by the time that they are on a core, and the
+    /// pool gives [advice](crate::metrics::Advice) on them, once per task. Default: anything, without advice.
     pub fn purpose(mut self, purpose: Purpose) -> Self {
         self.config.purpose = purpose;
         self
@@ -122,8 +123,8 @@ impl ThreadPoolBuilder {
 
     /// Calls `hook` with each advice, once per task, on a thread of the pool, which runs nothing else meanwhile.
     ///
-    /// Advice is also part of the pool's [metrics](ThreadPool::metrics). Without a hook and with the feature `tracing`, it
-    /// is logged as a warning with the target `offloop`. If the hook panics, the panic is caught and printed.
+    /// Advice is also part of the pool's [metrics](ThreadPool::metrics). Without a hook and with the feature `tracing`,
+    /// it is logged as a warning with the target `offloop`. If the hook panics, the panic is caught and printed.
     pub fn on_advice(mut self, hook: impl Fn(&Advice) + Send + Sync + 'static) -> Self {
         self.config.on_advice = Some(Arc::new(hook));
         self
@@ -149,8 +150,8 @@ impl ThreadPoolBuilder {
 
     /// Builds a pool in which each thread owns one value of `S`, such as a connection, that its jobs get as `&mut S`.
     ///
-    /// `open` makes the value, on the thread that will own it, when the thread takes its first job. If it fails, that job
-    /// ends with [`ErrorKind::WorkerState`](crate::ErrorKind::WorkerState) and the thread's next job tries again.
+    /// `open` makes the value, on the thread that will own it, when the thread takes its first job. If it fails, that
+    /// job ends with [`ErrorKind::WorkerState`](crate::ErrorKind::WorkerState) and the thread's next job tries again.
     ///
     /// A pool whose policy is [`OnFull::CallerRuns`] cannot be built, since the submitter's thread has no value.
     pub fn build_with_worker_state<S, E>(

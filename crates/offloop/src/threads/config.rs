@@ -98,7 +98,9 @@ impl Config {
             ));
         }
         if self.name.contains('\0') {
-            return invalid("the pool's name contains a NUL byte, which the name of a thread cannot; remove it");
+            return invalid(
+                "the pool's name contains a NUL byte, which the name of a thread cannot; remove it",
+            );
         }
         self.queue.check()
     }

@@ -1,7 +1,7 @@
 //! The queue in which submitters leave ordinary jobs without the scheduler's lock.
 //!
-//! If each submission took the scheduler's lock, submitters and workers would pass its cache line back and forth for each
-//! job. A worker looks in here only when the backlog is empty, and then takes everything.
+//! If each submission took the scheduler's lock, submitters and workers would pass its cache line back and forth for
+//! each job. A worker looks in here only when the backlog is empty, and then takes everything.
 
 use std::sync::{Arc, Weak};
 
@@ -14,8 +14,8 @@ use crate::core::runnable::{EndedEarly, Owner, Runnable};
 
 /// Jobs on their way to the backlog: those of the ordinary priority for which it has room.
 ///
-/// The atomics are hints and mirrors. Each is read without a lock, and the order of the lock below decides what a reader
-/// may conclude. So all of them are relaxed.
+/// The atomics are hints and mirrors. Each is read without a lock, and the order of the lock below decides what a
+/// reader may conclude. So all of them are relaxed.
 pub(super) struct Injector {
     /// A thread that needs the scheduler's lock too takes that one first.
     arrivals: Mutex<Arrivals>,
@@ -25,16 +25,16 @@ pub(super) struct Injector {
     /// `arrivals` too, so that a submitter that holds that lock never sees more room than there is. It may lag behind
     /// while workers take jobs.
     queued: AtomicUsize,
-    /// True if a new job is taken up although its submitter wakes nobody: a worker searches for jobs, or no further thread
-    /// may run, in which case all that run come back. Written under the scheduler's lock.
+    /// True if a new job is taken up although its submitter wakes nobody: a worker searches for jobs, or no further
+    /// thread may run, in which case all that run come back. Written under the scheduler's lock.
     ///
-    /// A thread that writes `false` looks into `arrivals` afterwards. So the lock of `arrivals` decides: either that thread
-    /// sees the job, or the submitter sees `false`.
+    /// A thread that writes `false` looks into `arrivals` afterwards. So the lock of `arrivals` decides: either that
+    /// thread sees the job, or the submitter sees `false`.
     covered: AtomicBool,
     /// True while the searcher is awake and looks for a job all the time. Written by that worker.
     spinning: AtomicBool,
-    /// The number of queued jobs, here and in the backlog, from which on jobs must go through the scheduler. 0 if all of
-    /// them must. Never changes.
+    /// The number of queued jobs, here and in the backlog, from which on jobs must go through the scheduler. 0 if all
+    /// of them must. Never changes.
     capacity: usize,
 }
 
@@ -42,8 +42,8 @@ pub(super) struct Injector {
 struct Arrivals {
     /// In the order in which they came. Submitters append; a worker or anybody who needs the whole backlog takes all.
     jobs: Vec<Arc<dyn Runnable>>,
-    /// False while jobs must go through the scheduler: the pool is closed, or its backlog holds several priorities, among
-    /// which a job must get its place. Written by `collect`.
+    /// False while jobs must go through the scheduler: the pool is closed, or its backlog holds several priorities,
+    /// among which a job must get its place. Written by `collect`.
     is_open: bool,
 }
 
@@ -94,8 +94,8 @@ impl Injector {
         if self.covered.load(Ordering::Relaxed) { Pushed::Covered } else { Pushed::Announce }
     }
 
-    /// Moves all jobs to `backlog`, in the order in which they came, and calls `change` with it before another job can be
-    /// pushed. Opens or closes the injector for what comes after.
+    /// Moves all jobs to `backlog`, in the order in which they came, and calls `change` with it before another job can
+    /// be pushed. Opens or closes the injector for what comes after.
     ///
     /// The caller holds the scheduler's lock.
     pub(super) fn collect<R>(

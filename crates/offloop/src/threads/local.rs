@@ -34,8 +34,8 @@ pub(super) fn with_state<S: 'static, R, E>(
     Ok(result)
 }
 
-/// Declares the value of this worker broken, from within a job: it is dropped when the job ends, and the worker's next job
-/// gets a new one. Without effect elsewhere.
+/// Declares the value of this worker broken, from within a job: it is dropped when the job ends, and the worker's next
+/// job gets a new one. Without effect elsewhere.
 pub fn discard_worker_state() {
     DISCARD.with(|discard| discard.set(true));
 }

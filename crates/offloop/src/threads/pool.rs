@@ -71,8 +71,8 @@ impl ThreadPool {
     /// Jobs that are queued by then end with [`ErrorKind::Cancelled`]. Running ones are asked to stop and get the
     /// builder's `grace`. The report counts the jobs by what happened to them, and names those that still run.
     ///
-    /// The shutdown goes on whether or not the handle is awaited. It takes no longer than `drain` plus `grace`. A thread
-    /// whose job does not stop is left running.
+    /// The shutdown goes on whether or not the handle is awaited. It takes no longer than `drain` plus `grace`. A
+    /// thread whose job does not stop is left running.
     pub fn shutdown(&self, drain: Duration) -> Handle<ShutdownReport> {
         let Some(pending) = self.registry.close() else {
             return Handle::failed(Options::new(), ErrorKind::Forked);

@@ -20,7 +20,7 @@ use crate::metrics::stats::OutcomeCounters;
 use crate::metrics::{self, Advisor, Kind, Measured, Metrics, Recorder};
 
 /// What a worker thread runs, from its start to its end.
-pub(super) type Serve = fn(Arc<Registry>, &Arc<WorkerRecord>, Role);
+pub(super) type Serve = fn(&Arc<Registry>, &Arc<WorkerRecord>, Role);
 
 /// A pool: what its clones, its threads and its jobs share.
 pub(super) struct Registry {
@@ -102,8 +102,8 @@ impl Registry {
         }
     }
 
-    /// Accepts a job that is not for the injector: it has a priority, or there is no room, or the pool is closed or grows
-    /// eagerly.
+    /// Accepts a job that is not for the injector: it has a priority, or there is no room, or the pool is closed or
+    /// grows eagerly.
     fn offer(&self, job: Arc<dyn Runnable>) -> Result<(), (Arc<dyn Runnable>, ErrorKind)> {
         let mut scheduler = self.scheduler.lock();
         if scheduler.closed {
@@ -123,8 +123,8 @@ impl Registry {
         offer.settle(&self.counts)
     }
 
-    /// Takes the scheduler's lock. Returns `None` in a child that was forked from the pool's process: the pool's threads
-    /// are not there, and one of them may have held the lock at that moment.
+    /// Takes the scheduler's lock. Returns `None` in a child that was forked from the pool's process: the pool's
+    /// threads are not there, and one of them may have held the lock at that moment.
     pub(super) fn lock(&self) -> Option<MutexGuard<'_, Scheduler>> {
         if self.is_forked() { None } else { Some(self.scheduler.lock()) }
     }
@@ -143,8 +143,8 @@ impl Registry {
 
     /// Appoints a searcher if one is needed, and makes sure that the need for another one will be noticed.
     ///
-    /// To be called after every change of the backlog or of who may run, before the lock is released. The caller carries
-    /// the wake-up out afterwards.
+    /// To be called after every change of the backlog or of who may run, before the lock is released. The caller
+    /// carries the wake-up out afterwards.
     pub(super) fn restore_rule(&self, scheduler: &mut Scheduler) -> Wakeup {
         if scheduler.has_priorities && scheduler.backlog.total() == 0 {
             scheduler.has_priorities = false;
@@ -181,8 +181,8 @@ impl Registry {
         }
     }
 
-    /// Starts threads until there are `wanted`, at most as many as the pool may have, beside those that it starts by itself
-    /// when work waits.
+    /// Starts threads until there are `wanted`, at most as many as the pool may have, beside those that it starts by
+    /// itself when work waits.
     pub(super) fn prestart(&self, wanted: usize) {
         loop {
             let added = self.lock().and_then(|mut scheduler| scheduler.prestart(wanted, &self.config.name));
@@ -208,7 +208,7 @@ impl Registry {
         let name = worker.name.clone();
         if let Some(handler) = &self.config.spawn {
             let run = move |started: io::Result<()>| match started {
-                Ok(()) => serve(registry, &worker, role),
+                Ok(()) => serve(&registry, &worker, role),
                 Err(error) => registry.start_failed(&worker, role, &error),
             };
             return spawn::start(&**handler, name, Box::new(run));
@@ -217,7 +217,7 @@ impl Registry {
         if let Some(bytes) = self.config.stack_size {
             builder = builder.stack_size(bytes);
         }
-        builder.spawn(move || serve(registry, &worker, role)).map(drop)
+        builder.spawn(move || serve(&registry, &worker, role)).map(drop)
     }
 
     /// Gives a thread up that could not be started.

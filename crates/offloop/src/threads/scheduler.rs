@@ -1,10 +1,10 @@
 //! The pool's decisions: which thread works, which is idle, and which is woken or started. All of them under one lock.
 //!
-//! At most one thread at a time is the *searcher*: woken, started or spinning in order to take queued work. While there is
-//! one, submitters wake nobody, so a burst of submissions costs one wake-up. The rule that makes it safe:
+//! At most one thread at a time is the *searcher*: woken, started or spinning in order to take queued work. While there
+//! is one, submitters wake nobody, so a burst of submissions costs one wake-up. The rule that makes it safe:
 //!
-//! > If jobs are queued, then there is a searcher, or no further thread may run, or as many threads are coming as jobs are
-//! > queued.
+//! > If jobs are queued, then there is a searcher, or no further thread may run, or as many threads are coming as jobs
+//! > are queued.
 //!
 //! A searcher that takes a job appoints the next searcher if jobs remain ([`Scheduler::wake_or_spawn`]). A thread that
 //! comes back from a job takes the next one before it rests. The proof is in the README beside this file.
@@ -25,8 +25,8 @@ pub(super) struct WorkerRecord {
     pub(super) name: String,
     /// Set by the thread itself, before it can become idle.
     pub(super) thread: OnceLock<thread::Thread>,
-    /// Set under the scheduler's lock when the idle thread is made the searcher. Reset by the thread itself, under the same
-    /// lock, when it sees it. So a thread that is unparked for another reason can tell.
+    /// Set under the scheduler's lock when the idle thread is made the searcher. Reset by the thread itself, under the
+    /// same lock, when it sees it. So a thread that is unparked for another reason can tell.
     pub(super) woken: AtomicBool,
     /// What the thread has recorded of its jobs. Written by the thread alone, read for metrics.
     pub(super) stats: Arc<WorkerStats>,
@@ -60,23 +60,26 @@ pub(super) struct RunningJob {
 pub(super) struct Scheduler {
     /// The queued jobs, those still in the injector excepted.
     pub(super) backlog: Backlog<dyn Runnable>,
-    /// All threads, from the decision to start them to their very end. A seat that was left is given to the next thread.
+    /// All threads, from the decision to start them to their very end. A seat that was left is given to the next
+    /// thread.
     seats: Vec<Option<Seat>>,
-    /// Parked threads. The thread that became idle last is woken first, so that the others can time out. A thread enters
-    /// itself, and is taken out by the one that wakes it, or by itself when it leaves.
+    /// Parked threads. The thread that became idle last is woken first, so that the others can time out. A thread
+    /// enters itself, and is taken out by the one that wakes it, or by itself when it leaves.
     pub(super) idle: Vec<Arc<WorkerRecord>>,
-    /// Counts the threads that take jobs, idle ones included, from the decision to start them to their decision to leave.
+    /// Counts the threads that take jobs, idle ones included, from the decision to start them to their decision to
+    /// leave.
     pub(super) threads: usize,
-    /// Counts those of `threads` whose job waits for another job. Changed when a job begins to wait and when it goes on.
+    /// Counts those of `threads` whose job waits for another job. Changed when a job begins to wait and when it goes
+    /// on.
     pub(super) blocked: usize,
-    /// Counts those of `threads` that are about to look for a job, as if they came back from one. A thread that is started
-    /// in advance, or that enters a batch, is counted until it takes the lock again.
+    /// Counts those of `threads` that are about to look for a job, as if they came back from one. A thread that is
+    /// started in advance, or that enters a batch, is counted until it takes the lock again.
     pub(super) coming: usize,
-    /// Whether there is a searcher. Set with its appointment. Reset by the searcher, when it takes a job, rests or leaves,
-    /// or if it could not be started.
+    /// Whether there is a searcher. Set with its appointment. Reset by the searcher, when it takes a job, rests or
+    /// leaves, or if it could not be started.
     pub(super) searching: bool,
-    /// Counts the jobs that were taken by threads which came back from a job: evidence that the queue moves without more
-    /// threads. Wraps around.
+    /// Counts the jobs that were taken by threads which came back from a job: evidence that the queue moves without
+    /// more threads. Wraps around.
     pub(super) handoffs: u64,
     /// The value of `handoffs` when a searcher last looked. Written by searchers.
     handoffs_seen: u64,
@@ -171,8 +174,8 @@ impl Scheduler {
         may_start.then(|| self.new_coming_worker(name))
     }
 
-    /// Adds a thread for the job that was queued last, if the pool grows eagerly and no thread is free for it. The caller
-    /// starts it.
+    /// Adds a thread for the job that was queued last, if the pool grows eagerly and no thread is free for it. The
+    /// caller starts it.
     ///
     /// Free threads are those that rest and those that are about to take a job. The jobs before this one have theirs.
     pub(super) fn grow(&mut self, name: &str) -> Option<Arc<WorkerRecord>> {
@@ -239,7 +242,8 @@ impl Scheduler {
         self.backlog.len() <= self.coming || self.is_covered()
     }
 
-    /// Returns whether a new job will be taken although nobody is woken: there is a searcher, or no further thread may run.
+    /// Returns whether a new job will be taken although nobody is woken: there is a searcher, or no further thread may
+    /// run.
     pub(super) fn is_covered(&self) -> bool {
         self.searching || self.active() >= self.max_workers + self.blocked
     }
@@ -267,8 +271,8 @@ impl Scheduler {
 
     /// Returns the jobs that run, each with its thread and the time when it began.
     ///
-    /// To be dropped after the lock is released: one of these may be the last to hold its job by then, and so the user's
-    /// result.
+    /// To be dropped after the lock is released: one of these may be the last to hold its job by then, and so the
+    /// user's result.
     pub(super) fn running(&self) -> Vec<(Arc<WorkerRecord>, Arc<dyn Runnable>, Moment)> {
         let running = |seat: &Seat| {
             let RunningJob { job, since } = seat.running.as_ref()?;

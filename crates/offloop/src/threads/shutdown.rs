@@ -42,8 +42,8 @@ impl Registry {
         Some(queued + live)
     }
 
-    /// Drains a closed pool of its `pending` jobs, then cancels, then reports. Blocks for `drain` and the grace period at
-    /// most.
+    /// Drains a closed pool of its `pending` jobs, then cancels, then reports. Blocks for `drain` and the grace period
+    /// at most.
     pub(super) fn shut_down(&self, pending: usize, drain: Duration) -> ShutdownReport {
         drop(self.wait_for_threads(drain));
         let (removed, asked) = self.cancel_all();
@@ -72,8 +72,8 @@ impl Registry {
         removed
     }
 
-    /// Ends all jobs. Returns the number of those that were removed from the queue, and the running ones that were asked
-    /// to stop.
+    /// Ends all jobs. Returns the number of those that were removed from the queue, and the running ones that were
+    /// asked to stop.
     fn cancel_all(&self) -> (usize, Vec<JobId>) {
         let removed = self.cancel_queued();
         let running = self.scheduler.lock().running();

@@ -52,8 +52,8 @@ impl WorkerThread {
         &self.name
     }
 
-    /// Serves the pool on this thread. Returns when the pool lets the thread go: after its idle timeout, or when the pool
-    /// is closed and its work done.
+    /// Serves the pool on this thread. Returns when the pool lets the thread go: after its idle timeout, or when the
+    /// pool is closed and its work done.
     pub fn run(mut self) {
         let before = std::mem::replace(&mut *self.stage.lock(), ThreadStart::Begun);
         let serve = self.serve.take();

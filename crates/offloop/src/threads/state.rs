@@ -19,9 +19,9 @@ use crate::metrics::Metrics;
 /// A [`ThreadPool`] in which each thread owns one value of `S` and lends it to each of its jobs as `&mut S`. For
 /// connections that threads cannot share.
 ///
-/// The value is opened on its thread when the first job comes, and dropped there when the thread leaves. After a panic, or
-/// after a job called [`discard_worker_state`](crate::job::discard_worker_state), it is dropped and the next job gets a new
-/// one. A job whose value cannot be opened ends with [`ErrorKind::WorkerState`]; the next job tries again.
+/// The value is opened on its thread when the first job comes, and dropped there when the thread leaves. After a panic,
+/// or after a job called [`discard_worker_state`](crate::job::discard_worker_state), it is dropped and the next job
+/// gets a new one. A job whose value cannot be opened ends with [`ErrorKind::WorkerState`]; the next job tries again.
 ///
 /// ```
 /// let pool = offloop::ThreadPool::builder()
@@ -77,8 +77,8 @@ impl<S: 'static> StatePool<S> {
         self.pool.shutdown(drain)
     }
 
-    /// Accepts no more jobs from now on. Accepted ones are still run, then the threads drop their values and leave. Does
-    /// not block.
+    /// Accepts no more jobs from now on. Accepted ones are still run, then the threads drop their values and leave.
+    /// Does not block.
     pub fn close(&self) {
         self.pool.close();
     }

@@ -43,14 +43,14 @@ enum Step {
 }
 
 /// Serves the pool on this thread, from the thread's start to its end.
-pub(super) fn serve(registry: Arc<Registry>, record: &Arc<WorkerRecord>, mut role: Role) {
+pub(super) fn serve(registry: &Arc<Registry>, record: &Arc<WorkerRecord>, mut role: Role) {
     let _ = record.thread.set(thread::current());
-    compensation::enter(Arc::clone(&registry) as Arc<dyn Compensate>);
+    compensation::enter(Arc::clone(registry) as Arc<dyn Compensate>);
     if let Some(hook) = &registry.config.on_worker_start {
         drop_quietly(panic::catch(|| hook()));
     }
     let clock = WorkerClock::new(Arc::clone(&record.stats), Arc::clone(&registry.advisor));
-    let worker = WorkerLoop { registry: &registry, record, clock };
+    let worker = WorkerLoop { registry, record, clock };
     loop {
         role = match worker.next(role) {
             Step::Run(job) => {
