@@ -90,7 +90,7 @@ impl<T: Send + Sync> PerProcess<T> {
     }
 
     /// Makes `value` the value of this process, and leaks the former one.
-    #[cfg(feature = "process")]
+    #[allow(dead_code, reason = "the layer that needs it may be left out")]
     pub(crate) fn set(&'static self, value: T) -> &'static T {
         let new = Self::allocate(value);
         self.0.store(new, Ordering::Release);

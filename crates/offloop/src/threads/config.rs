@@ -53,7 +53,7 @@ pub(super) struct Config {
     pub(super) queue: QueueConfig,
     /// The time that a shutdown gives to jobs that it has asked to stop.
     pub(super) grace: Duration,
-    /// What the pool's jobs should do, which decides what it advises on.
+    /// The kind of work that the pool is for. Decides what it gives advice on.
     pub(super) purpose: Purpose,
     /// Called with each advice.
     pub(super) on_advice: Option<OnAdvice>,

@@ -19,7 +19,7 @@ use crate::core::runnable::{Owner, Runnable};
 use crate::metrics::stats::OutcomeCounters;
 use crate::metrics::{self, Advisor, Kind, Measured, Metrics, Recorder};
 
-/// What a worker thread runs, from its start to its end.
+/// The function that a worker thread runs, from its start to its end.
 pub(super) type Serve = fn(&Arc<Registry>, &Arc<WorkerRecord>, Role);
 
 /// A pool: what its clones, its threads and its jobs share.
@@ -52,7 +52,7 @@ impl Registry {
             Advisor::new(&config.name, config.purpose, config.lock_wait.is_some(), config.on_advice.clone());
         let through_injector = match config.growth {
             Growth::OnDemand => config.queue.capacity,
-            // Whether a thread is needed is decided with each job, by the scheduler.
+            // With each job the scheduler decides whether a thread is started.
             Growth::Eager => 0,
         };
         let registry = Arc::new_cyclic(|me: &Weak<Self>| Self {
@@ -207,11 +207,11 @@ impl Registry {
         let (serve, worker) = (self.serve, Arc::clone(worker));
         let name = worker.name.clone();
         if let Some(handler) = &self.config.spawn {
-            let run = move |started: io::Result<()>| match started {
+            let on_start = move |started: io::Result<()>| match started {
                 Ok(()) => serve(&registry, &worker, role),
                 Err(error) => registry.start_failed(&worker, role, &error),
             };
-            return spawn::start(&**handler, name, Box::new(run));
+            return spawn::start(&**handler, name, Box::new(on_start));
         }
         let mut builder = thread::Builder::new().name(name);
         if let Some(bytes) = self.config.stack_size {

@@ -28,7 +28,7 @@ pub(super) struct WorkerRecord {
     /// Set under the scheduler's lock when the idle thread is made the searcher. Reset by the thread itself, under the
     /// same lock, when it sees it. So a thread that is unparked for another reason can tell.
     pub(super) woken: AtomicBool,
-    /// What the thread has recorded of its jobs. Written by the thread alone, read for metrics.
+    /// The thread's record of its jobs. Written by the thread alone, read for metrics.
     pub(super) stats: Arc<WorkerStats>,
     /// Its index in `Scheduler::seats`.
     seat: usize,
@@ -100,7 +100,7 @@ pub(super) struct Scheduler {
     past: PoolStats,
 }
 
-/// How a thread comes to look for a job.
+/// The reason why a thread looks for a job.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     /// It is the searcher: it was started, woken or left spinning to take a job.

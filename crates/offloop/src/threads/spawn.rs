@@ -8,9 +8,9 @@ use crate::base::panic;
 use crate::base::sync::Mutex;
 use crate::core::error::ErrorKind;
 
-/// Serves the pool on the calling thread until the pool lets it go, if it gets `Ok`. Gives the thread up if it gets the
-/// error that kept it from starting.
-pub(super) type Serve = Box<dyn FnOnce(io::Result<()>) + Send + Sync>;
+/// Called once with the outcome of a thread's start. With `Ok`, on the new thread, it serves the pool until the pool lets
+/// the thread go. With an error it gives the thread up.
+pub(super) type OnStart = Box<dyn FnOnce(io::Result<()>) + Send + Sync>;
 
 /// A worker thread that is yet to be started: what the handler of
 /// [`spawn_handler`](crate::embed::ThreadPoolBuilderExt::spawn_handler) gets.
@@ -18,12 +18,12 @@ pub(super) type Serve = Box<dyn FnOnce(io::Result<()>) + Send + Sync>;
 pub struct WorkerThread {
     name: String,
     /// Taken by the run, or by the drop.
-    serve: Option<Serve>,
+    on_start: Option<OnStart>,
     /// Shared with [`start`], which waits for the handler's answer.
     stage: Arc<Mutex<ThreadStart>>,
 }
 
-/// How far the start of a thread has come. The handler may run the worker before it returns, or after that, or never.
+/// The progress of a thread's start. The handler may run the worker before it returns, or after that, or never.
 ///
 /// ```text
 ///    ┌─────────────────────run──────────────────────┐
@@ -56,12 +56,12 @@ impl WorkerThread {
     /// pool is closed and its work done.
     pub fn run(mut self) {
         let before = std::mem::replace(&mut *self.stage.lock(), ThreadStart::Begun);
-        let serve = self.serve.take();
+        let on_start = self.on_start.take();
         if before == ThreadStart::Failed {
             return;
         }
-        if let Some(serve) = serve {
-            serve(Ok(()));
+        if let Some(on_start) = on_start {
+            on_start(Ok(()));
         }
     }
 }
@@ -75,9 +75,9 @@ impl Drop for WorkerThread {
         }
         drop(stage);
         // As long as the handler has not returned, `start` returns the error.
-        let serve = if before == ThreadStart::Promised { self.serve.take() } else { None };
-        if let Some(serve) = serve {
-            serve(Err(dropped_unrun()));
+        let on_start = if before == ThreadStart::Promised { self.on_start.take() } else { None };
+        if let Some(on_start) = on_start {
+            on_start(Err(dropped_unrun()));
         }
     }
 }
@@ -92,14 +92,14 @@ fn dropped_unrun() -> io::Error {
     io::Error::other("the worker thread that the spawn handler got was dropped unrun")
 }
 
-/// Makes `handler` start a thread that calls `serve`. If this returns an error, `serve` is never called.
+/// Makes `handler` start a thread that calls `on_start`. If this returns an error, `on_start` is never called.
 pub(super) fn start(
     handler: &dyn Fn(WorkerThread) -> io::Result<()>,
     name: String,
-    serve: Serve,
+    on_start: OnStart,
 ) -> io::Result<()> {
     let stage = Arc::new(Mutex::new(ThreadStart::Offered));
-    let thread = WorkerThread { name, serve: Some(serve), stage: Arc::clone(&stage) };
+    let thread = WorkerThread { name, on_start: Some(on_start), stage: Arc::clone(&stage) };
     let result = panic::catch(|| handler(thread))
         .unwrap_or_else(|panic| Err(io::Error::other(ErrorKind::Panicked(panic).to_string())));
     let mut stage = stage.lock();
