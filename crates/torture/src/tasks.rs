@@ -70,7 +70,8 @@ pub(crate) fn chatter(number: u64, lines: u64) -> Vec<u8> {
 #[offloop::task]
 pub(crate) fn nest(number: u64, inner: u64, shuts_down: bool) -> Vec<u8> {
     record(number, || {
-        let pool = ProcessPool::builder().max_workers(1).build().expect("a worker can have a pool of its own");
+        let pool =
+            ProcessPool::builder().max_workers(1).build().expect("a worker can have a pool of its own");
         let result = pool.run(nap.with(inner, 1)).wait_timeout(Duration::from_secs(20));
         let value = result.expect("the inner job ends in time").expect("the inner job returns");
         assert_eq!(value, payload::result(inner, 0), "the inner job returned another job's value");

@@ -15,7 +15,7 @@ use super::state::StatePool;
 use super::worker;
 use crate::core::backlog::OnFull;
 use crate::core::error::BuildError;
-use crate::metrics::{Advice, Purpose, Recorder};
+use crate::metrics::{Activity, Advice, Recorder};
 
 /// Sets up a [`ThreadPool`]. Every setting has a default that suits work that waits.
 #[must_use = "a builder does nothing until `build`"]
@@ -114,10 +114,10 @@ impl ThreadPoolBuilder {
         self
     }
 
-    /// Sets what the pool is for. Jobs that do something else are found by the time that they are on a core, and the
+    /// Sets what the pool is for: calls that compute, or calls that wait. Jobs that do the other are found by the time that they are on a core, and the
     /// pool gives [advice](crate::metrics::Advice) on them, once per task. Default: anything, without advice.
-    pub fn purpose(mut self, purpose: Purpose) -> Self {
-        self.config.purpose = purpose;
+    pub fn activity(mut self, activity: Activity) -> Self {
+        self.config.activity = Some(activity);
         self
     }
 

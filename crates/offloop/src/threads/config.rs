@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::spawn::WorkerThread;
 use crate::core::backlog::QueueConfig;
 use crate::core::error::BuildError;
-use crate::metrics::{OnAdvice, Purpose, Recorder};
+use crate::metrics::{Activity, OnAdvice, Recorder};
 
 /// Starts a thread that runs the given worker. Must do so soon and once, or return an error.
 pub(super) type Spawn = dyn Fn(WorkerThread) -> io::Result<()> + Send + Sync;
@@ -53,8 +53,8 @@ pub(super) struct Config {
     pub(super) queue: QueueConfig,
     /// The time that a shutdown gives to jobs that it has asked to stop.
     pub(super) grace: Duration,
-    /// The kind of work that the pool is for. Decides what it gives advice on.
-    pub(super) purpose: Purpose,
+    /// The kind of calls that the pool is for. It gives advice on jobs of the other kind. `None` for any, without advice.
+    pub(super) activity: Option<Activity>,
     /// Called with each advice.
     pub(super) on_advice: Option<OnAdvice>,
     /// The histogram of waits for an interpreter's lock. Written by the hook around batches, read for metrics.
@@ -77,7 +77,7 @@ impl Default for Config {
             around_batch: None,
             queue: QueueConfig::default(),
             grace: Duration::from_secs(1),
-            purpose: Purpose::Any,
+            activity: None,
             on_advice: None,
             lock_wait: None,
             is_listed: true,

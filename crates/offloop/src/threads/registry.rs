@@ -17,7 +17,7 @@ use crate::core::header::Header;
 use crate::core::outcome::Outcome;
 use crate::core::runnable::{Owner, Runnable};
 use crate::metrics::stats::OutcomeCounters;
-use crate::metrics::{self, Advisor, Kind, Measured, Metrics, Recorder};
+use crate::metrics::{self, Advisor, Measured, Metrics, PoolKind, Recorder};
 
 /// The function that a worker thread runs, from its start to its end.
 pub(super) type Serve = fn(&Arc<Registry>, &Arc<WorkerRecord>, Role);
@@ -49,7 +49,7 @@ pub(super) struct Registry {
 impl Registry {
     pub(super) fn new(config: Config, serve: Serve) -> Arc<Self> {
         let advisor =
-            Advisor::new(&config.name, config.purpose, config.lock_wait.is_some(), config.on_advice.clone());
+            Advisor::new(&config.name, config.activity, config.lock_wait.is_some(), config.on_advice.clone());
         let through_injector = match config.growth {
             Growth::OnDemand => config.queue.capacity,
             // With each job the scheduler decides whether a thread is started.
@@ -69,7 +69,7 @@ impl Registry {
             owner: me.clone(),
         });
         if registry.config.is_listed {
-            metrics::enrol(Arc::downgrade(&registry) as Weak<dyn Measured>);
+            metrics::register(Arc::downgrade(&registry) as Weak<dyn Measured>);
         }
         registry
     }
@@ -281,7 +281,7 @@ impl Owner for Registry {
 
 impl Measured for Registry {
     fn metrics(&self) -> Metrics {
-        let mut metrics = Metrics::new(&self.advisor, Kind::Threads);
+        let mut metrics = Metrics::new(&self.advisor, PoolKind::Threads);
         if let Some(mut scheduler) = self.lock() {
             self.collect(&mut scheduler);
             scheduler.measure(&mut metrics);

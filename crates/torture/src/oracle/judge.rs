@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use offloop::{WorkerExit, OnFull};
+use offloop::{OnFull, WorkerExit};
 
 use super::outcome::Outcome;
 use crate::plan::{Job, Kind, Nature};
@@ -172,7 +172,8 @@ fn judge_death(evidence: &Evidence<'_>, pid: u32, exit: WorkerExit) -> Result<Ve
     }
     match evidence.outside_kill {
         OutsideKill::Unclaimed { kill, age }
-            if exit == WorkerExit::Signal(libc::SIGKILL) || (exit == WorkerExit::Protocol && age >= WITHOUT_LINK) =>
+            if exit == WorkerExit::Signal(libc::SIGKILL)
+                || (exit == WorkerExit::Protocol && age >= WITHOUT_LINK) =>
         {
             Ok(Verdict { runs: ExpectedRuns::AtMostOnce, kill: Some(kill) })
         }
@@ -263,7 +264,10 @@ mod tests {
         assert!(is_right(&Evidence { runs: NEVER_RAN, ..outside.clone() }));
         assert!(!is_right(&Evidence { outside_kill: OutsideKill::ClaimedBy(7), ..alone }));
         assert!(!is_right(&Evidence { runs: JobRuns { pid: PID + 1, ..BEGUN }, ..outside.clone() }));
-        assert!(!is_right(&Evidence { outcome: &died(WorkerExit::Signal(libc::SIGABRT)), ..outside.clone() }));
+        assert!(!is_right(&Evidence {
+            outcome: &died(WorkerExit::Signal(libc::SIGABRT)),
+            ..outside.clone()
+        }));
         let cut_off = died(WorkerExit::Protocol);
         let at_once = Evidence { outcome: &cut_off, ..outside };
         assert!(!is_right(&at_once));

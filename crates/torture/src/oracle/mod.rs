@@ -182,7 +182,7 @@ impl Oracle {
 
 #[cfg(test)]
 mod tests {
-    use offloop::{WorkerExit, OnFull};
+    use offloop::{OnFull, WorkerExit};
 
     use super::audit::LATE;
     use super::pool_record::UNNOTICED;

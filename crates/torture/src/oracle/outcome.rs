@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use offloop::{Error, ErrorKind, WorkerExit, JobId};
+use offloop::{Error, ErrorKind, JobId, WorkerExit};
 
 use crate::payload;
 use crate::plan::Job;
