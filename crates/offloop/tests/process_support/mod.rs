@@ -18,7 +18,7 @@ pub fn pool(workers: usize) -> ProcessPool {
     ProcessPool::builder().max_workers(workers).build().unwrap()
 }
 
-/// Waits for what must come, however slow the machine is.
+/// Waits until `holds` returns true, however slow the machine is.
 #[track_caller]
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
@@ -28,7 +28,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Whether a process is dead. One that nobody has collected yet counts as dead.
+/// Returns whether a process is dead. One that has not been collected counts as dead.
 pub fn is_gone(pid: u32) -> bool {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X'])),
@@ -43,7 +43,7 @@ pub fn kill(pid: u32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
-/// A file through which a job in another process says that it has arrived.
+/// A file through which a job in another process reports that it runs.
 pub struct Gate(PathBuf);
 
 impl Gate {
@@ -68,7 +68,7 @@ impl Gate {
         self.lines().len()
     }
 
-    /// The process id of the first job to arrive.
+    /// Waits for the first job to arrive. Returns its process id.
     #[track_caller]
     pub fn wait_for_pid(&self) -> u32 {
         eventually("a job arrives at the gate", || std::fs::read_to_string(&self.0).unwrap().ends_with('\n'));
@@ -226,7 +226,7 @@ pub enum Death {
     Abort,
     Signal(i32),
     CloseAllFiles,
-    /// Fills all that it shares with its pool with this byte, but for its results.
+    /// Fills the memory that it shares with its pool with this byte, except its results.
     Scribble(u8),
 }
 
@@ -238,7 +238,7 @@ pub fn die(way: Death) {
         Death::Signal(signal) => kill(std::process::id(), signal),
         Death::CloseAllFiles => {
             for descriptor in 0..1000 {
-                // SAFETY: it is the purpose of this test to pull the files away; nobody uses them any more.
+                // SAFETY: it is the purpose of this test to close the files; no code uses them after that.
                 unsafe { libc::close(descriptor) };
             }
         }
@@ -255,7 +255,7 @@ pub fn die(way: Death) {
     std::thread::sleep(Duration::from_secs(600));
 }
 
-/// What a worker gone mad could do: writes to whatever socket it finds among its descriptors.
+/// Violates the protocol: writes garbage to each socket among the worker's descriptors.
 #[offloop::task]
 pub fn write_to_every_socket(value: u64) -> u64 {
     for entry in std::fs::read_dir("/proc/self/fd").unwrap() {

@@ -969,7 +969,7 @@ fn garbage() -> impl Strategy<Value = (usize, u32)> {
 }
 
 #[test]
-fn garbage_in_any_word_of_the_ring_harms_no_listener() {
+fn garbage_in_any_word_of_the_ring_does_no_harm() {
     let (link, _handout) = link_with_small_arena();
     let strategy = (prop::collection::vec(garbage(), 1..200), any::<u32>(), 0..3_u64);
     let config = ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() };
@@ -988,7 +988,7 @@ fn garbage_in_any_word_of_the_ring_harms_no_listener() {
 }
 
 #[test]
-fn garbage_that_is_written_all_the_while_harms_no_listener() {
+fn garbage_that_is_written_all_the_while_does_no_harm() {
     let (link, _handout) = link_with_small_arena();
     let done = std::sync::atomic::AtomicBool::new(false);
     thread::scope(|scope| {
