@@ -23,8 +23,8 @@ const LIMIT: u64 = 48 << 10;
 /// The job whose answer is expected.
 const JOB: u64 = 1;
 
-/// Takes the first bytes for an answer's header, and the rest for the data of its slot and for the beginning of the worker's
-/// arena. Panics if anything is wrong with what becomes of it.
+/// Takes the first bytes for an answer's header, and the rest for the data of its slot and for the beginning of the
+/// worker's arena. Panics if anything is wrong with what becomes of it.
 pub fn answer(bytes: &[u8]) {
     examine(bytes);
 }

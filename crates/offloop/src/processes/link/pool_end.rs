@@ -146,13 +146,13 @@ impl Link {
         let start = self.results.at(&range).expect("`decode_frame` has checked the range");
         let length = usize::try_from(span.length).expect("`decode_frame` has checked the range");
         let keeper = Box::new(Lease { link: Arc::clone(self), offset: span.offset });
-        // SAFETY: the lease keeps the mapping. The worker does not reuse the block before the lease is returned. A worker
-        // that violates the protocol could, but it runs as the same user and could do as much by other means.
+        // SAFETY: the lease keeps the mapping. The worker does not reuse the block before the lease is returned. A
+        // worker that violates the protocol could, but it runs as the same user and could do as much by other means.
         Blob::foreign(unsafe { Foreign::new(start, length, keeper) })
     }
 
-    /// Returns whether the worker sleeps or is about to, and no other thread has undertaken to wake it. If so, the caller
-    /// has to [`wake`](Self::wake) it.
+    /// Returns whether the worker sleeps or is about to, and no other thread has undertaken to wake it. If so, the
+    /// caller has to [`wake`](Self::wake) it.
     pub(in crate::processes) fn must_wake(&self) -> bool {
         let sleeps = &self.ring.shared().worker_sleeps.0;
         sleeps.load(Ordering::SeqCst) != 0 && sleeps.swap(0, Ordering::SeqCst) != 0
@@ -160,8 +160,8 @@ impl Link {
 
     /// Wakes the worker. A system call; does not block.
     ///
-    /// It uses the socket and not a futex. Then the kernel lets the worker run on the core whose thread is about to sleep,
-    /// and need not wake another core.
+    /// It uses the socket and not a futex. Then the kernel lets the worker run on the core whose thread is about to
+    /// sleep, and need not wake another core.
     pub(in crate::processes) fn wake(&self) {
         // If the socket is full, the worker has bytes to wake up for. If it is closed, the worker is gone.
         let _ = rustix::net::send(&self.socket, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
@@ -190,8 +190,8 @@ impl Link {
         slot.awaited.store(0, Ordering::SeqCst);
     }
 
-    /// Asks the worker to notify the supervisor of its next answer. The supervisor looks at the slots after this, before
-    /// it sleeps.
+    /// Asks the worker to notify the supervisor of its next answer. The supervisor looks at the slots after this,
+    /// before it sleeps.
     pub(in crate::processes) fn request_wake_up(&self) {
         self.ring.shared().pool_waits.0.store(1, Ordering::SeqCst);
     }

@@ -10,8 +10,8 @@
 //! A job may send items before its answer: `Claimed ─worker─▶ Item ─pool─▶ Claimed`.
 //!
 //! Both sides go round the ring in the same order. The state of a slot says which side may write to it. Only `Offered`
-//! is contended: both sides leave it by compare-and-swap, so a call is either claimed or withdrawn, never both. What the
-//! states mean for each side, who sleeps when, and who dies where, is in the README of the process pool.
+//! is contended: both sides leave it by compare-and-swap, so a call is either claimed or withdrawn, never both. What
+//! the states mean for each side, who sleeps when, and who dies where, is in the README of the process pool.
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -52,14 +52,15 @@ pub(super) mod listener {
 pub(in crate::processes) struct Shared {
     /// The worker's fingerprint; 0 until the worker is up. Written once by the worker.
     pub(super) greeting: AtomicU64,
-    /// 1 while the worker sleeps or is about to. Set by the worker. Cleared by the side that ends the sleep, so that one
-    /// thread of the pool alone wakes it.
+    /// 1 while the worker sleeps or is about to. Set by the worker. Cleared by the side that ends the sleep, so that
+    /// one thread of the pool alone wakes it.
     pub(super) worker_sleeps: Line<AtomicU32>,
     /// 1 while the supervisor sleeps or is about to. Set by the supervisor. Cleared by the worker that wakes it.
     pub(super) pool_waits: Line<AtomicU32>,
     /// What the pool's listener knows of this worker: see [`listener`]. Written by both sides.
     pub(super) listener: Line<AtomicU32>,
-    /// The core that the worker last claimed a call on. If it is the pool's own core, spinning for the worker is in vain.
+    /// The core that the worker last claimed a call on. If it is the pool's own core, spinning for the worker is in
+    /// vain.
     pub(super) worker_core: Line<AtomicU32>,
     /// The core that the pool last offered a call on. The same holds for the worker.
     pub(super) pool_core: Line<AtomicU32>,
@@ -147,8 +148,8 @@ impl Ring {
     /// Copies a slot's header and the used part of its data.
     pub(super) fn read(&self, at: u32) -> (SlotHeader, Vec<u8>) {
         let slot = self.slot(at);
-        // SAFETY: the pointer is to mapped memory, where every pattern of bits is a valid header. A worker that violates
-        // the protocol may write meanwhile. Then the copy has arbitrary content, and all content is checked.
+        // SAFETY: the pointer is to mapped memory, where every pattern of bits is a valid header. A worker that
+        // violates the protocol may write meanwhile. Then the copy has arbitrary content, and all content is checked.
         let header = unsafe { slot.header.get().read_volatile() };
         let inline = if header.inline == FAR { 0 } else { header.inline as usize };
         let used = (header.parts as usize).saturating_mul(SPAN).saturating_add(inline).min(DATA);

@@ -19,8 +19,8 @@ use crate::processes::os::fd;
 /// The longest message, in bytes.
 const LONGEST: usize = 256;
 
-/// The pool's order of one worker, with a number for the reply. With it go the worker's end of its socket and, if it has
-/// one of its own, its standard error.
+/// The pool's order of one worker, with a number for the reply. With it go the worker's end of its socket and, if it
+/// has one of its own, its standard error.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::processes) struct Order(pub(in crate::processes) u64);
 

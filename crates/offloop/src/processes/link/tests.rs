@@ -21,19 +21,19 @@ use crate::wire::arena::{self, Arena, Mapping};
 use crate::wire::blob::{Blob, BlobMut};
 use crate::wire::payload::{Incoming, PARTS, Payload};
 
-/// After this a wait has failed. No correct run comes near it.
+/// A wait that takes this long has failed. No correct run takes nearly as long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The longest limit of a sleep on a futex here; one that ends so late was not woken.
+/// The longest limit of a sleep on a futex here. A sleeper that wakes this late was not woken.
 const LONG: Duration = Duration::from_millis(990);
 
-/// What both ends are lent to read in these tests: the one arena of this process, which both write to.
+/// Maps the memory that both ends read in these tests: the one arena of this process, to which both write.
 fn common_memory() -> Mapping {
     let arena = Arena::of_this_process().unwrap();
     Mapping::new(arena.for_readers(), arena.size(), false).unwrap()
 }
 
-/// Both ends of a link, whose first turn is that of slot `first`.
+/// Makes both ends of a link, on which the slot number `first` has the first turn.
 fn link(first: u32) -> (Arc<Link>, WorkerEnd) {
     let (mut link, Handout { socket, files: [ring, _arena] }) = Link::create(1 << 20).unwrap();
     link.results = Arc::new(common_memory());
@@ -43,7 +43,7 @@ fn link(first: u32) -> (Arc<Link>, WorkerEnd) {
     (Arc::new(link), end)
 }
 
-/// Numbers that look random, the same ones each time.
+/// A generator of pseudo-random numbers, the same ones in each run.
 struct Dice(u64);
 
 impl Dice {
@@ -62,19 +62,19 @@ impl Dice {
         self.below(chances) == 0
     }
 
-    /// Lets a few microseconds pass at most.
+    /// Passes a few microseconds at most.
     fn hesitate(&mut self, longest: usize) {
         (0..self.below(longest)).for_each(|_| std::hint::spin_loop());
     }
 
-    /// Lets up to about a hundred microseconds pass, mostly far less.
+    /// Passes up to about a hundred microseconds, mostly far less.
     fn dawdle(&mut self) {
         let spins = [0, 10, 100, 1000, 10_000][self.below(5)];
         (0..self.below(spins + 1)).for_each(|_| std::hint::spin_loop());
     }
 }
 
-/// As `wait_for`, for races of a few nanoseconds: it lets others have the core only when it takes long.
+/// Waits like `wait_for`, for races of a few nanoseconds: it yields the core only if the wait is long.
 #[track_caller]
 fn watch_for(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..2000 {
@@ -109,7 +109,7 @@ fn done(job: u64) -> SlotHeader {
     SlotHeader { job, tag: AnswerTag::Done as u32, ..SlotHeader::default() }
 }
 
-/// A blob in shared memory, large enough to travel as a part.
+/// Makes a blob in shared memory that is large enough to travel as a part.
 fn blob(length: usize, fill: u8) -> Blob {
     let mut blob = BlobMut::zeroed(length);
     blob.fill(fill);
@@ -170,7 +170,7 @@ fn each_malformed_thing_is_refused_with_its_own_error() {
     }
 }
 
-/// Numbers as a liar would choose them.
+/// Numbers that are likely to be misused: small ones, those near a power of two, and the largest.
 fn number() -> impl Strategy<Value = u64> {
     let near = (0..64_u32, -2..3_i64).prop_map(|(bit, off)| (1_u64 << bit).wrapping_add_signed(off));
     prop_oneof![2 => 0..5000_u64, 1 => near, 1 => any::<u64>(), 1 => Just(u64::MAX)]
@@ -197,7 +197,7 @@ fn header() -> impl Strategy<Value = SlotHeader> {
     )
 }
 
-/// A list of parts with something behind it, cut off somewhere.
+/// A list of parts with other bytes behind it, cut off anywhere.
 fn contents() -> impl Strategy<Value = Vec<u8>> {
     let spans = prop::collection::vec((number(), number()), 0..40);
     let rest = prop::collection::vec(any::<u8>(), 0..100);
@@ -268,18 +268,18 @@ proptest! {
 
 type Arguments = (u64, String, Option<Blob>);
 
-/// The arguments of a call: short or long, with or without a blob.
+/// Makes the arguments of a call: short or long, with or without a blob.
 fn arguments(job: u64) -> Arguments {
     let text = "x".repeat(if job % 5 == 0 { 3000 } else { 20 });
     (job, text, (job % 7 == 0).then(|| blob(2000, u8::try_from(job % 251).unwrap())))
 }
 
-/// A worker that checks what it is told and says it again.
+/// A worker that checks the arguments of its calls and answers with them.
 struct Echo {
     end: WorkerEnd,
     dice: Dice,
     claimed: Vec<u64>,
-    /// As in a real worker: what the pool still reads, and how often it was sent.
+    /// As in a real worker: the blobs that the pool still reads, and how often each was sent.
     lent: HashMap<u64, (Blob, u32)>,
 }
 
@@ -314,7 +314,7 @@ impl Echo {
         let (said, text, part) = incoming.decode::<Arguments>().unwrap();
         assert!((said, &text, &part) == (job, &arguments(job).1, &arguments(job).2), "of another call");
         self.claimed.push(job);
-        // The blob is the pool's: to be sent back it is copied.
+        // The blob is in the pool's arena, so it is copied to be sent back.
         let part = part.map(|part| blob(part.len(), part[0]));
         let payload = Payload::encode(&(job, text, part)).unwrap();
         self.end.answer(SlotHeader { nanos: job * 3, flags: 9, ..done(job) }, &payload);
@@ -338,7 +338,7 @@ impl Echo {
     }
 }
 
-/// A call on its way, as a pool notes it.
+/// A call on its way, as a pool records it.
 struct InFlight {
     slot: u32,
     job: u64,
@@ -350,7 +350,7 @@ struct InFlight {
 #[test]
 fn every_call_is_either_claimed_or_withdrawn_and_in_order() {
     const JOBS: u64 = 30_000;
-    // Soon the count of slots starts anew.
+    // The numbers of slots overflow soon.
     let first = u32::MAX - 1000;
     let (link, end) = link(first);
     let worker = thread::spawn(|| Echo::new(end).run());
@@ -427,7 +427,7 @@ fn one_side_alone_wins_the_race_for_a_call() {
                 end.answer(done(request.job), &value(0));
                 claimed.push(request.job);
             } else if end.at == before {
-                // Withdrawn in this very moment.
+                // It was withdrawn at this moment.
                 assert!(end.claim().is_none());
             }
         }
@@ -470,7 +470,7 @@ fn a_claimed_call_cannot_be_withdrawn_and_a_withdrawn_one_cannot_be_claimed() {
 }
 
 #[test]
-fn a_ring_full_of_answers_that_nobody_has_taken_gives_the_worker_nothing_to_do() {
+fn a_ring_full_of_answers_that_were_not_taken_gives_the_worker_nothing_to_do() {
     let (link, mut end) = link(0);
     for at in 0..SLOTS {
         link.offer(at, 1, 0, 0, &value(0));
@@ -528,7 +528,7 @@ fn an_answer_larger_than_the_limit_is_refused() {
 
 // ---- Sleeping and waking ----
 
-/// How the pool waits for an answer.
+/// Waits for an answer as the pool does, in one of three ways.
 fn await_one(link: &Link, at: u32, way: usize) {
     let is_answered = || link.state(at) == state::ANSWERED;
     let began = Instant::now();
@@ -538,7 +538,7 @@ fn await_one(link: &Link, at: u32, way: usize) {
             while !is_answered() {
                 let slept = Instant::now();
                 link.await_answer(at, LONG);
-                assert!(slept.elapsed() < LONG, "nobody woke the one who waits for the answer");
+                assert!(slept.elapsed() < LONG, "the caller that waits for the answer was not woken");
                 assert!(began.elapsed() < PATIENCE, "never: an answer that is slept for");
             }
         }
@@ -547,13 +547,16 @@ fn await_one(link: &Link, at: u32, way: usize) {
             if is_answered() {
                 return;
             }
-            assert!(is_readable_within(link.socket(), PATIENCE), "nobody rang for the answer");
+            assert!(
+                is_readable_within(link.socket(), PATIENCE),
+                "the supervisor was not notified of the answer"
+            );
             assert!(link.drain());
         },
     }
 }
 
-/// One call at a time, the worker asleep or about to be, in one of these ways.
+/// Sends one call at a time to a worker that is asleep or about to be, in one of these ways.
 fn rounds(count: u64, ways: &'static [fn(&WorkerEnd) -> bool]) {
     let (link, mut end) = link(0);
     let worker = thread::spawn(move || {
@@ -596,13 +599,13 @@ const FOR_A_WHILE: fn(&WorkerEnd) -> bool = |end| end.sleep(Some(LONG));
 const HARDLY: fn(&WorkerEnd) -> bool = |end| end.sleep(Some(Duration::from_micros(20)));
 
 #[test]
-fn no_wake_up_is_lost_on_one_who_sleeps() {
+fn no_wake_up_is_lost_on_a_sleeping_worker() {
     rounds(4000, &[SOUNDLY]);
     rounds(4000, &[FOR_A_WHILE]);
 }
 
 #[test]
-fn no_wake_up_is_lost_on_one_who_sleeps_now_so_now_otherwise() {
+fn no_wake_up_is_lost_on_a_worker_that_sleeps_in_different_ways() {
     rounds(4000, &[SOUNDLY, FOR_A_WHILE, HARDLY]);
 }
 
@@ -674,7 +677,7 @@ fn no_answer_is_missed_in_the_moment_of_falling_asleep_for_it() {
 }
 
 #[test]
-fn one_caller_alone_undertakes_to_wake_a_sleeper() {
+fn exactly_one_caller_undertakes_to_wake_a_sleeper() {
     let (link, end) = link(0);
     assert!(link.is_awake() && !link.must_wake());
     let sleeper = thread::spawn(move || (end.sleep(None), end));
@@ -699,7 +702,7 @@ fn the_end_of_the_link_wakes_a_sleeper() {
         link.close();
         wait_for("the worker leaves", || sleeper.is_finished());
         assert!(closed.elapsed() < LONG, "it was not woken");
-        assert!(!sleeper.join().unwrap(), "it was not told of the end");
+        assert!(!sleeper.join().unwrap(), "it did not notice the end");
     }
 }
 
@@ -724,7 +727,7 @@ fn calls_that_were_offered_before_the_end_are_still_found() {
 }
 
 #[test]
-fn the_greeting_is_rung_for() {
+fn the_supervisor_is_notified_of_the_greeting() {
     let (link, end) = link(0);
     assert_eq!(link.greeting(), 0);
     end.greet(0xfeed);
@@ -736,39 +739,39 @@ fn the_greeting_is_rung_for() {
     assert!(!link.drain(), "the worker is gone");
 }
 
-/// How often was rung since the last time.
-fn rings(link: &Link) -> usize {
+/// Returns the number of notifications since the last call.
+fn notifications(link: &Link) -> usize {
     rustix::net::recv(&link.socket, &mut [0; 64], RecvFlags::DONTWAIT).map_or(0, |(count, _)| count)
 }
 
 #[test]
-fn an_announcement_rings_once_for_a_supervisor_that_watches_and_not_at_all_else() {
+fn an_announcement_notifies_a_supervisor_once_if_it_has_asked_for_that() {
     let (link, mut end) = link(0);
     let mut answer_next = |at: u32| {
         link.offer(at, 1, 0, 0, &value(1));
         assert!(end.claim().is_some());
         end.answer(done(1), &value(1));
         assert!(!end.has_announced());
-        assert_eq!(rings(&link), 0, "the answer itself is silent");
+        assert_eq!(notifications(&link), 0, "the answer itself is silent");
         end.announce();
         assert!(end.has_announced());
     };
     answer_next(0);
-    assert_eq!(rings(&link), 0, "nobody waits");
+    assert_eq!(notifications(&link), 0, "no supervisor waits");
     link.request_wake_up();
     link.request_wake_up();
     answer_next(1);
-    assert_eq!(rings(&link), 1);
+    assert_eq!(notifications(&link), 1);
     answer_next(2);
-    assert_eq!(rings(&link), 0, "it has not asked again");
+    assert_eq!(notifications(&link), 0, "it has not asked again");
     link.request_wake_up();
     answer_next(3);
     end.announce();
-    assert_eq!(rings(&link), 1);
+    assert_eq!(notifications(&link), 1);
 }
 
 #[test]
-fn an_announcement_wakes_those_who_wait_for_that_answer_and_them_alone() {
+fn an_announcement_wakes_only_the_callers_that_wait_for_that_answer() {
     for round in 0..200_u32 {
         let (first, second) = (2 * round, 2 * round + 1);
         let (link, mut end) = link(first);
@@ -793,7 +796,7 @@ fn an_announcement_wakes_those_who_wait_for_that_answer_and_them_alone() {
             end.answer(done(1), &value(1));
             end.announce();
         });
-        assert_eq!(rings(&link), 0, "the supervisor sleeps on: those who wait take the answers");
+        assert_eq!(notifications(&link), 0, "the supervisor sleeps on, since the callers take the answers");
     }
 }
 
@@ -816,7 +819,7 @@ fn a_job_that_closes_the_socket_or_puts_another_file_in_its_place_is_noticed() {
     let (_link, end) = link(0);
     assert!(end.is_intact());
     let null = std::fs::File::open("/dev/null").unwrap();
-    // SAFETY: both descriptors are open, and who owns them goes on owning them.
+    // SAFETY: both descriptors are open, and their owners stay the same.
     let replaced = unsafe { libc::dup2(null.as_raw_fd(), end.socket.as_raw_fd()) };
     assert_eq!(replaced, end.socket.as_raw_fd());
     assert!(!end.is_intact());
@@ -824,7 +827,7 @@ fn a_job_that_closes_the_socket_or_puts_another_file_in_its_place_is_noticed() {
 
 // ---- Returns ----
 
-/// Answers in all slots with as many parts as go in; says which blocks they are in.
+/// Answers in all slots with as many parts as fit. Returns the answers, the payloads and the offsets of the blocks.
 fn fill(link: &Arc<Link>, end: &mut WorkerEnd) -> (Vec<Answer>, Vec<Payload>, Vec<u64>) {
     let first = end.at;
     let (mut answers, mut payloads, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
@@ -845,7 +848,7 @@ fn fill(link: &Arc<Link>, end: &mut WorkerEnd) -> (Vec<Answer>, Vec<Payload>, Ve
 #[test]
 fn all_blocks_come_back_also_more_at_once_than_fit() {
     let (link, mut end) = link(0);
-    // Soon the counts of the queue start anew.
+    // The counts of the queue overflow soon.
     for word in [&link.ring.shared().returns.put, &link.ring.shared().returns.taken] {
         word.0.store(u32::MAX - 300, Ordering::SeqCst);
     }
@@ -906,7 +909,7 @@ fn a_block_is_given_back_once_for_each_time_it_was_sent() {
 
 // ---- A worker that violates the protocol ----
 
-/// A link whose worker has a small arena, so that it is no matter where one reads.
+/// Makes a link whose worker has a small arena, all of which can be read.
 fn link_with_small_arena() -> (Arc<Link>, Handout) {
     let (mut link, handout) = Link::create(1 << 20).unwrap();
     let (_file, results) = arena::create(64 << 10, false).unwrap();
@@ -914,7 +917,7 @@ fn link_with_small_arena() -> (Arc<Link>, Handout) {
     (Arc::new(link), handout)
 }
 
-/// Everything that the pool does with what a worker may have written to.
+/// Does everything that the pool does with memory to which a worker can write.
 fn exercise(link: &Arc<Link>, at: u32, job: u64) {
     let _ = (link.greeting(), link.state(at), link.is_elsewhere(), link.is_awake(), link.withdraw(at));
     wake_if_asleep(link);
@@ -943,14 +946,14 @@ fn words() -> usize {
     size_of::<Shared>() / 4
 }
 
-/// Any 32 bits of the ring.
+/// Returns any 32 bits of the ring as a word.
 fn word(link: &Link, index: usize) -> &AtomicU32 {
     assert!(index < words());
-    // SAFETY: the word lies within the mapping and is aligned; any bits are valid there.
+    // SAFETY: the word lies within the mapping and is aligned, and any bits are valid there.
     unsafe { link.ring.0.start().cast::<AtomicU32>().add(index).as_ref() }
 }
 
-/// The index of a word, those before the data of the slots more often than those in it; and what to put there.
+/// The index of a word and a value for it. Words before the data of the slots are more frequent than those in it.
 fn garbage() -> impl Strategy<Value = (usize, u32)> {
     let slots = std::mem::offset_of!(Shared, slots) / 4;
     let returns = std::mem::offset_of!(Shared, returns) / 4;
@@ -975,7 +978,7 @@ fn garbage_in_any_word_of_the_ring_does_no_harm() {
     let config = ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() };
     proptest::test_runner::TestRunner::new(config)
         .run(&strategy, |(writes, at, job)| {
-            // SAFETY: the bytes are the ring's, and this is the only thread that has it.
+            // SAFETY: the bytes are those of the ring, to which only this thread has access.
             unsafe { link.ring.0.start().write_bytes(0, size_of::<Shared>()) };
             link.returns.lock().clear();
             for (index, value) in writes {
@@ -1019,7 +1022,7 @@ fn garbage_that_is_written_all_the_while_does_no_harm() {
 }
 
 #[test]
-fn a_worker_does_not_take_what_is_no_ring() {
+fn a_worker_refuses_a_file_that_is_no_ring() {
     let (_link, Handout { socket, files: [ring, _] }) = Link::create(0).unwrap();
     let socket = UnixStream::from(socket);
     let small = arena::memory_file("offloop-test", size_of::<Shared>() - 1).unwrap();

@@ -201,8 +201,8 @@ pub(in crate::processes) fn die_with(parent: u32) -> io::Result<bool> {
     Ok(rustix::process::getppid() == process_id(parent))
 }
 
-/// Leaves Ctrl-C to the parent. The terminal sends it to the whole foreground group, and the parent decides what becomes
-/// of the jobs then.
+/// Leaves Ctrl-C to the parent. The terminal sends it to the whole foreground group, and the parent decides what
+/// becomes of the jobs then.
 pub(in crate::processes) fn leave_ctrl_c_to_the_parent() {
     handle(libc::SIGINT, Some(do_nothing));
 }

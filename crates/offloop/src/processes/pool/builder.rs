@@ -18,7 +18,7 @@ use super::template;
 use crate::base::sync::thread;
 use crate::core::backlog::OnFull;
 use crate::core::error::BuildError;
-use crate::metrics::{self, Advice, Measured};
+use crate::metrics::{Advice, Measured};
 use crate::processes::handshake;
 use crate::processes::limits::Limits;
 use crate::processes::os::process::{self, SpawnEnv};
@@ -94,21 +94,22 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Sets a hook that is called once for each task that only waits instead of computing, so that a thread could run it.
+    /// Sets a hook that is called once for each task that only waits instead of computing, so that a thread could run
+    /// it.
     ///
-    /// It is called on the thread that took the job's answer, so it must not block. A panic in it is caught and printed.
-    /// Without a hook the advice is part of the [metrics](ProcessPool::metrics), and with the feature `tracing` it is a
-    /// warning of the target `offloop`.
+    /// It is called on the thread that took the job's answer, so it must not block. A panic in it is caught and
+    /// printed. Without a hook the advice is part of the [metrics](ProcessPool::metrics), and with the feature
+    /// `tracing` it is a warning of the target `offloop`.
     pub fn on_advice(mut self, hook: impl Fn(&Advice) + Send + Sync + 'static) -> Self {
         self.config.on_advice = Some(Arc::new(hook));
         self
     }
 
-    /// Sets a hook that is called at each submission, on the thread that submits. The bytes that it returns travel with the
-    /// job, unless the job [carries](crate::Prepared::carry) bytes of its own.
+    /// Sets a hook that is called at each submission, on the thread that submits. The bytes that it returns travel with
+    /// the job, unless the job [carries](crate::Prepared::carry) bytes of its own.
     ///
-    /// In this way the context of a trace reaches the worker, where [`job::surround`](crate::job::surround) takes it up. A
-    /// panic in the hook is caught and printed. The job carries nothing then.
+    /// In this way the context of a trace reaches the worker, where [`job::surround`](crate::job::surround) takes it
+    /// up. A panic in the hook is caught and printed. The job carries nothing then.
     pub fn carry(mut self, hook: impl Fn() -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
         self.config.carry = Some(Box::new(hook));
         self
@@ -189,22 +190,22 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Sets the most memory that a worker may have resident for itself while it runs jobs, in bytes. Shared memory is not
-    /// included. Default: no limit.
+    /// Sets the most memory that a worker may have resident for itself while it runs jobs, in bytes. Shared memory is
+    /// not included. Default: no limit.
     ///
     /// It is measured every 50 ms. A worker that exceeds the limit is killed, and its job ends with
-    /// [`ErrorKind::WorkerDied`](crate::ErrorKind::WorkerDied), which reports the measured memory. If the job began after the last measurement, it is
-    /// not the cause. Then the worker finishes the job and is replaced.
+    /// [`ErrorKind::WorkerDied`](crate::ErrorKind::WorkerDied), which reports the measured memory. If the job began
+    /// after the last measurement, it is not the cause. Then the worker finishes the job and is replaced.
     pub fn max_rss(mut self, bytes: u64) -> Self {
         self.config.max_rss = Some(bytes);
         self
     }
 
-    /// Sets the most memory of its own that the system gives each worker, in bytes (`RLIMIT_DATA`). Default: the limit of
-    /// this process.
+    /// Sets the most memory of its own that the system gives each worker, in bytes (`RLIMIT_DATA`). Default: the limit
+    /// of this process.
     ///
-    /// The system refuses what exceeds the limit, which mostly means that the worker aborts. This catches growth that is
-    /// too fast for the measurements of [`max_rss`](Self::max_rss). Address space that is reserved but not used is
+    /// The system refuses what exceeds the limit, which mostly means that the worker aborts. This catches growth that
+    /// is too fast for the measurements of [`max_rss`](Self::max_rss). Address space that is reserved but not used is
     /// included.
     pub fn max_data(mut self, bytes: u64) -> Self {
         self.config.limits.max_data = Some(bytes);
@@ -240,8 +241,8 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Sets the number of files that each worker may have open. It needs about 16 for itself. Default: the limit of this
-    /// process.
+    /// Sets the number of files that each worker may have open. It needs about 16 for itself. Default: the limit of
+    /// this process.
     pub fn max_open_files(mut self, files: u64) -> Self {
         self.config.limits.open_files = Some(files);
         self
@@ -271,8 +272,8 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Sets the length of the end of each worker's standard error that is kept for the error of a crash, in bytes. Default
-    /// 4096.
+    /// Sets the length of the end of each worker's standard error that is kept for the error of a crash, in bytes.
+    /// Default 4096.
     ///
     /// What workers write there is also passed on to the standard error of this process. With 0 they write to that
     /// directly.
@@ -287,8 +288,8 @@ impl ProcessPoolBuilder {
 
     /// Sets a call that each worker runs before its first job.
     ///
-    /// A worker whose initializer panics or returns an error is not used. If the pool cannot get any worker, the jobs end
-    /// with [`ErrorKind::WorkerStart`](crate::ErrorKind::WorkerStart) and the reason.
+    /// A worker whose initializer panics or returns an error is not used. If the pool cannot get any worker, the jobs
+    /// end with [`ErrorKind::WorkerStart`](crate::ErrorKind::WorkerStart) and the reason.
     pub fn initializer<R: InitializerResult>(mut self, call: &Call<'_, R>) -> Self {
         match call.encode(None) {
             Ok(call) => {
@@ -371,7 +372,7 @@ fn open(config: Config) -> Result<Arc<Dispatcher>, BuildError> {
     let system = |what| move |source| BuildError::System { what, source };
     let tail = config.stderr_tail;
     let dispatcher = Dispatcher::new(config).map_err(system("opening the pool's eventfds"))?;
-    metrics::enrol(Arc::downgrade(&dispatcher) as Weak<dyn Measured>);
+    crate::metrics::enrol(Arc::downgrade(&dispatcher) as Weak<dyn Measured>);
     let output = Output::open(tail).map_err(system("starting the thread that reads the workers' output"))?;
     let supervisor = Supervisor::new(Arc::clone(&dispatcher), Arc::clone(&output));
     thread::Builder::new()

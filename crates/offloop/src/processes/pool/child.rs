@@ -44,8 +44,8 @@ pub(super) struct Child {
     pub(super) link_is_open: bool,
     /// The worker has been asked to end. Set once, when its record says that it leaves.
     pub(super) exit_requested: bool,
-    /// When the worker's start, its exit, or the report of its death will have taken too long. Set at each of these, and
-    /// when the worker closes its socket. Cleared when the worker is ready, and when the deadline has passed.
+    /// When the worker's start, its exit, or the report of its death will have taken too long. Set at each of these,
+    /// and when the worker closes its socket. Cleared when the worker is ready, and when the deadline has passed.
     pub(super) deadline: Option<Instant>,
 }
 

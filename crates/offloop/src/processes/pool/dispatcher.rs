@@ -26,17 +26,18 @@ use crate::wire::arena::Arena;
 
 /// The engine of a process pool, which submitters, waiting callers and the supervisor share.
 ///
-/// Its lock is held for moments only. No foreign code runs under it. The one system call under it empties the pipes of a
-/// captured job.
+/// Its lock is held for moments only. No foreign code runs under it. The one system call under it empties the pipes of
+/// a captured job.
 pub(super) struct Dispatcher {
     /// Never changes.
     pub(super) config: Config,
-    /// The pool's state. In a forked child another thread may have held the lock at the fork, so the child must not take
-    /// it: see [`lock`](Self::lock).
+    /// The pool's state. In a forked child another thread may have held the lock at the fork, so the child must not
+    /// take it: see [`lock`](Self::lock).
     scheduler: Mutex<Scheduler>,
     /// Wakes the supervisor. Signalled by any thread, drained by the supervisor.
     pub(super) event: EventFd,
-    /// Wakes the listener, which takes answers besides the supervisor. Signalled by the workers, drained by the listener.
+    /// Wakes the listener, which takes answers besides the supervisor. Signalled by the workers, drained by the
+    /// listener.
     pub(super) listener: EventFd,
     /// The pool has a listener. Set by the first call of `listen`, never cleared.
     has_listener: AtomicBool,
@@ -74,7 +75,8 @@ impl Dispatcher {
         (!self.born.is_past()).then(|| self.scheduler.lock())
     }
 
-    /// Changes the state under the lock, then releases the lock and does what follows. Returns `None` in a forked child.
+    /// Changes the state under the lock, then releases the lock and does what follows. Returns `None` in a forked
+    /// child.
     fn change<R>(&self, change: impl FnOnce(&mut Scheduler, &mut Deferred) -> R) -> Option<R> {
         let mut after = Deferred::default();
         let result = change(&mut *self.lock()?, &mut after);
@@ -117,8 +119,8 @@ impl Dispatcher {
         self.change(Scheduler::close).unwrap_or(0)
     }
 
-    /// Breaks the pool: ends all jobs with [`ErrorKind::Broken`] and all workers. If the pool is broken already, the first
-    /// reason stays.
+    /// Breaks the pool: ends all jobs with [`ErrorKind::Broken`] and all workers. If the pool is broken already, the
+    /// first reason stays.
     pub(super) fn break_with(&self, reason: &str) {
         if let Some(jobs) = self.change(|scheduler, after| scheduler.break_with(reason, after)) {
             self.fail_all(jobs, || ErrorKind::Broken(reason.to_owned()));
@@ -137,7 +139,8 @@ impl Dispatcher {
         self.lock()?.broken.clone()
     }
 
-    /// Waits for a closed pool to run its `pending` jobs, for at most `drain`. Then cancels the rest and ends the workers.
+    /// Waits for a closed pool to run its `pending` jobs, for at most `drain`. Then cancels the rest and ends the
+    /// workers.
     pub(super) fn shut_down(&self, pending: usize, drain: Duration) -> ShutdownReport {
         let Some(mut scheduler) = self.lock() else { return ShutdownReport::default() };
         let killed_before = scheduler.killed;
@@ -263,7 +266,8 @@ impl Dispatcher {
         result
     }
 
-    /// Lets the supervisor go to sleep until what `deadline` returns. Returns `None` if something has come up meanwhile.
+    /// Lets the supervisor go to sleep until what `deadline` returns. Returns `None` if something has come up
+    /// meanwhile.
     ///
     /// The supervisor asks and goes to sleep under one lock. So a thread that gives a worker a job knows whether the
     /// supervisor has taken that into account.

@@ -10,7 +10,7 @@ use crate::base::sync::Mutex;
 use crate::core::options::OnEnd;
 use crate::processes::link::Answer;
 
-/// Items that have come and that nobody has read. When it is full, the worker waits.
+/// Items that have come and have not been read. When it is full, the worker waits.
 pub(super) struct ItemQueue {
     state: Mutex<State>,
     capacity: usize,
@@ -37,7 +37,7 @@ impl ItemQueue {
         self.state.lock().items.push_back(item);
     }
 
-    /// Takes the next item. The second value says whether the queue was full, so that the worker may wait for room.
+    /// Takes the next item. The second value is true if the queue was full, so that the worker may wait for room.
     pub(super) fn pop(&self) -> Option<(Answer, bool)> {
         let mut state = self.state.lock();
         let was_full = state.items.len() >= self.capacity;
@@ -53,7 +53,7 @@ impl ItemQueue {
     }
 
     /// Registers the waker of the reader. Returns true if there are items already, or if `has_ended` returns true: then
-    /// the waker is not kept, since nobody would take it any more, and it may keep this queue alive.
+    /// the waker is not kept, since it would not be taken any more, and it may keep this queue alive.
     pub(super) fn subscribe(&self, waker: &Waker, has_ended: impl FnOnce() -> bool) -> bool {
         let mut state = self.state.lock();
         let replaced = state.waker.replace(waker.clone());

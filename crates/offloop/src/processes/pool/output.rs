@@ -2,8 +2,8 @@
 //! jobs that ask for it.
 //!
 //! Standard output is inherited and costs nothing. Standard error is a pipe. One thread of the pool reads it and writes
-//! to our own standard error. If nobody reads *that*, only this thread waits. For a captured job the worker redirects both
-//! streams into two further pipes for as long as the job runs.
+//! to our own standard error. If nobody reads *that*, only this thread waits. For a captured job the worker redirects
+//! both streams into two further pipes for as long as the job runs.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -167,7 +167,8 @@ impl WorkerPipes {
         self.state.lock().capture = None;
     }
 
-    /// Reads what has come, without waiting. Leaves standard error alone while at least `limit` bytes wait to be passed on.
+    /// Reads what has come, without waiting. Leaves standard error alone while at least `limit` bytes wait to be passed
+    /// on.
     fn read(&self, tail: usize, limit: usize) {
         let mut state = self.state.lock();
         let state = &mut *state;

@@ -32,12 +32,12 @@ type Refusal = Box<(ErrorKind, Options)>;
 /// A pool of worker processes.
 ///
 /// It runs [`Call`]s of functions marked `#[offloop::task]`. A job that crashes its process fails alone, with
-/// [`ErrorKind::WorkerDied`], and the worker is replaced. A job that is cancelled, whose handle is dropped, or whose run
-/// timeout passes, is killed: SIGTERM, and SIGKILL after the grace period. Workers never outlive this process, however it
-/// ends.
+/// [`ErrorKind::WorkerDied`], and the worker is replaced. A job that is cancelled, whose handle is dropped, or whose
+/// run timeout passes, is killed: SIGTERM, and SIGKILL after the grace period. Workers never outlive this process,
+/// however it ends.
 ///
-/// Clones are the same pool. When the last one is dropped, the pool takes no more work, runs what it has accepted and then
-/// lets its workers go. The drop does not block. [`shutdown`](Self::shutdown) does the same under supervision.
+/// Clones are the same pool. When the last one is dropped, the pool takes no more work, runs what it has accepted and
+/// then lets its workers go. The drop does not block. [`shutdown`](Self::shutdown) does the same under supervision.
 ///
 /// In a worker, [`job::is_cancelled`](crate::job::is_cancelled) is always false, since a job that is to stop is killed.
 #[derive(Clone)]
@@ -45,8 +45,8 @@ pub struct ProcessPool {
     dispatcher: PoolRef,
 }
 
-/// The reference that the clones of a pool share. The supervisor does not hold it. When the last clone goes, no more jobs
-/// can come.
+/// The reference that the clones of a pool share. The supervisor does not hold it. When the last clone goes, no more
+/// jobs can come.
 #[derive(Clone)]
 struct PoolRef(Arc<CloseOnDrop>);
 
@@ -153,8 +153,8 @@ impl ProcessPool {
         (Handle::new(job), items)
     }
 
-    /// Stops accepting work and waits for the accepted jobs, for at most `drain`. Then cancels the queued jobs and ends the
-    /// workers of running ones: SIGTERM, and SIGKILL after the builder's `grace`.
+    /// Stops accepting work and waits for the accepted jobs, for at most `drain`. Then cancels the queued jobs and ends
+    /// the workers of running ones: SIGTERM, and SIGKILL after the builder's `grace`.
     ///
     /// The shutdown goes on even if the handle is not awaited.
     pub fn shutdown(&self, drain: Duration) -> Handle<ShutdownReport> {
@@ -176,8 +176,8 @@ impl ProcessPool {
     /// Sets the number of workers. Ends the growth on demand of a pool with
     /// [`min_workers`](crate::ProcessPoolBuilder::min_workers).
     ///
-    /// Missing workers are started in the background. Surplus workers finish what they run and leave. Without workers jobs
-    /// wait until there are some again; but a closed pool keeps one for the jobs that it has accepted.
+    /// Missing workers are started in the background. Surplus workers finish what they run and leave. Without workers
+    /// jobs wait until there are some again; but a closed pool keeps one for the jobs that it has accepted.
     pub fn resize(&self, workers: usize) {
         self.dispatcher.resize(workers);
     }

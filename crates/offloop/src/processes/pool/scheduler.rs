@@ -46,17 +46,18 @@ pub(super) struct Scheduler {
     /// The supervisor was notified and has not looked since. Set by the thread that notifies it, cleared by the
     /// supervisor.
     notified: bool,
-    /// When the supervisor looks again without a notification. `None` if it sleeps in the belief that there is nothing to
-    /// look after. Written by the supervisor when it goes to sleep.
+    /// When the supervisor looks again without a notification. `None` if it sleeps in the belief that there is nothing
+    /// to look after. Written by the supervisor when it goes to sleep.
     looks_at: Option<Instant>,
     /// Counts the calls that were given to workers.
     pub(super) given: u64,
-    /// The number of workers that the pool should have. Changed by `resize`, by growth on demand, and at the pool's end.
+    /// The number of workers that the pool should have. Changed by `resize`, by growth on demand, and at the pool's
+    /// end.
     pub(super) target: usize,
     /// The number of workers up to which the pool grows on demand. 0 in a pool that does not. Set to 0 by `resize`.
     grow_to: usize,
-    /// The time that jobs of each kind took lately, as a moving average; zero for a kind without an answer so far. Written
-    /// when answers are taken.
+    /// The time that jobs of each kind took lately, as a moving average; zero for a kind without an answer so far.
+    /// Written when answers are taken.
     pace: Box<[Duration; KINDS]>,
     /// How long jobs waited before they began. Recorded when an answer is taken, or when a running job is aborted.
     queue_wait: Histogram,
@@ -145,7 +146,8 @@ impl Scheduler {
         }
     }
 
-    /// Gives queued jobs to workers that have room: to idle ones first, then behind calls that are expected to end soon.
+    /// Gives queued jobs to workers that have room: to idle ones first, then behind calls that are expected to end
+    /// soon.
     pub(super) fn assign(&mut self, after: &mut Deferred) {
         while let Some(next) = self.backlog.peek() {
             let is_captured = next.header().options.capture.is_some();
@@ -184,8 +186,8 @@ impl Scheduler {
         }
     }
 
-    /// Returns the worker for the next job: an idle one that is awake; else one whose calls will be done very soon; else an
-    /// idle one that sleeps, preferably the last that had a call; else the least busy one.
+    /// Returns the worker for the next job: an idle one that is awake; else one whose calls will be done very soon;
+    /// else an idle one that sleeps, preferably the last that had a call; else the least busy one.
     ///
     /// A captured job goes only to an idle worker, so that its output does not mingle with that of other jobs.
     fn choose(&self, is_captured: bool) -> Option<usize> {
@@ -278,7 +280,8 @@ impl Scheduler {
         self.notified = false;
     }
 
-    /// Lets the supervisor go to sleep until what `deadline` returns. Returns `None` if something has come up meanwhile.
+    /// Lets the supervisor go to sleep until what `deadline` returns. Returns `None` if something has come up
+    /// meanwhile.
     pub(super) fn fall_asleep(&mut self, deadline: impl FnOnce(&Self) -> Sleep) -> Option<Sleep> {
         if self.notified || self.workers.iter().any(WorkerRecord::has_news) {
             return None;
@@ -388,8 +391,8 @@ impl Scheduler {
         jobs
     }
 
-    /// Returns whether a worker is missing, and whether there are jobs. `pending` is the number of workers that are being
-    /// forked.
+    /// Returns whether a worker is missing, and whether there are jobs. `pending` is the number of workers that are
+    /// being forked.
     ///
     /// Each worker that is to be replaced counts as missing, since its replacement is started first.
     pub(super) fn shortage(&self, pending: usize, now: Instant) -> (bool, bool) {
@@ -438,8 +441,8 @@ impl Scheduler {
         self.assign(after);
     }
 
-    /// Takes a worker that has closed its socket out of use: it gets no more calls, and those that it has not begun with
-    /// are withdrawn.
+    /// Takes a worker that has closed its socket out of use: it gets no more calls, and those that it has not begun
+    /// with are withdrawn.
     pub(super) fn cut_off(&mut self, pid: u32, after: &mut Deferred) {
         let Some(at) = self.find(pid) else { return };
         if self.workers[at].phase == WorkerPhase::Ready {

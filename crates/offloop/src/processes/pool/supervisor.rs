@@ -34,7 +34,7 @@ const LINK_CLOSED_TIMEOUT: Duration = Duration::from_millis(200);
 /// The time that the template has to report how a dead worker ended.
 const EXIT_REPORT_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// The interval at which the supervisor looks at a pool that is in use, even if nobody has notified it. Whatever a worker
+/// The interval at which the supervisor looks at a pool that is in use, even without a notification. Whatever a worker
 /// has done to the memory that it shares with the pool, jobs do not wait for longer.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -103,8 +103,8 @@ impl Supervisor {
         }
     }
 
-    /// Makes one round: takes what has come up, starts and ends workers, keeps deadlines, then waits for what comes next.
-    /// Returns false when the pool is over.
+    /// Makes one round: takes what has come up, starts and ends workers, keeps deadlines, then waits for what comes
+    /// next. Returns false when the pool is over.
     fn step(&mut self) -> bool {
         let dispatcher = Arc::clone(&self.dispatcher);
         let now = Instant::now();
@@ -244,8 +244,8 @@ impl Supervisor {
         }
     }
 
-    /// Counts a worker that did not come up. If no other worker is up after several of them, the queued jobs end with the
-    /// reason.
+    /// Counts a worker that did not come up. If no other worker is up after several of them, the queued jobs end with
+    /// the reason.
     fn start_failed(&mut self, reason: &str) {
         self.failures += 1;
         let pause = Duration::from_millis(10).saturating_mul(1 << self.failures.min(9));
@@ -259,8 +259,8 @@ impl Supervisor {
         self.dispatcher.fail_all(stranded, || ErrorKind::WorkerStart(reason.to_owned().into()));
     }
 
-    /// Takes the next step with workers that are coming up: checks their fingerprint, gives them the initializer, and makes
-    /// them ready.
+    /// Takes the next step with workers that are coming up: checks their fingerprint, gives them the initializer, and
+    /// makes them ready.
     fn complete_handshakes(&mut self) {
         let config = &self.dispatcher.config;
         let mut came_up = false;
@@ -428,7 +428,8 @@ impl Supervisor {
         }
     }
 
-    /// Sleeps until a worker or the template has written something or has ended, until a deadline, or until it is notified.
+    /// Sleeps until a worker or the template has written something or has ended, until a deadline, or until it is
+    /// notified.
     fn wait(&mut self) {
         self.children.iter().for_each(|child| child.link.request_wake_up());
         let Some(Sleep { until, .. }) = self.fall_asleep() else { return };

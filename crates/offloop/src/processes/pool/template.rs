@@ -1,7 +1,7 @@
 //! The pool's side of a template: a process that has done what all workers must do first, and of which they are forks.
 //!
-//! The template is the workers' parent, so only it learns how they ended. It dies with the pool's process, and the workers
-//! die with it.
+//! The template is the workers' parent, so only it learns how they ended. It dies with the pool's process, and the
+//! workers die with it.
 
 use std::ffi::OsString;
 use std::io;
@@ -16,7 +16,8 @@ use crate::processes::link::template::{Notice, Order, is_gone, receive, tell};
 use crate::processes::os::fd;
 use crate::processes::os::process::{Process, ProcessEnd, SpawnEnv};
 
-/// Starts a template on the given end of a socket. Returns its process id. The template is a child of the calling thread.
+/// Starts a template on the given end of a socket. Returns its process id. The template is a child of the calling
+/// thread.
 pub(super) type StartTemplate = Box<dyn Fn(OwnedFd) -> io::Result<u32> + Send + Sync>;
 
 /// The time that a template has to end when the pool needs it no more.
@@ -90,7 +91,8 @@ fn decode_event(bytes: &[u8], files: Vec<OwnedFd>) -> Option<TemplateEvent> {
     })
 }
 
-/// The pool's template, if it has one, and the workers that the template was asked to fork. Used by the supervisor alone.
+/// The pool's template, if it has one, and the workers that the template was asked to fork. Used by the supervisor
+/// alone.
 #[derive(Default)]
 pub(super) struct Forks {
     template: Option<TemplateChild>,
@@ -160,8 +162,8 @@ impl Forks {
         self.pending.iter().filter_map(|pending| pending.launch.deadline).min()
     }
 
-    /// Kills the template, which has ended or takes too long. The workers that it has forked die with it. Returns whether
-    /// there were pending orders, which are lost.
+    /// Kills the template, which has ended or takes too long. The workers that it has forked die with it. Returns
+    /// whether there were pending orders, which are lost.
     pub(super) fn lose_template(&mut self) -> bool {
         if let Some(template) = &mut self.template {
             template.is_lost = true;

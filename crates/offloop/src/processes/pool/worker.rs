@@ -66,13 +66,13 @@ pub(super) struct WorkerRecord {
     pipes: Arc<WorkerPipes>,
     /// Changed by the supervisor when the worker comes up or retires; by any thread when the worker is to end.
     pub(super) phase: WorkerPhase,
-    /// The calls in the worker's link, in the order in which it runs them. A call is added when it is offered, and removed
-    /// when its answer is taken or when the worker has passed it as withdrawn.
+    /// The calls in the worker's link, in the order in which it runs them. A call is added when it is offered, and
+    /// removed when its answer is taken or when the worker has passed it as withdrawn.
     pub(super) calls: VecDeque<InFlight>,
     /// The number of the slot for the next call. Counts up with each call that is offered.
     next: u32,
-    /// The time that all of `calls` are expected to take. Changes when a call is added, removed or withdrawn, and when the
-    /// first one takes longer than expected.
+    /// The time that all of `calls` are expected to take. Changes when a call is added, removed or withdrawn, and when
+    /// the first one takes longer than expected.
     load: Duration,
     /// When the first of `calls` became the first. Set when a call is added to none, and when answers are taken.
     since: Instant,
@@ -286,8 +286,8 @@ impl WorkerRecord {
         work.items.as_ref()
     }
 
-    /// Takes the answers that have come, and items as far as their queues have room. Adds to `with_items` the queues whose
-    /// readers have to be woken.
+    /// Takes the answers that have come, and items as far as their queues have room. Adds to `with_items` the queues
+    /// whose readers have to be woken.
     pub(super) fn harvest(
         &mut self,
         finished: &mut Vec<Finished>,
@@ -366,8 +366,8 @@ impl WorkerRecord {
         self.calls.len() > 1 && self.calls.iter().skip(1).any(|call| call.work.is_some())
     }
 
-    /// Raises the expected time of the first call, which takes longer than expected. The worker is given no call ahead of
-    /// time until that one is done.
+    /// Raises the expected time of the first call, which takes longer than expected. The worker is given no call ahead
+    /// of time until that one is done.
     pub(super) fn extend_estimate(&mut self) {
         if let Some(first) = self.calls.front_mut() {
             self.load += AHEAD;
@@ -375,8 +375,8 @@ impl WorkerRecord {
         }
     }
 
-    /// Takes the record of a dead worker apart: its phase, the jobs that it had begun, and those that it had not begun, the
-    /// last first.
+    /// Takes the record of a dead worker apart: its phase, the jobs that it had begun, and those that it had not begun,
+    /// the last first.
     pub(super) fn into_unfinished(self) -> (WorkerPhase, Vec<Work>, Vec<Work>) {
         let is_untouched = |slot| matches!(self.link.state(slot), state::OFFERED | state::WITHDRAWN);
         let (mut begun, mut untouched) = (Vec::new(), Vec::new());

@@ -16,8 +16,8 @@ pub struct Template {
 }
 
 impl Template {
-    /// Makes this process the template, if a pool has started it as a program. Returns `None` if the pool's process is dead
-    /// already. The template dies with that process.
+    /// Makes this process the template, if a pool has started it as a program. Returns `None` if the pool's process is
+    /// dead already. The template dies with that process.
     ///
     /// To be called on the first thread, before the program starts others.
     pub fn connect() -> io::Result<Option<Self>> {
@@ -26,24 +26,25 @@ impl Template {
             io::Error::new(io::ErrorKind::InvalidInput, text)
         };
         let parent = std::env::var(MARKER).ok().and_then(|text| text.parse().ok()).ok_or_else(unclear)?;
-        // SAFETY: this is documented to be called on the first thread, while that is the only one. The variable must go:
-        // programs that a job starts would take themselves for workers.
+        // SAFETY: this is documented to be called on the first thread, while that is the only one. The variable must
+        // go: programs that a job starts would take themselves for workers.
         unsafe { std::env::remove_var(MARKER) };
         let socket = move_stdin()?;
         Self::adopt(socket, parent)
     }
 
-    /// Does the same in a process that [`template_by`](crate::embed::ProcessPoolBuilderExt::template_by) has started, with
-    /// the socket that it was given and the id of the process that started it.
+    /// Does the same in a process that [`template_by`](crate::embed::ProcessPoolBuilderExt::template_by) has started,
+    /// with the socket that it was given and the id of the process that started it.
     pub fn adopt(socket: OwnedFd, parent: u32) -> io::Result<Option<Self>> {
         leave_ctrl_c_to_the_parent();
         Ok(die_with(parent)?.then_some(Self { socket }))
     }
 
-    /// Forks workers when the pool asks for them, until the pool is gone. `fork` returns the process id of the child, and 0
-    /// in the child, as the system call does.
+    /// Forks workers when the pool asks for them, until the pool is gone. `fork` returns the process id of the child,
+    /// and 0 in the child, as the system call does.
     ///
-    /// Returns in each worker, which then has to [`serve`](Worker::serve). In the template it returns `None`, at the end.
+    /// Returns in each worker, which then has to [`serve`](Worker::serve). In the template it returns `None`, at the
+    /// end.
     pub fn serve(self, mut fork: impl FnMut() -> io::Result<u32>) -> io::Result<Option<Worker>> {
         let template = std::process::id();
         match template::serve(&self.socket, &mut fork)? {

@@ -35,8 +35,8 @@ const TOGETHER: Duration = Duration::from_micros(50);
 /// When there is nothing more to do, an answer is announced after this time. A caller that spins takes it before.
 const MOMENT: Duration = Duration::from_micros(3);
 
-/// The longest time that a worker spins for the next call: about the time that a caller on a halted core needs to receive
-/// the answer and to send the next call.
+/// The longest time that a worker spins for the next call: about the time that a caller on a halted core needs to
+/// receive the answer and to send the next call.
 const SPIN: Duration = Duration::from_micros(200);
 
 /// Closing a socket takes longer than this. A job that took less has not closed ours.
@@ -45,13 +45,13 @@ const QUICK: Duration = Duration::from_nanos(250);
 /// The time without a call after which a worker gives freed memory back to the system.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// Lets this program act as a worker. To be called first in `main`.
+/// Lets this program act as a worker process. To be called first in `main`.
 ///
-/// A process that was started as a pool's worker runs the pool's jobs in here and never returns. In any other process it
-/// returns at once.
+/// A process that was started as a pool's worker runs the pool's jobs in here and never returns. In any other process
+/// it returns at once.
 ///
-/// It must come before the program starts threads, reads its arguments or opens files, since each worker would do all that
-/// too. On a thread that is not the first of its process it does nothing.
+/// It must come before the program starts threads, reads its arguments or opens files, since each worker would do all
+/// that too. On a thread that is not the first of its process it does nothing.
 pub fn init() {
     if !is_first_thread() {
         return;
@@ -106,8 +106,8 @@ pub struct Worker {
     captured: [OwnedFd; 2],
     /// The running job, if it may send items. Set when the job begins, cleared when it ends.
     streaming: Option<u64>,
-    /// The blobs of this process's arena that the pool still reads, by their offset, each with the number of times that it
-    /// was sent. An answer or an item adds to them; a returned block takes one away.
+    /// The blobs of this process's arena that the pool still reads, by their offset, each with the number of times that
+    /// it was sent. An answer or an item adds to them; a returned block takes one away.
     lent: HashMap<u64, (Blob, u32)>,
     /// When the first answer was given that is not announced. Set at an answer if all before it were announced.
     unheard_since: Moment,
@@ -243,7 +243,8 @@ impl Worker {
         }
     }
 
-    /// Sleeps until the pool has something. Gives unused memory back after a while. Returns false if the link has ended.
+    /// Sleeps until the pool has something. Gives unused memory back after a while. Returns false if the link has
+    /// ended.
     fn sleep(&mut self) -> bool {
         self.take_returns();
         while !self.link.is_due() {

@@ -1,4 +1,5 @@
-//! Runs one request in a worker: finds the task, calls it as the current job of this thread, and encodes what comes of it.
+//! Runs one request in a worker: finds the task, calls it as the current job of this thread, and encodes what comes of
+//! it.
 
 use std::sync::OnceLock;
 
@@ -41,8 +42,8 @@ pub(super) fn run(request: &Request) -> (AnswerTag, Payload) {
     }
 }
 
-/// Calls the task as the current job of this thread, with panics caught. Returns its result, and whether it declared itself
-/// failed.
+/// Calls the task as the current job of this thread, with panics caught. Returns its result, and whether it declared
+/// itself failed.
 fn perform(task: &Task, request: &Request) -> Result<(Payload, bool), Fault> {
     let mut incoming = Incoming { body: request.body(), parts: &request.parts };
     let mut options = Options::new();

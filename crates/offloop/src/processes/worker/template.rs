@@ -11,8 +11,8 @@ use crate::processes::link::template::{Notice, Order, is_gone, receive, tell};
 use crate::processes::os::fd;
 use crate::processes::os::process::{Process, ProcessEnd};
 
-/// The descriptors of a worker that has been forked: its end of the link's socket, and its standard error if it has one of
-/// its own.
+/// The descriptors of a worker that has been forked: its end of the link's socket, and its standard error if it has one
+/// of its own.
 pub(super) type Forked = (OwnedFd, Option<OwnedFd>);
 
 /// Serves the pool until it has gone. Calls `fork` for each order. Returns in each worker, with its descriptors; in the
