@@ -112,9 +112,11 @@ pub use crate::threads::{StatePool, ThreadPool, ThreadPoolBuilder};
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub use {
     crate::processes::{
-        pool::builder::{InitializerResult, OnCrash, ProcessPoolBuilder},
+        pool::builder::ProcessPoolBuilder,
+        pool::config::{InitializerResult, OnCrash},
         pool::items::ItemStream,
-        pool::pool::{ProcessPool, init},
+        pool::pool::ProcessPool,
+        worker::main::init,
     },
     crate::wire::blob::{Blob, BlobMut, PrivateBlob},
     crate::wire::task::Call,

@@ -1,4 +1,4 @@
-//! Promises of the process pool: jobs run elsewhere, fail alone, can be stopped, and workers are replaced.
+//! Promises of the process pool: jobs run in other processes, fail alone and can be stopped, and workers are replaced.
 
 #![cfg(all(feature = "process", target_os = "linux"))]
 
@@ -84,7 +84,7 @@ fn a_panic_comes_back_with_message_and_place_and_spares_the_worker() {
 
 #[test]
 fn a_panic_brings_its_backtrace_when_one_is_asked_for() {
-    // The environment decides, so the question is put to a process of its own.
+    // The environment decides, so a process of its own is asked.
     let output = this_test_again("prints_a_panics_backtrace", &[("RUST_BACKTRACE", "1")]);
     assert!(output.contains("frame of panics"), "{output}");
 }
@@ -142,7 +142,7 @@ fn each_way_to_die_is_told_apart_and_leaves_the_pool_working() {
 }
 
 #[test]
-fn garbage_on_the_socket_is_but_noise() {
+fn garbage_on_the_socket_is_ignored() {
     let pool = pool(1);
     for i in 0..20 {
         assert_eq!(pool.run(write_to_every_socket.with(i)).wait().unwrap(), i);
@@ -152,7 +152,7 @@ fn garbage_on_the_socket_is_but_noise() {
 }
 
 #[test]
-fn the_peak_memory_of_a_dead_worker_is_told() {
+fn the_peak_memory_of_a_dead_worker_is_reported() {
     let error = pool(1).run(use_memory_and_abort.with(300 << 20)).wait().unwrap_err();
     let ErrorKind::WorkerDied(died) = error.kind() else { panic!("{error}") };
     assert!(died.peak_memory >= 300 << 20, "{died}");
@@ -198,7 +198,7 @@ fn cancelling_and_dropping_kill_what_runs_and_remove_what_waits() {
 }
 
 #[test]
-fn the_run_deadline_kills_even_who_ignores_sigterm() {
+fn the_run_timeout_kills_a_job_that_ignores_sigterm() {
     let pool = ProcessPool::builder().max_workers(1).grace(Duration::from_millis(50)).build().unwrap();
     for task in [announce_and_sleep.with("/dev/null"), ignore_sigterm.with()] {
         let pid = pool.run(process_id.with()).wait().unwrap();
@@ -222,7 +222,7 @@ fn a_worker_may_clean_up_in_its_grace_period() {
 }
 
 #[test]
-fn the_queue_deadline_removes_unrun() {
+fn the_queue_timeout_removes_a_job_unrun() {
     let pool = pool(1);
     let gate = Gate::new();
     let blocker = pool.run(announce_and_sleep.with(gate.path()));
@@ -234,7 +234,7 @@ fn the_queue_deadline_removes_unrun() {
 }
 
 #[test]
-fn a_full_queue_does_as_it_was_told() {
+fn a_full_queue_follows_its_policy() {
     for policy in [OnFull::Wait, OnFull::Reject, OnFull::CallerRuns, OnFull::ShedOldest] {
         let pool = ProcessPool::builder().max_workers(1).queue_capacity(1).on_full(policy).build().unwrap();
         let gate = Gate::new();
@@ -326,7 +326,7 @@ fn a_worker_that_cannot_start_is_the_jobs_error() {
     ] {
         let builder = ProcessPool::builder().max_workers(2).program(program);
         let pool = builder.start_timeout(Duration::from_millis(500)).build().unwrap();
-        // The second one comes when nobody has anything else to do.
+        // The second job comes when the pool has given up starting workers.
         for pause in [0, 300] {
             std::thread::sleep(Duration::from_millis(pause));
             let error = pool.run(add.with(1, 1)).wait().unwrap_err();
@@ -338,11 +338,13 @@ fn a_worker_that_cannot_start_is_the_jobs_error() {
 }
 
 #[test]
-fn settings_without_sense_are_refused() {
+fn invalid_settings_are_refused() {
     for builder in [ProcessPool::builder().max_workers(0), ProcessPool::builder().queue_capacity(0)] {
         let error = builder.build().unwrap_err();
         assert!(error.to_string().contains("at least 1"), "{error}");
     }
+    let error = ProcessPool::builder().min_workers(3).max_workers(2).build().unwrap_err();
+    assert!(error.to_string().contains("min_workers is larger than max_workers"), "{error}");
 }
 
 #[test]
@@ -450,6 +452,25 @@ fn a_stream_of_calls_comes_back_in_order() {
 }
 
 #[test]
+fn a_pool_maps_calls_over_items_in_order_and_takes_items_as_they_are_read() {
+    let pool = pool(2);
+    let mut sums = pool.map(0..50_u64, |i| add.with(i, i)).buffersize(5);
+    for i in 0..50 {
+        assert_eq!(sums.wait_next().unwrap().unwrap(), 2 * i);
+    }
+    assert!(sums.wait_next().is_none());
+    // Items that may borrow, calls with instructions, and no end of them.
+    let words = ["one", "two", "three"].into_iter().cycle();
+    let named = |word: &'static str| prepare(reversed.with(word.as_bytes())).name(word);
+    let mut reversed_words = pool.map(words, named).buffersize(2);
+    for expected in ["eno", "owt", "eerht", "eno"] {
+        assert_eq!(reversed_words.wait_next().unwrap().unwrap(), expected.as_bytes());
+    }
+    let mut panicking = pool.map([1], |_| prepare(panics.with("no".to_owned())).name("a bad item"));
+    assert_eq!(panicking.wait_next().unwrap().unwrap_err().job_name(), "a bad item");
+}
+
+#[test]
 fn higher_priorities_run_first() {
     let pool = pool(1);
     let gate = Gate::new();
@@ -467,7 +488,7 @@ fn higher_priorities_run_first() {
 }
 
 #[test]
-fn a_stopped_worker_ends_at_its_deadline_and_holds_up_nobody() {
+fn a_stopped_worker_ends_at_its_timeout_and_delays_no_other_job() {
     let pool = ProcessPool::builder().max_workers(2).grace(Duration::from_millis(50)).build().unwrap();
     let gate = Gate::new();
     let call = prepare(announce_and_sleep.with(gate.path())).run_timeout(Duration::from_millis(300));
@@ -513,7 +534,7 @@ fn has_idle_and_busy_workers() {
 }
 
 #[test]
-fn a_forked_child_is_told_and_the_parent_goes_on() {
+fn a_forked_child_gets_errors_and_the_parent_goes_on() {
     let pool = pool(1);
     let before = pool.run(announce_and_nap.with("/dev/null"));
     // SAFETY: the child only uses the pool, which is what is tested, and leaves by `_exit`.
@@ -522,7 +543,7 @@ fn a_forked_child_is_told_and_the_parent_goes_on() {
         // SAFETY: ends the child if it hangs.
         unsafe { libc::alarm(20) };
         let is_forked = |error: &ErrorKind| matches!(error, ErrorKind::Forked);
-        let told = is_forked(pool.run(add.with(1, 1)).wait().unwrap_err().kind())
+        let is_right = is_forked(pool.run(add.with(1, 1)).wait().unwrap_err().kind())
             && is_forked(pool.try_run(add.with(1, 1)).unwrap_err().kind())
             && is_forked(before.wait().unwrap_err().kind())
             && pool.worker_pids().is_empty()
@@ -530,7 +551,7 @@ fn a_forked_child_is_told_and_the_parent_goes_on() {
             && pool.shutdown(Duration::ZERO).wait().unwrap().stuck.is_empty();
         drop(pool);
         // SAFETY: leaves without running the parent's destructors.
-        unsafe { libc::_exit(i32::from(!told)) };
+        unsafe { libc::_exit(i32::from(!is_right)) };
     }
     let mut status = 0;
     // SAFETY: `status` is a live local variable; the child is ours.
@@ -600,7 +621,7 @@ fn breakable(workers: usize) -> ProcessPoolBuilder {
     ProcessPool::builder().max_workers(workers).on_crash(OnCrash::Break)
 }
 
-/// Checks that a pool has broken: it takes nothing any more, and none of its workers is left.
+/// Checks that a pool is broken: it accepts nothing, and none of its workers is left.
 #[track_caller]
 fn assert_broken(pool: &ProcessPool, workers: &[u32]) {
     assert!(matches!(pool.run(add.with(1, 1)).wait().unwrap_err().kind(), ErrorKind::Closed));
@@ -627,7 +648,7 @@ fn a_crash_breaks_a_pool_that_is_to_break_and_ends_all_its_jobs() {
     eventually("both are started", || started.arrivals() == 2);
     let crashing = pool.run(announce_and_sleep.with(gate.path()));
     let pid = gate.wait_for_pid();
-    // It is there for as long as it may.
+    // It ignores SIGTERM, so it lives for the whole grace period.
     let running = pool.run(ignore_sigterm.with());
     eventually("both run", || pool.queued() == 0);
     // Five are queued, and five wait for room.
@@ -681,7 +702,7 @@ fn an_idle_worker_that_is_killed_from_outside_breaks_the_pool_too() {
 }
 
 #[test]
-fn a_broken_pool_tries_nothing_again() {
+fn a_broken_pool_retries_nothing() {
     let gate = Gate::new();
     let pool = breakable(1).build().unwrap();
     let call = prepare(announce_and_sleep.with(gate.path())).retry(Retry::times(3));
@@ -730,10 +751,127 @@ fn a_worker_that_does_not_come_up_breaks_the_pool_with_the_reason() {
         }
         assert_broken(&pool, &[]);
     }
-    // Nobody has crashed where nobody was.
+    // A program that cannot be started is no crash.
     let pool = breakable(1).program("/does/not/exist").build().unwrap();
     let error = pool.run(add.with(1, 1)).wait().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::WorkerStart(_)), "{error}");
+}
+
+#[test]
+fn a_pool_that_is_broken_with_a_reason_ends_all_its_jobs_and_workers() {
+    let pool = ProcessPool::builder().max_workers(1).grace(Duration::from_millis(100)).build().unwrap();
+    let gate = Gate::new();
+    let running = pool.run(prepare(announce_and_sleep.with(gate.path())).retry(Retry::times(3)));
+    gate.wait_for_pid();
+    let queued = pool.run(announce_and_sleep.with(gate.path()));
+    let workers = pool.worker_pids();
+    assert_eq!(pool.broken(), None);
+    pool.break_with("a result could not be unpickled");
+    pool.break_with("a later reason");
+    for handle in [running, queued] {
+        let error = handle.wait().unwrap_err();
+        let ErrorKind::Broken(why) = error.kind() else { panic!("{error}") };
+        assert_eq!(why, "a result could not be unpickled");
+    }
+    assert_eq!(pool.broken().as_deref(), Some("a result could not be unpickled"));
+    assert_broken(&pool, &workers);
+    assert_eq!(gate.arrivals(), 1, "a broken pool began something");
+}
+
+#[test]
+fn a_pool_may_be_broken_while_it_is_idle_starting_closed_or_over() {
+    let idle = pool(2);
+    idle.run(add.with(1, 1)).wait().unwrap();
+    let starting = pool(2);
+    let closed = pool(1);
+    closed.close();
+    let over = pool(1);
+    over.shutdown(Duration::from_secs(30)).wait().unwrap();
+    for pool in [idle, starting, closed, over] {
+        let workers = pool.worker_pids();
+        pool.break_with("no reason");
+        assert_broken(&pool, &workers);
+        assert_eq!(pool.broken().as_deref(), Some("no reason"));
+    }
+}
+
+#[test]
+fn every_job_ends_if_a_pool_is_broken_at_the_moment_in_which_a_worker_dies() {
+    for round in 0..20 {
+        let pool = pool(2);
+        // Short jobs, so that the next are given to workers ahead of time.
+        for i in 0..50 {
+            pool.run(add.with(i, 0)).wait().unwrap();
+        }
+        let workers = pool.worker_pids();
+        for pid in &workers {
+            kill(*pid, libc::SIGSTOP);
+        }
+        let handles: Vec<_> = (0..40).map(|i| pool.run(add.with(i, 1))).collect();
+        kill(workers[0], libc::SIGKILL);
+        std::thread::sleep(Duration::from_micros(100 * round));
+        pool.break_with("in the middle");
+        for handle in handles {
+            // A replacement may have run some of them before.
+            if let Err(error) = handle.wait() {
+                assert!(matches!(error.kind(), ErrorKind::Broken(_) | ErrorKind::WorkerDied(_)), "{error}");
+            }
+        }
+        drop(pool);
+        eventually("the workers are gone", || workers.iter().all(|pid| is_gone(*pid)));
+    }
+}
+
+#[test]
+fn a_pool_with_min_workers_starts_workers_as_jobs_need_them() {
+    let pool = ProcessPool::builder().min_workers(0).max_workers(3).build().unwrap();
+    assert_eq!((pool.target_workers(), pool.worker_pids().len()), (0, 0));
+    // One at a time: a single worker runs them all.
+    for i in 0..20 {
+        assert_eq!(pool.run(add.with(i, 1)).wait().unwrap(), i + 1);
+    }
+    assert_eq!((pool.target_workers(), pool.worker_pids().len()), (1, 1));
+    // Each job that finds all workers busy starts another worker, up to three.
+    let gate = Gate::new();
+    let jobs: Vec<_> = (1..=5)
+        .map(|count| {
+            let job = pool.run(announce_and_sleep.with(gate.path()));
+            assert_eq!(pool.target_workers(), count.min(3));
+            job
+        })
+        .collect();
+    eventually("three run at once", || gate.arrivals() == 3);
+    let lost = pool.worker_pids();
+    assert_eq!(lost.len(), 3);
+    // The workers of running jobs are killed with them, and replaced. The pool does not shrink by itself.
+    drop(jobs);
+    eventually("three others have come", || {
+        let pids = pool.worker_pids();
+        pids.len() == 3 && pids.iter().all(|pid| !lost.contains(pid))
+    });
+    assert_eq!(pool.target_workers(), 3);
+}
+
+#[test]
+fn min_workers_are_started_at_once_and_resize_ends_the_growth() {
+    let pool = ProcessPool::builder().min_workers(1).max_workers(3).build().unwrap();
+    eventually("one is started", || pool.worker_pids().len() == 1);
+    pool.resize(2);
+    let gate = Gate::new();
+    let jobs: Vec<_> = (0..4).map(|_| pool.run(announce_and_nap.with(gate.path()))).collect();
+    assert_eq!(pool.target_workers(), 2);
+    for job in jobs {
+        assert_eq!(job.wait().unwrap(), "finished");
+    }
+    assert_eq!(pool.worker_pids().len(), 2);
+}
+
+#[test]
+fn a_pool_that_grows_on_demand_runs_what_it_has_accepted_when_it_is_dropped() {
+    let pool = ProcessPool::builder().min_workers(0).max_workers(2).build().unwrap();
+    let job = pool.run(add.with(1, 1));
+    drop(pool);
+    assert_eq!(job.wait().unwrap(), 2);
 }
 
 #[test]
@@ -818,7 +956,7 @@ fn a_pool_may_be_resized_at_any_time() {
         })
         .collect();
     for (i, handle) in (0..).zip(handles) {
-        assert_eq!(handle.wait().unwrap(), i, "somebody was interrupted");
+        assert_eq!(handle.wait().unwrap(), i, "a job was interrupted");
     }
     eventually("there are two", || pool.worker_pids().len() == 2);
     let going = pool.worker_pids();

@@ -1,4 +1,4 @@
-//! What workers may use and for how long they serve, what they print, and what is tried again.
+//! Promises about the limits of workers, their age, their output, and repeated attempts.
 
 #![cfg(all(feature = "process", target_os = "linux"))]
 
@@ -43,7 +43,7 @@ fn leak(bytes: usize) -> u32 {
 }
 
 #[offloop::task]
-fn surroundings() -> (i32, usize, u64, String, Vec<(String, String)>) {
+fn environment() -> (i32, usize, u64, String, Vec<(String, String)>) {
     // SAFETY: both calls take plain numbers or a pointer to a live local variable.
     let (nice, files) = unsafe {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -78,7 +78,7 @@ fn print_and_die(text: &str) {
     std::process::abort();
 }
 
-/// Dies until it has been called so often.
+/// Dies until it has been called `calls` times.
 #[offloop::task]
 fn die_until(gate: &str, calls: usize) -> usize {
     process_support::note(gate, "called");
@@ -90,13 +90,13 @@ fn die_until(gate: &str, calls: usize) -> usize {
 }
 
 #[test]
-fn a_job_that_uses_too_much_memory_is_ended_with_the_figure() {
+fn a_job_that_uses_too_much_memory_is_ended_and_the_memory_is_reported() {
     let pool = one_worker().max_rss(64 << 20).build().unwrap();
     let error = pool.run(grow_by.with(400)).wait().unwrap_err();
     let ErrorKind::WorkerDied(died) = error.kind() else { panic!("{error}") };
     assert!(died.out_of_memory && died.max_rss == Some(64 << 20), "{died}");
     assert!(died.peak_memory > 64 << 20, "{died}");
-    assert!(error.to_string().contains("more than its limit of 64 MiB"), "{error}");
+    assert!(error.to_string().contains("more than its max_rss of 64 MiB"), "{error}");
     assert_eq!(pool.run(grow_by.with(8)).wait().unwrap(), 8);
 }
 
@@ -115,20 +115,20 @@ fn memory_is_measured_again_when_a_pool_that_was_idle_is_used() {
 #[test]
 fn an_idle_worker_that_has_grown_too_much_is_replaced() {
     let pool = one_worker().max_rss(64 << 20).build().unwrap();
-    // Little by little, so that none of the jobs is there long enough to be blamed.
+    // In small steps, so that no job runs long enough to be considered the cause.
     let first = pool.run(leak.with(1 << 20)).wait().unwrap();
     eventually("it is replaced", || pool.run(leak.with(1 << 20)).wait().unwrap() != first);
     eventually("it is gone", || is_gone(first));
 }
 
 #[test]
-fn the_cap_refuses_memory_and_the_error_says_so() {
+fn max_data_refuses_memory_and_the_error_says_so() {
     let pool = one_worker().max_data(256 << 20).build().unwrap();
     let error = pool.run(allocate_at_once.with(1 << 30)).wait().unwrap_err();
     let ErrorKind::WorkerDied(died) = error.kind() else { panic!("{error}") };
     assert!(died.out_of_memory && died.stderr.contains("memory allocation of"), "{died:?}");
     assert_eq!(pool.run(allocate_at_once.with(1 << 20)).wait().unwrap(), 1 << 20);
-    // Shared memory is not meant.
+    // Shared memory is not included.
     let bytes = vec![1; 400 << 20];
     assert_eq!(pool.run(length.with(&bytes)).wait().unwrap(), bytes.len());
 }
@@ -188,7 +188,7 @@ fn workers_are_recycled_by_age_but_finish_what_they_have() {
 }
 
 #[test]
-fn workers_live_in_the_surroundings_that_were_chosen() {
+fn workers_live_in_the_environment_that_was_set() {
     let pool = one_worker()
         .nice(7)
         .cpu_affinity([0])
@@ -199,20 +199,20 @@ fn workers_live_in_the_surroundings_that_were_chosen() {
         .env_remove("OFFLOOP_OTHER")
         .build()
         .unwrap();
-    let (nice, cores, files, directory, variables) = pool.run(surroundings.with()).wait().unwrap();
-    let (own_nice, ..) = surroundings();
+    let (nice, cores, files, directory, variables) = pool.run(environment.with()).wait().unwrap();
+    let (own_nice, ..) = environment();
     assert_eq!((nice, cores, files, directory.as_str()), (own_nice + 7, 1, 50, "/"));
     assert!(variables.contains(&("OFFLOOP_TEST".into(), "one".into())));
     assert!(!variables.iter().any(|(name, _)| name == "OFFLOOP_OTHER"));
 
     let pool = one_worker().env_clear().env("A", "b").build().unwrap();
-    let (nice, .., variables) = pool.run(surroundings.with()).wait().unwrap();
+    let (nice, .., variables) = pool.run(environment.with()).wait().unwrap();
     assert_eq!(nice, own_nice + 5, "workers give way by default");
     assert_eq!(variables, [("A".to_owned(), "b".to_owned())]);
 }
 
 #[test]
-fn limits_without_sense_are_refused() {
+fn invalid_limits_are_refused() {
     for (builder, word) in [
         (one_worker().cpu_affinity([]), "cpu_affinity"),
         (one_worker().cpu_affinity([5000]), "5000"),
@@ -245,7 +245,7 @@ fn a_captured_job_s_output_is_its_own() {
 }
 
 #[test]
-fn what_exceeds_the_limit_of_a_capture_is_dropped_and_noted() {
+fn what_exceeds_the_limit_of_a_capture_is_dropped_and_reported() {
     let captured = Captured::new(100_000);
     let pool = pool(1);
     pool.run(prepare(print_much.with(3 << 20)).capture(&captured)).wait().unwrap();
@@ -261,7 +261,7 @@ fn programs_that_a_captured_job_starts_are_captured_too() {
 }
 
 #[test]
-fn the_last_words_of_a_worker_are_part_of_the_error() {
+fn the_end_of_a_worker_s_standard_error_is_part_of_the_error() {
     let pool = pool(1);
     for capture in [false, true] {
         let call = prepare(print_and_die.with("it was the butler"));
@@ -280,7 +280,7 @@ fn what_is_not_captured_is_passed_on() {
     for tail in ["0", "100"] {
         let output = this_test_again("passes_on", &[("OFFLOOP_TAIL", tail)]);
         assert!(output.contains("to standard output"), "{output}");
-        // `this_test_again` reads standard output; the errors went there by the shell.
+        // `this_test_again` reads standard output, to which this process sends its standard error.
         assert!(output.contains("to standard error"), "{output}");
     }
 }
@@ -303,7 +303,7 @@ fn passes_on() {
 }
 
 #[test]
-fn a_job_is_tried_again_when_that_was_asked_for() {
+fn a_job_is_retried_only_if_it_asks_for_that() {
     let pool = pool(1);
     let gate = Gate::new();
     let retry = Retry::times(3).backoff(Duration::from_millis(1));
@@ -312,7 +312,7 @@ fn a_job_is_tried_again_when_that_was_asked_for() {
     let gate = Gate::new();
     let error = pool.run(die_until.with(gate.path(), 3)).wait().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::WorkerDied(_)), "{error}");
-    assert_eq!(gate.arrivals(), 1, "without being asked for");
+    assert_eq!(gate.arrivals(), 1, "it was retried without asking for it");
 }
 
 #[test]
@@ -326,7 +326,7 @@ fn a_poison_task_is_given_up_with_a_count_of_its_victims_and_others_are_served()
     let error = poison.wait().unwrap_err();
     let ErrorKind::WorkerDied(died) = error.kind() else { panic!("{error}") };
     assert_eq!(died.workers_lost, 5);
-    assert!(error.to_string().contains("the job has cost 5 workers"), "{error}");
+    assert!(error.to_string().contains("5 workers have died with this job"), "{error}");
 }
 
 #[test]
@@ -352,7 +352,7 @@ fn a_job_between_two_attempts_can_be_cancelled_and_shut_down() {
 fn jobs_that_were_given_ahead_of_time_survive_their_worker() {
     let pool = pool(2);
     let gate = Gate::new();
-    // Short ones, so that the next are given ahead.
+    // Short jobs, so that the next are given to workers ahead of time.
     for i in 0..100 {
         pool.run(add.with(i, 0)).wait().unwrap();
     }
@@ -377,7 +377,7 @@ fn jobs_that_were_given_ahead_of_time_survive_their_worker() {
 }
 
 #[test]
-fn a_cancelled_job_that_was_given_ahead_of_time_never_runs_and_harms_nobody() {
+fn a_cancelled_job_that_was_given_ahead_of_time_never_runs_and_costs_no_worker() {
     let pool = pool(1);
     let gate = Gate::new();
     for i in 0..100 {
@@ -392,7 +392,7 @@ fn a_cancelled_job_that_was_given_ahead_of_time_never_runs_and_harms_nobody() {
     for (_, handle) in kept {
         handle.wait().unwrap();
     }
-    assert_eq!(pool.worker_pids(), [worker], "nobody was killed for a job that had not begun");
+    assert_eq!(pool.worker_pids(), [worker], "a worker was killed for a job that had not begun");
     let after: Vec<String> = gate.lines().split_off(100);
     let expected: Vec<String> = (0..20).step_by(2).map(|i| format!("after {i}")).collect();
     assert_eq!(after, expected);
@@ -404,8 +404,8 @@ fn pid_after(micros: u64) -> u32 {
     std::process::id()
 }
 
-/// Runs jobs that take so long, in microseconds, and checks that each worker has run `exactly` so many of them, but
-/// for those that are not done.
+/// Runs jobs that take `micros` microseconds. Checks that each worker has run `exactly` this number of them, except the
+/// workers that have jobs left.
 #[track_caller]
 fn check_counts(exactly: usize, micros: impl Iterator<Item = u64>) {
     let pool = ProcessPool::builder().max_workers(2).max_tasks_per_child(exactly as u64).build().unwrap();
@@ -431,8 +431,8 @@ fn a_worker_runs_exactly_as_many_long_jobs_as_it_may() {
 }
 
 #[test]
-fn a_worker_runs_exactly_as_many_jobs_as_it_may_though_some_are_taken_back_from_it() {
-    // Short ones, so that the next are given ahead; then one that stalls those.
+fn a_worker_runs_exactly_as_many_jobs_as_it_may_although_some_are_withdrawn() {
+    // Short jobs, so that the next are given ahead of time; then one that stalls those.
     check_counts(5, (0..700).map(|i| if i % 9 == 8 { 3000 } else { 0 }));
     check_counts(1, (0..100).map(|i| if i % 9 == 8 { 3000 } else { 0 }));
 }

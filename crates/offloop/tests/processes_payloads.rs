@@ -1,4 +1,4 @@
-//! What crosses to a worker and back: whole, in shared memory, and given back when it is done with.
+//! Promises about payloads: they arrive whole, large parts are not copied, and their memory is given back.
 
 #![cfg(all(feature = "process", target_os = "linux"))]
 
@@ -11,7 +11,7 @@ use process_support::{add, eventually, pool, process_id, this_test_again};
 
 offloop::init_tests!();
 
-/// Bytes of which each says where it is.
+/// Returns bytes whose values depend on their place.
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| u8::try_from((at ^ (at >> 8) ^ (at >> 16)) % 251).unwrap()).collect()
 }
@@ -59,7 +59,7 @@ fn twice_the_same(length: usize) -> (Blob, Blob, Vec<u8>) {
 }
 
 #[test]
-fn every_size_arrives_whole_whatever_way_it_takes() {
+fn every_size_arrives_whole() {
     let pool = pool(1);
     for length in [0, 1, 1000, 1407, 1408, 1409, 4095, 4096, 4097, 65_536, 1 << 20, (1 << 20) + 1, 9 << 20] {
         let bytes = pattern(length);
@@ -81,7 +81,7 @@ fn many_blobs_of_one_call_arrive_in_their_places() {
 }
 
 #[test]
-fn a_blob_stays_as_it_is_while_anybody_holds_it() {
+fn a_blob_does_not_change_while_a_clone_of_it_is_held() {
     let pool = pool(1);
     let held: Vec<Blob> = (0..20).map(|_| pool.run(inverted.with(blob(100_000))).wait().unwrap()).collect();
     let (one, same, bytes) = pool.run(twice_the_same.with(50_000)).wait().unwrap();
@@ -91,7 +91,7 @@ fn a_blob_stays_as_it_is_while_anybody_holds_it() {
     let expected: Vec<u8> = pattern(100_000).iter().map(|byte| !byte).collect();
     assert!(held.iter().all(|blob| **blob == expected[..]));
     assert!(*one == bytes[..] && one == same);
-    // Its worker's death takes nothing away from it.
+    // The worker's death does not change it.
     process_support::kill(pool.worker_pids()[0], libc::SIGKILL);
     assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
     drop(pool);
@@ -138,7 +138,7 @@ fn a_file_is_read_into_a_blob_in_place() {
 }
 
 #[test]
-fn a_worker_that_has_rested_for_a_while_is_woken() {
+fn a_worker_that_has_slept_for_a_while_is_woken() {
     let pool = pool(1);
     // With memory that it could give back, and without.
     for length in [1 << 20, 10] {
@@ -154,7 +154,7 @@ fn a_worker_that_has_rested_for_a_while_is_woken() {
 
 #[test]
 fn memory_is_used_again_and_goes_back_when_it_is_not_needed() {
-    // In a process of its own: the arena is the whole process's.
+    // In a process of its own, since all pools of a process share one arena.
     assert!(this_test_again("watches_its_memory", &[]).contains("memory went back"));
 }
 
@@ -186,7 +186,7 @@ fn watches_its_memory() {
     println!("memory went back");
 }
 
-/// Writes to a private view, and says whether that had and has the right bytes, and whether the blob still has.
+/// Writes to a private view. Returns whether the view had and has the right bytes, and whether the blob is unchanged.
 fn scribble_privately(bytes: &Blob) -> [bool; 3] {
     let mut private = bytes.to_private();
     let arrived = *private == **bytes;
@@ -202,7 +202,7 @@ fn scribble(bytes: Blob) -> [bool; 3] {
 #[offloop::task]
 fn scribble_without_files(bytes: Blob) -> [bool; 3] {
     for descriptor in 3..1000 {
-        // SAFETY: it is the purpose of this test to pull the files away; nobody uses them any more.
+        // SAFETY: it is the purpose of this test to close the files; no code uses them after that.
         unsafe { libc::close(descriptor) };
     }
     scribble_privately(&bytes)
@@ -254,11 +254,11 @@ fn what_a_caller_writes_privately_to_a_result_is_its_own() {
         private.fill(5);
         let untouched = result.to_private();
         drop(result);
-        // Memory that is not held would be used again for these.
+        // These would use the memory again if it were not held.
         for _ in 0..20 {
             drop(pool.run(inverted.with(BlobMut::zeroed(length).freeze())).wait().unwrap());
         }
-        // Its worker's death takes nothing away from it.
+        // The worker's death does not change it.
         process_support::kill(pool.worker_pids()[0], libc::SIGKILL);
         assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
         assert!(private.iter().all(|byte| *byte == 5));
@@ -283,7 +283,7 @@ fn memory_of_which_a_task_keeps_a_private_view_is_not_used_again() {
 #[test]
 fn a_task_that_has_closed_all_files_may_still_write_privately() {
     for length in [5000, 1 << 20] {
-        // A worker that has closed its socket is given 200 ms, in which a busy machine may not get it done.
+        // A worker that has closed its socket is killed after 200 ms, before it is done if the machine is busy.
         let mut tries = (0..30).map(|_| pool(1).run(scribble_without_files.with(blob(length))).wait());
         assert_eq!(tries.find_map(Result::ok), Some([true; 3]));
     }

@@ -1,4 +1,4 @@
-//! Promises about items that a job sends before its result, and about loops that take answers themselves.
+//! Promises about items that a job sends before its result, and about event loops that take answers themselves.
 #![cfg(all(feature = "process", target_os = "linux"))]
 #![allow(missing_docs, reason = "this is a test")]
 
@@ -48,13 +48,13 @@ fn emit_and_abort(count: u32) {
     for number in 0..count {
         job::emit(&number).unwrap();
     }
-    // So that the last has been taken.
+    // By then the pool has taken the last item.
     std::thread::sleep(Duration::from_millis(50));
     std::process::abort();
 }
 
 #[offloop::task]
-fn emit_unheard() -> String {
+fn emit_without_a_reader() -> String {
     job::emit(&1).unwrap_err().to_string()
 }
 
@@ -87,7 +87,7 @@ fn items_can_be_awaited() {
 }
 
 #[test]
-fn a_job_waits_when_nobody_reads() {
+fn a_job_waits_while_its_items_are_not_read() {
     let path = std::env::temp_dir().join(format!("offloop-stream-{}", std::process::id()));
     let pool = one_worker();
     let (handle, mut items) = pool.stream::<u32, _>(count_in_file.with(1000, path.to_str().unwrap()), 5);
@@ -130,11 +130,11 @@ fn what_was_sent_before_a_crash_is_read_before_its_error() {
 }
 
 #[test]
-fn an_item_that_nobody_reads_is_refused() {
+fn an_item_of_a_job_without_a_reader_is_refused() {
     let pool = one_worker();
-    let said = pool.run(emit_unheard.with()).wait().unwrap();
+    let said = pool.run(emit_without_a_reader.with()).wait().unwrap();
     assert!(said.contains("nobody reads"), "{said}");
-    assert!(emit_unheard().contains("no job of a process pool"));
+    assert!(emit_without_a_reader().contains("no job of a process pool"));
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn an_item_of_another_type_is_an_error_of_its_own() {
     assert_eq!(handle.wait().unwrap(), 1);
 }
 
-/// Waits until a descriptor is readable, for a moment at most; says whether it is.
+/// Waits for a moment until a descriptor is readable. Returns whether it is.
 fn becomes_readable(descriptor: BorrowedFd<'_>) -> bool {
     let mut watched = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
     let limit = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -155,19 +155,19 @@ fn becomes_readable(descriptor: BorrowedFd<'_>) -> bool {
 }
 
 #[test]
-fn a_listener_is_told_of_answers_and_takes_them() {
+fn a_listener_is_notified_of_answers_and_takes_them() {
     let pool = one_worker();
     pool.run(count_to.with(0)).wait().unwrap();
     let ear = pool.listen();
-    let mut told = 0;
+    let mut notified = 0;
     for _ in 0..100 {
         let mut handle = pool.run(count_to.with(0));
         let deadline = Instant::now() + SOON;
-        // It may be told in vain, of an answer that the supervisor has taken.
+        // It may be notified in vain, of an answer that the supervisor has taken.
         let result = loop {
             assert!(Instant::now() < deadline);
             if becomes_readable(ear) {
-                told += 1;
+                notified += 1;
                 pool.take_answers();
             }
             if let Some(result) = handle.try_result() {
@@ -176,11 +176,11 @@ fn a_listener_is_told_of_answers_and_takes_them() {
         };
         assert_eq!(result.unwrap(), 0);
     }
-    assert!(told > 50, "{told}");
+    assert!(notified > 50, "{notified}");
 }
 
 #[test]
-fn answers_that_the_listener_does_not_take_come_all_the_same() {
+fn answers_that_the_listener_does_not_take_arrive_too() {
     let pool = one_worker();
     let _ = pool.listen();
     for _ in 0..20 {

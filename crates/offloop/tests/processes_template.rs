@@ -1,4 +1,5 @@
-//! Workers that are forks of a warm template: what they inherit, what is learned of their ends, and who dies with whom.
+//! Promises about workers that are forks of a template: what they inherit, how their ends are reported, and which process
+//! dies with which.
 
 #![cfg(all(feature = "process", target_os = "linux"))]
 
@@ -22,10 +23,10 @@ use process_support::{
     this_test_in_the_background, use_memory_and_abort, what_was_set_up,
 };
 
-/// What the first argument says to a copy of this program that is to be a template; the second one says which.
+/// The first argument of a copy of this program that is to be a template. The second one says which template.
 const TEMPLATE: &str = "offloop-test-template";
 
-/// Runs before `main`: in a template, for as long as that lives; then in the workers that it has forked.
+/// Runs before `main`: in a template until that ends, and in the workers that the template has forked.
 extern "C" fn begin() {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() == Some(TEMPLATE) {
@@ -46,10 +47,10 @@ extern "C" fn begin() {
 #[unsafe(link_section = ".init_array")]
 static BEGIN: extern "C" fn() = begin;
 
-/// The process that has prepared what workers are to find.
+/// The process that has made the preparations which workers inherit.
 static PREPARED_BY: AtomicU32 = AtomicU32::new(0);
 
-/// How often a template was asked for a worker.
+/// Counts the workers that a template was asked for.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
 fn be_a_template(way: &str) -> io::Result<()> {
@@ -78,11 +79,11 @@ fn be_a_template(way: &str) -> io::Result<()> {
 
 fn prepare_for_workers() {
     PREPARED_BY.store(std::process::id(), Ordering::Relaxed);
-    // Shared memory of the template's own, which its workers must not take for theirs.
+    // The template uses shared memory. Its workers must not use the same.
     let mut bytes = BlobMut::zeroed(100_000);
     bytes.fill(1);
     std::mem::forget(bytes.freeze());
-    // It has used more than any of them will.
+    // The template uses more memory than any worker will.
     drop(std::hint::black_box(vec![1_u8; 300 << 20]));
 }
 
@@ -117,7 +118,7 @@ fn parent_of(pid: u32) -> u32 {
     stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// The children of this process, those included that nobody has collected.
+/// Returns the children of this process, including those that have not been collected.
 fn children() -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let pid: u32 = entry.unwrap().file_name().to_str()?.parse().ok()?;
@@ -214,7 +215,7 @@ fn forked_workers_do_all_that_others_do() {
 }
 
 #[test]
-fn large_payloads_arrive_whole_though_the_template_had_shared_memory_of_its_own() {
+fn large_payloads_arrive_whole_although_the_template_had_shared_memory_of_its_own() {
     let pool = pool(2);
     let bytes: Vec<u8> = (0..300_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
     for _ in 0..10 {
@@ -247,7 +248,7 @@ fn a_killed_worker_costs_its_own_job_alone_and_is_replaced() {
 }
 
 #[test]
-fn the_template_tells_how_its_workers_ended() {
+fn the_template_reports_how_its_workers_ended() {
     let pool = pool(1);
     assert_eq!(death(pool.run(die.with(Death::WorkerExit(3))).wait()).exit, WorkerExit::Code(3));
     assert_eq!(death(pool.run(die.with(Death::WorkerExit(0))).wait()).exit, WorkerExit::Code(0));
@@ -340,7 +341,7 @@ fn an_initializer_that_fails_in_a_fork_is_the_jobs_error_and_spares_the_template
 }
 
 #[test]
-fn a_stopped_template_holds_up_neither_its_workers_nor_the_shutdown() {
+fn a_stopped_template_delays_neither_its_workers_nor_the_shutdown() {
     let pool = pool(2);
     let workers = settle(&pool, 2);
     let template = parent_of(workers[0]);
@@ -348,7 +349,7 @@ fn a_stopped_template_holds_up_neither_its_workers_nor_the_shutdown() {
     for i in 0..200 {
         assert_eq!(pool.run(add.with(i, 1)).wait().unwrap(), i + 1);
     }
-    // How it ended only the template could say.
+    // Only the template could report how it ended.
     let gate = Gate::new();
     let victim = pool.run(announce_and_sleep.with(gate.path()));
     let pid = gate.wait_for_pid();
@@ -380,7 +381,7 @@ fn ctrl_c_is_left_to_the_parent() {
     let handle = pool.run(announce_and_nap.with(gate.path()));
     let worker = gate.wait_for_pid();
     let template = parent_of(worker);
-    // As the terminal does it: to all of them.
+    // The terminal sends the signal to all of them.
     kill(template, libc::SIGINT);
     kill(worker, libc::SIGINT);
     assert_eq!(handle.wait().unwrap(), "finished");
@@ -436,7 +437,7 @@ fn has_a_template_that_never_serves() {
         builder_of("never-serves").max_workers(1).start_timeout(Duration::from_secs(600)).build().unwrap();
     eventually("there is a template", || !children().is_empty());
     let pid = children()[0];
-    // It has taken its socket away from there.
+    // It has moved its socket away from there.
     let stdin = format!("/proc/{pid}/fd/0");
     eventually("it connects", || {
         std::fs::read_link(&stdin).is_ok_and(|target| target == std::path::Path::new("/dev/null"))
@@ -446,7 +447,7 @@ fn has_a_template_that_never_serves() {
 }
 
 #[test]
-fn the_pool_that_is_resized_has_as_many_workers_as_it_was_told() {
+fn a_resized_pool_has_the_number_of_workers_that_was_set() {
     let pool = pool(1);
     settle(&pool, 1);
     pool.resize(4);
@@ -456,11 +457,11 @@ fn the_pool_that_is_resized_has_as_many_workers_as_it_was_told() {
     eventually("all four are busy", || gate.arrivals() == 4);
     pool.resize(2);
     for handle in running {
-        assert_eq!(handle.wait().unwrap(), "finished", "nobody is interrupted");
+        assert_eq!(handle.wait().unwrap(), "finished", "no job is interrupted");
     }
     eventually("two have left", || four.iter().filter(|pid| is_gone(**pid)).count() == 2);
     let two = settle(&pool, 2);
-    assert!(two.iter().all(|pid| four.contains(pid)), "nobody came anew");
+    assert!(two.iter().all(|pid| four.contains(pid)), "no other worker was started");
     pool.resize(0);
     eventually("all have left", || two.iter().all(|pid| is_gone(*pid)));
     let waits = pool.run(process_id.with());
@@ -486,7 +487,7 @@ fn a_pool_of_no_workers_starts_its_template_when_it_is_given_some() {
     assert_eq!(started.load(Ordering::Relaxed), 1);
 }
 
-/// What a user of `template_by` may do, who starts a program in a way of their own.
+/// Starts a program as a user of `template_by` might.
 fn spawn_template(socket: OwnedFd) -> io::Result<u32> {
     let mut command = std::process::Command::new("/proc/self/exe");
     command.args([TEMPLATE, ""]).env("OFFLOOP_WORKER", std::process::id().to_string()).stdin(socket);
@@ -495,19 +496,18 @@ fn spawn_template(socket: OwnedFd) -> io::Result<u32> {
 
 #[test]
 fn a_template_may_be_forked_from_the_program_itself() {
-    // From a process of its own, as a fork has all that the others have open.
+    // From a process of its own, since a fork inherits the files of the other tests.
     assert!(this_test_again("forks_its_template", &[]).contains("all is well"));
 }
 
 #[test]
 #[ignore = "run by the test above"]
 fn forks_its_template() {
-    // The program has shared memory, which the template inherits and workers must not take for theirs.
+    // The program has shared memory, which the template inherits. Workers must not use it as theirs.
     let bytes = vec![3; 100_000];
     let parent = std::process::id();
     let start = move |socket: OwnedFd| {
-        // SAFETY: the child uses nothing that another thread could have been at: this test's process does nothing
-        // else meanwhile.
+        // SAFETY: no other thread of this test's process is active, so no lock is held at the fork.
         let pid = unsafe { libc::fork() };
         if pid != 0 {
             return u32::try_from(pid).map_err(|_| io::Error::last_os_error());
@@ -517,7 +517,7 @@ fn forks_its_template() {
         if let Some(worker) = worker {
             worker.serve();
         }
-        // SAFETY: leaves without running what is the parent's to run.
+        // SAFETY: leaves without running the parent's destructors.
         unsafe { libc::_exit(0) };
     };
     let blob = Blob::from(bytes.clone());
@@ -569,7 +569,7 @@ fn templates_come_and_go() {
             2 => kill(template, libc::SIGKILL),
             3 => pool.resize(5),
             4 => pool.close(),
-            // It learns of a worker's end when the pool has gone, which is a moment after the pool is closed.
+            // The template notices a worker's end only after the pool has gone, a moment after it is closed.
             _ => {
                 kill(template, libc::SIGSTOP);
                 kill(worker, libc::SIGKILL);
@@ -623,12 +623,12 @@ fn a_broken_pool_of_forks_has_no_processes_and_starts_none() {
 }
 
 #[test]
-fn a_template_says_what_it_was_not_started_for() {
+fn a_process_that_no_pool_has_started_is_no_template() {
     let error = Template::connect().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
     let (socket, other) = std::os::unix::net::UnixStream::pair().unwrap();
     assert!(other.as_raw_fd() > 2);
-    // It was started by another process than it is told.
+    // Another process has started it than its marker says.
     let child = fork().unwrap();
     if child == 0 {
         let is_refused = matches!(Template::adopt(socket.into(), 1), Ok(None));

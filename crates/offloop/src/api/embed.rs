@@ -33,7 +33,7 @@ use crate::metrics::Recorder;
 #[cfg(all(feature = "process", target_os = "linux"))]
 use crate::processes::pool::{builder::ProcessPoolBuilder, items::ItemStream, pool::ProcessPool};
 #[cfg(all(feature = "process", target_os = "linux"))]
-pub use crate::processes::worker::host::{Template, Worker};
+pub use crate::processes::worker::{host::Template, main::Worker};
 pub use crate::threads::{Growth, WorkerThread};
 use crate::threads::{ThreadPool, ThreadPoolBuilder};
 
@@ -212,6 +212,19 @@ pub trait ProcessPoolExt: sealed::Sealed {
     /// Returns the number of accepted jobs that have not ended, the running ones included.
     fn outstanding(&self) -> usize;
 
+    /// Returns the number of workers that the pool should have by now. Fewer may be up, while others are being started.
+    fn target_workers(&self) -> usize;
+
+    /// Breaks the pool, as a crash does under [`OnCrash::Break`](crate::OnCrash::Break): it takes no more work, all its jobs
+    /// end with [`ErrorKind::Broken`](crate::ErrorKind::Broken) and this reason, and its workers end. Does not block.
+    ///
+    /// For failures that only the binding sees, such as a result that its language cannot decode. If the pool is broken
+    /// already, the first reason stays. In a forked child it does nothing.
+    fn break_with(&self, reason: &str);
+
+    /// Returns the reason why the pool is broken, if it is.
+    fn broken(&self) -> Option<String>;
+
     /// Returns whether the pool is closed and its last worker has left.
     fn is_over(&self) -> bool;
 }
@@ -231,6 +244,18 @@ impl ProcessPoolExt for ProcessPool {
 
     fn outstanding(&self) -> usize {
         ProcessPool::outstanding(self)
+    }
+
+    fn target_workers(&self) -> usize {
+        ProcessPool::target_workers(self)
+    }
+
+    fn break_with(&self, reason: &str) {
+        ProcessPool::break_with(self, reason);
+    }
+
+    fn broken(&self) -> Option<String> {
+        ProcessPool::broken(self)
     }
 
     fn is_over(&self) -> bool {

@@ -83,5 +83,5 @@ pub fn emit<T: serde::Serialize + ?Sized>(item: &T) -> Result<(), NotSent> {
 /// place to make a context that was carried the context of the thread.
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub fn surround(hook: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) -> bool {
-    crate::processes::worker::main::surround(Box::new(hook))
+    crate::processes::worker::perform::surround(Box::new(hook))
 }

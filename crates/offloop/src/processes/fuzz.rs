@@ -1,4 +1,4 @@
-//! What a fuzzer calls: an answer of any bits, on the way that answers take from the link to their caller.
+//! The entry for a fuzzer: an answer of any bits, on the way that answers take from the link to their caller.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -7,46 +7,48 @@ use std::sync::atomic::Ordering;
 
 use serde::de::DeserializeOwned;
 
-use crate::processes::link::*;
-use crate::processes::pool::results as outcome;
+use super::link::{Answer, AnswerBody, DATA, Frame, FrameBody, Link, SlotHeader, Span, decode_frame, state};
+use super::pool::results;
 use crate::wire::arena;
 use crate::wire::blob::Blob;
 use crate::wire::payload::PARTS;
 use crate::wire::task;
 
-/// The size of the worker's arena here: small, so that spans which fit are not too rare. In bytes.
-pub(crate) const ARENA: usize = 64 << 10;
+/// The size of the worker's arena here, in bytes. It is small, so that ranges which fit are not too rare.
+const ARENA: usize = 64 << 10;
 
-/// Less than the arena has, so that this bound is met too.
-pub(crate) const LIMIT: u64 = 48 << 10;
+/// The largest payload here, in bytes. It is less than the arena has, so that this bound is met too.
+const LIMIT: u64 = 48 << 10;
 
-/// The job that was asked.
-pub(crate) const JOB: u64 = 1;
+/// The job whose answer is expected.
+const JOB: u64 = 1;
 
-/// Takes the first bytes for an answer's header, and what follows for the data of its slot and for what the
-/// worker's arena begins with. Panics if anything is wrong with what becomes of it.
+/// Takes the first bytes for an answer's header, and the rest for the data of its slot and for the beginning of the
+/// worker's arena. Panics if anything is wrong with what becomes of it.
 pub fn answer(bytes: &[u8]) {
     examine(bytes);
 }
 
-/// Says how many values of different types could be made of it.
+/// Returns the number of types of which a value could be decoded.
 fn examine(bytes: &[u8]) -> usize {
     let Some((header, rest)) = bytes.split_at_checked(size_of::<SlotHeader>()) else { return 0 };
-    // SAFETY: it has the size of a header, for which all bits are valid; it need not be aligned.
+    // SAFETY: it has the size of a header, for which all bits are valid. It need not be aligned.
     let header = unsafe { header.as_ptr().cast::<SlotHeader>().read_unaligned() };
-    check_open(&header, rest);
-    // One for each thread: it is costlier to make than all the rest.
+    check_decode(&header, rest);
+    // One for each thread, since it costs more to make than all the rest.
     thread_local! {
         static LINK: OnceCell<Arc<Link>> = const { OnceCell::new() };
     }
-    LINK.with(|link| check_take(link.get_or_init(link_of_a_liar), &header, rest))
+    LINK.with(|link| check_take(link.get_or_init(link_to_fuzzer), &header, rest))
 }
 
-/// Whatever `open` lets through lies within its bounds, in an arena of any size.
-fn check_open(header: &SlotHeader, data: &[u8]) {
+/// Checks that every decoded frame lies within its bounds, in an arena of any size.
+fn check_decode(header: &SlotHeader, data: &[u8]) {
     let arena = header.nanos >> 7;
     for limit in [LIMIT, u64::MAX] {
-        let Ok(Frame { body, mut parts }) = open(header, data.to_vec(), arena, limit) else { continue };
+        let Ok(Frame { body, mut parts }) = decode_frame(header, data.to_vec(), arena, limit) else {
+            continue;
+        };
         assert!(parts.len() <= PARTS);
         let mut size = 0;
         match body {
@@ -61,12 +63,12 @@ fn check_open(header: &SlotHeader, data: &[u8]) {
     }
 }
 
-/// The whole way: out of the slot, to a verdict, to values. All memory that was lent is given back.
+/// Goes the whole way: out of the slot, to a result, to values. Checks that all memory that was lent is given back.
 fn check_take(link: &Arc<Link>, header: &SlotHeader, rest: &[u8]) -> usize {
     let slot = link.ring.slot(0);
     let data = &rest[..rest.len().min(DATA)];
     let memory = &rest[..rest.len().min(ARENA)];
-    // SAFETY: both ranges are there, in mappings that only this thread has; nobody holds a blob in the arena.
+    // SAFETY: both ranges are within mappings that only this thread has, and no blob in the arena is alive.
     unsafe {
         slot.header.get().write(*header);
         slot.data.get().cast::<u8>().copy_from_nonoverlapping(data.as_ptr(), data.len());
@@ -82,13 +84,12 @@ fn check_take(link: &Arc<Link>, header: &SlotHeader, rest: &[u8]) -> usize {
         assert!(size as u64 <= LIMIT);
         decoded = decode_all(&answer);
     }
-    let returns = &link.ring.shared().returns;
-    let given_back = returns.put.0.swap(0, Ordering::SeqCst);
-    assert_eq!(given_back as usize, lent);
+    let returned = link.ring.shared().returns.put.0.swap(0, Ordering::SeqCst);
+    assert_eq!(returned as usize, lent);
     decoded
 }
 
-/// As `outcome` does, for several results that a task could have. Says for how many of them it works.
+/// Decodes several results that a task could have, as the pool does. Returns the number of those that succeed.
 fn decode_all(answer: &Answer) -> usize {
     let blobs = decode::<(Blob, Vec<Blob>)>(answer);
     for blob in blobs.iter().flat_map(|(first, others)| std::iter::once(first).chain(others)) {
@@ -107,11 +108,11 @@ fn decode_all(answer: &Answer) -> usize {
 }
 
 fn decode<T: DeserializeOwned + 'static>(answer: &Answer) -> Option<T> {
-    task::decode(outcome::verdict(answer, "fuzz").ok()?).ok()
+    task::decode(results::into_result(answer, "fuzz").ok()?).ok()
 }
 
-/// The pool's end of a link, whose other end is the fuzzer.
-fn link_of_a_liar() -> Arc<Link> {
+/// Makes the pool's end of a link at whose other end is the fuzzer.
+fn link_to_fuzzer() -> Arc<Link> {
     let (mut link, _) = Link::create(LIMIT).expect("the system makes links");
     let (_, results) = arena::create(ARENA, true).expect("the system gives memory");
     link.results = Arc::new(results);

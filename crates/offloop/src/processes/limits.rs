@@ -1,37 +1,36 @@
-//! What a worker may use, and where it lives.
+//! The limits that a worker process keeps to.
 
-use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
-use std::process::Command;
 
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::CpuSet;
 use serde::{Deserialize, Serialize};
 
-/// What a worker imposes on itself before its first job.
+/// The limits that a worker imposes on itself before its first job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Limits {
-    /// How much it gives way to others on the same cores; added to the parent's own.
-    pub(crate) nice: i32,
-    /// The cores that it may run on; empty: those of its parent.
-    pub(crate) cores: Vec<usize>,
-    /// Memory of its own, in bytes: what exceeds it is refused by the system.
-    pub(crate) max_data: Option<u64>,
-    pub(crate) open_files: Option<u64>,
-    /// How much memory it keeps for later results, in bytes.
-    pub(crate) retained: u64,
+pub(super) struct Limits {
+    /// The increment of its nice level over the parent's.
+    pub(super) nice: i32,
+    /// The cores that it may run on. Empty: those of its parent.
+    pub(super) cores: Vec<usize>,
+    /// The most memory of its own, in bytes. The system refuses what exceeds it.
+    pub(super) max_data: Option<u64>,
+    /// The most files that it may have open.
+    pub(super) open_files: Option<u64>,
+    /// The most freed shared memory that it keeps for later results, in bytes.
+    pub(super) idle_memory: u64,
 }
 
 impl Limits {
-    pub(crate) fn impose(&self) -> io::Result<()> {
+    /// Imposes the limits on this process, except `idle_memory`, which the arena keeps.
+    pub(super) fn impose(&self) -> io::Result<()> {
         if self.nice != 0 {
-            // A parent that may not go where it asked to is told when it builds the pool, not here.
+            // Without the privilege for a negative value the worker runs as its parent does.
             let _ = rustix::process::nice(self.nice);
         }
         if !self.cores.is_empty() {
             let mut set = CpuSet::new();
-            self.cores.iter().for_each(|header| set.set(*header));
+            self.cores.iter().for_each(|core| set.set(*core));
             rustix::thread::sched_setaffinity(None, &set)?;
         }
         let lower = |resource, limit: Option<u64>| match limit {
@@ -45,32 +44,5 @@ impl Limits {
         lower(Resource::Nofile, self.open_files)?;
         lower(Resource::Data, self.max_data)?;
         Ok(())
-    }
-}
-
-/// What a worker is started in.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Surroundings {
-    pub(crate) directory: Option<PathBuf>,
-    /// Variables that are set, or removed, in this order.
-    pub(crate) variables: Vec<(OsString, Option<OsString>)>,
-    /// Nothing is inherited.
-    pub(crate) cleared: bool,
-}
-
-impl Surroundings {
-    pub(crate) fn apply(&self, command: &mut Command) {
-        if self.cleared {
-            command.env_clear();
-        }
-        for (name, value) in &self.variables {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        if let Some(directory) = &self.directory {
-            command.current_dir(directory);
-        }
     }
 }

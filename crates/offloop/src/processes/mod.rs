@@ -1,10 +1,20 @@
-//! The process pool, divided by the process that runs the code: `pool` runs in the parent, `worker` in a worker, and
-//! `link` is the channel between them. `os` holds the system calls beneath. The protocol is in `README.md`.
+//! The process pool, divided by the process that runs the code. The protocol is in `README.md`.
+//!
+//! | folder or file | what it holds |
+//! | --- | --- |
+//! | `pool/` | what runs in the parent |
+//! | `worker/` | what runs in a worker or a template |
+//! | `link/` | the channel between them; one end in each |
+//! | `handshake`, `limits` | how a started process becomes a worker |
+//! | `os/` | the system calls beneath |
+//!
+//! `pool` and `worker` never import each other.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-pub(crate) mod limits;
-pub(crate) mod link;
-pub(crate) mod os;
+mod handshake;
+mod limits;
+mod link;
+mod os;
 pub(crate) mod pool;
 pub(crate) mod worker;

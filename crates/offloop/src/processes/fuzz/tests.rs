@@ -1,18 +1,19 @@
-//! A short run of the fuzzer's entry without the fuzzer: its corpus, and what comes of it by chance.
+//! A short run of the fuzzer's entry without the fuzzer: on its corpus, and on random changes of it.
 
 #![allow(clippy::cast_possible_truncation, reason = "the numbers only tell things apart")]
 
 use std::path::PathBuf;
 
 use super::*;
+use crate::processes::link::{AnswerTag, FAR, PanicNote, SPAN};
 use crate::wire::blob::BlobMut;
 use crate::wire::payload::Payload;
 use serde::Serialize;
 
-/// How many changed inputs are tried.
+/// The number of changed inputs that are tried.
 const INPUTS: usize = 200_000;
 
-/// Where the fuzzer has its inputs. Not there in a crate from a registry.
+/// Returns the folder of the fuzzer's inputs. It is not part of the published crate.
 fn corpus() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/answer"))
 }
@@ -31,7 +32,7 @@ fn input(header: SlotHeader, rest: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A value as a task's result, its parts at the beginning of the arena.
+/// Makes an input of a value as a task's result, with its parts at the beginning of the arena.
 fn result<T: Serialize>(value: &T) -> Vec<u8> {
     let payload = Payload::encode(value).unwrap();
     let mut list = Vec::new();
@@ -46,12 +47,12 @@ fn result<T: Serialize>(value: &T) -> Vec<u8> {
     input(SlotHeader { inline, ..header }, &[&list, payload.body()].concat())
 }
 
-/// The same body, said to be in the arena.
-fn far(kind: AnswerTag, offset: u64, body: &[u8]) -> Vec<u8> {
+/// Makes an input whose body is said to be in the arena.
+fn far(tag: AnswerTag, offset: u64, body: &[u8]) -> Vec<u8> {
     let length = body.len() as u64;
     let header = SlotHeader {
         job: JOB,
-        tag: kind as u32,
+        tag: tag as u32,
         nanos: u64::MAX,
         inline: FAR,
         offset,
@@ -61,10 +62,10 @@ fn far(kind: AnswerTag, offset: u64, body: &[u8]) -> Vec<u8> {
     input(header, body)
 }
 
-/// How many of the seeds are sound, the first ones.
-const SOUND: usize = 10;
+/// The number of seeds, the first ones, that are well-formed.
+const WELL_FORMED: usize = 10;
 
-/// What the fuzzer begins with: sound answers of each kind, and the ways in which they are refused.
+/// Returns the inputs that the fuzzer begins with: well-formed answers of each kind, and malformed ones of each kind.
 fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let blob = |length: usize| BlobMut::zeroed(length).freeze();
     let many: Vec<Blob> = (0..PARTS - 1).map(|_| blob(1024)).collect();
@@ -72,8 +73,7 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let note = postcard::to_stdvec(&note).unwrap();
     let bytes = postcard::to_stdvec(&vec![7_u8; 3000]).unwrap();
     let done = SlotHeader { job: JOB, tag: AnswerTag::Done as u32, nanos: 1 << 30, ..SlotHeader::default() };
-    let text =
-        |kind: AnswerTag| input(SlotHeader { tag: kind as u32, inline: 6, ..done }, "reason".as_bytes());
+    let text = |tag: AnswerTag| input(SlotHeader { tag: tag as u32, inline: 6, ..done }, "reason".as_bytes());
     vec![
         ("unit", result(&())),
         ("bytes", result(&vec![1_u8, 2, 3])),
@@ -110,12 +110,12 @@ fn the_corpus_is_written() {
 }
 
 #[test]
-fn sound_seeds_are_decoded_and_the_others_are_refused() {
+fn well_formed_seeds_are_decoded_and_the_others_are_refused() {
     for (at, (name, bytes)) in seeds().into_iter().enumerate() {
-        // The unit is decoded from nothing, so it always is.
-        let is_sound = at < SOUND;
+        // The unit is decoded from no bytes, so it always is.
+        let is_well_formed = at < WELL_FORMED;
         let decoded = examine(&bytes);
-        assert_eq!(decoded > usize::from(name != "unit"), is_sound, "{name}: {decoded}");
+        assert_eq!(decoded > usize::from(name != "unit"), is_well_formed, "{name}: {decoded}");
     }
 }
 

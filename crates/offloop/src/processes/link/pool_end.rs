@@ -9,44 +9,44 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags};
-use rustix::thread::futex;
-use rustix::time::Timespec;
 
-use super::{
-    AnswerTag, EVERYBODY, FrameBody, Malformed, RETURNS, Ring, Shared, SlotHeader, Span, ear, empty, open,
-    state, this_core,
-};
+use super::message::{AnswerTag, FrameBody, Malformed, SlotHeader, Span, decode_frame};
+use super::ring::{RETURNS, Ring, Shared, listener, state};
 use crate::base::clock::Moment;
-use crate::base::sync::Mutex;
 use crate::metrics::cpu::Usage;
+use crate::base::sync::Mutex;
 use crate::metrics::stats::Timing;
+use crate::processes::os::fd::drain_socket;
+use crate::processes::os::futex;
+use crate::processes::os::process::this_core;
 use crate::wire::arena::{self, Mapping};
 use crate::wire::blob::{Blob, Foreign, Keeper};
 use crate::wire::payload::Payload;
 
-/// What the supervisor hands to a new worker.
-pub(crate) struct Handout {
+/// The descriptors that a new worker is given.
+pub(in crate::processes) struct Handout {
     /// The worker's end of the socket.
-    pub(crate) socket: OwnedFd,
+    pub(in crate::processes) socket: OwnedFd,
     /// The ring, and the arena that is to be the worker's own.
-    pub(crate) files: [OwnedFd; 2],
+    pub(in crate::processes) files: [OwnedFd; 2],
 }
 
 /// The pool's end.
 #[derive(Debug)]
-pub(crate) struct Link {
-    pub(crate) ring: Ring,
-    pub(crate) socket: UnixStream,
-    /// What the worker writes its results to, for us to read.
-    pub(crate) results: Arc<Mapping>,
-    /// Freed blocks for which there was no room among the `returns`.
-    pub(crate) returns: Mutex<Vec<u64>>,
-    pub(crate) max_payload: u64,
+pub(in crate::processes) struct Link {
+    pub(in crate::processes) ring: Ring,
+    pub(super) socket: UnixStream,
+    /// The worker's arena, mapped for reading: the worker writes its results there.
+    pub(in crate::processes) results: Arc<Mapping>,
+    /// Freed blocks for which there was no room in the ring's queue of returns.
+    pub(super) returns: Mutex<Vec<u64>>,
+    /// The largest payload that is accepted from the worker, in bytes.
+    max_payload: u64,
 }
 
 impl Link {
     /// Makes a link for a new worker.
-    pub(crate) fn create(max_payload: u64) -> io::Result<(Self, Handout)> {
+    pub(in crate::processes) fn create(max_payload: u64) -> io::Result<(Self, Handout)> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let ring_file = arena::memory_file("offloop-link", size_of::<Shared>())?;
@@ -62,73 +62,74 @@ impl Link {
         Ok((link, Handout { socket: theirs.into(), files: [ring_file, arena_file] }))
     }
 
-    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+    pub(in crate::processes) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    /// How large the arena of the worker is, in bytes.
-    pub(crate) fn arena_size(&self) -> u64 {
+    /// Returns the size of the worker's arena, in bytes.
+    pub(in crate::processes) fn arena_size(&self) -> u64 {
         self.results.size() as u64
     }
 
-    /// What the worker said of itself; 0 until it has.
-    pub(crate) fn greeting(&self) -> u64 {
+    /// Returns the worker's fingerprint; 0 until the worker is up.
+    pub(in crate::processes) fn greeting(&self) -> u64 {
         self.ring.shared().greeting.load(Ordering::Acquire)
     }
 
-    pub(crate) fn state(&self, at: u32) -> u32 {
+    /// Returns the state of a slot.
+    pub(in crate::processes) fn state(&self, at: u32) -> u32 {
         self.ring.slot(at).state.load(Ordering::SeqCst)
     }
 
-    /// Offers a call. The slot is empty, and callers take turns.
-    pub(crate) fn offer(&self, at: u32, job: u64, task: u32, flags: u32, payload: &Payload) {
+    /// Offers a call in a slot, which is empty. Callers take turns.
+    pub(in crate::processes) fn offer(&self, at: u32, job: u64, task: u32, flags: u32, payload: &Payload) {
         let header = SlotHeader { job, tag: task, flags, ..SlotHeader::default() };
         self.ring.write(at, header, payload);
         self.ring.shared().pool_core.0.store(this_core(), Ordering::Relaxed);
         self.ring.slot(at).state.store(state::OFFERED, Ordering::SeqCst);
     }
 
-    /// Takes an offer back. False if the worker has claimed it.
-    pub(crate) fn withdraw(&self, at: u32) -> bool {
+    /// Withdraws an offer. Returns false if the worker has claimed it.
+    pub(in crate::processes) fn withdraw(&self, at: u32) -> bool {
         let state = &self.ring.slot(at).state;
         state.compare_exchange(state::OFFERED, state::WITHDRAWN, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
-    /// Takes the answer out of a slot in the state `Answered`, and empties it.
-    pub(crate) fn take(self: &Arc<Self>, at: u32, job: u64) -> Result<Answer, Malformed> {
+    /// Takes the answer out of a slot in the state `Answered`, and empties the slot.
+    pub(in crate::processes) fn take(self: &Arc<Self>, at: u32, job: u64) -> Result<Answer, Malformed> {
         let (header, data) = self.ring.read(at);
         self.ring.slot(at).state.store(state::EMPTY, Ordering::SeqCst);
-        self.understand(&header, data, job)
+        self.decode_answer(&header, data, job)
     }
 
     /// Takes an item out of a slot in the state `Item`, and lets the worker go on.
-    pub(crate) fn take_item(self: &Arc<Self>, at: u32, job: u64) -> Result<Answer, Malformed> {
+    pub(in crate::processes) fn take_item(self: &Arc<Self>, at: u32, job: u64) -> Result<Answer, Malformed> {
         let (header, data) = self.ring.read(at);
-        let item = self.understand(&header, data, job);
+        let item = self.decode_answer(&header, data, job);
         let slot = self.ring.slot(at);
         slot.state.store(state::CLAIMED, Ordering::SeqCst);
         if slot.blocked.load(Ordering::SeqCst) != 0 {
-            let _ = futex::wake(&slot.state, futex::Flags::empty(), EVERYBODY);
+            futex::wake_all(&slot.state);
         }
         item
     }
 
-    pub(crate) fn understand(
+    fn decode_answer(
         self: &Arc<Self>,
         header: &SlotHeader,
         data: Vec<u8>,
         job: u64,
     ) -> Result<Answer, Malformed> {
-        let kind = AnswerTag::from_tag(header.tag).ok_or(Malformed::AnswerTag(header.tag))?;
+        let tag = AnswerTag::from_tag(header.tag).ok_or(Malformed::AnswerTag(header.tag))?;
         if header.job != job {
             return Err(Malformed::Job { said: header.job, asked: job });
         }
-        let letter = open(header, data, self.results.size() as u64, self.max_payload)?;
-        let body = match letter.body {
+        let frame = decode_frame(header, data, self.results.size() as u64, self.max_payload)?;
+        let body = match frame.body {
             FrameBody::Inline(bytes) => AnswerBody::Inline(bytes),
             FrameBody::Far(span) => AnswerBody::Far(self.lend(span)),
         };
-        let parts = letter.parts.into_iter().map(|span| self.lend(span)).collect();
+        let parts = frame.parts.into_iter().map(|span| self.lend(span)).collect();
         let ran = Timing {
             began: Moment::from_nanos(header.began),
             took: Duration::from_nanos(header.nanos),
@@ -137,87 +138,88 @@ impl Link {
                 run_delay: Duration::from_nanos(header.run_delay),
             }),
         };
-        Ok(Answer { kind, body, parts, ran, kept: header.flags })
+        Ok(Answer { tag, body, parts, ran, kept: header.flags })
     }
 
-    /// A view of the worker's arena, which is given back when the view is dropped.
-    pub(crate) fn lend(self: &Arc<Self>, span: Span) -> Blob {
+    /// Returns a view of the worker's arena. The block is given back when the view is dropped.
+    fn lend(self: &Arc<Self>, span: Span) -> Blob {
         let range = span.offset..span.offset + span.length;
-        let start = self.results.at(&range).expect("`open` has checked it");
-        let length = usize::try_from(span.length).expect("`open` has checked it");
+        let start = self.results.at(&range).expect("`decode_frame` has checked the range");
+        let length = usize::try_from(span.length).expect("`decode_frame` has checked the range");
         let keeper = Box::new(Lease { link: Arc::clone(self), offset: span.offset });
-        // SAFETY: the lease keeps the mapping. The worker does not use the block again before the lease is
-        // returned; one that has lost its mind might, as it might do anything else as the same user.
+        // SAFETY: the lease keeps the mapping. The worker does not reuse the block before the lease is returned. A
+        // worker that violates the protocol could, but it runs as the same user and could do as much by other means.
         Blob::foreign(unsafe { Foreign::new(start, length, keeper) })
     }
 
-    /// Whether the worker sleeps or is about to, and nobody has undertaken to wake it yet: then the caller is to
-    /// [`wake`](Self::wake) it.
-    pub(crate) fn must_wake(&self) -> bool {
+    /// Returns whether the worker sleeps or is about to, and no other thread has undertaken to wake it. If so, the
+    /// caller has to [`wake`](Self::wake) it.
+    pub(in crate::processes) fn must_wake(&self) -> bool {
         let sleeps = &self.ring.shared().worker_sleeps.0;
         sleeps.load(Ordering::SeqCst) != 0 && sleeps.swap(0, Ordering::SeqCst) != 0
     }
 
     /// Wakes the worker. A system call; does not block.
     ///
-    /// By the socket and not by a futex, as the kernel then lets the worker run where its caller is about to sleep,
-    /// and needs not wake another core.
-    pub(crate) fn wake(&self) {
-        // If the socket is full the worker has enough to read; if it is closed the worker is gone.
+    /// It uses the socket and not a futex. Then the kernel lets the worker run on the core whose thread is about to
+    /// sleep, and need not wake another core.
+    pub(in crate::processes) fn wake(&self) {
+        // If the socket is full, the worker has bytes to wake up for. If it is closed, the worker is gone.
         let _ = rustix::net::send(&self.socket, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
 
-    /// Whether the worker was last seen on another core than the caller's.
-    pub(crate) fn is_elsewhere(&self) -> bool {
+    /// Returns whether the worker was last seen on another core than the caller's.
+    pub(in crate::processes) fn is_elsewhere(&self) -> bool {
         self.ring.shared().worker_core.0.load(Ordering::Relaxed) != this_core()
     }
 
-    /// Whether the worker looks out for calls, or runs one.
-    pub(crate) fn is_awake(&self) -> bool {
+    /// Returns whether the worker spins for calls or runs one.
+    pub(in crate::processes) fn is_awake(&self) -> bool {
         self.ring.shared().worker_sleeps.0.load(Ordering::Relaxed) == 0
     }
 
-    /// Sleeps until the call in a slot is answered, at most for `limit`; may return early. Whoever has slept here
-    /// takes all answers of this link after it: it may have been woken in the supervisor's place.
-    pub(crate) fn await_answer(&self, at: u32, limit: Duration) {
+    /// Sleeps until the call in a slot is answered, for at most `limit`. May return early.
+    ///
+    /// The caller then takes all answers of this link: it may have been woken in the supervisor's place.
+    pub(in crate::processes) fn await_answer(&self, at: u32, limit: Duration) {
         let slot = self.ring.slot(at);
         slot.awaited.store(1, Ordering::SeqCst);
         let state = slot.state.load(Ordering::SeqCst);
         if state != state::ANSWERED {
-            let limit = Timespec { tv_sec: 0, tv_nsec: i64::from(limit.subsec_nanos()) };
-            let _ = futex::wait(&slot.state, futex::Flags::empty(), state, Some(&limit));
+            futex::wait(&slot.state, state, limit);
         }
         slot.awaited.store(0, Ordering::SeqCst);
     }
 
-    /// Asks the worker to ring from now on. Whoever asks looks at the slots after it, and before it sleeps.
-    pub(crate) fn watch(&self) {
+    /// Asks the worker to notify the supervisor of its next answer. The supervisor looks at the slots after this,
+    /// before it sleeps.
+    pub(in crate::processes) fn request_wake_up(&self) {
         self.ring.shared().pool_waits.0.store(1, Ordering::SeqCst);
     }
 
-    /// Has the worker tell the listener of its next answer. Whoever says so looks at the slots after it.
-    pub(crate) fn listen(&self) {
-        self.ring.shared().listener.0.store(ear::OPEN, Ordering::SeqCst);
+    /// Asks the worker to notify the listener of its next answer. The listener looks at the slots after this.
+    pub(in crate::processes) fn listen(&self) {
+        self.ring.shared().listener.0.store(listener::OPEN, Ordering::SeqCst);
     }
 
-    /// Empties the socket. False if the worker has closed it.
-    pub(crate) fn silence(&self) -> bool {
-        empty(&self.socket, RecvFlags::DONTWAIT)
+    /// Reads away the worker's notifications. Returns false if the worker has closed the socket.
+    pub(in crate::processes) fn drain(&self) -> bool {
+        drain_socket(&self.socket, RecvFlags::DONTWAIT)
     }
 
-    /// Lets the worker go: it leaves when it finds nothing more to do.
-    pub(crate) fn close(&self) {
+    /// Ends the link: the worker leaves when it finds nothing more to do.
+    pub(in crate::processes) fn close(&self) {
         let _ = self.socket.shutdown(Shutdown::Write);
     }
 
-    /// Tells the worker that a block of its arena is free.
-    pub(crate) fn give_back(&self, offset: u64) {
+    /// Gives a block of the worker's arena back to the worker.
+    pub(super) fn give_back(&self, offset: u64) {
         self.returns.lock().push(offset);
         self.pass_on_returns();
     }
 
-    /// Tells the worker of as many freed blocks as there is room for now. Says whether that is all of them.
-    pub(crate) fn pass_on_returns(&self) -> bool {
+    /// Puts freed blocks into the ring's queue, as far as there is room. Returns whether none is left.
+    pub(in crate::processes) fn pass_on_returns(&self) -> bool {
         let mut waiting = self.returns.lock();
         let returns = &self.ring.shared().returns;
         while let Some(&offset) = waiting.last() {
@@ -234,7 +236,7 @@ impl Link {
 }
 
 /// The pool's hold on a block of a worker's arena.
-pub(crate) struct Lease {
+struct Lease {
     link: Arc<Link>,
     offset: u64,
 }
@@ -251,25 +253,25 @@ impl Drop for Lease {
     }
 }
 
-/// A worker's answer.
+/// A worker's answer, or an item.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) kind: AnswerTag,
-    pub(crate) body: AnswerBody,
-    pub(crate) parts: Vec<Blob>,
-    pub(crate) ran: Timing,
-    /// Which parts of the call the worker still uses, a bit each.
-    pub(crate) kept: u32,
+pub(in crate::processes) struct Answer {
+    pub(in crate::processes) tag: AnswerTag,
+    pub(in crate::processes) body: AnswerBody,
+    pub(in crate::processes) parts: Vec<Blob>,
+    pub(in crate::processes) ran: Timing,
+    /// One bit for each part of the call that the worker still uses.
+    pub(in crate::processes) kept: u32,
 }
 
 #[derive(Debug)]
-pub(crate) enum AnswerBody {
+pub(in crate::processes) enum AnswerBody {
     Inline(Vec<u8>),
     Far(Blob),
 }
 
 impl Answer {
-    pub(crate) fn body(&self) -> &[u8] {
+    pub(in crate::processes) fn body(&self) -> &[u8] {
         match &self.body {
             AnswerBody::Inline(bytes) => bytes,
             AnswerBody::Far(blob) => blob,

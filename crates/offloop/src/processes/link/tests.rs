@@ -1,4 +1,4 @@
-//! Both ends of links within one process, on two threads; and one end alone with a partner gone mad.
+//! Both ends of links within one process, on two threads; and one end whose other end violates the protocol.
 
 #![allow(clippy::cast_possible_truncation, reason = "the numbers only tell things apart")]
 
@@ -14,34 +14,36 @@ use proptest::prelude::*;
 use rustix::net::RecvFlags;
 
 use super::*;
-use crate::processes::link::pool_end::{AnswerBody, Handout};
-use crate::processes::os::process::is_readable_within;
+use crate::processes::link::pool_end::Handout;
+use crate::processes::link::ring::{RETURNS, Shared, Slot};
+use crate::processes::os::fd::is_readable_within;
 use crate::wire::arena::{self, Arena, Mapping};
 use crate::wire::blob::{Blob, BlobMut};
 use crate::wire::payload::{Incoming, PARTS, Payload};
 
-/// After this a wait has failed. No correct run comes near it.
+/// A wait that takes this long has failed. No correct run takes nearly as long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The longest limit of a sleep on a futex here; one that ends so late was not woken.
+/// The longest limit of a sleep on a futex here. A sleeper that wakes this late was not woken.
 const LONG: Duration = Duration::from_millis(990);
 
-/// What both ends are lent to read in these tests: the one arena of this process, which both write to.
+/// Maps the memory that both ends read in these tests: the one arena of this process, to which both write.
 fn common_memory() -> Mapping {
     let arena = Arena::of_this_process().unwrap();
     Mapping::new(arena.for_readers(), arena.size(), false).unwrap()
 }
 
-/// Both ends of a link, whose first turn is that of slot `first`.
+/// Makes both ends of a link, on which the slot number `first` has the first turn.
 fn link(first: u32) -> (Arc<Link>, WorkerEnd) {
     let (mut link, Handout { socket, files: [ring, _arena] }) = Link::create(1 << 20).unwrap();
     link.results = Arc::new(common_memory());
-    let mut end = WorkerEnd::new(UnixStream::from(socket), nobody(), ring.as_fd(), common_memory()).unwrap();
+    let mut end =
+        WorkerEnd::new(UnixStream::from(socket), no_listener(), ring.as_fd(), common_memory()).unwrap();
     (end.at, end.announced) = (first, first);
     (Arc::new(link), end)
 }
 
-/// Numbers that look random, the same ones each time.
+/// A generator of pseudo-random numbers, the same ones in each run.
 struct Dice(u64);
 
 impl Dice {
@@ -60,19 +62,19 @@ impl Dice {
         self.below(chances) == 0
     }
 
-    /// Lets a few microseconds pass at most.
+    /// Passes a few microseconds at most.
     fn hesitate(&mut self, longest: usize) {
         (0..self.below(longest)).for_each(|_| std::hint::spin_loop());
     }
 
-    /// Lets up to about a hundred microseconds pass, mostly far less.
+    /// Passes up to about a hundred microseconds, mostly far less.
     fn dawdle(&mut self) {
         let spins = [0, 10, 100, 1000, 10_000][self.below(5)];
         (0..self.below(spins + 1)).for_each(|_| std::hint::spin_loop());
     }
 }
 
-/// As `wait_for`, for races of a few nanoseconds: it lets others have the core only when it takes long.
+/// Waits like `wait_for`, for races of a few nanoseconds: it yields the core only if the wait is long.
 #[track_caller]
 fn watch_for(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..2000 {
@@ -107,33 +109,33 @@ fn done(job: u64) -> SlotHeader {
     SlotHeader { job, tag: AnswerTag::Done as u32, ..SlotHeader::default() }
 }
 
-/// A blob in shared memory, large enough to travel as a part.
+/// Makes a blob in shared memory that is large enough to travel as a part.
 fn blob(length: usize, fill: u8) -> Blob {
     let mut blob = BlobMut::zeroed(length);
     blob.fill(fill);
     blob.freeze()
 }
 
-// ---- open ----
+// ---- Decoding ----
 
 fn list(spans: &[(u64, u64)]) -> Vec<u8> {
     spans.iter().flat_map(|(offset, length)| [offset.to_le_bytes(), length.to_le_bytes()]).flatten().collect()
 }
 
 #[test]
-fn a_sound_letter_is_opened() {
+fn a_well_formed_frame_is_decoded() {
     let header = SlotHeader { parts: 2, inline: 3, ..SlotHeader::default() };
     let data = [list(&[(0, 100), (60, 40)]), b"abcdef".to_vec()].concat();
     let parts = vec![Span { offset: 0, length: 100 }, Span { offset: 60, length: 40 }];
-    let letter = Frame { body: FrameBody::Inline(b"abc".to_vec()), parts };
-    assert_eq!(open(&header, data, 100, 143), Ok(letter));
+    let frame = Frame { body: FrameBody::Inline(b"abc".to_vec()), parts };
+    assert_eq!(decode_frame(&header, data, 100, 143), Ok(frame));
 
     let header = SlotHeader { inline: FAR, offset: 90, length: 10, ..SlotHeader::default() };
-    let letter = Frame { body: FrameBody::Far(Span { offset: 90, length: 10 }), parts: Vec::new() };
-    assert_eq!(open(&header, Vec::new(), 100, 10), Ok(letter));
+    let frame = Frame { body: FrameBody::Far(Span { offset: 90, length: 10 }), parts: Vec::new() };
+    assert_eq!(decode_frame(&header, Vec::new(), 100, 10), Ok(frame));
 
     let empty = Frame { body: FrameBody::Inline(Vec::new()), parts: Vec::new() };
-    assert_eq!(open(&SlotHeader::default(), Vec::new(), 0, 0), Ok(empty));
+    assert_eq!(decode_frame(&SlotHeader::default(), Vec::new(), 0, 0), Ok(empty));
 }
 
 #[test]
@@ -164,11 +166,11 @@ fn each_malformed_thing_is_refused_with_its_own_error() {
         ),
     ];
     for (header, data, error) in cases {
-        assert_eq!(open(&header, data, 100, 50), Err(error), "{header:?}");
+        assert_eq!(decode_frame(&header, data, 100, 50), Err(error), "{header:?}");
     }
 }
 
-/// Numbers as a liar would choose them.
+/// Numbers that are likely to be misused: small ones, those near a power of two, and the largest.
 fn number() -> impl Strategy<Value = u64> {
     let near = (0..64_u32, -2..3_i64).prop_map(|(bit, off)| (1_u64 << bit).wrapping_add_signed(off));
     prop_oneof![2 => 0..5000_u64, 1 => near, 1 => any::<u64>(), 1 => Just(u64::MAX)]
@@ -195,7 +197,7 @@ fn header() -> impl Strategy<Value = SlotHeader> {
     )
 }
 
-/// A list of parts with something behind it, cut off somewhere.
+/// A list of parts with other bytes behind it, cut off anywhere.
 fn contents() -> impl Strategy<Value = Vec<u8>> {
     let spans = prop::collection::vec((number(), number()), 0..40);
     let rest = prop::collection::vec(any::<u8>(), 0..100);
@@ -206,8 +208,8 @@ fn contents() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Whether everything that a letter refers to is there: the rules again, in numbers that cannot overflow.
-fn is_sound(header: &SlotHeader, data: &[u8], arena: u64, limit: u64) -> bool {
+/// Returns whether everything that a frame refers to is there: the same rules, in numbers that cannot overflow.
+fn is_well_formed(header: &SlotHeader, data: &[u8], arena: u64, limit: u64) -> bool {
     let listed = header.parts as usize * SPAN;
     if header.parts as usize > PARTS || listed > data.len() {
         return false;
@@ -234,16 +236,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_is_opened_lies_within_its_bounds_and_all_else_is_refused(
+    fn what_is_decoded_lies_within_its_bounds_and_all_else_is_refused(
         header in header(),
         data in contents(),
         // No process has more address space.
         arena in number().prop_map(|size| size % (1 << 57)),
         limit in number(),
     ) {
-        let opened = open(&header, data.clone(), arena, limit);
-        prop_assert_eq!(opened.is_ok(), is_sound(&header, &data, arena, limit), "{:?}", opened);
-        let Ok(Frame { body, parts }) = opened else { return Ok(()) };
+        let decoded = decode_frame(&header, data.clone(), arena, limit);
+        prop_assert_eq!(decoded.is_ok(), is_well_formed(&header, &data, arena, limit), "{:?}", decoded);
+        let Ok(Frame { body, parts }) = decoded else { return Ok(()) };
         prop_assert_eq!(parts.len(), header.parts as usize);
         prop_assert!(parts.capacity() <= PARTS, "more is allocated than has come");
         let mut size = parts.iter().map(|part| part.length).sum::<u64>();
@@ -266,18 +268,18 @@ proptest! {
 
 type Arguments = (u64, String, Option<Blob>);
 
-/// The arguments of a call: short or long, with or without a blob.
+/// Makes the arguments of a call: short or long, with or without a blob.
 fn arguments(job: u64) -> Arguments {
     let text = "x".repeat(if job % 5 == 0 { 3000 } else { 20 });
     (job, text, (job % 7 == 0).then(|| blob(2000, u8::try_from(job % 251).unwrap())))
 }
 
-/// A worker that checks what it is told and says it again.
+/// A worker that checks the arguments of its calls and answers with them.
 struct Echo {
     end: WorkerEnd,
     dice: Dice,
     claimed: Vec<u64>,
-    /// As in a real worker: what the pool still reads, and how often it was sent.
+    /// As in a real worker: the blobs that the pool still reads, and how often each was sent.
     lent: HashMap<u64, (Blob, u32)>,
 }
 
@@ -289,7 +291,7 @@ impl Echo {
     fn run(mut self) -> Self {
         loop {
             self.take_returns();
-            if let Some(request) = self.end.look() {
+            if let Some(request) = self.end.claim() {
                 self.answer(&request);
                 continue;
             }
@@ -312,7 +314,7 @@ impl Echo {
         let (said, text, part) = incoming.decode::<Arguments>().unwrap();
         assert!((said, &text, &part) == (job, &arguments(job).1, &arguments(job).2), "of another call");
         self.claimed.push(job);
-        // The blob is the pool's: to be sent back it is copied.
+        // The blob is in the pool's arena, so it is copied to be sent back.
         let part = part.map(|part| blob(part.len(), part[0]));
         let payload = Payload::encode(&(job, text, part)).unwrap();
         self.end.answer(SlotHeader { nanos: job * 3, flags: 9, ..done(job) }, &payload);
@@ -336,8 +338,8 @@ impl Echo {
     }
 }
 
-/// A call on its way, as a pool notes it.
-struct Flight {
+/// A call on its way, as a pool records it.
+struct InFlight {
     slot: u32,
     job: u64,
     withdrawn: bool,
@@ -348,52 +350,52 @@ struct Flight {
 #[test]
 fn every_call_is_either_claimed_or_withdrawn_and_in_order() {
     const JOBS: u64 = 30_000;
-    // Soon the count of slots starts anew.
+    // The numbers of slots overflow soon.
     let first = u32::MAX - 1000;
     let (link, end) = link(first);
     let worker = thread::spawn(|| Echo::new(end).run());
     let mut dice = Dice(7);
     let (mut next, mut job) = (first, 0);
-    let (mut flights, mut answered, mut withdrawn) = (VecDeque::new(), Vec::new(), Vec::new());
+    let (mut calls, mut answered, mut withdrawn) = (VecDeque::new(), Vec::new(), Vec::new());
     let mut kept = VecDeque::new();
     let mut progress = Instant::now();
-    while job < JOBS || !flights.is_empty() {
-        while job < JOBS && flights.len() < SLOTS as usize && !dice.one_in(4) {
+    while job < JOBS || !calls.is_empty() {
+        while job < JOBS && calls.len() < SLOTS as usize && !dice.one_in(4) {
             job += 1;
             let payload = Payload::encode(&arguments(job)).unwrap();
             link.offer(next, job, job as u32 % 11, job as u32 % 2, &payload);
-            flights.push_back(Flight { slot: next, job, withdrawn: false, _payload: payload });
+            calls.push_back(InFlight { slot: next, job, withdrawn: false, _payload: payload });
             next = next.wrapping_add(1);
             wake_if_asleep(&link);
         }
         dice.dawdle();
-        for flight in flights.iter_mut().rev() {
-            if !flight.withdrawn && dice.one_in(8) && link.withdraw(flight.slot) {
-                flight.withdrawn = true;
-                withdrawn.push(flight.job);
+        for call in calls.iter_mut().rev() {
+            if !call.withdrawn && dice.one_in(8) && link.withdraw(call.slot) {
+                call.withdrawn = true;
+                withdrawn.push(call.job);
             }
         }
-        while let Some(flight) = flights.front() {
-            match (flight.withdrawn, link.state(flight.slot)) {
+        while let Some(call) = calls.front() {
+            match (call.withdrawn, link.state(call.slot)) {
                 (false, state::ANSWERED) => {
-                    let answer = link.take(flight.slot, flight.job).unwrap();
-                    let took = Duration::from_nanos(flight.job * 3);
-                    assert_eq!((answer.kind, answer.ran.took, answer.kept), (AnswerTag::Done, took, 9));
+                    let answer = link.take(call.slot, call.job).unwrap();
+                    let took = Duration::from_nanos(call.job * 3);
+                    assert_eq!((answer.tag, answer.ran.took, answer.kept), (AnswerTag::Done, took, 9));
                     let incoming = Incoming { body: answer.body(), parts: &answer.parts };
-                    assert!(incoming.decode::<Arguments>().unwrap() == arguments(flight.job));
-                    answered.push(flight.job);
+                    assert!(incoming.decode::<Arguments>().unwrap() == arguments(call.job));
+                    answered.push(call.job);
                     kept.push_back(answer);
                 }
                 (true, state::EMPTY) => {}
                 (false, state::OFFERED | state::CLAIMED) | (true, state::WITHDRAWN) => break,
                 (withdrawn, state) => panic!("a call (withdrawn: {withdrawn}) in the state {state}"),
             }
-            flights.pop_front();
+            calls.pop_front();
             progress = Instant::now();
         }
         // Answers are read for a while, then dropped.
         kept.drain(..kept.len().saturating_sub(50));
-        assert!(progress.elapsed() < PATIENCE, "the worker does not go on with {:?}", flights.len());
+        assert!(progress.elapsed() < PATIENCE, "the worker does not go on with {:?}", calls.len());
     }
     drop(kept);
     link.close();
@@ -421,12 +423,12 @@ fn one_side_alone_wins_the_race_for_a_call() {
             let before = end.at;
             watch_for("the next offer", || end.is_due());
             dice.hesitate(30);
-            if let Some(request) = end.look() {
+            if let Some(request) = end.claim() {
                 end.answer(done(request.job), &value(0));
                 claimed.push(request.job);
             } else if end.at == before {
-                // Withdrawn in this very moment.
-                assert!(end.look().is_none());
+                // It was withdrawn at this moment.
+                assert!(end.claim().is_none());
             }
         }
         claimed
@@ -457,27 +459,27 @@ fn a_claimed_call_cannot_be_withdrawn_and_a_withdrawn_one_cannot_be_claimed() {
     (0..3).for_each(|at| link.offer(at, 10 + u64::from(at), 0, 0, &value(0)));
     assert!(link.withdraw(1));
     assert!(!link.withdraw(1), "only once");
-    assert!(matches!(end.look(), Some(Request { job: 10, .. })));
+    assert!(matches!(end.claim(), Some(Request { job: 10, .. })));
     assert!(!link.withdraw(0));
     end.answer(done(10), &value(0));
     assert!(!link.withdraw(0), "nor an answered one");
-    assert!(matches!(end.look(), Some(Request { job: 12, .. })), "the withdrawn one is passed over");
+    assert!(matches!(end.claim(), Some(Request { job: 12, .. })), "the withdrawn one is passed over");
     assert_eq!(link.state(1), state::EMPTY);
-    assert!(end.look().is_none(), "one at a time");
+    assert!(end.claim().is_none(), "one at a time");
     assert_eq!(link.state(2), state::CLAIMED);
 }
 
 #[test]
-fn a_ring_full_of_answers_that_nobody_has_taken_gives_the_worker_nothing_to_do() {
+fn a_ring_full_of_answers_that_were_not_taken_gives_the_worker_nothing_to_do() {
     let (link, mut end) = link(0);
     for at in 0..SLOTS {
         link.offer(at, 1, 0, 0, &value(0));
         assert!(end.is_due());
-        assert!(end.look().is_some());
+        assert!(end.claim().is_some());
         end.answer(done(1), &value(0));
     }
     assert!(!end.is_due());
-    assert!(end.look().is_none());
+    assert!(end.claim().is_none());
     link.take(0, 1).unwrap();
     link.offer(SLOTS, 1, 0, 0, &value(0));
     assert!(end.is_due(), "round again");
@@ -492,7 +494,7 @@ fn an_answer_is_taken_for_the_job_that_was_asked_alone_and_leaves_its_slot_empty
     ] {
         let (link, mut end) = link(0);
         link.offer(0, 5, 0, 0, &value(1));
-        assert!(end.look().is_some());
+        assert!(end.claim().is_some());
         end.answer(header, &value(1));
         assert_eq!(link.take(0, asked).err(), Some(error));
         assert_eq!(link.state(0), state::EMPTY);
@@ -515,7 +517,7 @@ fn an_answer_larger_than_the_limit_is_refused() {
     for (extra, is_accepted) in [(0, true), (1, false)] {
         let at = u32::try_from(extra).unwrap();
         link.offer(at, 1, 0, 0, &value(1));
-        assert!(end.look().is_some());
+        assert!(end.claim().is_some());
         let result = blob((1 << 20) - 4 + extra, 3);
         let payload = Payload::encode(&(0_u8, 0_u8, result)).unwrap();
         assert_eq!(payload.size(), (1 << 20) + extra);
@@ -526,7 +528,7 @@ fn an_answer_larger_than_the_limit_is_refused() {
 
 // ---- Sleeping and waking ----
 
-/// How the pool waits for an answer.
+/// Waits for an answer as the pool does, in one of three ways.
 fn await_one(link: &Link, at: u32, way: usize) {
     let is_answered = || link.state(at) == state::ANSWERED;
     let began = Instant::now();
@@ -536,28 +538,31 @@ fn await_one(link: &Link, at: u32, way: usize) {
             while !is_answered() {
                 let slept = Instant::now();
                 link.await_answer(at, LONG);
-                assert!(slept.elapsed() < LONG, "nobody woke the one who waits for the answer");
+                assert!(slept.elapsed() < LONG, "the caller that waits for the answer was not woken");
                 assert!(began.elapsed() < PATIENCE, "never: an answer that is slept for");
             }
         }
         _ => loop {
-            link.watch();
+            link.request_wake_up();
             if is_answered() {
                 return;
             }
-            assert!(is_readable_within(link.socket(), PATIENCE), "nobody rang for the answer");
-            assert!(link.silence());
+            assert!(
+                is_readable_within(link.socket(), PATIENCE),
+                "the supervisor was not notified of the answer"
+            );
+            assert!(link.drain());
         },
     }
 }
 
-/// One call at a time, the worker asleep or about to be, in one of these ways.
+/// Sends one call at a time to a worker that is asleep or about to be, in one of these ways.
 fn rounds(count: u64, ways: &'static [fn(&WorkerEnd) -> bool]) {
     let (link, mut end) = link(0);
     let worker = thread::spawn(move || {
         let mut dice = Dice(3);
         loop {
-            if let Some(request) = end.look() {
+            if let Some(request) = end.claim() {
                 dice.dawdle();
                 end.answer(done(request.job), &value(request.job));
                 dice.dawdle();
@@ -594,13 +599,13 @@ const FOR_A_WHILE: fn(&WorkerEnd) -> bool = |end| end.sleep(Some(LONG));
 const HARDLY: fn(&WorkerEnd) -> bool = |end| end.sleep(Some(Duration::from_micros(20)));
 
 #[test]
-fn no_wake_up_is_lost_on_one_who_sleeps() {
+fn no_wake_up_is_lost_on_a_sleeping_worker() {
     rounds(4000, &[SOUNDLY]);
     rounds(4000, &[FOR_A_WHILE]);
 }
 
 #[test]
-fn no_wake_up_is_lost_on_one_who_sleeps_now_so_now_otherwise() {
+fn no_wake_up_is_lost_on_a_worker_that_sleeps_in_different_ways() {
     rounds(4000, &[SOUNDLY, FOR_A_WHILE, HARDLY]);
 }
 
@@ -610,7 +615,7 @@ fn rounds_close_to_sleep(count: u32, way: fn(&WorkerEnd) -> bool) {
     let worker = thread::spawn(move || {
         let mut dice = Dice(13);
         loop {
-            if let Some(request) = end.look() {
+            if let Some(request) = end.claim() {
                 end.answer(done(request.job), &value(0));
                 end.need_not_announce();
             }
@@ -652,7 +657,7 @@ fn no_answer_is_missed_in_the_moment_of_falling_asleep_for_it() {
         let is_over = Arc::clone(&done_with_all);
         let worker = thread::spawn(move || {
             while is_over.load(Ordering::SeqCst) == 0 {
-                if let Some(request) = end.look() {
+                if let Some(request) = end.claim() {
                     end.answer(done(request.job), &value(0));
                     end.announce();
                 }
@@ -672,7 +677,7 @@ fn no_answer_is_missed_in_the_moment_of_falling_asleep_for_it() {
 }
 
 #[test]
-fn one_caller_alone_undertakes_to_wake_a_sleeper() {
+fn exactly_one_caller_undertakes_to_wake_a_sleeper() {
     let (link, end) = link(0);
     assert!(link.is_awake() && !link.must_wake());
     let sleeper = thread::spawn(move || (end.sleep(None), end));
@@ -697,7 +702,7 @@ fn the_end_of_the_link_wakes_a_sleeper() {
         link.close();
         wait_for("the worker leaves", || sleeper.is_finished());
         assert!(closed.elapsed() < LONG, "it was not woken");
-        assert!(!sleeper.join().unwrap(), "it was not told of the end");
+        assert!(!sleeper.join().unwrap(), "it did not notice the end");
     }
 }
 
@@ -716,64 +721,64 @@ fn calls_that_were_offered_before_the_end_are_still_found() {
     link.offer(0, 1, 0, 0, &value(1));
     link.close();
     assert!([SOUNDLY, FOR_A_WHILE].iter().all(|way| way(&end)), "there is something to do");
-    assert!(end.look().is_some());
+    assert!(end.claim().is_some());
     end.answer(done(1), &value(1));
     assert!(![SOUNDLY, FOR_A_WHILE].iter().any(|way| way(&end)), "now there is not");
 }
 
 #[test]
-fn the_greeting_is_rung_for() {
+fn the_supervisor_is_notified_of_the_greeting() {
     let (link, end) = link(0);
     assert_eq!(link.greeting(), 0);
     end.greet(0xfeed);
     assert!(is_readable_within(link.socket(), PATIENCE));
-    assert!(link.silence());
+    assert!(link.drain());
     assert_eq!(link.greeting(), 0xfeed);
     drop(end);
     assert!(is_readable_within(link.socket(), PATIENCE));
-    assert!(!link.silence(), "the worker is gone");
+    assert!(!link.drain(), "the worker is gone");
 }
 
-/// How often was rung since the last time.
-fn rings(link: &Link) -> usize {
+/// Returns the number of notifications since the last call.
+fn notifications(link: &Link) -> usize {
     rustix::net::recv(&link.socket, &mut [0; 64], RecvFlags::DONTWAIT).map_or(0, |(count, _)| count)
 }
 
 #[test]
-fn an_announcement_rings_once_for_a_supervisor_that_watches_and_not_at_all_else() {
+fn an_announcement_notifies_a_supervisor_once_if_it_has_asked_for_that() {
     let (link, mut end) = link(0);
     let mut answer_next = |at: u32| {
         link.offer(at, 1, 0, 0, &value(1));
-        assert!(end.look().is_some());
+        assert!(end.claim().is_some());
         end.answer(done(1), &value(1));
         assert!(!end.has_announced());
-        assert_eq!(rings(&link), 0, "the answer itself is silent");
+        assert_eq!(notifications(&link), 0, "the answer itself is silent");
         end.announce();
         assert!(end.has_announced());
     };
     answer_next(0);
-    assert_eq!(rings(&link), 0, "nobody waits");
-    link.watch();
-    link.watch();
+    assert_eq!(notifications(&link), 0, "no supervisor waits");
+    link.request_wake_up();
+    link.request_wake_up();
     answer_next(1);
-    assert_eq!(rings(&link), 1);
+    assert_eq!(notifications(&link), 1);
     answer_next(2);
-    assert_eq!(rings(&link), 0, "it has not asked again");
-    link.watch();
+    assert_eq!(notifications(&link), 0, "it has not asked again");
+    link.request_wake_up();
     answer_next(3);
     end.announce();
-    assert_eq!(rings(&link), 1);
+    assert_eq!(notifications(&link), 1);
 }
 
 #[test]
-fn an_announcement_wakes_those_who_wait_for_that_answer_and_them_alone() {
+fn an_announcement_wakes_only_the_callers_that_wait_for_that_answer() {
     for round in 0..200_u32 {
         let (first, second) = (2 * round, 2 * round + 1);
         let (link, mut end) = link(first);
         let word = |at: u32| &link.ring.slot(at).awaited;
         link.offer(first, 1, 0, 0, &value(1));
         link.offer(second, 1, 0, 0, &value(1));
-        link.watch();
+        link.request_wake_up();
         thread::scope(|scope| {
             let wait = |at: u32| {
                 let link = &link;
@@ -781,17 +786,17 @@ fn an_announcement_wakes_those_who_wait_for_that_answer_and_them_alone() {
             };
             let (one, other) = (wait(first), wait(second));
             wait_for("both sleep", || [first, second].map(|at| word(at).load(Ordering::SeqCst)) == [1, 1]);
-            assert!(end.look().is_some());
+            assert!(end.claim().is_some());
             end.answer(done(1), &value(1));
             end.announce();
             wait_for("the first one wakes", || one.is_finished());
             assert_eq!(word(second).load(Ordering::SeqCst), 1, "the other sleeps on");
             assert!(!other.is_finished());
-            assert!(end.look().is_some());
+            assert!(end.claim().is_some());
             end.answer(done(1), &value(1));
             end.announce();
         });
-        assert_eq!(rings(&link), 0, "the supervisor sleeps on: those who wait take the answers");
+        assert_eq!(notifications(&link), 0, "the supervisor sleeps on, since the callers take the answers");
     }
 }
 
@@ -799,7 +804,7 @@ fn an_announcement_wakes_those_who_wait_for_that_answer_and_them_alone() {
 fn an_answer_that_was_taken_is_known_to_be_heard() {
     let (link, mut end) = link(0);
     link.offer(0, 1, 0, 0, &value(1));
-    assert!(end.look().is_some());
+    assert!(end.claim().is_some());
     end.answer(done(1), &value(1));
     assert!(!end.is_heard());
     link.take(0, 1).unwrap();
@@ -814,7 +819,7 @@ fn a_job_that_closes_the_socket_or_puts_another_file_in_its_place_is_noticed() {
     let (_link, end) = link(0);
     assert!(end.is_intact());
     let null = std::fs::File::open("/dev/null").unwrap();
-    // SAFETY: both descriptors are open, and who owns them goes on owning them.
+    // SAFETY: both descriptors are open, and their owners stay the same.
     let replaced = unsafe { libc::dup2(null.as_raw_fd(), end.socket.as_raw_fd()) };
     assert_eq!(replaced, end.socket.as_raw_fd());
     assert!(!end.is_intact());
@@ -822,13 +827,13 @@ fn a_job_that_closes_the_socket_or_puts_another_file_in_its_place_is_noticed() {
 
 // ---- Returns ----
 
-/// Answers in all slots with as many parts as go in; says which blocks they are in.
+/// Answers in all slots with as many parts as fit. Returns the answers, the payloads and the offsets of the blocks.
 fn fill(link: &Arc<Link>, end: &mut WorkerEnd) -> (Vec<Answer>, Vec<Payload>, Vec<u64>) {
     let first = end.at;
     let (mut answers, mut payloads, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
     for at in (0..SLOTS).map(|it| first.wrapping_add(it)) {
         link.offer(at, 1, 0, 0, &value(1));
-        assert!(end.look().is_some());
+        assert!(end.claim().is_some());
         let blobs: Vec<Blob> = (0..PARTS).map(|_| blob(1024, 1)).collect();
         let payload = Payload::encode(&blobs).unwrap();
         offsets.extend(payload.parts().iter().map(|part| part.place().unwrap().0));
@@ -843,7 +848,7 @@ fn fill(link: &Arc<Link>, end: &mut WorkerEnd) -> (Vec<Answer>, Vec<Payload>, Ve
 #[test]
 fn all_blocks_come_back_also_more_at_once_than_fit() {
     let (link, mut end) = link(0);
-    // Soon the counts of the queue start anew.
+    // The counts of the queue overflow soon.
     for word in [&link.ring.shared().returns.put, &link.ring.shared().returns.taken] {
         word.0.store(u32::MAX - 300, Ordering::SeqCst);
     }
@@ -890,7 +895,7 @@ fn blocks_come_back_from_many_threads_while_the_worker_takes_them() {
 fn a_block_is_given_back_once_for_each_time_it_was_sent() {
     let (link, mut end) = link(0);
     link.offer(0, 1, 0, 0, &value(1));
-    assert!(end.look().is_some());
+    assert!(end.claim().is_some());
     let twice = blob(1024, 1);
     let (offset, _) = twice.place().unwrap();
     end.answer(done(1), &Payload::encode(&[twice.clone(), twice.clone()]).unwrap());
@@ -902,9 +907,9 @@ fn a_block_is_given_back_once_for_each_time_it_was_sent() {
     assert_eq!((end.returned(), end.returned()), (Some(offset), None));
 }
 
-// ---- A worker gone mad ----
+// ---- A worker that violates the protocol ----
 
-/// A link whose worker has a small arena, so that it is no matter where one reads.
+/// Makes a link whose worker has a small arena, all of which can be read.
 fn link_with_small_arena() -> (Arc<Link>, Handout) {
     let (mut link, handout) = Link::create(1 << 20).unwrap();
     let (_file, results) = arena::create(64 << 10, false).unwrap();
@@ -912,7 +917,7 @@ fn link_with_small_arena() -> (Arc<Link>, Handout) {
     (Arc::new(link), handout)
 }
 
-/// Everything that the pool does with what a worker may have written to.
+/// Does everything that the pool does with memory to which a worker can write.
 fn exercise(link: &Arc<Link>, at: u32, job: u64) {
     let _ = (link.greeting(), link.state(at), link.is_elsewhere(), link.is_awake(), link.withdraw(at));
     wake_if_asleep(link);
@@ -932,8 +937,8 @@ fn exercise(link: &Arc<Link>, at: u32, job: u64) {
     link.give_back(job);
     link.pass_on_returns();
     link.await_answer(at, Duration::from_micros(1));
-    link.watch();
-    link.silence();
+    link.request_wake_up();
+    link.drain();
     link.offer(at, job, 0, 0, &value(job));
 }
 
@@ -941,14 +946,14 @@ fn words() -> usize {
     size_of::<Shared>() / 4
 }
 
-/// Any 32 bits of the ring.
+/// Returns any 32 bits of the ring as a word.
 fn word(link: &Link, index: usize) -> &AtomicU32 {
     assert!(index < words());
-    // SAFETY: the word lies within the mapping and is aligned; any bits are valid there.
+    // SAFETY: the word lies within the mapping and is aligned, and any bits are valid there.
     unsafe { link.ring.0.start().cast::<AtomicU32>().add(index).as_ref() }
 }
 
-/// The index of a word, those before the data of the slots more often than those in it; and what to put there.
+/// The index of a word and a value for it. Words before the data of the slots are more frequent than those in it.
 fn garbage() -> impl Strategy<Value = (usize, u32)> {
     let slots = std::mem::offset_of!(Shared, slots) / 4;
     let returns = std::mem::offset_of!(Shared, returns) / 4;
@@ -967,13 +972,13 @@ fn garbage() -> impl Strategy<Value = (usize, u32)> {
 }
 
 #[test]
-fn garbage_in_any_word_of_the_ring_harms_nobody() {
+fn garbage_in_any_word_of_the_ring_does_no_harm() {
     let (link, _handout) = link_with_small_arena();
     let strategy = (prop::collection::vec(garbage(), 1..200), any::<u32>(), 0..3_u64);
     let config = ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() };
     proptest::test_runner::TestRunner::new(config)
         .run(&strategy, |(writes, at, job)| {
-            // SAFETY: the bytes are the ring's, and this is the only thread that has it.
+            // SAFETY: the bytes are those of the ring, to which only this thread has access.
             unsafe { link.ring.0.start().write_bytes(0, size_of::<Shared>()) };
             link.returns.lock().clear();
             for (index, value) in writes {
@@ -986,7 +991,7 @@ fn garbage_in_any_word_of_the_ring_harms_nobody() {
 }
 
 #[test]
-fn garbage_that_is_written_all_the_while_harms_nobody() {
+fn garbage_that_is_written_all_the_while_does_no_harm() {
     let (link, _handout) = link_with_small_arena();
     let done = std::sync::atomic::AtomicBool::new(false);
     thread::scope(|scope| {
@@ -1017,15 +1022,17 @@ fn garbage_that_is_written_all_the_while_harms_nobody() {
 }
 
 #[test]
-fn a_worker_does_not_take_what_is_no_ring() {
+fn a_worker_refuses_a_file_that_is_no_ring() {
     let (_link, Handout { socket, files: [ring, _] }) = Link::create(0).unwrap();
     let socket = UnixStream::from(socket);
     let small = arena::memory_file("offloop-test", size_of::<Shared>() - 1).unwrap();
-    assert!(WorkerEnd::new(socket.try_clone().unwrap(), nobody(), small.as_fd(), common_memory()).is_err());
-    assert!(WorkerEnd::new(socket, nobody(), ring.as_fd(), common_memory()).is_ok());
+    assert!(
+        WorkerEnd::new(socket.try_clone().unwrap(), no_listener(), small.as_fd(), common_memory()).is_err()
+    );
+    assert!(WorkerEnd::new(socket, no_listener(), ring.as_fd(), common_memory()).is_ok());
 }
 
-/// A listener that nobody is.
-fn nobody() -> std::os::fd::OwnedFd {
+/// Returns a descriptor in the place of a listener's.
+fn no_listener() -> std::os::fd::OwnedFd {
     std::fs::File::open("/dev/null").unwrap().into()
 }

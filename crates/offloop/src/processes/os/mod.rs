@@ -1,3 +1,7 @@
-//! The system calls that the process pool needs, each in one place.
+//! The system calls of the process pool. Nothing here knows what a link, a pool or a worker is.
+//!
+//! This is the place to port. All that is above is plain Rust over file descriptors and shared memory.
 
-pub(crate) mod process;
+pub(super) mod fd;
+pub(super) mod futex;
+pub(super) mod process;

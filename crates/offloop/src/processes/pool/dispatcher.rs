@@ -1,447 +1,170 @@
-//! What submitters, waiters and the supervisor share: the queue, and which worker has which job.
+//! The lock of a process pool, and what is done after it is released.
 
-use std::cmp::Reverse;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use super::config::Config;
+use super::remote::RemoteCall;
+use super::results;
+use super::scheduler::{Deferred, Scheduler, Sleep};
 use crate::base::fork::Generation;
-use crate::base::sync::{Condvar, Mutex, thread, wait_until};
-use crate::core::backlog::Backlog;
-use crate::core::error::{BuildError, ErrorKind};
-use crate::core::header::{Expected, Header};
+use crate::base::sync::{Condvar, Mutex, MutexGuard, wait_until};
+use crate::core::error::ErrorKind;
+use crate::core::header::Header;
 use crate::core::id::{JobId, JobState};
 use crate::core::outcome::Outcome;
 use crate::core::runnable::{AbortIf, Owner};
 use crate::core::shutdown::{ShutdownReport, StuckJob};
 use crate::core::spin::{self, SpinOutcome};
 use crate::metrics::stats::{OutcomeCounters, Timing};
-use crate::metrics::{self, Activity, Advisor, Histogram, Measured, Metrics, PoolKind, Restarts};
+use crate::metrics::{Advisor, PoolKind, Measured, Metrics, Activity};
 use crate::processes::link::{Link, state};
-use crate::processes::os::process::Bell;
-use crate::processes::pool::builder::Config;
-use crate::processes::pool::item_queue::ItemQueue;
-use crate::processes::pool::output::Output;
-use crate::processes::pool::remote::{Outbound, RemoteCall};
-use crate::processes::pool::results as outcome;
-use crate::processes::pool::supervisor::{STALL, Supervisor};
-use crate::processes::pool::worker::{Finished, Member, Phase, Why};
+use crate::processes::os::fd::EventFd;
 use crate::wire::arena::Arena;
-use crate::wire::task::KINDS;
 
-/// To wake a worker for less expected work is not worth it.
-const WAKE_UP: Duration = Duration::from_micros(20);
-
-/// A call that will be answered within this may be waited for at once.
-const SHORT: Duration = Duration::from_micros(100);
-
-/// The lock is held for moments only, never over foreign code, and over a system call only to empty the pipes of a
-/// captured job, so that nobody waits for long.
-/// Whoever holds it may give queued jobs to workers and take answers from them: submitters do the former, those
-/// who wait for a result the latter, and the supervisor whatever nobody else has done.
-pub(crate) struct Desk {
-    pub(crate) config: Config,
-    inbox: Mutex<Inbox>,
-    /// Wakes the supervisor.
-    pub(crate) bell: Bell,
-    /// Wakes whoever takes answers besides the supervisor.
-    pub(crate) ear: Bell,
-    /// There is somebody who does.
+/// The engine of a process pool, which submitters, waiting callers and the supervisor share.
+///
+/// Its lock is held for moments only. No foreign code runs under it. The one system call under it empties the pipes of
+/// a captured job.
+pub(super) struct Dispatcher {
+    /// Never changes.
+    pub(super) config: Config,
+    /// The pool's state. In a forked child another thread may have held the lock at the fork, so the child must not
+    /// take it: see [`lock`](Self::lock).
+    scheduler: Mutex<Scheduler>,
+    /// Wakes the supervisor. Signalled by any thread, drained by the supervisor.
+    pub(super) event: EventFd,
+    /// Wakes the listener, which takes answers besides the supervisor. Signalled by the workers, drained by the
+    /// listener.
+    pub(super) listener: EventFd,
+    /// The pool has a listener. Set by the first call of `listen`, never cleared.
     has_listener: AtomicBool,
     /// Signalled when the supervisor has ended.
     changed: Condvar,
-    /// The ends of jobs.
-    pub(crate) counts: Arc<OutcomeCounters>,
+    /// Counts the ends of jobs, by outcome. Written by the thread that ends a job.
+    pub(super) counts: Arc<OutcomeCounters>,
+    /// Learns from the answers which tasks only wait.
     advisor: Advisor,
+    /// The process that built the pool.
     born: Generation,
+    /// This pool, as the jobs that it has accepted know it.
     owner: Weak<dyn Owner>,
 }
 
-pub(crate) struct Inbox {
-    pub(crate) backlog: Backlog<dyn RemoteCall>,
-    /// The workers. Only the supervisor adds and removes them.
-    pub(crate) members: Vec<Member>,
-    /// Jobs that wait for another attempt, and until when.
-    pub(crate) later: Vec<(Instant, Arc<dyn RemoteCall>)>,
-    /// How many workers were killed for the sake of their job.
-    pub(crate) killed: usize,
-    /// No more jobs are accepted.
-    pub(crate) closed: bool,
-    /// The supervisor has ended. Written by itself alone.
-    pub(crate) over: bool,
-    /// The bell was rung and the supervisor has not looked yet.
-    rung: bool,
-    /// When the supervisor looks again by itself; `None` if it sleeps in the belief that there is nothing to look after.
-    looks_at: Option<Instant>,
-    /// How many calls were given to workers.
-    pub(crate) given: u64,
-    /// How many workers there are to be.
-    pub(crate) wanted: usize,
-    /// How long jobs of each kind took lately; zero if that is not known.
-    pace: Box<[Duration; KINDS]>,
-    /// How long jobs waited and ran.
-    queue_wait: Histogram,
-    run_time: Histogram,
-    /// AdaptiveSpin after the first.
-    pub(crate) retried: u64,
-    pub(crate) restarts: Restarts,
-}
-
-/// How the supervisor sleeps.
-pub(crate) struct Sleep {
-    pub(crate) until: Option<Instant>,
-    /// The pool is in use.
-    pub(crate) is_used: bool,
-}
-
-/// What is to be done after the lock is released.
-#[derive(Default)]
-#[must_use]
-pub(crate) struct Aftermath {
-    /// Workers that sleep and have a call.
-    wake: Vec<Arc<Link>>,
-    /// Jobs that got room in the queue.
-    admitted: Vec<Arc<dyn RemoteCall>>,
-    /// Jobs that had ended when their turn came.
-    ended: Vec<Arc<dyn RemoteCall>>,
-    finished: Vec<Finished>,
-    /// Whose jobs have sent items.
-    told: Vec<Arc<ItemQueue>>,
-    /// The supervisor has something to do.
-    ring: bool,
-}
-
-impl Inbox {
-    /// Gives queued jobs to workers that have room: first to those that have nothing to do, then behind calls that
-    /// are expected to end soon.
-    pub(crate) fn assign(&mut self, after: &mut Aftermath) {
-        while let Some(next) = self.backlog.peek() {
-            let is_captured = next.header().options.capture.is_some();
-            for at in 0..self.members.len() {
-                if self.members[at].has_passed_withdrawn() {
-                    // Only removes what is withdrawn, unless an answer has come behind it.
-                    self.collect(at, after);
-                }
-            }
-            let Some(at) = self.choose(is_captured) else { return };
-            let Some((job, admitted)) = self.backlog.take() else { return };
-            after.admitted.extend(admitted);
-            let Some(work) = job.start() else {
-                after.ended.push(job);
-                continue;
-            };
-            let pace = self.pace[usize::from(work.call.kind)];
-            let expected = (!pace.is_zero()).then_some(pace);
-            let member = &mut self.members[at];
-            if expected.is_some_and(|expected| member.load() + expected < SHORT) {
-                let is_awake = member.link.is_awake();
-                job.header().expect(if is_awake { Expected::FromProcess } else { Expected::FromSleeper });
-            }
-            self.given += 1;
-            member.last_given = self.given;
-            if member.give(job, work, expected) {
-                after.wake.push(Arc::clone(&member.link));
-            }
-            let member = &self.members[at];
-            let due = member.run_deadline().into_iter().chain(member.stalls_at(STALL)).min();
-            // Who believes that there is nothing to look after is to learn better.
-            let is_sooner = self.looks_at.is_none_or(|looks_at| due.is_some_and(|due| due < looks_at));
-            if is_sooner || member.is_spent() {
-                self.ring(after);
-            }
-        }
-    }
-
-    /// The worker for the next job: an idle one that looks out for calls; else one that will soon have done what it
-    /// has; else an idle one, which must be woken, of these the last that had a call; else the least busy.
-    ///
-    /// A captured job goes to an idle one alone: what others print must not mingle with what it prints.
-    fn choose(&self, is_captured: bool) -> Option<usize> {
-        let rank = |member: &Member| {
-            let load = member.room().filter(|_| !is_captured || member.calls.is_empty())?;
-            let preference = match (member.calls.is_empty(), member.link.is_awake()) {
-                (true, true) => 0,
-                (false, _) if load < WAKE_UP => 1,
-                (true, false) => 2,
-                (false, _) => 3,
-            };
-            Some((preference, load, Reverse(member.last_given)))
-        };
-        let ranked = self.members.iter().enumerate().filter_map(|(at, member)| Some((rank(member)?, at)));
-        ranked.min().map(|(_, at)| at)
-    }
-
-    /// Takes the answers of a worker, and gives it more to do.
-    pub(crate) fn harvest(&mut self, at: usize, after: &mut Aftermath) {
-        self.collect(at, after);
-        self.assign(after);
-        if self.closed && self.is_idle() {
-            self.ring(after);
-        }
-    }
-
-    /// Takes the answers of a worker.
-    pub(crate) fn collect(&mut self, at: usize, after: &mut Aftermath) {
-        let member = &mut self.members[at];
-        if !member.may_answer() {
-            return;
-        }
-        let first_new = after.finished.len();
-        let result = member.harvest(&mut after.finished, &mut after.told);
-        for Finished { job, kind, answer, .. } in &after.finished[first_new..] {
-            let Timing { began, took, .. } = answer.ran;
-            self.queue_wait.record(began.since(job.header().submitted));
-            self.run_time.record(took);
-            let pace = &mut self.pace[usize::from(*kind)];
-            let took = took.max(Duration::from_nanos(1));
-            *pace = if pace.is_zero() { took } else { (*pace * 3 + took) / 4 };
-        }
-        let is_spent = member.is_done();
-        if result.is_err() {
-            self.dismiss(at, Why::BrokeOff, after);
-        } else if is_spent {
-            self.ring(after);
-        }
-    }
-
-    /// Notes a job that has run without an answer since then, or may have.
-    pub(crate) fn note_unanswered(&mut self, header: &Header, since: Instant) {
-        let ran = since.elapsed();
-        self.queue_wait.record(header.submitted.elapsed().saturating_sub(ran));
-        self.run_time.record(ran);
-    }
-
-    /// Takes back what a worker has not begun with, to the front of the queue.
-    pub(crate) fn recall(&mut self, at: usize, after: &mut Aftermath) {
-        for (job, work) in self.members[at].recall() {
-            self.requeue(job, work, after);
-        }
-    }
-
-    /// Puts a job back whose worker did not begin with it.
-    pub(crate) fn requeue(&mut self, job: Arc<dyn RemoteCall>, work: Outbound, after: &mut Aftermath) {
-        if job.take_back(work) {
-            self.backlog.put_back(job);
-        } else {
-            after.ended.push(job);
-        }
-    }
-
-    /// Marks a worker for its end; the supervisor brings it about.
-    pub(crate) fn dismiss(&mut self, at: usize, why: Why, after: &mut Aftermath) {
-        if !self.members[at].is_leaving() {
-            self.recall(at, after);
-            self.members[at].phase = Phase::Leaving(why);
-            self.ring(after);
-        }
-    }
-
-    fn ring(&mut self, after: &mut Aftermath) {
-        after.ring |= !std::mem::replace(&mut self.rung, true);
-    }
-
-    /// Whether no job is queued or running any more.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.unstarted() == 0 && self.running() == 0
-    }
-
-    /// How many jobs no worker has.
-    fn unstarted(&self) -> usize {
-        self.backlog.total() + self.later.len()
-    }
-
-    /// How many jobs workers have.
-    fn running(&self) -> usize {
-        self.flights().count()
-    }
-
-    pub(crate) fn flights(&self) -> impl Iterator<Item = (&Member, &Arc<dyn RemoteCall>)> {
-        let all = self.members.iter().flat_map(|member| member.calls.iter().map(move |call| (member, call)));
-        all.filter_map(|(member, call)| Some((member, &call.work.as_ref()?.0)))
-    }
-
-    /// Every job that no worker has, out of the queue.
-    pub(crate) fn drain(&mut self) -> Vec<Arc<dyn RemoteCall>> {
-        let mut jobs = self.backlog.drain();
-        jobs.extend(self.later.drain(..).map(|(_, job)| job));
-        jobs
-    }
-}
-
-impl Desk {
-    /// Opens a desk and starts its supervisor.
-    pub(crate) fn open(config: Config) -> Result<Arc<Self>, BuildError> {
-        let system = |what| move |source| BuildError::System { what, source };
-        let bell = Bell::new().map_err(system("opening the pool's eventfd"))?;
-        let ear = Bell::new().map_err(system("opening the pool's second eventfd"))?;
-        let desk = Arc::new_cyclic(|me: &Weak<Self>| Self {
-            inbox: Mutex::new(Inbox {
-                backlog: Backlog::new(config.queue_capacity, config.on_full),
-                members: Vec::new(),
-                later: Vec::new(),
-                killed: 0,
-                closed: false,
-                over: false,
-                rung: false,
-                looks_at: None,
-                given: 0,
-                wanted: config.workers,
-                pace: Box::new([Duration::ZERO; KINDS]),
-                queue_wait: Histogram::default(),
-                run_time: Histogram::default(),
-                retried: 0,
-                restarts: Restarts::default(),
-            }),
+impl Dispatcher {
+    pub(super) fn new(config: Config) -> io::Result<Arc<Self>> {
+        let (event, listener) = (EventFd::new()?, EventFd::new()?);
+        Ok(Arc::new_cyclic(|this: &Weak<Self>| Self {
+            scheduler: Mutex::new(Scheduler::new(&config)),
             counts: Arc::default(),
             advisor: Advisor::new(&config.name, Some(Activity::Computes), false, config.on_advice.clone()),
             config,
-            bell,
-            ear,
+            event,
+            listener,
             has_listener: AtomicBool::new(false),
             changed: Condvar::new(),
             born: Generation::now(),
-            owner: me.clone(),
-        });
-        metrics::register(Arc::downgrade(&desk) as Weak<dyn Measured>);
-        let output = Output::open(desk.config.stderr_tail).map_err(system("opening the workers' output"))?;
-        let supervisor = Supervisor::new(Arc::clone(&desk), Arc::clone(&output));
-        thread::Builder::new()
-            .name("offloop-supervisor".into())
-            .spawn(move || supervisor.run())
-            .inspect_err(|_| output.close())
-            .map_err(system("starting the pool's supervisor thread"))?;
-        Ok(desk)
+            owner: this.clone(),
+        }))
     }
 
-    /// Accepts a job, or says why not.
-    pub(crate) fn execute(&self, job: Arc<dyn RemoteCall>) -> Result<(), ErrorKind> {
-        self.accept(job).inspect_err(|kind| self.counts.count(Outcome::of(kind)))
+    /// Locks the state. Returns `None` in a forked child, whose parent has the workers and the supervisor.
+    fn lock(&self) -> Option<MutexGuard<'_, Scheduler>> {
+        (!self.born.is_past()).then(|| self.scheduler.lock())
     }
 
-    fn accept(&self, job: Arc<dyn RemoteCall>) -> Result<(), ErrorKind> {
-        if self.born.is_past() {
-            return Err(ErrorKind::Forked);
-        }
-        let offer = self.change(|inbox, after| {
-            if inbox.closed {
-                return Err(ErrorKind::Closed);
-            }
-            let offer = inbox.backlog.offer(job, &self.owner);
-            inbox.assign(after);
-            if inbox.members.is_empty() {
-                // After failed starts the supervisor waits for somebody who needs a worker.
-                inbox.ring(after);
-            }
-            Ok(offer)
-        })?;
-        offer.settle(&*self.counts).map_err(|(_, kind)| kind)
+    /// Changes the state under the lock, then releases the lock and does what follows. Returns `None` in a forked
+    /// child.
+    fn change<R>(&self, change: impl FnOnce(&mut Scheduler, &mut Deferred) -> R) -> Option<R> {
+        let mut after = Deferred::default();
+        let result = change(&mut *self.lock()?, &mut after);
+        self.run_deferred(after);
+        Some(result)
     }
 
-    /// Changes something under the lock, and does what follows from it after the lock is released.
-    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Inbox, &mut Aftermath) -> R) -> R {
-        let mut after = Aftermath::default();
-        let result = change(&mut self.inbox.lock(), &mut after);
-        self.settle(after);
-        result
-    }
-
-    fn settle(&self, after: Aftermath) {
+    fn run_deferred(&self, after: Deferred) {
         after.wake.iter().for_each(|link| link.wake());
-        if after.ring {
-            self.bell.ring();
+        if after.notify {
+            self.event.notify();
         }
         after.admitted.iter().for_each(|job| job.admit());
-        after.told.iter().for_each(|tray| tray.wake());
+        after.with_items.iter().for_each(|items| items.wake());
         for finished in after.finished {
             let Timing { began, took, usage } = finished.answer.ran;
             let header = finished.job.header();
             header.span.record_times(began.since(header.submitted), took);
             if let Some(usage) = usage {
-                self.advisor.record(header, took, usage);
+                self.advisor.note(header, took, usage);
             }
-            outcome::finish(finished, &self.counts);
+            results::finish(finished, &self.counts);
         }
         drop(after.ended);
     }
 
-    /// The supervisor's way in. Whoever has something for it rings again from now on.
-    pub(crate) fn look<R>(&self, look: impl FnOnce(&mut Inbox, &mut Aftermath) -> R) -> R {
-        self.change(|inbox, after| {
-            inbox.rung = false;
-            look(inbox, after)
-        })
+    /// Accepts a job, or returns the reason why not.
+    pub(super) fn execute(&self, job: Arc<dyn RemoteCall>) -> Result<(), ErrorKind> {
+        self.accept(job).inspect_err(|kind| self.counts.count(Outcome::of(kind)))
     }
 
-    /// The supervisor goes to sleep until what `deadline` says; that is `None` if something has come up meanwhile. It
-    /// asks and goes under one lock, so that who gives a worker a job then knows whether that was taken into account.
-    pub(crate) fn fall_asleep(&self, deadline: impl FnOnce(&Inbox) -> Sleep) -> Option<Sleep> {
-        let mut inbox = self.inbox.lock();
-        if inbox.rung || inbox.members.iter().any(Member::has_news) {
-            return None;
-        }
-        let sleep = deadline(&inbox);
-        inbox.looks_at = if sleep.is_used { sleep.until } else { None };
-        Some(sleep)
+    fn accept(&self, job: Arc<dyn RemoteCall>) -> Result<(), ErrorKind> {
+        let accepted = self.change(|scheduler, after| scheduler.accept(job, &self.owner, after));
+        let offer = accepted.unwrap_or(Err(ErrorKind::Forked))?;
+        offer.settle(&*self.counts).map_err(|(_, kind)| kind)
     }
 
-    /// The supervisor has ended: nothing is to be had here any more. Returns the jobs that are left.
-    pub(crate) fn end(&self) -> Vec<Arc<dyn RemoteCall>> {
-        let mut inbox = self.inbox.lock();
-        inbox.closed = true;
-        inbox.over = true;
-        let mut left = inbox.drain();
-        let members = std::mem::take(&mut inbox.members);
-        drop(inbox);
-        for flight in members.into_iter().flat_map(|member| member.calls) {
-            left.extend(flight.work.map(|(job, _)| job));
-        }
-        self.changed.notify_all();
-        left
+    /// Accepts no more jobs. Those accepted are still run, then the workers leave. Returns the number of those jobs.
+    pub(super) fn close(&self) -> usize {
+        self.change(Scheduler::close).unwrap_or(0)
     }
 
-    /// Takes no more jobs from now on. Those accepted are still run, then the workers leave. Says how many
-    /// jobs those are.
-    pub(crate) fn close(&self) -> usize {
-        if self.born.is_past() {
-            return 0;
+    /// Breaks the pool: ends all jobs with [`ErrorKind::Broken`] and all workers. If the pool is broken already, the
+    /// first reason stays.
+    pub(super) fn break_with(&self, reason: &str) {
+        if let Some(jobs) = self.change(|scheduler, after| scheduler.break_with(reason, after)) {
+            self.fail_all(jobs, || ErrorKind::Broken(reason.to_owned()));
         }
-        self.change(|inbox, after| {
-            inbox.closed = true;
-            // Somebody must run what was accepted, or its handles would wait for ever.
-            inbox.wanted = inbox.wanted.max(1);
-            inbox.ring(after);
-            inbox.unstarted() + inbox.running()
-        })
     }
 
-    /// Drains a closed pool of its `pending` jobs, then cancels and kills, then reports.
-    pub(crate) fn shut_down(&self, pending: usize, drain: Duration) -> ShutdownReport {
-        if self.born.is_past() {
-            return ShutdownReport::default();
+    /// Ends jobs that were taken out of the pool.
+    pub(super) fn fail_all(&self, jobs: Vec<Arc<dyn RemoteCall>>, kind: impl Fn() -> ErrorKind) {
+        for job in jobs {
+            job.fail(kind(), &*self.counts);
         }
-        let mut inbox = self.inbox.lock();
-        let killed_before = inbox.killed;
-        inbox = wait_until(&self.changed, inbox, drain, |inbox| inbox.over);
+    }
 
-        let mut left = inbox.drain();
-        left.extend(inbox.flights().map(|(_, job)| Arc::clone(job)));
-        drop(inbox);
-        // Whoever is in a worker is interrupted by that.
+    /// Returns the reason why the pool is broken, if it is.
+    pub(super) fn broken(&self) -> Option<String> {
+        self.lock()?.broken.clone()
+    }
+
+    /// Waits for a closed pool to run its `pending` jobs, for at most `drain`. Then cancels the rest and ends the
+    /// workers.
+    pub(super) fn shut_down(&self, pending: usize, drain: Duration) -> ShutdownReport {
+        let Some(mut scheduler) = self.lock() else { return ShutdownReport::default() };
+        let killed_before = scheduler.killed;
+        scheduler = wait_until(&self.changed, scheduler, drain, |scheduler| scheduler.over);
+
+        let mut left = scheduler.drain();
+        left.extend(scheduler.in_flight().map(Arc::clone));
+        drop(scheduler);
+        // For a job in a worker this calls `interrupt`, which ends the worker.
         let cancelled = left.iter().filter(|job| job.abort(ErrorKind::Cancelled, AbortIf::Live)).count();
-        self.change(Inbox::ring);
+        self.change(Scheduler::notify);
 
         // SIGKILL follows after one grace period, and what it ends is collected within the second.
         let grace = self.config.grace.saturating_mul(2).saturating_add(Duration::from_secs(1));
-        let inbox = wait_until(&self.changed, self.inbox.lock(), grace, |inbox| inbox.over);
-        let stuck: Vec<StuckJob> = inbox
-            .members
+        let scheduler = wait_until(&self.changed, self.scheduler.lock(), grace, |scheduler| scheduler.over);
+        let stuck: Vec<StuckJob> = scheduler
+            .workers
             .iter()
-            .filter_map(|member| {
-                let (job, since) = member.running()?;
-                Some(StuckJob::new(job.header(), format!("process {}", member.pid), since.elapsed()))
+            .filter_map(|worker| {
+                let (job, since) = worker.running()?;
+                Some(StuckJob::new(job.header(), format!("process {}", worker.pid), since.elapsed()))
             })
             .collect();
-        let killed = (inbox.killed - killed_before).min(cancelled).saturating_sub(stuck.len());
+        let killed = (scheduler.killed - killed_before).min(cancelled).saturating_sub(stuck.len());
         ShutdownReport {
             drained: pending.saturating_sub(cancelled),
             cancelled: cancelled.saturating_sub(killed + stuck.len()),
@@ -450,106 +173,131 @@ impl Desk {
         }
     }
 
-    pub(crate) fn pids(&self) -> Vec<u32> {
-        if self.born.is_past() {
-            return Vec::new();
-        }
-        let inbox = self.inbox.lock();
-        inbox.members.iter().filter(|member| !member.is_done()).map(|member| member.pid).collect()
+    /// Cancels the jobs that no worker has. Returns the number of those.
+    pub(super) fn cancel_queued(&self) -> usize {
+        let Some(mut scheduler) = self.lock() else { return 0 };
+        let queued = scheduler.drain();
+        drop(scheduler);
+        let cancelled = queued.iter().filter(|job| job.abort(ErrorKind::Cancelled, AbortIf::Live)).count();
+        self.change(Scheduler::notify);
+        cancelled
     }
 
-    /// From now on somebody takes answers when the ear's eventfd is readable.
-    pub(crate) fn listen(&self) {
+    /// Sets the target number of workers.
+    pub(super) fn resize(&self, workers: usize) {
+        self.change(|scheduler, after| scheduler.resize(workers, after));
+    }
+
+    /// Returns the number of workers that the pool should have. 0 in a forked child.
+    pub(super) fn target_workers(&self) -> usize {
+        self.lock().map_or(0, |scheduler| scheduler.target)
+    }
+
+    /// Returns the process ids of the workers that do not leave.
+    pub(super) fn worker_pids(&self) -> Vec<u32> {
+        let Some(scheduler) = self.lock() else { return Vec::new() };
+        scheduler.workers.iter().filter(|worker| !worker.is_done()).map(|worker| worker.pid).collect()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.lock().is_none_or(|scheduler| scheduler.over)
+    }
+
+    pub(super) fn outstanding(&self) -> usize {
+        self.lock().map_or(0, |scheduler| scheduler.outstanding())
+    }
+
+    pub(super) fn queued(&self) -> usize {
+        self.lock().map_or(0, |scheduler| scheduler.queued())
+    }
+
+    /// Makes the workers notify the listener of their answers from now on.
+    pub(super) fn listen(&self) {
         self.has_listener.store(true, Ordering::Relaxed);
         self.take_answers();
     }
 
-    pub(crate) fn is_listened_to(&self) -> bool {
+    pub(super) fn has_listener(&self) -> bool {
         self.has_listener.load(Ordering::Relaxed)
     }
 
-    /// Takes the answers that have come, for the listener.
-    pub(crate) fn take_answers(&self) {
+    /// Takes the answers that have come, on behalf of the listener.
+    pub(super) fn take_answers(&self) {
         if self.born.is_past() {
             return;
         }
-        self.ear.silence();
-        self.change(|inbox, after| {
-            for at in 0..inbox.members.len() {
-                inbox.members[at].link.listen();
-                inbox.harvest(at, after);
+        self.listener.drain();
+        self.change(|scheduler, after| {
+            for at in 0..scheduler.workers.len() {
+                scheduler.workers[at].link.listen();
+                scheduler.harvest(at, after);
             }
         });
     }
 
-    /// There is room for more items of a job.
-    pub(crate) fn resume(&self, job: JobId) {
-        self.change(|inbox, after| {
-            if let Some(at) = inbox.members.iter().position(|member| member.find(job).is_some()) {
-                inbox.harvest(at, after);
+    fn take_answers_of(&self, link: &Arc<Link>) {
+        self.change(|scheduler, after| {
+            let at = scheduler.workers.iter().position(|worker| Arc::ptr_eq(&worker.link, link));
+            if let Some(at) = at {
+                scheduler.harvest(at, after);
             }
         });
     }
 
-    /// Cancels the jobs that no worker has; says how many those were.
-    pub(crate) fn cancel_queued(&self) -> usize {
-        if self.born.is_past() {
-            return 0;
+    /// Takes further items of a job, whose queue has room again.
+    pub(super) fn resume(&self, job: JobId) {
+        self.change(|scheduler, after| {
+            if let Some(at) = scheduler.find_job(job) {
+                scheduler.harvest(at, after);
+            }
+        });
+    }
+
+    /// Changes the state on behalf of the supervisor. Other threads notify the supervisor again from now on.
+    ///
+    /// The supervisor's thread exists only in the process that built the pool.
+    pub(super) fn look<R>(&self, look: impl FnOnce(&mut Scheduler, &mut Deferred) -> R) -> R {
+        let mut after = Deferred::default();
+        let mut scheduler = self.scheduler.lock();
+        scheduler.note_look();
+        let result = look(&mut scheduler, &mut after);
+        drop(scheduler);
+        self.run_deferred(after);
+        result
+    }
+
+    /// Lets the supervisor go to sleep until what `deadline` returns. Returns `None` if something has come up
+    /// meanwhile.
+    ///
+    /// The supervisor asks and goes to sleep under one lock. So a thread that gives a worker a job knows whether the
+    /// supervisor has taken that into account.
+    pub(super) fn fall_asleep(&self, deadline: impl FnOnce(&Scheduler) -> Sleep) -> Option<Sleep> {
+        self.scheduler.lock().fall_asleep(deadline)
+    }
+
+    /// Records that the supervisor has ended. Returns the jobs that are left.
+    pub(super) fn end(&self) -> Vec<Arc<dyn RemoteCall>> {
+        let mut scheduler = self.scheduler.lock();
+        scheduler.closed = true;
+        scheduler.over = true;
+        let mut left = scheduler.drain();
+        let workers = std::mem::take(&mut scheduler.workers);
+        drop(scheduler);
+        for call in workers.into_iter().flat_map(|worker| worker.calls) {
+            left.extend(call.work.map(|(job, _)| job));
         }
-        let queued = self.inbox.lock().drain();
-        let cancelled = queued.iter().filter(|job| job.abort(ErrorKind::Cancelled, AbortIf::Live)).count();
-        self.change(Inbox::ring);
-        cancelled
-    }
-
-    /// Has the pool have so many workers from now on.
-    pub(crate) fn resize(&self, workers: usize) {
-        if !self.born.is_past() {
-            self.change(|inbox, after| {
-                inbox.wanted = if inbox.closed { workers.max(1) } else { workers };
-                inbox.ring(after);
-            });
-        }
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.born.is_past() || self.inbox.lock().over
-    }
-
-    pub(crate) fn outstanding(&self) -> usize {
-        if self.born.is_past() {
-            return 0;
-        }
-        let inbox = self.inbox.lock();
-        inbox.unstarted() + inbox.running()
-    }
-
-    pub(crate) fn queued(&self) -> usize {
-        if self.born.is_past() { 0 } else { self.inbox.lock().unstarted() }
+        self.changed.notify_all();
+        left
     }
 }
 
-impl Measured for Desk {
+impl Measured for Dispatcher {
     fn metrics(&self) -> Metrics {
         let mut metrics = Metrics::new(&self.advisor, PoolKind::Processes);
         self.counts.add_to(&mut metrics.outcomes);
-        if self.born.is_past() {
-            return metrics;
-        }
-        metrics.arena = Arena::of_this_process().map(Arena::bytes);
-        let inbox = self.inbox.lock();
-        metrics.queue_wait = inbox.queue_wait.clone();
-        metrics.run_time = inbox.run_time.clone();
-        (metrics.retried, metrics.restarts) = (inbox.retried, inbox.restarts);
-        (metrics.queued, metrics.running) = (inbox.unstarted(), inbox.running());
-        let workers = &mut metrics.workers;
-        for member in &inbox.members {
-            *match member.phase {
-                Phase::Starting | Phase::Initialising => &mut workers.starting,
-                Phase::Ready if member.calls.is_empty() => &mut workers.idle,
-                Phase::Ready => &mut workers.busy,
-                Phase::Retiring | Phase::Leaving(_) => &mut workers.leaving,
-            } += 1;
+        if let Some(scheduler) = self.lock() {
+            metrics.arena = Arena::of_this_process().map(Arena::bytes);
+            scheduler.add_to(&mut metrics);
         }
         metrics
     }
@@ -559,51 +307,35 @@ impl Measured for Desk {
     }
 }
 
-impl Owner for Desk {
+impl Owner for Dispatcher {
     fn withdraw(&self, header: &Header, outcome: Outcome) {
         self.counts.count(outcome);
-        let removed = self.change(|inbox, after| {
-            let (mut removed, admitted) = inbox.backlog.withdraw(header);
-            after.admitted.extend(admitted);
-            if removed.is_none() {
-                let at = inbox.later.iter().position(|(_, job)| job.header().id == header.id);
-                removed = at.map(|at| inbox.later.swap_remove(at).1);
-            }
-            if inbox.closed {
-                inbox.ring(after);
+        let removed = self.change(|scheduler, after| {
+            let removed = scheduler.withdraw(header, after);
+            if scheduler.closed {
+                scheduler.notify(after);
             }
             removed
         });
+        // Dropped after the lock is released, since the job may be the last owner of the user's values.
         drop(removed);
     }
 
     fn interrupt(&self, header: &Header, outcome: Outcome) {
         self.counts.count(outcome);
-        self.change(|inbox, after| {
-            let has_it = |member: &Member| member.find(header.id).is_some();
-            if let Some(at) = inbox.members.iter().position(has_it) {
-                // What was answered is not to be killed for, and what was not begun with not to be killed.
-                inbox.recall(at, after);
-                inbox.collect(at, after);
-                if has_it(&inbox.members[at]) {
-                    if let Some((_, since)) = inbox.members[at].running() {
-                        inbox.note_unanswered(header, since);
-                    }
-                    inbox.killed += usize::from(!inbox.members[at].is_leaving());
-                    inbox.dismiss(at, Why::JobEnded, after);
-                }
-                inbox.assign(after);
-            }
-            if inbox.closed {
-                inbox.ring(after);
+        self.change(|scheduler, after| {
+            scheduler.interrupt(header, after);
+            if scheduler.closed {
+                scheduler.notify(after);
             }
         });
     }
 
     fn spin_for_end(&self, header: &Header, spinning: Duration, sleeping: Duration) -> SpinOutcome {
         let place = {
-            let inbox = self.inbox.lock();
-            let found = inbox.members.iter().find_map(|member| member.find(header.id));
+            // A handle does not get here in a forked child.
+            let scheduler = self.scheduler.lock();
+            let found = scheduler.workers.iter().find_map(|worker| worker.find(header.id));
             found.map(|(link, slot)| (Arc::clone(link), slot))
         };
         let ended = |how| if header.state() == JobState::Ended { how } else { SpinOutcome::InVain };
@@ -626,16 +358,5 @@ impl Owner for Desk {
             self.take_answers_of(&link);
         }
         ended(how)
-    }
-}
-
-impl Desk {
-    fn take_answers_of(&self, link: &Arc<Link>) {
-        self.change(|inbox, after| {
-            let at = inbox.members.iter().position(|member| Arc::ptr_eq(&member.link, link));
-            if let Some(at) = at {
-                inbox.harvest(at, after);
-            }
-        });
     }
 }

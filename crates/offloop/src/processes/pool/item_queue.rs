@@ -10,8 +10,8 @@ use crate::base::sync::Mutex;
 use crate::core::options::OnEnd;
 use crate::processes::link::Answer;
 
-/// Items that have come and that nobody has read. When it is full, the worker waits.
-pub(crate) struct ItemQueue {
+/// Items that have come and have not been read. When it is full, the worker waits.
+pub(super) struct ItemQueue {
     state: Mutex<State>,
     capacity: usize,
 }
@@ -24,28 +24,28 @@ struct State {
 }
 
 impl ItemQueue {
-    pub(crate) fn new(capacity: usize) -> Arc<Self> {
+    pub(super) fn new(capacity: usize) -> Arc<Self> {
         Arc::new(Self { state: Mutex::default(), capacity: capacity.max(1) })
     }
 
-    pub(crate) fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.state.lock().items.len() < self.capacity
     }
 
     /// Appends an item. The reader is woken separately, after the caller's lock is released.
-    pub(crate) fn push(&self, item: Answer) {
+    pub(super) fn push(&self, item: Answer) {
         self.state.lock().items.push_back(item);
     }
 
-    /// Takes the next item. The second value says whether the queue was full, so that the worker may wait for room.
-    pub(crate) fn pop(&self) -> Option<(Answer, bool)> {
+    /// Takes the next item. The second value is true if the queue was full, so that the worker may wait for room.
+    pub(super) fn pop(&self) -> Option<(Answer, bool)> {
         let mut state = self.state.lock();
         let was_full = state.items.len() >= self.capacity;
         Some((state.items.pop_front()?, was_full))
     }
 
     /// Wakes the reader: an item has come.
-    pub(crate) fn wake(&self) {
+    pub(super) fn wake(&self) {
         let waker = self.state.lock().waker.take();
         if let Some(waker) = waker {
             wake_quietly(waker);
@@ -53,8 +53,8 @@ impl ItemQueue {
     }
 
     /// Registers the waker of the reader. Returns true if there are items already, or if `has_ended` returns true: then
-    /// the waker is not kept, since nobody would take it any more, and it may keep this queue alive.
-    pub(crate) fn subscribe(&self, waker: &Waker, has_ended: impl FnOnce() -> bool) -> bool {
+    /// the waker is not kept, since it would not be taken any more, and it may keep this queue alive.
+    pub(super) fn subscribe(&self, waker: &Waker, has_ended: impl FnOnce() -> bool) -> bool {
         let mut state = self.state.lock();
         let replaced = state.waker.replace(waker.clone());
         let has_items = !state.items.is_empty();

@@ -7,7 +7,7 @@ use std::task::{Poll, Waker};
 
 use serde::de::DeserializeOwned;
 
-use super::dispatcher::Desk;
+use super::dispatcher::Dispatcher;
 use super::item_queue::ItemQueue;
 use super::remote::RemoteCall;
 use crate::base::panic;
@@ -24,21 +24,21 @@ use crate::wire::task;
 pub struct ItemStream<T> {
     queue: Arc<ItemQueue>,
     job: Arc<dyn RemoteCall>,
-    desk: Weak<Desk>,
+    dispatcher: Weak<Dispatcher>,
     item: PhantomData<fn() -> T>,
 }
 
 impl<T: DeserializeOwned + 'static> ItemStream<T> {
-    pub(crate) fn new(queue: Arc<ItemQueue>, job: Arc<dyn RemoteCall>, desk: &Arc<Desk>) -> Self {
-        Self { queue, job, desk: Arc::downgrade(desk), item: PhantomData }
+    pub(super) fn new(queue: Arc<ItemQueue>, job: Arc<dyn RemoteCall>, dispatcher: &Arc<Dispatcher>) -> Self {
+        Self { queue, job, dispatcher: Arc::downgrade(dispatcher), item: PhantomData }
     }
 
     pub(crate) fn try_next(&mut self) -> Option<Result<T, Error>> {
         let (answer, was_full) = self.queue.pop()?;
         let header = self.job.header();
         if was_full {
-            if let Some(desk) = self.desk.upgrade() {
-                desk.resume(header.id);
+            if let Some(dispatcher) = self.dispatcher.upgrade() {
+                dispatcher.resume(header.id);
             }
         }
         let incoming = Incoming { body: answer.body(), parts: &answer.parts };

@@ -1,14 +1,30 @@
 //! The parent's side of a process pool.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `pool`, `builder`, `config` | the public type, and how it is set up |
+//! | `scheduler` | the pool's state and the decisions about it, under one lock |
+//! | `dispatcher` | that lock, and what is done after it is released |
+//! | `worker` | the record of one worker: its phase and its calls |
+//! | `supervisor` | the thread that starts workers, watches them and ends them |
+//! | `child`, `template`, `death` | what the supervisor knows of a process, of the template, of a death |
+//! | `remote`, `results` | a job that runs in another process, and how its answer becomes its end |
+//! | `items`, `item_queue` | items that a job sends before its result |
+//! | `output` | what workers print |
 
 pub(crate) mod builder;
-pub(crate) mod dispatcher;
-pub(crate) mod item_queue;
+mod child;
+pub(crate) mod config;
+mod death;
+mod dispatcher;
+mod item_queue;
 pub(crate) mod items;
-pub(crate) mod output;
+mod output;
 #[expect(clippy::module_inception, reason = "the pool's public type")]
 pub(crate) mod pool;
-pub(crate) mod remote;
-pub(crate) mod results;
-pub(crate) mod supervisor;
-pub(crate) mod template;
-pub(crate) mod worker;
+mod remote;
+pub(super) mod results;
+mod scheduler;
+mod supervisor;
+mod template;
+mod worker;

@@ -1,99 +1,86 @@
 //! A pool of worker processes: copies of this program that run tasks, die alone and are replaced.
-//!
-//! The protocol between the two sides is in the README beside this file.
 
 use std::fmt;
+use std::ops::Deref;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::builder::ProcessPoolBuilder;
-use super::dispatcher::Desk;
+use super::dispatcher::Dispatcher;
 use super::item_queue::ItemQueue;
 use super::items::ItemStream;
-use crate::processes::{os::process as sys, worker::main as worker};
-
+use super::remote::{Outbound, RemoteCall};
 use crate::base::panic;
 use crate::core::cell::Cell;
 use crate::core::error::{ErrorKind, Rejected};
 use crate::core::executor::Accepts;
 use crate::core::handle::Handle;
+use crate::core::map::MapStream;
 use crate::core::options::{OnEnd, Options, Prepared};
 use crate::core::outcome::Outcome;
 use crate::core::runnable::AnyJob;
-use crate::core::shutdown::ShutdownReport;
+use crate::core::shutdown::{self, ShutdownReport};
 use crate::metrics::{Measured, Metrics};
-use crate::processes::pool::remote::{Outbound, RemoteCall};
 use crate::wire::payload::Bytes;
 use crate::wire::task::{Call, Context};
 
-/// Why a call was not taken, with its instructions.
+/// The reason why a call was not accepted, with its instructions.
 type Refusal = Box<(ErrorKind, Options)>;
-
-static INITIALISED: AtomicBool = AtomicBool::new(false);
-
-/// To be called first thing in `main`: a process that was started as a pool's worker runs its jobs in here
-/// and never returns. In any other process it returns at once.
-///
-/// It must come before the program starts threads, reads its arguments or opens anything, since all that
-/// would happen in each worker too. On a thread that is not the process's first it does nothing.
-pub fn init() {
-    if !sys::is_first_thread() {
-        return;
-    }
-    INITIALISED.store(true, Ordering::Relaxed);
-    if let Some(orders) = std::env::var_os(sys::MARKER) {
-        worker::serve(&orders);
-    }
-}
-
-pub(crate) fn is_initialised() -> bool {
-    INITIALISED.load(Ordering::Relaxed)
-}
 
 /// A pool of worker processes.
 ///
 /// It runs [`Call`]s of functions marked `#[offloop::task]`. A job that crashes its process fails alone, with
-/// [`ErrorKind::WorkerDied`]; the worker is replaced. A job that is cancelled, whose handle is dropped, or
-/// whose run deadline passes, is killed: SIGTERM, and SIGKILL after the grace period. Workers never outlive
-/// this process, however it ends.
+/// [`ErrorKind::WorkerDied`], and the worker is replaced. A job that is cancelled, whose handle is dropped, or whose
+/// run timeout passes, is killed: SIGTERM, and SIGKILL after the grace period. Workers never outlive this process,
+/// however it ends.
 ///
-/// Clones are the same pool. When the last one is dropped the pool takes no more work, runs what it has
-/// accepted and then lets its workers go; nobody is blocked for it. [`shutdown`](Self::shutdown) does it under
-/// supervision.
+/// Clones are the same pool. When the last one is dropped, the pool takes no more work, runs what it has accepted and
+/// then lets its workers go. The drop does not block. [`shutdown`](Self::shutdown) does the same under supervision.
 ///
-/// In a worker, [`job::is_cancelled`](crate::job::is_cancelled) is always false: whoever is to stop is killed.
+/// In a worker, [`job::is_cancelled`](crate::job::is_cancelled) is always false, since a job that is to stop is killed.
 #[derive(Clone)]
 pub struct ProcessPool {
-    door: Arc<Door>,
+    dispatcher: PoolRef,
 }
 
-/// What the pool's clones share; the supervisor does not hold it, so its drop means that nobody can submit.
-struct Door {
-    desk: Arc<Desk>,
+/// The reference that the clones of a pool share. The supervisor does not hold it. When the last clone goes, no more
+/// jobs can come.
+#[derive(Clone)]
+struct PoolRef(Arc<CloseOnDrop>);
+
+struct CloseOnDrop(Arc<Dispatcher>);
+
+impl PoolRef {
+    /// Returns a reference that does not keep the pool open.
+    fn engine(&self) -> Arc<Dispatcher> {
+        Arc::clone(&self.0.0)
+    }
 }
 
-impl Drop for Door {
+impl Deref for PoolRef {
+    type Target = Dispatcher;
+
+    fn deref(&self) -> &Dispatcher {
+        &self.0.0
+    }
+}
+
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
-        self.desk.close();
+        self.0.close();
     }
 }
 
 impl ProcessPool {
-    /// A pool to be configured.
-    pub fn builder() -> ProcessPoolBuilder {
-        ProcessPoolBuilder::new()
+    pub(super) fn new(dispatcher: Arc<Dispatcher>) -> Self {
+        Self { dispatcher: PoolRef(Arc::new(CloseOnDrop(dispatcher))) }
     }
 
-    pub(crate) fn from_desk(desk: Arc<Desk>) -> Self {
-        Self { door: Arc::new(Door { desk }) }
-    }
-
-    /// Runs `work`, a task's call, in a worker process. Encodes the arguments before it returns; an error of
-    /// that is the handle's. Does not wait for the worker.
+    /// Runs `work`, a task's call, in a worker process.
+    ///
+    /// Encodes the arguments before it returns; an error of that becomes the handle's. Does not wait for the worker.
     #[track_caller]
     pub fn run<W>(&self, work: W) -> Handle<<Self as Accepts<W>>::Output>
     where
@@ -102,7 +89,7 @@ impl ProcessPool {
         self.place(work, Options::new())
     }
 
-    /// Runs `work` if there is room for it now; else gives it back, whatever the policy. Never waits.
+    /// Runs `work` if there is room for it now. Otherwise gives it back, whatever the pool's policy. Never waits.
     #[track_caller]
     pub fn try_run<W>(&self, work: W) -> Result<Handle<<Self as Accepts<W>>::Output>, Rejected<W>>
     where
@@ -111,67 +98,39 @@ impl ProcessPool {
         self.try_place(work, Options::new())
     }
 
-    /// Stops accepting work, drains what was accepted for at most `drain`, then cancels the queued jobs and
-    /// kills the workers of running ones: SIGTERM, and SIGKILL after the builder's `grace`.
+    /// Runs one call for each item, in worker processes. Returns a stream of the results, in order unless it is
+    /// [`unordered`](MapStream::unordered). Items are taken as the stream is read, a bounded number ahead.
     ///
-    /// The shutdown goes on whether or not the handle is awaited.
-    pub fn shutdown(&self, drain: Duration) -> Handle<ShutdownReport> {
-        let desk = Arc::clone(&self.door.desk);
-        let pending = desk.close();
-        crate::core::shutdown::run_in_background(move || desk.shut_down(pending, drain))
+    /// ```
+    /// #[offloop::task]
+    /// fn square(number: u64) -> u64 {
+    ///     number * number
+    /// }
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     offloop::init();
+    ///     let pool = offloop::ProcessPool::builder().max_workers(2).build()?;
+    ///     let mut squares = pool.map(1..=3, |number| square.with(number));
+    ///     while let Some(result) = squares.wait_next() {
+    ///         println!("{}", result?);
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    #[track_caller]
+    pub fn map<I, F, W>(&self, items: I, mut call: F) -> MapStream<I::IntoIter, <Self as Accepts<W>>::Output>
+    where
+        I: IntoIterator,
+        F: FnMut(I::Item) -> W + Send + 'static,
+        Self: Accepts<W>,
+    {
+        let (pool, options) = (self.clone(), Options::new());
+        MapStream::new(items.into_iter(), move |item| pool.place(call(item), options.clone()))
     }
 
-    /// Cancels the jobs that no worker has, and says how many those were. Running ones go on.
-    pub fn cancel_queued(&self) -> usize {
-        self.door.desk.cancel_queued()
-    }
-
-    /// Has the pool have so many workers from now on. More are started in the background; those that are too many
-    /// finish what they run and leave. With 0 jobs wait until there are workers again; a pool that is closed keeps one
-    /// for what was accepted.
-    pub fn resize(&self, workers: usize) {
-        self.door.desk.resize(workers);
-    }
-
-    pub(crate) fn listen(&self) -> BorrowedFd<'_> {
-        self.door.desk.listen();
-        self.door.desk.ear.as_fd()
-    }
-
-    pub(crate) fn take_answers(&self) {
-        self.door.desk.take_answers();
-    }
-
-    /// Takes no more work; jobs that were accepted are still run. Does not wait for them.
-    pub fn close(&self) {
-        self.door.desk.close();
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.door.desk.is_over()
-    }
-
-    /// The process ids of the workers that are up: busy, idle or starting.
-    pub fn worker_pids(&self) -> Vec<u32> {
-        self.door.desk.pids()
-    }
-
-    /// What the pool has done and is doing. Takes the pool's lock for some microseconds.
-    pub fn metrics(&self) -> Metrics {
-        self.door.desk.metrics()
-    }
-
-    /// How many accepted jobs wait for a worker at this moment, those that wait for room included.
-    pub fn queued(&self) -> usize {
-        self.door.desk.queued()
-    }
-
-    pub(crate) fn outstanding(&self) -> usize {
-        self.door.desk.outstanding()
-    }
-
-    /// Runs `work`, whose task sends items of type `T` by [`job::emit`](crate::job::emit) before its result. So many of
-    /// them wait to be read; then the task waits.
+    /// Runs `work`, whose task sends items of type `T` by [`job::emit`](crate::job::emit) before its result.
+    ///
+    /// Up to `buffersize` items wait to be read. When that many wait, the task waits.
     #[track_caller]
     pub fn stream<'a, T, R>(
         &self,
@@ -185,29 +144,89 @@ impl ProcessPool {
         let Prepared { work, mut options } = work.into();
         let queue = ItemQueue::new(buffersize);
         options.on_end = Some(Arc::clone(&queue) as Arc<dyn OnEnd>);
-        let desk = &self.door.desk;
-        match self.launch(&work, Some(&queue), options) {
-            Ok(job) => {
-                let items = ItemStream::new(queue, Arc::clone(&job) as Arc<dyn RemoteCall>, desk);
-                (Handle::new(job), items)
-            }
-            Err(refusal) => {
-                let (kind, options) = *refusal;
-                let job: Arc<Cell<_, R>> = Cell::<Outbound, R>::ended(options, kind);
-                let items = ItemStream::new(queue, Arc::clone(&job) as Arc<dyn RemoteCall>, desk);
-                (Handle::new(job), items)
-            }
-        }
+        let job = self.launch(&work, Some(&queue), options).unwrap_or_else(|refusal| {
+            let (kind, options) = *refusal;
+            Cell::<Outbound, R>::ended(options, kind)
+        });
+        let dispatcher = self.dispatcher.engine();
+        let items = ItemStream::new(queue, Arc::clone(&job) as Arc<dyn RemoteCall>, &dispatcher);
+        (Handle::new(job), items)
     }
 
-    /// Submits, or says why not and gives the instructions back.
-    fn submit<R>(&self, call: &Call<'_, R>, options: Options) -> Result<Handle<R>, Refusal>
-    where
-        R: DeserializeOwned + Send + 'static,
-    {
-        self.launch(call, None, options).map(Handle::new)
+    /// Stops accepting work and waits for the accepted jobs, for at most `drain`. Then cancels the queued jobs and ends
+    /// the workers of running ones: SIGTERM, and SIGKILL after the builder's `grace`.
+    ///
+    /// The shutdown goes on even if the handle is not awaited.
+    pub fn shutdown(&self, drain: Duration) -> Handle<ShutdownReport> {
+        let dispatcher = self.dispatcher.engine();
+        let pending = dispatcher.close();
+        shutdown::run_in_background(move || dispatcher.shut_down(pending, drain))
     }
 
+    /// Takes no more work. Jobs that were accepted are still run. Does not wait for them.
+    pub fn close(&self) {
+        self.dispatcher.close();
+    }
+
+    /// Cancels the jobs that no worker has. Returns the number of those. Running jobs go on.
+    pub fn cancel_queued(&self) -> usize {
+        self.dispatcher.cancel_queued()
+    }
+
+    /// Sets the number of workers. Ends the growth on demand of a pool with
+    /// [`min_workers`](crate::ProcessPoolBuilder::min_workers).
+    ///
+    /// Missing workers are started in the background. Surplus workers finish what they run and leave. Without workers
+    /// jobs wait until there are some again; but a closed pool keeps one for the jobs that it has accepted.
+    pub fn resize(&self, workers: usize) {
+        self.dispatcher.resize(workers);
+    }
+
+    /// Returns the process ids of the workers that are busy, idle or starting.
+    pub fn worker_pids(&self) -> Vec<u32> {
+        self.dispatcher.worker_pids()
+    }
+
+    /// Returns the number of accepted jobs that wait for a worker at this moment, those that wait for room included.
+    pub fn queued(&self) -> usize {
+        self.dispatcher.queued()
+    }
+
+    /// Returns what the pool has done and is doing. Takes the pool's lock for some microseconds.
+    pub fn metrics(&self) -> Metrics {
+        self.dispatcher.metrics()
+    }
+
+    pub(crate) fn listen(&self) -> BorrowedFd<'_> {
+        self.dispatcher.listen();
+        self.dispatcher.listener.as_fd()
+    }
+
+    pub(crate) fn take_answers(&self) {
+        self.dispatcher.take_answers();
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.dispatcher.is_over()
+    }
+
+    pub(crate) fn outstanding(&self) -> usize {
+        self.dispatcher.outstanding()
+    }
+
+    pub(crate) fn target_workers(&self) -> usize {
+        self.dispatcher.target_workers()
+    }
+
+    pub(crate) fn break_with(&self, reason: &str) {
+        self.dispatcher.break_with(reason);
+    }
+
+    pub(crate) fn broken(&self) -> Option<String> {
+        self.dispatcher.broken()
+    }
+
+    /// Submits a call, or returns the reason why not and its instructions.
     fn launch<R>(
         &self,
         call: &Call<'_, R>,
@@ -221,8 +240,8 @@ impl ProcessPool {
         if !has_name {
             options.name = call.task_name().into();
         }
-        let desk = &self.door.desk;
-        if let (None, Some(carry)) = (&options.carried, &desk.config.carry) {
+        let config = &self.dispatcher.config;
+        if let (None, Some(carry)) = (&options.carried, &config.carry) {
             options.carried = panic::catch(carry).ok().flatten().map(Vec::into_boxed_slice);
         }
         let context = Context {
@@ -230,23 +249,21 @@ impl ProcessPool {
             parent: name_of_current_span(),
             carried: options.carried.as_deref().map(Bytes),
         };
-        let is_worth_it = has_name || context.parent.is_some() || context.carried.is_some();
-        let encoded = match call
-            .encode(is_worth_it.then_some(&context))
-            .and_then(|encoded| desk.config.check_size(encoded))
-        {
+        let is_needed = has_name || context.parent.is_some() || context.carried.is_some();
+        let encoded = call.encode(is_needed.then_some(&context));
+        let encoded = match encoded.and_then(|encoded| config.check_size(encoded)) {
             Ok(encoded) => encoded,
             Err(kind) => {
-                desk.counts.count(Outcome::of(&kind));
+                self.dispatcher.counts.count(Outcome::of(&kind));
                 return Err(Box::new((kind, options)));
             }
         };
-        let job: Arc<Cell<_, R>> =
-            Cell::new(Outbound { call: encoded.named(&options.name), items: items.cloned() }, options);
-        match desk.execute(Arc::clone(&job) as Arc<dyn RemoteCall>) {
+        let outbound = Outbound { call: encoded.named(&options.name), items: items.cloned() };
+        let job: Arc<Cell<_, R>> = Cell::new(outbound, options);
+        match self.dispatcher.execute(Arc::clone(&job) as Arc<dyn RemoteCall>) {
             Ok(()) => Ok(job),
             Err(kind) => {
-                // Its deadline, if it has one, is of no more use.
+                // Cancels the job's timers.
                 job.reclaim();
                 Err(Box::new((kind, job.header().options.clone())))
             }
@@ -268,15 +285,19 @@ where
     type Output = R;
 
     fn place(&self, work: Call<'a, R>, options: Options) -> Handle<R> {
-        self.submit(&work, options).unwrap_or_else(|refusal| {
-            let (kind, options) = *refusal;
-            Handle::failed(options, kind)
-        })
+        match self.launch(&work, None, options) {
+            Ok(job) => Handle::new(job),
+            Err(refusal) => {
+                let (kind, options) = *refusal;
+                Handle::failed(options, kind)
+            }
+        }
     }
 
     fn try_place(&self, work: Call<'a, R>, mut options: Options) -> Result<Handle<R>, Rejected<Call<'a, R>>> {
         options.never_wait = true;
-        self.submit(&work, options).map_err(|refusal| Rejected::new(work, refusal.0))
+        let launched = self.launch(&work, None, options);
+        launched.map(Handle::new).map_err(|refusal| Rejected::new(work, refusal.0))
     }
 }
 

@@ -15,14 +15,14 @@ use crate::wire::task::{self, Encoded};
 
 /// The work of such a job: its call, and the queue for the items that it may send.
 #[derive(Debug)]
-pub(crate) struct Outbound {
-    pub(crate) call: Encoded,
+pub(super) struct Outbound {
+    pub(super) call: Encoded,
     /// `None` if the job may send no items.
-    pub(crate) items: Option<Arc<ItemQueue>>,
+    pub(super) items: Option<Arc<ItemQueue>>,
 }
 
 /// A job that runs in another process. It can also be run here, where the policy of a full queue says so.
-pub(crate) trait RemoteCall: Runnable {
+pub(super) trait RemoteCall: Runnable {
     /// Takes the work out to send it. Returns `None` if the job has ended.
     fn start(&self) -> Option<Outbound>;
 

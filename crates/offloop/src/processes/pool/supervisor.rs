@@ -1,127 +1,83 @@
 //! The one thread that starts workers, watches them and ends them.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::child::{Child, ExitRequest, HandshakeStep, Launch, ReapedBy};
+use super::config::OnCrash;
+use super::death::{Death, OutOfMemoryKills};
+use super::dispatcher::Dispatcher;
+use super::output::Output;
+use super::remote::{Outbound, RemoteCall};
+use super::results;
+use super::scheduler::Sleep;
+use super::template::{Forks, TemplateEvent};
+use super::worker::{LeaveReason, WorkerPhase, WorkerRecord};
 use crate::base::panic;
-use crate::core::error::{ErrorKind, WorkerDied, WorkerExit};
+use crate::core::error::{ErrorKind, WorkerDied};
 use crate::core::runnable::AbortIf;
-use crate::metrics::Restarts;
+use crate::processes::handshake::{self, Orders};
 use crate::processes::link::{Answer, Link, Malformed};
-use crate::processes::os::process::{self as sys, Ended, Orders, Process};
-use crate::processes::pool::builder::OnCrash;
-use crate::processes::pool::dispatcher::{Aftermath, Desk, Inbox, Sleep};
-use crate::processes::pool::output::{Output, Sink};
-use crate::processes::pool::remote::{Outbound, RemoteCall};
-use crate::processes::pool::results as outcome;
-use crate::processes::pool::template::{self, Template};
-use crate::processes::pool::worker::{Member, Phase, Why};
+use crate::processes::os::fd;
+use crate::processes::os::process::{self, Process, ProcessEnd};
 use crate::wire::arena::Arena;
 use crate::wire::task::fingerprint;
 
-/// After so many failed starts in a row the jobs are told, if there is no worker that could run them.
-const PATIENCE: u32 = 3;
+/// After this many failed starts in a row the queued jobs end, if no worker is up that could run them.
+const MAX_FAILED_STARTS: u32 = 3;
 
-/// A call that takes so long gives back those that were put behind it.
-pub(crate) const STALL: Duration = Duration::from_micros(500);
+/// The time that a worker may live after it has closed its link. A worker that exits closes its link a moment before it
+/// is dead; one that lives on violates the protocol.
+const LINK_CLOSED_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// How long a worker may be without a link before it counts as broken: one that exits closes its link a
-/// moment before it is dead.
-const WITHOUT_LINK: Duration = Duration::from_millis(200);
+/// The time that the template has to report how a dead worker ended.
+const EXIT_REPORT_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// How long a dead worker's parent may take to say how it ended.
-const OBITUARY: Duration = Duration::from_millis(200);
-
-/// How long a template may take to end when there is no more to do for it.
-const FAREWELL: Duration = Duration::from_millis(500);
-
-/// How often the supervisor looks at a pool that is in use although nobody has called for it: whatever a worker has
-/// done to the memory that it shares with us, its jobs don't wait for longer.
+/// The interval at which the supervisor looks at a pool that is in use, even without a notification. Whatever a worker
+/// has done to the memory that it shares with the pool, jobs do not wait for longer.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// How often the memory of busy workers is measured, if it is limited.
+/// The interval at which the memory of busy workers is measured, if it is limited.
 const MEASURE: Duration = Duration::from_millis(50);
 
-/// How long the arena must have been unused before freed memory goes back to the system.
+/// The time without use after which the arena gives freed memory back to the system.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// A job may be given to so many workers that die before they begin with it; then it is suspected of having to do
-/// with it.
-const LOST: u32 = 16;
+/// A job whose workers die this many times before they begin with it is considered the cause.
+const MAX_LOSSES: u32 = 16;
 
-pub(crate) struct Supervisor {
-    desk: Arc<Desk>,
+/// The supervisor of one pool. All of it is used by its thread alone.
+pub(super) struct Supervisor {
+    dispatcher: Arc<Dispatcher>,
     output: Arc<Output>,
-    staff: Vec<Staff>,
-    template: Option<Parent>,
-    /// Workers that the template was asked for and has not brought about yet.
-    expected: Vec<Expected>,
-    /// The number of the last of them.
-    ordered: u64,
-    /// Failed starts since the last one that went well.
+    /// The workers' processes, from their start until they are collected.
+    children: Vec<Child>,
+    /// The template and the workers that it was asked for. Empty in a pool without a template.
+    forks: Forks,
+    /// Counts the failed starts since the last worker that came up.
     failures: u32,
-    /// No start before this time, after failures.
+    /// The time before which no worker is started. Set at each failed start, cleared when a worker comes up.
     not_before: Option<Instant>,
-    /// The newest count of processes that the system killed for want of memory.
-    out_of_memory_kills: u64,
-    /// When the memory of the workers was measured last.
+    out_of_memory_kills: OutOfMemoryKills,
+    /// When the memory of the workers was last measured.
     measured: Instant,
-    /// How many calls had been given to workers when it looked last.
+    /// The number of calls that had been given to workers when the supervisor last went to sleep.
     given: u64,
-    /// The count of the arena's uses when it was looked at last, and when it was seen to change.
+    /// The arena's count of uses when the supervisor last looked, and when it was last seen to change.
     arena_uses: (usize, Instant),
 }
 
-/// The template, as long as it has not been collected.
-struct Parent {
-    template: Template,
-    /// It has ended, or says nothing any more.
-    is_lost: bool,
-}
-
-/// A worker that is being forked.
-struct Expected {
-    order: u64,
-    link: Arc<Link>,
-    sink: Arc<Sink>,
-    deadline: Option<Instant>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Life {
-    /// Our child, which we collect.
-    Child,
-    /// The template's child, which it collects; it says how that ended.
-    Forked,
-    /// The same, dead, but how it ended has not been said.
-    Dead,
-}
-
-/// A worker's process, as long as it has not been collected.
-struct Staff {
-    process: Process,
-    life: Life,
-    link: Arc<Link>,
-    sink: Arc<Sink>,
-    link_is_open: bool,
-    /// It has been told to go.
-    told: bool,
-    /// When its start, its leave or its death after SIGTERM has taken too long.
-    deadline: Option<Instant>,
-}
-
 impl Supervisor {
-    pub(crate) fn new(desk: Arc<Desk>, output: Arc<Output>) -> Self {
+    pub(super) fn new(dispatcher: Arc<Dispatcher>, output: Arc<Output>) -> Self {
         Self {
-            desk,
+            dispatcher,
             output,
-            staff: Vec::new(),
-            template: None,
-            expected: Vec::new(),
-            ordered: 0,
+            children: Vec::new(),
+            forks: Forks::default(),
             failures: 0,
             not_before: None,
-            out_of_memory_kills: sys::out_of_memory_kills(),
+            out_of_memory_kills: OutOfMemoryKills::new(),
             measured: Instant::now(),
             given: 0,
             arena_uses: (0, Instant::now()),
@@ -129,7 +85,7 @@ impl Supervisor {
     }
 
     /// Supervises until the pool is closed and the last worker is gone.
-    pub(crate) fn run(mut self) {
+    pub(super) fn run(mut self) {
         if let Some(arena) = Arena::of_this_process() {
             arena.enter();
         }
@@ -137,82 +93,74 @@ impl Supervisor {
         if let Some(arena) = Arena::of_this_process() {
             arena.leave();
         }
-        self.end_template();
+        self.forks.end_template();
         self.output.close();
-        let left = self.desk.end();
+        let left = self.dispatcher.end();
         if let Err(panic) = end {
-            // A bug of ours, but nobody shall wait for ever because of it. The workers die with this thread.
-            for job in left {
-                job.fail(
-                    ErrorKind::WorkerStart(format!("the pool's supervisor panicked{panic}").into()),
-                    &*self.desk.counts,
-                );
-            }
+            // A bug of this library. The jobs must not wait forever because of it. The workers die with this thread.
+            let reason = format!("the pool's supervisor panicked{panic}");
+            self.dispatcher.fail_all(left, || ErrorKind::WorkerStart(reason.clone().into()));
         }
     }
 
-    /// One round: what has come up, staff, time limits, then a wait for what happens next. False when all is over.
+    /// Makes one round: takes what has come up, starts and ends workers, keeps deadlines, then waits for what comes
+    /// next. Returns false when the pool is over.
     fn step(&mut self) -> bool {
-        let desk = Arc::clone(&self.desk);
+        let dispatcher = Arc::clone(&self.dispatcher);
         let now = Instant::now();
-        let overdue = desk.look(|inbox, after| {
-            inbox.retry_what_is_due(now);
-            for at in 0..inbox.members.len() {
-                inbox.collect(at, after);
-                if inbox.members[at].is_stalled(STALL, now) {
-                    inbox.members[at].expect_more();
-                    inbox.recall(at, after);
+        let (overdue, orphans) = dispatcher.look(|scheduler, after| {
+            scheduler.retry_due(now);
+            for at in 0..scheduler.workers.len() {
+                scheduler.collect(at, after);
+                if scheduler.workers[at].is_stalled(now) {
+                    scheduler.workers[at].extend_estimate();
+                    scheduler.recall(at, after);
                 }
             }
-            inbox.assign(after);
-            if inbox.closed && inbox.is_idle() {
-                (0..inbox.members.len()).for_each(|at| inbox.dismiss(at, Why::Released, after));
+            scheduler.assign(after);
+            if scheduler.closed && scheduler.is_idle() {
+                (0..scheduler.workers.len()).for_each(|at| scheduler.dismiss(at, LeaveReason::Idle, after));
             }
-            inbox.overdue(now)
+            // Another thread may have broken the pool while this one held jobs of a dead worker.
+            let orphans = scheduler.broken.clone().map(|reason| (reason, scheduler.drain()));
+            (scheduler.overdue(now), orphans)
         });
+        if let Some((reason, jobs)) = orphans {
+            dispatcher.fail_all(jobs, || ErrorKind::Broken(reason.clone()));
+        }
         for job in overdue {
             let limit = job.header().options.run_timeout.unwrap_or_default();
             job.abort(ErrorKind::RunTimeout(limit), AbortIf::Live);
         }
-        self.welcome();
+        self.complete_handshakes();
         self.measure(now);
-        self.retire(now);
-        self.see_off();
-        self.hire(now);
-        if self.staff.is_empty()
-            && self.expected.is_empty()
-            && desk.look(|inbox, _| inbox.closed && inbox.is_idle())
+        dispatcher.look(|scheduler, after| scheduler.retire(now, after));
+        self.begin_exits();
+        self.spawn_missing(now);
+        if self.children.is_empty()
+            && self.forks.pending() == 0
+            && dispatcher.look(|scheduler, _| scheduler.closed && scheduler.is_idle())
         {
             return false;
         }
         self.keep_deadlines();
-        self.tidy(now);
+        self.tidy_arena(now);
         self.wait();
         true
     }
 
-    /// Starts workers until the pool has as many as it should, and one more for each that is to be replaced.
-    fn hire(&mut self, now: Instant) {
+    /// Starts workers until the pool has as many as it should.
+    fn spawn_missing(&mut self, now: Instant) {
         loop {
-            let config = &self.desk.config;
-            let expected = self.expected.len();
-            let (missing, has_jobs) = self.desk.look(|inbox, _| {
-                let leaves = |member: &&Member| {
-                    matches!(member.phase, Phase::Retiring | Phase::Leaving(Why::Released))
-                };
-                let there = inbox.members.len() - inbox.members.iter().filter(leaves).count();
-                let worn = inbox.members.iter().filter(|member| config.is_worn(member, now)).count();
-                let has_jobs = !inbox.is_idle();
-                let wanted = if inbox.closed && !has_jobs { 0 } else { inbox.wanted + worn };
-                (there + expected < wanted, has_jobs)
-            });
+            let pending = self.forks.pending();
+            let (is_short, has_jobs) = self.dispatcher.look(|scheduler, _| scheduler.shortage(pending, now));
             let may_start = self.not_before.is_none_or(|time| Instant::now() >= time);
-            // A program that cannot start is not tried for nothing.
-            if !missing || !may_start || (self.failures >= PATIENCE && !has_jobs) {
+            // A program that cannot start is not tried again unless there are jobs for it.
+            if !is_short || !may_start || (self.failures >= MAX_FAILED_STARTS && !has_jobs) {
                 return;
             }
-            if let Err(error) = self.start() {
-                let program = self.desk.config.program.display();
+            if let Err(error) = self.spawn() {
+                let program = self.dispatcher.config.program.display();
                 let reason = format!("starting {program} as a worker failed: {error}");
                 return self.start_failed(&reason);
             }
@@ -220,12 +168,12 @@ impl Supervisor {
     }
 
     /// Starts a worker, or asks the template for one.
-    fn start(&mut self) -> std::io::Result<()> {
-        let desk = Arc::clone(&self.desk);
-        let config = &desk.config;
+    fn spawn(&mut self) -> io::Result<()> {
+        let dispatcher = Arc::clone(&self.dispatcher);
+        let config = &dispatcher.config;
         let deadline = Instant::now().checked_add(config.start_timeout);
         if let Some(start) = &config.template {
-            self.start_template(start)?;
+            self.forks.ensure_template(start)?;
         }
         let (link, handout) = Link::create(u64::from(config.max_payload))?;
         let orders = Orders {
@@ -233,164 +181,113 @@ impl Supervisor {
             max_payload: u64::from(config.max_payload),
             limits: config.limits.clone(),
         };
-        let (sink, stderr, captured) = self.output.connect()?;
-        sys::instruct(&orders, &link, &handout.files, &captured, desk.ear.as_fd())?;
-        let link = Arc::new(link);
-        if let Some(parent) = &self.template {
-            self.ordered += 1;
-            let sent = parent.template.order(self.ordered, &handout.socket, stderr.as_ref());
-            let has_ended = sent.as_ref().is_err_and(template::is_gone);
-            if !has_ended {
-                sent?;
-            }
-            self.expected.push(Expected { order: self.ordered, link, sink, deadline });
-            if has_ended {
+        let (pipes, stderr, captured) = self.output.connect()?;
+        handshake::instruct(&orders, &link, &handout.files, &captured, dispatcher.listener.as_fd())?;
+        let launch = Launch { link: Arc::new(link), pipes, deadline };
+        if config.template.is_some() {
+            let is_there = self.forks.order(launch, &handout.socket, stderr.as_ref())?;
+            if !is_there {
                 self.lose_template();
             }
         } else {
-            let (program, surroundings) = (&config.program, &config.surroundings);
-            let pid = sys::spawn(program, &config.arguments, surroundings, handout.socket, stderr)?;
-            self.take_on(Process::of_child(pid)?, Life::Child, Expected { order: 0, link, sink, deadline });
+            let (program, arguments) = (&config.program, &config.arguments);
+            let pid = handshake::start_program(program, arguments, &config.env, handout.socket, stderr)?;
+            self.register(Process::of_child(pid)?, ReapedBy::Supervisor, launch);
         }
         Ok(())
     }
 
-    /// A worker's process has been started.
-    fn take_on(&mut self, process: Process, life: Life, start: Expected) {
-        let Expected { link, sink, deadline, .. } = start;
-        if self.desk.is_listened_to() {
-            link.listen();
+    /// Adds a worker whose process has been started.
+    fn register(&mut self, process: Process, reaped_by: ReapedBy, launch: Launch) {
+        if self.dispatcher.has_listener() {
+            launch.link.listen();
         }
-        self.output.add(Arc::clone(&sink));
-        let config = &self.desk.config;
-        let member = Member::new(process.pid(), Arc::clone(&link), Arc::clone(&sink), config.max_jobs);
-        self.desk.look(|inbox, _| inbox.members.push(member));
-        self.staff.push(Staff { process, life, link, sink, link_is_open: true, told: false, deadline });
+        self.output.add(Arc::clone(&launch.pipes));
+        let config = &self.dispatcher.config;
+        let (link, pipes) = (Arc::clone(&launch.link), Arc::clone(&launch.pipes));
+        let worker = WorkerRecord::new(process.pid(), link, pipes, config.max_jobs, config.max_age);
+        self.dispatcher.look(|scheduler, _| scheduler.workers.push(worker));
+        self.children.push(Child::new(process, reaped_by, launch));
     }
 
-    /// Sees to it that there is a template.
-    fn start_template(&mut self, start: &template::Start) -> std::io::Result<()> {
-        if self.template.as_ref().is_some_and(|parent| parent.is_lost) {
-            self.end_template();
-        }
-        if self.template.is_none() {
-            self.template = Some(Parent { template: Template::start(start)?, is_lost: false });
-        }
-        Ok(())
-    }
-
-    /// Takes note of what the template has done.
+    /// Handles what the template has reported.
     fn hear_template(&mut self) {
-        let Some(parent) = self.template.as_mut().filter(|parent| !parent.is_lost) else { return };
-        for news in parent.template.news() {
-            match news {
-                template::News::Born { order, process } => {
-                    let at = self.expected.iter().position(|expected| expected.order == order);
-                    match at.map(|at| self.expected.swap_remove(at)) {
-                        Some(expected) => self.take_on(process, Life::Forked, expected),
-                        // It came too late.
-                        None => process.kill(),
-                    }
-                }
-                template::News::Failed { order, reason } => {
-                    self.expected.retain(|expected| expected.order != order);
+        for event in self.forks.events() {
+            match event {
+                TemplateEvent::Born { order, process } => match self.forks.take_pending(order) {
+                    Some(launch) => self.register(process, ReapedBy::Template, launch),
+                    // It came after its deadline.
+                    None => process.kill(),
+                },
+                TemplateEvent::Failed { order, reason } => {
+                    self.forks.take_pending(order);
                     self.start_failed(&format!("the template could not fork a worker: {reason}"));
                 }
-                template::News::Ended { pid, ended } => {
-                    if let Some(at) = self.staff.iter().position(|staff| staff.process.pid() == pid) {
-                        self.bury(at, Some(ended));
+                TemplateEvent::Ended { pid, end } => {
+                    if let Some(at) = self.children.iter().position(|child| child.process.pid() == pid) {
+                        self.reap(at, Some(end));
                     }
                 }
-                template::News::Silent => self.lose_template(),
+                TemplateEvent::Silent => self.lose_template(),
             }
         }
     }
 
-    /// The template has ended: whom it was to fork will not come, and whom it has forked dies with it.
+    /// Gives the template up, which has ended or takes too long.
     fn lose_template(&mut self) {
-        if let Some(parent) = &mut self.template {
-            parent.is_lost = true;
-            parent.template.process.kill();
-            // Nobody will say how they ended.
-            let dead = self.staff.iter_mut().filter(|staff| staff.life == Life::Dead);
-            dead.for_each(|staff| staff.deadline = Some(Instant::now()));
-        }
-        if !self.expected.is_empty() {
-            self.expected.clear();
+        let had_pending = self.forks.lose_template();
+        // It will not report how these workers ended.
+        let unreported = self.children.iter_mut().filter(|child| child.reaped_by == ReapedBy::TemplateLate);
+        unreported.for_each(|child| child.deadline = Some(Instant::now()));
+        if had_pending {
             self.start_failed("the workers' template has ended; what it wrote to standard error says why");
         }
     }
 
-    /// Ends the template and collects it.
-    fn end_template(&mut self) {
-        if let Some(Parent { template, .. }) = self.template.take() {
-            let Template { process, socket } = template;
-            drop(socket);
-            if !sys::is_readable_within(process.pidfd(), FAREWELL) {
-                process.kill();
-                sys::is_readable_within(process.pidfd(), FAREWELL);
-            }
-            process.collect();
-        }
-    }
-
-    /// Notes a worker that did not come up. Jobs that nobody else can run end with the reason.
+    /// Counts a worker that did not come up. If no other worker is up after several of them, the queued jobs end with
+    /// the reason.
     fn start_failed(&mut self, reason: &str) {
         self.failures += 1;
         let pause = Duration::from_millis(10).saturating_mul(1 << self.failures.min(9));
         self.not_before = Instant::now().checked_add(pause);
-        if self.failures < PATIENCE {
+        if self.failures < MAX_FAILED_STARTS {
             return;
         }
-        let stranded = self.desk.look(|inbox, _| {
-            if inbox.members.iter().any(Member::is_ready) { Vec::new() } else { inbox.drain() }
+        let stranded = self.dispatcher.look(|scheduler, _| {
+            if scheduler.workers.iter().any(WorkerRecord::is_up) { Vec::new() } else { scheduler.drain() }
         });
-        for job in stranded {
-            job.fail(ErrorKind::WorkerStart(reason.to_owned().into()), &*self.desk.counts);
-        }
+        self.dispatcher.fail_all(stranded, || ErrorKind::WorkerStart(reason.to_owned().into()));
     }
 
-    /// Takes up workers that have come up.
-    fn welcome(&mut self) {
-        let config = &self.desk.config;
+    /// Takes the next step with workers that are coming up: checks their fingerprint, gives them the initializer, and
+    /// makes them ready.
+    fn complete_handshakes(&mut self) {
+        let config = &self.dispatcher.config;
         let mut came_up = false;
-        let news: Vec<_> = self.desk.look(|inbox, _| {
-            inbox.members.iter_mut().filter_map(|member| Some((member.pid, news_of(member)?))).collect()
+        let steps: Vec<_> = self.dispatcher.look(|scheduler, _| {
+            let step = |worker: &WorkerRecord| Some((worker.pid, HandshakeStep::of(worker)?));
+            scheduler.workers.iter().filter_map(step).collect()
         });
-        for (pid, news) in news {
-            let refusal = match news {
-                News::Greeting(theirs) if theirs == fingerprint() => None,
-                News::Greeting(_) => {
-                    Some("its build differs from this program's; start the same program".to_owned())
-                }
-                News::InitializerResult(answer) => config.initializer.as_ref().and_then(|initializer| {
-                    let outcome = answer.map_err(|error| error.to_string()).and_then(|answer| {
-                        let result = outcome::verdict(&answer, "the initializer");
-                        let result = result.map_err(|kind| kind.to_string())?;
-                        panic::catch(|| (initializer.verdict)(result))
-                            .unwrap_or_else(|panic| Err(format!("panicked{panic}")))
-                    });
-                    outcome.err().map(|reason| format!("its initializer failed: {reason}"))
-                }),
-            };
-            let staff = self.staff.iter_mut().find(|staff| staff.process.pid() == pid);
-            self.desk.look(|inbox, after| {
-                let Some(at) = inbox.find(pid) else { return };
+        for (pid, step) in steps {
+            let refusal = self.refusal(step);
+            let child = self.children.iter_mut().find(|child| child.process.pid() == pid);
+            self.dispatcher.look(|scheduler, after| {
+                let Some(at) = scheduler.find(pid) else { return };
                 match (&config.initializer, refusal) {
-                    (_, Some(reason)) => inbox.dismiss(at, Why::Refused(reason), after),
-                    (Some(initializer), None) if inbox.members[at].phase == Phase::Starting => {
-                        inbox.members[at].initialise(&initializer.call);
+                    (_, Some(reason)) => scheduler.dismiss(at, LeaveReason::HandshakeFailed(reason), after),
+                    (Some(initializer), None) if scheduler.workers[at].phase == WorkerPhase::Starting => {
+                        scheduler.workers[at].initialise(&initializer.call);
                     }
                     _ => {
-                        inbox.members[at].phase = Phase::Ready;
-                        if let Some(staff) = staff {
-                            staff.deadline = None;
+                        scheduler.workers[at].phase = WorkerPhase::Ready;
+                        if let Some(child) = child {
+                            child.deadline = None;
                         }
                         came_up = true;
-                        inbox.assign(after);
+                        scheduler.assign(after);
                     }
                 }
-                let link = &inbox.members[at].link;
+                let link = &scheduler.workers[at].link;
                 if link.must_wake() {
                     link.wake();
                 }
@@ -402,132 +299,123 @@ impl Supervisor {
         }
     }
 
-    /// Lets worn workers finish when there is one in their place.
-    fn retire(&mut self, now: Instant) {
-        let config = &self.desk.config;
-        self.desk.look(|inbox, after| {
-            let mut spare = inbox.members.iter().filter(|member| member.phase == Phase::Ready).count();
-            // Those that are worn out first, then the idle ones.
-            let is_worn = |member: &Member| config.is_worn(member, now);
-            let mut order: Vec<usize> = (0..inbox.members.len()).collect();
-            order.sort_by_key(|at| (!is_worn(&inbox.members[*at]), !inbox.members[*at].calls.is_empty()));
-            for at in order {
-                let is_ready = inbox.members[at].phase == Phase::Ready;
-                let is_spent = inbox.members[at].is_spent();
-                if is_ready && (spare > inbox.wanted || is_spent) {
-                    // The last job of one that is spent is its own.
-                    if !is_spent {
-                        inbox.recall(at, after);
-                    }
-                    let (is_fat, is_worn) = (inbox.members[at].is_fat, is_worn(&inbox.members[at]));
-                    inbox.members[at].phase = Phase::Retiring;
-                    spare -= 1;
-                    let restarts = &mut inbox.restarts;
-                    match (is_spent, is_fat, is_worn) {
-                        (true, ..) => restarts.max_jobs += 1,
-                        (_, true, _) => restarts.memory += 1,
-                        (.., true) => restarts.max_age += 1,
-                        // The pool has got smaller.
-                        _ => {}
-                    }
-                }
-                if inbox.members[at].phase == Phase::Retiring && inbox.members[at].calls.is_empty() {
-                    inbox.dismiss(at, Why::Released, after);
-                }
+    /// Returns the reason why a worker is refused after this step, if it is.
+    fn refusal(&self, step: HandshakeStep) -> Option<String> {
+        match step {
+            HandshakeStep::Greeting(theirs) if theirs == fingerprint() => None,
+            HandshakeStep::Greeting(_) => {
+                Some("its build differs from this program's; start the same program".to_owned())
             }
-            inbox.assign(after);
-        });
+            HandshakeStep::Initialised(answer) => {
+                let reason = self.initializer_error(answer)?;
+                Some(format!("its initializer failed: {reason}"))
+            }
+        }
     }
 
-    /// Measures what busy workers use, and ends those that use too much.
+    fn initializer_error(&self, answer: Result<Answer, Malformed>) -> Option<String> {
+        let initializer = self.dispatcher.config.initializer.as_ref()?;
+        let result = answer.map_err(|error| error.to_string()).and_then(|answer| {
+            let result = results::into_result(&answer, "the initializer").map_err(|kind| kind.to_string())?;
+            panic::catch(|| (initializer.into_result)(result))
+                .unwrap_or_else(|panic| Err(format!("panicked{panic}")))
+        });
+        result.err()
+    }
+
+    /// Measures the memory of the workers that are up, and ends those that use too much.
     fn measure(&mut self, now: Instant) {
-        let Some(limit) = self.desk.config.max_rss else { return };
+        let Some(limit) = self.dispatcher.config.max_rss else { return };
         if now < self.measured + MEASURE {
             return;
         }
         self.measured = now;
-        let pids: Vec<u32> = self
-            .desk
-            .look(|inbox, _| inbox.members.iter().filter(|it| it.is_ready()).map(|it| it.pid).collect());
+        let pids: Vec<u32> = self.dispatcher.look(|scheduler, _| {
+            scheduler.workers.iter().filter(|worker| worker.is_up()).map(|worker| worker.pid).collect()
+        });
         for pid in pids {
-            let used = sys::memory_of(pid);
-            self.desk.look(|inbox, after| {
-                let Some(at) = inbox.find(pid) else { return };
+            let used = process::memory_of(pid);
+            self.dispatcher.look(|scheduler, after| {
+                let Some(at) = scheduler.find(pid) else { return };
                 if used <= limit {
                     return;
                 }
-                // A job that was there at the last measurement is to blame; one that came since may be innocent of
-                // what its worker has leaked.
+                // A job that was there at the last measurement is the cause. One that came since may not be: its worker
+                // may have leaked the memory before.
                 let is_old = |(_, since): (_, Instant)| now.saturating_duration_since(since) >= MEASURE;
-                if inbox.members[at].running().is_some_and(is_old) {
-                    inbox.dismiss(at, Why::Memory(used), after);
+                if scheduler.workers[at].running().is_some_and(is_old) {
+                    scheduler.dismiss(at, LeaveReason::Memory(used), after);
                 } else {
-                    inbox.members[at].is_fat = true;
+                    scheduler.workers[at].over_memory = true;
                 }
             });
         }
     }
 
-    /// Ends the workers that are to go.
-    fn see_off(&mut self) {
-        let grace = self.desk.config.grace;
-        let leaving: Vec<(u32, Farewell)> = self.desk.look(|inbox, _| {
-            inbox.members.iter().filter_map(|member| Some((member.pid, farewell_to(member)?))).collect()
+    /// Asks the workers that are to leave to exit.
+    fn begin_exits(&mut self) {
+        let grace = self.dispatcher.config.grace;
+        let leaving: Vec<(u32, ExitRequest)> = self.dispatcher.look(|scheduler, _| {
+            let request = |worker: &WorkerRecord| Some((worker.pid, ExitRequest::of(worker)?));
+            scheduler.workers.iter().filter_map(request).collect()
         });
-        for (pid, farewell) in leaving {
-            let staff = self.staff.iter_mut().find(|staff| staff.process.pid() == pid && !staff.told);
-            let Some(staff) = staff else { continue };
-            staff.told = true;
-            staff.deadline = Instant::now().checked_add(grace);
-            match farewell {
-                Farewell::Release => staff.link.close(),
-                Farewell::Terminate => staff.process.terminate(),
-                Farewell::Kill => {
-                    staff.process.kill();
-                    staff.deadline = None;
+        for (pid, request) in leaving {
+            let mut children = self.children.iter_mut();
+            let child = children.find(|child| child.process.pid() == pid && !child.exit_requested);
+            let Some(child) = child else { continue };
+            child.exit_requested = true;
+            child.deadline = Instant::now().checked_add(grace);
+            match request {
+                ExitRequest::CloseLink => child.link.close(),
+                ExitRequest::Terminate => child.process.terminate(),
+                ExitRequest::Kill => {
+                    child.process.kill();
+                    child.deadline = None;
                 }
             }
         }
     }
 
-    /// Kills whoever has had its time.
+    /// Acts on the deadlines that have passed.
     fn keep_deadlines(&mut self) {
         let now = Instant::now();
-        if self.expected.iter().any(|expected| expected.deadline.is_some_and(|deadline| deadline <= now)) {
+        if self.forks.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.lose_template();
         }
-        for at in 0..self.staff.len() {
-            let staff = &mut self.staff[at];
-            if staff.deadline.is_none_or(|deadline| now < deadline) {
+        for at in 0..self.children.len() {
+            let child = &mut self.children[at];
+            if child.deadline.is_none_or(|deadline| now < deadline) {
                 continue;
             }
-            staff.deadline = None;
-            if staff.life == Life::Dead {
-                self.bury(at, None);
-                // The others have moved.
+            child.deadline = None;
+            if child.reaped_by == ReapedBy::TemplateLate {
+                self.reap(at, None);
+                // The indices of the others have changed.
                 return self.keep_deadlines();
             }
-            let (pid, link_is_open) = (staff.process.pid(), staff.link_is_open);
-            if staff.told {
-                staff.process.kill();
+            let (pid, link_is_open) = (child.process.pid(), child.link_is_open);
+            if child.exit_requested {
+                child.process.kill();
                 continue;
             }
-            self.desk.look(|inbox, after| {
-                let Some(at) = inbox.find(pid) else { return };
-                let why = match inbox.members[at].phase {
-                    // Only the lack of a link sets a deadline to a worker that is ready.
-                    Phase::Ready | Phase::Retiring | Phase::Leaving(_) => Why::BrokeOff,
-                    _ if link_is_open => Why::Refused("it was not ready in time".to_owned()),
-                    _ => Why::Refused("it closed its link".to_owned()),
+            self.dispatcher.look(|scheduler, after| {
+                let Some(at) = scheduler.find(pid) else { return };
+                let reason = match scheduler.workers[at].phase {
+                    // A worker that is ready has a deadline only if it has closed its link.
+                    WorkerPhase::Ready | WorkerPhase::Retiring | WorkerPhase::Leaving(_) => {
+                        LeaveReason::ProtocolError
+                    }
+                    _ if link_is_open => LeaveReason::HandshakeFailed("it was not ready in time".to_owned()),
+                    _ => LeaveReason::HandshakeFailed("it closed its link".to_owned()),
                 };
-                inbox.dismiss(at, why, after);
+                scheduler.dismiss(at, reason, after);
             });
         }
-        self.see_off();
+        self.begin_exits();
     }
 
-    /// Gives memory back that is not needed.
-    fn tidy(&mut self, now: Instant) {
+    /// Gives memory of the arena back to the system if it is not needed.
+    fn tidy_arena(&mut self, now: Instant) {
         let Some(arena) = Arena::of_this_process() else { return };
         if arena.is_over() {
             arena.tidy();
@@ -540,308 +428,166 @@ impl Supervisor {
         }
     }
 
-    /// Sleeps until a worker has something to say, ends or is due, or until the bell rings.
+    /// Sleeps until a worker or the template has written something or has ended, until a deadline, or until it is
+    /// notified.
     fn wait(&mut self) {
-        self.staff.iter().for_each(|staff| staff.link.watch());
+        self.children.iter().for_each(|child| child.link.request_wake_up());
         let Some(Sleep { until, .. }) = self.fall_asleep() else { return };
         let limit = until.map(|until| until.saturating_duration_since(Instant::now()));
-        let mut descriptors = vec![sys::watch(self.desk.bell.as_fd())];
-        let template = self.template.as_ref().filter(|parent| !parent.is_lost);
+        let mut descriptors = vec![fd::readable(self.dispatcher.event.as_fd())];
+        let template = self.forks.socket();
         let has_template = template.is_some();
-        descriptors.extend(template.map(|parent| sys::watch(parent.template.socket())));
-        for staff in &self.staff {
-            descriptors.extend((staff.life != Life::Dead).then(|| sys::watch(staff.process.pidfd())));
-            descriptors.extend(staff.link_is_open.then(|| sys::watch(staff.link.socket())));
+        descriptors.extend(template.map(fd::readable));
+        for child in &self.children {
+            let is_late = child.reaped_by == ReapedBy::TemplateLate;
+            descriptors.extend((!is_late).then(|| fd::readable(child.process.pidfd())));
+            descriptors.extend(child.link_is_open.then(|| fd::readable(child.link.socket())));
         }
-        if sys::poll(&mut descriptors, limit).is_err() {
-            // Out of kernel memory, most likely. The state is sound; look again a little later.
+        if fd::poll(&mut descriptors, limit).is_err() {
+            // Most likely the kernel is out of memory. The state is consistent, so the next round is soon.
             std::thread::sleep(Duration::from_millis(10));
             return;
         }
         let mut ready = descriptors.iter().map(|it| !it.revents().is_empty());
         if ready.next() == Some(true) {
-            self.desk.bell.silence();
+            self.dispatcher.event.drain();
         }
-        let template = has_template && ready.next() == Some(true);
+        let template_is_ready = has_template && ready.next() == Some(true);
         let ready: Vec<(bool, bool)> = self
-            .staff
+            .children
             .iter()
-            .map(|staff| {
-                let dead = staff.life != Life::Dead && ready.next() == Some(true);
-                (dead, staff.link_is_open && ready.next() == Some(true))
+            .map(|child| {
+                let is_dead = child.reaped_by != ReapedBy::TemplateLate && ready.next() == Some(true);
+                (is_dead, child.link_is_open && ready.next() == Some(true))
             })
             .collect();
-        let is_told = self.template.as_ref().is_some_and(|parent| !parent.is_lost);
-        // From the back, as the dead are removed on the way.
-        for (at, (dead, link)) in ready.into_iter().enumerate().rev() {
-            let staff = &mut self.staff[at];
-            if link && !staff.link.silence() {
-                staff.link_is_open = false;
-                let soon = Instant::now().checked_add(WITHOUT_LINK);
-                staff.deadline = staff.deadline.into_iter().chain(soon).min();
-                let pid = staff.process.pid();
-                // Where it breaks the pool nobody is to take its place.
-                if self.desk.config.on_crash == OnCrash::Isolate {
-                    self.desk.look(|inbox, after| inbox.cut_off(pid, after));
-                }
+        // From the back, since dead children are removed on the way.
+        for (at, (is_dead, has_written)) in ready.into_iter().enumerate().rev() {
+            if has_written {
+                self.drain_link(at);
             }
-            if dead && staff.life == Life::Forked && is_told {
-                staff.life = Life::Dead;
-                staff.deadline = Instant::now().checked_add(OBITUARY);
-            } else if dead {
-                self.bury(at, None);
+            let child = &mut self.children[at];
+            if is_dead && child.reaped_by == ReapedBy::Template && has_template {
+                child.reaped_by = ReapedBy::TemplateLate;
+                child.deadline = Instant::now().checked_add(EXIT_REPORT_TIMEOUT);
+            } else if is_dead {
+                self.reap(at, None);
             }
         }
-        if template {
+        if template_is_ready {
             self.hear_template();
         }
     }
 
-    /// Goes to sleep until there is something to do even if nothing happens.
+    /// Reads a worker's notifications away. Notices that the worker has closed its link.
+    fn drain_link(&mut self, at: usize) {
+        let child = &mut self.children[at];
+        if child.link.drain() {
+            return;
+        }
+        child.link_is_open = false;
+        let soon = Instant::now().checked_add(LINK_CLOSED_TIMEOUT);
+        child.deadline = child.deadline.into_iter().chain(soon).min();
+        let pid = child.process.pid();
+        // If a crash breaks the pool, no other worker is to take its place.
+        if self.dispatcher.config.on_crash == OnCrash::Isolate {
+            self.dispatcher.look(|scheduler, after| scheduler.cut_off(pid, after));
+        }
+    }
+
+    /// Goes to sleep until the next deadline, unless something has come up.
     fn fall_asleep(&mut self) -> Option<Sleep> {
-        let config = &self.desk.config;
+        let config = &self.dispatcher.config;
         let heartbeat = if config.max_rss.is_some() { MEASURE } else { HEARTBEAT };
         let now = Instant::now();
-        let starts = if self.failures > 0 { self.not_before } else { None };
-        // Freed blocks that the workers have not been told of for want of room.
-        let untold = self.staff.iter().filter(|staff| !staff.link.pass_on_returns()).count();
+        let next_start = if self.failures > 0 { self.not_before } else { None };
+        // Links whose queue has no room for all the freed blocks. They are tried again later.
+        let blocked_returns = self.children.iter().filter(|child| !child.link.pass_on_returns()).count();
         let retains = Arena::of_this_process().is_some_and(Arena::retains);
-        let idle = if retains || untold > 0 { now.checked_add(IDLE) } else { None };
-        let staff = self.staff.iter().filter_map(|staff| staff.deadline);
-        let expected = self.expected.iter().filter_map(|expected| expected.deadline);
-        let own = staff.chain(expected).chain(idle).min();
-        self.desk.fall_asleep(|inbox| {
-            let given = std::mem::replace(&mut self.given, inbox.given);
-            let is_used = inbox.given != given || !inbox.is_idle();
+        let idle = if retains || blocked_returns > 0 { now.checked_add(IDLE) } else { None };
+        let children = self.children.iter().filter_map(|child| child.deadline);
+        let own = children.chain(self.forks.next_deadline()).chain(idle).min();
+        self.dispatcher.fall_asleep(|scheduler| {
+            let given = std::mem::replace(&mut self.given, scheduler.given);
+            let is_used = scheduler.given != given || !scheduler.is_idle();
             let busy = if is_used { now.checked_add(heartbeat) } else { None };
-            // A program that cannot start is tried again for jobs alone.
-            let starts = starts.filter(|_| self.failures < PATIENCE || is_used);
-            let retries = inbox.later.iter().map(|(due, _)| *due);
-            let members = inbox.members.iter().flat_map(|member| {
-                let worn = config.worn_at(member).filter(|time| *time > now);
-                member.run_deadline().into_iter().chain(member.stalls_at(STALL)).chain(worn)
-            });
-            let until = retries.chain(members).chain(busy).chain(starts).chain(own).min();
+            // A program that cannot start is tried again only for jobs.
+            let next_start = next_start.filter(|_| self.failures < MAX_FAILED_STARTS || is_used);
+            let deadline = scheduler.next_deadline(now);
+            let until = deadline.into_iter().chain(busy).chain(next_start).chain(own).min();
             Sleep { until, is_used }
         })
     }
 
-    /// Strikes a worker that has ended from the list, and collects it unless that was done elsewhere; its death is its
-    /// job's, if it had one.
-    fn bury(&mut self, at: usize, ended: Option<Ended>) {
-        let staff = self.staff.swap_remove(at);
-        let pid = staff.process.pid();
-        let ended = ended.unwrap_or_else(|| {
-            let unknown = Ended { exit: WorkerExit::Unknown, peak_memory: 0 };
-            if staff.life == Life::Child { staff.process.collect() } else { unknown }
+    /// Removes a worker that has ended, and collects it unless `end` says that the template did. Its death becomes the
+    /// error of the job that it ran.
+    fn reap(&mut self, at: usize, end: Option<ProcessEnd>) {
+        let child = self.children.swap_remove(at);
+        let pid = child.process.pid();
+        let end = end.unwrap_or_else(|| match child.reaped_by {
+            ReapedBy::Supervisor => child.process.collect(),
+            ReapedBy::Template | ReapedBy::TemplateLate => ProcessEnd::UNKNOWN,
         });
-        let Some(member) = self.desk.look(|inbox, after| {
-            let at = inbox.find(pid)?;
-            // What it said before it died counts.
-            inbox.harvest(at, after);
-            Some(inbox.members.swap_remove(at))
+        let Some(worker) = self.dispatcher.look(|scheduler, after| {
+            let at = scheduler.find(pid)?;
+            // Answers that it gave before it died count.
+            scheduler.harvest(at, after);
+            Some(scheduler.workers.swap_remove(at))
         }) else {
             return;
         };
-        let since = member.running().map(|(_, since)| since);
-        let (phase, begun, untouched) = member.into_estate();
+        let since = worker.running().map(|(_, since)| since);
+        let (phase, begun, untouched) = worker.into_unfinished();
+        let death = Death { pid, phase, end };
         let mut suspects = Vec::new();
-        self.desk.look(|inbox, after| {
-            // Who was killed for its job's sake was noted then.
-            if phase != Phase::Leaving(Why::JobEnded) {
+        self.dispatcher.look(|scheduler, after| {
+            // The times of an aborted job were recorded when it was aborted.
+            if death.phase != WorkerPhase::Leaving(LeaveReason::JobAborted) {
                 for ((job, _), since) in begun.iter().zip(since) {
-                    inbox.note_unanswered(job.header(), since);
+                    scheduler.record_unanswered(job.header(), since);
                 }
             }
-            inbox.restarts.count(&phase);
+            death.count(&mut scheduler.restarts);
             for (job, call) in untouched {
-                if job.header().count_loss() < LOST {
-                    inbox.requeue(job, call, after);
+                if job.header().count_loss() < MAX_LOSSES {
+                    scheduler.requeue(job, call, after);
                 } else {
                     suspects.push((job, call));
                 }
             }
-            inbox.assign(after);
+            scheduler.assign(after);
         });
-        let stderr = self.output.finish(&staff.sink);
-        let died = WorkerDied {
-            pid,
-            exit: if phase == Phase::Leaving(Why::BrokeOff) { WorkerExit::Protocol } else { ended.exit },
-            task: String::new(),
-            peak_memory: match phase {
-                Phase::Leaving(Why::Memory(measured)) => ended.peak_memory.max(measured),
-                _ => ended.peak_memory,
-            },
-            out_of_memory: match phase {
-                Phase::Leaving(Why::Memory(_)) => true,
-                Phase::Leaving(_) => false,
-                _ => self.was_out_of_memory(ended.exit, &stderr),
-            },
-            max_rss: match phase {
-                Phase::Leaving(Why::Memory(_)) => self.desk.config.max_rss,
-                _ => None,
-            },
-            workers_lost: 0,
-            stderr,
-        };
-        let is_crash = !matches!(phase, Phase::Leaving(Why::Released | Why::JobEnded));
-        if is_crash && self.desk.config.on_crash == OnCrash::Break {
-            let why = match &phase {
-                Phase::Leaving(Why::Refused(reason)) => format!("worker process {pid} was refused: {reason}"),
-                _ => format!("worker process {pid} {}", ended.exit),
-            };
-            self.break_off(&why);
+        let stderr = self.output.finish(&child.pipes);
+        let config = &self.dispatcher.config;
+        let error = death.error(stderr, config.max_rss, &mut self.out_of_memory_kills);
+        if death.is_crash() && config.on_crash == OnCrash::Break {
+            self.dispatcher.break_with(&death.describe());
         }
         for (job, call) in begun.into_iter().chain(suspects) {
-            self.worker_died(job, call, died.clone());
+            self.worker_died(job, call, error.clone());
         }
-        match phase {
-            Phase::Leaving(Why::Refused(reason)) => {
-                self.start_failed(&format!("worker process {pid} was refused: {reason}"));
-            }
-            Phase::Starting | Phase::Initialising => self.start_failed(&format!(
-                "worker process {pid} {} before it was ready; does `main` begin with `offloop::init();`?",
-                ended.exit
-            )),
-            // A replacement is all that it takes.
-            Phase::Ready | Phase::Retiring | Phase::Leaving(_) => {}
+        if let Some(reason) = death.start_failure() {
+            self.start_failed(&reason);
         }
     }
 
-    /// Ends the pool, and with it all jobs, because of a crash.
-    fn break_off(&self, why: &str) {
-        let jobs = self.desk.look(|inbox, after| {
-            inbox.closed = true;
-            inbox.wanted = 0;
-            for at in 0..inbox.members.len() {
-                let is_idle = inbox.members[at].calls.is_empty();
-                inbox.dismiss(at, if is_idle { Why::Released } else { Why::JobEnded }, after);
-            }
-            // Those included that were just taken back.
-            let mut jobs = inbox.drain();
-            jobs.extend(inbox.flights().map(|(_, job)| Arc::clone(job)));
-            jobs
-        });
-        for job in jobs {
-            job.fail(ErrorKind::Broken(why.to_owned()), &*self.desk.counts);
-        }
-    }
-
-    /// Ends a job whose worker has died, or has it tried again.
-    fn worker_died(&self, job: Arc<dyn RemoteCall>, call: Outbound, mut died: WorkerDied) {
+    /// Ends a job whose worker has died, or schedules another attempt.
+    fn worker_died(&self, job: Arc<dyn RemoteCall>, call: Outbound, mut error: WorkerDied) {
         let header = job.header();
-        died.workers_lost = header.count_death();
-        let is_over = self.desk.config.on_crash == OnCrash::Break;
+        error.workers_lost = header.count_death();
+        let is_over = self.dispatcher.config.on_crash == OnCrash::Break;
         let pause =
-            header.options.retry.filter(|_| !is_over).and_then(|retry| retry.pause_after(died.workers_lost));
+            header.options.retry.filter(|_| !is_over).and_then(|retry| retry.pause_after(error.workers_lost));
         if let Some(due) = pause.and_then(|pause| Instant::now().checked_add(pause)) {
-            self.desk.look(|inbox, _| {
+            self.dispatcher.look(|scheduler, _| {
                 if job.take_back(call) {
-                    inbox.retried += 1;
-                    inbox.later.push((due, job));
+                    scheduler.retried += 1;
+                    scheduler.later.push((due, job));
                 }
             });
         } else {
-            died.task = header.options.name.clone().into_owned();
-            job.fail(ErrorKind::WorkerDied(died), &*self.desk.counts);
+            error.task = header.options.name.clone().into_owned();
+            job.fail(ErrorKind::WorkerDied(error), &*self.dispatcher.counts);
         }
-    }
-
-    /// Whether a worker that was not ended by us ran out of memory, as far as can be told.
-    fn was_out_of_memory(&mut self, exit: WorkerExit, stderr: &str) -> bool {
-        match exit {
-            // The system's killer may have sent it.
-            WorkerExit::Signal(libc::SIGKILL) => {
-                let kills = sys::out_of_memory_kills();
-                std::mem::replace(&mut self.out_of_memory_kills, kills) < kills
-            }
-            // What Rust's allocation error handler says before it aborts.
-            WorkerExit::Signal(libc::SIGABRT) => {
-                let says_so =
-                    |line: &str| line.starts_with("memory allocation of ") && line.ends_with(" bytes failed");
-                stderr.lines().any(says_so)
-            }
-            _ => false,
-        }
-    }
-}
-
-impl Restarts {
-    /// Counts a worker that has ended in this phase.
-    fn count(&mut self, phase: &Phase) {
-        match phase {
-            Phase::Ready | Phase::Retiring => self.crashed += 1,
-            Phase::Leaving(Why::JobEnded) => self.job_ended += 1,
-            Phase::Leaving(Why::Memory(_)) => self.memory += 1,
-            Phase::Leaving(Why::BrokeOff) => self.protocol += 1,
-            Phase::Starting | Phase::Initialising | Phase::Leaving(Why::Refused(_)) => self.failed_start += 1,
-            // If somebody takes its place, that was counted when it began to retire.
-            Phase::Leaving(Why::Released) => {}
-        }
-    }
-}
-
-/// What a worker that is coming up has said.
-enum News {
-    Greeting(u64),
-    InitializerResult(Result<Answer, Malformed>),
-}
-
-fn news_of(member: &Member) -> Option<News> {
-    match member.phase {
-        Phase::Starting => Some(member.link.greeting()).filter(|theirs| *theirs != 0).map(News::Greeting),
-        Phase::Initialising => member.initialised().map(News::InitializerResult),
-        _ => None,
-    }
-}
-
-/// How a worker is brought to its end.
-enum Farewell {
-    Release,
-    Terminate,
-    Kill,
-}
-
-fn farewell_to(member: &Member) -> Option<Farewell> {
-    match &member.phase {
-        // Who could not start may have something to say to others before it ends.
-        Phase::Leaving(Why::Released | Why::Refused(_)) => Some(Farewell::Release),
-        Phase::Leaving(Why::JobEnded) => Some(Farewell::Terminate),
-        Phase::Leaving(_) => Some(Farewell::Kill),
-        _ => None,
-    }
-}
-
-impl Inbox {
-    /// Where the worker with this process id is among the members.
-    fn find(&self, pid: u32) -> Option<usize> {
-        self.members.iter().position(|member| member.pid == pid)
-    }
-
-    /// Puts jobs into the queue whose next attempt is due.
-    fn retry_what_is_due(&mut self, now: Instant) {
-        let (due, later) = std::mem::take(&mut self.later).into_iter().partition(|(due, _)| *due <= now);
-        self.later = later;
-        let due: Vec<(Instant, Arc<dyn RemoteCall>)> = due;
-        for (_, job) in due {
-            self.backlog.append(job);
-        }
-    }
-
-    /// A worker has closed its socket: it gets no more calls, and those that it has not begun with are taken back.
-    fn cut_off(&mut self, pid: u32, after: &mut Aftermath) {
-        let Some(at) = self.find(pid) else { return };
-        if self.members[at].phase == Phase::Ready {
-            self.members[at].phase = Phase::Retiring;
-            self.recall(at, after);
-            self.assign(after);
-        }
-    }
-
-    /// The jobs that have run for longer than they may.
-    fn overdue(&self, now: Instant) -> Vec<Arc<dyn RemoteCall>> {
-        let is_overdue = |member: &&Member| member.run_deadline().is_some_and(|deadline| deadline <= now);
-        let running = |member: &'_ Member| member.running().map(|(job, _)| Arc::clone(job));
-        self.members.iter().filter(is_overdue).filter_map(running).collect()
     }
 }

@@ -1,210 +1,188 @@
-//! A template: a process that has done what all workers must do first, and of which they are forks.
+//! The pool's side of a template: a process that has done what all workers must do first, and of which they are forks.
 //!
-//! ```text
-//! pool ── order: a number; a worker's socket, its standard error ──▶ template ── fork ──▶ worker
-//!      ◀── born: the number, its process id; a pidfd ───────────────
-//!      ◀── ended: its process id, how, its peak memory ─────────────
-//! ```
-//!
-//! The template is the workers' parent, so only it can learn how they ended. It dies with the pool's process, and
-//! they with it. It has one thread, which only forks and collects.
+//! The template is the workers' parent, so only it learns how they ended. It dies with the pool's process, and the
+//! workers die with it.
 
-use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use rustix::event::PollFlags;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use serde::{Deserialize, Serialize};
-
+use super::child::{Launch, PendingFork};
 use crate::core::error::WorkerExit;
-use crate::processes::limits::Surroundings;
-use crate::processes::os::process::{self as sys, Ended, Process};
+use crate::processes::handshake;
+use crate::processes::link::template::{Notice, Order, is_gone, receive, tell};
+use crate::processes::os::fd;
+use crate::processes::os::process::{Process, ProcessEnd, SpawnEnv};
 
-/// Starts a template on the given end of a socket, and says which process it is. It is a child of the thread that
-/// calls this.
-pub(crate) type Start = Box<dyn Fn(OwnedFd) -> io::Result<u32> + Send + Sync>;
+/// Starts a template on the given end of a socket. Returns its process id. The template is a child of the calling
+/// thread.
+pub(super) type StartTemplate = Box<dyn Fn(OwnedFd) -> io::Result<u32> + Send + Sync>;
 
-/// The longest message, in bytes.
-const LONGEST: usize = 256;
+/// The time that a template has to end when the pool needs it no more.
+const TEMPLATE_EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What the pool asks for. With it go the worker's end of its socket and, if it has one of its own, its standard error.
-#[derive(Debug, Serialize, Deserialize)]
-struct Order(u64);
-
-/// What a template says.
-#[derive(Debug, Serialize, Deserialize)]
-enum Notice {
-    /// The order's worker is there. With it goes a pidfd.
-    Born { order: u64, pid: u32 },
-    /// It could not be forked.
-    Failed { order: u64, reason: String },
-    Ended {
-        pid: u32,
-        /// Its exit status, or the signal that ended it; neither, if somebody else has collected it.
-        code: Option<i32>,
-        signal: Option<i32>,
-        peak_memory: u64,
-    },
+/// Returns a function that starts `program` as a template.
+pub(super) fn start_program(program: PathBuf, arguments: Vec<OsString>, env: SpawnEnv) -> StartTemplate {
+    Box::new(move |socket| handshake::start_program(&program, &arguments, &env, socket, None))
 }
 
-/// What a template has done.
-pub(crate) enum News {
-    Born {
-        order: u64,
-        process: Process,
-    },
-    Failed {
-        order: u64,
-        reason: String,
-    },
-    Ended {
-        pid: u32,
-        ended: Ended,
-    },
-    /// It says nothing any more.
+/// A report of the template.
+pub(super) enum TemplateEvent {
+    /// It has forked a worker for this order.
+    Born { order: u64, process: Process },
+    /// It could not fork a worker for this order.
+    Failed { order: u64, reason: String },
+    /// A worker has ended.
+    Ended { pid: u32, end: ProcessEnd },
+    /// It will report nothing more.
     Silent,
 }
 
-/// The pool's end.
-pub(crate) struct Template {
-    pub(crate) process: Process,
-    pub(crate) socket: OwnedFd,
+/// The template process, from its start until it is collected.
+struct TemplateChild {
+    process: Process,
+    socket: OwnedFd,
+    /// It has ended or reports nothing more. Set once, by [`Forks::lose_template`].
+    is_lost: bool,
 }
 
-impl Template {
-    pub(crate) fn start(start: &Start) -> io::Result<Self> {
-        let (ours, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        rustix::io::ioctl_fionbio(&ours, true)?;
+impl TemplateChild {
+    fn start(start: &StartTemplate) -> io::Result<Self> {
+        let (ours, theirs) = fd::message_sockets()?;
         let pid = start(theirs)?;
-        Ok(Self { process: Process::of_child(pid)?, socket: ours })
+        Ok(Self { process: Process::of_child(pid)?, socket: ours, is_lost: false })
     }
 
-    /// A start of `program` as a child of this process.
-    pub(crate) fn of_program(
-        program: std::path::PathBuf,
-        arguments: Vec<std::ffi::OsString>,
-        surroundings: Surroundings,
-    ) -> Start {
-        Box::new(move |socket| sys::spawn(&program, &arguments, &surroundings, socket, None))
-    }
-
-    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-
-    pub(crate) fn order(&self, number: u64, socket: &OwnedFd, stderr: Option<&OwnedFd>) -> io::Result<()> {
-        let bytes = postcard::to_stdvec(&Order(number)).map_err(io::Error::other)?;
-        let mut files = vec![socket.as_fd()];
-        files.extend(stderr.map(OwnedFd::as_fd));
-        sys::send_with_files(self.socket(), &bytes, &files)
-    }
-
-    /// What it has said since the last time. Does not block.
-    pub(crate) fn news(&self) -> Vec<News> {
-        let mut news = Vec::new();
+    /// Returns what the template has reported since the last call. Does not block.
+    fn events(&self) -> Vec<TemplateEvent> {
+        let mut events = Vec::new();
         loop {
-            match sys::receive_with_files(self.socket(), LONGEST) {
-                Ok((bytes, _)) if bytes.is_empty() => news.push(News::Silent),
+            match receive(&self.socket) {
+                Ok((bytes, _)) if bytes.is_empty() => events.push(TemplateEvent::Silent),
                 Ok((bytes, files)) => {
-                    if let Some(understood) = understand(&bytes, files) {
-                        news.push(understood);
+                    if let Some(event) = decode_event(&bytes, files) {
+                        events.push(event);
                         continue;
                     }
-                    news.push(News::Silent);
+                    events.push(TemplateEvent::Silent);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => news.push(News::Silent),
+                Err(_) => events.push(TemplateEvent::Silent),
             }
-            return news;
+            return events;
         }
     }
 }
 
-fn understand(bytes: &[u8], files: Vec<OwnedFd>) -> Option<News> {
+fn decode_event(bytes: &[u8], files: Vec<OwnedFd>) -> Option<TemplateEvent> {
     Some(match postcard::from_bytes(bytes).ok()? {
         Notice::Born { order, pid } => {
-            News::Born { order, process: Process::of_other(pid, files.into_iter().next()?)? }
+            TemplateEvent::Born { order, process: Process::of_other(pid, files.into_iter().next()?)? }
         }
-        Notice::Failed { order, reason } => News::Failed { order, reason },
+        Notice::Failed { order, reason } => TemplateEvent::Failed { order, reason },
         Notice::Ended { pid, code, signal, peak_memory } => {
             let exit =
                 code.map(WorkerExit::Code).or(signal.map(WorkerExit::Signal)).unwrap_or(WorkerExit::Unknown);
-            News::Ended { pid, ended: Ended { exit, peak_memory } }
+            TemplateEvent::Ended { pid, end: ProcessEnd { exit, peak_memory } }
         }
     })
 }
 
-/// Whether an error of the socket means that nobody is at its other end.
-pub(crate) fn is_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+/// The pool's template, if it has one, and the workers that the template was asked to fork. Used by the supervisor
+/// alone.
+#[derive(Default)]
+pub(super) struct Forks {
+    template: Option<TemplateChild>,
+    /// Workers that the template was asked for and has not forked yet.
+    pending: Vec<PendingFork>,
+    /// Counts the orders. The last order has this number.
+    ordered: u64,
 }
 
-/// The template's own end: forks by `fork` when the pool asks for a worker. In a worker it returns what that is to
-/// be; in the template `None`, when the pool has gone.
-pub(crate) fn serve(
-    socket: &OwnedFd,
-    fork: impl FnMut() -> io::Result<u32>,
-) -> io::Result<Option<(OwnedFd, Option<OwnedFd>)>> {
-    match serve_until_error(socket, fork) {
-        Err(error) if is_gone(&error) => Ok(None),
-        end => end,
+impl Forks {
+    /// Starts the template, unless there is one.
+    pub(super) fn ensure_template(&mut self, start: &StartTemplate) -> io::Result<()> {
+        if self.template.as_ref().is_some_and(|template| template.is_lost) {
+            self.end_template();
+        }
+        if self.template.is_none() {
+            self.template = Some(TemplateChild::start(start)?);
+        }
+        Ok(())
     }
-}
 
-fn serve_until_error(
-    socket: &OwnedFd,
-    mut fork: impl FnMut() -> io::Result<u32>,
-) -> io::Result<Option<(OwnedFd, Option<OwnedFd>)>> {
-    let mut children: HashMap<u32, Process> = HashMap::new();
-    loop {
-        let mut descriptors = vec![sys::watch(socket.as_fd())];
-        let pids: Vec<u32> = children.keys().copied().collect();
-        descriptors.extend(pids.iter().map(|pid| sys::watch(children[pid].pidfd())));
-        sys::poll(&mut descriptors, None)?;
-        let ready: Vec<bool> = descriptors
-            .iter()
-            .map(|it| it.revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR))
-            .collect();
-        drop(descriptors);
-        for pid in pids.iter().zip(&ready[1..]).filter(|(_, ready)| **ready).map(|(pid, _)| pid) {
-            let Some(child) = children.remove(pid) else { continue };
-            let Ended { exit, peak_memory } = child.collect();
-            let (code, signal) = match exit {
-                WorkerExit::Code(code) => (Some(code), None),
-                WorkerExit::Signal(signal) => (None, Some(signal)),
-                WorkerExit::Protocol | WorkerExit::Unknown => (None, None),
-            };
-            tell(socket, &Notice::Ended { pid: *pid, code, signal, peak_memory }, &[])?;
+    /// Asks the template, which there is, for a worker. Returns false if the template turns out to have ended. Then the
+    /// order is pending, and the caller has to [`lose_template`](Self::lose_template).
+    pub(super) fn order(
+        &mut self,
+        launch: Launch,
+        socket: &OwnedFd,
+        stderr: Option<&OwnedFd>,
+    ) -> io::Result<bool> {
+        self.ordered += 1;
+        let template = self.template.as_ref().expect("the template was started for this order");
+        let mut files = vec![socket.as_fd()];
+        files.extend(stderr.map(OwnedFd::as_fd));
+        let sent = tell(template.socket.as_fd(), &Order(self.ordered), &files);
+        let has_ended = sent.as_ref().is_err_and(is_gone);
+        if !has_ended {
+            sent?;
         }
-        if !ready[0] {
-            continue;
+        self.pending.push(PendingFork { order: self.ordered, launch });
+        Ok(!has_ended)
+    }
+
+    /// Returns the socket on which the template reports, as long as it does.
+    pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.template.as_ref().filter(|template| !template.is_lost)?.socket.as_fd())
+    }
+
+    /// Returns what the template has reported since the last call. Does not block.
+    pub(super) fn events(&self) -> Vec<TemplateEvent> {
+        let template = self.template.as_ref().filter(|template| !template.is_lost);
+        template.map(TemplateChild::events).unwrap_or_default()
+    }
+
+    /// Removes and returns a pending order.
+    pub(super) fn take_pending(&mut self, order: u64) -> Option<Launch> {
+        let at = self.pending.iter().position(|pending| pending.order == order)?;
+        Some(self.pending.swap_remove(at).launch)
+    }
+
+    /// Returns the number of workers that are being forked.
+    pub(super) fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Returns when the next pending order will have taken too long.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.pending.iter().filter_map(|pending| pending.launch.deadline).min()
+    }
+
+    /// Kills the template, which has ended or takes too long. The workers that it has forked die with it. Returns
+    /// whether there were pending orders, which are lost.
+    pub(super) fn lose_template(&mut self) -> bool {
+        if let Some(template) = &mut self.template {
+            template.is_lost = true;
+            template.process.kill();
         }
-        let (bytes, files) = sys::receive_with_files(socket.as_fd(), LONGEST)?;
-        if bytes.is_empty() {
-            return Ok(None);
-        }
-        let Order(order) = postcard::from_bytes(&bytes).map_err(io::Error::other)?;
-        let mut files = files.into_iter();
-        let link = files.next().ok_or(io::ErrorKind::InvalidData)?;
-        match fork() {
-            Ok(0) => return Ok(Some((link, files.next()))),
-            Ok(pid) => {
-                let child = Process::of_fork(pid)?;
-                tell(socket, &Notice::Born { order, pid }, &[child.pidfd()])?;
-                children.insert(pid, child);
+        let had_pending = !self.pending.is_empty();
+        self.pending.clear();
+        had_pending
+    }
+
+    /// Ends the template and collects it.
+    pub(super) fn end_template(&mut self) {
+        if let Some(TemplateChild { process, socket, .. }) = self.template.take() {
+            drop(socket);
+            if !fd::is_readable_within(process.pidfd(), TEMPLATE_EXIT_TIMEOUT) {
+                process.kill();
+                fd::is_readable_within(process.pidfd(), TEMPLATE_EXIT_TIMEOUT);
             }
-            Err(error) => {
-                let reason: String = error.to_string().chars().take(50).collect();
-                tell(socket, &Notice::Failed { order, reason }, &[])?;
-            }
+            process.collect();
         }
     }
-}
-
-fn tell(socket: &OwnedFd, notice: &Notice, files: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let bytes = postcard::to_stdvec(notice).map_err(io::Error::other)?;
-    sys::send_with_files(socket.as_fd(), &bytes, files)
 }

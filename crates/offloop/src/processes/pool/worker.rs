@@ -1,184 +1,219 @@
-//! One worker as the desk sees it: its phase, and the calls that it has.
+//! The pool's record of one worker: its phase, and the calls that it has.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::item_queue::ItemQueue;
+use super::output::WorkerPipes;
+use super::remote::{Outbound, RemoteCall};
 use crate::core::id::JobId;
 use crate::processes::link::{Answer, CAPTURE, CONTEXT, Link, Malformed, SLOTS, STREAM, state};
-use crate::processes::pool::item_queue::ItemQueue;
-use crate::processes::pool::output::Sink;
-use crate::processes::pool::remote::{Outbound, RemoteCall};
 use crate::wire::payload::Payload;
 use crate::wire::task::Encoded;
 
+/// A worker that is at one call for this long gives back the calls behind it.
+pub(super) const STALL: Duration = Duration::from_micros(500);
+
+/// A worker whose calls are expected to take this long is given no more ahead of time.
+const AHEAD: Duration = Duration::from_micros(200);
+
+/// The phase of a worker's life.
+///
 /// ```text
 /// Starting ──greeting──▶ Initialising ──answer──▶ Ready ──▶ Retiring
 ///     │                        │                    │           │
 ///     └────────────────────────┴──────▶ Leaving ◀───┴───────────┘   (each may die at any time)
 /// ```
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub(super) enum WorkerPhase {
     /// Its greeting has not come.
     Starting,
     /// It runs the initializer, in slot 0.
     Initialising,
+    /// It is given calls.
     Ready,
-    /// It finishes what it has; another one has taken its place.
+    /// It finishes the calls that it has, and is given no more. Another worker takes its place.
     Retiring,
     /// It is to end.
-    Leaving(Why),
+    Leaving(LeaveReason),
 }
 
-/// Why a worker is to go.
+/// The reason why a worker is to end.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Why {
+pub(super) enum LeaveReason {
     /// There is no more work for it.
-    Released,
-    /// Its job was cancelled or is out of time.
-    JobEnded,
-    /// It does not speak the protocol.
-    BrokeOff,
-    /// It uses more memory than it may, in bytes.
+    Idle,
+    /// Its job was cancelled, or the job's run timeout has passed.
+    JobAborted,
+    /// It violated the protocol of its link.
+    ProtocolError,
+    /// It used more memory than it may: this many bytes.
     Memory(u64),
     /// It did not come up as it should.
-    Refused(String),
+    HandshakeFailed(String),
 }
 
-/// After so much expected work a worker is not given more ahead of time.
-const AHEAD: Duration = Duration::from_micros(200);
-
+/// The pool's record of one worker. It is kept under the scheduler's lock, so any thread that holds the lock writes it.
 #[derive(Debug)]
-pub(crate) struct Member {
-    pub(crate) pid: u32,
-    pub(crate) link: Arc<Link>,
-    sink: Arc<Sink>,
-    pub(crate) phase: Phase,
-    /// What it has, in the order in which it runs.
-    pub(crate) calls: VecDeque<Flight>,
-    /// The slot whose turn is next.
+pub(super) struct WorkerRecord {
+    /// The worker's process id. Never changes.
+    pub(super) pid: u32,
+    /// The pool's end of the worker's link. Never changes.
+    pub(super) link: Arc<Link>,
+    /// The pipes for what the worker prints. Never changes.
+    pipes: Arc<WorkerPipes>,
+    /// Changed by the supervisor when the worker comes up or retires; by any thread when the worker is to end.
+    pub(super) phase: WorkerPhase,
+    /// The calls in the worker's link, in the order in which it runs them. A call is added when it is offered, and
+    /// removed when its answer is taken or when the worker has passed it as withdrawn.
+    pub(super) calls: VecDeque<InFlight>,
+    /// The number of the slot for the next call. Counts up with each call that is offered.
     next: u32,
-    /// How long its calls are expected to take all together.
+    /// The time that all of `calls` are expected to take. Changes when a call is added, removed or withdrawn, and when
+    /// the first one takes longer than expected.
     load: Duration,
-    /// When the first of its calls became the first.
+    /// When the first of `calls` became the first. Set when a call is added to none, and when answers are taken.
     since: Instant,
-    /// The number of its newest call among all the pool's.
-    pub(crate) last_given: u64,
-    /// How many more jobs it may be given.
+    /// The number of the worker's newest call among all calls of the pool. Set when it is given one.
+    pub(super) last_given: u64,
+    /// Counts the jobs that it may still be given. Counts down with each call, and up with each that is withdrawn.
     left: u64,
-    /// It uses more memory than it may, but not for its job.
-    pub(crate) is_fat: bool,
-    pub(crate) born: Instant,
-    /// Arguments that it uses beyond their job.
+    /// It uses more memory than it may, but not because of its job. Set by the supervisor, once.
+    pub(super) over_memory: bool,
+    /// When it will have reached the age at which it is replaced. Never changes.
+    retires_at: Option<Instant>,
+    /// Arguments of answered calls of which the worker still uses parts. Added to when an answer says so. Dropped with
+    /// the record, when the worker is dead.
     kept: Vec<Payload>,
 }
 
 /// A job and its call.
-pub(crate) type Work = (Arc<dyn RemoteCall>, Outbound);
+pub(super) type Work = (Arc<dyn RemoteCall>, Outbound);
 
 /// A call in a worker's link.
-pub(crate) struct Flight {
+pub(super) struct InFlight {
     slot: u32,
+    /// The time that the call is expected to take, as far as it counts in the worker's `load`.
     expected: Duration,
-    /// `None` once it is withdrawn, until the worker has passed its slot.
-    pub(crate) work: Option<Work>,
+    /// `None` from when the call is withdrawn until the worker has passed its slot.
+    pub(super) work: Option<Work>,
 }
 
-impl std::fmt::Debug for Flight {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for InFlight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let job = self.work.as_ref().map(|(job, _)| job.header().id);
-        f.debug_struct("Flight").field("slot", &self.slot).field("job", &job).finish_non_exhaustive()
+        f.debug_struct("InFlight").field("slot", &self.slot).field("job", &job).finish_non_exhaustive()
     }
 }
 
-impl Flight {
+impl InFlight {
     fn is(&self, id: JobId) -> bool {
         self.work.as_ref().is_some_and(|(job, _)| job.header().id == id)
     }
 }
 
-/// A job with the answer to it.
-pub(crate) struct Finished {
-    pub(crate) job: Arc<dyn RemoteCall>,
-    /// Its kind, as far as its pace is concerned.
-    pub(crate) kind: u8,
-    /// `None` if the worker goes on using them.
-    pub(crate) arguments: Option<Payload>,
-    pub(crate) answer: Answer,
+/// A job with its answer.
+pub(super) struct Finished {
+    pub(super) job: Arc<dyn RemoteCall>,
+    /// The kind of the job, by which its duration is learned.
+    pub(super) kind: u8,
+    /// `None` if the worker still uses parts of them.
+    pub(super) arguments: Option<Payload>,
+    pub(super) answer: Answer,
 }
 
-impl Member {
-    pub(crate) fn new(pid: u32, link: Arc<Link>, sink: Arc<Sink>, max_jobs: Option<u64>) -> Self {
+impl WorkerRecord {
+    pub(super) fn new(
+        pid: u32,
+        link: Arc<Link>,
+        pipes: Arc<WorkerPipes>,
+        max_jobs: Option<u64>,
+        max_age: Option<Duration>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             pid,
             link,
-            sink,
-            phase: Phase::Starting,
+            pipes,
+            phase: WorkerPhase::Starting,
             calls: VecDeque::new(),
             next: 0,
             load: Duration::ZERO,
             since: now,
             last_given: 0,
             left: max_jobs.unwrap_or(u64::MAX),
-            is_fat: false,
-            born: now,
+            over_memory: false,
+            retires_at: max_age.and_then(|age| now.checked_add(age)),
             kept: Vec::new(),
         }
     }
 
-    pub(crate) fn is_ready(&self) -> bool {
-        matches!(self.phase, Phase::Ready | Phase::Retiring)
+    /// Returns whether the worker is up and not about to be ended.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.phase, WorkerPhase::Ready | WorkerPhase::Retiring)
     }
 
-    /// Whether what it says is still listened to.
-    pub(crate) fn may_answer(&self) -> bool {
-        self.is_ready()
-            || matches!(self.phase, Phase::Leaving(Why::Released | Why::JobEnded | Why::Memory(_)))
+    /// Returns whether answers of the worker are still taken.
+    pub(super) fn may_answer(&self) -> bool {
+        use LeaveReason::{Idle, JobAborted, Memory};
+        self.is_up() || matches!(self.phase, WorkerPhase::Leaving(Idle | JobAborted | Memory(_)))
     }
 
-    pub(crate) fn is_leaving(&self) -> bool {
-        matches!(self.phase, Phase::Leaving(_))
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self.phase, WorkerPhase::Leaving(_))
     }
 
-    /// Whether it may have another call behind those that it has; then, how long it is busy with them.
-    pub(crate) fn room(&self) -> Option<Duration> {
+    /// Returns how long the worker is expected to be busy, if it may be given another call.
+    pub(super) fn room(&self) -> Option<Duration> {
         let has_room = self.calls.len() < SLOTS as usize && self.load < AHEAD;
-        // Its last job is not given ahead of time: it would be taken back if it had to wait, and the worker, whose
-        // replacement comes already, would leave with too few.
+        // The last job is not given ahead of time. It would be withdrawn if it had to wait, and the worker, whose
+        // replacement comes already, would leave with too few jobs.
         let has_room = has_room && (self.left > 1 || (self.left == 1 && self.calls.is_empty()));
-        (self.phase == Phase::Ready && has_room).then_some(self.load)
+        (self.phase == WorkerPhase::Ready && has_room).then_some(self.load)
     }
 
-    /// Whether it has had all the jobs that it may run.
-    pub(crate) fn is_spent(&self) -> bool {
+    /// Returns whether the worker has been given all the jobs that it may run.
+    pub(super) fn is_spent(&self) -> bool {
         self.left == 0
     }
 
-    /// Whether it goes, or would if it were looked at.
-    pub(crate) fn is_done(&self) -> bool {
+    /// Returns whether the worker leaves, or will as soon as the supervisor looks at it.
+    pub(super) fn is_done(&self) -> bool {
         self.is_leaving() || (self.is_spent() && self.calls.is_empty())
     }
 
-    /// How long its calls are expected to take.
-    pub(crate) fn load(&self) -> Duration {
+    /// Returns whether the worker is to be replaced.
+    pub(super) fn is_worn(&self, now: Instant) -> bool {
+        let is_old = self.retires_at.is_some_and(|time| now >= time);
+        self.phase == WorkerPhase::Ready && (self.is_spent() || is_old || self.over_memory)
+    }
+
+    /// Returns when the worker will be too old.
+    pub(super) fn retires_at(&self) -> Option<Instant> {
+        self.retires_at
+    }
+
+    /// Returns the time that the worker's calls are expected to take.
+    pub(super) fn load(&self) -> Duration {
         self.load
     }
 
-    /// Has it run the initializer.
-    pub(crate) fn initialise(&mut self, call: &Encoded) {
-        self.phase = Phase::Initialising;
+    /// Gives the worker the initializer to run.
+    pub(super) fn initialise(&mut self, call: &Encoded) {
+        self.phase = WorkerPhase::Initialising;
         self.link.offer(self.next, 0, call.task.index(), 0, &call.arguments);
         self.next += 1;
     }
 
-    /// The answer of the initializer, if it has come.
-    pub(crate) fn initialised(&self) -> Option<Result<Answer, Malformed>> {
+    /// Takes the answer to the initializer, if it has come.
+    pub(super) fn initialised(&self) -> Option<Result<Answer, Malformed>> {
         (self.link.state(0) == state::ANSWERED).then(|| self.link.take(0, 0))
     }
 
-    /// Gives it a job; it has room. Says whether it must be woken for it.
-    pub(crate) fn give(
+    /// Gives the worker, which has room, a job. Returns whether the worker has to be woken for it.
+    pub(super) fn give(
         &mut self,
         job: Arc<dyn RemoteCall>,
         work: Outbound,
@@ -189,9 +224,9 @@ impl Member {
         }
         let capture = &job.header().options.capture;
         if let Some(captured) = capture {
-            self.sink.begin(captured.clone());
+            self.pipes.begin_capture(captured.clone());
         }
-        // Nothing goes behind a job of which it is not known that it ends soon, or whose output would mingle.
+        // No call goes behind one that is not known to end soon, nor behind one whose output would mingle with its own.
         let expected = expected.filter(|_| capture.is_none()).unwrap_or(AHEAD);
         let call = &work.call;
         let flags = if capture.is_some() { CAPTURE } else { 0 }
@@ -202,66 +237,67 @@ impl Member {
         let slot = self.next;
         self.next = self.next.wrapping_add(1);
         self.link.offer(slot, job.header().id.as_u64(), call.task.index(), flags, &call.arguments);
-        self.calls.push_back(Flight { slot, expected, work: Some((job, work)) });
+        self.calls.push_back(InFlight { slot, expected, work: Some((job, work)) });
         self.link.must_wake()
     }
 
-    /// The job that it runs, and since when.
-    pub(crate) fn running(&self) -> Option<(&Arc<dyn RemoteCall>, Instant)> {
+    /// Returns the job that the worker runs, and since when.
+    pub(super) fn running(&self) -> Option<(&Arc<dyn RemoteCall>, Instant)> {
         let (job, _) = self.calls.front()?.work.as_ref()?;
         Some((job, self.since))
     }
 
-    /// When its job has had its time, if that has a limit.
-    pub(crate) fn run_deadline(&self) -> Option<Instant> {
+    /// Returns when the run timeout of the worker's job passes, if it has one.
+    pub(super) fn run_deadline(&self) -> Option<Instant> {
         let (job, since) = self.running().filter(|_| !self.is_leaving())?;
         since.checked_add(job.header().options.run_timeout?)
     }
 
-    /// The link and the slot where a job is.
-    pub(crate) fn find(&self, id: JobId) -> Option<(&Arc<Link>, u32)> {
-        let flight = self.calls.iter().rev().find(|flight| flight.is(id))?;
-        Some((&self.link, flight.slot))
+    /// Returns the link and the slot of a job that this worker has.
+    pub(super) fn find(&self, id: JobId) -> Option<(&Arc<Link>, u32)> {
+        let call = self.calls.iter().rev().find(|call| call.is(id))?;
+        Some((&self.link, call.slot))
     }
 
-    /// Whether the worker has said something that nobody has taken notice of.
-    pub(crate) fn has_news(&self) -> bool {
+    /// Returns whether the worker has written something to its link that no thread of the pool has taken.
+    pub(super) fn has_news(&self) -> bool {
         match self.phase {
-            Phase::Starting => self.link.greeting() != 0,
-            Phase::Initialising => self.link.state(0) == state::ANSWERED,
-            Phase::Ready | Phase::Retiring => {
-                let state = self.calls.front().map(|flight| self.link.state(flight.slot));
+            WorkerPhase::Starting => self.link.greeting() != 0,
+            WorkerPhase::Initialising => self.link.state(0) == state::ANSWERED,
+            WorkerPhase::Ready | WorkerPhase::Retiring => {
+                let state = self.calls.front().map(|call| self.link.state(call.slot));
                 self.has_passed_withdrawn()
                     || state == Some(state::ANSWERED)
                     || (state == Some(state::ITEM) && self.items().is_some_and(|items| items.has_room()))
             }
-            Phase::Leaving(_) => false,
+            WorkerPhase::Leaving(_) => false,
         }
     }
 
-    /// Whether the first of its calls is withdrawn, and passed by the worker.
-    pub(crate) fn has_passed_withdrawn(&self) -> bool {
+    /// Returns whether the first of the calls is withdrawn, and the worker has passed it.
+    pub(super) fn has_passed_withdrawn(&self) -> bool {
         let first = self.calls.front();
         first.is_some_and(|first| first.work.is_none() && self.link.state(first.slot) == state::EMPTY)
     }
 
-    /// Where the items of the job go that it runs.
+    /// Returns the queue for the items of the running job.
     fn items(&self) -> Option<&Arc<ItemQueue>> {
         let (_, work) = self.calls.front()?.work.as_ref()?;
         work.items.as_ref()
     }
 
-    /// Takes the answers that have come, and items as far as there is room; notes whom to tell of those.
-    pub(crate) fn harvest(
+    /// Takes the answers that have come, and items as far as their queues have room. Adds to `with_items` the queues
+    /// whose readers have to be woken.
+    pub(super) fn harvest(
         &mut self,
         finished: &mut Vec<Finished>,
-        told: &mut Vec<Arc<ItemQueue>>,
+        with_items: &mut Vec<Arc<ItemQueue>>,
     ) -> Result<(), Malformed> {
         let before = self.calls.len();
-        while let Some(flight) = self.calls.front() {
-            match (&flight.work, self.link.state(flight.slot)) {
+        while let Some(call) = self.calls.front() {
+            match (&call.work, self.link.state(call.slot)) {
                 (Some((job, _)), state::ANSWERED) => {
-                    let answer = self.link.take(flight.slot, job.header().id.as_u64())?;
+                    let answer = self.link.take(call.slot, job.header().id.as_u64())?;
                     let Some((job, Outbound { call: Encoded { kind, arguments, .. }, .. })) = self.pop()
                     else {
                         continue;
@@ -273,7 +309,7 @@ impl Member {
                         None
                     };
                     if job.header().options.capture.is_some() {
-                        self.sink.end();
+                        self.pipes.end_capture();
                     }
                     finished.push(Finished { job, kind, arguments, answer });
                 }
@@ -283,8 +319,8 @@ impl Member {
                     if !items.has_room() {
                         break;
                     }
-                    items.push(self.link.take_item(flight.slot, id)?);
-                    told.push(Arc::clone(items));
+                    items.push(self.link.take_item(call.slot, id)?);
+                    with_items.push(Arc::clone(items));
                 }
                 (None, state::EMPTY) => drop(self.pop()),
                 (_, state::OFFERED | state::CLAIMED) | (None, state::WITHDRAWN) => break,
@@ -298,56 +334,58 @@ impl Member {
     }
 
     fn pop(&mut self) -> Option<Work> {
-        let flight = self.calls.pop_front()?;
-        self.load = self.load.saturating_sub(flight.expected);
-        flight.work
+        let call = self.calls.pop_front()?;
+        self.load = self.load.saturating_sub(call.expected);
+        call.work
     }
 
-    /// Takes back what it has not begun with, the last first.
-    pub(crate) fn recall(&mut self) -> Vec<Work> {
+    /// Withdraws the calls that the worker has not begun with. Returns their jobs, the last first.
+    pub(super) fn recall(&mut self) -> Vec<Work> {
         let mut recalled = Vec::new();
-        for flight in self.calls.iter_mut().rev() {
-            if flight.work.is_some() && self.link.withdraw(flight.slot) {
-                self.load = self.load.saturating_sub(std::mem::take(&mut flight.expected));
+        for call in self.calls.iter_mut().rev() {
+            if call.work.is_some() && self.link.withdraw(call.slot) {
+                self.load = self.load.saturating_sub(std::mem::take(&mut call.expected));
                 self.left += 1;
-                recalled.extend(flight.work.take());
+                recalled.extend(call.work.take());
             }
         }
         recalled
     }
 
-    /// Whether it has been at its first call for longer than `limit` while others wait behind it.
-    pub(crate) fn is_stalled(&self, limit: Duration, now: Instant) -> bool {
-        self.has_followers() && now.saturating_duration_since(self.since) >= limit
+    /// Returns whether the worker has been at its first call for longer than [`STALL`] while others wait behind it.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        self.has_followers() && now.saturating_duration_since(self.since) >= STALL
     }
 
-    /// When it will count as stalled.
-    pub(crate) fn stalls_at(&self, limit: Duration) -> Option<Instant> {
-        if self.has_followers() { self.since.checked_add(limit) } else { None }
+    /// Returns when the worker will count as stalled.
+    pub(super) fn stalls_at(&self) -> Option<Instant> {
+        if self.has_followers() { self.since.checked_add(STALL) } else { None }
     }
 
     fn has_followers(&self) -> bool {
-        self.calls.len() > 1 && self.calls.iter().skip(1).any(|flight| flight.work.is_some())
+        self.calls.len() > 1 && self.calls.iter().skip(1).any(|call| call.work.is_some())
     }
 
-    /// Its first call takes longer than was expected: nothing is given to it ahead of time until it is done.
-    pub(crate) fn expect_more(&mut self) {
+    /// Raises the expected time of the first call, which takes longer than expected. The worker is given no call ahead
+    /// of time until that one is done.
+    pub(super) fn extend_estimate(&mut self) {
         if let Some(first) = self.calls.front_mut() {
             self.load += AHEAD;
             first.expected += AHEAD;
         }
     }
 
-    /// What it leaves behind when it is dead: its phase, the jobs that it had begun, and those that it had not.
-    pub(crate) fn into_estate(self) -> (Phase, Vec<Work>, Vec<Work>) {
+    /// Takes the record of a dead worker apart: its phase, the jobs that it had begun, and those that it had not begun,
+    /// the last first.
+    pub(super) fn into_unfinished(self) -> (WorkerPhase, Vec<Work>, Vec<Work>) {
         let is_untouched = |slot| matches!(self.link.state(slot), state::OFFERED | state::WITHDRAWN);
         let (mut begun, mut untouched) = (Vec::new(), Vec::new());
-        for flight in self.calls {
-            if let Some(work) = flight.work {
-                if is_untouched(flight.slot) { untouched.push(work) } else { begun.push(work) }
+        for call in self.calls {
+            if let Some(work) = call.work {
+                if is_untouched(call.slot) { untouched.push(work) } else { begun.push(work) }
             }
         }
-        // The last first, as they go back to the front of a queue.
+        // They go back to the front of the queue, so the last comes first.
         untouched.reverse();
         (self.phase, begun, untouched)
     }

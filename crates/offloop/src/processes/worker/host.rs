@@ -1,53 +1,62 @@
-//! For programs in other languages: how a process that they have started becomes a worker.
+//! How a process that a program in another language has started becomes a template or a worker.
 
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-pub use crate::processes::worker::main::Worker;
-use crate::processes::{os::process as sys, pool::template};
+use super::main::Worker;
+use super::template;
+use crate::processes::handshake::{MARKER, become_worker};
+use crate::processes::os::fd::{move_stdin, replace_stderr};
+use crate::processes::os::process::{die_with, leave_ctrl_c_to_the_parent};
 
-/// This process, started as the [template](super::ProcessPoolBuilder::template) of a pool's workers.
+/// This process, started as the [template](crate::ProcessPoolBuilder::template) of a pool's workers.
 pub struct Template {
     socket: OwnedFd,
 }
 
 impl Template {
-    /// Takes up the role for which this process was started as a program; to be called on its first thread, before it
-    /// starts others. It dies with the process that started it. `None` if that is dead already.
+    /// Makes this process the template, if a pool has started it as a program. Returns `None` if the pool's process is
+    /// dead already. The template dies with that process.
+    ///
+    /// To be called on the first thread, before the program starts others.
     pub fn connect() -> io::Result<Option<Self>> {
-        let unclear =
-            || io::Error::new(io::ErrorKind::InvalidInput, "this process was not started by a pool");
-        let parent =
-            std::env::var(sys::MARKER).ok().and_then(|text| text.parse().ok()).ok_or_else(unclear)?;
-        // SAFETY: this is documented to be called on the first thread, as long as that is the only one. Programs that
-        // a job starts must not take themselves for workers.
-        unsafe { std::env::remove_var(sys::MARKER) };
-        let socket = sys::move_stdin()?;
+        let unclear = || {
+            let text = "this process was not started by a pool as its template (OFFLOOP_WORKER is not set)";
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        };
+        let parent = std::env::var(MARKER).ok().and_then(|text| text.parse().ok()).ok_or_else(unclear)?;
+        // SAFETY: this is documented to be called on the first thread, while that is the only one. The variable must
+        // go: programs that a job starts would take themselves for workers.
+        unsafe { std::env::remove_var(MARKER) };
+        let socket = move_stdin()?;
         Self::adopt(socket, parent)
     }
 
-    /// The same for a process that was started by [`template_by`](super::ProcessPoolBuilder::template_by): with the
-    /// socket that it was given, and the id of the process that started it.
+    /// Does the same in a process that [`template_by`](crate::embed::ProcessPoolBuilderExt::template_by) has started,
+    /// with the socket that it was given and the id of the process that started it.
     pub fn adopt(socket: OwnedFd, parent: u32) -> io::Result<Option<Self>> {
-        sys::leave_ctrl_c_to_the_parent();
-        Ok(sys::die_with(parent)?.then_some(Self { socket }))
+        leave_ctrl_c_to_the_parent();
+        Ok(die_with(parent)?.then_some(Self { socket }))
     }
 
-    /// Forks workers when the pool asks for them, until it is gone. `fork` says like its namesake who one is.
-    /// Returns in each worker with what that is to do; in the template with `None`, at the end.
+    /// Forks workers when the pool asks for them, until the pool is gone. `fork` returns the process id of the child,
+    /// and 0 in the child, as the system call does.
+    ///
+    /// Returns in each worker, which then has to [`serve`](Worker::serve). In the template it returns `None`, at the
+    /// end.
     pub fn serve(self, mut fork: impl FnMut() -> io::Result<u32>) -> io::Result<Option<Worker>> {
         let template = std::process::id();
         match template::serve(&self.socket, &mut fork)? {
             None => Ok(None),
             Some((link, stderr)) => {
                 if let Some(stderr) = stderr {
-                    rustix::stdio::dup2_stderr(&stderr)?;
+                    replace_stderr(&stderr)?;
                 }
-                if !sys::die_with(template)? {
+                if !die_with(template)? {
                     return Ok(None);
                 }
-                sys::become_worker(link).map(|start| Some(Worker::new(start)))
+                become_worker(link).map(|setup| Some(Worker::new(setup)))
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The other side: what a process does that was started as a worker.
+//! A worker process: it serves one link until the pool lets it go.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -9,57 +9,69 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::process::exit;
 use std::rc::Rc;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::perform;
 use crate::base::clock::Moment;
-use crate::base::fork::Generation;
-use crate::base::panic;
-use crate::core::error::ErrorKind;
-use crate::core::error::NotSent;
-use crate::core::header::Header;
-use crate::core::options::Options;
-use crate::core::outcome::Outcome;
-use crate::core::spin::{self, AdaptiveSpin};
 use crate::metrics::cpu::CpuMeter;
+use crate::base::fork::Generation;
+use crate::core::error::NotSent;
+use crate::core::spin::{self, AdaptiveSpin};
 use crate::metrics::stats::Timing;
-use crate::processes::link::{
-    AnswerTag, CAPTURE, CONTEXT, PanicNote, Request, STREAM, SlotHeader, UNHEARD, WorkerEnd,
-};
-use crate::processes::os::process as sys;
+use crate::processes::handshake::{self, MARKER, WorkerSetup, become_worker};
+use crate::processes::link::{AnswerTag, CAPTURE, Request, STREAM, SlotHeader, UNHEARD, WorkerEnd};
+use crate::processes::os::fd::{StdioRedirect, move_stdin};
+use crate::processes::os::process::{die_with, is_first_thread};
 use crate::wire::arena::Arena;
 use crate::wire::blob::Blob;
-use crate::wire::payload::{Incoming, Payload};
-use crate::wire::task::{Context, Fault, Task, fingerprint, registry};
+use crate::wire::payload::Payload;
+use crate::wire::task::fingerprint;
 
-/// How long an answer may go unheard while there is more to do, before the supervisor is woken for it: answers
-/// that come close together wake it once.
+/// While there is more to do, answers are announced this long after the first that was not. So answers that come close
+/// together wake the supervisor once.
 const TOGETHER: Duration = Duration::from_micros(50);
 
-/// How long an answer may go unheard when there is nothing more to do: whoever waits for it may be looking.
+/// When there is nothing more to do, an answer is announced after this time. A caller that spins takes it before.
 const MOMENT: Duration = Duration::from_micros(3);
 
-/// How long a worker spins for the next call at most: about the time that a caller on a halted core needs to receive the
-/// answer and to send the next call.
+/// The longest time that a worker spins for the next call: about the time that a caller on a halted core needs to
+/// receive the answer and to send the next call.
 const SPIN: Duration = Duration::from_micros(200);
 
-/// To close a socket takes longer: whoever was so quick has not closed ours.
+/// Closing a socket takes longer than this. A job that took less has not closed ours.
 const QUICK: Duration = Duration::from_nanos(250);
 
-/// How long a worker without work keeps memory for later results.
+/// The time without a call after which a worker gives freed memory back to the system.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// Runs jobs until the link closes, then exits. Never returns.
-pub(crate) fn serve(marker: &OsStr) -> ! {
-    // SAFETY: `init` is documented to be called first thing in `main`, when this is the only thread. Programs
-    // that a job starts must not take themselves for workers.
-    unsafe { std::env::remove_var(sys::MARKER) };
-    let Some(parent) = marker.to_str().and_then(|text| text.parse().ok()) else {
+/// Lets this program act as a worker process. To be called first in `main`.
+///
+/// A process that was started as a pool's worker runs the pool's jobs in here and never returns. In any other process
+/// it returns at once.
+///
+/// It must come before the program starts threads, reads its arguments or opens files, since each worker would do all
+/// that too. On a thread that is not the first of its process it does nothing.
+pub fn init() {
+    if !is_first_thread() {
+        return;
+    }
+    handshake::set_initialised();
+    if let Some(parent) = std::env::var_os(MARKER) {
+        serve(&parent);
+    }
+}
+
+/// Runs jobs until the link closes, then exits.
+fn serve(parent: &OsStr) -> ! {
+    // SAFETY: `init` is documented to be called first in `main`, while this is the only thread. The variable must go:
+    // programs that a job starts would take themselves for workers.
+    unsafe { std::env::remove_var(MARKER) };
+    let Some(parent) = parent.to_str().and_then(|text| text.parse().ok()) else {
         eprintln!(
-            "offloop: the environment variable {} is reserved, and its value makes no sense",
-            sys::MARKER
+            "offloop: the environment variable {MARKER} is set to {parent:?}, which is no process id; it is reserved for \
+             the workers of a process pool, so remove it from the environment"
         );
         exit(1);
     };
@@ -76,61 +88,66 @@ pub(crate) fn serve(marker: &OsStr) -> ! {
     }
 }
 
-/// `None` if the parent is dead already.
+/// Returns `None` if the parent is dead already.
 fn begin(parent: u32) -> io::Result<Option<Worker>> {
-    if !sys::die_with(parent)? {
+    if !die_with(parent)? {
         return Ok(None);
     }
-    Ok(Some(Worker::new(sys::become_worker(sys::move_stdin()?)?)))
+    Ok(Some(Worker::new(become_worker(move_stdin()?)?)))
 }
 
-/// A process that runs a pool's jobs.
+/// A process that runs a pool's jobs. All of it is used by one thread.
 pub struct Worker {
     link: WorkerEnd,
+    /// The memory for results. Only this process writes to it.
     arena: &'static Arena,
+    /// The largest payload that the pool accepts, in bytes.
     max_payload: u64,
+    /// The pipes that replace standard output and standard error while a job is captured.
     captured: [OwnedFd; 2],
-    /// The job that runs, if somebody reads its items.
-    listened: Option<u64>,
-    /// What the pool still reads of our answers, by where it is, and how often it was sent.
+    /// The running job, if it may send items. Set when the job begins, cleared when it ends.
+    streaming: Option<u64>,
+    /// The blobs of this process's arena that the pool still reads, by their offset, each with the number of times that
+    /// it was sent. An answer or an item adds to them; a returned block takes one away.
     lent: HashMap<u64, (Blob, u32)>,
-    /// When the first answer was given that was not announced.
+    /// When the first answer was given that is not announced. Set at an answer if all before it were announced.
     unheard_since: Moment,
+    /// Learns whether spinning for the next call pays.
     spin: AdaptiveSpin,
 }
 
 impl Worker {
-    pub(crate) fn new(start: sys::Start) -> Self {
+    pub(super) fn new(setup: WorkerSetup) -> Self {
         Self {
-            link: start.link,
-            arena: start.arena,
-            max_payload: start.max_payload,
-            captured: start.captured,
-            listened: None,
+            link: setup.link,
+            arena: setup.arena,
+            max_payload: setup.max_payload,
+            captured: setup.captured,
+            streaming: None,
             lent: HashMap::new(),
             unheard_since: Moment::now(),
             spin: AdaptiveSpin::new(64),
         }
     }
 
-    /// Runs jobs on this thread until the pool lets it go.
+    /// Runs jobs on this thread until the pool lets the worker go.
     pub fn serve(self) {
         let worker = Rc::new(RefCell::new(self));
         CURRENT.set(Some(Rc::clone(&worker)));
         run_jobs(&worker);
         CURRENT.set(None);
-        // It is not dropped: its files may be gone.
+        // It is not dropped: a job may have closed its files, and another file may have their numbers.
         std::mem::forget(worker);
     }
 
-    fn answer(&mut self, request: &Request, kind: AnswerTag, payload: Payload, ran: Timing) {
+    fn answer(&mut self, request: &Request, tag: AnswerTag, payload: Payload, ran: Timing) {
         self.take_returns();
         let kept =
             (0..).zip(&request.parts).fold(0, |kept, (at, part)| kept | u32::from(part.is_shared()) << at);
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let header = SlotHeader {
             job: request.job,
-            tag: kind as u32,
+            tag: tag as u32,
             flags: kept,
             began: ran.began.as_nanos(),
             nanos: nanos(ran.took),
@@ -142,7 +159,7 @@ impl Worker {
         self.lend(payload);
     }
 
-    /// Notes what the pool reads of a payload from now on.
+    /// Records the blobs of a payload that the pool reads from now on.
     fn lend(&mut self, payload: Payload) {
         for blob in payload.into_blobs() {
             let (offset, _) = blob.place().expect("only blobs of this process's arena are attached");
@@ -151,7 +168,7 @@ impl Worker {
     }
 
     fn emit(&mut self, payload: Payload) -> Result<(), NotSent> {
-        let job = self.listened.ok_or_else(|| NotSent("nobody reads the items of this job".to_owned()))?;
+        let job = self.streaming.ok_or_else(|| NotSent("nobody reads the items of this job".to_owned()))?;
         self.check_size(&payload).map_err(NotSent)?;
         self.take_returns();
         let header = SlotHeader { job, tag: AnswerTag::Done as u32, ..SlotHeader::default() };
@@ -168,6 +185,7 @@ impl Worker {
         Ok(())
     }
 
+    /// Takes the blocks that the pool has returned.
     fn take_returns(&mut self) {
         while let Some(offset) = self.link.returned() {
             if let Entry::Occupied(mut lent) = self.lent.entry(offset) {
@@ -182,27 +200,28 @@ impl Worker {
         }
     }
 
-    /// The next call. Blocks until there is one; `None` when the link has ended.
+    /// Waits for the next call. Returns `None` when the link has ended.
     fn next(&mut self) -> Option<Request> {
         loop {
-            let request = self.link.look();
+            let request = self.link.claim();
             if request.is_some() {
                 return request;
             }
-            if !self.look_out() && !self.sleep() {
+            if !self.spin_for_call() && !self.sleep() {
                 return None;
             }
         }
     }
 
-    /// Spins for a while, if that has paid lately. Says whether a call has come. Meanwhile the pool is given a
-    /// moment to notice the last answer by itself, before it is woken.
-    fn look_out(&mut self) -> bool {
+    /// Spins for a while, if that has paid lately. Returns whether a call has come.
+    ///
+    /// Meanwhile the pool has a moment to take the last answer. If it does not, the answer is announced.
+    fn spin_for_call(&mut self) -> bool {
         let began = Instant::now();
         let (limit, moment) = if self.link.is_elsewhere() {
             (if self.spin.may_pay() { SPIN } else { Duration::ZERO }, MOMENT)
         } else {
-            // Whoever would look, or send a call, waits for this very core.
+            // The thread that would take the answer, or send a call, waits for this very core.
             (Duration::ZERO, Duration::ZERO)
         };
         let mut waited = Duration::ZERO;
@@ -225,8 +244,8 @@ impl Worker {
         }
     }
 
-    /// Sleeps until the pool has something. Memory that nobody needs goes back after a while. False if the link
-    /// has ended.
+    /// Sleeps until the pool has something. Gives unused memory back after a while. Returns false if the link has
+    /// ended.
     fn sleep(&mut self) -> bool {
         self.take_returns();
         while !self.link.is_due() {
@@ -238,7 +257,7 @@ impl Worker {
             }
             if !is_heard {
                 if !self.link.is_heard() {
-                    self.link.tell_supervisor();
+                    self.link.wake_supervisor();
                 }
             } else if !self.link.is_due() {
                 self.take_returns();
@@ -252,7 +271,7 @@ impl Worker {
 }
 
 thread_local! {
-    /// The worker that this thread is.
+    /// The worker that this thread serves.
     static CURRENT: RefCell<Option<Rc<RefCell<Worker>>>> = const { RefCell::new(None) };
 }
 
@@ -264,7 +283,7 @@ pub(crate) fn emit<T: Serialize + ?Sized>(item: &T) -> Result<(), NotSent> {
     worker.borrow_mut().emit(payload)
 }
 
-/// The borrows end before a job begins: it may emit items.
+/// Runs jobs until the link ends. Each borrow ends before a job begins, since the job may send items.
 fn run_jobs(worker: &RefCell<Worker>) {
     let born = Generation::now();
     let mut cpu = CpuMeter::default();
@@ -274,108 +293,38 @@ fn run_jobs(worker: &RefCell<Worker>) {
         let Some(request) = next else { return };
         let began = Moment::now();
         cpu.begin(began);
-        let diversion =
-            (request.flags & CAPTURE != 0).then(|| sys::Diversion::begin(&worker.borrow().captured));
-        worker.borrow_mut().listened = (request.flags & STREAM != 0).then_some(request.job);
-        let (mut kind, mut payload) = run(&request);
+        let redirect =
+            (request.flags & CAPTURE != 0).then(|| StdioRedirect::begin(&worker.borrow().captured));
+        worker.borrow_mut().streaming = (request.flags & STREAM != 0).then_some(request.job);
+        let (mut tag, mut payload) = perform::run(&request);
         if born.is_past() {
-            // The job has forked and this is the child: the link is its parent's.
-            // SAFETY: it ends this process at once; nothing of ours is to be done in the child.
+            // The job has forked, and this is the child. The link is its parent's.
+            // SAFETY: `_exit` ends this process at once. No destructor needs to run in the child.
             unsafe { libc::_exit(0) };
         }
         let mut worker = worker.borrow_mut();
-        worker.listened = None;
+        worker.streaming = None;
         if let Err(reason) = worker.check_size(&payload) {
-            (kind, payload) = (AnswerTag::BadResult, Payload::text(&reason));
+            (tag, payload) = (AnswerTag::BadResult, Payload::text(&reason));
         }
         let ended = Moment::now();
         let took = ended.since(began);
         let usage = cpu.end(ended, took);
         let _ = io::stdout().flush();
-        drop(diversion);
+        drop(redirect);
         if worker.link.has_announced() {
             worker.unheard_since = ended;
         }
         let is_intact = took < QUICK || worker.link.is_intact();
-        worker.answer(&request, kind, payload, Timing { began, took, usage });
+        worker.answer(&request, tag, payload, Timing { began, took, usage });
         if !is_intact {
-            // A job has pulled our files away. Its answer is its own, but another job shall not suffer for it.
+            // The job has closed or replaced our files. Its answer is valid, but no other job may run without them.
             return;
         }
         if ended.since(worker.unheard_since) >= TOGETHER {
             worker.link.announce();
         }
     }
-}
-
-type Surround = dyn Fn(&mut dyn FnMut()) + Send + Sync;
-
-/// What the user has put around each job.
-static SURROUND: OnceLock<Box<Surround>> = OnceLock::new();
-
-pub(crate) fn surround(hook: Box<Surround>) -> bool {
-    SURROUND.set(hook).is_ok()
-}
-
-/// Runs one request and says what it came to.
-fn run(request: &Request) -> (AnswerTag, Payload) {
-    let Some(task) = usize::try_from(request.task).ok().and_then(|index| registry().get(index)) else {
-        return (AnswerTag::BadArguments, Payload::text("the request names no task"));
-    };
-    match perform(task, request) {
-        Ok((result, has_failed)) => (if has_failed { AnswerTag::Failed } else { AnswerTag::Done }, result),
-        Err(Fault::Arguments(reason)) => (AnswerTag::BadArguments, Payload::text(&reason)),
-        Err(Fault::Result(reason)) => (AnswerTag::BadResult, Payload::text(&reason)),
-        Err(Fault::Panicked(panic)) => {
-            let note =
-                PanicNote { message: panic.message, location: panic.location, backtrace: panic.backtrace };
-            match Payload::encode(&note) {
-                Ok(note) => (AnswerTag::Panicked, note),
-                Err(_) => (AnswerTag::BadResult, Payload::text(&format!("it panicked: {}", note.message))),
-            }
-        }
-    }
-}
-
-/// Calls the task as the current job of this thread, its panic caught. Its result comes with whether it says itself
-/// that it has failed.
-fn perform(task: &Task, request: &Request) -> Result<(Payload, bool), Fault> {
-    let mut incoming = Incoming { body: request.body(), parts: &request.parts };
-    let mut options = Options::new();
-    options.name = task.name.into();
-    let mut parent = None;
-    if request.flags & CONTEXT != 0 {
-        let (context, arguments) =
-            Context::take(incoming).map_err(|error| Fault::Arguments(error.to_string()))?;
-        incoming = arguments;
-        parent = context.parent;
-        options.carried = context.carried.map(|bytes| bytes.0.into());
-        if let Some(name) = context.name {
-            options.name = name.to_owned().into();
-        }
-    }
-    let header = Header::of_request(request.job, options, parent);
-    let mut outcome = None;
-    let caught = header.perform(|| {
-        let mut call = || outcome = Some(panic::catch(|| (task.run)(incoming)));
-        match SURROUND.get() {
-            Some(hook) => hook(&mut call),
-            None => call(),
-        }
-        Ok(())
-    });
-    let result = match (outcome, caught) {
-        (Some(Ok(result)), Ok(())) => result.map(|result| (result, header.has_failed())),
-        (Some(Err(panic)), _) | (_, Err(ErrorKind::Panicked(panic))) => Err(Fault::Panicked(panic)),
-        (_, Err(other)) => Err(Fault::Result(other.to_string())),
-        (None, Ok(())) => Err(Fault::Result("the hook that surrounds jobs did not call it".to_owned())),
-    };
-    header.span.record_outcome(match &result {
-        Ok((_, false)) => Outcome::Completed,
-        Err(Fault::Panicked(_)) => Outcome::Panicked,
-        _ => Outcome::Failed,
-    });
-    result
 }
 
 impl fmt::Debug for Worker {

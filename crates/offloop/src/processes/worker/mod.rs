@@ -1,4 +1,6 @@
-//! The side of a worker process: it serves its link, runs tasks, and may be a template that is forked.
+//! The worker's side of a process pool: it serves its link and runs tasks, or is a template that is forked.
 
 pub(crate) mod host;
 pub(crate) mod main;
+pub(crate) mod perform;
+mod template;

@@ -1,0 +1,196 @@
+//! File descriptors: sockets that carry them, events, pipes, and the standard streams.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use rustix::pipe::PipeFlags;
+
+/// The largest number of descriptors that one message carries.
+pub(in crate::processes) const MAX_FILES: usize = 6;
+
+/// Sends `bytes` in one message, with copies of up to [`MAX_FILES`] descriptors.
+pub(in crate::processes) fn send_with_files(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    files: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(files));
+    let sent = rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    if sent < bytes.len() { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) }
+}
+
+/// Receives one message of at most `longest` bytes, with its descriptors. No bytes mean that the socket has ended.
+pub(in crate::processes) fn receive_with_files(
+    socket: BorrowedFd<'_>,
+    longest: usize,
+) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = vec![0; longest];
+    let message = rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    bytes.truncate(message.bytes);
+    let files = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(files) => Some(files),
+        _ => None,
+    });
+    Ok((bytes, files.flatten().collect()))
+}
+
+/// Makes a pair of sockets that keep the bounds of messages. The first one does not block.
+pub(in crate::processes) fn message_sockets() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((ours, theirs))
+}
+
+/// Reads away the bytes on a socket, which mean nothing but "look". The first read is made with `flags`. Returns false
+/// if the socket has ended.
+pub(in crate::processes) fn drain_socket(socket: &UnixStream, mut flags: RecvFlags) -> bool {
+    let mut bytes = [0; 64];
+    loop {
+        match rustix::net::recv(socket, &mut bytes, flags) {
+            Ok((0, _)) => return false,
+            Ok((count, _)) if count < bytes.len() => return true,
+            Ok(_) => flags = RecvFlags::DONTWAIT,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+/// An event that any thread can signal, and that a thread can wait for together with other descriptors.
+#[derive(Debug)]
+pub(in crate::processes) struct EventFd(OwnedFd);
+
+impl EventFd {
+    pub(in crate::processes) fn new() -> io::Result<Self> {
+        Ok(Self(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    }
+
+    /// Makes the descriptor readable.
+    pub(in crate::processes) fn notify(&self) {
+        notify(self.0.as_fd());
+    }
+
+    /// Makes the descriptor unreadable, until the next [`notify`](Self::notify).
+    pub(in crate::processes) fn drain(&self) {
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+    }
+
+    pub(in crate::processes) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Signals the event of another process, whose descriptor this is. Returns whether it could.
+pub(in crate::processes) fn notify(event: BorrowedFd<'_>) -> bool {
+    // For an event of our own this fails only if the counter is full, and then the descriptor is readable.
+    rustix::io::write(event, &1_u64.to_ne_bytes()).is_ok()
+}
+
+/// Waits until one of the descriptors is ready or `limit` has passed.
+pub(in crate::processes) fn poll(descriptors: &mut [PollFd<'_>], limit: Option<Duration>) -> io::Result<()> {
+    // Rounded up, so that a deadline has passed when the wait for it ends.
+    let limit = limit.map(|limit| {
+        let limit = limit.saturating_add(Duration::from_micros(1));
+        Timespec {
+            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: limit.subsec_nanos().into(),
+        }
+    });
+    match rustix::event::poll(descriptors, limit.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes the entry for [`poll`] that waits until `descriptor` is readable.
+pub(in crate::processes) fn readable(descriptor: BorrowedFd<'_>) -> PollFd<'_> {
+    PollFd::from_borrowed_fd(descriptor, PollFlags::IN)
+}
+
+/// Waits until `descriptor` is readable, for at most `limit`. Returns whether it is. An error counts as readable, since
+/// the read that follows will meet it.
+pub(in crate::processes) fn is_readable_within(descriptor: BorrowedFd<'_>, limit: Duration) -> bool {
+    let mut descriptors = [readable(descriptor)];
+    poll(&mut descriptors, Some(limit)).is_err() || !descriptors[0].revents().is_empty()
+}
+
+/// Makes a pipe. Its first end, from which one reads, does not block.
+pub(in crate::processes) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&read, true)?;
+    Ok((read, write))
+}
+
+/// Reads what is in the pipe. Returns `None` if there is nothing now. Sets `ended` if nothing more can come.
+pub(in crate::processes) fn read_now<'a>(
+    pipe: &OwnedFd,
+    buffer: &'a mut [u8],
+    ended: &mut bool,
+) -> Option<&'a [u8]> {
+    loop {
+        match rustix::io::read(pipe, &mut *buffer) {
+            Ok(0) => *ended = true,
+            Ok(count) => return Some(&buffer[..count]),
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(rustix::io::Errno::AGAIN) => {}
+            Err(_) => *ended = true,
+        }
+        return None;
+    }
+}
+
+/// Sends standard output and standard error elsewhere for as long as it lives.
+pub(in crate::processes) struct StdioRedirect {
+    /// Copies of the usual standard output and standard error, to be put back.
+    usual: [OwnedFd; 2],
+}
+
+impl StdioRedirect {
+    pub(in crate::processes) fn begin(targets: &[OwnedFd; 2]) -> io::Result<Self> {
+        let keep = |descriptor: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(descriptor, 3);
+        let usual = [keep(rustix::stdio::stdout())?, keep(rustix::stdio::stderr())?];
+        rustix::stdio::dup2_stdout(&targets[0])?;
+        rustix::stdio::dup2_stderr(&targets[1])?;
+        Ok(Self { usual })
+    }
+}
+
+impl Drop for StdioRedirect {
+    fn drop(&mut self) {
+        let _ = rustix::stdio::dup2_stdout(&self.usual[0]);
+        let _ = rustix::stdio::dup2_stderr(&self.usual[1]);
+    }
+}
+
+/// Makes `target` the standard error of this process from now on.
+pub(in crate::processes) fn replace_stderr(target: &OwnedFd) -> io::Result<()> {
+    Ok(rustix::stdio::dup2_stderr(target)?)
+}
+
+/// Takes the socket that this process was started with away from its standard input, and opens `/dev/null` there.
+pub(in crate::processes) fn move_stdin() -> io::Result<OwnedFd> {
+    let stdin = rustix::stdio::stdin();
+    let socket = rustix::io::fcntl_dupfd_cloexec(stdin, 3)?;
+    let null = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(socket)
+}

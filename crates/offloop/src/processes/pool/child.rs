@@ -1,0 +1,103 @@
+//! What the supervisor knows of a worker's process, from its launch until it is collected.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::output::WorkerPipes;
+use super::worker::{LeaveReason, WorkerPhase, WorkerRecord};
+use crate::processes::link::{Answer, Link, Malformed};
+use crate::processes::os::process::Process;
+
+/// A worker that is being started, whose process is not known yet.
+pub(super) struct Launch {
+    pub(super) link: Arc<Link>,
+    pub(super) pipes: Arc<WorkerPipes>,
+    /// When the start will have taken too long.
+    pub(super) deadline: Option<Instant>,
+}
+
+/// A worker that the template was asked to fork.
+pub(super) struct PendingFork {
+    /// The number of the order.
+    pub(super) order: u64,
+    pub(super) launch: Launch,
+}
+
+/// The process that collects a worker.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReapedBy {
+    /// The supervisor: the worker is its child.
+    Supervisor,
+    /// The template, which then reports how the worker ended.
+    Template,
+    /// The template, which has not reported yet how the worker ended, although it is dead.
+    TemplateLate,
+}
+
+/// A worker's process, until it is collected. Used by the supervisor alone.
+pub(super) struct Child {
+    pub(super) process: Process,
+    pub(super) reaped_by: ReapedBy,
+    pub(super) link: Arc<Link>,
+    pub(super) pipes: Arc<WorkerPipes>,
+    /// The worker has not closed its end of the socket. Cleared when the supervisor reads the end.
+    pub(super) link_is_open: bool,
+    /// The worker has been asked to end. Set once, when its record says that it leaves.
+    pub(super) exit_requested: bool,
+    /// When the worker's start, its exit, or the report of its death will have taken too long. Set at each of these,
+    /// and when the worker closes its socket. Cleared when the worker is ready, and when the deadline has passed.
+    pub(super) deadline: Option<Instant>,
+}
+
+impl Child {
+    pub(super) fn new(process: Process, reaped_by: ReapedBy, launch: Launch) -> Self {
+        let Launch { link, pipes, deadline } = launch;
+        Self { process, reaped_by, link, pipes, link_is_open: true, exit_requested: false, deadline }
+    }
+}
+
+/// A step of the handshake that a worker has taken.
+pub(super) enum HandshakeStep {
+    /// It has published its fingerprint.
+    Greeting(u64),
+    /// It has answered the initializer.
+    Initialised(Result<Answer, Malformed>),
+}
+
+impl HandshakeStep {
+    /// Takes the next step of a worker that is coming up, if it has taken one.
+    pub(super) fn of(worker: &WorkerRecord) -> Option<Self> {
+        match worker.phase {
+            WorkerPhase::Starting => {
+                Some(worker.link.greeting()).filter(|theirs| *theirs != 0).map(Self::Greeting)
+            }
+            WorkerPhase::Initialising => worker.initialised().map(Self::Initialised),
+            _ => None,
+        }
+    }
+}
+
+/// The way in which a worker is brought to its end.
+pub(super) enum ExitRequest {
+    /// Closes the link, at which the worker exits.
+    CloseLink,
+    /// Sends SIGTERM, and SIGKILL after the grace period.
+    Terminate,
+    /// Sends SIGKILL.
+    Kill,
+}
+
+impl ExitRequest {
+    /// Returns the request for a worker that is to leave.
+    pub(super) fn of(worker: &WorkerRecord) -> Option<Self> {
+        match &worker.phase {
+            // A worker whose start failed may have something to finish or to print before it ends.
+            WorkerPhase::Leaving(LeaveReason::Idle | LeaveReason::HandshakeFailed(_)) => {
+                Some(Self::CloseLink)
+            }
+            WorkerPhase::Leaving(LeaveReason::JobAborted) => Some(Self::Terminate),
+            WorkerPhase::Leaving(_) => Some(Self::Kill),
+            _ => None,
+        }
+    }
+}

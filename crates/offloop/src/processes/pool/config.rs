@@ -1,0 +1,111 @@
+//! The settings of a process pool.
+
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::template::StartTemplate;
+use crate::core::backlog::OnFull;
+use crate::core::error::ErrorKind;
+use crate::metrics::OnAdvice;
+use crate::processes::limits::Limits;
+use crate::processes::os::process::SpawnEnv;
+use crate::wire::payload::Incoming;
+use crate::wire::task::Encoded;
+
+/// Returns the bytes that travel with a job. Called at each submission.
+pub(super) type Carry = dyn Fn() -> Option<Vec<u8>> + Send + Sync;
+
+/// What a worker's crash does to its pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnCrash {
+    /// Ends the job that the worker ran. The worker is replaced.
+    #[default]
+    Isolate,
+    /// Ends the pool and all its jobs with [`ErrorKind::Broken`].
+    Break,
+}
+
+/// The settings of one pool. They do not change after the pool is built.
+pub(super) struct Config {
+    pub(super) name: Cow<'static, str>,
+    pub(super) on_advice: Option<OnAdvice>,
+    pub(super) carry: Option<Box<Carry>>,
+    /// The number of workers that are started at once, for a pool that grows on demand. `None`: all `max_workers`.
+    pub(super) min_workers: Option<usize>,
+    pub(super) max_workers: usize,
+    pub(super) queue_capacity: usize,
+    pub(super) on_full: OnFull,
+    pub(super) on_crash: OnCrash,
+    /// The time between SIGTERM and SIGKILL.
+    pub(super) grace: Duration,
+    /// The time that a worker may take to start and to run its initializer.
+    pub(super) start_timeout: Duration,
+    /// The largest encoded arguments and results, in bytes.
+    pub(super) max_payload: u32,
+    pub(super) program: PathBuf,
+    pub(super) arguments: Vec<OsString>,
+    pub(super) env: SpawnEnv,
+    /// Starts the template of which the workers are forks. `None`: the workers are started one by one.
+    pub(super) template: Option<StartTemplate>,
+    pub(super) initializer: Option<Initializer>,
+    /// The number of jobs after which a worker is replaced.
+    pub(super) max_jobs: Option<u64>,
+    /// The age at which a worker is replaced.
+    pub(super) max_age: Option<Duration>,
+    /// The most memory that a worker may have resident, in bytes.
+    pub(super) max_rss: Option<u64>,
+    /// The limits that each worker imposes on itself.
+    pub(super) limits: Limits,
+    /// The length of the end of each worker's standard error that is kept, in bytes. 0: standard error is inherited.
+    pub(super) stderr_tail: usize,
+}
+
+impl Config {
+    /// Returns the number of workers that are started when the pool is built.
+    pub(super) fn first_workers(&self) -> usize {
+        self.min_workers.unwrap_or(self.max_workers)
+    }
+
+    /// Returns the call unless its arguments are too large.
+    pub(super) fn check_size(&self, call: Encoded) -> Result<Encoded, ErrorKind> {
+        let size = call.arguments.size();
+        if size <= self.max_payload as usize {
+            return Ok(call);
+        }
+        Err(ErrorKind::Encode(format!(
+            "the arguments of `{}`: {size} bytes, more than the pool's max_payload of {}",
+            call.task.name, self.max_payload
+        )))
+    }
+}
+
+/// A call that each worker runs before its first job.
+pub(super) struct Initializer {
+    pub(super) call: Encoded,
+    /// Decodes the call's result. An error is the reason why the worker cannot be used.
+    pub(super) into_result: fn(Incoming<'_>) -> Result<(), String>,
+}
+
+/// What an initializer task may return: nothing, or a result whose error keeps the worker from starting.
+pub trait InitializerResult: Serialize + DeserializeOwned + 'static {
+    #[doc(hidden)]
+    fn into_result(self) -> Result<(), String>;
+}
+
+impl InitializerResult for () {
+    fn into_result(self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl<E: Display + Serialize + DeserializeOwned + 'static> InitializerResult for Result<(), E> {
+    fn into_result(self) -> Result<(), String> {
+        self.map_err(|error| error.to_string())
+    }
+}

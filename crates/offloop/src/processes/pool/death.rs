@@ -1,0 +1,123 @@
+//! From the death of a worker to the error of its job.
+
+use super::worker::{LeaveReason, WorkerPhase};
+use crate::core::error::{WorkerDied, WorkerExit};
+use crate::metrics::Restarts;
+use crate::processes::os::process::{self, ProcessEnd};
+
+/// How a worker ended, and in which phase.
+pub(super) struct Death {
+    pub(super) pid: u32,
+    pub(super) phase: WorkerPhase,
+    pub(super) end: ProcessEnd,
+}
+
+impl Death {
+    /// Returns whether the worker ended although it was not told to, or because it misbehaved.
+    pub(super) fn is_crash(&self) -> bool {
+        !matches!(self.phase, WorkerPhase::Leaving(LeaveReason::Idle | LeaveReason::JobAborted))
+    }
+
+    /// Returns the description of a crash that breaks the pool.
+    pub(super) fn describe(&self) -> String {
+        let Self { pid, end, .. } = self;
+        match &self.phase {
+            WorkerPhase::Leaving(LeaveReason::HandshakeFailed(reason)) => {
+                format!("worker process {pid} was refused: {reason}")
+            }
+            _ => format!("worker process {pid} {}", end.exit),
+        }
+    }
+
+    /// Returns the reason why the worker did not come up, if it did not.
+    pub(super) fn start_failure(&self) -> Option<String> {
+        match &self.phase {
+            WorkerPhase::Leaving(LeaveReason::HandshakeFailed(_)) => Some(self.describe()),
+            WorkerPhase::Starting | WorkerPhase::Initialising => Some(format!(
+                "worker process {} {} before it was ready; does `main` begin with `offloop::init();`?",
+                self.pid, self.end.exit
+            )),
+            WorkerPhase::Ready | WorkerPhase::Retiring | WorkerPhase::Leaving(_) => None,
+        }
+    }
+
+    /// Returns the error of a job that the worker ran, without what is particular to the job. `max_rss` is the pool's.
+    pub(super) fn error(
+        &self,
+        stderr: String,
+        max_rss: Option<u64>,
+        kills: &mut OutOfMemoryKills,
+    ) -> WorkerDied {
+        let Self { pid, ref phase, end } = *self;
+        let measured = match phase {
+            WorkerPhase::Leaving(LeaveReason::Memory(measured)) => Some(*measured),
+            _ => None,
+        };
+        let out_of_memory = match phase {
+            WorkerPhase::Leaving(_) => measured.is_some(),
+            _ => was_out_of_memory(end.exit, &stderr, kills),
+        };
+        WorkerDied {
+            pid,
+            exit: match phase {
+                WorkerPhase::Leaving(LeaveReason::ProtocolError) => WorkerExit::Protocol,
+                _ => end.exit,
+            },
+            task: String::new(),
+            peak_memory: end.peak_memory.max(measured.unwrap_or(0)),
+            out_of_memory,
+            max_rss: max_rss.filter(|_| measured.is_some()),
+            workers_lost: 0,
+            stderr,
+        }
+    }
+
+    /// Counts the worker among those that were replaced.
+    pub(super) fn count(&self, restarts: &mut Restarts) {
+        match &self.phase {
+            WorkerPhase::Ready | WorkerPhase::Retiring => restarts.crashed += 1,
+            WorkerPhase::Starting | WorkerPhase::Initialising => restarts.failed_start += 1,
+            WorkerPhase::Leaving(reason) => match reason {
+                LeaveReason::JobAborted => restarts.job_ended += 1,
+                LeaveReason::Memory(_) => restarts.memory += 1,
+                LeaveReason::ProtocolError => restarts.protocol += 1,
+                LeaveReason::HandshakeFailed(_) => restarts.failed_start += 1,
+                // If another worker takes its place, that was counted when it began to retire.
+                LeaveReason::Idle => {}
+            },
+        }
+    }
+}
+
+/// Notices that the system has killed a process for lack of memory.
+pub(super) struct OutOfMemoryKills {
+    /// The system's count of such kills when it was last read.
+    seen: u64,
+}
+
+impl OutOfMemoryKills {
+    pub(super) fn new() -> Self {
+        Self { seen: process::out_of_memory_kills() }
+    }
+
+    /// Returns whether there was such a kill since the last call.
+    fn was_one(&mut self) -> bool {
+        let kills = process::out_of_memory_kills();
+        std::mem::replace(&mut self.seen, kills) < kills
+    }
+}
+
+/// Returns whether a worker that ended by itself ran out of memory, as far as that can be seen.
+fn was_out_of_memory(exit: WorkerExit, stderr: &str, kills: &mut OutOfMemoryKills) -> bool {
+    match exit {
+        // The system's out-of-memory killer may have sent it.
+        WorkerExit::Signal(libc::SIGKILL) => kills.was_one(),
+        // Rust's allocation error handler prints this line before it aborts.
+        WorkerExit::Signal(libc::SIGABRT) => {
+            let is_it =
+                |line: &str| line.starts_with("memory allocation of ") && line.ends_with(" bytes failed");
+            stderr.lines().any(is_it)
+        }
+        _ => false,
+    }
+}

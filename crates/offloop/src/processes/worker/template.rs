@@ -1,0 +1,76 @@
+//! The template's loop: it forks a worker for each of the pool's orders, and reports how the workers end.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::PollFlags;
+
+use crate::core::error::WorkerExit;
+use crate::processes::link::template::{Notice, Order, is_gone, receive, tell};
+use crate::processes::os::fd;
+use crate::processes::os::process::{Process, ProcessEnd};
+
+/// The descriptors of a worker that has been forked: its end of the link's socket, and its standard error if it has one
+/// of its own.
+pub(super) type Forked = (OwnedFd, Option<OwnedFd>);
+
+/// Serves the pool until it has gone. Calls `fork` for each order. Returns in each worker, with its descriptors; in the
+/// template it returns `None` at the end.
+pub(super) fn serve(socket: &OwnedFd, fork: impl FnMut() -> io::Result<u32>) -> io::Result<Option<Forked>> {
+    match serve_until_error(socket, fork) {
+        Err(error) if is_gone(&error) => Ok(None),
+        end => end,
+    }
+}
+
+fn serve_until_error(
+    socket: &OwnedFd,
+    mut fork: impl FnMut() -> io::Result<u32>,
+) -> io::Result<Option<Forked>> {
+    let mut children: HashMap<u32, Process> = HashMap::new();
+    loop {
+        let mut descriptors = vec![fd::readable(socket.as_fd())];
+        let pids: Vec<u32> = children.keys().copied().collect();
+        descriptors.extend(pids.iter().map(|pid| fd::readable(children[pid].pidfd())));
+        fd::poll(&mut descriptors, None)?;
+        let ready: Vec<bool> = descriptors
+            .iter()
+            .map(|it| it.revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR))
+            .collect();
+        drop(descriptors);
+        for pid in pids.iter().zip(&ready[1..]).filter(|(_, ready)| **ready).map(|(pid, _)| pid) {
+            let Some(child) = children.remove(pid) else { continue };
+            let ProcessEnd { exit, peak_memory } = child.collect();
+            let (code, signal) = match exit {
+                WorkerExit::Code(code) => (Some(code), None),
+                WorkerExit::Signal(signal) => (None, Some(signal)),
+                WorkerExit::Protocol | WorkerExit::Unknown => (None, None),
+            };
+            tell(socket.as_fd(), &Notice::Ended { pid: *pid, code, signal, peak_memory }, &[])?;
+        }
+        if !ready[0] {
+            continue;
+        }
+        let (bytes, files) = receive(socket)?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let Order(order) = postcard::from_bytes(&bytes).map_err(io::Error::other)?;
+        let mut files = files.into_iter();
+        let link = files.next().ok_or(io::ErrorKind::InvalidData)?;
+        match fork() {
+            Ok(0) => return Ok(Some((link, files.next()))),
+            Ok(pid) => {
+                let child = Process::of_fork(pid)?;
+                tell(socket.as_fd(), &Notice::Born { order, pid }, &[child.pidfd()])?;
+                children.insert(pid, child);
+            }
+            Err(error) => {
+                // Short enough for one message.
+                let reason: String = error.to_string().chars().take(50).collect();
+                tell(socket.as_fd(), &Notice::Failed { order, reason }, &[])?;
+            }
+        }
+    }
+}
