@@ -20,8 +20,9 @@ use crate::base::clock::Moment;
 use crate::base::sync::Mutex;
 use crate::metrics::cpu::Usage;
 use crate::metrics::stats::Timing;
-use crate::wire::arena::{self, Mapping};
+use crate::wire::arena;
 use crate::wire::blob::{Blob, Foreign, Keeper};
+use crate::wire::memfd::{self, Mapping};
 use crate::wire::payload::Payload;
 
 /// What the supervisor hands to a new worker.
@@ -49,7 +50,7 @@ impl Link {
     pub(crate) fn create(max_payload: u64) -> io::Result<(Self, Handout)> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let ring_file = arena::memory_file("offloop-link", size_of::<Shared>())?;
+        let ring_file = memfd::memory_file("offloop-link", size_of::<Shared>())?;
         let ring = Ring(Mapping::new(ring_file.as_fd(), size_of::<Shared>(), true)?);
         let (arena_file, results) = arena::create(arena::reserve(), false)?;
         let link = Self {

@@ -16,8 +16,9 @@ use rustix::net::RecvFlags;
 use super::*;
 use crate::processes::link::pool_end::{AnswerBody, Handout};
 use crate::processes::os::process::is_readable_within;
-use crate::wire::arena::{self, Arena, Mapping};
+use crate::wire::arena::{self, Arena};
 use crate::wire::blob::{Blob, BlobMut};
+use crate::wire::memfd::{Mapping, memory_file};
 use crate::wire::payload::{Incoming, PARTS, Payload};
 
 /// After this a wait has failed. No correct run comes near it.
@@ -317,7 +318,7 @@ impl Echo {
         let payload = Payload::encode(&(job, text, part)).unwrap();
         self.end.answer(SlotHeader { nanos: job * 3, flags: 9, ..done(job) }, &payload);
         for blob in payload.into_blobs() {
-            let (offset, _) = blob.place().unwrap();
+            let (offset, _) = blob.location().unwrap();
             self.lent.entry(offset).or_insert((blob, 0)).1 += 1;
         }
         if self.dice.one_in(3) {
@@ -831,7 +832,7 @@ fn fill(link: &Arc<Link>, end: &mut WorkerEnd) -> (Vec<Answer>, Vec<Payload>, Ve
         assert!(end.look().is_some());
         let blobs: Vec<Blob> = (0..PARTS).map(|_| blob(1024, 1)).collect();
         let payload = Payload::encode(&blobs).unwrap();
-        offsets.extend(payload.parts().iter().map(|part| part.place().unwrap().0));
+        offsets.extend(payload.parts().iter().map(|part| part.location().unwrap().0));
         end.answer(done(1), &payload);
         payloads.push(payload);
         answers.push(link.take(at, 1).unwrap());
@@ -892,7 +893,7 @@ fn a_block_is_given_back_once_for_each_time_it_was_sent() {
     link.offer(0, 1, 0, 0, &value(1));
     assert!(end.look().is_some());
     let twice = blob(1024, 1);
-    let (offset, _) = twice.place().unwrap();
+    let (offset, _) = twice.location().unwrap();
     end.answer(done(1), &Payload::encode(&[twice.clone(), twice.clone()]).unwrap());
     let answer = link.take(0, 1).unwrap();
     let kept = answer.parts[0].clone();
@@ -1020,7 +1021,7 @@ fn garbage_that_is_written_all_the_while_harms_nobody() {
 fn a_worker_does_not_take_what_is_no_ring() {
     let (_link, Handout { socket, files: [ring, _] }) = Link::create(0).unwrap();
     let socket = UnixStream::from(socket);
-    let small = arena::memory_file("offloop-test", size_of::<Shared>() - 1).unwrap();
+    let small = memory_file("offloop-test", size_of::<Shared>() - 1).unwrap();
     assert!(WorkerEnd::new(socket.try_clone().unwrap(), nobody(), small.as_fd(), common_memory()).is_err());
     assert!(WorkerEnd::new(socket, nobody(), ring.as_fd(), common_memory()).is_ok());
 }

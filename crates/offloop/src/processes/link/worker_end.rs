@@ -15,8 +15,8 @@ use super::{
     EVERYBODY, FrameBody, RETURNS, Ring, Shared, SlotHeader, Span, ear, empty, open, state, this_core,
 };
 use crate::processes::os::process as sys;
-use crate::wire::arena::Mapping;
 use crate::wire::blob::{Blob, Foreign};
+use crate::wire::memfd::Mapping;
 use crate::wire::payload::Payload;
 
 /// For so long a listener may not look for an answer; then the supervisor is told.

@@ -24,7 +24,8 @@ use serde::{Deserialize, Serialize};
 use crate::core::error::WorkerExit;
 use crate::processes::limits::{Limits, Surroundings};
 use crate::processes::link::{Link, WorkerEnd};
-use crate::wire::arena::{Arena, Mapping};
+use crate::wire::arena::Arena;
+use crate::wire::memfd::Mapping;
 
 /// The environment variable that makes a copy of this program a worker. Its value is its parent's process id.
 pub(crate) const MARKER: &str = "OFFLOOP_WORKER";
@@ -373,7 +374,7 @@ pub(crate) fn become_worker(socket: OwnedFd) -> io::Result<Start> {
     let mapping = Mapping::new(own.as_fd(), size(orders.arenas.1)?, true)?;
     let arena = Arena::adopt(&own, mapping)?;
     arena.allow(size(orders.limits.retained)?);
-    let calls = Mapping::new(parents.as_fd(), size(orders.arenas.0)?, false)?.keep(parents.as_fd())?;
+    let calls = Mapping::new(parents.as_fd(), size(orders.arenas.0)?, false)?.keep_file(parents.as_fd())?;
     let link = WorkerEnd::new(socket, listener, ring.as_fd(), calls)?;
     orders.limits.impose()?;
     Ok(Start { link, arena, max_payload: orders.max_payload, captured: [out, err] })

@@ -28,7 +28,7 @@ use crate::core::shutdown::ShutdownReport;
 use crate::metrics::{Measured, Metrics};
 use crate::processes::pool::remote::{Outbound, RemoteCall};
 use crate::wire::payload::Bytes;
-use crate::wire::task::{Call, Context};
+use crate::wire::task::{Call, CallContext};
 
 /// Why a call was not taken, with its instructions.
 type Refusal = Box<(ErrorKind, Options)>;
@@ -225,7 +225,7 @@ impl ProcessPool {
         if let (None, Some(carry)) = (&options.carried, &desk.config.carry) {
             options.carried = panic::catch(carry).ok().flatten().map(Vec::into_boxed_slice);
         }
-        let context = Context {
+        let context = CallContext {
             name: has_name.then_some(&*options.name),
             parent: name_of_current_span(),
             carried: options.carried.as_deref().map(Bytes),

@@ -32,7 +32,7 @@ use crate::processes::os::process as sys;
 use crate::wire::arena::Arena;
 use crate::wire::blob::Blob;
 use crate::wire::payload::{Incoming, Payload};
-use crate::wire::task::{Context, Fault, Task, fingerprint, registry};
+use crate::wire::task::{CallContext, Fault, Task, fingerprint, registry};
 
 /// How long an answer may go unheard while there is more to do, before the supervisor is woken for it: answers
 /// that come close together wake it once.
@@ -145,7 +145,7 @@ impl Worker {
     /// Notes what the pool reads of a payload from now on.
     fn lend(&mut self, payload: Payload) {
         for blob in payload.into_blobs() {
-            let (offset, _) = blob.place().expect("only blobs of this process's arena are attached");
+            let (offset, _) = blob.location().expect("only blobs of this process's arena are attached");
             self.lent.entry(offset).or_insert((blob, 0)).1 += 1;
         }
     }
@@ -346,7 +346,7 @@ fn perform(task: &Task, request: &Request) -> Result<(Payload, bool), Fault> {
     let mut parent = None;
     if request.flags & CONTEXT != 0 {
         let (context, arguments) =
-            Context::take(incoming).map_err(|error| Fault::Arguments(error.to_string()))?;
+            CallContext::take(incoming).map_err(|error| Fault::Arguments(error.to_string()))?;
         incoming = arguments;
         parent = context.parent;
         options.carried = context.carried.map(|bytes| bytes.0.into());
