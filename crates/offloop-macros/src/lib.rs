@@ -4,8 +4,10 @@ use proc_macro::TokenStream;
 
 mod task;
 
-/// Marks a function as a task: it keeps its ordinary calls and gains `with(args…)`, which makes a call that a
-/// process pool can run. Documented in the crate `offloop`.
+/// Marks a function as a task. It can be called as before, and gains `with(args…)`, which makes a call for a process
+/// pool.
+///
+/// It is documented in the crate `offloop`.
 #[proc_macro_attribute]
 pub fn task(attributes: TokenStream, item: TokenStream) -> TokenStream {
     task::expand(attributes.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()

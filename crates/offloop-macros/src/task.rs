@@ -1,4 +1,4 @@
-//! Turns a function into a constant of a zero-sized type that derefs to it and carries `with`.
+//! Replaces a function by a constant of a zero-sized type that derefs to the function and has the method `with`.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote};
@@ -20,7 +20,7 @@ pub(crate) fn expand(attributes: TokenStream, item: TokenStream) -> Result<Token
     Ok(generate(function, &arguments))
 }
 
-/// Refuses what cannot work in another process, with advice.
+/// Refuses functions that cannot work in another process. The error says what to do.
 fn check(signature: &Signature) -> Result<()> {
     if let Some(token) = signature.asyncness {
         return Err(Error::new_spanned(
@@ -79,12 +79,12 @@ fn arguments(signature: &Signature) -> Result<Vec<Argument>> {
     Ok(arguments)
 }
 
-/// The lifetime that a call's borrowed arguments live for.
+/// Returns the lifetime of a call's borrowed arguments.
 fn call_lifetime(span: Span) -> Lifetime {
     Lifetime::new("'call", span)
 }
 
-/// Binds every borrow in a type to the call's lifetime.
+/// Replaces each lifetime in a type by that of the call.
 struct Bind<'a> {
     lifetimes: &'a [Lifetime],
     error: Option<Error>,
@@ -138,7 +138,7 @@ impl VisitMut for Borrows {
     }
 }
 
-/// How bytes travel as one block instead of byte by byte: the wrapper that does it.
+/// Returns the wrapper that encodes an argument of bytes as one block instead of single bytes. `None` for other types.
 fn wrapper(ty: &Type) -> Option<TokenStream> {
     let is_u8 = |ty: &Type| matches!(ty, Type::Path(path) if path.path.is_ident("u8"));
     match ty {
@@ -182,7 +182,7 @@ fn generate(mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
     let written: Vec<_> = arguments.iter().map(|it| &it.written).collect();
     let bound: Vec<_> = arguments.iter().map(|it| &it.bound).collect();
     let names: Vec<_> = (0..arguments.len()).map(|at| format_ident!("arg{at}")).collect();
-    // What travels: the arguments as one tuple, bytes in a wrapper that encodes them as a block.
+    // The arguments are encoded as one tuple, with bytes in a wrapper that encodes them as a block.
     let wrappers: Vec<_> = bound.iter().map(|ty| wrapper(ty)).collect();
     let sent = bound.iter().zip(&wrappers).map(|(ty, wrapper)| match (wrapper, ty) {
         (Some(wrapper), Type::Reference(_)) => quote!(#wrapper<'call>),
@@ -216,7 +216,7 @@ fn generate(mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
 
         #(#cfgs)*
         const _: () = {
-            // What a task owns was made for it, so it may as well take it by value.
+            // A worker decodes owned arguments for this call alone, so the function may take them by value.
             #[allow(non_snake_case, clippy::needless_pass_by_value)]
             #function
 
@@ -232,7 +232,7 @@ fn generate(mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
             type Sent<'call> = (#(#sent,)* ::core::marker::PhantomData<&'call ()>,);
 
             impl #name {
-                /// The call of this task with these arguments, to be given to an executor.
+                /// Makes the call of this task with these arguments, to be given to an executor.
                 #[must_use = "a call does nothing until an executor is given it"]
                 #[allow(clippy::too_many_arguments)]
                 pub fn with<'call>(&self, #(#names: #bound),*) -> ::offloop::Call<'call, #output> {

@@ -1,4 +1,4 @@
-//! A table of figures, ours beside the peers', and whether each figure to reach is reached.
+//! A table of results, ours beside those of peers, with the goals and the contenders that reach them.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ pub(crate) enum Better {
     More,
 }
 
-/// What a figure of ours is to reach.
+/// The goal for a result of ours.
 #[derive(Clone, Copy)]
 pub(crate) enum Goal {
     /// At least as good as the best peer.
@@ -20,10 +20,10 @@ pub(crate) enum Goal {
 
 /// One measured row.
 pub(crate) struct Figure {
-    /// What was measured, with its unit.
+    /// The name of the measurement, with its unit.
     pub(crate) label: String,
     pub(crate) better: Better,
-    /// None for a figure that is reported only.
+    /// The goals. There are none for a result that is only reported.
     pub(crate) goals: &'static [Goal],
     /// One value a contender, in their order; `None` where it does not apply.
     pub(crate) values: Vec<Option<f64>>,
@@ -57,7 +57,7 @@ impl Comparison {
         figure.values[at]
     }
 
-    /// Who of ours reaches the goal.
+    /// Lists the contenders of ours that reach the goal.
     fn reached_by(&self, figure: &Figure, goal: Goal) -> String {
         let (times, base) = match goal {
             Goal::BestPeer => (1.0, self.best_peer(figure).map(|(_, value)| value)),
@@ -103,7 +103,7 @@ impl Comparison {
 }
 
 impl fmt::Display for Comparison {
-    /// As an aligned Markdown table: text to the left, figures to the right.
+    /// Formats an aligned Markdown table, with text to the left and numbers to the right.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let header = self.header();
         let rows: Vec<Vec<String>> = self.figures.iter().map(|figure| self.row(figure)).collect();
@@ -138,10 +138,10 @@ impl fmt::Display for Comparison {
     }
 }
 
-/// What `describe` says of each goal, in their order.
+/// Joins the texts that `describe` returns for each goal, in their order.
 fn for_each_goal(figure: &Figure, describe: impl Fn(Goal) -> String) -> String {
-    let said: Vec<String> = figure.goals.iter().map(|goal| describe(*goal)).collect();
-    if said.is_empty() { "–".to_owned() } else { said.join("; ") }
+    let texts: Vec<String> = figure.goals.iter().map(|goal| describe(*goal)).collect();
+    if texts.is_empty() { "–".to_owned() } else { texts.join("; ") }
 }
 
 fn to_reach(goal: Goal, better: Better) -> String {
@@ -163,7 +163,7 @@ fn no_worse(better: Better, value: f64, than: f64) -> bool {
     }
 }
 
-/// Three figures are enough: the last one moves from run to run.
+/// Returns the decimal places for about three digits in all. More would change from run to run.
 fn digits(value: Option<f64>) -> usize {
     match value {
         Some(value) if value >= 100.0 => 0,

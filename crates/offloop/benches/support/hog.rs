@@ -1,4 +1,4 @@
-//! Keeps the other cores busy.
+//! Load that keeps the other cores busy.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

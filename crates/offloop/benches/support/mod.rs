@@ -1,5 +1,4 @@
-//! What the benches share: statistics, load for the other cores, what the kernel knows of a process, and the
-//! table that they print.
+//! Code common to the benches: statistics, load for the other cores, readings from `/proc`, and the table of results.
 
 mod comparison;
 mod hog;
@@ -11,17 +10,18 @@ pub(crate) use hog::Hogs;
 pub(crate) use procfs::field;
 pub(crate) use stats::{Spread, median, per_second};
 
-/// How long a bench may take.
+/// The time that a bench may take.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effort {
-    /// Enough to see that it runs: seconds.
+    /// Seconds: enough to see that it runs.
     Quick,
-    /// Enough for figures to quote: minutes.
+    /// Minutes: enough for results to quote.
     Full,
 }
 
 impl Effort {
-    /// `cargo bench` passes `--bench`. Without it (`cargo test --all-targets`), or with `--quick`, a smoke run.
+    /// Reads the effort from the command line: full with `--bench`, which `cargo bench` passes, unless there is
+    /// `--quick`.
     pub(crate) fn from_arguments() -> Self {
         let given = |name: &str| std::env::args().any(|argument| argument == name);
         if given("--bench") && !given("--quick") { Self::Full } else { Self::Quick }

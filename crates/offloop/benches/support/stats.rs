@@ -1,20 +1,20 @@
-//! The few statistics that the tables need.
+//! The statistics in the tables.
 
 use std::time::Duration;
 
-/// The middle of `values`; of two middles the upper.
+/// Returns the median of `values`, of two middle values the upper one.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// `count` things in `time`, as things a second.
+/// Returns the rate of `count` things in `time`, in things a second.
 pub(crate) fn per_second(count: u32, time: Duration) -> f64 {
     f64::from(count) / time.as_secs_f64()
 }
 
-/// How long one thing took, over many repetitions.
+/// Percentiles of the time that one thing took, over many repetitions.
 #[derive(Clone, Copy)]
 pub(crate) struct Spread {
     pub(crate) p50: Duration,

@@ -1,9 +1,9 @@
 //! The arena: an allocator in shared memory, which carries large payloads between processes without a pipe.
 //!
-//! Each process writes to one arena, its own, and shares it read-only with the processes at the other ends of its links: a
-//! parent with its workers (arguments), a worker with its parent (results). An arena is one large, sparse memory file, which
-//! takes memory only where it was written. Blocks are cut from it by size class. Freed blocks are used again, the last one
-//! first: memory that was touched before is about ten times as fast as fresh pages.
+//! Each process writes to one arena, its own, and shares it read-only with the processes at the other ends of its
+//! links: a parent with its workers (arguments), a worker with its parent (results). An arena is one large, sparse
+//! memory file, which takes memory only where it was written. Blocks are cut from it by size class. Freed blocks are
+//! used again, the last one first: memory that was touched before is about ten times as fast as fresh pages.
 //!
 //! Only the owner allocates and frees; readers tell it when they are done with a block. So no lock is shared between
 //! processes, and a process that dies leaves nothing locked.
@@ -34,8 +34,8 @@ const RESERVE: usize = 64 << 30;
 /// The freed memory that is kept for the next payloads by default, in bytes.
 const RETAINED: usize = 256 << 20;
 
-/// Returns the size for an arena in bytes. It is large, unless the address space or the size of files is limited: then it
-/// leaves room for the rest of the process.
+/// Returns the size for an arena in bytes. It is large, unless the address space or the size of files is limited:
+/// then it leaves room for the rest of the process.
 pub(crate) fn reserve() -> usize {
     let limit = |resource, share| {
         let limit = rustix::process::getrlimit(resource).current.map(|limit| limit / share);
@@ -63,8 +63,8 @@ pub(crate) fn create(mut reserve: usize, writable: bool) -> io::Result<(OwnedFd,
 /// The memory that this process writes its payloads to.
 #[derive(Debug)]
 pub(crate) struct Arena {
-    /// The file, opened for reading only. Other processes get this descriptor, and it is the only one that faulty code in a
-    /// job can find.
+    /// The file, opened for reading only. Other processes get this descriptor, and it is the only one that faulty
+    /// code in a job can find.
     file: OwnedFd,
     mapping: Mapping,
     blocks: Mutex<FreeLists>,
@@ -72,7 +72,8 @@ pub(crate) struct Arena {
     retained: AtomicUsize,
     /// The number of bytes to which `retained` is trimmed. Exceeded until the next trim.
     retained_limit: AtomicUsize,
-    /// Counts the pools, or the one worker, that trim the arena regularly. While there is none, no freed memory is kept.
+    /// Counts the pools, or the one worker, that trim the arena regularly. While there is none, no freed memory is
+    /// kept.
     pools: AtomicUsize,
     /// Counts the blocks that were taken or freed. An arena whose count does not change is idle.
     uses: AtomicUsize,
@@ -127,8 +128,8 @@ impl Arena {
         THIS_PROCESS.try_get(make).ok()
     }
 
-    /// Makes `mapping` the arena of this process, which is a worker and whose parent has the same file mapped. To be called
-    /// before any other use.
+    /// Makes `mapping` the arena of this process, which is a worker and whose parent has the same file mapped. To be
+    /// called before any other use.
     pub(crate) fn adopt(file: &OwnedFd, mapping: Mapping) -> io::Result<&'static Self> {
         let arena = THIS_PROCESS.set(Self::new(file, mapping)?);
         arena.enter();
@@ -227,14 +228,15 @@ impl Arena {
         self.shrink_to(self.retained_limit.load(Ordering::Relaxed));
     }
 
-    /// Gives freed memory back to the system until at most `bound` bytes of it are kept. Blocks for as long as the system
-    /// takes, about 50 µs for each MiB.
+    /// Gives freed memory back to the system until at most `bound` bytes of it are kept. Blocks for as long as the
+    /// system takes, about 50 µs for each MiB.
     pub(crate) fn shrink_to(&self, bound: usize) {
         if self.born.is_past() {
             return;
         }
         while self.retained.load(Ordering::Relaxed) > bound {
-            // The least recently freed block with memory in the largest class that has one. It leaves its list meanwhile.
+            // The least recently freed block with memory in the largest class that has one. It leaves its list
+            // meanwhile.
             let mut blocks = self.blocks.lock();
             let found = (0..CLASSES).rev().find_map(|class| {
                 let at = blocks.free[class].iter().position(|free| free.touched > 0)?;
@@ -245,9 +247,8 @@ impl Arena {
             self.retained.fetch_sub(touched, Ordering::Relaxed);
             // SAFETY: a block lies within its arena's mapping.
             let start = unsafe { self.mapping.start().as_ptr().add(offset) };
-            // If the system refuses, the memory is only kept.
-            // SAFETY: the range is a block that is neither held nor in a list, so there are no references to its bytes, which
-            // become zeros.
+            // If the system refuses, the memory is only kept. SAFETY: the range is a block that is neither held nor
+            // in a list, so there are no references to its bytes, which become zeros.
             let _ = unsafe { rustix::mm::madvise(start.cast(), SMALLEST << class, Advice::LinuxRemove) };
             // At the start of the list it is the last one to be taken: the others have their pages.
             self.blocks.lock().free[class].insert(0, FreeBlock { offset, touched: 0 });
@@ -300,9 +301,9 @@ impl Block {
     pub(crate) fn bytes_mut(&mut self, length: usize) -> &mut [u8] {
         assert!(length <= self.capacity());
         self.touched = self.touched.max(length);
-        // SAFETY: as for `bytes`, and `&mut self` makes this the only access in this process. Another process reads the
-        // block only from the time when it is sent there until the answer, and meanwhile there is no `&mut` to it: it is
-        // within a `Payload` or a `Blob`.
+        // SAFETY: as for `bytes`, and `&mut self` makes this the only access in this process. Another process reads
+        // the block only from the time when it is sent there until the answer, and meanwhile there is no `&mut` to
+        // it: it is within a `Payload` or a `Blob`.
         unsafe { std::slice::from_raw_parts_mut(self.start(), length) }
     }
 }

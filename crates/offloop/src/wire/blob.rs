@@ -11,9 +11,9 @@ use super::memfd::{Mapping, PrivateMapping};
 
 /// Bytes in shared memory. As an argument or a result of a task they are passed on without a copy.
 ///
-/// Clones share the same bytes. A task that takes a `Blob` reads the memory that its caller has filled, and a caller that
-/// gets one as a result reads the memory that the task has filled. It is filled as a [`BlobMut`]. The memory is used again
-/// when the last clone is dropped.
+/// Clones share the same bytes. A task that takes a `Blob` reads the memory that its caller has filled, and a caller
+/// that gets one as a result reads the memory that the task has filled. It is filled as a [`BlobMut`]. The memory is
+/// used again when the last clone is dropped.
 ///
 /// ```
 /// use offloop::{Blob, BlobMut};
@@ -35,8 +35,8 @@ use super::memfd::{Mapping, PrivateMapping};
 /// }
 /// ```
 ///
-/// With other serialisers than offloop's a blob is a byte string. A blob that a task keeps beyond its job (in a static, for
-/// instance) stays valid. Its memory is then used again only when that worker has ended.
+/// With other serialisers than offloop's a blob is a byte string. A blob that a task keeps beyond its job (in a
+/// static, for instance) stays valid. Its memory is then used again only when that worker has ended.
 #[derive(Clone)]
 pub struct Blob(Arc<Memory>);
 
@@ -98,7 +98,7 @@ impl Blob {
         }
     }
 
-    /// Returns a writable view of the same bytes. What is written to it is not seen through the blob or its clones.
+    /// Returns a writable view of the same bytes. Writes to it are not seen through the blob or its clones.
     ///
     /// Each page is copied when it is first written to. Blobs below 64 KiB and those on the heap are copied at once.
     pub fn to_private(&self) -> PrivateBlob {
@@ -314,7 +314,8 @@ impl BlobMut {
         self.length += bytes.len();
     }
 
-    /// Returns the next `count` bytes after the last one, which must be within the capacity. Their contents are arbitrary.
+    /// Returns the next `count` bytes after the last one, which must be within the capacity. Their contents are
+    /// arbitrary.
     fn spare(&mut self, count: usize) -> &mut [u8] {
         let range = self.length..self.length + count;
         match &mut self.memory {

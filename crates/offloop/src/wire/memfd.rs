@@ -1,7 +1,7 @@
 //! Memory files (memfd): anonymous, sealed files in memory, and their mappings.
 //!
-//! Processes share memory by passing the descriptor of such a file. It has no name that could be left behind, and since it
-//! cannot shrink, a reader can map it without the risk of a bus error.
+//! Processes share memory by passing the descriptor of such a file. It has no name that could be left behind, and
+//! since it cannot shrink, a reader can map it without the risk of a bus error.
 
 use std::io;
 use std::ops::Range;
@@ -25,8 +25,8 @@ pub(crate) fn memory_file(name: &str, size: usize) -> io::Result<OwnedFd> {
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     size: usize,
-    /// The file, if parts of it are to be mapped privately. Its identity is kept too: faulty code in a job may close all
-    /// descriptors and open other files under their numbers.
+    /// The file, if parts of it are to be mapped privately. Its identity is kept too: faulty code in a job may close
+    /// all descriptors and open other files under their numbers.
     file: Option<(OwnedFd, FileIdentity)>,
 }
 
@@ -38,8 +38,8 @@ fn identity_of(file: BorrowedFd<'_>) -> io::Result<FileIdentity> {
     Ok((status.st_dev, status.st_ino))
 }
 
-// SAFETY: a mapping is plain memory that belongs to no thread. The type only returns raw pointers; code that reads or writes
-// through them is responsible for synchronisation.
+// SAFETY: a mapping is plain memory that belongs to no thread. The type only returns raw pointers; code that reads or
+// writes through them is responsible for synchronisation.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
@@ -47,8 +47,8 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps the first `size` bytes of `file`.
     ///
-    /// Fails unless the file is sealed against shrinking and has that size: reading a mapping beyond the end of its file
-    /// raises SIGBUS.
+    /// Fails unless the file is sealed against shrinking and has that size: reading a mapping beyond the end of its
+    /// file raises SIGBUS.
     pub(crate) fn new(file: BorrowedFd<'_>, size: usize, writable: bool) -> io::Result<Self> {
         let seals = rustix::fs::fcntl_get_seals(file)?;
         let actual = rustix::fs::fstat(file)?.st_size;
@@ -77,11 +77,11 @@ impl Mapping {
         Ok(self)
     }
 
-    /// Maps `length` bytes once more, privately and writable, from `start` on, which is an address in this mapping. A page
-    /// is copied when it is first written to.
+    /// Maps `length` bytes once more, privately and writable, from `start` on, which is an address in this mapping. A
+    /// page is copied when it is first written to.
     ///
-    /// `None` if the file is not kept, if the range is empty or not page-aligned or lies outside of this mapping, or if the
-    /// system refuses.
+    /// `None` if the file is not kept, if the range is empty or not page-aligned or lies outside of this mapping, or
+    /// if the system refuses.
     pub(crate) fn map_private(&self, start: NonNull<u8>, length: usize) -> Option<PrivateMapping> {
         let (file, identity) = self.file.as_ref()?;
         let offset = (start.as_ptr() as usize).checked_sub(self.start.as_ptr() as usize)?;
@@ -137,8 +137,8 @@ unsafe impl Sync for PrivateMapping {}
 
 impl PrivateMapping {
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: this value owns the mapping of `length` bytes. Pages that were not written to are those of the file, whose
-        // owner does not write to them while the blob that this is a view of exists.
+        // SAFETY: this value owns the mapping of `length` bytes. Pages that were not written to are those of the
+        // file, whose owner does not write to them while the blob that this is a view of exists.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 

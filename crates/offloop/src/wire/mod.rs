@@ -1,4 +1,4 @@
-//! What is sent between processes: shared memory, payloads in it, and calls of tasks by name.
+//! The data that processes exchange: shared memory, payloads in it, and calls of tasks by name.
 
 pub(crate) mod arena;
 pub(crate) mod blob;

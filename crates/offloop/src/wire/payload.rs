@@ -1,8 +1,8 @@
 //! Payloads: the encoded values that a call or an answer carries.
 //!
-//! A payload has a body and parts. A body of up to [`INLINE`] bytes is a small vector, which is copied into the link. A
-//! longer one is encoded straight into a block of this process's arena. Blobs in shared memory are not encoded: they become
-//! parts, and the body only has their numbers.
+//! A payload has a body and parts. A body of up to [`INLINE`] bytes is a small vector, which is copied into the link.
+//! A longer one is encoded straight into a block of this process's arena. Blobs in shared memory are not encoded:
+//! they become parts, and the body only has their numbers.
 
 use std::any::type_name;
 use std::cell::RefCell;
@@ -209,8 +209,8 @@ fn is_encoding() -> bool {
     ENCODING.with_borrow(Option::is_some)
 }
 
-/// Makes a blob a part of the payload that is being encoded. Returns the part's number, and `None` if the blob must be copied
-/// into the body.
+/// Makes a blob a part of the payload that is being encoded. Returns the part's number, and `None` if the blob must
+/// be copied into the body.
 fn attach(blob: &Blob) -> Option<u32> {
     if blob.len() < SMALL_BLOB || blob.location().is_none() {
         return None;

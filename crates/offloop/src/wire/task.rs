@@ -18,8 +18,8 @@ use crate::core::work::{Work, sealed};
 
 /// The call of a task with its arguments, made by the task's `with`.
 ///
-/// A process pool encodes it at once, on the thread that submits it. Borrowed arguments are not read after that. On threads
-/// it is an ordinary call, for which its arguments must be `'static`.
+/// A process pool encodes it at once, on the thread that submits it. Borrowed arguments are not read after that. On
+/// threads it is an ordinary call, for which its arguments must be `'static`.
 #[must_use = "a call does nothing until an executor is given it"]
 pub struct Call<'a, R> {
     task: &'static Task,
@@ -95,7 +95,8 @@ impl<R: Send + 'static> Work for Call<'static, R> {
     }
 }
 
-/// What a worker needs to know of a job beside its arguments. If there is anything, it precedes them in the payload.
+/// Details of a job that its worker needs beside the arguments. If there are any, they precede the arguments in the
+/// payload.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct CallContext<'a> {
     /// The job's name, if it is not the task's.
@@ -232,8 +233,8 @@ pub(crate) fn registry() -> &'static [&'static Task] {
     })
 }
 
-/// Returns a hash of what two processes must have in common to understand each other: this crate's version, the tasks with
-/// their signatures, and the file of the program.
+/// Returns a hash of what two processes must have in common to understand each other: this crate's version, the tasks
+/// with their signatures, and the file of the program.
 pub(crate) fn fingerprint() -> u64 {
     let mut hasher = DefaultHasher::new();
     env!("CARGO_PKG_VERSION").hash(&mut hasher);
@@ -246,7 +247,8 @@ pub(crate) fn fingerprint() -> u64 {
     hasher.finish()
 }
 
-/// Not public API: decodes the arguments, calls the function and encodes its result. Borrowed arguments borrow from `input`.
+/// Not public API: decodes the arguments, calls the function and encodes its result. Borrowed arguments borrow from
+/// `input`.
 pub fn run<'a, A, R>(input: Incoming<'a>, body: impl FnOnce(A) -> R) -> EncodedResult
 where
     A: Deserialize<'a>,

@@ -175,7 +175,7 @@ impl Model {
         assert_eq!(shelved, free);
         let held: usize = self.held.iter().map(|held| pages(held.touched)).sum();
         let kept: usize = self.free.iter().map(|free| pages(free.2)).sum();
-        assert_eq!(footprint(self.arena.file.as_fd()), held + kept, "what the system says");
+        assert_eq!(footprint(self.arena.file.as_fd()), held + kept, "the memory that the system reports");
     }
 }
 

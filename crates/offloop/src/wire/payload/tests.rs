@@ -123,8 +123,10 @@ proptest! {
         tree.large_blobs(&mut blobs);
         blobs.truncate(PARTS);
         // Parts are the very memory of the blobs.
-        let locations = |blobs: &mut dyn Iterator<Item = &Blob>| blobs.map(|it| it.location().unwrap()).collect::<Vec<_>>();
-        prop_assert_eq!(locations(&mut payload.parts().iter()), locations(&mut blobs.iter().copied()));
+        let ranges = |blobs: &mut dyn Iterator<Item = &Blob>| -> Vec<_> {
+            blobs.map(|it| it.location().unwrap()).collect()
+        };
+        prop_assert_eq!(ranges(&mut payload.parts().iter()), ranges(&mut blobs.iter().copied()));
         prop_assert_eq!(
             payload.size(),
             payload.body().len() + blobs.iter().map(|blob| blob.len()).sum::<usize>()
