@@ -263,10 +263,10 @@ fn generate(mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
                 }
             }
 
-            fn run(input: ::offloop::__private::Incoming<'_>) -> ::offloop::__private::Outcome {
+            fn run(input: ::offloop::__private::Incoming<'_>) -> ::offloop::__private::EncodedResult {
                 fn decoded<'call>(
                     input: ::offloop::__private::Incoming<'call>,
-                ) -> ::offloop::__private::Outcome {
+                ) -> ::offloop::__private::EncodedResult {
                     ::offloop::__private::run::<Sent<'call>, #output>(input, |(#(#names,)* _)| {
                         #body(#(#unpacked),*)
                     })

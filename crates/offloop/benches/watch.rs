@@ -1,4 +1,4 @@
-//! What a watch costs: CPU time of its own thread and of the loop that it watches.
+//! Measures the cost of a watch: the CPU time of its own thread and of the loop that it watches.
 //!
 //! ```text
 //! cargo bench -p offloop --features watch-stacks --bench watch              # minutes; results to quote

@@ -4,8 +4,8 @@
 //! cargo run --release --features watch-stacks --example watchdog
 //! ```
 //!
-//! Each report names the thread and the task, the duration so far, whether the thread computes or waits, and the call that
-//! belongs in its place. The stack shows the line.
+//! Each report names the thread and the task, the duration so far, whether the thread computes or waits, and the call
+//! that belongs in its place. The stack shows the line.
 
 use std::error::Error;
 use std::hint::black_box;

@@ -171,7 +171,7 @@ macro_rules! init_tests {
 #[doc(hidden)]
 pub mod __private {
     pub use crate::wire::payload::{ByteBuf, Bytes, Incoming};
-    pub use crate::wire::task::{Outcome, TASKS, Task, call, run};
+    pub use crate::wire::task::{EncodedResult, TASKS, Task, call, run};
     pub use linkme;
 }
 

@@ -1,5 +1,5 @@
-//! Each job has a span within its submitter's. The span surrounds the job wherever it runs, and records its times and its
-//! outcome.
+//! Each job has a span within its submitter's. The span surrounds the job wherever it runs, and records its times and
+//! its outcome.
 
 #![cfg(feature = "tracing")]
 #![allow(missing_docs, reason = "a test crate has no users")]

@@ -266,7 +266,7 @@ fn a_runtime_that_is_fine_is_not_reported() {
 #[test]
 fn idle_workers_are_no_stall() {
     let (send, stalls) = channel();
-    // So many workers that the watch does not wake them all.
+    // There are more workers than the watch wakes.
     let runtime = runtime::Builder::new_multi_thread().worker_threads(16).build().unwrap();
     let watch = RuntimeWatchBuilder::new().threshold(Duration::from_millis(500)).on_stall(move |stall| {
         let _ = send.send(stall.clone());

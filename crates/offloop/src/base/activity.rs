@@ -1,6 +1,6 @@
-//! The verdict of the pools' advice and of the watch: does something compute, or does it wait?
+//! The verdict of the pools' advice and of the watch: a job or a thread computes, or it waits.
 
-/// What a job or a thread does for most of its time.
+/// The kind of work that a job or a thread does for most of its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Activity {
@@ -14,7 +14,7 @@ impl Activity {
     /// The share of its time that a job or a thread is on a core, from which on it computes.
     const COMPUTING: f64 = 0.5;
 
-    /// Returns the activity of what is on a core for this share of its time, from 0 to 1.
+    /// Returns the activity of a job or a thread that is on a core for this share of its time, from 0 to 1.
     pub(crate) fn of_share(on_core: f64) -> Self {
         if on_core >= Self::COMPUTING { Self::Computes } else { Self::Waits }
     }

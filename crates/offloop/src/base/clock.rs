@@ -32,7 +32,8 @@ impl Moment {
     }
 }
 
-/// Reads a clock of the system, in nanoseconds. Returns `None` if there is no such clock, as for a thread that has ended.
+/// Reads a clock of the system, in nanoseconds. Returns `None` if there is no such clock, as for a thread that has
+/// ended.
 pub(crate) fn read(clock: libc::clockid_t) -> Option<u64> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a `timespec` that outlives the call. An unknown clock is an error.

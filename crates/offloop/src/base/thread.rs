@@ -1,8 +1,8 @@
-//! What the operating system knows of this process's threads: CPU times, states, names.
+//! Reads the CPU times, states and names of this process's threads from the operating system.
 //!
-//! Threads are named by the system's thread id: `gettid()`, the `LWP` of `ps` and of debuggers. An id may be used again
-//! after its thread has ended. Each function makes a system call or a few and does not block otherwise. On other systems
-//! than Linux nothing is known: the functions return 0, `None` or an empty list.
+//! Threads are named by the system's thread id: `gettid()`, the `LWP` of `ps` and of debuggers. An id may be used
+//! again after its thread has ended. Each function makes a system call or a few and does not block otherwise. On
+//! other systems than Linux nothing is known: the functions return 0, `None` or an empty list.
 
 use std::time::Duration;
 

@@ -20,7 +20,8 @@ pub struct Advice {
     pub pool: Arc<str>,
     /// The name that the jobs have in common.
     pub task: String,
-    /// What the jobs do: they compute on a pool for calls that wait, or they only wait on a pool for calls that compute.
+    /// The activity of the jobs: they compute on a pool for calls that wait, or they only wait on a pool for calls that
+    /// compute.
     pub activity: Activity,
     /// The number of these jobs that were measured. Jobs that take less than 2 ms are not.
     pub jobs: u64,
@@ -70,8 +71,8 @@ fn share_of(part: Duration, whole: Duration) -> f64 {
 /// A callback that is called with each advice once.
 pub(crate) type OnAdvice = Arc<dyn Fn(&Advice) + Send + Sync>;
 
-// There is no advice about a task before this much of it was measured: jobs, their time on a core if they compute, and the
-// time that they ran if they wait.
+// There is no advice about a task before this much of it was measured: jobs, their time on a core if they compute,
+// and the time that they ran if they wait.
 const MIN_JOBS: u64 = 5;
 const MIN_ON_CORE: Duration = Duration::from_millis(100);
 const MIN_RAN: Duration = Duration::from_secs(1);
@@ -80,18 +81,18 @@ const MIN_RAN: Duration = Duration::from_secs(1);
 /// [`Activity::Computes`]: jobs that wait and compute by turns are in the right place there.
 const ONLY_WAITS: f64 = 0.1;
 
-/// Where jobs share a lock, those that are on a core for this long on average compute: it is the time for which a thread
-/// of Python keeps the lock once it has it.
+/// Where jobs share a lock, those that are on a core for this long on average compute: it is the time for which a
+/// thread of Python keeps the lock once it has it.
 const LONG_WITH_LOCK: Duration = Duration::from_millis(5);
 
-/// At most this many tasks of a pool are measured, further ones are not. Names that are made up for each job must not fill
-/// the memory.
+/// At most this many tasks of a pool are measured, further ones are not. Names that are made up for each job must not
+/// fill the memory.
 const TASKS: usize = 1000;
 
 /// Keeps account of the long jobs of a pool, by task, and advises about those in the wrong place.
 pub(crate) struct Advisor {
     pool: Arc<str>,
-    /// What the pool is for. Without it there is no advice.
+    /// The activity that the pool is for. Without it there is no advice.
     activity: Option<Activity>,
     /// Whether the jobs share an interpreter's lock, for which they wait while others compute.
     has_lock: bool,
@@ -123,7 +124,8 @@ impl Advisor {
         Arc::clone(&self.pool)
     }
 
-    /// Records a long job, and gives advice if it is due. May call the user's callback, so no lock of a pool may be held.
+    /// Records a long job, and gives advice if it is due. May call the user's callback, so no lock of a pool may be
+    /// held.
     pub(crate) fn record(&self, header: &Header, took: Duration, usage: Usage) {
         if self.activity.is_some() {
             let described = take_description();
@@ -155,7 +157,7 @@ impl Advisor {
         }
     }
 
-    /// Returns what the jobs of a task do, if the pool is not for that.
+    /// Returns the activity of a task's jobs, if the pool is not for it.
     fn misplaced(&self, account: &Account) -> Option<Activity> {
         let Account { jobs, ran, on_core, .. } = *account;
         let share = share_of(on_core, ran);

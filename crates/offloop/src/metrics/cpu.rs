@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::base::clock::Moment;
 use crate::base::thread;
 
-/// What a job's time was spent on. In the rest of its time the job has waited.
+/// How a job has used its time. In the rest of it the job has waited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// The time that it was on a core.
@@ -16,10 +16,10 @@ pub(crate) struct Usage {
     pub(crate) run_delay: Duration,
 }
 
-/// Measures what the long jobs of one thread spend their time on.
+/// Measures how the long jobs of one thread use their time.
 ///
-/// A reading takes system calls, so short jobs are not measured, and the reading at a job's end serves as the one at the
-/// begin of the next.
+/// A reading takes system calls, so short jobs are not measured, and the reading at a job's end serves as the one at
+/// the begin of the next.
 #[derive(Debug, Default)]
 pub(crate) struct CpuMeter {
     /// The thread's CPU time at the last reading.

@@ -1,6 +1,6 @@
 //! The families in which metrics are published: their names, kinds, labels and samples.
 //!
-//! The Prometheus page and the publisher both write what is listed here, and so agree on every name.
+//! The Prometheus page and the publisher both read this list, and so agree on every name.
 
 use std::time::Duration;
 

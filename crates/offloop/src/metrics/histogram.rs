@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The number of buckets of a histogram. Bucket 0 ends at half a microsecond. From there on each second bucket doubles the
-/// time, up to 18 minutes. The last bucket has no end.
+/// The number of buckets of a histogram. Bucket 0 ends at half a microsecond. From there on each second bucket
+/// doubles the time, up to 18 minutes. The last bucket has no end.
 const BUCKETS: usize = 64;
 
 /// The unit of the bounds of buckets, in nanoseconds.
@@ -62,8 +62,8 @@ impl Recorder {
         add_as_only_writer(&self.sum, nanos);
     }
 
-    /// Returns the times that were recorded until now. Times that are recorded meanwhile may be missing, in the counts, in
-    /// the sum or in both.
+    /// Returns the times that were recorded until now. Times that are recorded meanwhile may be missing, in the
+    /// counts, in the sum or in both.
     pub fn read(&self) -> Histogram {
         let mut histogram = Histogram::default();
         for (count, bucket) in histogram.buckets.iter_mut().zip(&self.buckets) {
@@ -85,8 +85,8 @@ fn nanos(time: Duration) -> u64 {
 
 /// The distribution of many times.
 ///
-/// Times are counted in buckets, and each second bucket doubles the time. So a [quantile](Self::quantile) is off by half at
-/// worst, and by much less where the times spread.
+/// Times are counted in buckets, and each second bucket doubles the time. So a [quantile](Self::quantile) is off by
+/// half at worst, and by much less where the times spread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Histogram {
     /// The number of times in each bucket.

@@ -1,10 +1,10 @@
 //! Metrics of the pools: how long jobs wait and run, how they end, what state the workers are in.
 //!
-//! [`ThreadPool::metrics`](crate::ThreadPool::metrics) and its like return those of one pool, [`all`] those of all pools
-//! of this program. They are plain values; [`prometheus()`] writes them in the text format of Prometheus.
+//! [`ThreadPool::metrics`](crate::ThreadPool::metrics) and its like return those of one pool, [`all`] those of all
+//! pools of this program. They are plain values; [`prometheus()`] writes them in the text format of Prometheus.
 //!
-//! Metrics are always recorded. Each worker thread counts for itself, without locks; a job costs two readings of the clock
-//! and a few additions.
+//! Metrics are always recorded. Each worker thread counts for itself, without locks; a job costs two readings of the
+//! clock and a few additions.
 //!
 //! ```
 //! use offloop::metrics::{self, Outcome};

@@ -10,8 +10,8 @@ use super::values::{Metrics, PoolKind};
 
 /// Writes metrics in the text format of Prometheus, to be served as `text/plain; version=0.0.4`.
 ///
-/// Each sample has the labels `pool` and `kind`. The metrics of pools of the same name and kind are added up. Times are in
-/// seconds, memory is in bytes.
+/// Each sample has the labels `pool` and `kind`. The metrics of pools of the same name and kind are added up. Times
+/// are in seconds, memory is in bytes.
 pub fn prometheus(pools: &[Metrics]) -> String {
     let mut merged: BTreeMap<(&str, PoolKind), Metrics> = BTreeMap::new();
     for pool in pools {

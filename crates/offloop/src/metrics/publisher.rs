@@ -10,11 +10,11 @@ use super::families::{Labels, Samples, families};
 use super::histogram::Histogram;
 use super::values::Metrics;
 
-/// Publishes metrics through the [`metrics`](::metrics) crate, under the names and labels of
+/// Publishes metrics through the crate [`metrics`], under the names and labels of
 /// [`prometheus()`](super::prometheus()).
 ///
-/// Times are in seconds, memory is in bytes. A sample of a histogram is the middle of its bucket. [Advice](super::Advice)
-/// is not published.
+/// Times are in seconds, memory is in bytes. A sample of a histogram is the middle of its bucket.
+/// [Advice](super::Advice) is not published.
 ///
 /// Call [`publish`](Self::publish) as often as the metrics are to be fresh; jobs cost nothing more for it.
 #[derive(Debug, Default)]

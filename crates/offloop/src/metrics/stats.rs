@@ -1,4 +1,5 @@
-//! How metrics come about: each worker thread counts the jobs that it runs, and all other ends are counted with the pool.
+//! How metrics come about: each worker thread counts the jobs that it runs, and all other ends are counted with the
+//! pool.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -122,6 +123,6 @@ impl Observer for WorkerClock {
 pub(crate) struct Timing {
     pub(crate) began: Moment,
     pub(crate) took: Duration,
-    /// What the job's time was spent on. Only known of jobs that took long.
+    /// How the job used its time. Only known of jobs that took long.
     pub(crate) usage: Option<Usage>,
 }

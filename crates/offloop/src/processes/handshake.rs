@@ -17,7 +17,8 @@ use super::limits::Limits;
 use super::link::{Link, WorkerEnd};
 use super::os::fd::{self, MAX_FILES};
 use super::os::process::{self, SpawnEnv};
-use crate::wire::arena::{Arena, Mapping};
+use crate::wire::arena::Arena;
+use crate::wire::memfd::Mapping;
 
 /// The environment variable that makes a copy of this program a worker or a template. Its value is the process id of
 /// its parent.
@@ -116,7 +117,7 @@ pub(super) fn become_worker(socket: OwnedFd) -> io::Result<WorkerSetup> {
     let mapping = Mapping::new(own.as_fd(), size(orders.arenas.1)?, true)?;
     let arena = Arena::adopt(&own, mapping)?;
     arena.allow(size(orders.limits.idle_memory)?);
-    let calls = Mapping::new(parents.as_fd(), size(orders.arenas.0)?, false)?.keep(parents.as_fd())?;
+    let calls = Mapping::new(parents.as_fd(), size(orders.arenas.0)?, false)?.keep_file(parents.as_fd())?;
     let link = WorkerEnd::new(socket, listener, ring.as_fd(), calls)?;
     orders.limits.impose()?;
     Ok(WorkerSetup { link, arena, max_payload: orders.max_payload, captured: [out, err] })

@@ -1,4 +1,5 @@
-//! The state machine that decides when a loop is stalled. It has neither clock nor thread: times go in, events come out.
+//! The state machine that decides when a loop is stalled. It has neither clock nor thread: times go in, events come
+//! out.
 
 use std::time::Duration;
 

@@ -11,9 +11,9 @@ use crate::base::sync::{park_timeout, thread};
 
 /// Ends its watch when it is dropped.
 ///
-/// The drop waits for the watch's thread, which ends at once unless it is in the callback. After the drop no callback runs.
-/// Do not drop it while holding what the callback waits for, such as a lock or Python's GIL. A drop within the callback
-/// does not wait, nor does a drop in a forked child, which does not have the thread.
+/// The drop waits for the watch's thread, which ends at once unless it is in the callback. After the drop no callback
+/// runs. Do not drop it while holding a lock that the callback waits for, such as Python's GIL. A drop within the
+/// callback does not wait, nor does a drop in a forked child, which does not have the thread.
 #[must_use = "dropping the guard ends the watch"]
 pub struct WatchGuard {
     stop: Arc<AtomicBool>,

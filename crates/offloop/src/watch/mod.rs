@@ -1,9 +1,9 @@
 //! Notices from outside that an event loop is stalled, *while* it is stalled.
 //!
-//! A blocking call on the loop delays everything that the loop serves, and once it has returned nothing shows which call
-//! it was. So a thread beside the loop watches its [`Pulse`]: the loop [beats](Pulse::beat) at an interval, and when a
-//! beat is late by more than a threshold, the thread reports it at once, and again at growing intervals until the loop
-//! goes on.
+//! A blocking call on the loop delays everything that the loop serves, and once it has returned nothing shows which
+//! call it was. So a thread beside the loop watches its [`Pulse`]: the loop [beats](Pulse::beat) at an interval, and
+//! when a beat is late by more than a threshold, the thread reports it at once, and again at growing intervals until
+//! the loop goes on.
 //!
 //! ```
 //! use std::sync::mpsc;
@@ -44,8 +44,8 @@
 //! system call where the clock is read without one, as on Linux. The thread: it sleeps, and wakes about once each
 //! threshold to read that number.
 //!
-//! A tokio runtime is woken four times each threshold to answer. What its workers do is read from the counters that tokio
-//! keeps anyway. `cargo xtask bench watch` measures it.
+//! A tokio runtime is woken four times each threshold to answer. What its workers do is read from the counters that
+//! tokio keeps anyway. `cargo xtask bench watch` measures it.
 
 mod clock;
 mod detector;

@@ -1,5 +1,5 @@
-//! Models of a watch. Its clock may jump by any time under the model checker. Events come in order, and dropping the guard
-//! always ends the watch.
+//! Models of a watch. Its clock may jump by any time under the model checker. Events come in order, and dropping the
+//! guard always ends the watch.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -23,7 +23,8 @@ pub struct Monitor {
 impl Monitor {
     /// Makes a monitor for which a loop is stalled when its beat is late by `threshold`, at least a millisecond.
     ///
-    /// A stall is reported again after another threshold, then after twice as long each time, at least every ten seconds.
+    /// A stall is reported again after another threshold, then after twice as long each time, at least every ten
+    /// seconds.
     pub fn new(threshold: Duration) -> Self {
         let threshold = to_nanos(threshold).max(MIN_THRESHOLD);
         let longest_repeat = to_nanos(Duration::from_secs(10));

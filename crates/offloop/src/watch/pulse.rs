@@ -21,12 +21,12 @@ pub(super) struct Reading {
 
 /// The loop's end of a watch, by which the loop shows that it makes progress. Clones are the same pulse.
 ///
-/// A loop beats every [`interval`](Self::interval). A beat reads the clock and stores a number. It takes no lock, neither
-/// blocks nor allocates, and may come from any thread. When the watch has ended it has no effect.
+/// A loop beats every [`interval`](Self::interval). A beat reads the clock and stores a number. It takes no lock,
+/// neither blocks nor allocates, and may come from any thread. When the watch has ended it has no effect.
 #[derive(Clone)]
 pub struct Pulse(pub(super) Arc<PulseState>);
 
-/// What the loop and its monitor share.
+/// The state that the loop and its monitor share.
 pub(super) struct PulseState {
     pub(super) clock: Clock,
     pub(super) threshold: Nanos,
@@ -64,29 +64,29 @@ impl PulseState {
 }
 
 impl Pulse {
-    /// Records that the loop makes progress. The watch begins with the first beat, and again with the first beat after a
-    /// pause.
+    /// Records that the loop makes progress. The watch begins with the first beat, and again with the first beat
+    /// after a pause.
     pub fn beat(&self) {
         let now = self.0.clock.now();
         self.0.set(now, now);
     }
 
-    /// Suspends the watch until the next [`beat`](Self::beat), for a loop that is stopped and may run again later. Ends a
-    /// stall that is going on.
+    /// Suspends the watch until the next [`beat`](Self::beat), for a loop that is stopped and may run again later.
+    /// Ends a stall that is going on.
     pub fn pause(&self) {
         self.0.set(self.0.clock.now(), PAUSED);
     }
 
-    /// Returns the interval at which the loop should beat: a quarter of the threshold. Beats that come further apart look
-    /// late; closer ones do no harm.
+    /// Returns the interval at which the loop should beat: a quarter of the threshold. Beats that come further apart
+    /// look late; closer ones do no harm.
     pub fn interval(&self) -> Duration {
         duration(self.0.interval)
     }
 
     /// Returns the time since the last beat. `None` while paused.
     ///
-    /// For callbacks that take their time to examine a stall: if the age is less than the time since the event, the loop
-    /// has gone on meanwhile, and what is seen now is not what stalled it.
+    /// For callbacks that take their time to examine a stall: if the age is less than the time since the event, the
+    /// loop has gone on meanwhile, and what is seen now is not what stalled it.
     pub fn age(&self) -> Option<Duration> {
         let last = self.0.read().last;
         (last != PAUSED).then(|| duration(self.0.clock.now().saturating_sub(last)))

@@ -1,4 +1,4 @@
-//! Large byte strings that cross process borders without being copied.
+//! Large byte strings that other processes can read without a copy.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -6,16 +6,14 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use super::arena::{Arena, Block};
+use super::memfd::{Mapping, PrivateMapping};
 
-use crate::wire::arena::{Arena, Block, Mapping, Private};
-use crate::wire::payload;
-
-/// Bytes in shared memory: as an argument or a result of a task they are handed over, not copied.
+/// Bytes in shared memory. As an argument or a result of a task they are passed on without a copy.
 ///
-/// Clones share the same bytes. A task that takes a `Blob` reads the memory that its caller filled, and who
-/// gets one as a result reads the memory that the task filled; [`BlobMut`] is how to fill it. Memory is used
-/// again when the last clone is gone.
+/// Clones share the same bytes. A task that takes a `Blob` reads the memory that its caller has filled, and a caller
+/// that gets one as a result reads the memory that the task has filled. It is filled as a [`BlobMut`]. The memory is
+/// used again when the last clone is dropped.
 ///
 /// ```
 /// use offloop::{Blob, BlobMut};
@@ -37,8 +35,8 @@ use crate::wire::payload;
 /// }
 /// ```
 ///
-/// With other serialisers than offloop's a blob is a byte string. A blob that a task keeps beyond its job
-/// (in a static, say) stays valid; its memory is used again only when that worker is gone.
+/// With other serialisers than offloop's a blob is a byte string. A blob that a task keeps beyond its job (in a
+/// static, for instance) stays valid. Its memory is then used again only when that worker has ended.
 #[derive(Clone)]
 pub struct Blob(Arc<Memory>);
 
@@ -50,15 +48,15 @@ enum Memory {
     Foreign(Foreign),
 }
 
-/// Bytes that another process has written for us to read.
+/// Bytes in another process's arena.
 pub(crate) struct Foreign {
     start: NonNull<u8>,
     length: usize,
-    /// Keeps the mapping and, if there is more to do at the end, does it when dropped.
+    /// Keeps the bytes valid until it is dropped.
     keeper: Box<dyn Keeper>,
 }
 
-/// Keeps another process's memory mapped.
+/// Keeps another process's memory mapped and unchanged. Its drop may release the memory there.
 pub(crate) trait Keeper: Send + Sync {
     fn mapping(&self) -> &Mapping;
 }
@@ -69,7 +67,7 @@ impl Keeper for &'static Mapping {
     }
 }
 
-// SAFETY: the memory is only read, and stays for as long as the keeper.
+// SAFETY: the memory is only read, and the keeper, which is `Send` and `Sync` itself, keeps it valid.
 unsafe impl Send for Foreign {}
 // SAFETY: as above.
 unsafe impl Sync for Foreign {}
@@ -77,7 +75,7 @@ unsafe impl Sync for Foreign {}
 impl Foreign {
     /// # Safety
     ///
-    /// `length` bytes from `start` are mapped, and not written to, for as long as `keeper` lives.
+    /// `length` bytes from `start` on are mapped and not written to for as long as `keeper` lives.
     pub(crate) unsafe fn new(start: NonNull<u8>, length: usize, keeper: Box<dyn Keeper>) -> Self {
         Self { start, length, keeper }
     }
@@ -92,22 +90,23 @@ impl Blob {
         Self(Arc::new(Memory::Own(block, length)))
     }
 
-    /// Where it is in this process's arena, if it is in there: offset and length in bytes.
-    pub(crate) fn place(&self) -> Option<(u64, usize)> {
+    /// Returns the offset and the length of the bytes in this process's arena. `None` if they are elsewhere.
+    pub(crate) fn location(&self) -> Option<(u64, usize)> {
         match &*self.0 {
             Memory::Own(block, length) => Some((block.offset(), *length)),
             _ => None,
         }
     }
 
-    /// The same bytes to write to, privately: nobody else sees what is written. Memory is copied only page by page as
-    /// it is written to, unless there is little of it.
+    /// Returns a writable view of the same bytes. Writes to it are not seen through the blob or its clones.
+    ///
+    /// Each page is copied when it is first written to. Blobs below 64 KiB and those on the heap are copied at once.
     pub fn to_private(&self) -> PrivateBlob {
         let mapped = match &*self.0 {
             _ if self.len() < SMALL => None,
             Memory::Heap(_) => None,
-            Memory::Own(block, length) => block.private(*length),
-            Memory::Foreign(it) => it.keeper.mapping().private(it.start, it.length),
+            Memory::Own(block, length) => block.map_private(*length),
+            Memory::Foreign(it) => it.keeper.mapping().map_private(it.start, it.length),
         };
         PrivateBlob(match mapped {
             Some(mapped) => Writable::Mapped(mapped, self.clone()),
@@ -115,7 +114,7 @@ impl Blob {
         })
     }
 
-    /// Whether somebody else holds the same bytes.
+    /// Returns whether there are other clones, or views, of the same bytes.
     pub(crate) fn is_shared(&self) -> bool {
         Arc::strong_count(&self.0) > 1
     }
@@ -128,7 +127,7 @@ impl Deref for Blob {
         match &*self.0 {
             Memory::Heap(bytes) => bytes,
             Memory::Own(block, length) => block.bytes(*length),
-            // SAFETY: `Foreign::new` was promised that the bytes are there and at rest.
+            // SAFETY: the caller of `Foreign::new` has promised that the bytes are mapped and not written to.
             Memory::Foreign(it) => unsafe { std::slice::from_raw_parts(it.start.as_ptr(), it.length) },
         }
     }
@@ -141,7 +140,7 @@ impl AsRef<[u8]> for Blob {
 }
 
 impl From<Vec<u8>> for Blob {
-    /// Takes the bytes as they are: they are copied to shared memory when they are sent.
+    /// Takes over the bytes, which stay on the heap. They are copied when they are sent to another process.
     fn from(bytes: Vec<u8>) -> Self {
         Self(Arc::new(Memory::Heap(bytes)))
     }
@@ -167,7 +166,7 @@ impl fmt::Debug for Blob {
     }
 }
 
-/// Less is copied at once, in bytes: to map memory costs about as much.
+/// Smaller blobs are copied at once, in bytes: a mapping costs about as much.
 const SMALL: usize = 64 * 1024;
 
 /// A writable, private view of a [`Blob`], made by [`Blob::to_private`].
@@ -175,8 +174,8 @@ pub struct PrivateBlob(Writable);
 
 enum Writable {
     Heap(Vec<u8>),
-    /// And what keeps the memory from being used again. In this order: the mapping goes first.
-    Mapped(Private, #[allow(dead_code, reason = "it is kept for its drop")] Blob),
+    /// The mapping, and the blob that keeps its memory from being used again. The mapping is dropped first.
+    Mapped(PrivateMapping, #[allow(dead_code, reason = "it is kept for its drop")] Blob),
 }
 
 impl Deref for PrivateBlob {
@@ -205,71 +204,10 @@ impl fmt::Debug for PrivateBlob {
     }
 }
 
-/// How a blob travels in a payload.
-#[derive(Serialize, Deserialize)]
-enum Travelling<'a> {
-    Inline(#[serde(borrow)] payload::Bytes<'a>),
-    /// The number of a part of the payload.
-    Part(u32),
-}
-
-impl Serialize for Blob {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if !payload::is_encoding_with::<S>() {
-            return serializer.serialize_bytes(self);
-        }
-        match payload::attach(self) {
-            Some(number) => Travelling::Part(number).serialize(serializer),
-            None => Travelling::Inline(payload::Bytes(self)).serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Blob {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        if !payload::is_decoding_with::<D>() {
-            return deserializer.deserialize_byte_buf(AnyBytes);
-        }
-        match Travelling::deserialize(deserializer)? {
-            Travelling::Inline(bytes) => Ok(Self::from(bytes.0.to_vec())),
-            Travelling::Part(number) => {
-                payload::part(number).ok_or_else(|| de::Error::custom("it names a part that did not come"))
-            }
-        }
-    }
-}
-
-/// Takes bytes in whatever form a foreign format has them.
-struct AnyBytes;
-
-impl<'de> de::Visitor<'de> for AnyBytes {
-    type Value = Blob;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("bytes")
-    }
-
-    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Blob, E> {
-        Ok(bytes.to_vec().into())
-    }
-
-    fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Blob, E> {
-        Ok(bytes.into())
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut sequence: A) -> Result<Blob, A::Error> {
-        let mut bytes = Vec::new();
-        while let Some(byte) = sequence.next_element()? {
-            bytes.push(byte);
-        }
-        Ok(bytes.into())
-    }
-}
-
-/// A [`Blob`] in the making: bytes in shared memory that can be written to.
+/// A growable byte string in shared memory, which [`freeze`](Self::freeze) makes a [`Blob`].
 ///
-/// It grows as it is written to, like a `Vec`; [`with_capacity`](Self::with_capacity) spares it the moves.
-/// Where the system gives no shared memory it uses the heap, and the bytes are copied when they are sent.
+/// It grows as it is written to, like a `Vec`; [`with_capacity`](Self::with_capacity) avoids the moves. If the system
+/// refuses shared memory it uses the heap, and the bytes are copied when they are sent to another process.
 pub struct BlobMut {
     memory: Growing,
     length: usize,
@@ -281,21 +219,25 @@ enum Growing {
 }
 
 impl BlobMut {
-    /// An empty one with room for `capacity` bytes.
+    /// Makes an empty byte string with room for at least `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Self {
         let block = Arena::of_this_process().and_then(|arena| arena.take(capacity));
         let memory = block.map_or_else(|| Growing::Heap(vec![0; capacity]), Growing::Block);
         Self { memory, length: 0 }
     }
 
-    /// So many zeros.
+    /// Makes a byte string of `length` zeros.
     pub fn zeroed(length: usize) -> Self {
         let mut blob = Self::with_capacity(length);
         blob.resize(length, 0);
         blob
     }
 
-    /// All that `source` has to give, read in place.
+    /// Reads all bytes of `source` until its end, straight into shared memory. Reads that are interrupted are repeated.
+    ///
+    /// # Errors
+    ///
+    /// The first other error of `source`. The bytes that were read until then are lost.
     pub fn read_from(mut source: impl Read) -> io::Result<Self> {
         let mut blob = Self::with_capacity(64 * 1024);
         loop {
@@ -303,7 +245,7 @@ impl BlobMut {
                 blob.reserve(blob.length.max(1));
             }
             let room = blob.capacity() - blob.length;
-            match source.read(blob.room(room)) {
+            match source.read(blob.spare(room)) {
                 Ok(0) => return Ok(blob),
                 Ok(count) => blob.length += count.min(room),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -312,7 +254,7 @@ impl BlobMut {
         }
     }
 
-    /// Makes it `length` bytes long: cuts it, or appends `value` as often as needed.
+    /// Sets the length to `length` bytes: cuts the end off, or appends bytes of `value`.
     pub fn resize(&mut self, length: usize, value: u8) {
         let before = self.length;
         if length > before {
@@ -324,26 +266,30 @@ impl BlobMut {
         }
     }
 
-    /// Appends bytes.
+    /// Appends bytes. Moves the memory if there is not enough room.
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
         self.reserve(bytes.len());
         self.append(bytes);
     }
 
-    /// Makes room for `additional` more bytes.
+    /// Makes room for at least `additional` more bytes.
+    ///
+    /// # Panics
+    ///
+    /// If the capacity would exceed `isize::MAX` bytes.
     pub fn reserve(&mut self, additional: usize) {
-        // More than the address space fails below, as it does where memory is short.
+        // If the sum does not fit, the allocation below fails, as it does when there is too little memory.
         let needed = self.length.saturating_add(additional);
         if needed <= self.capacity() {
             return;
         }
-        // At least twice of what it was, so that all the moves together cost no more than one.
+        // The capacity at least doubles, so all moves together copy less than twice the final length.
         let mut larger = Self::with_capacity(needed.max(self.length.saturating_mul(2)));
         larger.append(self);
         *self = larger;
     }
 
-    /// How long it can become without moving, in bytes.
+    /// Returns the length that it can reach without a move, in bytes.
     pub fn capacity(&self) -> usize {
         match &self.memory {
             Growing::Heap(bytes) => bytes.len(),
@@ -351,7 +297,7 @@ impl BlobMut {
         }
     }
 
-    /// Ends the writing: from now on it can be shared and sent.
+    /// Makes the bytes immutable, so that they can be shared and sent to other processes. Does not copy them.
     pub fn freeze(self) -> Blob {
         Blob(Arc::new(match self.memory {
             Growing::Heap(mut bytes) => {
@@ -362,14 +308,15 @@ impl BlobMut {
         }))
     }
 
-    /// Appends; the room is there.
+    /// Appends bytes for which there is room.
     fn append(&mut self, bytes: &[u8]) {
-        self.room(bytes.len()).copy_from_slice(bytes);
+        self.spare(bytes.len()).copy_from_slice(bytes);
         self.length += bytes.len();
     }
 
-    /// The next `count` bytes after the last one, whatever they are; they are within the capacity.
-    fn room(&mut self, count: usize) -> &mut [u8] {
+    /// Returns the next `count` bytes after the last one, which must be within the capacity. Their contents are
+    /// arbitrary.
+    fn spare(&mut self, count: usize) -> &mut [u8] {
         let range = self.length..self.length + count;
         match &mut self.memory {
             Growing::Heap(bytes) => &mut bytes[range],

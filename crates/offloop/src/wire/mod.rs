@@ -1,6 +1,7 @@
-//! What travels between processes: shared memory, payloads in it, and calls of tasks by name.
+//! The data that processes exchange: shared memory, payloads in it, and calls of tasks by name.
 
 pub(crate) mod arena;
 pub(crate) mod blob;
+pub(crate) mod memfd;
 pub(crate) mod payload;
 pub(crate) mod task;

@@ -1,28 +1,30 @@
-//! What a call or an answer carries: encoded values, in memory that suits their size.
+//! Payloads: the encoded values that a call or an answer carries.
 //!
-//! Up to [`INLINE`] bytes are a small vector that is copied into the link. More goes, while it is encoded, straight
-//! into a block of this process's arena. Blobs are not encoded at all: they are parts beside the body.
+//! A payload has a body and parts. A body of up to [`INLINE`] bytes is a small vector, which is copied into the link.
+//! A longer one is encoded straight into a block of this process's arena. Blobs in shared memory are not encoded:
+//! they become parts, and the body only has their numbers.
 
 use std::any::type_name;
 use std::cell::RefCell;
+use std::fmt;
 
 use postcard::de_flavors;
 use postcard::ser_flavors::Flavor;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::wire::arena::{Arena, Block};
-use crate::wire::blob::Blob;
+use super::arena::{Arena, Block};
+use super::blob::Blob;
 
-/// The longest body that travels within the link itself, in bytes.
+/// The longest body that is copied into the link, in bytes.
 pub(crate) const INLINE: usize = 1408;
 
-/// So many blobs of one payload travel as parts; further ones are copied into the body.
+/// At most this many blobs of one payload become parts. Further ones are copied into the body.
 pub(crate) const PARTS: usize = 32;
 
 /// Smaller blobs are copied into the body, in bytes.
 const SMALL_BLOB: usize = 1024;
 
-/// Not public API: encoded values on their way.
+/// Not public API: encoded values that are to be sent.
 #[derive(Debug)]
 pub struct Payload {
     body: Body,
@@ -32,20 +34,21 @@ pub struct Payload {
 #[derive(Debug)]
 enum Body {
     Inline(Vec<u8>),
-    Far(Block, usize),
+    /// The bytes at the start of a block, and their number.
+    InArena(Block, usize),
 }
 
-/// Where a payload's body is.
-pub(crate) enum Place<'a> {
+/// Where the bytes of a payload's body are.
+pub(crate) enum BodyLocation<'a> {
     Inline(&'a [u8]),
-    /// In this process's arena, from here on.
-    Far {
+    /// In this process's arena, `length` bytes from `offset` on.
+    InArena {
         offset: u64,
         length: usize,
     },
 }
 
-/// Why a value could not be encoded.
+/// The reason why a value could not be encoded.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EncodeError {
     #[error("{0}")]
@@ -55,6 +58,7 @@ pub(crate) enum EncodeError {
 }
 
 impl Payload {
+    /// Encodes a value.
     pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, EncodeError> {
         let scope = Encoding::begin();
         let body =
@@ -67,7 +71,7 @@ impl Payload {
         Ok(Self { body, parts })
     }
 
-    /// A short text as it is.
+    /// Makes a payload of a text, which is not encoded. It is cut to the length of an inline body.
     pub(crate) fn text(text: &str) -> Self {
         let mut end = text.len().min(INLINE);
         while !text.is_char_boundary(end) {
@@ -76,17 +80,17 @@ impl Payload {
         Self { body: Body::Inline(text.as_bytes()[..end].to_vec()), parts: Vec::new() }
     }
 
-    pub(crate) fn place(&self) -> Place<'_> {
+    pub(crate) fn location(&self) -> BodyLocation<'_> {
         match &self.body {
-            Body::Inline(bytes) => Place::Inline(bytes),
-            Body::Far(block, length) => Place::Far { offset: block.offset(), length: *length },
+            Body::Inline(bytes) => BodyLocation::Inline(bytes),
+            Body::InArena(block, length) => BodyLocation::InArena { offset: block.offset(), length: *length },
         }
     }
 
     pub(crate) fn body(&self) -> &[u8] {
         match &self.body {
             Body::Inline(bytes) => bytes,
-            Body::Far(block, length) => block.bytes(*length),
+            Body::InArena(block, length) => block.bytes(*length),
         }
     }
 
@@ -94,22 +98,22 @@ impl Payload {
         &self.parts
     }
 
-    /// All of it that is in this process's arena.
+    /// Returns what of it is in this process's arena, and so must be kept while another process reads it.
     pub(crate) fn into_blobs(self) -> impl Iterator<Item = Blob> {
         let body = match self.body {
             Body::Inline(_) => None,
-            Body::Far(block, length) => Some(Blob::own(block, length)),
+            Body::InArena(block, length) => Some(Blob::own(block, length)),
         };
         body.into_iter().chain(self.parts)
     }
 
-    /// All in all, in bytes.
+    /// Returns the size of body and parts together, in bytes.
     pub(crate) fn size(&self) -> usize {
         self.body().len() + self.parts.iter().map(|part| part.len()).sum::<usize>()
     }
 }
 
-/// Puts encoded bytes into a vector while they are few, and into a block when they become more.
+/// Collects encoded bytes: in a vector up to the length of an inline body, in a block of the arena beyond.
 struct Writer {
     body: Body,
 }
@@ -126,16 +130,16 @@ impl Writer {
     fn grow(&mut self, additional: usize) -> postcard::Result<()> {
         let written = match &self.body {
             Body::Inline(bytes) => bytes.as_slice(),
-            Body::Far(block, length) => block.bytes(*length),
+            Body::InArena(block, length) => block.bytes(*length),
         };
         let needed = written.len().checked_add(additional).ok_or(postcard::Error::SerializeBufferFull)?;
         let arena = Arena::of_this_process().ok_or(postcard::Error::SerializeBufferFull)?;
-        // At least twice of what there was, so that all the moves together cost no more than one.
+        // The size at least doubles, so all moves together copy less than twice the final length.
         let size = needed.max(2 * written.len());
         let mut block = arena.take(size).ok_or(postcard::Error::SerializeBufferFull)?;
         block.bytes_mut(written.len()).copy_from_slice(written);
         let length = written.len();
-        self.body = Body::Far(block, length);
+        self.body = Body::InArena(block, length);
         Ok(())
     }
 }
@@ -154,7 +158,7 @@ impl Flavor for Writer {
                     body.extend_from_slice(bytes);
                     return Ok(());
                 }
-                Body::Far(block, length) if bytes.len() <= block.capacity() - *length => {
+                Body::InArena(block, length) if bytes.len() <= block.capacity() - *length => {
                     let end = *length + bytes.len();
                     block.bytes_mut(end)[*length..].copy_from_slice(bytes);
                     *length = end;
@@ -177,8 +181,9 @@ thread_local! {
     static DECODING: RefCell<Option<Vec<Blob>>> = const { RefCell::new(None) };
 }
 
-/// While it lives, blobs that are serialised on this thread become parts.
+/// The scope in which blobs that are serialised on this thread become parts. One may lie within another.
 struct Encoding {
+    /// The parts of the payload whose encoding this one interrupts.
     outer: Option<Vec<Blob>>,
 }
 
@@ -194,9 +199,9 @@ impl Drop for Encoding {
     }
 }
 
-/// Whether this serialiser is the one that encodes a payload on this thread, and not one that a value uses for itself.
-/// A wrong answer would cost that blob its meaning, not its memory.
-pub(crate) fn is_encoding_with<S>() -> bool {
+/// Returns whether this serialiser is the one that encodes a payload on this thread, and not one that a value uses for
+/// itself. With a wrong answer the blob would be decoded as other bytes, but memory stays safe.
+fn is_encoding_with<S>() -> bool {
     is_encoding() && type_name::<S>() == type_name::<&mut postcard::Serializer<Writer>>()
 }
 
@@ -204,9 +209,10 @@ fn is_encoding() -> bool {
     ENCODING.with_borrow(Option::is_some)
 }
 
-/// Makes a blob a part of the payload that is being encoded; says which. `None` if it is to be copied.
-pub(crate) fn attach(blob: &Blob) -> Option<u32> {
-    if blob.len() < SMALL_BLOB || blob.place().is_none() {
+/// Makes a blob a part of the payload that is being encoded. Returns the part's number, and `None` if the blob must
+/// be copied into the body.
+fn attach(blob: &Blob) -> Option<u32> {
+    if blob.len() < SMALL_BLOB || blob.location().is_none() {
         return None;
     }
     ENCODING.with_borrow_mut(|parts| {
@@ -216,7 +222,7 @@ pub(crate) fn attach(blob: &Blob) -> Option<u32> {
     })
 }
 
-/// Not public API: encoded values as they have arrived.
+/// Not public API: encoded values that have arrived.
 #[derive(Debug, Clone, Copy)]
 pub struct Incoming<'a> {
     pub(crate) body: &'a [u8],
@@ -224,23 +230,27 @@ pub struct Incoming<'a> {
 }
 
 impl<'a> Incoming<'a> {
-    /// Decodes with the parts at hand, which blobs in the body refer to.
+    /// Decodes a value, which may borrow from the body.
     pub(crate) fn decode<T: Deserialize<'a>>(self) -> postcard::Result<T> {
-        struct Restore(Option<Vec<Blob>>);
+        /// The scope in which blobs that are deserialised on this thread find their parts.
+        struct Decoding {
+            outer: Option<Vec<Blob>>,
+        }
 
-        impl Drop for Restore {
+        impl Drop for Decoding {
             fn drop(&mut self) {
-                let ours = DECODING.replace(self.0.take());
-                drop(ours);
+                // The parts are dropped after the thread-local is released, as their drop is code of other modules.
+                let parts = DECODING.replace(self.outer.take());
+                drop(parts);
             }
         }
 
-        let _restore = Restore(DECODING.replace(Some(self.parts.to_vec())));
+        let _decoding = Decoding { outer: DECODING.replace(Some(self.parts.to_vec())) };
         T::deserialize(&mut postcard::Deserializer::from_flavor(Reader(self.body)))
     }
 }
 
-/// Reads a body in place. A type of its own, by which blobs know whose hands they are in.
+/// Reads a body in place. It is a type of its own, so that [`is_decoding_with`] can recognise the deserialiser.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> de_flavors::Flavor<'a> for Reader<'a> {
@@ -275,8 +285,8 @@ impl<'a> From<&'a Payload> for Incoming<'a> {
     }
 }
 
-/// Whether this deserialiser is the one that decodes a payload on this thread.
-pub(crate) fn is_decoding_with<D>() -> bool {
+/// Returns whether this deserialiser is the one that decodes a payload on this thread.
+fn is_decoding_with<D>() -> bool {
     is_decoding() && type_name::<D>() == type_name::<&mut postcard::Deserializer<'_, Reader<'_>>>()
 }
 
@@ -284,7 +294,8 @@ fn is_decoding() -> bool {
     DECODING.with_borrow(Option::is_some)
 }
 
-pub(crate) fn part(number: u32) -> Option<Blob> {
+/// Returns a part of the payload that is being decoded.
+fn part(number: u32) -> Option<Blob> {
     DECODING.with_borrow(|parts| parts.as_ref()?.get(usize::try_from(number).ok()?).cloned())
 }
 
@@ -304,7 +315,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Bytes<'a> {
     }
 }
 
-/// Not public API: the same for bytes that are owned.
+/// Not public API: a byte vector that is encoded as one block, not byte by byte.
 #[derive(Debug)]
 pub struct ByteBuf(pub Vec<u8>);
 
@@ -317,6 +328,66 @@ impl Serialize for ByteBuf {
 impl<'de> Deserialize<'de> for ByteBuf {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Bytes::deserialize(deserializer).map(|bytes| Self(bytes.0.to_vec()))
+    }
+}
+
+/// A blob in the body of a payload.
+#[derive(Serialize, Deserialize)]
+enum EncodedBlob<'a> {
+    Inline(#[serde(borrow)] Bytes<'a>),
+    /// The number of a part of the payload.
+    Part(u32),
+}
+
+impl Serialize for Blob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if !is_encoding_with::<S>() {
+            return serializer.serialize_bytes(self);
+        }
+        match attach(self) {
+            Some(number) => EncodedBlob::Part(number).serialize(serializer),
+            None => EncodedBlob::Inline(Bytes(self)).serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !is_decoding_with::<D>() {
+            return deserializer.deserialize_byte_buf(BlobVisitor);
+        }
+        match EncodedBlob::deserialize(deserializer)? {
+            EncodedBlob::Inline(bytes) => Ok(Self::from(bytes.0.to_vec())),
+            EncodedBlob::Part(number) => part(number)
+                .ok_or_else(|| de::Error::custom("a blob refers to a part that the payload does not have")),
+        }
+    }
+}
+
+/// Takes bytes in each form that a format may have for them.
+struct BlobVisitor;
+
+impl<'de> de::Visitor<'de> for BlobVisitor {
+    type Value = Blob;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("bytes")
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Blob, E> {
+        Ok(bytes.to_vec().into())
+    }
+
+    fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Blob, E> {
+        Ok(bytes.into())
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut sequence: A) -> Result<Blob, A::Error> {
+        let mut bytes = Vec::new();
+        while let Some(byte) = sequence.next_element()? {
+            bytes.push(byte);
+        }
+        Ok(bytes.into())
     }
 }
 

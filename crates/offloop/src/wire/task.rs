@@ -1,4 +1,4 @@
-//! Tasks: functions with a name, so that another process can be told to call them.
+//! Tasks: functions that another process can call by their names, and their calls.
 
 use std::any::{Any, TypeId};
 use std::borrow::Cow;
@@ -10,25 +10,25 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::payload::{Bytes, EncodeError, Incoming, Payload};
 use crate::base::fork::PerProcess;
 use crate::base::panic::Panic;
 use crate::core::error::ErrorKind;
 use crate::core::work::{Work, sealed};
-use crate::wire::payload::{Bytes, EncodeError, Incoming, Payload};
 
 /// The call of a task with its arguments, made by the task's `with`.
 ///
-/// Given to a process pool it is encoded at once, on the thread that submits it; borrowed arguments are read
-/// only until then. Given to threads it is an ordinary call, for which its arguments must be `'static`.
+/// A process pool encodes it at once, on the thread that submits it. Borrowed arguments are not read after that. On
+/// threads it is an ordinary call, for which its arguments must be `'static`.
 #[must_use = "a call does nothing until an executor is given it"]
 pub struct Call<'a, R> {
     task: &'static Task,
-    bound: Box<dyn Bound<R> + 'a>,
+    bound: Box<dyn BoundCall<R> + 'a>,
 }
 
-/// A task's function with its arguments.
-trait Bound<R>: Send {
-    fn encode(&self, context: Option<&Context<'_>>) -> Result<Payload, EncodeError>;
+/// A task's function with its arguments, whatever their types.
+trait BoundCall<R>: Send {
+    fn encode(&self, context: Option<&CallContext<'_>>) -> Result<Payload, EncodeError>;
     fn call(self: Box<Self>) -> R;
 }
 
@@ -37,8 +37,8 @@ struct Arguments<A, R> {
     body: fn(A) -> R,
 }
 
-impl<A: Serialize + Send, R> Bound<R> for Arguments<A, R> {
-    fn encode(&self, context: Option<&Context<'_>>) -> Result<Payload, EncodeError> {
+impl<A: Serialize + Send, R> BoundCall<R> for Arguments<A, R> {
+    fn encode(&self, context: Option<&CallContext<'_>>) -> Result<Payload, EncodeError> {
         match context {
             Some(context) => Payload::encode(&(context, &self.arguments)),
             None => Payload::encode(&self.arguments),
@@ -50,7 +50,7 @@ impl<A: Serialize + Send, R> Bound<R> for Arguments<A, R> {
     }
 }
 
-/// Not public API: what `#[offloop::task]` makes of `f.with(…)`.
+/// Not public API: makes the call that `f.with(…)` returns, for a function marked `#[offloop::task]`.
 pub fn call<'a, A, R>(task: &'static Task, arguments: A, body: fn(A) -> R) -> Call<'a, R>
 where
     A: Serialize + Send + 'a,
@@ -60,12 +60,12 @@ where
 }
 
 impl<R> Call<'_, R> {
-    /// The task's path, `crate::module::function`.
+    /// Returns the path of the task, `crate::module::function`.
     pub fn task_name(&self) -> &'static str {
         self.task.name
     }
 
-    pub(crate) fn encode(&self, context: Option<&Context<'_>>) -> Result<Encoded, ErrorKind> {
+    pub(crate) fn encode(&self, context: Option<&CallContext<'_>>) -> Result<Encoded, ErrorKind> {
         match self.bound.encode(context) {
             Ok(arguments) => {
                 Ok(Encoded { task: self.task, arguments, has_context: context.is_some(), kind: 0 })
@@ -95,50 +95,52 @@ impl<R: Send + 'static> Work for Call<'static, R> {
     }
 }
 
-/// What a worker learns of a job beside its arguments, which this precedes.
+/// Details of a job that its worker needs beside the arguments. If there are any, they precede the arguments in the
+/// payload.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Context<'a> {
-    /// Its name, if that is not the task's.
+pub(crate) struct CallContext<'a> {
+    /// The job's name, if it is not the task's.
     pub(crate) name: Option<&'a str>,
     /// The name of the submitter's span.
     pub(crate) parent: Option<&'a str>,
+    /// The bytes that the job [carries](crate::Prepared::carry).
     #[serde(borrow)]
     pub(crate) carried: Option<Bytes<'a>>,
 }
 
-impl<'a> Context<'a> {
-    /// Takes it off the front of what has come.
+impl<'a> CallContext<'a> {
+    /// Splits the context off the front of a payload.
     pub(crate) fn take(incoming: Incoming<'a>) -> Result<(Self, Incoming<'a>), postcard::Error> {
         let (context, body) = postcard::take_from_bytes(incoming.body)?;
         Ok((context, Incoming { body, ..incoming }))
     }
 }
 
-/// A call as it travels to a worker process.
+/// A call that is encoded for a worker process.
 #[derive(Debug)]
 pub(crate) struct Encoded {
     pub(crate) task: &'static Task,
     pub(crate) arguments: Payload,
-    /// A [`Context`] precedes the arguments.
+    /// Whether a [`CallContext`] precedes the arguments.
     pub(crate) has_context: bool,
-    /// Which jobs are expected to take as long as this one.
+    /// A hash of the job's task and name. Jobs of the same kind are expected to take about as long.
     pub(crate) kind: u8,
 }
 
-/// How many kinds of jobs are told apart.
+/// The number of kinds of jobs.
 pub(crate) const KINDS: usize = 256;
 
 impl Encoded {
     /// Calls the task on this thread.
-    pub(crate) fn run(&self) -> Outcome {
+    pub(crate) fn run(&self) -> EncodedResult {
         let mut incoming = Incoming::from(&self.arguments);
         if self.has_context {
-            incoming = Context::take(incoming).map_err(|error| Fault::Arguments(error.to_string()))?.1;
+            incoming = CallContext::take(incoming).map_err(|error| Fault::Arguments(error.to_string()))?.1;
         }
         (self.task.run)(incoming)
     }
 
-    /// Says how the job is called: those of one task and name are of one kind.
+    /// Sets the kind of the job, by its task and its name.
     pub(crate) fn named(mut self, name: &str) -> Self {
         let mut hasher = DefaultHasher::new();
         (self.task.index(), name).hash(&mut hasher);
@@ -147,27 +149,30 @@ impl Encoded {
     }
 }
 
-/// Not public API: an entry of the registry.
+/// Not public API: a function marked `#[offloop::task]`, as an entry of the registry.
 pub struct Task {
+    /// The path of the function.
     pub(crate) name: &'static str,
     signature: &'static str,
-    place: (&'static str, u32, u32),
-    /// Tells tasks apart that look the same: those of a crate that is linked twice, or of one macro.
+    /// The file, line and column of the function.
+    location: (&'static str, u32, u32),
+    /// Distinguishes tasks that are the same otherwise: of a crate that is linked twice, or of one macro.
     marker: fn() -> TypeId,
-    pub(crate) run: fn(Incoming<'_>) -> Outcome,
-    /// Its place in the sorted registry, by which it is called over a link. Written by `registry`.
+    /// Decodes arguments, calls the function and encodes its result.
+    pub(crate) run: fn(Incoming<'_>) -> EncodedResult,
+    /// The position in the sorted registry, by which the task is called over a link. Written by `registry`.
     index: AtomicU32,
 }
 
-/// Not public API: a task's encoded result.
-pub type Outcome = Result<Payload, Fault>;
+/// Not public API: the encoded result of a task.
+pub type EncodedResult = Result<Payload, Fault>;
 
-/// Not public API: why a task was not run, or has no result that could be sent.
+/// Not public API: the reason why a task has no result that could be sent.
 #[derive(Debug)]
 pub enum Fault {
-    /// Its arguments did not decode.
+    /// Its arguments could not be decoded, so it was not run.
     Arguments(String),
-    /// Its result did not encode.
+    /// Its result could not be encoded.
     Result(String),
     /// It panicked.
     Panicked(Panic),
@@ -184,15 +189,15 @@ impl Fault {
 }
 
 impl Task {
-    /// Not public API.
+    /// Not public API: makes the entry of a task.
     pub const fn new(
         name: &'static str,
         signature: &'static str,
-        place: (&'static str, u32, u32),
+        location: (&'static str, u32, u32),
         marker: fn() -> TypeId,
-        run: fn(Incoming<'_>) -> Outcome,
+        run: fn(Incoming<'_>) -> EncodedResult,
     ) -> Self {
-        Self { name, signature, place, marker, run, index: AtomicU32::new(u32::MAX) }
+        Self { name, signature, location, marker, run, index: AtomicU32::new(u32::MAX) }
     }
 
     pub(crate) fn index(&self) -> u32 {
@@ -201,7 +206,7 @@ impl Task {
     }
 
     fn identity(&self) -> impl Ord + Hash + use<> {
-        (self.name, self.place, self.signature, (self.marker)())
+        (self.name, self.location, self.signature, (self.marker)())
     }
 }
 
@@ -215,7 +220,7 @@ impl fmt::Debug for Task {
 #[linkme::distributed_slice]
 pub static TASKS: [Task];
 
-/// All tasks, in an order that two processes of the same build agree on.
+/// Returns all tasks, in an order that is the same in all processes of one build.
 pub(crate) fn registry() -> &'static [&'static Task] {
     static REGISTRY: PerProcess<Vec<&'static Task>> = PerProcess::new();
     REGISTRY.get(|| {
@@ -228,8 +233,8 @@ pub(crate) fn registry() -> &'static [&'static Task] {
     })
 }
 
-/// What two processes must share to understand each other: this crate's version, the tasks with their
-/// signatures, and the very file that they run.
+/// Returns a hash of what two processes must have in common to understand each other: this crate's version, the tasks
+/// with their signatures, and the file of the program.
 pub(crate) fn fingerprint() -> u64 {
     let mut hasher = DefaultHasher::new();
     env!("CARGO_PKG_VERSION").hash(&mut hasher);
@@ -242,8 +247,9 @@ pub(crate) fn fingerprint() -> u64 {
     hasher.finish()
 }
 
-/// Not public API: decodes arguments, calls, encodes the result. What is borrowed borrows from `input`.
-pub fn run<'a, A, R>(input: Incoming<'a>, body: impl FnOnce(A) -> R) -> Outcome
+/// Not public API: decodes the arguments, calls the function and encodes its result. Borrowed arguments borrow from
+/// `input`.
+pub fn run<'a, A, R>(input: Incoming<'a>, body: impl FnOnce(A) -> R) -> EncodedResult
 where
     A: Deserialize<'a>,
     R: Serialize + 'static,
@@ -251,7 +257,7 @@ where
     let arguments = input.decode().map_err(|error| Fault::Arguments(error.to_string()))?;
     let result = body(arguments);
     let encoded = match (&result as &dyn Any).downcast_ref::<Vec<u8>>() {
-        // The same bytes as by the general way, but as one block.
+        // The same encoding as the general one, but of one block instead of single bytes.
         Some(bytes) => Payload::encode(&Bytes(bytes)),
         None => Payload::encode(&result),
     };
@@ -262,7 +268,7 @@ where
 pub(crate) fn decode<R: DeserializeOwned + 'static>(encoded: Incoming<'_>) -> Result<R, postcard::Error> {
     let mut result: Option<R> = None;
     if let Some(bytes) = (&mut result as &mut dyn Any).downcast_mut::<Option<Vec<u8>>>() {
-        // As in `run`: a block.
+        // One block, as in `run`.
         *bytes = Some(encoded.decode::<Bytes>()?.0.to_vec());
         return Ok(result.expect("it was just set"));
     }

@@ -13,14 +13,15 @@ use rustix::net::{RecvFlags, SendFlags};
 use super::message::{AnswerTag, FrameBody, Malformed, SlotHeader, Span, decode_frame};
 use super::ring::{RETURNS, Ring, Shared, listener, state};
 use crate::base::clock::Moment;
-use crate::metrics::cpu::Usage;
 use crate::base::sync::Mutex;
+use crate::metrics::cpu::Usage;
 use crate::metrics::stats::Timing;
 use crate::processes::os::fd::drain_socket;
 use crate::processes::os::futex;
 use crate::processes::os::process::this_core;
-use crate::wire::arena::{self, Mapping};
+use crate::wire::arena;
 use crate::wire::blob::{Blob, Foreign, Keeper};
+use crate::wire::memfd::{self, Mapping};
 use crate::wire::payload::Payload;
 
 /// The descriptors that a new worker is given.
@@ -49,7 +50,7 @@ impl Link {
     pub(in crate::processes) fn create(max_payload: u64) -> io::Result<(Self, Handout)> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let ring_file = arena::memory_file("offloop-link", size_of::<Shared>())?;
+        let ring_file = memfd::memory_file("offloop-link", size_of::<Shared>())?;
         let ring = Ring(Mapping::new(ring_file.as_fd(), size_of::<Shared>(), true)?);
         let (arena_file, results) = arena::create(arena::reserve(), false)?;
         let link = Self {

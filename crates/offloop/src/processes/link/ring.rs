@@ -17,8 +17,8 @@ use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::message::{FAR, SPAN, SlotHeader};
-use crate::wire::arena::Mapping;
-use crate::wire::payload::{INLINE, PARTS, Payload, Place};
+use crate::wire::memfd::Mapping;
+use crate::wire::payload::{BodyLocation, INLINE, PARTS, Payload};
 
 /// The number of calls that a link holds.
 pub(in crate::processes) const SLOTS: u32 = 32;
@@ -127,17 +127,17 @@ impl Ring {
         };
         header.parts = 0;
         for part in payload.parts() {
-            let (offset, length) = part.place().expect("only blobs of this process's arena are attached");
+            let (offset, length) = part.location().expect("only blobs of this process's arena are attached");
             put(&offset.to_le_bytes());
             put(&(length as u64).to_le_bytes());
             header.parts += 1;
         }
-        match payload.place() {
-            Place::Inline(bytes) => {
+        match payload.location() {
+            BodyLocation::Inline(bytes) => {
                 header.inline = u32::try_from(bytes.len()).expect("inline bodies are small");
                 put(bytes);
             }
-            Place::Far { offset, length } => {
+            BodyLocation::InArena { offset, length } => {
                 (header.inline, header.offset, header.length) = (FAR, offset, length as u64);
             }
         }

@@ -17,8 +17,9 @@ use super::*;
 use crate::processes::link::pool_end::Handout;
 use crate::processes::link::ring::{RETURNS, Shared, Slot};
 use crate::processes::os::fd::is_readable_within;
-use crate::wire::arena::{self, Arena, Mapping};
+use crate::wire::arena::{self, Arena};
 use crate::wire::blob::{Blob, BlobMut};
+use crate::wire::memfd::{self, Mapping};
 use crate::wire::payload::{Incoming, PARTS, Payload};
 
 /// A wait that takes this long has failed. No correct run takes nearly as long.
@@ -319,7 +320,7 @@ impl Echo {
         let payload = Payload::encode(&(job, text, part)).unwrap();
         self.end.answer(SlotHeader { nanos: job * 3, flags: 9, ..done(job) }, &payload);
         for blob in payload.into_blobs() {
-            let (offset, _) = blob.place().unwrap();
+            let (offset, _) = blob.location().unwrap();
             self.lent.entry(offset).or_insert((blob, 0)).1 += 1;
         }
         if self.dice.one_in(3) {
@@ -836,7 +837,7 @@ fn fill(link: &Arc<Link>, end: &mut WorkerEnd) -> (Vec<Answer>, Vec<Payload>, Ve
         assert!(end.claim().is_some());
         let blobs: Vec<Blob> = (0..PARTS).map(|_| blob(1024, 1)).collect();
         let payload = Payload::encode(&blobs).unwrap();
-        offsets.extend(payload.parts().iter().map(|part| part.place().unwrap().0));
+        offsets.extend(payload.parts().iter().map(|part| part.location().unwrap().0));
         end.answer(done(1), &payload);
         payloads.push(payload);
         answers.push(link.take(at, 1).unwrap());
@@ -897,7 +898,7 @@ fn a_block_is_given_back_once_for_each_time_it_was_sent() {
     link.offer(0, 1, 0, 0, &value(1));
     assert!(end.claim().is_some());
     let twice = blob(1024, 1);
-    let (offset, _) = twice.place().unwrap();
+    let (offset, _) = twice.location().unwrap();
     end.answer(done(1), &Payload::encode(&[twice.clone(), twice.clone()]).unwrap());
     let answer = link.take(0, 1).unwrap();
     let kept = answer.parts[0].clone();
@@ -1025,7 +1026,7 @@ fn garbage_that_is_written_all_the_while_does_no_harm() {
 fn a_worker_refuses_a_file_that_is_no_ring() {
     let (_link, Handout { socket, files: [ring, _] }) = Link::create(0).unwrap();
     let socket = UnixStream::from(socket);
-    let small = arena::memory_file("offloop-test", size_of::<Shared>() - 1).unwrap();
+    let small = memfd::memory_file("offloop-test", size_of::<Shared>() - 1).unwrap();
     assert!(
         WorkerEnd::new(socket.try_clone().unwrap(), no_listener(), small.as_fd(), common_memory()).is_err()
     );

@@ -14,8 +14,8 @@ use super::ring::{RETURNS, Ring, Shared, listener, state};
 use crate::processes::os::fd::{self, drain_socket, is_readable_within};
 use crate::processes::os::futex;
 use crate::processes::os::process::this_core;
-use crate::wire::arena::Mapping;
 use crate::wire::blob::{Blob, Foreign};
+use crate::wire::memfd::Mapping;
 use crate::wire::payload::Payload;
 
 /// The time that a listener has to take an answer. After that the supervisor is notified as well.

@@ -19,7 +19,7 @@ use crate::core::runnable::{AbortIf, Owner};
 use crate::core::shutdown::{ShutdownReport, StuckJob};
 use crate::core::spin::{self, SpinOutcome};
 use crate::metrics::stats::{OutcomeCounters, Timing};
-use crate::metrics::{Advisor, PoolKind, Measured, Metrics, Activity};
+use crate::metrics::{Activity, Advisor, Measured, Metrics, PoolKind};
 use crate::processes::link::{Link, state};
 use crate::processes::os::fd::EventFd;
 use crate::wire::arena::Arena;
@@ -96,7 +96,7 @@ impl Dispatcher {
             let header = finished.job.header();
             header.span.record_times(began.since(header.submitted), took);
             if let Some(usage) = usage {
-                self.advisor.note(header, took, usage);
+                self.advisor.record(header, took, usage);
             }
             results::finish(finished, &self.counts);
         }

@@ -24,7 +24,7 @@ use crate::core::runnable::AnyJob;
 use crate::core::shutdown::{self, ShutdownReport};
 use crate::metrics::{Measured, Metrics};
 use crate::wire::payload::Bytes;
-use crate::wire::task::{Call, Context};
+use crate::wire::task::{Call, CallContext};
 
 /// The reason why a call was not accepted, with its instructions.
 type Refusal = Box<(ErrorKind, Options)>;
@@ -244,7 +244,7 @@ impl ProcessPool {
         if let (None, Some(carry)) = (&options.carried, &config.carry) {
             options.carried = panic::catch(carry).ok().flatten().map(Vec::into_boxed_slice);
         }
-        let context = Context {
+        let context = CallContext {
             name: has_name.then_some(&*options.name),
             parent: name_of_current_span(),
             carried: options.carried.as_deref().map(Bytes),

@@ -15,10 +15,10 @@ use serde::Serialize;
 
 use super::perform;
 use crate::base::clock::Moment;
-use crate::metrics::cpu::CpuMeter;
 use crate::base::fork::Generation;
 use crate::core::error::NotSent;
 use crate::core::spin::{self, AdaptiveSpin};
+use crate::metrics::cpu::CpuMeter;
 use crate::metrics::stats::Timing;
 use crate::processes::handshake::{self, MARKER, WorkerSetup, become_worker};
 use crate::processes::link::{AnswerTag, CAPTURE, Request, STREAM, SlotHeader, UNHEARD, WorkerEnd};
@@ -162,7 +162,7 @@ impl Worker {
     /// Records the blobs of a payload that the pool reads from now on.
     fn lend(&mut self, payload: Payload) {
         for blob in payload.into_blobs() {
-            let (offset, _) = blob.place().expect("only blobs of this process's arena are attached");
+            let (offset, _) = blob.location().expect("only blobs of this process's arena are attached");
             self.lent.entry(offset).or_insert((blob, 0)).1 += 1;
         }
     }

@@ -10,7 +10,7 @@ use crate::core::options::Options;
 use crate::core::outcome::Outcome;
 use crate::processes::link::{AnswerTag, CONTEXT, PanicNote, Request};
 use crate::wire::payload::{Incoming, Payload};
-use crate::wire::task::{Context, Fault, Task, registry};
+use crate::wire::task::{CallContext, Fault, Task, registry};
 
 type Surround = dyn Fn(&mut dyn FnMut()) + Send + Sync;
 
@@ -51,7 +51,7 @@ fn perform(task: &Task, request: &Request) -> Result<(Payload, bool), Fault> {
     let mut parent = None;
     if request.flags & CONTEXT != 0 {
         let (context, arguments) =
-            Context::take(incoming).map_err(|error| Fault::Arguments(error.to_string()))?;
+            CallContext::take(incoming).map_err(|error| Fault::Arguments(error.to_string()))?;
         incoming = arguments;
         parent = context.parent;
         options.carried = context.carried.map(|bytes| bytes.0.into());

@@ -19,7 +19,8 @@ use super::stall::{Stall, TaskOrigin};
 use crate::watch::guard::WatchGuard;
 use crate::watch::monitor::Monitor;
 
-/// Settings of the watch of a tokio runtime. See the [module](super) for what is noticed and what it costs.
+/// Settings of the watch of a tokio runtime. The [module](crate::watch) explains which stalls are noticed
+/// and what a watch costs.
 ///
 /// ```
 /// use std::sync::mpsc;
@@ -42,8 +43,8 @@ use crate::watch::monitor::Monitor;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// A worker that makes progress, but late, is not noticed: many tasks that are each below the threshold delay the rest as
-/// well. Nor is what blocks in threads that are meant for it, `spawn_blocking` and `block_in_place`.
+/// A worker that makes progress, but late, is not noticed: many tasks that are each below the threshold delay the
+/// rest as well. Nor is what blocks in threads that are meant for it, `spawn_blocking` and `block_in_place`.
 #[must_use = "a watch begins with `start`"]
 pub struct RuntimeWatchBuilder {
     monitor: Monitor,
@@ -87,14 +88,14 @@ impl RuntimeWatchBuilder {
         self
     }
 
-    /// Adds the stalled thread's stack to the reports, where it can be had safely: on Linux on x86-64. Needs the feature
-    /// `watch-stacks`. By default off.
+    /// Adds the stalled thread's stack to the reports, where it can be had safely: on Linux on x86-64. Needs the
+    /// feature `watch-stacks`. By default off.
     ///
-    /// The thread is sent a signal: the highest real-time signal that has no handler yet. Its handler copies at most 64 KiB
-    /// of the stack, which takes some microseconds, and does nothing else. The watch's thread finds frames and names in
-    /// that copy. A blocking call of the thread goes on after the signal. Threads in calls that would not (such as `poll`,
-    /// or a socket's with a timeout) get no signal, and their stack stays empty. Code that sleeps by `nanosleep` and does
-    /// not sleep on after its early return would wake early: the standard library does sleep on.
+    /// The thread is sent a signal: the highest real-time signal that has no handler yet. Its handler copies at most
+    /// 64 KiB of the stack, which takes some microseconds, and does nothing else. The watch's thread finds frames and
+    /// names in that copy. A blocking call of the thread goes on after the signal. Threads in calls that would not
+    /// (such as `poll`, or a socket's with a timeout) get no signal, and their stack stays empty. Code that sleeps by
+    /// `nanosleep` and does not sleep on after its early return would wake early: the standard library does sleep on.
     ///
     /// The program's debug information is read when the watch starts, in the background, and stays in memory.
     #[cfg(feature = "watch-stacks")]
@@ -103,9 +104,9 @@ impl RuntimeWatchBuilder {
         self
     }
 
-    /// Returns a function for the `on_thread_park` of a multi-thread runtime, with which each worker's thread is known by
-    /// name from the start. Without it a worker becomes known when it first runs a [watched](WatchedFuture) task or answers
-    /// the watch.
+    /// Returns a function for the `on_thread_park` of a multi-thread runtime, with which each worker's thread is
+    /// known by name from the start. Without it a worker becomes known when it first runs a [watched](WatchedFuture)
+    /// task or answers the watch.
     ///
     /// ```
     /// use offloop::watch::RuntimeWatchBuilder;
@@ -187,11 +188,12 @@ impl RuntimeWatch {
         WatchedFuture { future, origin, watch: self.0.state.id }
     }
 
-    /// Runs a future on `runtime`, which should be the watched one, as [`Runtime::block_on`] does. Its stalls are reported
-    /// with the line of this call.
+    /// Runs a future on `runtime`, which should be the watched one, as [`Runtime::block_on`] does. Its stalls are
+    /// reported with the line of this call.
     ///
-    /// A current-thread runtime runs only within `block_on`, and does not answer between two of these calls. Here the watch
-    /// learns of the end. After a call of the runtime's own `block_on`, call [`pause`](Self::pause), unless it is the last.
+    /// A current-thread runtime runs only within `block_on`, and does not answer between two of these calls. Here the
+    /// watch learns of the end. After a call of the runtime's own `block_on`, call [`pause`](Self::pause), unless it
+    /// is the last.
     #[track_caller]
     pub fn block_on<F: Future>(&self, runtime: &Runtime, future: F) -> F::Output {
         /// Pauses the watch also if the future panics.
@@ -224,8 +226,8 @@ impl fmt::Debug for RuntimeWatch {
 
 /// A future whose stalls are reported with its origin and name, made by [`RuntimeWatch::task`].
 ///
-/// Each poll writes a dozen numbers, without a lock and without reading a clock. It need not be a task of its own: within a
-/// task it names a part of it.
+/// Each poll writes a dozen numbers, without a lock and without reading a clock. It need not be a task of its own:
+/// within a task it names a part of it.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct WatchedFuture<F> {

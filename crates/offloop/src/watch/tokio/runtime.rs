@@ -2,11 +2,12 @@
 //!
 //! There are three kinds of evidence, each judged like the beats of any loop:
 //!
-//! - *The runtime answers.* A task answers when it is woken, and the watch's thread wakes it at each look. The task needs
-//!   no timer, so runtimes without one can be watched. A current-thread runtime that does not answer is stalled.
-//! - *A worker comes round.* In a multi-thread runtime the other workers answer for one that is stuck. But tokio counts how
-//!   often a worker parks and for how long it was busy. If a worker is awake and neither number moves, it is in a task, or
-//!   in the few tasks between two of its checks for events.
+//! - *The runtime answers.* A task answers when it is woken, and the watch's thread wakes it at each look. The task
+//!   needs no timer, so runtimes without one can be watched. A current-thread runtime that does not answer is
+//!   stalled.
+//! - *A worker comes round.* In a multi-thread runtime the other workers answer for one that is stuck. But tokio
+//!   counts how often a worker parks and for how long it was busy. If a worker is awake and neither number moves, it
+//!   is in a task, or in the few tasks between two of its checks for events.
 //! - *A watched poll ends.* For threads that are no workers: those in `block_on`.
 //!
 //! A thread's slot adds its id and the task that it polls.
@@ -31,7 +32,7 @@ use crate::watch::detector::{StallDetector, StallTiming};
 use crate::watch::guard::{StopSignal, WatchGuard};
 use crate::watch::pulse::{PAUSED, Reading};
 
-/// What the runtime's side and the watch's thread share.
+/// The state that the responder, the builder and the watch's thread share.
 pub(super) struct RuntimeState {
     /// The id of the watch in the slots. Never 0.
     pub(super) id: u64,
@@ -103,7 +104,7 @@ pub(super) fn start(
 ) -> io::Result<WatchGuard> {
     let (sender, wakers) = channel();
     let workers = RuntimeWorkers::of(runtime, timing);
-    // A report about a stuck worker says more than one about the runtime, so it must come first.
+    // A report about a stuck worker has more details than one about the runtime, so it must come first.
     let interval = if workers.all.is_empty() { 0 } else { 2 * look_interval(timing) };
     let mut watcher = Watcher {
         state: Arc::clone(state),
@@ -131,7 +132,8 @@ pub(super) fn start(
     guard
 }
 
-/// Returns the time between two looks. It is short enough to report a stall well before it has lasted twice the threshold.
+/// Returns the time between two looks. It is short enough to report a stall well before it has lasted twice the
+/// threshold.
 fn look_interval(timing: StallTiming) -> Nanos {
     (timing.threshold / 4).max(1_000_000)
 }
@@ -184,8 +186,8 @@ impl Watcher {
 
     /// Looks at the threads that poll watched tasks of this runtime.
     ///
-    /// Their polls are the only evidence about threads that are no workers, and about the thread of a current-thread runtime
-    /// until it answers.
+    /// Their polls are the only evidence about threads that are no workers, and about the thread of a current-thread
+    /// runtime until it answers.
     fn look_at_threads(&mut self, now: Nanos) {
         let has_workers = !self.workers.all.is_empty();
         let answers = !has_workers && !self.state.is_paused.load(Ordering::Acquire);
@@ -220,7 +222,8 @@ impl Watcher {
         let is_due = answered < self.asked && !self.state.is_paused.load(Ordering::Acquire);
         let last = if is_due { self.asked } else { PAUSED };
         if self.workers.all.iter().any(|worker| worker.tracker.is_stalled()) && !self.runtime.is_stalled() {
-            // The stuck worker is the reason, and is reported already. After it the runtime has its whole time to answer.
+            // The stuck worker is the reason, and is reported already. After it the runtime has its whole time to
+            // answer.
             self.runtime.ignore_before(now);
             return;
         }

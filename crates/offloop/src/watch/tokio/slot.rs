@@ -1,4 +1,4 @@
-//! What each thread publishes about itself for the watch's thread, which may read it at any moment.
+//! The slots in which threads publish their state for the watch's thread, which may read them at any moment.
 
 use std::panic::Location;
 use std::ptr;
@@ -21,8 +21,8 @@ pub(super) fn clock() -> &'static Clock {
 /// In place of a worker's number: the thread is no worker of a runtime, or is not known to be one.
 const NO_WORKER: usize = usize::MAX;
 
-/// What is known of one thread. Only the thread itself writes it, with plain stores. Readers may find values of different
-/// moments, except in `poll`.
+/// The published state of one thread. Only the thread itself writes it, with plain stores. Readers may find values of
+/// different moments, except in `poll`.
 pub(super) struct ThreadSlot {
     /// Whether a living thread has this slot.
     is_taken: AtomicBool,
@@ -75,8 +75,8 @@ impl PollCell {
         self.version.store(version.wrapping_add(2), Ordering::Release);
     }
 
-    /// Returns the version, which each `write` changes, and the task. There is no task outside of polls, nor if the thread
-    /// was just writing: then it makes progress.
+    /// Returns the version, which each `write` changes, and the task. There is no task outside of polls, nor if the
+    /// thread was just writing: then it makes progress.
     fn read(&self) -> (u64, Option<TaskOrigin>) {
         let version = self.version.load(Ordering::Acquire);
         let spawned_at = self.spawned_at.load(Ordering::Relaxed);
@@ -99,8 +99,8 @@ impl PollCell {
     }
 }
 
-/// The list of all slots that were ever made. A thread takes over the slot of one that has ended, so there are as many as
-/// there were threads at the busiest time. None is freed, so that a slot can be read without a lock.
+/// The list of all slots that were ever made. A thread takes over the slot of one that has ended, so there are as
+/// many as there were threads at the busiest time. None is freed, so that a slot can be read without a lock.
 static SLOTS: AtomicPtr<ThreadSlot> = AtomicPtr::new(ptr::null_mut());
 
 /// Iterates over all slots, those of threads that have ended included.

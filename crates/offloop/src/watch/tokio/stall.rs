@@ -19,20 +19,21 @@ pub struct Stall {
     /// The time that the stall has lasted at least. When it is over, the time that it has lasted.
     pub lasted: Duration,
     /// The stalled thread, if it is known: the only thread of the runtime, or one that
-    /// [`RuntimeWatchBuilder::on_thread_park`](super::RuntimeWatchBuilder::on_thread_park) has seen, or one that has run a
-    /// [watched](super::WatchedFuture) task.
+    /// [`RuntimeWatchBuilder::on_thread_park`](super::RuntimeWatchBuilder::on_thread_park) has seen, or one that has
+    /// run a [watched](super::WatchedFuture) task.
     pub thread: Option<StalledThread>,
-    /// The number of the worker in a multi-thread runtime, as in tokio's metrics. `None` for a thread in `block_on`, and
-    /// if no worker answers although none is stuck in a task.
+    /// The number of the worker in a multi-thread runtime, as in tokio's metrics. `None` for a thread in `block_on`,
+    /// and if no worker answers although none is stuck in a task.
     pub worker: Option<usize>,
-    /// The task that the thread polls, if it is a [watched](super::WatchedFuture) one. Of tasks within tasks the innermost.
+    /// The task that the thread polls, if it is a [watched](super::WatchedFuture) one. Of tasks within tasks the
+    /// innermost.
     pub task: Option<TaskOrigin>,
     /// The share of the stall, from 0 to 1, that the thread was on a core. `None` if the thread is unknown.
     pub cpu: Option<f64>,
     /// What the thread does, by that share and by its state at this moment. `None` if neither is known.
     pub activity: Option<Activity>,
-    /// The thread's stack, innermost call first. It is empty unless `RuntimeWatchBuilder::stacks` asks for it and it can be
-    /// had safely. The end of a stall has the stack of the last report.
+    /// The thread's stack, innermost call first. It is empty unless `RuntimeWatchBuilder::stacks` asks for it and it
+    /// can be had safely. The end of a stall has the stack of the last report.
     pub stack: Vec<StackFrame>,
     /// The number of stalls with the same task and the same thread's name until now, this one included.
     pub seen: u64,

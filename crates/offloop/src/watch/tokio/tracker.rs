@@ -117,7 +117,8 @@ impl Baseline {
         Some(Self { thread: slot.thread(), at: now, cpu: thread::cpu_time(slot.thread())? })
     }
 
-    /// Returns the share of the time since then that the slot's thread was on a core. `None` if it is another thread by now.
+    /// Returns the share of the time since then that the slot's thread was on a core. `None` if it is another thread
+    /// by now.
     fn share(self, slot: &ThreadSlot, now: Nanos) -> Option<f64> {
         let passed = duration(now.saturating_sub(self.at));
         if slot.thread() != self.thread || passed.is_zero() {

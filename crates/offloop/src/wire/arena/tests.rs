@@ -1,4 +1,4 @@
-//! The allocator against a naive model, what the system sees of it, and what a reader may do.
+//! The allocator against a naive model, the memory that it takes from the system, and what a reader may do.
 
 use std::io;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use rustix::mm::MprotectFlags;
 
 use super::*;
 
-/// An arena of its own, used by a pool; never freed, as its blocks ask for that.
+/// An arena for one test, used by a pool. It is leaked, since blocks refer to it with the lifetime `'static`.
 fn arena(size: usize) -> &'static Arena {
     let (file, mapping) = create(size, true).unwrap();
     assert_eq!(mapping.size(), size);
@@ -19,7 +19,7 @@ fn arena(size: usize) -> &'static Arena {
     arena
 }
 
-/// The memory that a file takes, in bytes.
+/// Returns the memory that a file takes, in bytes.
 fn footprint(file: BorrowedFd<'_>) -> usize {
     usize::try_from(rustix::fs::fstat(file).unwrap().st_blocks).unwrap() * 512
 }
@@ -29,13 +29,13 @@ fn pages(bytes: usize) -> usize {
 }
 
 impl Arena {
-    /// What lies on the shelves: offset, capacity, touched.
-    fn shelved(&self) -> Vec<(usize, usize, usize)> {
-        let shelves = self.shelves.lock();
-        let of_class = |(class, frees): (usize, &Vec<Free>)| {
+    /// Returns the free blocks: offset, capacity, touched.
+    fn free_blocks(&self) -> Vec<(usize, usize, usize)> {
+        let blocks = self.blocks.lock();
+        let of_class = |(class, frees): (usize, &Vec<FreeBlock>)| {
             frees.iter().map(|free| (free.offset, SMALLEST << class, free.touched)).collect::<Vec<_>>()
         };
-        shelves.free.iter().enumerate().flat_map(of_class).collect()
+        blocks.free.iter().enumerate().flat_map(of_class).collect()
     }
 }
 
@@ -144,7 +144,7 @@ impl Model {
         let before = self.retained();
         self.arena.shrink_to(bound);
         let mut largest_given = 0;
-        for (offset, capacity, touched) in self.arena.shelved() {
+        for (offset, capacity, touched) in self.arena.free_blocks() {
             let free = self.free.iter_mut().find(|free| free.0 == offset).expect("it is not free");
             assert_eq!(free.1, capacity);
             if touched != free.2 {
@@ -169,13 +169,13 @@ impl Model {
         assert!(self.held.iter().all(Held::is_intact), "a block's bytes have changed");
         assert_eq!(self.arena.retained.load(Ordering::Relaxed), self.retained());
         assert_eq!(self.arena.retains(), self.retained() > 0);
-        let (mut shelved, mut free) = (self.arena.shelved(), self.free.clone());
+        let (mut shelved, mut free) = (self.arena.free_blocks(), self.free.clone());
         shelved.sort_unstable();
         free.sort_unstable();
         assert_eq!(shelved, free);
         let held: usize = self.held.iter().map(|held| pages(held.touched)).sum();
         let kept: usize = self.free.iter().map(|free| pages(free.2)).sum();
-        assert_eq!(footprint(self.arena.file.as_fd()), held + kept, "what the system says");
+        assert_eq!(footprint(self.arena.file.as_fd()), held + kept, "the memory that the system reports");
     }
 }
 
@@ -203,20 +203,10 @@ proptest! {
         model.check();
         assert_eq!(footprint(model.arena.file.as_fd()), 0);
     }
-
-    #[test]
-    fn an_address_is_given_exactly_for_ranges_within_the_mapping(start: u64, end: u64, near: bool) {
-        let (_file, mapping) = create(16 * SMALLEST, true).unwrap();
-        let size = mapping.size() as u64;
-        let range = if near { start % (size + 2)..end % (size + 2) } else { start..end };
-        let expected = range.start <= range.end && range.end <= size;
-        let address = mapping.at(&range).map(|it| it.as_ptr().addr() - mapping.start().as_ptr().addr());
-        prop_assert_eq!(address, expected.then(|| usize::try_from(range.start).unwrap()));
-    }
 }
 
 #[test]
-fn what_was_freed_last_is_used_first() {
+fn the_block_that_was_freed_last_is_used_first() {
     let arena = arena(64 * SMALLEST);
     let mut blocks: Vec<Block> = (0..4).map(|_| arena.take(SMALLEST).unwrap()).collect();
     let mut offsets: Vec<usize> = blocks.iter().map(|block| block.offset).collect();
@@ -228,7 +218,7 @@ fn what_was_freed_last_is_used_first() {
 }
 
 #[test]
-fn an_arena_that_is_used_up_says_so_and_recovers() {
+fn an_arena_that_is_used_up_gives_none_until_a_block_is_freed() {
     let arena = arena(8 * SMALLEST);
     assert!(arena.take(8 * SMALLEST + 1).is_none(), "larger than the arena");
     assert!(arena.take(usize::MAX / 4).is_none(), "larger than any class");
@@ -243,7 +233,7 @@ fn an_arena_that_is_used_up_says_so_and_recovers() {
 }
 
 #[test]
-fn a_small_request_takes_a_block_that_is_too_large_by_far_rather_than_none() {
+fn a_small_request_gets_a_block_that_is_much_too_large_rather_than_none() {
     let arena = arena(64 * SMALLEST);
     let all = arena.take(64 * SMALLEST).unwrap();
     assert!(arena.take(1).is_none());
@@ -252,7 +242,7 @@ fn a_small_request_takes_a_block_that_is_too_large_by_far_rather_than_none() {
 }
 
 #[test]
-fn the_allowance_bounds_what_tidying_leaves() {
+fn tidying_leaves_as_much_memory_as_is_allowed() {
     let arena = arena(64 * SMALLEST);
     arena.allow(3 * SMALLEST);
     let mut blocks: Vec<Block> = (0..8).map(|_| arena.take(SMALLEST).unwrap()).collect();
@@ -284,10 +274,10 @@ fn freed_memory_is_kept_only_while_there_is_a_pool() {
     assert_eq!((footprint(), arena.retains()), (0, false), "it goes back at once");
 }
 
-/// Threads that fill, check and free blocks while another one gives memory back: who gives memory back must not
-/// do it to a block that somebody holds.
+/// Threads fill, check and free blocks while another one gives memory back. It must not give back the memory of a block
+/// that is held.
 #[test]
-fn contents_survive_what_neighbours_free_and_give_back() {
+fn a_held_block_keeps_its_contents_while_others_are_freed_and_given_back() {
     const THREADS: usize = 3;
     const ROUNDS: usize = 1500;
     let arena = arena(1024 * SMALLEST);
@@ -324,61 +314,9 @@ fn contents_survive_what_neighbours_free_and_give_back() {
         }
     });
     arena.shrink_to(0);
-    let kept: usize = arena.shelved().iter().map(|free| free.2).sum();
+    let kept: usize = arena.free_blocks().iter().map(|free| free.2).sum();
     assert_eq!((kept, arena.retained.load(Ordering::Relaxed)), (0, 0));
     assert_eq!(footprint(arena.file.as_fd()), 0);
-}
-
-/// A file of `size` bytes with these seals.
-fn file(size: usize, seals: SealFlags) -> OwnedFd {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file = rustix::fs::memfd_create("offloop-test", flags).unwrap();
-    rustix::fs::ftruncate(&file, size as u64).unwrap();
-    rustix::fs::fcntl_add_seals(&file, seals).unwrap();
-    file
-}
-
-#[test]
-fn a_file_that_could_shrink_is_not_mapped() {
-    let size = 4 * SMALLEST;
-    for seals in [SealFlags::empty(), SealFlags::GROW, SealFlags::GROW | SealFlags::SEAL] {
-        for writable in [false, true] {
-            let error = Mapping::new(file(size, seals).as_fd(), size, writable).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{seals:?}");
-        }
-    }
-    assert!(Mapping::new(file(size, SealFlags::SHRINK).as_fd(), size, true).is_ok());
-}
-
-#[test]
-fn a_file_that_is_too_small_is_not_mapped() {
-    let file = memory_file("offloop-test", 4 * SMALLEST).unwrap();
-    for size in [4 * SMALLEST + 1, 5 * SMALLEST, usize::MAX] {
-        let error = Mapping::new(file.as_fd(), size, false).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{size}");
-    }
-    let empty = memory_file("offloop-test", 0).unwrap();
-    assert!(Mapping::new(empty.as_fd(), 1, false).is_err());
-    for size in [1, SMALLEST, 4 * SMALLEST] {
-        assert_eq!(Mapping::new(file.as_fd(), size, true).unwrap().size(), size);
-    }
-}
-
-#[test]
-fn what_is_no_memory_file_is_not_mapped() {
-    let (read, _write) = rustix::pipe::pipe().unwrap();
-    assert!(Mapping::new(read.as_fd(), SMALLEST, false).is_err());
-    let null = std::fs::File::open("/dev/null").unwrap();
-    assert!(Mapping::new(null.as_fd(), SMALLEST, false).is_err());
-}
-
-#[test]
-fn a_memory_file_keeps_its_size() {
-    let file = memory_file("offloop-test", 4 * SMALLEST).unwrap();
-    for size in [0, 3 * SMALLEST, 5 * SMALLEST] {
-        assert!(rustix::fs::ftruncate(&file, size as u64).is_err(), "to {size}");
-    }
-    assert!(rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE).is_err(), "its seals are final");
 }
 
 #[test]
@@ -392,12 +330,12 @@ fn a_reader_sees_what_the_owner_writes_and_cannot_write_itself() {
     let mapping = Mapping::new(shared, arena.size(), false).unwrap();
     let range = block.offset()..block.offset() + 100;
     let start = mapping.at(&range).unwrap();
-    // SAFETY: the range lies within the mapping, and nobody writes to it while the slice is used.
+    // SAFETY: the range lies within the mapping, and nothing writes to it while the slice is used.
     assert_eq!(unsafe { std::slice::from_raw_parts(start.as_ptr(), 100) }, [7; 100]);
 
     let refused = Mapping::new(shared, arena.size(), true).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
-    // SAFETY: the range is this test's own mapping. Nothing is written to it, whatever it comes to.
+    // SAFETY: the range is a mapping of this test, to which nothing is written even if the call succeeds.
     let made_writable = unsafe {
         rustix::mm::mprotect(
             mapping.start().as_ptr().cast(),
@@ -415,56 +353,4 @@ fn a_reader_sees_what_the_owner_writes_and_cannot_write_itself() {
 fn the_reserve_is_a_power_of_two_within_its_bounds() {
     let reserve = reserve();
     assert!(reserve.is_power_of_two() && (SMALLEST..=RESERVE).contains(&reserve), "{reserve}");
-}
-
-/// A mapping of a file of four pages, each full of its number, that keeps its file.
-fn four_pages() -> Mapping {
-    let (_, mapping) = create(4 * SMALLEST, true).unwrap();
-    for page in 0..4_u8 {
-        // SAFETY: the page is within the mapping, to which nobody else has a reference.
-        unsafe { mapping.start().add(usize::from(page) * SMALLEST).write_bytes(page, SMALLEST) };
-    }
-    mapping
-}
-
-fn of_page(mapping: &Mapping, page: usize, length: usize) -> Option<Private> {
-    // SAFETY: `page` is at most the number of pages.
-    mapping.private(unsafe { mapping.start().add(page * SMALLEST) }, length)
-}
-
-#[test]
-fn a_private_mapping_has_the_bytes_of_its_place_and_keeps_its_own_to_itself() {
-    let mapping = four_pages();
-    let mut private = of_page(&mapping, 1, 2 * SMALLEST).unwrap();
-    assert_eq!(private.bytes(), [[1; SMALLEST], [2; SMALLEST]].concat());
-    private.bytes_mut().fill(9);
-    assert_eq!(private.bytes(), [9; 2 * SMALLEST]);
-    let again = of_page(&mapping, 0, 4 * SMALLEST).unwrap();
-    let expected: Vec<u8> = (0..4).flat_map(|page| [page; SMALLEST]).collect();
-    assert_eq!(again.bytes(), expected);
-    // It outlives the mapping that it was made from.
-    drop(mapping);
-    assert_eq!((again.bytes(), private.bytes()[0]), (&*expected, 9));
-}
-
-#[test]
-fn nothing_but_whole_ranges_of_a_file_that_is_still_there_is_mapped_privately() {
-    let mapping = four_pages();
-    assert!(of_page(&mapping, 3, SMALLEST).is_some());
-    assert!(of_page(&mapping, 3, SMALLEST + 1).is_none(), "beyond the end");
-    assert!(of_page(&mapping, 4, 1).is_none(), "behind the end");
-    assert!(of_page(&mapping, 1, usize::MAX).is_none(), "more than there are addresses");
-    assert!(of_page(&mapping, 1, 0).is_none(), "nothing");
-    assert!(mapping.private(NonNull::<u64>::dangling().cast(), SMALLEST).is_none(), "elsewhere");
-
-    let (file, _) = create(4 * SMALLEST, true).unwrap();
-    let forgetful = Mapping::new(file.as_fd(), 4 * SMALLEST, true).unwrap();
-    assert!(of_page(&forgetful, 0, SMALLEST).is_none(), "it was not kept");
-
-    // What a job does that closes all files, after which others take their numbers.
-    let (kept, _) = mapping.file.as_ref().unwrap();
-    let other = create(4 * SMALLEST, true).unwrap().0;
-    // SAFETY: both are open; nobody but the mapping uses the descriptor that changes its meaning.
-    assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), kept.as_raw_fd()) }, kept.as_raw_fd());
-    assert!(of_page(&mapping, 1, SMALLEST).is_none(), "it is another file");
 }

@@ -1,4 +1,4 @@
-//! Values and blobs there and back.
+//! Values and blobs that are encoded and decoded again.
 
 #![allow(clippy::cast_possible_truncation, reason = "the numbers only tell things apart")]
 
@@ -24,7 +24,7 @@ enum Tree {
     Json(AsJson<Box<Tree>>),
 }
 
-/// Travels as a text that another serialiser makes.
+/// A value that is encoded as a text by another serialiser.
 #[derive(Debug, Clone, PartialEq)]
 struct AsJson<T>(T);
 
@@ -42,10 +42,10 @@ impl<'de, T: serde::de::DeserializeOwned> Deserialize<'de> for AsJson<T> {
 }
 
 impl Tree {
-    /// The blobs that ought to be parts, in order.
+    /// Collects the blobs that must become parts, in order.
     fn large_blobs<'a>(&'a self, found: &mut Vec<&'a Blob>) {
         match self {
-            Self::Blob(blob) if blob.len() >= SMALL_BLOB && blob.place().is_some() => found.push(blob),
+            Self::Blob(blob) if blob.len() >= SMALL_BLOB && blob.location().is_some() => found.push(blob),
             Self::Pair { left, right } => {
                 left.large_blobs(found);
                 if let Some(right) = right {
@@ -59,7 +59,7 @@ impl Tree {
     }
 }
 
-/// In shared memory.
+/// Makes a blob in shared memory.
 fn own(bytes: &[u8]) -> Blob {
     let mut blob = BlobMut::zeroed(bytes.len());
     blob.copy_from_slice(bytes);
@@ -103,7 +103,7 @@ fn tree() -> impl Strategy<Value = Tree> {
     })
 }
 
-/// There and back.
+/// Encodes a value and decodes it again.
 fn through<T: Serialize + serde::de::DeserializeOwned>(value: &T) -> T {
     let payload = Payload::encode(value).unwrap();
     assert!(!is_encoding());
@@ -116,28 +116,30 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_decoded_is_what_was_encoded(tree in tree()) {
+    fn a_decoded_value_equals_the_encoded_one(tree in tree()) {
         let payload = Payload::encode(&tree).unwrap();
         prop_assert!(!is_encoding());
         let mut blobs = Vec::new();
         tree.large_blobs(&mut blobs);
         blobs.truncate(PARTS);
         // Parts are the very memory of the blobs.
-        let places = |blobs: &mut dyn Iterator<Item = &Blob>| blobs.map(|it| it.place().unwrap()).collect::<Vec<_>>();
-        prop_assert_eq!(places(&mut payload.parts().iter()), places(&mut blobs.iter().copied()));
+        let ranges = |blobs: &mut dyn Iterator<Item = &Blob>| -> Vec<_> {
+            blobs.map(|it| it.location().unwrap()).collect()
+        };
+        prop_assert_eq!(ranges(&mut payload.parts().iter()), ranges(&mut blobs.iter().copied()));
         prop_assert_eq!(
             payload.size(),
             payload.body().len() + blobs.iter().map(|blob| blob.len()).sum::<usize>()
         );
-        prop_assert_eq!(matches!(payload.place(), Place::Inline(_)), payload.body().len() <= INLINE);
+        prop_assert_eq!(matches!(payload.location(), BodyLocation::Inline(_)), payload.body().len() <= INLINE);
         prop_assert_eq!(&Incoming::from(&payload).decode::<Tree>().unwrap(), &tree);
         // What the sender must keep while it is read: all of the parts, and the body if that is in the arena.
-        let far = usize::from(payload.body().len() > INLINE);
+        let in_arena = usize::from(payload.body().len() > INLINE);
         let body = payload.body().to_vec();
         let kept: Vec<Blob> = payload.into_blobs().collect();
-        prop_assert_eq!(kept.len(), far + blobs.len());
-        prop_assert!(kept.iter().all(|blob| blob.place().is_some()));
-        prop_assert!(far == 0 || *kept[0] == *body);
+        prop_assert_eq!(kept.len(), in_arena + blobs.len());
+        prop_assert!(kept.iter().all(|blob| blob.location().is_some()));
+        prop_assert!(in_arena == 0 || *kept[0] == *body);
     }
 
     #[test]
@@ -153,7 +155,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_as_a_block_and_bytes_one_by_one_are_encoded_alike(bytes in prop::collection::vec(any::<u8>(), 0..5000)) {
+    fn bytes_as_a_block_and_single_bytes_are_encoded_alike(bytes in prop::collection::vec(any::<u8>(), 0..5000)) {
         let [block, one_by_one] = [Payload::encode(&Bytes(&bytes)), Payload::encode(&bytes)].map(Result::unwrap);
         prop_assert_eq!(block.body(), one_by_one.body());
         prop_assert_eq!(through(&ByteBuf(bytes.clone())).0, bytes.clone());
@@ -185,8 +187,8 @@ fn bodies_move_to_the_arena_when_they_are_too_long_for_the_link() {
         // Two bytes more for the length.
         let bytes = vec![3; length];
         let payload = Payload::encode(&Bytes(&bytes)).unwrap();
-        assert_eq!(matches!(payload.place(), Place::Inline(_)), is_inline, "{length}");
-        if let Place::Far { offset, length } = payload.place() {
+        assert_eq!(matches!(payload.location(), BodyLocation::Inline(_)), is_inline, "{length}");
+        if let BodyLocation::InArena { offset, length } = payload.location() {
             assert_eq!((offset % 4096, length), (0, payload.body().len()));
         }
         assert_eq!(Incoming::from(&payload).decode::<Bytes>().unwrap().0, bytes);
@@ -202,7 +204,7 @@ fn a_body_that_grows_piece_by_piece_keeps_what_it_has() {
 }
 
 #[test]
-fn more_blobs_than_fit_are_copied_and_small_ones_and_those_of_the_heap_too() {
+fn blobs_beyond_the_limit_and_small_ones_and_those_on_the_heap_are_copied() {
     let blobs: Vec<Blob> = (0..PARTS + 5).map(|it| own(&vec![u8::try_from(it).unwrap(); 2000])).collect();
     let payload = Payload::encode(&blobs).unwrap();
     assert_eq!(payload.parts().len(), PARTS);
@@ -217,7 +219,7 @@ fn more_blobs_than_fit_are_copied_and_small_ones_and_those_of_the_heap_too() {
 }
 
 #[test]
-fn a_blob_that_is_sent_is_shared_not_copied() {
+fn a_blob_that_is_sent_is_not_copied() {
     let blob = own(&[5; SMALL_BLOB]);
     let payload = Payload::encode(&(&blob, &blob)).unwrap();
     assert_eq!(payload.parts().len(), 2);
@@ -226,35 +228,35 @@ fn a_blob_that_is_sent_is_shared_not_copied() {
     drop((one, other));
     assert!(blob.is_shared());
     drop(payload);
-    assert!(!blob.is_shared(), "neither decoding nor the payload holds it any more");
+    assert!(!blob.is_shared(), "neither decoding nor the payload keeps it");
 }
 
 #[test]
-fn a_part_that_did_not_come_is_an_error() {
+fn a_missing_part_is_an_error() {
     let blob = own(&[5; SMALL_BLOB]);
     let payload = Payload::encode(&[&blob, &blob]).unwrap();
     let error = Incoming { body: payload.body(), parts: &payload.parts()[..1] }.decode::<[Blob; 2]>();
     assert!(error.is_err());
 }
 
-/// Encodes another value while it is encoded, and after that fails or panics if it is told to.
+/// Encodes another value while it is encoded. After that it may fail or panic.
 struct Within<'a>(&'a Blob, &'static str);
 
 impl Serialize for Within<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let inner = Payload::encode(&(self.0, self.0)).map_err(S::Error::custom)?;
-        assert_eq!(inner.parts().len(), 2, "its own parts alone");
+        assert_eq!(inner.parts().len(), 2, "only its own parts");
         assert_eq!(Incoming::from(&inner).decode::<(Blob, Blob)>().unwrap().1, *self.0);
         match self.1 {
-            "fail" => Err(S::Error::custom("as it was told")),
-            "panic" => panic!("as it was told"),
+            "fail" => Err(S::Error::custom("on purpose")),
+            "panic" => panic!("on purpose"),
             _ => self.0.serialize(serializer),
         }
     }
 }
 
 #[test]
-fn what_is_encoded_within_another_value_keeps_its_parts_apart() {
+fn a_value_encoded_within_another_one_has_parts_of_its_own() {
     let [first, second] = [own(&[1; 2000]), own(&[2; 2000])];
     let payload = Payload::encode(&(&first, Within(&second, ""), &first)).unwrap();
     assert_eq!(payload.parts(), [first.clone(), second.clone(), first.clone()]);
@@ -280,7 +282,7 @@ struct Panics;
 
 impl<'de> Deserialize<'de> for Panics {
     fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        panic!("as it does")
+        panic!("on purpose")
     }
 }
 
@@ -309,7 +311,7 @@ impl<'de> Deserialize<'de> for DecodesWithin {
 }
 
 #[test]
-fn what_is_decoded_within_another_value_leaves_its_parts_alone() {
+fn a_value_decoded_within_another_one_has_parts_of_its_own() {
     let [first, second] = [own(&[1; 2000]), own(&[2; 2000])];
     let payload = Payload::encode(&(&first, &second)).unwrap();
     let (one, _, other) = Incoming::from(&payload).decode::<(Blob, DecodesWithin, Blob)>().unwrap();
@@ -317,7 +319,7 @@ fn what_is_decoded_within_another_value_leaves_its_parts_alone() {
 }
 
 #[test]
-fn a_blob_that_a_value_encodes_for_itself_keeps_its_bytes() {
+fn a_blob_in_a_value_that_uses_another_serialiser_is_copied() {
     struct Sealed(Blob);
 
     impl Serialize for Sealed {

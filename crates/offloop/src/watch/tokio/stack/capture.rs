@@ -1,4 +1,4 @@
-//! What a watch asks for: a thread's stack as a list of calls, where stacks can be had at all.
+//! Captures a thread's stack as a list of calls, on systems where that is possible. Elsewhere stacks are empty.
 
 use std::ops::Range;
 
@@ -14,8 +14,8 @@ pub(in crate::watch::tokio) fn capture(thread: i32, bounds: Range<usize>) -> Vec
     sample::take(thread, bounds).map(|sample| unwind::frames(&sample)).unwrap_or_default()
 }
 
-/// Reads the program's debug information ahead, in a thread of its own. That takes from milliseconds to seconds, which the
-/// first report of a stall would take longer.
+/// Reads the program's debug information ahead, in a thread of its own. That takes from milliseconds to seconds,
+/// which the first report of a stall would take longer.
 #[cfg(all(feature = "watch-stacks", target_os = "linux", target_arch = "x86_64"))]
 pub(in crate::watch::tokio) fn prepare() {
     sample::prepare();
@@ -27,8 +27,8 @@ pub(in crate::watch::tokio) fn prepare() {
 #[cfg(all(feature = "watch-stacks", target_os = "linux", target_arch = "x86_64"))]
 pub(in crate::watch::tokio) fn current_bounds() -> Range<usize> {
     let (mut low, mut size) = (std::ptr::null_mut(), 0);
-    // SAFETY: the thread is the calling one. The attributes are initialised by the first call, read and destroyed only if
-    // that has succeeded, and destroyed once. All pointers are to locals that outlive the calls.
+    // SAFETY: the thread is the calling one. The attributes are initialised by the first call, read and destroyed
+    // only if that has succeeded, and destroyed once. All pointers are to locals that outlive the calls.
     unsafe {
         let mut attributes = std::mem::zeroed();
         if libc::pthread_getattr_np(libc::pthread_self(), &raw mut attributes) == 0 {

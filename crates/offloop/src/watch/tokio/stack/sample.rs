@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 /// The number of words of a stack that are copied: 64 KiB, some hundred calls.
 const WORDS: usize = 8192;
 
-/// A thread that does not answer within this time will not answer soon: it has blocked the signal, or sleeps where signals
-/// do not reach.
+/// A thread that does not answer within this time will not answer soon: it has blocked the signal, or sleeps where
+/// signals do not reach.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// A copy of the innermost part of a stack, with the registers that belong to it.
@@ -127,13 +127,13 @@ impl Request {
     }
 }
 
-/// Returns the signal for requests, a real-time signal that had no handler, with our handler installed. `None` if there is
-/// no such signal.
+/// Returns the signal for requests, a real-time signal that had no handler, with our handler installed. `None` if
+/// there is no such signal.
 fn signal() -> Option<c_int> {
     static SIGNAL: OnceLock<Option<c_int>> = OnceLock::new();
     *SIGNAL.get_or_init(|| {
-        // SAFETY: zeros are valid values of these structs, which are plain data and outlive the calls. The handler has the
-        // signature that `SA_SIGINFO` requires, and is async-signal-safe.
+        // SAFETY: zeros are valid values of these structs, which are plain data and outlive the calls. The handler
+        // has the signature that `SA_SIGINFO` requires, and is async-signal-safe.
         unsafe {
             let is_unused = |signal: &c_int| {
                 let mut now: libc::sigaction = mem::zeroed();
@@ -150,8 +150,8 @@ fn signal() -> Option<c_int> {
     })
 }
 
-/// The signal's handler. It runs in the asked thread and may interrupt anything, so it takes no lock, does not allocate,
-/// does not panic and leaves `errno` alone.
+/// The signal's handler. It runs in the asked thread and may interrupt anything, so it takes no lock, does not
+/// allocate, does not panic and leaves `errno` alone.
 extern "C" fn handle(_signal: c_int, _info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the request is null or leaked. With `SA_SIGINFO` the kernel passes a valid `ucontext_t` of this thread.
     // `gettid` is a bare system call, so a handler may call it, and it cannot fail.
@@ -160,7 +160,8 @@ extern "C" fn handle(_signal: c_int, _info: *mut libc::siginfo_t, context: *mut 
     }) else {
         return;
     };
-    // A signal that comes late may find a newer request. If that is for this thread too, it may as well be answered now.
+    // A signal that comes late may find a newer request. If that is for this thread too, it may as well be answered
+    // now.
     if request.thread.load(Ordering::Relaxed) != thread
         || request.state.compare_exchange(ASKED, TAKING, Ordering::AcqRel, Ordering::Relaxed).is_err()
     {
@@ -181,8 +182,8 @@ extern "C" fn handle(_signal: c_int, _info: *mut libc::siginfo_t, context: *mut 
             if high - from < 8 {
                 break;
             }
-            // SAFETY: the address is aligned and lies within this thread's stack, at or above the stack pointer, where all
-            // memory is mapped and no other thread writes.
+            // SAFETY: the address is aligned and lies within this thread's stack, at or above the stack pointer,
+            // where all memory is mapped and no other thread writes.
             let value = unsafe { ptr::with_exposed_provenance::<u64>(from).read_volatile() };
             word.store(value, Ordering::Relaxed);
             from += 8;
@@ -195,9 +196,10 @@ extern "C" fn handle(_signal: c_int, _info: *mut libc::siginfo_t, context: *mut 
 
 /// Returns whether a signal has no effect on what the thread does. `None` if the system does not say.
 ///
-/// It has none on a thread that computes. Of the system calls those are safe that the kernel restarts after a handler with
-/// `SA_RESTART`, and those that sleep: they are not restarted, but the standard library repeats them. A call on a socket
-/// with a timeout would fail with `EINTR`. (A thread that enters another call at this moment is interrupted all the same.)
+/// It has none on a thread that computes. Of the system calls those are safe that the kernel restarts after a handler
+/// with `SA_RESTART`, and those that sleep: they are not restarted, but the standard library repeats them. A call on
+/// a socket with a timeout would fail with `EINTR`. (A thread that enters another call at this moment is interrupted
+/// all the same.)
 fn may_interrupt(thread: i32) -> Option<bool> {
     let text = fs::read_to_string(format!("/proc/self/task/{thread}/syscall")).ok()?;
     let mut words = text.split_whitespace();

@@ -14,8 +14,8 @@ use crate::watch::tokio::stall::StackFrame;
 /// The greatest number of calls that are looked for.
 const MAX_CALLS: usize = 256;
 
-/// The layout of the frames of all loaded objects: the program and its shared libraries. It is copied, since an object may
-/// be unloaded at any time.
+/// The layout of the frames of all loaded objects: the program and its shared libraries. It is copied, since an
+/// object may be unloaded at any time.
 #[derive(Clone)]
 struct Objects {
     /// The number of objects that the loader had loaded and unloaded until then.
@@ -78,8 +78,8 @@ impl Objects {
         // In a forked child the lock may stay held: then nothing is known.
         let mut known = KNOWN.try_lock().ok();
         read.known = known.as_ref().and_then(|known| known.as_ref()).map(|known| known.version);
-        // SAFETY: the callback has the right signature, its last argument is the pointer given here, which is to a local
-        // that outlives the call, and it does not unwind.
+        // SAFETY: the callback has the right signature, its last argument is the pointer given here, which is to a
+        // local that outlives the call, and it does not unwind.
         unsafe { libc::dl_iterate_phdr(Some(Reading::object), (&raw mut read).cast()) };
         if let Some(same) = known.as_ref().and_then(|known| known.as_ref()) {
             if read.version == read.known {
@@ -94,7 +94,7 @@ impl Objects {
     }
 }
 
-/// What the loader's list of objects is read into.
+/// The result of reading the loader's list of objects.
 struct Reading {
     known: Option<(u64, u64)>,
     version: Option<(u64, u64)>,
@@ -115,8 +115,8 @@ impl Reading {
         if reading.known == Some(version) {
             return 1;
         }
-        // SAFETY: the description gives the address and the number of the object's headers. The loader's lock, which is held
-        // meanwhile, keeps the object loaded.
+        // SAFETY: the description gives the address and the number of the object's headers. The loader's lock, which
+        // is held meanwhile, keeps the object loaded.
         let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
         // SAFETY: headers and base are of the same object, which stays loaded meanwhile.
         if let Some(module) = unsafe { module(info.dlpi_addr, headers) } {

@@ -1,0 +1,159 @@
+//! Memory files (memfd): anonymous, sealed files in memory, and their mappings.
+//!
+//! Processes share memory by passing the descriptor of such a file. It has no name that could be left behind, and
+//! since it cannot shrink, a reader can map it without the risk of a bus error.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+/// Makes a memory file of `size` bytes. It is sealed, so it can neither shrink under a reader nor grow.
+pub(crate) fn memory_file(name: &str, size: usize) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = rustix::fs::memfd_create(name, flags)?;
+    rustix::fs::ftruncate(&file, size as u64)?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(file)
+}
+
+/// A shared mapping of the beginning of a memory file.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    size: usize,
+    /// The file, if parts of it are to be mapped privately. Its identity is kept too: faulty code in a job may close
+    /// all descriptors and open other files under their numbers.
+    file: Option<(OwnedFd, FileIdentity)>,
+}
+
+/// A file's device and inode number.
+type FileIdentity = (u64, u64);
+
+fn identity_of(file: BorrowedFd<'_>) -> io::Result<FileIdentity> {
+    let status = rustix::fs::fstat(file)?;
+    Ok((status.st_dev, status.st_ino))
+}
+
+// SAFETY: a mapping is plain memory that belongs to no thread. The type only returns raw pointers; code that reads or
+// writes through them is responsible for synchronisation.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the first `size` bytes of `file`.
+    ///
+    /// Fails unless the file is sealed against shrinking and has that size: reading a mapping beyond the end of its
+    /// file raises SIGBUS.
+    pub(crate) fn new(file: BorrowedFd<'_>, size: usize, writable: bool) -> io::Result<Self> {
+        let seals = rustix::fs::fcntl_get_seals(file)?;
+        let actual = rustix::fs::fstat(file)?.st_size;
+        if !seals.contains(SealFlags::SHRINK)
+            || u64::try_from(actual).is_ok_and(|actual| actual < size as u64)
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the memory file is not sealed against shrinking, or is smaller than its mapping",
+            ));
+        }
+        let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        // SAFETY: the kernel chooses an unused address, so no existing memory is affected.
+        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, protection, flags, file, 0) }?;
+        let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::InvalidData)?;
+        // Gigabytes of holes are of no use in a core dump.
+        // SAFETY: the range is the mapping that was just made, and the advice does not change its contents.
+        let _ = unsafe { rustix::mm::madvise(start.as_ptr().cast(), size, Advice::LinuxDontDump) };
+        Ok(Self { start, size, file: None })
+    }
+
+    /// Keeps `file`, which this is a mapping of, so that [`map_private`](Self::map_private) can map parts of it.
+    pub(crate) fn keep_file(mut self, file: BorrowedFd<'_>) -> io::Result<Self> {
+        self.file = Some((rustix::io::fcntl_dupfd_cloexec(file, 3)?, identity_of(file)?));
+        Ok(self)
+    }
+
+    /// Maps `length` bytes once more, privately and writable, from `start` on, which is an address in this mapping. A
+    /// page is copied when it is first written to.
+    ///
+    /// `None` if the file is not kept, if the range is empty or not page-aligned or lies outside of this mapping, or
+    /// if the system refuses.
+    pub(crate) fn map_private(&self, start: NonNull<u8>, length: usize) -> Option<PrivateMapping> {
+        let (file, identity) = self.file.as_ref()?;
+        let offset = (start.as_ptr() as usize).checked_sub(self.start.as_ptr() as usize)?;
+        let is_inside = offset.checked_add(length).is_some_and(|end| end <= self.size);
+        if !is_inside || length == 0 || identity_of(file.as_fd()).ok()? != *identity {
+            return None;
+        }
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: the kernel chooses an unused address, so no existing memory is affected.
+        let start =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, protection, flags, file, offset as u64) };
+        Some(PrivateMapping { start: NonNull::new(start.ok()?.cast())?, length })
+    }
+
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Returns the address of `range`, if it lies within the mapping.
+    pub(crate) fn at(&self, range: &Range<u64>) -> Option<NonNull<u8>> {
+        let (start, end) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
+        if start > end || end > self.size {
+            return None;
+        }
+        // SAFETY: `start` is at most the size of the mapping, as was just checked.
+        Some(unsafe { self.start.add(start) })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: this value owns the mapping, and the pointers that it has returned must not be used after it.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.size) };
+    }
+}
+
+/// A private, writable mapping of a part of a memory file.
+#[derive(Debug)]
+pub(crate) struct PrivateMapping {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: this value owns the memory, which belongs to no thread.
+unsafe impl Send for PrivateMapping {}
+// SAFETY: as above. It is written to through exclusive references only.
+unsafe impl Sync for PrivateMapping {}
+
+impl PrivateMapping {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: this value owns the mapping of `length` bytes. Pages that were not written to are those of the
+        // file, whose owner does not write to them while the blob that this is a view of exists.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `&mut self` makes this the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl Drop for PrivateMapping {
+    fn drop(&mut self) {
+        // SAFETY: this value owns the mapping, and references into it cannot outlive it.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
+#[cfg(all(test, not(shuttle), not(miri)))]
+mod tests;
