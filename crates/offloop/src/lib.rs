@@ -78,12 +78,20 @@
 //! | `rayon`, `tokio` | adapters that run jobs on the threads of those crates |
 
 mod api;
+#[cfg_attr(
+    not(all(feature = "process", target_os = "linux")),
+    allow(dead_code, unreachable_pub, reason = "some of it is for jobs in other processes")
+)]
 mod base;
 #[cfg_attr(
     not(all(feature = "process", target_os = "linux")),
     allow(dead_code, unreachable_pub, reason = "some of it is for jobs in other processes")
 )]
 mod core;
+#[cfg_attr(
+    not(all(feature = "process", target_os = "linux")),
+    allow(dead_code, unreachable_pub, reason = "some of it is for jobs in other processes")
+)]
 pub mod metrics;
 #[cfg(all(feature = "process", target_os = "linux"))]
 mod processes;

@@ -12,12 +12,10 @@ impl Moment {
         Self(read(libc::CLOCK_MONOTONIC).expect("there is a monotonic clock"))
     }
 
-    #[cfg(feature = "process")]
     pub(crate) fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    #[cfg(feature = "process")]
     pub(crate) fn as_nanos(self) -> u64 {
         self.0
     }

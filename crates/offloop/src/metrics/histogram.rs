@@ -160,7 +160,6 @@ impl Histogram {
     }
 
     /// Adds one time.
-    #[cfg(feature = "process")]
     pub(crate) fn record(&mut self, time: Duration) {
         self.buckets[bucket_of(nanos(time))] += 1;
         self.sum = self.sum.saturating_add(time);

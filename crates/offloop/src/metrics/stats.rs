@@ -4,12 +4,10 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-#[cfg(feature = "process")]
 use std::time::Duration;
 
 use super::advice::Advisor;
 use super::cpu::CpuMeter;
-#[cfg(feature = "process")]
 use super::cpu::Usage;
 use super::histogram::{Histogram, Recorder, add_as_only_writer};
 use super::values::Outcomes;
@@ -118,7 +116,6 @@ impl Observer for WorkerClock {
 }
 
 /// The times of a job that another process has run, as that process reports them.
-#[cfg(feature = "process")]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timing {
     pub(crate) began: Moment,
