@@ -121,7 +121,7 @@ class ThreadPool:
         start: Callable[[Life], object],
         name: str,
         purpose: str,
-        max_threads: int,
+        max_workers: int,
         queue_capacity: int,
         on_full: str,
         idle_timeout: float,
@@ -275,7 +275,7 @@ class Advice:
     def task(self) -> str:
         """The name of the function."""
     @property
-    def found(self) -> Literal["computes", "only_waits"]:
+    def found(self) -> Literal["computes", "waits"]:
         """The activity that does not fit the pool."""
     @property
     def jobs(self) -> int:

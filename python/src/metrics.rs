@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use offloop::metrics::{self as engine, Kind};
+use offloop::metrics::{self as engine, PoolKind};
 use pyo3::prelude::*;
 
 use crate::interpreter::{attach, detach};
@@ -79,7 +79,7 @@ impl Metrics {
     #[getter]
     fn restarts(&self) -> BTreeMap<&'static str, u64> {
         match self.0.kind {
-            Kind::Processes => self.0.restarts.iter().collect(),
+            PoolKind::Processes => self.0.restarts.iter().collect(),
             _ => BTreeMap::new(),
         }
     }
@@ -178,10 +178,10 @@ impl Advice {
         &self.0.task
     }
 
-    /// The activity that does not fit the pool: `computes` or `only_waits`.
+    /// The activity that does not fit the pool: `computes` or `waits`.
     #[getter]
     fn found(&self) -> &'static str {
-        self.0.found.as_str()
+        self.0.activity.as_str()
     }
 
     /// The number of calls that were measured. Calls below 2 ms are not.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use offloop::OnFull;
-use offloop::metrics::Purpose;
+use offloop::metrics::Activity;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -22,12 +22,12 @@ pub(crate) fn policy(name: &str) -> PyResult<OnFull> {
     })
 }
 
-/// Returns the purpose of a pool.
-pub(crate) fn purpose_of(name: &str) -> PyResult<Purpose> {
-    Ok(match name {
-        "any" => Purpose::Any,
-        "waiting" => Purpose::Waiting,
-        "computing" => Purpose::Computing,
+/// Returns the activity that a pool is for. `None` if it is for any.
+pub(crate) fn activity(purpose: &str) -> PyResult<Option<Activity>> {
+    Ok(match purpose {
+        "any" => None,
+        "waiting" => Some(Activity::Waits),
+        "computing" => Some(Activity::Computes),
         other => {
             return Err(PyValueError::new_err(format!(
                 "purpose is {other:?}; it must be 'any', 'waiting' or 'computing'"

@@ -28,7 +28,7 @@ use crate::job::{Job, watch};
 use crate::metrics::{self, GilWait, Metrics};
 use crate::once::intern;
 use crate::pool_state::{CountedThread, PoolState};
-use crate::settings::{policy, purpose_of, seconds};
+use crate::settings::{activity, policy, seconds};
 
 /// The time for which a thread keeps the interpreter while it has calls.
 ///
@@ -71,9 +71,8 @@ impl ThreadPool {
         let gil_wait = GilWait::default();
         let state = PoolState::new(max_workers);
         let threads = Arc::clone(&state);
-        let engine = offloop::ThreadPool::builder()
+        let mut builder = offloop::ThreadPool::builder()
             .name(name)
-            .purpose(purpose_of(purpose)?)
             .on_advice(metrics::log_advice)
             .lock_wait(&gil_wait)
             .max_workers(max_workers)
@@ -81,9 +80,11 @@ impl ThreadPool {
             .on_full(policy(on_full)?)
             .idle_timeout(seconds("idle_timeout", idle_timeout)?)
             .spawn_handler(move |thread| start_thread(&start, WorkerThread::new(thread, &threads)))
-            .around_batch(BATCH_LIMIT, move |batch| run_batch(&gil_wait, batch))
-            .build()
-            .map_err(|error| error.into_exception(py))?;
+            .around_batch(BATCH_LIMIT, move |batch| run_batch(&gil_wait, batch));
+        if let Some(activity) = activity(purpose)? {
+            builder = builder.activity(activity);
+        }
+        let engine = builder.build().map_err(|error| error.into_exception(py))?;
         Ok(Self { engine, state })
     }
 

@@ -61,7 +61,7 @@
 //! # Features
 //!
 //! `process` (default): [`ProcessPool`] and tasks, on Linux. `tracing`: each job has a span within its submitter's.
-//! `metrics`: figures go to the recorder of that crate. `rayon`, `tokio`: adapters for their threads. `watch`
+//! `metrics`: metrics go to the recorder of that crate. `rayon`, `tokio`: adapters for their threads. `watch`
 //! (default): [`watch`](mod@watch) notices a stalled loop; with `tokio` a stalled runtime, with `watch-stacks` its stack.
 
 mod api;

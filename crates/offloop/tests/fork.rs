@@ -218,7 +218,7 @@ fn a_fork_while_others_build_pools_makes_no_child_hang() {
     for _ in 0..300 {
         survives_fork(|| {
             let pool = ThreadPool::builder().name("of-the-child").build().unwrap();
-            let names: Vec<_> = offloop::metrics::all().into_iter().map(|figures| figures.pool).collect();
+            let names: Vec<_> = offloop::metrics::all().into_iter().map(|metrics| metrics.pool).collect();
             assert_eq!(names, ["of-the-child".into()], "there are no others in here");
             drop(pool);
         });

@@ -1,4 +1,4 @@
-//! Promises of a process pool's figures: each end is counted once, times come from the workers, restarts have reasons.
+//! Promises of a process pool's metrics: each end is counted once, times come from the workers, restarts have reasons.
 
 #![cfg(all(feature = "process", target_os = "linux"))]
 
@@ -7,7 +7,7 @@ mod support;
 
 use std::time::Duration;
 
-use offloop::metrics::{self, Found, Kind, Metrics, Outcome};
+use offloop::metrics::{self, Activity, Metrics, Outcome, PoolKind};
 use offloop::{ProcessPool, Retry, prepare};
 use rustix::time::{ClockId, clock_gettime};
 use support::*;
@@ -25,7 +25,7 @@ fn sleeps(milliseconds: u64) {
     std::thread::sleep(Duration::from_millis(milliseconds));
 }
 
-/// Needs a core for so long, which takes longer if there are not enough of them.
+/// Uses a core for this long, which takes longer if there are not enough cores.
 #[offloop::task]
 fn burns(milliseconds: u64) {
     let on_core = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
@@ -101,7 +101,7 @@ fn attempts_after_the_first_are_counted_as_retries() {
 }
 
 #[test]
-fn workers_that_have_run_as_much_as_they_may_are_replaced_for_that_reason() {
+fn replacing_a_worker_after_its_last_task_is_counted_under_that_reason() {
     let pool = ProcessPool::builder().max_workers(1).max_tasks_per_child(2).build().unwrap();
     for _ in 0..6 {
         pool.run(add.with(1, 2)).wait().unwrap();
@@ -130,7 +130,7 @@ fn times_are_measured_where_the_job_runs() {
 }
 
 #[test]
-fn the_states_of_workers_queue_and_arena_are_told() {
+fn the_states_of_workers_queue_and_arena_are_reported() {
     let pool = ProcessPool::builder().name("states").max_workers(2).build().unwrap();
     let gate = Gate::new();
     let busy: Vec<_> = (0..2).map(|_| pool.run(announce_and_sleep.with(gate.path()))).collect();
@@ -138,7 +138,7 @@ fn the_states_of_workers_queue_and_arena_are_told() {
     let before = pool.metrics().arena.map_or(0, |arena| arena.used);
     let queued = pool.run(reversed.with(&vec![7; 4 << 20]));
     let metrics = pool.metrics();
-    assert_eq!((&*metrics.pool, metrics.kind), ("states", Kind::Processes));
+    assert_eq!((&*metrics.pool, metrics.kind), ("states", PoolKind::Processes));
     assert_eq!((metrics.workers.busy, metrics.workers.idle), (2, 0));
     assert_eq!((metrics.running, metrics.queued), (2, 1));
     assert!(metrics.arena.unwrap().used >= before + (4 << 20), "{:?}", metrics.arena);
@@ -153,28 +153,28 @@ fn the_states_of_workers_queue_and_arena_are_told() {
 }
 
 #[test]
-fn a_task_that_only_waits_is_advised_upon() {
-    let told = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let ears = std::sync::Arc::clone(&told);
+fn there_is_advice_about_a_task_that_only_waits() {
+    let reported = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let sink = std::sync::Arc::clone(&reported);
     let pool = ProcessPool::builder()
         .max_workers(1)
-        .on_advice(move |advice| ears.lock().unwrap().push((advice.task.clone(), advice.found)))
+        .on_advice(move |advice| sink.lock().unwrap().push((advice.task.clone(), advice.activity)))
         .build()
         .unwrap();
-    // On a busy machine the first may not tell what they waited for.
+    // On a busy machine the first jobs may not be measured: it is not known what they waited for.
     for _ in 0..10 {
         pool.run(prepare(sleeps.with(210)).name("a query")).wait().unwrap();
         pool.run(add.with(1, 2)).wait().unwrap();
-        if !told.lock().unwrap().is_empty() {
+        if !reported.lock().unwrap().is_empty() {
             break;
         }
     }
-    assert_eq!(*told.lock().unwrap(), [("a query".to_owned(), Found::OnlyWaits)]);
+    assert_eq!(*reported.lock().unwrap(), [("a query".to_owned(), Activity::Waits)]);
     assert!(pool.metrics().advice[0].jobs >= 5);
 }
 
 #[test]
-fn a_task_that_computes_where_cores_are_scarce_is_not_taken_for_one_that_waits() {
+fn a_task_that_computes_where_cores_are_scarce_is_not_mistaken_for_one_that_waits() {
     let core = rustix::thread::sched_getaffinity(None).unwrap();
     let core = (0..rustix::thread::CpuSet::MAX_CPU).find(|cpu| core.is_set(*cpu)).unwrap();
     let pool = ProcessPool::builder().max_workers(16).cpu_affinity([core]).build().unwrap();

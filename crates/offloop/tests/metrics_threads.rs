@@ -1,4 +1,4 @@
-//! Promises of a thread pool's figures: each end is counted once, times are those that passed, states are true.
+//! Promises of a thread pool's metrics: each end is counted once, times are those that passed, states are true.
 
 #![allow(missing_docs, reason = "a test crate has no users")]
 
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{Gate, comes_back, end, eventually, occupy, single};
-use offloop::metrics::{self, Found, Metrics, Outcome, Purpose};
+use offloop::metrics::{self, Activity, Metrics, Outcome};
 use offloop::{Executor, Job, OnFull, Rejected, ThreadPool, prepare};
 
 /// The outcomes that were seen, with their counts.
@@ -69,7 +69,7 @@ fn each_way_to_end_is_counted_as_what_it_was_and_once() {
             (Outcome::Rejected, 3),
         ]
     );
-    // Those that ran: also the one whose deadline passed meanwhile.
+    // Jobs that ran, the one whose run timeout passed meanwhile included.
     assert_eq!(metrics.run_time.count(), 4);
 }
 
@@ -131,7 +131,7 @@ fn the_histograms_hold_the_times_that_passed() {
 }
 
 #[test]
-fn the_states_of_workers_and_queue_are_told() {
+fn the_states_of_workers_and_queue_are_reported() {
     let pool = ThreadPool::builder().max_workers(2).build().unwrap();
     let (gate, busy) = occupy(&pool);
     let waits = pool.run({
@@ -172,7 +172,7 @@ fn a_job_that_waits_for_another_is_counted_as_blocked() {
 }
 
 #[test]
-fn what_threads_have_counted_stays_when_they_leave() {
+fn counts_of_threads_stay_when_they_leave() {
     let pool = ThreadPool::builder().max_workers(4).idle_timeout(Duration::from_millis(1)).build().unwrap();
     for _ in 0..20 {
         let handles: Vec<_> =
@@ -201,7 +201,7 @@ fn a_wrapped_job_is_counted_by_the_pool_that_runs_it() {
 }
 
 #[test]
-fn all_pools_are_told_of_until_they_end() {
+fn all_pools_are_listed_until_they_end() {
     let named = |name: &str| metrics::all().iter().filter(|metrics| &*metrics.pool == name).count();
     let pool = ThreadPool::builder().name("for-a-while").build().unwrap();
     assert_eq!(named("for-a-while"), 1);
@@ -220,37 +220,37 @@ fn burn(time: Duration) {
 }
 
 #[test]
-fn what_computes_on_a_lane_for_waiting_is_advised_upon_once() {
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let ears = Arc::clone(&told);
+fn there_is_advice_once_about_a_task_that_computes_on_a_pool_for_waiting() {
+    let reported = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&reported);
     let pool = ThreadPool::builder()
         .name("io")
         .max_workers(1)
-        .purpose(Purpose::Waiting)
-        .on_advice(move |advice| ears.lock().unwrap().push(advice.to_string()))
+        .activity(Activity::Waits)
+        .on_advice(move |advice| sink.lock().unwrap().push(advice.to_string()))
         .build()
         .unwrap();
-    // Other programs take the cores too, so it may take some more than one would think.
+    // Other programs take the cores too, so it may need more jobs than the minimum.
     for _ in 0..100 {
         end(pool.run(prepare(|| burn(Duration::from_millis(20))).name("parse"))).unwrap();
         end(pool.run(prepare(|| std::thread::sleep(Duration::from_millis(3))).name("query"))).unwrap();
         end(pool.run(|| ())).unwrap();
-        if told.lock().unwrap().len() == 1 {
+        if reported.lock().unwrap().len() == 1 {
             break;
         }
     }
     end(pool.run(prepare(|| burn(Duration::from_millis(20))).name("parse"))).unwrap();
-    let told = told.lock().unwrap();
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].starts_with("`parse` on the pool `io` was on a core for "), "{told:?}");
-    assert!(told[0].contains("run_cpu"));
+    let reported = reported.lock().unwrap();
+    assert_eq!(reported.len(), 1, "{reported:?}");
+    assert!(reported[0].starts_with("`parse` on the pool `io` was on a core for "), "{reported:?}");
+    assert!(reported[0].contains("run_cpu"));
     let advice = pool.metrics().advice;
-    assert_eq!((advice.len(), advice[0].task.as_str(), advice[0].found), (1, "parse", Found::Computes));
+    assert_eq!((advice.len(), advice[0].task.as_str(), advice[0].activity), (1, "parse", Activity::Computes));
 }
 
 #[test]
-fn what_waits_on_a_lane_for_computing_is_advised_upon() {
-    let pool = ThreadPool::builder().purpose(Purpose::Computing).build().unwrap();
+fn there_is_advice_about_a_task_that_only_waits_on_a_pool_for_computing() {
+    let pool = ThreadPool::builder().activity(Activity::Computes).build().unwrap();
     let jobs: Vec<_> = (0..6)
         .map(|_| pool.run(prepare(|| std::thread::sleep(Duration::from_millis(200))).name("nap")))
         .collect();
@@ -258,15 +258,15 @@ fn what_waits_on_a_lane_for_computing_is_advised_upon() {
         end(job).unwrap();
     }
     let advice = pool.metrics().advice;
-    assert_eq!((advice.len(), advice[0].found), (1, Found::OnlyWaits));
+    assert_eq!((advice.len(), advice[0].activity), (1, Activity::Waits));
     assert!(advice[0].to_string().contains("threads (`run`) are the place"));
 }
 
 #[test]
-fn a_panic_in_the_advice_hook_harms_nobody() {
+fn a_panic_in_the_advice_hook_does_not_harm_the_pool() {
     let pool = ThreadPool::builder()
         .max_workers(1)
-        .purpose(Purpose::Computing)
+        .activity(Activity::Computes)
         .on_advice(|_| panic!("on purpose"))
         .build()
         .unwrap();
@@ -278,7 +278,7 @@ fn a_panic_in_the_advice_hook_harms_nobody() {
 }
 
 #[test]
-fn the_prometheus_page_is_read_by_a_parser() {
+fn a_prometheus_parser_reads_the_page() {
     let pool = ThreadPool::builder().name("odd \"name\"\\\n").max_workers(1).build().unwrap();
     let twin = ThreadPool::builder().name("odd \"name\"\\\n").max_workers(1).build().unwrap();
     for pool in [&pool, &twin] {
@@ -313,10 +313,10 @@ fn the_prometheus_page_is_read_by_a_parser() {
 
 #[cfg(feature = "metrics")]
 #[test]
-fn the_metrics_facade_gets_counts_as_they_are_and_new_times_once() {
+fn the_publisher_sends_counts_as_they_are_and_each_new_time_once() {
     use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
-    let pool = ThreadPool::builder().name("facade").max_workers(1).build().unwrap();
+    let pool = ThreadPool::builder().name("published").max_workers(1).build().unwrap();
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let mut publisher = metrics::Publisher::new();

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use offloop::embed::thread;
 use offloop::watch::Event;
 
 use super::clocks;
@@ -83,7 +84,7 @@ impl Listener {
             kind,
             seconds: time.as_secs_f64(),
             share: self.thread.share(time),
-            state: clocks::state(self.thread.tid()),
+            state: thread::state(self.thread.tid()),
             stack: None,
             holder: None,
         });

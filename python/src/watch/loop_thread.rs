@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use offloop::embed::thread;
+
 use super::clocks;
 
 /// The thread that beats. Written by that thread at each beat, read by the monitor's.
@@ -24,7 +26,7 @@ impl LoopThread {
         let (ident, tid) = clocks::this_thread();
         self.ident.store(ident, Ordering::Relaxed);
         self.tid.store(tid, Ordering::Relaxed);
-        self.cpu.store(nanos(clocks::cpu_of_this_thread()), Ordering::Relaxed);
+        self.cpu.store(nanos(thread::current_cpu_time()), Ordering::Relaxed);
     }
 
     /// Writes down the length of a silence that was longer than the threshold.
@@ -50,7 +52,7 @@ impl LoopThread {
     /// Returns the share of `time` for which the thread had a core. `time` is about the time since the last beat.
     pub(super) fn share(&self, time: Duration) -> f64 {
         let before = Duration::from_nanos(self.cpu.load(Ordering::Relaxed));
-        let cpu = clocks::cpu(self.tid()).unwrap_or_default().saturating_sub(before);
+        let cpu = thread::cpu_time(self.tid()).unwrap_or_default().saturating_sub(before);
         (cpu.as_secs_f64() / time.as_secs_f64().max(1e-9)).min(1.0)
     }
 }

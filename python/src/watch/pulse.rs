@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use offloop::embed::thread;
 use offloop::watch::{Guard, Monitor};
 use pyo3::prelude::*;
 
-use super::clocks;
 use super::event_queue::EventQueue;
 use super::listener::Listener;
 use super::loop_thread::LoopThread;
@@ -94,9 +94,9 @@ impl Pulse {
         const BLOCKED: Duration = Duration::from_millis(1);
         const COMPUTES: Duration = Duration::from_micros(200);
         let tid = self.thread.tid();
-        let before = clocks::cpu(tid);
+        let before = thread::cpu_time(tid);
         std::thread::sleep(BLOCKED);
-        matches!((before, clocks::cpu(tid)), (Some(before), Some(after)) if after > before + COMPUTES)
+        matches!((before, thread::cpu_time(tid)), (Some(before), Some(after)) if after > before + COMPUTES)
     }
 
     /// Ends the monitor thread. Blocks while it handles an event.

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use offloop::embed::thread;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rustix::fs::MemfdFlags;
 
-use super::{clocks, interrupted};
+use super::interrupted;
 use crate::interpreter::{Mutex, detach};
 
 /// The time in which a thread must have written its stack. Once it has a core, it takes microseconds.
@@ -175,7 +176,7 @@ impl From<io::Error> for Hopeless {
 impl Recorder {
     /// Makes the thread write down its stack. Returns `None` if it has written nothing this time.
     fn ask(&mut self, tid: i32, signal: i32) -> Result<Option<String>, Hopeless> {
-        if !self.is_settled() || clocks::blocks(tid, signal) {
+        if !self.is_settled() || thread::blocks_signal(tid, signal).unwrap_or(true) {
             return Err(Hopeless);
         }
         self.file.set_len(0)?;

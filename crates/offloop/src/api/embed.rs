@@ -12,6 +12,7 @@
 //!   forks the pool's workers.
 //! - **Functions that Rust does not see.** Jobs of a binding all have one type. [`describe`] gives a job its own name in
 //!   [advice](crate::metrics::Advice), and [`mark_failed`] counts a job as failed that returns an exception as a value.
+//! - **Threads seen from outside.** [`thread`] returns the CPU time, the state and the name of any thread of this process.
 
 use std::io;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 #[cfg(all(feature = "process", target_os = "linux"))]
 use serde::de::DeserializeOwned;
 
+pub use crate::base::thread;
 pub use crate::core::current::{describe, mark_failed};
 use crate::core::error::Error;
 use crate::core::handle::Handle;

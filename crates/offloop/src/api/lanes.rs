@@ -1,20 +1,20 @@
 //! The default executor: an elastic lane for calls that wait, a lane of one thread a core for calls that compute.
 
+use crate::base::activity::Activity;
 use crate::base::fork::PerProcess;
 use crate::base::sync::cores;
-use crate::metrics::Purpose;
 use crate::threads::{ThreadPool, ThreadPoolBuilder};
 
 /// The pool behind [`run`](crate::run): up to 512 threads, for calls that wait.
 pub fn io_lane() -> &'static ThreadPool {
     static LANE: PerProcess<ThreadPool> = PerProcess::new();
-    LANE.get(|| lane("offloop-io", 512, Purpose::Waiting))
+    LANE.get(|| lane("offloop-io", 512, Activity::Waits))
 }
 
 /// The pool behind [`run_cpu`](crate::run_cpu): as many threads as the process may use cores.
 pub fn cpu_lane() -> &'static ThreadPool {
     static LANE: PerProcess<ThreadPool> = PerProcess::new();
-    LANE.get(|| lane("offloop-cpu", cores(), Purpose::Computing))
+    LANE.get(|| lane("offloop-cpu", cores(), Activity::Computes))
 }
 
 /// The threads that run the callbacks of [`on_cancel`](crate::job::on_cancel), which may wait like any call to a server.
@@ -32,8 +32,8 @@ pub(crate) fn cancel_lane() -> ThreadPool {
     build(callbacks(1))
 }
 
-fn lane(name: &'static str, threads: usize, purpose: Purpose) -> ThreadPool {
-    build(ThreadPool::builder().name(name).max_workers(threads).purpose(purpose))
+fn lane(name: &'static str, threads: usize, activity: Activity) -> ThreadPool {
+    build(ThreadPool::builder().name(name).max_workers(threads).activity(activity))
 }
 
 fn callbacks(threads: usize) -> ThreadPoolBuilder {

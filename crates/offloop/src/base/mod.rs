@@ -1,6 +1,8 @@
-//! The ground floor: synchronisation, forks, clocks and panics. Nothing here knows what a job is.
+//! The ground floor: synchronisation, forks, clocks, threads and panics. Nothing here knows what a job is.
 
+pub(crate) mod activity;
 pub(crate) mod clock;
 pub(crate) mod fork;
 pub(crate) mod panic;
 pub(crate) mod sync;
+pub mod thread;

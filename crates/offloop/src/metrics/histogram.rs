@@ -1,17 +1,18 @@
-//! Histograms of times: what is recorded, and what is read.
+//! Histograms of times: a recorder to write to, and a plain value to read from.
 
-#![expect(clippy::cast_precision_loss, reason = "figures are for people: 53 bits are enough")]
+#![expect(clippy::cast_precision_loss, reason = "metrics are for people: 53 bits are enough")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How many buckets a histogram has. Bucket 0 is below half a microsecond; from there on two buckets double the time,
-/// up to 18 minutes; the last one has no end.
+/// The number of buckets of a histogram. Bucket 0 ends at half a microsecond. From there on each second bucket doubles the
+/// time, up to 18 minutes. The last bucket has no end.
 const BUCKETS: usize = 64;
 
-/// The unit in which buckets are told apart, in nanoseconds.
+/// The unit of the bounds of buckets, in nanoseconds.
 const UNIT: u64 = 500;
 
+/// Returns the bucket that a time belongs to.
 fn bucket_of(nanos: u64) -> usize {
     let units = nanos / UNIT;
     let Some(exponent) = units.checked_ilog2() else { return 0 };
@@ -22,7 +23,7 @@ fn bucket_of(nanos: u64) -> usize {
     (2 * exponent as usize + usize::from(upper_half == 1)).min(BUCKETS - 1)
 }
 
-/// The least time in a bucket, in nanoseconds.
+/// Returns the least time in a bucket, in nanoseconds.
 fn start_of(bucket: usize) -> u64 {
     match bucket {
         0 => 0,
@@ -31,11 +32,12 @@ fn start_of(bucket: usize) -> u64 {
     }
 }
 
-/// Collects times on any thread, without a lock: at about the cost of two atomic additions each.
+/// A histogram to which any thread can add times, without a lock. Each time costs about two atomic additions.
 #[derive(Debug)]
 pub struct Recorder {
+    /// The number of times in each bucket.
     buckets: [AtomicU64; BUCKETS],
-    /// In nanoseconds.
+    /// The sum of all times, in nanoseconds.
     sum: AtomicU64,
 }
 
@@ -53,14 +55,15 @@ impl Recorder {
         self.sum.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    /// The same if no other thread ever records in here: without locked instructions.
-    pub(super) fn record_alone(&self, time: Duration) {
+    /// Adds one time to a recorder that no other thread ever adds to. Needs no locked instructions.
+    pub(super) fn record_as_only_writer(&self, time: Duration) {
         let nanos = nanos(time);
-        add_alone(&self.buckets[bucket_of(nanos)], 1);
-        add_alone(&self.sum, nanos);
+        add_as_only_writer(&self.buckets[bucket_of(nanos)], 1);
+        add_as_only_writer(&self.sum, nanos);
     }
 
-    /// What was recorded until now. Times that are recorded meanwhile may be in it or not.
+    /// Returns the times that were recorded until now. Times that are recorded meanwhile may be missing, in the counts, in
+    /// the sum or in both.
     pub fn read(&self) -> Histogram {
         let mut histogram = Histogram::default();
         for (count, bucket) in histogram.buckets.iter_mut().zip(&self.buckets) {
@@ -71,8 +74,8 @@ impl Recorder {
     }
 }
 
-/// Adds to a number that only this thread writes.
-pub(super) fn add_alone(number: &AtomicU64, more: u64) {
+/// Adds to a number that no other thread ever writes.
+pub(super) fn add_as_only_writer(number: &AtomicU64, more: u64) {
     number.store(number.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }
 
@@ -80,11 +83,15 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// How often which times were seen. Two buckets double the time, so a [quantile](Self::quantile) is off by half at
-/// worst, and by much less where times spread.
+/// The distribution of many times.
+///
+/// Times are counted in buckets, and each second bucket doubles the time. So a [quantile](Self::quantile) is off by half at
+/// worst, and by much less where the times spread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Histogram {
+    /// The number of times in each bucket.
     buckets: [u64; BUCKETS],
+    /// The sum of all times.
     sum: Duration,
 }
 
@@ -95,24 +102,25 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// How many times were recorded.
+    /// Returns the number of times that were recorded.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// All of them together.
+    /// Returns the sum of all times.
     pub fn sum(&self) -> Duration {
         self.sum
     }
 
-    /// Their mean; `None` if there are none.
+    /// Returns the mean of all times. `None` if there are none.
     pub fn mean(&self) -> Option<Duration> {
         let count = self.count();
         (count > 0).then(|| Duration::from_secs_f64(self.sum.as_secs_f64() / count as f64))
     }
 
-    /// The time that this share of them, from 0 to 1, do not exceed: 0.5 is the median. `None` if there are none.
-    /// Within a bucket it is interpolated.
+    /// Returns the time that a share of all times, from 0 to 1, does not exceed. A share of 0.5 gives the median.
+    ///
+    /// The result is interpolated within its bucket. `None` if there are no times.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let count = self.count();
         if count == 0 {
@@ -132,8 +140,8 @@ impl Histogram {
         None
     }
 
-    /// Each bucket's upper bound, and how many times lie below it: as Prometheus wants them. The last bound is `None`:
-    /// there is none.
+    /// Iterates over the upper bounds of all buckets and the number of times below each, as Prometheus counts them. The
+    /// last bucket has no bound.
     pub fn cumulative(&self) -> impl Iterator<Item = (Option<Duration>, u64)> + '_ {
         let mut below = 0;
         self.buckets.iter().enumerate().map(move |(bucket, count)| {
@@ -143,7 +151,7 @@ impl Histogram {
         })
     }
 
-    /// Adds the times of another one.
+    /// Adds the times of another histogram.
     pub fn merge(&mut self, other: &Self) {
         for (ours, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
             *ours += theirs;
@@ -151,15 +159,16 @@ impl Histogram {
         self.sum += other.sum;
     }
 
+    /// Adds one time.
     #[cfg(feature = "process")]
     pub(crate) fn record(&mut self, time: Duration) {
         self.buckets[bucket_of(nanos(time))] += 1;
         self.sum = self.sum.saturating_add(time);
     }
 
-    /// The middle of each bucket, and how many times have come into it since `before`.
+    /// Iterates over the buckets that have got times since `before`: the middle of each, and the number of new times.
     #[cfg(feature = "metrics")]
-    pub(super) fn news<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = (Duration, u64)> + 'a {
+    pub(super) fn added_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = (Duration, u64)> + 'a {
         let counts = self.buckets.iter().zip(&before.buckets).enumerate();
         counts.filter(|(_, (now, before))| now > before).map(|(bucket, (now, before))| {
             let (start, end) = (start_of(bucket), start_of((bucket + 1).min(BUCKETS - 1)));
@@ -197,8 +206,8 @@ mod tests {
             times.sort_unstable();
             let rank = times.iter().zip(1_u32..).find(|(_, rank)| f64::from(*rank) >= share * times.len() as f64);
             let exact = *rank.expect("the last one is").0 as f64;
-            let told = recorder.read().quantile(share).expect("it is not empty").as_nanos() as f64;
-            prop_assert!((told / exact - 1.0).abs() <= 0.51, "{told} for {exact}");
+            let found = recorder.read().quantile(share).expect("it is not empty").as_nanos() as f64;
+            prop_assert!((found / exact - 1.0).abs() <= 0.51, "{found} for {exact}");
         }
 
         #[test]
@@ -209,7 +218,7 @@ mod tests {
             let record = |times: &[u32]| {
                 let recorder = Recorder::default();
                 for nanos in times {
-                    recorder.record_alone(Duration::from_nanos((*nanos).into()));
+                    recorder.record_as_only_writer(Duration::from_nanos((*nanos).into()));
                 }
                 recorder.read()
             };

@@ -1,4 +1,4 @@
-//! How figures come about: each worker thread keeps its own, and whoever ends a job otherwise counts it with its pool.
+//! How metrics come about: each worker thread counts the jobs that it runs, and all other ends are counted with the pool.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -7,15 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::advice::Advisor;
-use super::histogram::{Histogram, Recorder, add_alone};
-use super::{Outcome, Outcomes};
+use super::cpu::CpuMeter;
 #[cfg(feature = "process")]
-use crate::base::clock::Usage;
-use crate::base::clock::{CpuMeter, Moment};
+use super::cpu::Usage;
+use super::histogram::{Histogram, Recorder, add_as_only_writer};
+use super::values::Outcomes;
+use crate::base::clock::Moment;
 use crate::core::header::Header;
 use crate::core::observer::Observer;
+use crate::core::outcome::Outcome;
 
-/// Counts outcomes, for any thread.
+/// Counters of outcomes, one each, which any thread may increment.
 #[derive(Debug, Default)]
 pub(crate) struct OutcomeCounters([AtomicU64; Outcome::ALL.len()]);
 
@@ -37,15 +39,18 @@ impl Observer for OutcomeCounters {
     }
 }
 
-/// What one thread notes of the jobs that it runs. Only that thread writes; anybody may read.
+/// The stats of one worker thread. Only that thread writes them; any thread may read.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerStats {
+    /// The ends of jobs that this thread has run.
     outcomes: OutcomeCounters,
+    /// The times from the submission of these jobs to their begin.
     queue_wait: Recorder,
+    /// The times from the begin of these jobs to the return of their functions.
     run_time: Recorder,
 }
 
-/// The sum of ledgers.
+/// The sum of the stats of many workers.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct PoolStats {
     pub(crate) outcomes: Outcomes,
@@ -61,12 +66,14 @@ impl PoolStats {
     }
 }
 
-/// A worker thread with its stats: the observer for what it runs.
+/// The clock of a worker thread: measures the jobs that it runs, and records them in its stats.
 pub(crate) struct WorkerClock {
     stats: Arc<WorkerStats>,
     advisor: Arc<Advisor>,
+    /// When the current job began.
     began: Cell<Moment>,
-    /// When the last job ended, if this thread has not waited since.
+    /// When the last job ended, if this thread has not waited since: then the next one begins at the same moment, which
+    /// saves a reading of the clock.
     ended: Cell<Option<Moment>>,
     cpu: RefCell<CpuMeter>,
 }
@@ -76,7 +83,7 @@ impl WorkerClock {
         Self { stats, advisor, began: Cell::default(), ended: Cell::new(None), cpu: RefCell::default() }
     }
 
-    /// The next job begins now.
+    /// Records that the next job begins now. Returns that moment.
     pub(crate) fn begin(&self) -> Moment {
         let now = self.ended.take().unwrap_or_else(Moment::now);
         self.began.set(now);
@@ -84,7 +91,7 @@ impl WorkerClock {
         now
     }
 
-    /// The thread waits, so the end of its last job is not now any more.
+    /// Records that the thread waits: the next job does not begin at the end of the last one.
     pub(crate) fn pause(&self) {
         self.ended.set(None);
     }
@@ -95,26 +102,26 @@ impl Observer for WorkerClock {
         let (began, now) = (self.began.get(), Moment::now());
         let took = now.since(began);
         let waited = began.since(header.submitted);
-        self.stats.queue_wait.record_alone(waited);
-        self.stats.run_time.record_alone(took);
+        self.stats.queue_wait.record_as_only_writer(waited);
+        self.stats.run_time.record_as_only_writer(took);
         header.span.record_times(waited, took);
         if let Some(usage) = self.cpu.borrow_mut().end(now, took) {
-            self.advisor.note(header, took, usage);
+            self.advisor.record(header, took, usage);
         }
         self.ended.set(Some(now));
     }
 
     fn ended(&self, outcome: Outcome) {
-        add_alone(&self.stats.outcomes.0[outcome as usize], 1);
+        add_as_only_writer(&self.stats.outcomes.0[outcome as usize], 1);
     }
 }
 
-/// What the threads of other processes tell of a job.
+/// The times of a job that another process has run, as that process reports them.
 #[cfg(feature = "process")]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timing {
     pub(crate) began: Moment,
     pub(crate) took: Duration,
-    /// Only known of those that took long.
+    /// What the job's time was spent on. Only known of jobs that took long.
     pub(crate) usage: Option<Usage>,
 }

@@ -12,7 +12,7 @@ use super::spawn::WorkerThread;
 use super::{StatePool, ThreadPool};
 use crate::core::backlog::OnFull;
 use crate::core::error::BuildError;
-use crate::metrics::{Advice, OnAdvice, Purpose, Recorder};
+use crate::metrics::{Activity, Advice, OnAdvice, Recorder};
 
 /// Sets up a [`ThreadPool`]. Every setting has a default that suits work that waits.
 #[must_use = "a builder does nothing until `build`"]
@@ -34,7 +34,7 @@ pub(crate) struct Config {
     pub(crate) queue_capacity: usize,
     pub(crate) on_full: OnFull,
     pub(crate) grace: Duration,
-    pub(crate) purpose: Purpose,
+    pub(crate) activity: Option<Activity>,
     pub(crate) on_advice: Option<OnAdvice>,
     pub(crate) lock_wait: Option<Arc<Recorder>>,
     /// Whether `metrics::all` tells of it.
@@ -59,7 +59,7 @@ impl ThreadPoolBuilder {
                 queue_capacity: 10_000,
                 on_full: OnFull::Wait,
                 grace: Duration::from_secs(1),
-                purpose: Purpose::Any,
+                activity: None,
                 on_advice: None,
                 lock_wait: None,
                 is_listed: true,
@@ -140,15 +140,17 @@ impl ThreadPoolBuilder {
         self
     }
 
-    /// What the pool is for. Jobs that are out of place are then found by the time that they are on a core, and
-    /// [advised](crate::metrics::Advice) upon once a task. Default: anything, without advice.
-    pub fn purpose(mut self, purpose: Purpose) -> Self {
-        self.config.purpose = purpose;
+    /// Sets what the pool is for: calls that compute, or calls that wait. By default anything, and there is no advice.
+    ///
+    /// Jobs that do the other are found by the time that they are on a core. There is [advice](crate::metrics::Advice)
+    /// about them, once a task.
+    pub fn activity(mut self, activity: Activity) -> Self {
+        self.config.activity = Some(activity);
         self
     }
 
     /// Is called with each advice, once a task, on a thread of the pool, which meanwhile runs nothing else. Without
-    /// this they stand in the [figures](ThreadPool::metrics), and with the feature `tracing` they are warnings of the
+    /// this they stand in the [metrics](ThreadPool::metrics), and with the feature `tracing` they are warnings of the
     /// target `offloop`. A panic in it is caught and printed.
     pub fn on_advice(mut self, hook: impl Fn(&Advice) + Send + Sync + 'static) -> Self {
         self.config.on_advice = Some(Arc::new(hook));

@@ -20,7 +20,7 @@ use crate::core::header::Header;
 use crate::core::outcome::Outcome;
 use crate::core::runnable::{Owner, Runnable};
 use crate::metrics::stats::{OutcomeCounters, WorkerClock};
-use crate::metrics::{self, Advisor, Kind, Measured, Metrics, Recorder};
+use crate::metrics::{self, Advisor, Measured, Metrics, PoolKind, Recorder};
 
 /// How long a thread that came back without finding work looks for more before it parks. It gives its core away
 /// between looks. A caller that awaits one job after the other is thus served without waking the thread, even
@@ -62,7 +62,7 @@ enum Turn {
 impl Registry {
     pub(super) fn new(config: Config) -> Arc<Self> {
         let advisor =
-            Advisor::new(&config.name, config.purpose, config.lock_wait.is_some(), config.on_advice.clone());
+            Advisor::new(&config.name, config.activity, config.lock_wait.is_some(), config.on_advice.clone());
         let registry = Arc::new_cyclic(|me: &Weak<Self>| Self {
             counts: OutcomeCounters::default(),
             advisor: Arc::new(advisor),
@@ -80,7 +80,7 @@ impl Registry {
             owner: me.clone(),
         });
         if registry.config.is_listed {
-            metrics::enrol(Arc::downgrade(&registry) as Weak<dyn Measured>);
+            metrics::register(Arc::downgrade(&registry) as Weak<dyn Measured>);
         }
         registry
     }
@@ -526,7 +526,7 @@ impl Owner for Registry {
 
 impl Measured for Registry {
     fn metrics(&self) -> Metrics {
-        let mut metrics = Metrics::new(&self.advisor, Kind::Threads);
+        let mut metrics = Metrics::new(&self.advisor, PoolKind::Threads);
         if !self.is_forked() {
             let mut scheduler = self.scheduler.lock();
             self.collect(&mut scheduler);

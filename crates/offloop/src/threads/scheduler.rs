@@ -18,7 +18,7 @@ use crate::base::sync::thread;
 use crate::core::backlog::Backlog;
 use crate::core::runnable::Runnable;
 use crate::metrics::stats::{PoolStats, WorkerStats};
-use crate::metrics::{Metrics, Workers};
+use crate::metrics::{Metrics, WorkerCounts};
 
 /// One thread of the pool.
 pub(super) struct Worker {
@@ -266,11 +266,11 @@ impl Scheduler {
         metrics.running = seats.filter(|seat| seat.running.is_some()).count();
         let blocked = self.blocked.min(metrics.running);
         let busy = metrics.running - blocked;
-        metrics.workers = Workers {
+        metrics.workers = WorkerCounts {
             busy,
             blocked,
             idle: self.threads.saturating_sub(busy + blocked),
-            ..Workers::default()
+            ..WorkerCounts::default()
         };
     }
 

@@ -16,8 +16,9 @@ use super::{
     AnswerTag, EVERYBODY, FrameBody, Malformed, RETURNS, Ring, Shared, SlotHeader, Span, ear, empty, open,
     state, this_core,
 };
-use crate::base::clock::{Moment, Usage};
+use crate::base::clock::Moment;
 use crate::base::sync::Mutex;
+use crate::metrics::cpu::Usage;
 use crate::metrics::stats::Timing;
 use crate::wire::arena::{self, Mapping};
 use crate::wire::blob::{Blob, Foreign, Keeper};

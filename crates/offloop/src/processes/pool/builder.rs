@@ -141,15 +141,15 @@ impl ProcessPoolBuilder {
         }
     }
 
-    /// The pool's name, for its [figures](crate::metrics). Default `offloop-processes`.
+    /// The pool's name, for its [metrics](crate::metrics). Default `offloop-processes`.
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.config.name = name.into();
         self
     }
 
     /// Is called once a task that only waits instead of computing, which a thread could do: see
-    /// [`Purpose`](crate::metrics::Purpose). On the thread that took the job's answer; it must not block. Without this
-    /// the advice stands in the [figures](ProcessPool::metrics), and with the feature `tracing` it is a warning of the
+    /// [`Advice`]. On the thread that took the job's answer; it must not block. Without this
+    /// the advice stands in the [metrics](ProcessPool::metrics), and with the feature `tracing` it is a warning of the
     /// target `offloop`. A panic in it is caught and printed.
     pub fn on_advice(mut self, hook: impl Fn(&Advice) + Send + Sync + 'static) -> Self {
         self.config.on_advice = Some(Arc::new(hook));

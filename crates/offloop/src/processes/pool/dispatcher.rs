@@ -16,7 +16,7 @@ use crate::core::runnable::{AbortIf, Owner};
 use crate::core::shutdown::{ShutdownReport, StuckJob};
 use crate::core::spin::{self, SpinOutcome};
 use crate::metrics::stats::{OutcomeCounters, Timing};
-use crate::metrics::{self, Advisor, Histogram, Kind, Measured, Metrics, Purpose, Restarts};
+use crate::metrics::{self, Activity, Advisor, Histogram, Measured, Metrics, PoolKind, Restarts};
 use crate::processes::link::{Link, state};
 use crate::processes::os::process::Bell;
 use crate::processes::pool::builder::Config;
@@ -293,7 +293,7 @@ impl Desk {
                 restarts: Restarts::default(),
             }),
             counts: Arc::default(),
-            advisor: Advisor::new(&config.name, Purpose::Computing, false, config.on_advice.clone()),
+            advisor: Advisor::new(&config.name, Some(Activity::Computes), false, config.on_advice.clone()),
             config,
             bell,
             ear,
@@ -302,7 +302,7 @@ impl Desk {
             born: Generation::now(),
             owner: me.clone(),
         });
-        metrics::enrol(Arc::downgrade(&desk) as Weak<dyn Measured>);
+        metrics::register(Arc::downgrade(&desk) as Weak<dyn Measured>);
         let output = Output::open(desk.config.stderr_tail).map_err(system("opening the workers' output"))?;
         let supervisor = Supervisor::new(Arc::clone(&desk), Arc::clone(&output));
         thread::Builder::new()
@@ -357,7 +357,7 @@ impl Desk {
             let header = finished.job.header();
             header.span.record_times(began.since(header.submitted), took);
             if let Some(usage) = usage {
-                self.advisor.note(header, took, usage);
+                self.advisor.record(header, took, usage);
             }
             outcome::finish(finished, &self.counts);
         }
@@ -531,7 +531,7 @@ impl Desk {
 
 impl Measured for Desk {
     fn metrics(&self) -> Metrics {
-        let mut metrics = Metrics::new(&self.advisor, Kind::Processes);
+        let mut metrics = Metrics::new(&self.advisor, PoolKind::Processes);
         self.counts.add_to(&mut metrics.outcomes);
         if self.born.is_past() {
             return metrics;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::base::clock::{CpuMeter, Moment};
+use crate::base::clock::Moment;
 use crate::base::fork::Generation;
 use crate::base::panic;
 use crate::core::error::ErrorKind;
@@ -23,6 +23,7 @@ use crate::core::header::Header;
 use crate::core::options::Options;
 use crate::core::outcome::Outcome;
 use crate::core::spin::{self, AdaptiveSpin};
+use crate::metrics::cpu::CpuMeter;
 use crate::metrics::stats::Timing;
 use crate::processes::link::{
     AnswerTag, CAPTURE, CONTEXT, PanicNote, Request, STREAM, SlotHeader, UNHEARD, WorkerEnd,

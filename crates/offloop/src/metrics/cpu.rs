@@ -1,0 +1,157 @@
+//! The CPU time of jobs: was a long job on a core, kept from one, or did it wait?
+
+use std::fs::File;
+use std::io::Read;
+use std::time::Duration;
+
+use crate::base::clock::Moment;
+use crate::base::thread;
+
+/// What a job's time was spent on. In the rest of its time the job has waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// The time that it was on a core.
+    pub(crate) on_core: Duration,
+    /// The time that it could have run while other threads had the cores.
+    pub(crate) run_delay: Duration,
+}
+
+/// Measures what the long jobs of one thread spend their time on.
+///
+/// A reading takes system calls, so short jobs are not measured, and the reading at a job's end serves as the one at the
+/// begin of the next.
+#[derive(Debug, Default)]
+pub(crate) struct CpuMeter {
+    /// The thread's CPU time at the last reading.
+    on_core: Duration,
+    /// The thread's run delay at the last reading, or at an earlier one: see `is_whole`.
+    run_delay: Duration,
+    /// The moment of the last reading.
+    at: Moment,
+    /// Whether the last reading included the run delay.
+    is_whole: bool,
+    /// Counts down the readings that include the run delay, which costs three more system calls. Set anew by each long
+    /// job: where there was one, there are likely to be more.
+    whole_readings: u8,
+}
+
+impl CpuMeter {
+    /// The greatest age of a reading that still serves for the begin of a job.
+    const FRESH: Duration = Duration::from_micros(200);
+
+    /// Jobs that take less are not measured.
+    const LONG: Duration = Duration::from_millis(2);
+
+    /// The number of readings after a long job that include the run delay.
+    const WHOLE_READINGS: u8 = 32;
+
+    /// Records that a job begins on this thread.
+    pub(crate) fn begin(&mut self, now: Moment) {
+        if now.since(self.at) < Self::FRESH {
+            return;
+        }
+        (self.at, self.on_core) = (now, thread::current_cpu_time());
+        self.is_whole = self.whole_readings > 0;
+        if self.is_whole {
+            self.whole_readings -= 1;
+            self.run_delay = run_delay().unwrap_or(self.run_delay);
+        }
+    }
+
+    /// Records that the job has ended after `took`. Returns what it used, if it was long and that is known.
+    pub(crate) fn end(&mut self, now: Moment, took: Duration) -> Option<Usage> {
+        if took < Self::LONG {
+            return None;
+        }
+        let run_delay = run_delay().unwrap_or(self.run_delay);
+        let on_core = thread::current_cpu_time();
+        let reading =
+            Self { on_core, run_delay, at: now, is_whole: true, whole_readings: Self::WHOLE_READINGS };
+        let before = std::mem::replace(self, reading);
+        let on_core = on_core.saturating_sub(before.on_core).min(took);
+        let run_delay = run_delay.saturating_sub(before.run_delay).min(took.saturating_sub(on_core));
+        // If the delay may be that of earlier jobs too, it must be too short to matter.
+        (before.is_whole || run_delay <= took / 10).then_some(Usage { on_core, run_delay })
+    }
+}
+
+/// Returns the time that this thread could have run while others had the cores. Takes three system calls. `None` where
+/// the kernel does not keep account of it.
+fn run_delay() -> Option<Duration> {
+    let mut text = [0; 64];
+    let length = File::open("/proc/thread-self/schedstat").and_then(|mut file| file.read(&mut text)).ok()?;
+    let delay = text[..length].split(u8::is_ascii_whitespace).nth(1)?;
+    Some(Duration::from_nanos(std::str::from_utf8(delay).ok()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::thread::current_cpu_time;
+    use super::*;
+
+    fn measured(meter: &mut CpuMeter, job: impl FnOnce()) -> (Option<Usage>, Duration) {
+        let began = Moment::now();
+        meter.begin(began);
+        job();
+        let ended = Moment::now();
+        let took = ended.since(began);
+        (meter.end(ended, took), took)
+    }
+
+    fn burn(time: Duration) {
+        let end = current_cpu_time() + time;
+        while current_cpu_time() < end {}
+    }
+
+    #[test]
+    fn a_long_job_that_computes_is_told_from_one_that_sleeps() {
+        let mut meter = CpuMeter::default();
+        // The first is measured only if the machine is idle.
+        measured(&mut meter, || burn(Duration::from_millis(3)));
+        let (slept, took) = measured(&mut meter, || std::thread::sleep(Duration::from_millis(30)));
+        assert!(slept.expect("it took long").on_core < took / 3);
+        let (computed, _) = measured(&mut meter, || burn(Duration::from_millis(20)));
+        assert!(computed.expect("it took long").on_core >= Duration::from_millis(19));
+        assert_eq!(measured(&mut meter, || ()).0, None, "it took no time");
+    }
+
+    #[cfg(not(miri))]
+    #[test]
+    fn a_job_that_has_to_share_its_core_has_not_waited() {
+        use std::sync::Barrier;
+
+        let pin = || {
+            // SAFETY: zeros are a valid `cpu_set_t`, and each call gets the size of the set that it gets.
+            unsafe {
+                let mut set: libc::cpu_set_t = std::mem::zeroed();
+                assert_eq!(libc::sched_getaffinity(0, size_of_val(&set), &raw mut set), 0);
+                let first = (0..libc::CPU_SETSIZE as usize).find(|core| libc::CPU_ISSET(*core, &set));
+                libc::CPU_ZERO(&mut set);
+                libc::CPU_SET(first.expect("there is a core"), &mut set);
+                assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &raw const set), 0);
+            }
+        };
+        if run_delay().is_none() {
+            return;
+        }
+        let together = Barrier::new(4);
+        let work = || {
+            pin();
+            let mut meter = CpuMeter::default();
+            together.wait();
+            measured(&mut meter, || burn(Duration::from_millis(50)));
+            measured(&mut meter, || burn(Duration::from_millis(50)))
+        };
+        let (mut delayed, mut took) = (Duration::ZERO, Duration::ZERO);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
+            for (usage, its) in workers.into_iter().map(|worker| worker.join().unwrap()) {
+                let Usage { on_core, run_delay } = usage.expect("it took long, and the meter was ready");
+                assert!(on_core + run_delay >= its * 4 / 5, "{on_core:?} and {run_delay:?} of {its:?}");
+                delayed += run_delay;
+                took += its;
+            }
+        });
+        assert!(delayed >= took / 4, "they have shared it: {delayed:?} of {took:?}");
+    }
+}
