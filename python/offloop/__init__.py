@@ -22,8 +22,6 @@ Public names are listed where they are defined, in the `__all__` of their module
 (To pytest, which finds a plugin here: PYTEST_DONT_REWRITE.)
 """
 
-from __future__ import annotations
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._auto.auto import *

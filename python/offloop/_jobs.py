@@ -14,7 +14,7 @@ from . import _offloop  # pyright: ignore[reportPrivateUsage]
 __all__ = ["check_cancelled", "discard_worker_state", "is_cancelled", "on_cancel", "worker_state"]
 
 
-class State:
+class WorkerState:
     """A value that a worker keeps from job to job: opened at its first use, closed when it is discarded."""
 
     def __init__(
@@ -50,17 +50,17 @@ class State:
 
 
 class _Local(threading.local):
-    state: State | None = None
+    state: WorkerState | None = None
     """The state of the pool's worker that is this thread. Set by the pool before the thread's first job."""
 
 
 _local = _Local()
 
-process_state: State | None = None
+process_state: WorkerState | None = None
 """The state of the pool's worker that is this process. Set by the worker's initialisation."""
 
 
-def set_thread_state(state: State) -> None:
+def set_thread_state(state: WorkerState) -> None:
     """Sets the worker state of this thread."""
     _local.state = state
 
@@ -71,7 +71,7 @@ def discard_thread_state() -> None:
         _local.state.discard()
 
 
-def _state() -> State:
+def _state() -> WorkerState:
     state = _local.state or process_state
     if state is None:
         raise RuntimeError(

@@ -212,7 +212,7 @@ class Metrics:
     @property
     def outcomes(self) -> dict[str, int]:
         """The number of jobs by their end: "completed", "failed" (it raised), "panicked" (a bug of ours),
-        "cancelled", "queue_deadline", "run_deadline", "rejected", "shed", "crashed" (its worker died)."""
+        "cancelled", "queue_timeout", "run_timeout", "rejected", "shed", "crashed" (its worker died)."""
     @property
     def queue_wait(self) -> Histogram:
         """The times for which jobs waited for a worker."""

@@ -60,7 +60,7 @@ def occupy(pool: ThreadPoolExecutor, gate: Gate) -> concurrent.futures.Future[No
     return future
 
 
-# Where calls run.
+# The threads on which calls run.
 
 
 def test_it_is_a_standard_executor_whose_futures_are_standard_futures() -> None:
@@ -130,7 +130,7 @@ def test_a_call_sees_its_submitters_context_and_keeps_its_own_changes() -> None:
         assert variable.get() == "second"
 
 
-# How calls end.
+# The ends of calls.
 
 
 def test_any_exception_reaches_the_caller_and_the_thread_lives_on() -> None:
@@ -468,7 +468,7 @@ def test_a_state_that_is_discarded_is_closed_once(caplog: pytest.LogCaptureFixtu
     assert messages == ["close_worker_state raised an exception; the worker's state is discarded nevertheless:"] * 2
 
 
-# How a pool ends.
+# The end of a pool.
 
 
 def test_leaving_the_block_waits_for_all_calls_and_threads(gate: Gate) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, final
 
 from .._calls import check_sync, name_of
 from .._errors import PoolClosed
-from .._jobs import State, discard_thread_state, set_thread_state
+from .._jobs import WorkerState, discard_thread_state, set_thread_state
 from .._offloop import Job, Life, Metrics, ThreadPool
 from .executor import NO_LIMITS, CallLimits, OnFull, Pool
 from .exit import exit_handler
@@ -103,7 +103,7 @@ class _Workers:
     def work(self, life: Life, number: int) -> None:
         """Runs a thread of the pool, from its initializer to the end of its state."""
         if self.worker_state is not None:
-            set_thread_state(State(self.worker_state, self.close_worker_state))
+            set_thread_state(WorkerState(self.worker_state, self.close_worker_state))
         try:
             if self.initializer is not None:
                 try:

@@ -1,4 +1,4 @@
-"""One look at what a thread does: the stack of the loop's thread, or of the thread that has the interpreter."""
+"""One look at a thread: the stack of the loop's thread, or of the thread that has the interpreter."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ UNKNOWN_BASE = Base(0, _HANDLE.co_filename, _HANDLE.co_name)
 
 
 class Look(NamedTuple):
-    """What the loop's thread does."""
+    """The activity of the loop's thread at one moment."""
 
     stack: list[Frame]
     """The frames that the loop has called, the outermost first."""
@@ -57,7 +57,7 @@ class Look(NamedTuple):
 
     @property
     def is_own(self) -> bool:
-        """Whether the loop is only at work of asyncio's own."""
+        """Whether the loop runs only code of asyncio itself."""
         in_asyncio = all(os.path.dirname(frame.file) == _ASYNCIO for frame in self.stack)
         return in_asyncio and self.is_called and self.callback is None
 
@@ -73,7 +73,7 @@ class Holder(NamedTuple):
 
 
 def live(thread: int, base: Base) -> Look | None:
-    """Looks at what the loop's thread does now. None if the thread is gone."""
+    """Looks at the loop's thread now. None if the thread is gone."""
     frame = sys._current_frames().get(thread)  # pyright: ignore[reportPrivateUsage]
     if frame is None:
         return None
@@ -92,7 +92,7 @@ def live(thread: int, base: Base) -> Look | None:
 
 
 def dumped(text: str, live: Look | None, base: Base) -> Look:
-    """Looks at what the loop's thread did when it wrote down its stack.
+    """Reads the stack that the loop's thread has written down.
 
     `live` is a later look. The frames that have not changed since then are taken from it, with more detail.
     """

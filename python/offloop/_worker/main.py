@@ -35,7 +35,7 @@ _preparation: Mapping[str, Any] = {}
 _awaits_main = False
 """Whether the parent's main module may still have to be imported."""
 _awaits_multiprocessing = False
-"""Whether multiprocessing has not yet been told that this process is a child. Turns false once it is imported."""
+"""Whether multiprocessing, once imported, still has to be told that this process is a child."""
 _forwarder: logs.Forwarder | None = None
 """The handler that sends log records to the parent, if this process is a worker."""
 
@@ -257,7 +257,7 @@ def initialise(
         if open_state is not None:
             from .. import _jobs
 
-            _jobs.process_state = _jobs.State(open_state, close_state)
+            _jobs.process_state = _jobs.WorkerState(open_state, close_state)
     except BaseException as error:
         import logging
         import traceback

@@ -1,1 +1,1 @@
-"""What the tests send to workers. Workers import it, so it imports little."""
+"""The functions and objects that tests send to workers. Workers import it, so it imports little."""

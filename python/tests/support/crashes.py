@@ -1,4 +1,4 @@
-"""Jobs that end badly, and jobs that treat their process badly."""
+"""Jobs that crash, and jobs that harm their process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 
 def segfault() -> None:
-    # No core file of a test.
+    # A test must leave no core file.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.string_at(0)
 
@@ -34,7 +34,7 @@ def signal_myself(number: int) -> None:
 
 
 def fill_memory(limit: int) -> None:
-    """Grows in steps, up to a limit that nobody shall reach."""
+    """Allocates memory in steps, up to a limit that the test must not reach."""
     kept: list[bytes] = []
     while len(kept) << 20 < limit:
         kept.append(b"x" * (1 << 20))
@@ -46,7 +46,7 @@ def allocate(size: int) -> int:
 
 
 class Unpicklable(Exception):
-    """Cannot be pickled, as it has a lock."""
+    """Cannot be pickled, because it has a lock."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -54,7 +54,7 @@ class Unpicklable(Exception):
 
 
 class UnpicklingRaises(Exception):
-    """Can be pickled, and not unpickled: its constructor wants two arguments and one is stored."""
+    """Can be pickled but not unpickled: its constructor takes two arguments, and one is stored."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -67,7 +67,7 @@ class UnpicklingExits:
 
 
 class UnpicklingKills:
-    """Kills whatever process unpickles it, but for the one that has made it."""
+    """Kills each process that unpickles it, except the one that has made it."""
 
     def __init__(self) -> None:
         self.maker = os.getpid()
@@ -194,7 +194,7 @@ def fork_and_raise_in_child() -> str:
 
 
 def fork_and_leave_child() -> int:
-    """Leaves a child that lives on, with all the descriptors that it has inherited."""
+    """Leaves a child that goes on, with all the descriptors that it has inherited."""
     child = os.fork()
     if child == 0:
         signal.alarm(60)
@@ -221,7 +221,7 @@ def interrupt_every_moment(seconds: float) -> int:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         pass
-    # It goes on.
+    # The timer goes on after the job.
     return hits
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 HANG = 30.0
-"""Seconds after which an event that was waited for will not come."""
+"""The seconds after which a wait for an event fails."""
 
 
 def wait_for(path: Path) -> None:
@@ -31,7 +31,7 @@ def until(condition: Any, what: str = "the condition") -> None:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended. A zombie has."""
+    """Returns whether a process has ended. A zombie has."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] in "ZX"
@@ -56,27 +56,27 @@ def pid() -> int:
 
 
 def note(path: Path, text: str = "") -> None:
-    """Appends a line: what ran, in which order."""
+    """Appends a line, so that the file has the jobs in the order in which they ran."""
     with path.open("a") as file:
         file.write(text + "\n")
 
 
 def hold(started: Path, gate: Path) -> int:
-    """Says that it runs, by a file with its process id, and goes on when there is the other file."""
+    """Makes a file with its process id when it runs, and waits for the other file."""
     begun(started)
     wait_for(gate)
     return os.getpid()
 
 
 def begun(path: Path) -> None:
-    """Makes the file with this process's id in it, at once."""
+    """Makes the file with this process's id in it, in one step."""
     new = path.with_name(path.name + ".new")
     new.write_text(str(os.getpid()))
     new.rename(path)
 
 
 def hang(started: Path) -> None:
-    """Says that it runs, and never ends by itself."""
+    """Makes a file when it runs, and never ends by itself."""
     begun(started)
     while True:
         signal.pause()
@@ -134,12 +134,12 @@ def fail_with(message: str) -> None:
 
 
 def fail_once(path: Path) -> None:
-    """Fails for the first that calls it."""
+    """Fails at its first call, in whichever process."""
     open_later(path)
 
 
 def open_later(path: Path) -> str:
-    """Fails for the first that calls it."""
+    """Fails at its first call, in whichever process."""
     if not path.exists():
         path.touch()
         raise LookupError("not yet")
@@ -151,7 +151,7 @@ def exit_with(code: int) -> None:
 
 
 def is_imported(module: str) -> tuple[bool, int]:
-    """Whether a module was imported in this process, and which process has imported it."""
+    """Returns whether a module was imported in this process, and the process that has imported it."""
     import sys
 
     found: Any = sys.modules.get(module)
@@ -167,7 +167,7 @@ def note_pid(path: Path) -> None:
 
 
 def clean_up(started: Path, cleaned: Path) -> None:
-    """Ends at SIGTERM, and tidies before."""
+    """Ends at SIGTERM, and cleans up before."""
 
     def leave(*_: Any) -> None:
         cleaned.touch()
@@ -201,14 +201,14 @@ def exit_if_odd(value: int) -> int:
 
 
 def call_async(value: int) -> Any:
-    """Returns a coroutine, although it is no async function."""
+    """Returns a coroutine, although it is not an async function."""
     import asyncio
 
     return asyncio.sleep(0, value)
 
 
 def log_and_fill_a_queue(started: Path, gate: Path) -> int:
-    """Has a pool of its own whose full queue makes this process run a call."""
+    """Makes a pool of its own whose full queue makes this process run a call."""
     import logging
 
     from offloop import ProcessPoolExecutor

@@ -1,4 +1,4 @@
-"""What the tests of log records have workers do."""
+"""Jobs that log records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Waits for it, for half a minute at most."""
+    """Waits until the condition holds, for at most half a minute."""
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline

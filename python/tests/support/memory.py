@@ -1,15 +1,15 @@
-"""How much memory processes have."""
+"""The memory of processes."""
 
 from __future__ import annotations
 
 
 def shared(pid: int | str = "self") -> int:
-    """How many bytes of shared memory a process has resident."""
+    """Returns the bytes of shared memory that a process has resident."""
     return _status(pid, "RssShmem")
 
 
 def own(pid: int | str = "self") -> int:
-    """How many bytes of memory of its own a process has resident."""
+    """Returns the bytes of memory of its own that a process has resident."""
     return _status(pid, "RssAnon")
 
 

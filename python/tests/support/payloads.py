@@ -40,7 +40,7 @@ def make(length: int) -> Any:
 
 
 def base(array: Any) -> Any:
-    """What an array's memory belongs to in the end."""
+    """Returns the object that owns an array's memory."""
     while isinstance(array, np.ndarray):
         array = array.base
     return array.obj if isinstance(array, memoryview) else array

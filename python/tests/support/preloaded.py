@@ -1,4 +1,4 @@
-"""Remembers which process has imported it."""
+"""A module that records the process that has imported it."""
 
 import os
 

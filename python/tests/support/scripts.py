@@ -14,7 +14,7 @@ HANG = 60.0
 
 
 def environment() -> dict[str, str]:
-    """This process's, with the tests' modules in reach."""
+    """Returns this process's environment, with the tests' modules on the search path."""
     return {**os.environ, "PYTHONPATH": TESTS, "PYTHONUNBUFFERED": "1"}
 
 
@@ -24,7 +24,7 @@ def write(path: Path, code: str) -> Path:
 
 
 def run(*args: str | Path, stdin: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
-    """Runs this Python. Its output is read to the end, so its workers are to end with it."""
+    """Runs this Python. Reads its output to the end, so its workers must end with it."""
     return subprocess.run(
         [sys.executable, *args],
         input=stdin,
@@ -50,7 +50,7 @@ def start(*args: str | Path) -> subprocess.Popen[str]:
 
 
 def members(session: int) -> list[int]:
-    """The processes of a session that have not ended. Zombies have."""
+    """Returns the processes of a session that have not ended. Zombies have."""
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit():

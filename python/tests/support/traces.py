@@ -1,4 +1,4 @@
-"""What is called in workers to see OpenTelemetry's context there."""
+"""Functions that return OpenTelemetry's context in workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ exporter: Any = None
 
 
 def set_up(propagator: Any = None) -> None:
-    """Has this process record its spans."""
+    """Makes this process record its spans."""
     from opentelemetry import propagate, trace
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -30,7 +30,7 @@ def set_up(propagator: Any = None) -> None:
 
 
 def span(_: object = None) -> tuple[int, Place]:
-    """Opens and ends a span; returns the process id, and the span as it was exported."""
+    """Opens and ends a span. Returns the process id, and the span as it was exported."""
     from opentelemetry import trace
 
     with trace.get_tracer("worker").start_as_current_span("job"):
