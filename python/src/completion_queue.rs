@@ -46,8 +46,8 @@ struct QueueState {
     pushed: u64,
     /// The number of completions that were delivered. Increased by the consumer.
     delivered: u64,
-    /// A thread waits in [`CompletionQueue::flush`].
-    is_flushing: bool,
+    /// The number of threads that wait in [`CompletionQueue::flush`]. Changed by these threads.
+    flushing: usize,
     /// The results thread, if that is the consumer. Set once, when it starts.
     consumer: Option<ThreadId>,
 }
@@ -97,7 +97,7 @@ impl CompletionQueue {
             completion.deliver(py);
             let mut state = self.state();
             state.delivered += 1;
-            if state.is_flushing {
+            if state.flushing > 0 {
                 self.delivered.notify_all();
             }
             drop(state);
@@ -119,10 +119,10 @@ impl CompletionQueue {
             return;
         }
         let goal = state.pushed;
-        state.is_flushing = true;
+        state.flushing += 1;
         let is_late = |state: &mut QueueState| state.delivered < goal;
         let (mut state, _) = self.delivered.wait_timeout_while(state, FLUSH_TIMEOUT, is_late);
-        state.is_flushing = false;
+        state.flushing -= 1;
     }
 
     /// Delivers as long as there is an interpreter: the body of the results thread.
