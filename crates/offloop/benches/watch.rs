@@ -1,39 +1,39 @@
 //! What a watch costs: CPU time of its own thread and of the loop that it watches.
 //!
 //! ```text
-//! cargo bench -p offloop --features watch-stacks --bench watch              # minutes; figures to quote
-//! cargo bench -p offloop --features watch-stacks --bench watch -- --quick   # seconds; figures to distrust
+//! cargo bench -p offloop --features watch-stacks --bench watch              # minutes; results to quote
+//! cargo bench -p offloop --features watch-stacks --bench watch -- --quick   # seconds; a smoke run
 //! ```
 //!
 //! Each row is one loop, with a threshold of 100 ms, the default. *Idle* loops have nothing to do; their cost is the
 //! difference of the process's CPU time with and without a watch, as a share of one core. A *loaded* loop has
 //! 64 tasks that only yield, as fast as they can; its cost is the CPU time that the process needs more
-//! for the same number of turns. With and without take turns; a figure is the median over the rounds, under load the
-//! least, for what else runs on the machine only adds to that.
+//! for the same number of turns. Both are measured by turns, with and without a watch. A result is the median over the
+//! rounds; under load it is the least, since other programs on the machine only add to it.
 
 #[allow(dead_code, unused_imports, reason = "each bench uses its own part")]
 mod support;
 
 use std::time::{Duration, Instant};
 
-use offloop::watch::{Builder, Monitor, Watch};
+use offloop::watch::{Monitor, RuntimeWatch, RuntimeWatchBuilder};
 use support::{Effort, median};
 use tokio::runtime::{self, Runtime};
 
-/// How much is measured.
+/// The amount of work that is measured.
 struct Plan {
     rounds: usize,
     idle: Duration,
     turns: u32,
 }
 
-/// How a loop is watched.
+/// The way in which a loop is watched.
 #[derive(Clone, Copy, PartialEq)]
 enum How {
     Not,
-    /// By its runtime.
+    /// The runtime is watched.
     Runtime,
-    /// And each task, with the place that spawned it.
+    /// The runtime and each task are watched, the tasks with the lines that spawned them.
     Tasks,
 }
 
@@ -79,7 +79,7 @@ fn least(values: Vec<f64>) -> f64 {
     values.into_iter().fold(f64::INFINITY, f64::min)
 }
 
-/// Both in each round, after one that does not count.
+/// Measures both in each round, after a first round that does not count.
 fn in_rounds<T: Copy>(rounds: usize, both: [T; 2], measure: impl Fn(T) -> f64) -> [Vec<f64>; 2] {
     let mut results = both.map(|how| {
         measure(how);
@@ -94,7 +94,7 @@ fn in_rounds<T: Copy>(rounds: usize, both: [T; 2], measure: impl Fn(T) -> f64) -
     results
 }
 
-/// The watch of any loop: the monitor's thread beside beats at their interval, and the cost of one beat.
+/// Measures the watch of any loop: the monitor's thread beside beats at their interval, and the cost of one beat.
 fn pulse(plan: &Plan) {
     let [without, with] = in_rounds(plan.rounds, [false, true], |watched| {
         let watch = watched.then(|| Monitor::new(THRESHOLD).start(|_| ()).expect("a thread"));
@@ -119,21 +119,21 @@ fn pulse(plan: &Plan) {
 
 const THRESHOLD: Duration = Duration::from_millis(100);
 
-fn start(flavor: Flavor, how: How) -> (Runtime, Option<Watch>) {
-    let watch = Builder::new().threshold(THRESHOLD);
+fn start(flavor: Flavor, how: How) -> (Runtime, Option<RuntimeWatch>) {
+    let watch = RuntimeWatchBuilder::new().threshold(THRESHOLD);
     let mut builder = match flavor {
         Flavor::Current => runtime::Builder::new_current_thread(),
         Flavor::Multi => runtime::Builder::new_multi_thread(),
     };
     if how != How::Not {
-        builder.on_thread_park(watch.hook());
+        builder.on_thread_park(watch.on_thread_park());
     }
     let runtime = builder.enable_all().build().expect("a runtime");
     let watch = (how != How::Not).then(|| watch.start(runtime.handle()).expect("a thread"));
     (runtime, watch)
 }
 
-/// The share of a core, in percent, that this process uses while the loop sleeps.
+/// Returns the share of a core, in percent, that this process uses while the loop sleeps.
 fn idle(flavor: Flavor, how: How, time: Duration) -> f64 {
     let (runtime, _watch) = start(flavor, how);
     share(time, || runtime.block_on(async { tokio::time::sleep(time).await }))
@@ -145,7 +145,7 @@ fn share(time: Duration, run: impl FnOnce()) -> f64 {
     cpu_time().saturating_sub(before).as_secs_f64() / time.as_secs_f64() * 100.0
 }
 
-/// Nanoseconds of CPU time that a turn takes: as many tasks as keep all workers busy yield, over and over.
+/// Returns the CPU time of one turn in nanoseconds, while enough tasks yield to keep all workers busy.
 fn loaded(flavor: Flavor, how: How, turns: u32) -> f64 {
     const TASKS: u32 = 64;
     let (runtime, watch) = start(flavor, how);
@@ -170,7 +170,7 @@ async fn give_way(times: u32) {
     }
 }
 
-/// Of all threads of this process.
+/// Returns the CPU time of all threads of this process.
 fn cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` outlives the call.

@@ -4,8 +4,8 @@
 //! cargo run --release --features watch-stacks --example watchdog
 //! ```
 //!
-//! Each report tells the thread, the task, how long so far, whether it computes or waits, and which call belongs
-//! in its place; the stack shows the line.
+//! Each report names the thread and the task, the duration so far, whether the thread computes or waits, and the call that
+//! belongs in its place. The stack shows the line.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -13,7 +13,7 @@ use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use offloop::watch::{self, Phase, Stall, Watch};
+use offloop::watch::{RuntimeWatch, RuntimeWatchBuilder, Stall, StallPhase};
 use tokio::runtime::{self, Runtime};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -27,23 +27,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     let watching = self::watching();
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .on_thread_park(watching.hook()) // so that each worker's thread is known
+        .on_thread_park(watching.on_thread_park()) // so that each worker's thread is known
         .enable_all()
         .build()?;
     let watch = watching.start(runtime.handle())?;
     block_the_loop(&watch, &runtime)
 }
 
-fn watching() -> watch::Builder {
-    watch::Builder::new().threshold(Duration::from_millis(100)).stacks(true).on_stall(print)
+fn watching() -> RuntimeWatchBuilder {
+    RuntimeWatchBuilder::new().threshold(Duration::from_millis(100)).stacks(true).on_stall(print)
 }
 
-/// Called by the watch's thread. (With the feature `tracing` the same goes to the program's subscriber.)
+/// Is called by the watch's thread. (With the feature `tracing` the same goes to the program's subscriber.)
 fn print(stall: &Stall) {
-    if stall.phase != Phase::Ongoing {
+    if stall.phase != StallPhase::Ongoing {
         println!("{stall}");
     }
-    if stall.phase == Phase::Began {
+    if stall.phase == StallPhase::Began {
         let ours = |name: &&String| name.contains("watchdog::");
         let functions = stall.stack.iter().filter_map(|frame| Some((frame.function.as_ref()?, frame)));
         for (_, frame) in functions.filter(|(name, _)| ours(name)).take(2) {
@@ -52,8 +52,8 @@ fn print(stall: &Stall) {
     }
 }
 
-/// What a loop must not do, in a task each; then the same the right way.
-fn block_the_loop(watch: &Watch, runtime: &Runtime) -> Result<(), Box<dyn Error>> {
+/// Does what a loop must not do, each in a task of its own, and then the same the right way.
+fn block_the_loop(watch: &RuntimeWatch, runtime: &Runtime) -> Result<(), Box<dyn Error>> {
     watch.block_on(runtime, async {
         breathe().await;
         let sleeps = watch.task(async { sleep() }).named("sleeps");
@@ -74,7 +74,7 @@ fn block_the_loop(watch: &Watch, runtime: &Runtime) -> Result<(), Box<dyn Error>
     })
 }
 
-/// The loop comes round.
+/// Lets the loop make progress.
 async fn breathe() {
     tokio::time::sleep(Duration::from_millis(200)).await;
 }

@@ -1,4 +1,5 @@
-//! Each job has a span within its submitter's, which surrounds it wherever it runs and tells how it went.
+//! Each job has a span within its submitter's. The span surrounds the job wherever it runs, and records its times and its
+//! outcome.
 
 #![cfg(feature = "tracing")]
 #![allow(missing_docs, reason = "a test crate has no users")]
@@ -17,24 +18,24 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
 /// The thread of an event, and the spans around it.
-type Noted = (i32, Vec<&'static str>);
+type SeenEvent = (i32, Vec<&'static str>);
 
-/// Notes for each event its thread and the spans around it, and for each span when it closes.
+/// A layer that records for each event its thread and the spans around it, and for each span that it has closed.
 #[derive(Clone, Default)]
-struct Notes {
-    events: Arc<Mutex<Vec<Noted>>>,
+struct Recorder {
+    events: Arc<Mutex<Vec<SeenEvent>>>,
     closed: Arc<Mutex<Vec<&'static str>>>,
-    /// What spans have recorded since they were made.
-    recorded: Arc<Mutex<Vec<(&'static str, String)>>>,
+    /// The fields that spans have recorded since they were made.
+    fields: Arc<Mutex<Vec<(&'static str, String)>>>,
 }
 
-impl Visit for Notes {
+impl Visit for Recorder {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        self.recorded.lock().unwrap().push((field.name(), format!("{value:?}")));
+        self.fields.lock().unwrap().push((field.name(), format!("{value:?}")));
     }
 }
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Notes {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recorder {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let scope = context.event_scope(event).into_iter().flatten();
         self.events.lock().unwrap().push((tid(), scope.map(|span| span.name()).collect()));
@@ -49,20 +50,20 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Notes {
     }
 }
 
-/// Runs `f` with the notes on; the subscriber is the process's, as worker threads have none of their own.
-fn noted(f: impl FnOnce(&Notes)) {
+/// Runs `f` while events and spans are recorded. The subscriber is global, since worker threads have none of their own.
+fn recorded(f: impl FnOnce(&Recorder)) {
     static ONE: Mutex<()> = Mutex::new(());
-    static NOTES: std::sync::OnceLock<Notes> = std::sync::OnceLock::new();
+    static RECORDER: std::sync::OnceLock<Recorder> = std::sync::OnceLock::new();
     let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let notes = NOTES.get_or_init(|| {
-        let notes = Notes::default();
-        tracing::subscriber::set_global_default(Registry::default().with(notes.clone())).unwrap();
-        notes
+    let recorder = RECORDER.get_or_init(|| {
+        let recorder = Recorder::default();
+        tracing::subscriber::set_global_default(Registry::default().with(recorder.clone())).unwrap();
+        recorder
     });
-    notes.events.lock().unwrap().clear();
-    notes.closed.lock().unwrap().clear();
-    notes.recorded.lock().unwrap().clear();
-    f(notes);
+    recorder.events.lock().unwrap().clear();
+    recorder.closed.lock().unwrap().clear();
+    recorder.fields.lock().unwrap().clear();
+    f(recorder);
 }
 
 fn emit() {
@@ -71,7 +72,7 @@ fn emit() {
 
 #[test]
 fn the_submitters_span_surrounds_a_job_in_another_thread() {
-    noted(|notes| {
+    recorded(|recorder| {
         let pool = single();
         let outer = tracing::info_span!("request");
         let inner = tracing::info_span!(parent: &outer, "query");
@@ -79,13 +80,13 @@ fn the_submitters_span_surrounds_a_job_in_another_thread() {
         end(handle).unwrap();
         let worker = end(pool.run(tid)).unwrap();
         assert_ne!(worker, tid());
-        assert_eq!(*notes.events.lock().unwrap(), [(worker, vec!["job", "query", "request"])]);
+        assert_eq!(*recorder.events.lock().unwrap(), [(worker, vec!["job", "query", "request"])]);
     });
 }
 
 #[test]
 fn a_job_submitted_outside_of_spans_runs_outside_of_spans() {
-    noted(|notes| {
+    recorded(|recorder| {
         let pool = single();
         let _of_the_waiter = {
             let handle = pool.run(emit);
@@ -93,18 +94,18 @@ fn a_job_submitted_outside_of_spans_runs_outside_of_spans() {
             span.in_scope(|| end(handle)).unwrap();
             span
         };
-        assert_eq!(notes.events.lock().unwrap()[0].1, ["job"]);
+        assert_eq!(recorder.events.lock().unwrap()[0].1, ["job"]);
     });
 }
 
 #[test]
 fn a_span_does_not_leak_into_the_next_job_even_after_a_panic() {
-    noted(|notes| {
+    recorded(|recorder| {
         let pool = single();
         let span = tracing::info_span!("first");
         assert!(end(span.in_scope(|| pool.run(|| panic!("inside")))).is_err());
         end(pool.run(emit)).unwrap();
-        assert_eq!(notes.events.lock().unwrap()[0].1, ["job"]);
+        assert_eq!(recorder.events.lock().unwrap()[0].1, ["job"]);
     });
 }
 
@@ -117,49 +118,49 @@ fn a_span_surrounds_a_job_of_any_executor_and_a_job_of_a_job() {
             Ok(())
         }
     }
-    noted(|notes| {
+    recorded(|recorder| {
         let span = tracing::info_span!("request");
         let handle = span.in_scope(|| run_in_executor(&Threads, || end(run_in_executor(&Inline, emit))));
         end(handle).unwrap().unwrap();
-        assert_eq!(notes.events.lock().unwrap()[0].1, ["job", "job", "request"]);
+        assert_eq!(recorder.events.lock().unwrap()[0].1, ["job", "job", "request"]);
     });
 }
 
 #[test]
 fn a_job_that_ended_keeps_no_span_open() {
-    noted(|notes| {
+    recorded(|recorder| {
         let pool = single();
         let (gate, busy) = occupy(&pool);
         let span = tracing::info_span!("short");
         let queued = span.in_scope(|| pool.run(emit));
         drop(span);
-        assert!(notes.closed.lock().unwrap().is_empty(), "the queued job holds it");
+        assert!(recorder.closed.lock().unwrap().is_empty(), "the queued job keeps it open");
         drop(queued);
-        assert_eq!(*notes.closed.lock().unwrap(), ["job", "short"]);
+        assert_eq!(*recorder.closed.lock().unwrap(), ["job", "short"]);
         gate.open();
         end(busy).unwrap();
     });
 }
 
 #[test]
-fn the_span_of_a_job_tells_how_long_it_waited_and_ran_and_how_it_ended() {
-    noted(|notes| {
+fn the_span_of_a_job_records_how_long_it_waited_and_ran_and_how_it_ended() {
+    recorded(|recorder| {
         let pool = single();
         let (gate, busy) = occupy(&pool);
         let slow = pool.run(|| std::thread::sleep(std::time::Duration::from_millis(20)));
         std::thread::sleep(std::time::Duration::from_millis(20));
         gate.open();
         end(busy).unwrap();
-        notes.recorded.lock().unwrap().clear();
+        recorder.fields.lock().unwrap().clear();
         end(slow).unwrap();
         end(pool.run(|| panic!("on purpose"))).unwrap_err();
-        let recorded = notes.recorded.lock().unwrap();
+        let fields = recorder.fields.lock().unwrap();
         let all = |name: &str| -> Vec<String> {
-            recorded.iter().filter(|(field, _)| *field == name).map(|(_, value)| value.clone()).collect()
+            fields.iter().filter(|(field, _)| *field == name).map(|(_, value)| value.clone()).collect()
         };
         let micros = |name: &str| all(name)[0].parse::<u64>().unwrap();
-        assert!(micros("queue_wait_us") >= 20_000 && micros("run_us") >= 20_000, "{recorded:?}");
+        assert!(micros("queue_wait_us") >= 20_000 && micros("run_us") >= 20_000, "{fields:?}");
         assert_eq!(all("outcome").last().unwrap(), "\"panicked\"");
-        assert!(all("outcome").contains(&"\"completed\"".to_owned()), "{recorded:?}");
+        assert!(all("outcome").contains(&"\"completed\"".to_owned()), "{fields:?}");
     });
 }

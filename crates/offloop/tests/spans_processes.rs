@@ -1,4 +1,4 @@
-//! A job's span and what it carries reach the worker process.
+//! The span of a job and the bytes that it carries reach the worker process.
 
 #![cfg(all(feature = "process", feature = "tracing", target_os = "linux"))]
 
@@ -44,27 +44,27 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Fields {
     }
 }
 
-static NOTED: std::sync::OnceLock<Fields> = std::sync::OnceLock::new();
+static RECORDED: std::sync::OnceLock<Fields> = std::sync::OnceLock::new();
 
 #[offloop::task]
-fn take_notes() {
-    let fields = NOTED.get_or_init(Fields::default).clone();
+fn record_spans() {
+    let fields = RECORDED.get_or_init(Fields::default).clone();
     tracing::subscriber::set_global_default(Registry::default().with(fields)).unwrap();
 }
 
 #[offloop::task]
-fn noted() -> (Vec<String>, u32) {
+fn recorded() -> (Vec<String>, u32) {
     tracing::info!("in the worker");
-    (NOTED.get().unwrap().0.lock().unwrap().clone(), std::process::id())
+    (RECORDED.get().unwrap().0.lock().unwrap().clone(), std::process::id())
 }
 
 #[test]
 fn a_job_runs_in_a_span_of_its_name_and_number_in_the_worker() {
-    let pool = ProcessPool::builder().max_workers(1).initializer(&take_notes.with()).build().unwrap();
-    // Its span is only there if somebody listens, so this process does too.
+    let pool = ProcessPool::builder().max_workers(1).initializer(&record_spans.with()).build().unwrap();
+    // A span exists only if there is a subscriber, so this process has one too.
     let guard = tracing::subscriber::set_default(Registry::default());
     let request = tracing::info_span!("request");
-    let handle = request.in_scope(|| pool.run(prepare(noted.with()).name("the report")));
+    let handle = request.in_scope(|| pool.run(prepare(recorded.with()).name("the report")));
     let number = handle.id();
     let (fields, pid) = handle.wait().unwrap();
     drop(guard);
@@ -96,7 +96,7 @@ fn who_am_i() -> (String, String, Option<Vec<u8>>) {
 static AROUND: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 #[offloop::task]
-fn put_something_around() {
+fn surround_jobs() {
     let is_first = offloop::job::surround(|run| {
         let carried = offloop::job::carried().unwrap_or_default();
         match carried.as_slice() {
@@ -116,10 +116,10 @@ fn around() -> Vec<String> {
 }
 
 #[test]
-fn what_is_carried_reaches_what_surrounds_the_job() {
+fn the_bytes_that_a_job_carries_reach_the_hook_that_surrounds_it() {
     let pool = ProcessPool::builder()
         .max_workers(1)
-        .initializer(&put_something_around.with())
+        .initializer(&surround_jobs.with())
         .carry(|| Some(b"the pool's".to_vec()))
         .build()
         .unwrap();
@@ -136,7 +136,7 @@ fn what_is_carried_reaches_what_surrounds_the_job() {
 }
 
 #[test]
-fn a_job_on_threads_carries_too_and_large_arguments_stay_whole() {
+fn a_job_on_threads_carries_bytes_too_and_large_arguments_stay_whole() {
     let threads = offloop::ThreadPool::builder().max_workers(1).build().unwrap();
     let carried = threads.run(prepare(offloop::job::carried).carry(*b"bytes")).wait().unwrap();
     assert_eq!(carried.as_deref(), Some(b"bytes".as_slice()));
@@ -149,7 +149,7 @@ fn a_job_on_threads_carries_too_and_large_arguments_stay_whole() {
 }
 
 #[test]
-fn a_panicking_carry_hook_costs_only_what_it_would_carry() {
+fn after_a_panic_of_the_carry_hook_the_job_runs_and_carries_nothing() {
     let pool = ProcessPool::builder().max_workers(1).carry(|| panic!("on purpose")).build().unwrap();
     assert_eq!(pool.run(who_am_i.with()).wait().unwrap().2, None);
 }

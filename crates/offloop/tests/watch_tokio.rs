@@ -1,4 +1,4 @@
-//! What a watch promises of tokio's runtimes: who stands still, where and why, and nothing else.
+//! Promises of the watch of a tokio runtime: it reports which thread is stalled, where and why, and nothing else.
 
 #![cfg(all(feature = "watch", feature = "tokio", target_os = "linux"))]
 #![allow(missing_docs, reason = "a test crate has no users")]
@@ -12,15 +12,15 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use common::{GIVE_UP, Gate, comes_back, eventually, tid};
-use offloop::watch::{Activity, Builder, Phase, Stall, Watch};
+use offloop::watch::{Activity, RuntimeWatch, RuntimeWatchBuilder, Stall, StallPhase};
 use tokio::runtime::{self, Runtime};
 
 const THRESHOLD: Duration = Duration::from_millis(50);
-/// Much longer than the threshold: it is noticed while it lasts.
+/// Much longer than the threshold, so that it is noticed while it lasts.
 const STALL: Duration = Duration::from_millis(400);
 
 struct Watched {
-    watch: Watch,
+    watch: RuntimeWatch,
     runtime: Runtime,
     stalls: Receiver<Stall>,
 }
@@ -35,7 +35,7 @@ const BOTH: [Flavor; 2] = [Flavor::Current, Flavor::Multi];
 
 fn watched(flavor: Flavor, threshold: Duration) -> Watched {
     let (send, stalls) = channel();
-    let watch = Builder::new().threshold(threshold).on_stall(move |stall| {
+    let watch = RuntimeWatchBuilder::new().threshold(threshold).on_stall(move |stall| {
         let _ = send.send(stall.clone());
     });
     let runtime = match flavor {
@@ -43,7 +43,7 @@ fn watched(flavor: Flavor, threshold: Duration) -> Watched {
         Flavor::Multi => runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("loop-thread")
-            .on_thread_park(watch.hook())
+            .on_thread_park(watch.on_thread_park())
             .enable_all()
             .build(),
     };
@@ -52,16 +52,16 @@ fn watched(flavor: Flavor, threshold: Duration) -> Watched {
 }
 
 impl Watched {
-    fn next(&self, phase: Phase) -> Stall {
+    fn next(&self, phase: StallPhase) -> Stall {
         loop {
-            let stall = self.stalls.recv_timeout(GIVE_UP).expect("a stall is told");
+            let stall = self.stalls.recv_timeout(GIVE_UP).expect("a stall is reported");
             if stall.phase == phase {
                 return stall;
             }
         }
     }
 
-    /// Runs `blocking` in a watched task, and says what was told of it at first, and of its end.
+    /// Runs `blocking` in a watched task. Returns the first report, the last report and the thread of the task.
     fn stall(&self, blocking: impl FnOnce() + Send + 'static) -> (Stall, Stall, i32) {
         let task = self.watch.task(async move {
             // The watch has had its first answer by now.
@@ -77,41 +77,41 @@ impl Watched {
             thread
         });
         self.watch.pause();
-        (self.next(Phase::Began), self.next(Phase::Over), thread)
+        (self.next(StallPhase::Began), self.next(StallPhase::Over), thread)
     }
 }
 
-/// Checks all that is known of a stall but for what the thread was doing.
-fn is_right(flavor: Flavor, watched: &Watched, (began, over, thread): &(Stall, Stall, i32)) {
+/// Checks everything in the reports of a stall except for the thread's activity.
+fn assert_right(flavor: Flavor, watched: &Watched, (began, over, thread): &(Stall, Stall, i32)) {
     for stall in [began, over] {
-        let told = stall.thread.as_ref().expect("the thread is known");
-        assert_eq!(told.id, *thread);
+        let stalled = stall.thread.as_ref().expect("the thread is known");
+        assert_eq!(stalled.id, *thread);
         match flavor {
             Flavor::Current => assert_eq!(stall.worker, None),
-            Flavor::Multi => assert!(told.name == "loop-thread" && stall.worker.is_some(), "{stall:?}"),
+            Flavor::Multi => assert!(stalled.name == "loop-thread" && stall.worker.is_some(), "{stall:?}"),
         }
         let task = stall.task.expect("the task is known");
         assert_eq!((task.name, task.spawned_at.file()), (Some("the blocker"), file!()));
     }
     assert!(began.lasted >= THRESHOLD && began.lasted < over.lasted, "{began} {over}");
     assert!(over.lasted >= STALL / 2, "{over}");
-    assert!(watched.stalls.try_iter().next().is_none(), "one stall is told once");
+    assert!(watched.stalls.try_iter().next().is_none(), "one stall is reported once");
 }
 
 #[test]
-fn a_sleep_is_told_with_its_thread_and_task_and_that_it_waits() {
+fn a_sleep_is_reported_with_its_thread_and_task_as_waiting() {
     for flavor in BOTH {
         let watched = watched(flavor, THRESHOLD);
-        let told = watched.stall(|| std::thread::sleep(STALL));
-        is_right(flavor, &watched, &told);
-        assert_eq!(told.0.activity, Activity::Waits);
-        assert!(told.0.cpu.unwrap() < 0.5, "{}", told.0);
-        assert!(told.0.to_string().contains("`offloop::run`"), "{}", told.0);
+        let reports = watched.stall(|| std::thread::sleep(STALL));
+        assert_right(flavor, &watched, &reports);
+        assert_eq!(reports.0.activity, Some(Activity::Waits));
+        assert!(reports.0.cpu.unwrap() < 0.5, "{}", reports.0);
+        assert!(reports.0.to_string().contains("`offloop::run`"), "{}", reports.0);
     }
 }
 
 #[test]
-fn a_blocking_read_of_a_socket_is_told() {
+fn a_blocking_read_of_a_socket_is_reported() {
     for flavor in BOTH {
         let watched = watched(flavor, THRESHOLD);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -121,55 +121,55 @@ fn a_blocking_read_of_a_socket_is_told() {
             std::thread::sleep(STALL + THRESHOLD);
             peer.write_all(b"!").unwrap();
         });
-        let told = watched.stall(move || assert_eq!(client.read(&mut [0]).unwrap(), 1));
-        is_right(flavor, &watched, &told);
-        assert_eq!(told.0.activity, Activity::Waits);
+        let reports = watched.stall(move || assert_eq!(client.read(&mut [0]).unwrap(), 1));
+        assert_right(flavor, &watched, &reports);
+        assert_eq!(reports.0.activity, Some(Activity::Waits));
         server.join().unwrap();
     }
 }
 
 #[test]
-fn a_loop_that_computes_is_told_as_such() {
+fn a_loop_that_computes_is_reported_as_computing() {
     for flavor in BOTH {
         let watched = watched(flavor, THRESHOLD);
-        let told = watched.stall(|| {
+        let reports = watched.stall(|| {
             let begun = Instant::now();
             while begun.elapsed() < STALL {
                 black_box((0..1000).map(black_box).sum::<u64>());
             }
         });
-        is_right(flavor, &watched, &told);
-        assert_eq!(told.0.activity, Activity::Computes, "{}", told.0);
-        assert!(told.0.advice().contains("run_cpu"));
+        assert_right(flavor, &watched, &reports);
+        assert_eq!(reports.0.activity, Some(Activity::Computes), "{}", reports.0);
+        assert!(reports.0.advice().contains("run_cpu"));
     }
 }
 
 #[test]
-fn the_place_of_a_task_is_where_it_was_spawned() {
+fn the_origin_of_a_task_is_the_line_that_spawned_it() {
     let watched = watched(Flavor::Multi, THRESHOLD);
     let (task, line) = (watched.watch.spawn(async { std::thread::sleep(STALL) }), line!());
     watched.runtime.block_on(task).unwrap();
-    let place = watched.next(Phase::Began).task.expect("it is watched");
-    assert_eq!((place.name, place.spawned_at.file(), place.spawned_at.line()), (None, file!(), line));
+    let origin = watched.next(StallPhase::Began).task.expect("it is watched");
+    assert_eq!((origin.name, origin.spawned_at.file(), origin.spawned_at.line()), (None, file!(), line));
 }
 
 #[test]
-fn one_stuck_worker_is_told_while_the_others_go_on() {
+fn one_stuck_worker_is_reported_while_the_others_go_on() {
     let watched = watched(Flavor::Multi, THRESHOLD);
-    // From then on the hook knows them.
+    // From then on their threads are known.
     let metrics = watched.runtime.metrics();
     eventually("both workers have parked", || {
         (0..2).all(|worker| metrics.worker_park_unpark_count(worker) > 0)
     });
     let gate = Gate::new();
     let pass = gate.clone();
-    // Not a watched task: the worker is known all the same.
+    // It is not a watched task. The worker is known all the same.
     let stuck = watched.runtime.spawn(async move {
         pass.pass();
         tid()
     });
-    let began = watched.next(Phase::Began);
-    let ongoing = watched.next(Phase::Ongoing);
+    let began = watched.next(StallPhase::Began);
+    let ongoing = watched.next(StallPhase::Ongoing);
     assert!(ongoing.lasted > began.lasted && ongoing.seen == began.seen);
     let lively = watched.runtime.spawn(async { tid() });
     let lively = watched.runtime.block_on(lively).unwrap();
@@ -177,13 +177,13 @@ fn one_stuck_worker_is_told_while_the_others_go_on() {
     let stuck = watched.runtime.block_on(stuck).unwrap();
     assert_ne!(stuck, lively);
     assert_eq!(began.task, None);
-    let thread = began.thread.expect("the hook has seen it");
+    let thread = began.thread.expect("it has parked before");
     assert_eq!((thread.id, thread.name.as_str()), (stuck, "loop-thread"));
-    assert!(watched.next(Phase::Over).lasted > ongoing.lasted);
+    assert!(watched.next(StallPhase::Over).lasted > ongoing.lasted);
 }
 
 #[test]
-fn when_all_workers_are_stuck_each_is_told() {
+fn when_all_workers_are_stuck_each_is_reported() {
     let watched = watched(Flavor::Multi, THRESHOLD);
     let gate = Gate::new();
     let stuck: Vec<_> = ["one", "two"]
@@ -192,7 +192,7 @@ fn when_all_workers_are_stuck_each_is_told() {
             watched.runtime.spawn(watched.watch.task(async move { pass.pass() }).named(name))
         })
         .into();
-    let (first, second) = (watched.next(Phase::Began), watched.next(Phase::Began));
+    let (first, second) = (watched.next(StallPhase::Began), watched.next(StallPhase::Began));
     let mut names = [first, second].map(|stall| stall.task.unwrap().name.unwrap());
     names.sort_unstable();
     assert_eq!(names, ["one", "two"]);
@@ -200,8 +200,8 @@ fn when_all_workers_are_stuck_each_is_told() {
     gate.open();
     watched.runtime.block_on(async { futures_join(stuck).await });
     std::thread::sleep(4 * THRESHOLD);
-    let others = watched.stalls.try_iter().filter(|stall| stall.phase == Phase::Began).count();
-    assert_eq!(others, 0, "that the runtime did not answer is no news");
+    let others = watched.stalls.try_iter().filter(|stall| stall.phase == StallPhase::Began).count();
+    assert_eq!(others, 0, "that the runtime did not answer is not reported as well");
 }
 
 async fn futures_join<T>(tasks: Vec<tokio::task::JoinHandle<T>>) {
@@ -211,7 +211,7 @@ async fn futures_join<T>(tasks: Vec<tokio::task::JoinHandle<T>>) {
 }
 
 #[test]
-fn a_current_thread_runtime_is_told_without_watched_tasks_too() {
+fn a_current_thread_runtime_is_reported_without_watched_tasks_too() {
     let watched = watched(Flavor::Current, THRESHOLD);
     watched.runtime.block_on(async {
         tokio::time::sleep(THRESHOLD).await;
@@ -219,15 +219,15 @@ fn a_current_thread_runtime_is_told_without_watched_tasks_too() {
         tokio::time::sleep(THRESHOLD).await;
     });
     watched.watch.pause();
-    let began = watched.next(Phase::Began);
+    let began = watched.next(StallPhase::Began);
     assert_eq!((began.thread.unwrap().id, began.task), (tid(), None));
 }
 
 #[test]
-fn the_future_of_block_on_is_told_on_a_multi_thread_runtime_too() {
+fn the_future_of_block_on_is_reported_on_a_multi_thread_runtime_too() {
     let watched = watched(Flavor::Multi, THRESHOLD);
     let ((), line) = (watched.watch.block_on(&watched.runtime, async { std::thread::sleep(STALL) }), line!());
-    let began = watched.next(Phase::Began);
+    let began = watched.next(StallPhase::Began);
     assert_eq!((began.thread.unwrap().id, began.worker), (tid(), None));
     assert_eq!(began.task.unwrap().spawned_at.line(), line);
 }
@@ -241,14 +241,14 @@ fn the_innermost_watched_future_is_the_one_named() {
             tokio::time::sleep(THRESHOLD).await;
             part.await;
         });
-        assert_eq!(watched.next(Phase::Began).task.unwrap().name, Some("part"));
+        assert_eq!(watched.next(StallPhase::Began).task.unwrap().name, Some("part"));
     }
 }
 
 #[test]
 fn a_runtime_that_is_fine_is_not_reported() {
     for flavor in BOTH {
-        // Generous: the machine may be busy, and that is no stall of ours.
+        // Generous: on a busy machine a loop may be late without a fault of its own.
         let watched = watched(flavor, Duration::from_secs(1));
         watched.watch.block_on(&watched.runtime, async {
             let begun = Instant::now();
@@ -258,23 +258,23 @@ fn a_runtime_that_is_fine_is_not_reported() {
             }
         });
         std::thread::sleep(Duration::from_millis(2500));
-        let told: Vec<_> = watched.stalls.try_iter().collect();
-        assert!(told.is_empty(), "idle, and between two calls of `block_on`: {told:?}");
+        let reports: Vec<_> = watched.stalls.try_iter().collect();
+        assert!(reports.is_empty(), "idle, and between two calls of `block_on`: {reports:?}");
     }
 }
 
 #[test]
-fn workers_that_nobody_needs_are_no_stall() {
+fn idle_workers_are_no_stall() {
     let (send, stalls) = channel();
-    // So many that the watch's questions don't wake them all.
+    // So many workers that the watch does not wake them all.
     let runtime = runtime::Builder::new_multi_thread().worker_threads(16).build().unwrap();
-    let watch = Builder::new().threshold(Duration::from_millis(500)).on_stall(move |stall| {
+    let watch = RuntimeWatchBuilder::new().threshold(Duration::from_millis(500)).on_stall(move |stall| {
         let _ = send.send(stall.clone());
     });
     let _watch = watch.start(runtime.handle()).unwrap();
     std::thread::sleep(Duration::from_secs(2));
-    let told: Vec<_> = stalls.try_iter().collect();
-    assert!(told.is_empty(), "{told:?}");
+    let reports: Vec<_> = stalls.try_iter().collect();
+    assert!(reports.is_empty(), "{reports:?}");
 }
 
 #[test]
@@ -285,12 +285,12 @@ fn block_in_place_is_no_stall() {
         tokio::task::block_in_place(|| std::thread::sleep(Duration::from_secs(2)));
     });
     watched.runtime.block_on(task).unwrap();
-    let told: Vec<_> = watched.stalls.try_iter().collect();
-    assert!(told.is_empty(), "{told:?}");
+    let reports: Vec<_> = watched.stalls.try_iter().collect();
+    assert!(reports.is_empty(), "{reports:?}");
 }
 
 #[test]
-fn after_the_runtime_was_shut_down_nothing_is_told() {
+fn after_the_runtime_was_shut_down_nothing_is_reported() {
     for flavor in BOTH {
         let Watched { watch, runtime, stalls } = watched(flavor, THRESHOLD);
         watch.block_on(&runtime, async { tokio::time::sleep(THRESHOLD).await });
@@ -306,7 +306,7 @@ fn after_the_runtime_was_shut_down_nothing_is_told() {
 }
 
 #[test]
-fn after_the_watch_was_dropped_nothing_is_told_and_its_task_is_gone() {
+fn after_the_watch_was_dropped_nothing_is_reported_and_its_task_is_gone() {
     for flavor in BOTH {
         let Watched { watch, runtime, stalls } = watched(flavor, THRESHOLD);
         watch.block_on(&runtime, async { tokio::time::sleep(THRESHOLD).await });
@@ -325,9 +325,9 @@ fn after_the_watch_was_dropped_nothing_is_told_and_its_task_is_gone() {
 }
 
 #[test]
-fn a_panic_of_the_callback_is_survived_and_a_place_is_counted() {
+fn a_panic_of_the_callback_is_survived_and_stalls_of_one_place_are_counted() {
     let (send, stalls) = channel();
-    let watch = Builder::new().threshold(THRESHOLD).on_stall(move |stall| {
+    let watch = RuntimeWatchBuilder::new().threshold(THRESHOLD).on_stall(move |stall| {
         let _ = send.send(stall.clone());
         panic!("from the callback");
     });
@@ -341,7 +341,7 @@ fn a_panic_of_the_callback_is_survived_and_a_place_is_counted() {
     });
     let seen: Vec<_> = stalls
         .try_iter()
-        .filter(|stall| stall.phase == Phase::Began)
+        .filter(|stall| stall.phase == StallPhase::Began)
         .map(|stall| (stall.task.unwrap().name.unwrap(), stall.seen))
         .collect();
     assert_eq!(seen, [("often", 1), ("often", 2), ("once", 1), ("often", 3)]);
@@ -350,7 +350,7 @@ fn a_panic_of_the_callback_is_survived_and_a_place_is_counted() {
 #[test]
 fn a_runtime_without_timers_can_be_watched() {
     let (send, stalls) = channel();
-    let watch = Builder::new().threshold(THRESHOLD).on_stall(move |stall| {
+    let watch = RuntimeWatchBuilder::new().threshold(THRESHOLD).on_stall(move |stall| {
         let _ = send.send(stall.clone());
     });
     let runtime = runtime::Builder::new_current_thread().build().unwrap();
@@ -359,7 +359,7 @@ fn a_runtime_without_timers_can_be_watched() {
         tokio::task::yield_now().await;
         std::thread::sleep(STALL);
     });
-    assert_eq!(stalls.recv_timeout(GIVE_UP).unwrap().phase, Phase::Began);
+    assert_eq!(stalls.recv_timeout(GIVE_UP).unwrap().phase, StallPhase::Began);
 }
 
 #[cfg(all(feature = "watch-stacks", target_arch = "x86_64"))]
@@ -387,13 +387,13 @@ mod stacks {
 
     fn with_stacks() -> Watched {
         let (send, stalls) = channel();
-        let watch = Builder::new().threshold(THRESHOLD).stacks(true).on_stall(move |stall| {
+        let watch = RuntimeWatchBuilder::new().threshold(THRESHOLD).stacks(true).on_stall(move |stall| {
             let _ = send.send(stall.clone());
         });
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("loop-thread")
-            .on_thread_park(watch.hook())
+            .on_thread_park(watch.on_thread_park())
             .enable_all()
             .build()
             .unwrap();
@@ -422,7 +422,7 @@ mod stacks {
     }
 
     #[test]
-    fn a_read_that_is_looked_at_goes_on_and_one_with_a_timeout_is_left_alone() {
+    fn a_read_goes_on_after_its_stack_was_taken_and_one_with_a_timeout_is_not_interrupted() {
         for timeout in [None, Some(GIVE_UP)] {
             let watched = with_stacks();
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -443,10 +443,10 @@ mod stacks {
     }
 
     #[test]
-    fn a_thread_that_blocks_the_signal_is_told_without_its_stack() {
+    fn a_thread_that_blocks_the_signal_is_reported_without_its_stack() {
         let watched = with_stacks();
         let (began, _, _) = watched.stall(|| {
-            // SAFETY: the sets are plain data that outlive the calls, and the mask is this thread's own.
+            // SAFETY: the sets are plain data that outlive the calls, which change the mask of this thread only.
             unsafe {
                 let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());
                 libc::sigfillset(&raw mut all);

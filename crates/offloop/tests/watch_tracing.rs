@@ -1,4 +1,4 @@
-//! A watch's reports reach the program's subscriber, with fields, and don't flood it.
+//! The reports of a watch reach the program's subscriber, with fields, and do not flood it.
 
 #![cfg(all(feature = "watch", feature = "tokio", feature = "tracing", target_os = "linux"))]
 #![allow(missing_docs, reason = "a test crate has no users")]
@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use offloop::watch::Builder;
+use offloop::watch::RuntimeWatchBuilder;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Registry;
@@ -16,9 +16,9 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 type Fields = HashMap<&'static str, String>;
 
-/// Notes the fields of the watch's events.
+/// A layer that records the fields of the watch's events.
 #[derive(Clone, Default)]
-struct Notes(Arc<Mutex<Vec<Fields>>>);
+struct Recorded(Arc<Mutex<Vec<Fields>>>);
 
 struct Visitor(Fields);
 
@@ -28,7 +28,7 @@ impl Visit for Visitor {
     }
 }
 
-impl<S: Subscriber> Layer<S> for Notes {
+impl<S: Subscriber> Layer<S> for Recorded {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         if event.metadata().target() == "offloop::watch" {
             assert_eq!(*event.metadata().level(), Level::WARN);
@@ -40,12 +40,12 @@ impl<S: Subscriber> Layer<S> for Notes {
 }
 
 #[test]
-fn stalls_are_logged_with_their_fields_and_ever_more_rarely_for_one_place() {
-    let notes = Notes::default();
-    tracing::subscriber::set_global_default(Registry::default().with(notes.clone())).unwrap();
+fn stalls_are_logged_with_their_fields_and_more_and_more_rarely_for_one_place() {
+    let recorded = Recorded::default();
+    tracing::subscriber::set_global_default(Registry::default().with(recorded.clone())).unwrap();
     let threshold = Duration::from_millis(30);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let watch = Builder::new().threshold(threshold).again(Duration::MAX, Duration::MAX);
+    let watch = RuntimeWatchBuilder::new().threshold(threshold).repeat(Duration::MAX, Duration::MAX);
     let watch = watch.start(runtime.handle()).unwrap();
     watch.block_on(&runtime, async {
         for _ in 0..6 {
@@ -54,14 +54,14 @@ fn stalls_are_logged_with_their_fields_and_ever_more_rarely_for_one_place() {
         }
     });
     drop(watch);
-    let events = notes.0.lock().unwrap();
+    let events = recorded.0.lock().unwrap();
     let field = |event: &Fields, name| event.get(name).cloned().unwrap_or_default();
-    let said: Vec<_> = events.iter().map(|event| (field(event, "phase"), field(event, "seen"))).collect();
+    let reported: Vec<_> = events.iter().map(|event| (field(event, "phase"), field(event, "seen"))).collect();
     let both = |seen: &str| ["Began", "Over"].map(|phase| (phase.to_owned(), seen.to_owned()));
-    assert_eq!(said, [both("1"), both("2"), both("4")].concat());
+    assert_eq!(reported, [both("1"), both("2"), both("4")].concat());
     let first = &events[0];
     assert_eq!(field(first, "task"), "\"sleeper\"");
-    assert_eq!(field(first, "activity"), "Waits");
+    assert_eq!(field(first, "activity"), "\"waits\"");
     assert!(field(first, "spawned_at").starts_with(file!()), "{first:?}");
     assert!(field(first, "message").contains("offloop::run"), "{first:?}");
     assert!(field(first, "lasted_ms").parse::<u64>().unwrap() >= 30);

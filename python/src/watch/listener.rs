@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use offloop::embed::thread;
-use offloop::watch::Event;
+use offloop::watch;
 
 use super::clocks;
 use super::event_queue::{Events, StallEvent};
@@ -40,14 +40,14 @@ impl Listener {
         Self { events, thread, stacks, key, grace, mute, has_reported: false }
     }
 
-    pub(super) fn on_event(&mut self, event: Event) {
+    pub(super) fn on_event(&mut self, event: watch::StallEvent) {
         match event {
-            Event::Stalled { late } => {
+            watch::StallEvent::Began { late } => {
                 self.has_reported = false;
                 self.on_stall("stalled", late);
             }
-            Event::Still { late } => self.on_stall("still", late),
-            Event::Over { lasted } => self.put("over", lasted),
+            watch::StallEvent::Ongoing { late } => self.on_stall("still", late),
+            watch::StallEvent::Over { lasted } => self.put("over", lasted),
             _ => {}
         }
     }

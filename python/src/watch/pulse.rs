@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use offloop::embed::thread;
-use offloop::watch::{Guard, Monitor};
+use offloop::watch::{Monitor, WatchGuard};
 use pyo3::prelude::*;
 
 use super::event_queue::EventQueue;
@@ -20,7 +20,7 @@ pub(crate) struct Pulse {
     engine: offloop::watch::Pulse,
     thread: Arc<LoopThread>,
     /// Ends the monitor thread when it is dropped. Taken by `stop`.
-    guard: Mutex<Option<Guard>>,
+    guard: Mutex<Option<WatchGuard>>,
 }
 
 #[pymethods]

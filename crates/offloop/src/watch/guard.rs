@@ -1,77 +1,78 @@
-//! The thread of a watch, and how it ends.
+//! The thread of a watch, and how it is stopped.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use super::pulse::{Clock, Nanos, nanos};
+use super::clock::{Clock, Nanos, duration};
 use crate::base::fork::Generation;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::{park_timeout, thread};
 
-/// Ends the watch when dropped.
+/// Ends its watch when it is dropped.
 ///
-/// The drop waits for the thread, which ends at once unless it is in the callback: after it no callback runs. Do
-/// not hold what the callback waits for (a lock, Python's GIL) meanwhile. Dropped within the callback, it does not
-/// wait. In a forked child there is no such thread, and nothing to wait for.
+/// The drop waits for the watch's thread, which ends at once unless it is in the callback. After the drop no callback runs.
+/// Do not drop it while holding what the callback waits for, such as a lock or Python's GIL. A drop within the callback
+/// does not wait, nor does a drop in a forked child, which does not have the thread.
 #[must_use = "dropping the guard ends the watch"]
-pub struct Guard {
+pub struct WatchGuard {
     stop: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
+    /// The process that has the thread.
     born: Generation,
 }
 
-/// Says to the thread that the guard was dropped. There is no lock: a forked child finds none held.
-pub(super) struct Stop(Arc<AtomicBool>);
+/// Tells the watch's thread that the guard was dropped. There is no lock, which a forked child might find held.
+pub(super) struct StopSignal(Arc<AtomicBool>);
 
-impl Guard {
-    /// Starts the thread.
-    pub(super) fn spawn(life: impl FnOnce(&Stop) + Send + 'static) -> io::Result<Self> {
+impl WatchGuard {
+    /// Starts a thread that runs `body`, which is to return soon after the signal is set.
+    pub(super) fn spawn(body: impl FnOnce(&StopSignal) + Send + 'static) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let told = Stop(Arc::clone(&stop));
-        let thread = thread::Builder::new().name("offloop-watch".into()).spawn(move || life(&told))?;
+        let signal = StopSignal(Arc::clone(&stop));
+        let thread = thread::Builder::new().name("offloop-watch".into()).spawn(move || body(&signal))?;
         Ok(Self { stop, thread: Some(thread), born: Generation::now() })
     }
 }
 
-impl Drop for Guard {
+impl Drop for WatchGuard {
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
         if self.born.is_past() {
-            // A thread that is not here can be neither joined nor detached.
+            // The thread is not in this process, so it can be neither joined nor detached.
             return std::mem::forget(thread);
         }
         self.stop.store(true, Ordering::Release);
         thread.thread().unpark();
         if thread.thread().id() != thread::current().id() {
-            // It catches what its callback does.
+            // The thread catches the panics of its callback, so it does not panic.
             let _ = thread.join();
         }
     }
 }
 
-impl fmt::Debug for Guard {
+impl fmt::Debug for WatchGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard").finish_non_exhaustive()
+        f.debug_struct("WatchGuard").finish_non_exhaustive()
     }
 }
 
-impl Stop {
-    pub(super) fn is_told(&self) -> bool {
+impl StopSignal {
+    pub(super) fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Sleeps until `time`, and says when it really ended; `None` if the guard was dropped.
+    /// Sleeps until `time`. Returns the time at which the sleep really ended, and `None` if the guard was dropped.
     pub(super) fn sleep_until(&self, time: Nanos, clock: &Clock) -> Option<Nanos> {
         loop {
-            if self.is_told() {
+            if self.is_set() {
                 return None;
             }
             let now = clock.now();
             if now >= time {
                 return Some(now);
             }
-            park_timeout(nanos(time - now));
+            park_timeout(duration(time - now));
         }
     }
 }

@@ -1,52 +1,42 @@
-//! The one number that the loop writes and the monitor reads.
+//! The number that a loop writes at each turn and its monitor reads.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::clock::{Clock, Nanos, duration};
 use crate::base::sync::atomic::{AtomicU64, Ordering};
 
-/// Nanoseconds since a watch began: they fit in one atomic, which an `Instant` does not.
-pub(super) type Nanos = u64;
-
-/// In place of the last beat's time: the loop is not running.
+/// In place of the last beat's time: no beat is due.
 pub(super) const PAUSED: Nanos = Nanos::MAX;
 
-pub(super) fn nanos(nanos: Nanos) -> Duration {
-    Duration::from_nanos(nanos)
-}
-
-pub(super) fn to_nanos(time: Duration) -> Nanos {
-    // 292 years; twice as much still fits.
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX / 2)
-}
-
-/// What a monitor sees when it looks.
+/// The beats of a loop as its monitor reads them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading {
     /// The time of the last beat, or [`PAUSED`].
     pub(super) last: Nanos,
-    /// When the loop last came back after a silence longer than the threshold.
+    /// The time at which the loop last came back after a silence longer than the threshold.
     pub(super) back: Nanos,
 }
 
-/// The loop's end of a watch: it says that the loop comes round. Clones are the same pulse.
+/// The loop's end of a watch, by which the loop shows that it makes progress. Clones are the same pulse.
 ///
-/// A loop beats every [`interval`](Self::interval). A beat reads the clock and stores a number: it takes no lock,
-/// never blocks or allocates, and may come from any thread. When the watch has ended it does nothing.
+/// A loop beats every [`interval`](Self::interval). A beat reads the clock and stores a number. It takes no lock, neither
+/// blocks nor allocates, and may come from any thread. When the watch has ended it has no effect.
 #[derive(Clone)]
-pub struct Pulse(pub(super) Arc<Shared>);
+pub struct Pulse(pub(super) Arc<PulseState>);
 
-/// What the loop and the monitor share.
-pub(super) struct Shared {
+/// What the loop and its monitor share.
+pub(super) struct PulseState {
     pub(super) clock: Clock,
     pub(super) threshold: Nanos,
     interval: Nanos,
+    /// See [`Reading`]. Both are written by beats and pauses, `back` before `last`.
     last: AtomicU64,
     back: AtomicU64,
 }
 
-impl Shared {
+impl PulseState {
     pub(super) fn new(threshold: Nanos, interval: Nanos) -> Self {
         Self {
             clock: Clock::new(),
@@ -58,14 +48,14 @@ impl Shared {
     }
 
     pub(super) fn read(&self) -> Reading {
-        // With the beat comes what was written before it.
+        // Acquire: with a beat comes the `back` that was written before it.
         let last = self.last.load(Ordering::Acquire);
         Reading { last, back: self.back.load(Ordering::Relaxed) }
     }
 
     fn set(&self, now: Nanos, last: Nanos) {
-        // The monitor may look only after further beats, and is to know when the first one came. (Nothing is
-        // longer ago than `PAUSED`.)
+        // The monitor may look only after further beats, and must learn when the first one came. (After a pause the
+        // difference is zero, as no time is later than `PAUSED`.)
         if now.saturating_sub(self.last.load(Ordering::Relaxed)) > self.threshold {
             self.back.store(now, Ordering::Relaxed);
         }
@@ -74,67 +64,37 @@ impl Shared {
 }
 
 impl Pulse {
-    /// The loop comes round. The first beat begins the watch, and so does the first one after a pause.
+    /// Records that the loop makes progress. The watch begins with the first beat, and again with the first beat after a
+    /// pause.
     pub fn beat(&self) {
         let now = self.0.clock.now();
         self.0.set(now, now);
     }
 
-    /// The loop rightly stands still from now on, until the next [`beat`](Self::beat): it was stopped, and will
-    /// perhaps run again. A stall is over with this.
+    /// Suspends the watch until the next [`beat`](Self::beat), for a loop that is stopped and may run again later. Ends a
+    /// stall that is going on.
     pub fn pause(&self) {
         self.0.set(self.0.clock.now(), PAUSED);
     }
 
-    /// How far apart the beats should be: a quarter of the threshold. Beats that come further apart look late;
-    /// closer ones do no harm.
+    /// Returns the interval at which the loop should beat: a quarter of the threshold. Beats that come further apart look
+    /// late; closer ones do no harm.
     pub fn interval(&self) -> Duration {
-        nanos(self.0.interval)
+        duration(self.0.interval)
     }
 
-    /// How long ago the last beat was; `None` while paused.
+    /// Returns the time since the last beat. `None` while paused.
     ///
-    /// For who reports a stall and needs time to look at it: if the age is less than the time since the event, the
-    /// loop has gone on meanwhile, and what is seen now is not what stalled it.
+    /// For callbacks that take their time to examine a stall: if the age is less than the time since the event, the loop
+    /// has gone on meanwhile, and what is seen now is not what stalled it.
     pub fn age(&self) -> Option<Duration> {
         let last = self.0.read().last;
-        (last != PAUSED).then(|| nanos(self.0.clock.now().saturating_sub(last)))
+        (last != PAUSED).then(|| duration(self.0.clock.now().saturating_sub(last)))
     }
 }
 
 impl fmt::Debug for Pulse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pulse").field("age", &self.age()).finish_non_exhaustive()
-    }
-}
-
-/// The monotonic clock since a watch began.
-#[cfg(not(shuttle))]
-pub(super) struct Clock(std::time::Instant);
-
-#[cfg(not(shuttle))]
-impl Clock {
-    pub(super) fn new() -> Self {
-        Self(std::time::Instant::now())
-    }
-
-    pub(super) fn now(&self) -> Nanos {
-        to_nanos(self.0.elapsed())
-    }
-}
-
-/// The model checker has no clock: in this one any time may pass between two looks at it.
-#[cfg(shuttle)]
-pub(super) struct Clock(std::sync::atomic::AtomicU64);
-
-#[cfg(shuttle)]
-impl Clock {
-    pub(super) fn new() -> Self {
-        Self(std::sync::atomic::AtomicU64::new(0))
-    }
-
-    pub(super) fn now(&self) -> Nanos {
-        let passed = shuttle::rand::Rng::gen_range(&mut shuttle::rand::thread_rng(), 1..2_000_000);
-        self.0.fetch_add(passed, Ordering::SeqCst) + passed
     }
 }

@@ -1,4 +1,4 @@
-//! The face of a watch on a tokio runtime.
+//! The public types with which a tokio runtime is watched.
 
 use std::fmt;
 use std::future::Future;
@@ -13,23 +13,23 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
 
 use super::report::Reporter;
-use super::runtime::{self, Shared};
-use super::slot::{self, Place, Polling};
-use super::stall::Stall;
-use crate::watch::guard::Guard;
+use super::runtime::{self, RuntimeState};
+use super::slot::{self, Polling};
+use super::stall::{Stall, TaskOrigin};
+use crate::watch::guard::WatchGuard;
 use crate::watch::monitor::Monitor;
 
-/// How a tokio runtime is watched. See the [module](super) for what is noticed and what it costs.
+/// Settings of the watch of a tokio runtime. See the [module](super) for what is noticed and what it costs.
 ///
 /// ```
 /// use std::sync::mpsc;
 /// use std::time::Duration;
 ///
-/// use offloop::watch;
+/// use offloop::watch::RuntimeWatchBuilder;
 ///
 /// let (send, receive) = mpsc::channel();
 /// let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-/// let watch = watch::Builder::new()
+/// let watch = RuntimeWatchBuilder::new()
 ///     .threshold(Duration::from_millis(20))
 ///     .on_stall(move |stall| {
 ///         let _ = send.send(stall.to_string());
@@ -42,55 +42,59 @@ use crate::watch::monitor::Monitor;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Not found is a worker that comes round, though late: many tasks that are each below the threshold delay the rest
-/// as well. Nor what blocks in threads that are meant for it, `spawn_blocking` and `block_in_place`.
+/// A worker that makes progress, but late, is not noticed: many tasks that are each below the threshold delay the rest as
+/// well. Nor is what blocks in threads that are meant for it, `spawn_blocking` and `block_in_place`.
 #[must_use = "a watch begins with `start`"]
-pub struct Builder {
+pub struct RuntimeWatchBuilder {
     monitor: Monitor,
-    shared: Arc<Shared>,
-    on: Box<dyn FnMut(&Stall) + Send>,
+    state: Arc<RuntimeState>,
+    on_stall: Box<dyn FnMut(&Stall) + Send>,
     stacks: bool,
 }
 
-impl Builder {
-    /// With a threshold of 100 ms.
+impl RuntimeWatchBuilder {
+    /// Makes a builder with a threshold of 100 ms.
     pub fn new() -> Self {
         Self {
             monitor: Monitor::new(Duration::from_millis(100)),
-            shared: Arc::new(Shared::new()),
-            on: Box::new(|_| ()),
+            state: Arc::new(RuntimeState::new()),
+            on_stall: Box::new(|_| ()),
             stacks: false,
         }
     }
 
-    /// From which duration on a stall is one, at least a millisecond. Shorter ones are never reported; all that
-    /// are longer by half of it are.
+    /// Sets the duration from which on a stall is reported, at least a millisecond. By default 100 ms.
+    ///
+    /// Shorter stalls are never reported. Stalls that are longer by half of it always are.
     pub fn threshold(mut self, threshold: Duration) -> Self {
         self.monitor = Monitor::new(threshold);
         self
     }
 
-    /// Reports a stall again after `first`, then after twice as long each time, at most after `longest`. By
-    /// default the threshold and ten seconds. To be set after the threshold.
-    pub fn again(mut self, first: Duration, longest: Duration) -> Self {
-        self.monitor = self.monitor.again(first, longest);
-        self
-    }
-
-    /// Called for each stall, when it is noticed, while it lasts and when it is over; on the watch's own thread,
-    /// which looks at nothing else meanwhile. A panic is caught.
-    pub fn on_stall(mut self, on: impl FnMut(&Stall) + Send + 'static) -> Self {
-        self.on = Box::new(on);
-        self
-    }
-
-    /// With the stalled thread's stack, where that can be had safely: on Linux on x86-64. (Feature `watch-stacks`.)
+    /// Reports a stall again after `first`, then after twice as long each time, at most after `longest`.
     ///
-    /// For it the thread gets a signal: the highest real-time signal that has no handler yet. Its handler copies at
-    /// most 64 KiB of the stack, which takes some microseconds, and does nothing else; frames and names are found
-    /// by the watch's thread. A blocking call of the thread goes on after it. Threads in calls that would not (such
-    /// as `poll`, or a socket's with a timeout) get none, and their stack stays empty. Other code that sleeps by
-    /// `nanosleep` and takes its early end for the whole would wake early: the standard library does not.
+    /// By default these are the threshold and ten seconds. To be called after [`threshold`](Self::threshold).
+    pub fn repeat(mut self, first: Duration, longest: Duration) -> Self {
+        self.monitor = self.monitor.repeat(first, longest);
+        self
+    }
+
+    /// Sets a callback for each report of a stall: when it is noticed, while it lasts and when it is over.
+    ///
+    /// It is called on the watch's own thread, which notices nothing meanwhile. A panic in it is caught and printed.
+    pub fn on_stall(mut self, on_stall: impl FnMut(&Stall) + Send + 'static) -> Self {
+        self.on_stall = Box::new(on_stall);
+        self
+    }
+
+    /// Adds the stalled thread's stack to the reports, where it can be had safely: on Linux on x86-64. Needs the feature
+    /// `watch-stacks`. By default off.
+    ///
+    /// The thread is sent a signal: the highest real-time signal that has no handler yet. Its handler copies at most 64 KiB
+    /// of the stack, which takes some microseconds, and does nothing else. The watch's thread finds frames and names in
+    /// that copy. A blocking call of the thread goes on after the signal. Threads in calls that would not (such as `poll`,
+    /// or a socket's with a timeout) get no signal, and their stack stays empty. Code that sleeps by `nanosleep` and does
+    /// not sleep on after its early return would wake early: the standard library does sleep on.
     ///
     /// The program's debug information is read when the watch starts, in the background, and stays in memory.
     #[cfg(feature = "watch-stacks")]
@@ -99,70 +103,74 @@ impl Builder {
         self
     }
 
-    /// What a multi-thread runtime should call when a worker parks, so that each worker's thread is known by name
-    /// from the start. Without it a worker becomes known when it first runs a [watched](Watched) task or answers
+    /// Returns a function for the `on_thread_park` of a multi-thread runtime, with which each worker's thread is known by
+    /// name from the start. Without it a worker becomes known when it first runs a [watched](WatchedFuture) task or answers
     /// the watch.
     ///
     /// ```
-    /// use offloop::watch;
+    /// use offloop::watch::RuntimeWatchBuilder;
     ///
-    /// let watch = watch::Builder::new().on_stall(|stall| eprintln!("{stall}"));
-    /// let runtime = tokio::runtime::Builder::new_multi_thread().on_thread_park(watch.hook()).build()?;
+    /// let watch = RuntimeWatchBuilder::new().on_stall(|stall| eprintln!("{stall}"));
+    /// let runtime =
+    ///     tokio::runtime::Builder::new_multi_thread().on_thread_park(watch.on_thread_park()).build()?;
     /// let _watch = watch.start(runtime.handle())?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
     ///
-    /// tokio keeps one such function: call this one within yours if you have one. It takes no lock, reads
-    /// the clock and writes three numbers.
-    pub fn hook(&self) -> impl Fn() + Send + Sync + 'static {
-        let id = self.shared.id;
+    /// tokio keeps one such function: call this one within yours if you have one. It takes no lock, reads the clock and
+    /// writes three numbers.
+    pub fn on_thread_park(&self) -> impl Fn() + Send + Sync + 'static {
+        let id = self.state.id;
         move || {
-            if let Some(slot) = slot::this() {
-                slot.enrol(id, tokio::runtime::worker_index());
+            if let Some(slot) = slot::current() {
+                slot.register(id, tokio::runtime::worker_index());
             }
         }
     }
 
-    /// Watches this runtime until the last clone of the [`Watch`] is dropped, or until the runtime is shut down.
+    /// Watches this runtime until the last clone of the [`RuntimeWatch`] is dropped, or until the runtime is shut down.
     ///
-    /// Fails if the watch's thread cannot be started.
-    pub fn start(self, runtime: &Handle) -> io::Result<Watch> {
-        let mut limits = self.monitor.limits;
+    /// # Errors
+    ///
+    /// If the watch's thread cannot be started.
+    pub fn start(self, runtime: &Handle) -> io::Result<RuntimeWatch> {
+        let mut timing = self.monitor.timing;
         // An answer is due at once.
-        limits.interval = 0;
-        let reporter = Reporter::new(self.on, self.stacks);
-        let guard = runtime::start(runtime, &self.shared, limits, reporter)?;
-        Ok(Watch(Arc::new(Inner { _guard: guard, shared: self.shared, runtime: runtime.clone() })))
+        timing.interval = 0;
+        let reporter = Reporter::new(self.on_stall, self.stacks);
+        let guard = runtime::start(runtime, &self.state, timing, reporter)?;
+        Ok(RuntimeWatch(Arc::new(Inner { _guard: guard, state: self.state, runtime: runtime.clone() })))
     }
 }
 
-impl Default for Builder {
+impl Default for RuntimeWatchBuilder {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl fmt::Debug for Builder {
+impl fmt::Debug for RuntimeWatchBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("monitor", &self.monitor).finish_non_exhaustive()
+        f.debug_struct("RuntimeWatchBuilder").field("monitor", &self.monitor).finish_non_exhaustive()
     }
 }
 
-/// A tokio runtime is being watched, until the last clone of this is dropped.
+/// The watch of a tokio runtime, which ends when the last clone of this is dropped.
 ///
-/// That drop waits for the watch's thread, as that of a [`Guard`] does.
+/// That drop waits for the watch's thread, as the drop of a [`WatchGuard`] does.
 #[derive(Clone)]
-pub struct Watch(Arc<Inner>);
+pub struct RuntimeWatch(Arc<Inner>);
 
 struct Inner {
-    _guard: Guard,
-    shared: Arc<Shared>,
+    _guard: WatchGuard,
+    state: Arc<RuntimeState>,
     runtime: Handle,
 }
 
-impl Watch {
-    /// Spawns a task on the runtime, whose stalls are reported with the place of this call. Give it a name with
-    /// `watch.runtime().spawn(watch.task(future).named("…"))`.
+impl RuntimeWatch {
+    /// Spawns a task on the runtime, whose stalls are reported with the line of this call.
+    ///
+    /// To give it a name, spawn a named [`task`](Self::task): `watch.runtime().spawn(watch.task(future).named("…"))`.
     #[track_caller]
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
@@ -172,23 +180,22 @@ impl Watch {
         self.0.runtime.spawn(self.task(future))
     }
 
-    /// The same future, whose stalls are reported with the place of this call.
+    /// Wraps a future, so that its stalls are reported with the line of this call.
     #[track_caller]
-    pub fn task<F: Future>(&self, future: F) -> Watched<F> {
-        let place = Place { name: None, spawned_at: Location::caller() };
-        Watched { future, place, watch: self.0.shared.id }
+    pub fn task<F: Future>(&self, future: F) -> WatchedFuture<F> {
+        let origin = TaskOrigin { name: None, spawned_at: Location::caller() };
+        WatchedFuture { future, origin, watch: self.0.state.id }
     }
 
-    /// Runs a future on `runtime`, which should be the watched one, as [`Runtime::block_on`] does. Its stalls are
-    /// reported with the place of this call.
+    /// Runs a future on `runtime`, which should be the watched one, as [`Runtime::block_on`] does. Its stalls are reported
+    /// with the line of this call.
     ///
-    /// A current-thread runtime runs only within `block_on`, and between two of them it does not answer: in here
-    /// the watch knows the end. After a call of the runtime's own `block_on`, call [`pause`](Self::pause), unless
-    /// it is the last.
+    /// A current-thread runtime runs only within `block_on`, and does not answer between two of these calls. Here the watch
+    /// learns of the end. After a call of the runtime's own `block_on`, call [`pause`](Self::pause), unless it is the last.
     #[track_caller]
     pub fn block_on<F: Future>(&self, runtime: &Runtime, future: F) -> F::Output {
-        /// Also if the future panics.
-        struct Pause<'a>(&'a Watch);
+        /// Pauses the watch also if the future panics.
+        struct Pause<'a>(&'a RuntimeWatch);
         impl Drop for Pause<'_> {
             fn drop(&mut self) {
                 self.0.pause();
@@ -198,53 +205,54 @@ impl Watch {
         runtime.block_on(self.task(future))
     }
 
-    /// Nothing drives the runtime from now on, so that it owes no answer until it runs again.
+    /// Suspends the watch until the runtime answers again, since nothing drives the runtime from now on.
     pub fn pause(&self) {
-        self.0.shared.pause();
+        self.0.state.pause();
     }
 
-    /// The watched runtime.
+    /// Returns the watched runtime.
     pub fn runtime(&self) -> &Handle {
         &self.0.runtime
     }
 }
 
-impl fmt::Debug for Watch {
+impl fmt::Debug for RuntimeWatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").finish_non_exhaustive()
+        f.debug_struct("RuntimeWatch").finish_non_exhaustive()
     }
 }
 
-/// A future whose stalls are reported with its place and name, made by [`Watch::task`].
+/// A future whose stalls are reported with its origin and name, made by [`RuntimeWatch::task`].
 ///
-/// Each poll writes a dozen numbers, without a lock and without reading a clock. It need not be a task of its own: within
-/// one, it names the part.
+/// Each poll writes a dozen numbers, without a lock and without reading a clock. It need not be a task of its own: within a
+/// task it names a part of it.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
-pub struct Watched<F> {
+pub struct WatchedFuture<F> {
     future: F,
-    place: Place,
+    origin: TaskOrigin,
     watch: u64,
 }
 
-impl<F> Watched<F> {
-    /// Gives it a name for the reports.
+impl<F> WatchedFuture<F> {
+    /// Sets the name for the reports.
     pub fn named(mut self, name: &'static str) -> Self {
-        self.place.name = Some(name);
+        self.origin.name = Some(name);
         self
     }
 }
 
-impl<F: Future> Future for Watched<F> {
+impl<F: Future> Future for WatchedFuture<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let (place, watch) = (self.place, self.watch);
-        // SAFETY: the future is pinned with the struct, is never moved out of it, and there is no `Drop` that could.
+        let (origin, watch) = (self.origin, self.watch);
+        // SAFETY: the field is pinned whenever the struct is: nothing moves it out of the pinned struct, the struct is
+        // `Unpin` only if the field is, and it has no `Drop`.
         let future = unsafe { self.map_unchecked_mut(|watched| &mut watched.future) };
-        let _polling = slot::this().map(|slot| {
-            slot.confirm(watch, tokio::runtime::worker_index());
-            Polling::begin(slot, place)
+        let _polling = slot::current().map(|slot| {
+            slot.register_if_changed(watch, tokio::runtime::worker_index());
+            Polling::begin(slot, origin)
         });
         future.poll(cx)
     }

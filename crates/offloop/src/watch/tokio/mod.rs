@@ -6,11 +6,7 @@ mod runtime;
 mod slot;
 mod stack;
 mod stall;
-mod suspect;
-mod thread;
+mod tracker;
 
-pub use builder::{Builder, Watch, Watched};
-pub use slot::Place;
-pub use stack::Frame;
-pub use stall::{Activity, Phase, Stall};
-pub use thread::Thread;
+pub use self::builder::{RuntimeWatch, RuntimeWatchBuilder, WatchedFuture};
+pub use self::stall::{StackFrame, Stall, StallPhase, StalledThread, TaskOrigin};

@@ -1,28 +1,29 @@
-//! Who is told of a stall, and how often its place had one.
+//! Reports stalls to the callback and to the program's subscriber, and counts them by place.
 
 use std::collections::HashMap;
 
-use super::slot::Place;
-use super::stall::Stall;
+use super::stall::{Stall, TaskOrigin};
 use crate::base::panic;
 
-/// More places than this are counted as one.
+/// The number of places that are counted apart. Further ones are counted as one place.
 const PLACES: usize = 1024;
 
-type Where = (Option<Place>, Option<String>);
+/// A task and the name of the thread that it has stalled.
+type StallPlace = (Option<TaskOrigin>, Option<String>);
 
 pub(super) struct Reporter {
-    on: Box<dyn FnMut(&Stall) + Send>,
+    on_stall: Box<dyn FnMut(&Stall) + Send>,
     pub(super) wants_stacks: bool,
-    seen: HashMap<Where, u64>,
+    /// The number of stalls that each place has had.
+    seen: HashMap<StallPlace, u64>,
 }
 
 impl Reporter {
-    pub(super) fn new(on: Box<dyn FnMut(&Stall) + Send>, wants_stacks: bool) -> Self {
-        Self { on, wants_stacks, seen: HashMap::new() }
+    pub(super) fn new(on_stall: Box<dyn FnMut(&Stall) + Send>, wants_stacks: bool) -> Self {
+        Self { on_stall, wants_stacks, seen: HashMap::new() }
     }
 
-    /// Counts it, and tells of it.
+    /// Counts a stall that has just begun, and reports it.
     pub(super) fn begin(&mut self, stall: &mut Stall) {
         let mut place = (stall.task, stall.thread.as_ref().map(|thread| thread.name.clone()));
         if self.seen.len() >= PLACES && !self.seen.contains_key(&place) {
@@ -31,23 +32,26 @@ impl Reporter {
         let seen = self.seen.entry(place).or_default();
         *seen += 1;
         stall.seen = *seen;
-        self.tell(stall);
+        self.report(stall);
     }
 
-    pub(super) fn tell(&mut self, stall: &Stall) {
+    /// Reports a stall that was counted before.
+    pub(super) fn report(&mut self, stall: &Stall) {
         #[cfg(feature = "tracing")]
         log(stall);
-        panic::drop_quietly(panic::catch(|| (self.on)(stall)));
+        panic::drop_quietly(panic::catch(|| (self.on_stall)(stall)));
     }
 }
 
 #[cfg(feature = "tracing")]
 fn log(stall: &Stall) {
-    if !stall.is_worth_a_line() {
+    use crate::base::activity::Activity;
+
+    if !stall.is_logged() {
         return;
     }
     let thread = stall.thread.as_ref();
-    // Whoever subscribes is the user's code, and may panic.
+    // The subscriber is code of the user and may panic.
     panic::drop_quietly(panic::catch(|| {
         tracing::warn!(
             target: "offloop::watch",
@@ -59,7 +63,7 @@ fn log(stall: &Stall) {
             task = stall.task.and_then(|task| task.name),
             spawned_at = stall.task.map(|task| tracing::field::display(task.spawned_at)),
             cpu = stall.cpu,
-            activity = ?stall.activity,
+            activity = stall.activity.map(Activity::as_str),
             seen = stall.seen,
             "{stall:#}"
         );

@@ -1,4 +1,4 @@
-//! What a thread says of itself while it polls, for another thread to read at any moment.
+//! What each thread publishes about itself for the watch's thread, which may read it at any moment.
 
 use std::panic::Location;
 use std::ptr;
@@ -6,53 +6,52 @@ use std::slice;
 use std::str;
 use std::sync::OnceLock;
 
-use super::thread::{self, This};
+use super::stack;
+use super::stall::TaskOrigin;
 use crate::base::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
-use crate::watch::pulse::{Clock, Nanos};
+use crate::base::thread;
+use crate::watch::clock::{Clock, Nanos};
 
-/// A task as its watcher knows it: where it was spawned, and its name if it was given one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Place {
-    /// What [`Watched::named`](super::Watched::named) was given.
-    pub name: Option<&'static str>,
-    /// Where the task was spawned, or its future made.
-    pub spawned_at: &'static Location<'static>,
-}
-
-/// The clock of all slots.
+/// Returns the clock of all slots.
 pub(super) fn clock() -> &'static Clock {
     static CLOCK: OnceLock<Clock> = OnceLock::new();
     CLOCK.get_or_init(Clock::new)
 }
 
-/// No worker of a runtime, or not known to be one.
+/// In place of a worker's number: the thread is no worker of a runtime, or is not known to be one.
 const NO_WORKER: usize = usize::MAX;
 
-/// One thread's words. Only the thread itself writes them, with plain stores; who reads takes what it finds.
-pub(super) struct Slot {
-    taken: AtomicBool,
-    next: AtomicPtr<Slot>,
+/// What is known of one thread. Only the thread itself writes it, with plain stores. Readers may find values of different
+/// moments, except in `poll`.
+pub(super) struct ThreadSlot {
+    /// Whether a living thread has this slot.
+    is_taken: AtomicBool,
+    /// The next slot in the list.
+    next: AtomicPtr<ThreadSlot>,
+    /// The system's id of the thread. Written when the thread takes the slot, as are the bounds of its stack.
     thread: AtomicI32,
-    cpu_clock: AtomicI32,
     stack_low: AtomicUsize,
     stack_high: AtomicUsize,
-    /// The watch that the thread works for, as which worker of its runtime, and since when it was last sure of it.
+    /// The watch of the runtime that the thread works for, 0 if none.
     watch: AtomicU64,
+    /// The thread's number among the workers of that runtime, or `NO_WORKER`.
     worker: AtomicUsize,
-    enrolled: AtomicU64,
-    poll: Poll,
+    /// When these two were last written.
+    registered_at: AtomicU64,
+    poll: PollCell,
 }
 
-/// The innermost watched poll, if any. A seqlock: `version` is odd while the words change.
-struct Poll {
+/// The task of the innermost watched poll, if any. A seqlock: `version` is odd while the other words change.
+struct PollCell {
     version: AtomicU64,
     /// Null outside of polls.
     spawned_at: AtomicPtr<Location<'static>>,
+    /// The task's name, null if it has none, and its length.
     name: AtomicPtr<u8>,
     name_len: AtomicUsize,
 }
 
-impl Poll {
+impl PollCell {
     fn new() -> Self {
         Self {
             version: AtomicU64::new(0),
@@ -62,13 +61,13 @@ impl Poll {
         }
     }
 
-    fn write(&self, place: Option<Place>) {
+    fn write(&self, task: Option<TaskOrigin>) {
         let (name, len) =
-            place.and_then(|place| place.name).map_or((ptr::null(), 0), |name| (name.as_ptr(), name.len()));
-        let spawned_at = place.map_or(ptr::null(), |place| ptr::from_ref(place.spawned_at));
+            task.and_then(|task| task.name).map_or((ptr::null(), 0), |name| (name.as_ptr(), name.len()));
+        let spawned_at = task.map_or(ptr::null(), |task| ptr::from_ref(task.spawned_at));
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version.wrapping_add(1), Ordering::Relaxed);
-        // Who sees one of the new words sees the odd version, too.
+        // A reader that sees one of the new words sees the odd version, too.
         fence(Ordering::Release);
         self.spawned_at.store(spawned_at.cast_mut(), Ordering::Relaxed);
         self.name.store(name.cast_mut(), Ordering::Relaxed);
@@ -76,9 +75,9 @@ impl Poll {
         self.version.store(version.wrapping_add(2), Ordering::Release);
     }
 
-    /// With the version, which each `write` changes. `None` outside of polls, and if the thread was writing: then
-    /// it does not stand still.
-    fn read(&self) -> (u64, Option<Place>) {
+    /// Returns the version, which each `write` changes, and the task. There is no task outside of polls, nor if the thread
+    /// was just writing: then it makes progress.
+    fn read(&self) -> (u64, Option<TaskOrigin>) {
         let version = self.version.load(Ordering::Acquire);
         let spawned_at = self.spawned_at.load(Ordering::Relaxed);
         let name = self.name.load(Ordering::Relaxed);
@@ -87,48 +86,49 @@ impl Poll {
         if version % 2 == 1 || self.version.load(Ordering::Relaxed) != version {
             return (version, None);
         }
-        // SAFETY: the version says that these words were written together by `write`, which took them from
-        // references that live for ever.
-        let place = unsafe {
+        // SAFETY: the version was even and is unchanged, so the three words are from the same `write`. It has made them
+        // from references with the lifetime `'static`; name and length are those of one `str`.
+        let task = unsafe {
             spawned_at.as_ref().map(|spawned_at| {
                 let name =
                     (!name.is_null()).then(|| str::from_utf8_unchecked(slice::from_raw_parts(name, len)));
-                Place { name, spawned_at }
+                TaskOrigin { name, spawned_at }
             })
         };
-        (version, place)
+        (version, task)
     }
 }
 
-/// All slots that ever were. They are few, one for each thread at the busiest time: a thread takes over the slot
-/// of one that has ended, and none is freed, so that one can be read without a lock.
-static SLOTS: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
+/// The list of all slots that were ever made. A thread takes over the slot of one that has ended, so there are as many as
+/// there were threads at the busiest time. None is freed, so that a slot can be read without a lock.
+static SLOTS: AtomicPtr<ThreadSlot> = AtomicPtr::new(ptr::null_mut());
 
-pub(super) fn slots() -> impl Iterator<Item = &'static Slot> {
-    let follow = |link: &AtomicPtr<Slot>| {
+/// Iterates over all slots, those of threads that have ended included.
+pub(super) fn slots() -> impl Iterator<Item = &'static ThreadSlot> {
+    let follow = |link: &AtomicPtr<ThreadSlot>| {
         // SAFETY: a link is null or was made by `Box::leak` in `claim` before it was published.
         unsafe { link.load(Ordering::Acquire).as_ref::<'static>() }
     };
     std::iter::successors(follow(&SLOTS), move |slot| follow(&slot.next))
 }
 
-impl Slot {
+impl ThreadSlot {
+    /// Takes a free slot for this thread, or makes one.
     fn claim() -> &'static Self {
-        let free = |slot: &&'static Slot| {
-            slot.taken.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        let take = |slot: &&'static ThreadSlot| {
+            slot.is_taken.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
-        let slot = slots().find(free).unwrap_or_else(|| {
-            let slot: &'static Slot = Box::leak(Box::new(Self {
-                taken: AtomicBool::new(true),
+        let slot = slots().find(take).unwrap_or_else(|| {
+            let slot: &'static ThreadSlot = Box::leak(Box::new(Self {
+                is_taken: AtomicBool::new(true),
                 next: AtomicPtr::new(ptr::null_mut()),
                 thread: AtomicI32::new(0),
-                cpu_clock: AtomicI32::new(0),
                 stack_low: AtomicUsize::new(0),
                 stack_high: AtomicUsize::new(0),
                 watch: AtomicU64::new(0),
                 worker: AtomicUsize::new(NO_WORKER),
-                enrolled: AtomicU64::new(0),
-                poll: Poll::new(),
+                registered_at: AtomicU64::new(0),
+                poll: PollCell::new(),
             }));
             let link = ptr::from_ref(slot).cast_mut();
             let mut first = SLOTS.load(Ordering::Acquire);
@@ -140,34 +140,33 @@ impl Slot {
                 }
             }
         });
-        let This { id, cpu_clock, stack } = thread::this();
-        slot.thread.store(id, Ordering::Relaxed);
-        slot.cpu_clock.store(cpu_clock, Ordering::Relaxed);
+        let stack = stack::current_bounds();
+        slot.thread.store(thread::current_id(), Ordering::Relaxed);
         slot.stack_low.store(stack.start, Ordering::Relaxed);
         slot.stack_high.store(stack.end, Ordering::Relaxed);
         slot
     }
 
-    /// The thread has ended.
+    /// Frees the slot, since its thread ends.
     fn release(&self) {
         self.watch.store(0, Ordering::Relaxed);
         self.worker.store(NO_WORKER, Ordering::Relaxed);
         self.poll.write(None);
-        self.taken.store(false, Ordering::Release);
+        self.is_taken.store(false, Ordering::Release);
     }
 
-    /// The thread works for this watch, perhaps as this worker of its runtime.
-    pub(super) fn enrol(&self, watch: u64, worker: Option<usize>) {
-        self.enrolled.store(clock().now(), Ordering::Relaxed);
+    /// Records that the thread works for the runtime of this watch, perhaps as this worker.
+    pub(super) fn register(&self, watch: u64, worker: Option<usize>) {
+        self.registered_at.store(clock().now(), Ordering::Relaxed);
         self.worker.store(worker.unwrap_or(NO_WORKER), Ordering::Relaxed);
         self.watch.store(watch, Ordering::Release);
     }
 
-    /// The same for each poll, of which most change nothing.
-    pub(super) fn confirm(&self, watch: u64, worker: Option<usize>) {
+    /// Does the same for each poll, and reads no clock if nothing has changed.
+    pub(super) fn register_if_changed(&self, watch: u64, worker: Option<usize>) {
         let known = (self.watch.load(Ordering::Relaxed), self.worker.load(Ordering::Relaxed));
         if known != (watch, worker.unwrap_or(NO_WORKER)) {
-            self.enrol(watch, worker);
+            self.register(watch, worker);
         }
     }
 
@@ -179,45 +178,42 @@ impl Slot {
         Some(self.worker.load(Ordering::Relaxed)).filter(|worker| *worker != NO_WORKER)
     }
 
-    pub(super) fn enrolled(&self) -> Nanos {
-        self.enrolled.load(Ordering::Relaxed)
+    pub(super) fn registered_at(&self) -> Nanos {
+        self.registered_at.load(Ordering::Relaxed)
     }
 
-    pub(super) fn place(&self) -> Option<Place> {
+    /// Returns the task that the thread polls, if that is a watched one.
+    pub(super) fn task(&self) -> Option<TaskOrigin> {
         self.poll.read().1
     }
 
-    /// A number that changes with each beginning and end of a watched poll, and whether one is going on.
+    /// Returns a number that changes at each begin and end of a watched poll, and whether there is one now.
     pub(super) fn polls(&self) -> (u64, bool) {
-        let (version, place) = self.poll.read();
-        (version, place.is_some())
+        let (version, task) = self.poll.read();
+        (version, task.is_some())
     }
 
-    /// The system's id of the thread.
+    /// Returns the system's id of the thread.
     pub(super) fn thread(&self) -> i32 {
         self.thread.load(Ordering::Relaxed)
     }
 
-    #[cfg(all(feature = "watch-stacks", target_os = "linux", target_arch = "x86_64"))]
+    /// Returns the addresses of the thread's stack. They are empty if they are unknown.
     pub(super) fn stack(&self) -> std::ops::Range<usize> {
         self.stack_low.load(Ordering::Relaxed)..self.stack_high.load(Ordering::Relaxed)
     }
-
-    pub(super) fn cpu_clock(&self) -> i32 {
-        self.cpu_clock.load(Ordering::Relaxed)
-    }
 }
 
-/// A watched poll, from its making to its drop. One may lie within another.
+/// A watched poll on this thread, from its making to its drop. One may lie within another.
 pub(super) struct Polling {
-    slot: &'static Slot,
-    outer: Option<Place>,
+    slot: &'static ThreadSlot,
+    outer: Option<TaskOrigin>,
 }
 
 impl Polling {
-    pub(super) fn begin(slot: &'static Slot, place: Place) -> Self {
-        let outer = slot.place();
-        slot.poll.write(Some(place));
+    pub(super) fn begin(slot: &'static ThreadSlot, task: TaskOrigin) -> Self {
+        let outer = slot.task();
+        slot.poll.write(Some(task));
         Self { slot, outer }
     }
 }
@@ -229,7 +225,7 @@ impl Drop for Polling {
 }
 
 /// Gives a thread its slot for as long as it lives.
-struct Claim(&'static Slot);
+struct Claim(&'static ThreadSlot);
 
 impl Drop for Claim {
     fn drop(&mut self) {
@@ -237,9 +233,9 @@ impl Drop for Claim {
     }
 }
 
-/// This thread's slot; `None` while the thread ends.
-pub(super) fn this() -> Option<&'static Slot> {
-    thread_local!(static CLAIM: Claim = Claim(Slot::claim()));
+/// Returns this thread's slot. `None` while the thread ends.
+pub(super) fn current() -> Option<&'static ThreadSlot> {
+    thread_local!(static CLAIM: Claim = Claim(ThreadSlot::claim()));
     CLAIM.try_with(|claim| claim.0).ok()
 }
 
@@ -248,24 +244,24 @@ mod tests {
     use std::panic::Location;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use super::{Place, Poll, Polling, slots, this};
+    use super::{PollCell, Polling, TaskOrigin, current, slots};
 
-    fn places() -> [Place; 2] {
+    fn origins() -> [TaskOrigin; 2] {
         let (long, short) = (Location::caller(), Location::caller());
         [
-            Place { name: Some("a rather long name"), spawned_at: long },
-            Place { name: None, spawned_at: short },
+            TaskOrigin { name: Some("a rather long name"), spawned_at: long },
+            TaskOrigin { name: None, spawned_at: short },
         ]
     }
 
     #[test]
-    fn words_that_do_not_belong_together_are_never_read_together() {
-        let (poll, stop) = (Poll::new(), AtomicBool::new(false));
+    fn words_of_different_polls_are_never_read_together() {
+        let (poll, stop) = (PollCell::new(), AtomicBool::new(false));
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for _ in 0..if cfg!(miri) { 100 } else { 200_000 } {
-                    for place in places() {
-                        poll.write(Some(place));
+                    for origin in origins() {
+                        poll.write(Some(origin));
                     }
                     poll.write(None);
                 }
@@ -273,8 +269,8 @@ mod tests {
             });
             let mut seen = 0;
             while !stop.load(Ordering::Relaxed) {
-                if let (_, Some(place)) = poll.read() {
-                    assert!(places().contains(&place), "{place:?}");
+                if let (_, Some(origin)) = poll.read() {
+                    assert!(origins().contains(&origin), "{origin:?}");
                     seen += 1;
                 }
                 std::hint::spin_loop();
@@ -284,26 +280,26 @@ mod tests {
     }
 
     #[test]
-    fn an_inner_poll_hides_the_outer_one_and_gives_it_back() {
+    fn an_inner_poll_hides_the_outer_one_until_it_ends() {
         std::thread::spawn(|| {
-            let [outer, inner] = places();
-            let slot = this().unwrap();
+            let [outer, inner] = origins();
+            let slot = current().unwrap();
             let polling = Polling::begin(slot, outer);
             let within = Polling::begin(slot, inner);
-            assert_eq!(slot.place(), Some(inner));
+            assert_eq!(slot.task(), Some(inner));
             drop(within);
-            assert_eq!(slot.place(), Some(outer));
+            assert_eq!(slot.task(), Some(outer));
             drop(polling);
-            assert_eq!(slot.place(), None);
+            assert_eq!(slot.task(), None);
         })
         .join()
         .unwrap();
     }
 
     #[test]
-    fn threads_that_come_one_after_another_need_few_slots() {
+    fn threads_that_follow_one_another_share_slots() {
         for _ in 0..100 {
-            std::thread::spawn(|| assert!(this().is_some())).join().unwrap();
+            std::thread::spawn(|| assert!(current().is_some())).join().unwrap();
         }
         assert!(slots().count() < 50);
     }

@@ -1,83 +1,126 @@
-//! What is told of a stall.
+//! The report of a stall, and its parts.
 
 use std::fmt;
+use std::panic::Location;
 use std::time::Duration;
 
-use super::slot::Place;
-use super::stack::Frame;
-use super::thread::Thread;
+use crate::base::activity::Activity;
+use crate::base::thread;
 
-/// A thread of the runtime stands still in a task: what a watch tells of it.
+/// The report of a stall: a thread of the runtime is stuck in a task.
 ///
-/// Told when it is noticed, again while it lasts, and when it is over. It displays as one line; with `{:#}` the
-/// stack follows, a line each call.
+/// A stall is reported when it is noticed, again while it lasts, and when it is over. The report displays as one line;
+/// with `{:#}` the stack follows, one line for each call.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Stall {
-    /// Which of these this is.
-    pub phase: Phase,
-    /// How long it has lasted at least; when it is over, how long it lasted.
+    /// Whether the stall has begun, goes on or is over.
+    pub phase: StallPhase,
+    /// The time that the stall has lasted at least. When it is over, the time that it has lasted.
     pub lasted: Duration,
-    /// The stalled thread, if it is known: the runtime's only one, one that
-    /// [`Builder::hook`](super::Builder::hook) has seen, or one that has run a [watched](super::Watched) task.
-    pub thread: Option<Thread>,
-    /// Which worker of a multi-thread runtime it is, as tokio numbers them in its metrics. `None` for a thread in
-    /// `block_on`, and if no worker answers although none of them is stuck in a task.
+    /// The stalled thread, if it is known: the only thread of the runtime, or one that
+    /// [`RuntimeWatchBuilder::on_thread_park`](super::RuntimeWatchBuilder::on_thread_park) has seen, or one that has run a
+    /// [watched](super::WatchedFuture) task.
+    pub thread: Option<StalledThread>,
+    /// The number of the worker in a multi-thread runtime, as in tokio's metrics. `None` for a thread in `block_on`, and
+    /// if no worker answers although none is stuck in a task.
     pub worker: Option<usize>,
-    /// The task that it polls, if that is a [watched](super::Watched) one. Of tasks within tasks the innermost.
-    pub task: Option<Place>,
-    /// Which share of the stall, from 0 to 1, the thread spent computing. `None` if the thread is unknown.
+    /// The task that the thread polls, if it is a [watched](super::WatchedFuture) one. Of tasks within tasks the innermost.
+    pub task: Option<TaskOrigin>,
+    /// The share of the stall, from 0 to 1, that the thread was on a core. `None` if the thread is unknown.
     pub cpu: Option<f64>,
-    /// Whether it computes or waits, by that share and by what it does at this moment.
-    pub activity: Activity,
-    /// The thread's stack, innermost call first, if [`Builder::stacks`](super::Builder::stacks) was asked for and
-    /// it could be had safely. The end of a stall has that of the last report.
-    pub stack: Vec<Frame>,
-    /// How many stalls this place has had, this one included. A place is a task and a thread's name.
+    /// What the thread does, by that share and by its state at this moment. `None` if neither is known.
+    pub activity: Option<Activity>,
+    /// The thread's stack, innermost call first. It is empty unless `RuntimeWatchBuilder::stacks` asks for it and it can be
+    /// had safely. The end of a stall has the stack of the last report.
+    pub stack: Vec<StackFrame>,
+    /// The number of stalls with the same task and the same thread's name until now, this one included.
     pub seen: u64,
 }
 
-/// What of a stall is told.
+/// The phase of a stall that a report is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Phase {
-    /// It was noticed just now.
+pub enum StallPhase {
+    /// The stall was noticed just now.
     Began,
-    /// It goes on.
+    /// The stall goes on.
     Ongoing,
-    /// It is over.
+    /// The stall is over.
     Over,
 }
 
-/// What a stalled thread is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A thread as the operating system knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Activity {
-    /// It burns CPU, or would if it had a core.
-    Computes,
-    /// It sleeps: on a lock, a socket, a file, a timer.
-    Waits,
-    /// That cannot be said.
-    Unknown,
+pub struct StalledThread {
+    /// The thread's name, at most its first 15 bytes.
+    pub name: String,
+    /// The thread's id: `gettid()`, the `LWP` of `ps` and of debuggers.
+    pub id: i32,
+}
+
+impl StalledThread {
+    /// Looks up a thread of this process. Returns `None` if it has ended.
+    pub(super) fn find(id: i32) -> Option<Self> {
+        Some(Self { name: thread::name(id)?, id })
+    }
+}
+
+/// Where a task was spawned, and its name if it was given one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TaskOrigin {
+    /// The name given by [`WatchedFuture::named`](super::WatchedFuture::named).
+    pub name: Option<&'static str>,
+    /// The line that spawned the task, or that made its future.
+    pub spawned_at: &'static Location<'static>,
+}
+
+/// One call on a stack. A function that was inlined has a frame of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StackFrame {
+    /// The address of the current instruction, or of the one to return to.
+    pub address: usize,
+    /// The name of the function, if the program has symbols.
+    pub function: Option<String>,
+    /// The source file, if the program has debug information.
+    pub file: Option<String>,
+    /// The line in that file.
+    pub line: Option<u32>,
+}
+
+impl fmt::Display for StackFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.function {
+            Some(function) => f.write_str(function)?,
+            None => write!(f, "{:#x}", self.address)?,
+        }
+        if let Some(file) = &self.file {
+            write!(f, " at {file}:{}", self.line.unwrap_or(0))?;
+        }
+        Ok(())
+    }
 }
 
 impl Stall {
-    /// What to do about it, as a sentence.
+    /// Returns a sentence about what to do.
     pub fn advice(&self) -> &'static str {
         match self.activity {
-            Activity::Computes => {
+            Some(Activity::Computes) => {
                 "it computes: move the call off the loop with `offloop::run_cpu` or a process pool"
             }
-            Activity::Waits => "it waits: move the blocking call off the loop with `offloop::run`",
-            Activity::Unknown => {
+            Some(Activity::Waits) => "it waits: move the blocking call off the loop with `offloop::run`",
+            None => {
                 "move the call off the loop, with `offloop::run` if it waits and `offloop::run_cpu` if it computes"
             }
         }
     }
 
-    /// Whether a log that is not to be flooded has it: the first, second, fourth, eighth… stall of a place.
+    /// Returns whether the stall is logged. Of the stalls of one place the first, second, fourth, eighth… are, so that
+    /// they do not flood the log.
     #[cfg(feature = "tracing")]
-    pub(super) fn is_worth_a_line(&self) -> bool {
+    pub(super) fn is_logged(&self) -> bool {
         self.seen.is_power_of_two()
     }
 }
@@ -90,10 +133,10 @@ impl fmt::Display for Stall {
             (None, None) => write!(f, "the runtime")?,
         }
         match self.phase {
-            Phase::Began | Phase::Ongoing => write!(f, " has stood still for {:.0?}", self.lasted)?,
-            Phase::Over => write!(f, " stood still for {:.0?}", self.lasted)?,
+            StallPhase::Began | StallPhase::Ongoing => write!(f, " has stood still for {:.0?}", self.lasted)?,
+            StallPhase::Over => write!(f, " stood still for {:.0?}", self.lasted)?,
         }
-        if let Some(Place { name, spawned_at }) = self.task {
+        if let Some(TaskOrigin { name, spawned_at }) = self.task {
             match name {
                 Some(name) => write!(f, " in task `{name}`, spawned at {spawned_at}")?,
                 None => write!(f, " in the task spawned at {spawned_at}")?,
@@ -106,7 +149,7 @@ impl fmt::Display for Stall {
             write!(f, ", for the {}th time", self.seen)?;
         }
         match self.phase {
-            Phase::Over => {}
+            StallPhase::Over => {}
             _ => write!(f, "; {}", self.advice())?,
         }
         if f.alternate() {

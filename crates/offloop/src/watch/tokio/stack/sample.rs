@@ -1,4 +1,4 @@
-//! Has a thread copy its registers and its stack.
+//! Makes another thread copy its registers and its stack, by a signal.
 
 use std::ffi::{c_int, c_void};
 use std::fs;
@@ -9,29 +9,32 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize,
 use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
 use std::time::{Duration, Instant};
 
-/// How much of a stack is copied: 64 KiB, some hundred calls.
+/// The number of words of a stack that are copied: 64 KiB, some hundred calls.
 const WORDS: usize = 8192;
 
-/// A thread that does not answer within this time does not want to be asked: it has blocked the signal, or sleeps
-/// where signals don't reach.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// A thread that does not answer within this time will not answer soon: it has blocked the signal, or sleeps where signals
+/// do not reach.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// A copy of the innermost part of a stack, and of where the thread was in it.
+/// A copy of the innermost part of a stack, with the registers that belong to it.
 pub(super) struct Sample {
     pub(super) ip: u64,
     pub(super) sp: u64,
     pub(super) bp: u64,
-    /// What lies at `sp` and above.
+    /// The words at the address `sp` and above.
     pub(super) words: Vec<u64>,
 }
 
-/// What the handler reads and writes. It is never freed, so a late handler finds it.
+/// A request for a sample and its answer. It is never freed, so a late handler finds it.
 struct Request {
+    /// One of the four states below.
     state: AtomicU32,
+    /// The thread that is asked. Written before the state becomes `ASKED`, as are the bounds.
     thread: AtomicI32,
-    /// The thread's stack: a thread that is elsewhere (on a coroutine's) is not copied.
+    /// The bounds of the thread's stack. If the thread runs on another one, such as a coroutine's, nothing is copied.
     low: AtomicUsize,
     high: AtomicUsize,
+    /// The answer. Written by the handler while the state is `TAKING`.
     ip: AtomicU64,
     sp: AtomicU64,
     bp: AtomicU64,
@@ -39,30 +42,30 @@ struct Request {
     words: [AtomicU64; WORDS],
 }
 
-/// Nothing is asked; what was answered may be read or overwritten.
+/// No request: the asking thread may write a new one.
 const FREE: u32 = 0;
-/// The thread may begin.
+/// The asked thread may begin.
 const ASKED: u32 = 1;
-/// It writes.
+/// The asked thread writes its answer.
 const TAKING: u32 = 2;
-/// It has written.
+/// The answer is written: the asking thread may read it.
 const TAKEN: u32 = 3;
 
 static REQUEST: AtomicPtr<Request> = AtomicPtr::new(ptr::null_mut());
 
-/// Puts the handler in place.
+/// Installs the signal's handler.
 pub(super) fn prepare() {
     signal();
 }
 
-/// Asks the thread for a sample. Blocks for a moment, and for six times the `PATIENCE` at most.
+/// Takes a sample of a thread. Blocks for a moment, at most for six times the `ANSWER_TIMEOUT`.
 pub(super) fn take(thread: i32, stack: Range<usize>) -> Option<Sample> {
-    let _one = one_at_a_time()?;
+    let _turn = one_at_a_time()?;
     let signal = signal()?;
     if stack.is_empty() || !may_interrupt(thread)? {
         return None;
     }
-    // SAFETY: it is null or was leaked by `signal`.
+    // SAFETY: the pointer is null or was leaked by `signal`.
     let request = unsafe { REQUEST.load(Ordering::Acquire).as_ref() }?;
     if request.state.load(Ordering::Acquire) == TAKING {
         return None;
@@ -71,7 +74,7 @@ pub(super) fn take(thread: i32, stack: Range<usize>) -> Option<Sample> {
     request.low.store(stack.start, Ordering::Relaxed);
     request.high.store(stack.end, Ordering::Relaxed);
     request.state.store(ASKED, Ordering::Release);
-    // SAFETY: the signal's handler is ours. A thread that has ended is refused.
+    // SAFETY: the signal has our handler, so it does not end the process. For a thread that has ended the call fails.
     let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) } == 0;
     if !sent || !request.is_taken_in_time() {
         return None;
@@ -88,21 +91,23 @@ pub(super) fn take(thread: i32, stack: Range<usize>) -> Option<Sample> {
     Some(sample)
 }
 
-/// There is one request for all watches. None of them waits for it without end: a fork may leave the lock held.
+/// Locks the request, of which there is one for all watches. Gives up after some time: in a forked child nothing may
+/// release the lock.
 fn one_at_a_time() -> Option<MutexGuard<'static, ()>> {
-    static ONE: Mutex<()> = Mutex::new(());
+    static TURN: Mutex<()> = Mutex::new(());
     let begun = Instant::now();
     loop {
-        match ONE.try_lock() {
-            Ok(one) => return Some(one),
-            Err(TryLockError::Poisoned(one)) => return Some(one.into_inner()),
-            Err(TryLockError::WouldBlock) if begun.elapsed() > 4 * PATIENCE => return None,
+        match TURN.try_lock() {
+            Ok(turn) => return Some(turn),
+            Err(TryLockError::Poisoned(turn)) => return Some(turn.into_inner()),
+            Err(TryLockError::WouldBlock) if begun.elapsed() > 4 * ANSWER_TIMEOUT => return None,
             Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
         }
     }
 }
 
 impl Request {
+    /// Waits for the answer. Returns whether it came in time.
     fn is_taken_in_time(&self) -> bool {
         let begun = Instant::now();
         loop {
@@ -111,10 +116,10 @@ impl Request {
                 return true;
             }
             let waited = begun.elapsed();
-            // Once it has begun it is soon done, unless it is kept from running.
-            let free =
+            // A thread that has begun is soon done, unless it is kept from running.
+            let withdraw =
                 || self.state.compare_exchange(ASKED, FREE, Ordering::AcqRel, Ordering::Acquire).is_ok();
-            if waited > PATIENCE && (free() || waited > 2 * PATIENCE) {
+            if waited > ANSWER_TIMEOUT && (withdraw() || waited > 2 * ANSWER_TIMEOUT) {
                 return false;
             }
             std::thread::sleep(Duration::from_micros(100));
@@ -122,12 +127,13 @@ impl Request {
     }
 }
 
-/// The signal that asks, and its handler in place: a real-time signal that nobody else uses. `None` if there is none.
+/// Returns the signal for requests, a real-time signal that had no handler, with our handler installed. `None` if there is
+/// no such signal.
 fn signal() -> Option<c_int> {
     static SIGNAL: OnceLock<Option<c_int>> = OnceLock::new();
     *SIGNAL.get_or_init(|| {
-        // SAFETY: the structs are plain data, for which zeros are valid, and outlive the calls. The handler has
-        // the signature that `SA_SIGINFO` asks for, and does only what a handler may.
+        // SAFETY: zeros are valid values of these structs, which are plain data and outlive the calls. The handler has the
+        // signature that `SA_SIGINFO` requires, and is async-signal-safe.
         unsafe {
             let is_unused = |signal: &c_int| {
                 let mut now: libc::sigaction = mem::zeroed();
@@ -144,16 +150,17 @@ fn signal() -> Option<c_int> {
     })
 }
 
-/// In the asked thread, wherever it is. No lock, no allocation, no panic; `errno` is left alone.
+/// The signal's handler. It runs in the asked thread and may interrupt anything, so it takes no lock, does not allocate,
+/// does not panic and leaves `errno` alone.
 extern "C" fn handle(_signal: c_int, _info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the request is null or leaked. With `SA_SIGINFO` the context is one, of this thread as it was
-    // interrupted. `gettid` may be called in a handler and cannot fail.
+    // SAFETY: the request is null or leaked. With `SA_SIGINFO` the kernel passes a valid `ucontext_t` of this thread.
+    // `gettid` is a bare system call, so a handler may call it, and it cannot fail.
     let (Some(request), context, thread) = (unsafe {
         (REQUEST.load(Ordering::Acquire).as_ref(), &*context.cast::<libc::ucontext_t>(), libc::gettid())
     }) else {
         return;
     };
-    // A signal that comes late may meet another request: that one is for another thread, or as good for this.
+    // A signal that comes late may find a newer request. If that is for this thread too, it may as well be answered now.
     if request.thread.load(Ordering::Relaxed) != thread
         || request.state.compare_exchange(ASKED, TAKING, Ordering::AcqRel, Ordering::Relaxed).is_err()
     {
@@ -174,7 +181,8 @@ extern "C" fn handle(_signal: c_int, _info: *mut libc::siginfo_t, context: *mut 
             if high - from < 8 {
                 break;
             }
-            // SAFETY: it is aligned and lies within this thread's own stack, above its stack pointer.
+            // SAFETY: the address is aligned and lies within this thread's stack, at or above the stack pointer, where all
+            // memory is mapped and no other thread writes.
             let value = unsafe { ptr::with_exposed_provenance::<u64>(from).read_volatile() };
             word.store(value, Ordering::Relaxed);
             from += 8;
@@ -185,12 +193,11 @@ extern "C" fn handle(_signal: c_int, _info: *mut libc::siginfo_t, context: *mut 
     request.state.store(TAKEN, Ordering::Release);
 }
 
-/// Whether a signal will not be felt by the thread; `None` if the system does not say.
+/// Returns whether a signal has no effect on what the thread does. `None` if the system does not say.
 ///
-/// A thread that computes feels none. Of system calls those are safe that the kernel restarts after a handler with
-/// `SA_RESTART`; and sleeping, which is not restarted, but which the standard library repeats. A socket with a
-/// timeout would have its call fail with `EINTR`. (A thread that enters another call just now is asked all the
-/// same.)
+/// It has none on a thread that computes. Of the system calls those are safe that the kernel restarts after a handler with
+/// `SA_RESTART`, and those that sleep: they are not restarted, but the standard library repeats them. A call on a socket
+/// with a timeout would fail with `EINTR`. (A thread that enters another call at this moment is interrupted all the same.)
 fn may_interrupt(thread: i32) -> Option<bool> {
     let text = fs::read_to_string(format!("/proc/self/task/{thread}/syscall")).ok()?;
     let mut words = text.split_whitespace();
@@ -223,13 +230,14 @@ fn may_interrupt(thread: i32) -> Option<bool> {
     })
 }
 
-/// Whether it is a socket with this timeout.
+/// Returns whether a descriptor is a socket with this timeout.
 fn has_timeout(descriptor: i64, which: c_int) -> bool {
     let mut timeout = libc::timeval { tv_sec: 0, tv_usec: 0 };
     let mut len = libc::socklen_t::try_from(size_of_val(&timeout)).unwrap_or(0);
-    // SAFETY: `timeout` and `len` outlive the call, and `len` is the size of `timeout`. What is no socket is refused.
-    let got = c_int::try_from(descriptor).is_ok_and(|descriptor| unsafe {
+    // SAFETY: `timeout` and `len` outlive the call, and `len` is the size of `timeout`. On another descriptor than a
+    // socket the call fails.
+    let succeeded = c_int::try_from(descriptor).is_ok_and(|descriptor| unsafe {
         libc::getsockopt(descriptor, libc::SOL_SOCKET, which, (&raw mut timeout).cast(), &raw mut len) == 0
     });
-    got && (timeout.tv_sec, timeout.tv_usec) != (0, 0)
+    succeeded && (timeout.tv_sec, timeout.tv_usec) != (0, 0)
 }

@@ -8,21 +8,22 @@ use std::sync::{Arc, Mutex};
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
 use framehop::{ExplicitModuleSectionInfo, FrameAddress, Module, Unwinder};
 
-use super::Frame;
 use super::sample::Sample;
+use crate::watch::tokio::stall::StackFrame;
 
-/// More calls than this are not looked for.
-const DEEPEST: usize = 256;
+/// The greatest number of calls that are looked for.
+const MAX_CALLS: usize = 256;
 
-/// How the frames of the loaded objects are laid out. Copies: an object may be unloaded at any time.
+/// The layout of the frames of all loaded objects: the program and its shared libraries. It is copied, since an object may
+/// be unloaded at any time.
 #[derive(Clone)]
 struct Objects {
-    /// How often the loader had loaded and unloaded something.
+    /// The number of objects that the loader had loaded and unloaded until then.
     version: (u64, u64),
     unwinder: Arc<UnwinderX86_64<Vec<u8>>>,
 }
 
-/// Has the objects read that every stack has: this one and the C library.
+/// Reads the symbols of the objects that are on every stack: this one and the C library.
 pub(super) fn prepare() {
     let [ours, c] =
         [prepare as fn() as *mut c_void, libc::getpid as unsafe extern "C" fn() -> i32 as *mut c_void];
@@ -31,7 +32,8 @@ pub(super) fn prepare() {
     }
 }
 
-pub(super) fn frames(sample: &Sample) -> Vec<Frame> {
+/// Finds the calls in a sample, innermost first.
+pub(super) fn frames(sample: &Sample) -> Vec<StackFrame> {
     let objects = Objects::current();
     let mut read = |address: u64| {
         let offset = address.checked_sub(sample.sp).filter(|offset| offset % 8 == 0).ok_or(())?;
@@ -41,42 +43,43 @@ pub(super) fn frames(sample: &Sample) -> Vec<Frame> {
     let mut cache = CacheX86_64::<_>::new();
     let mut calls = objects.unwinder.iter_frames(sample.ip, registers, &mut cache, &mut read);
     let mut frames = Vec::new();
-    // An error: from here on there is no telling, or the copy ends.
-    while let (true, Ok(Some(call))) = (frames.len() < DEEPEST, calls.next()) {
-        name(call, &mut frames);
+    // After an error the callers are unknown, or lie beyond the copy.
+    while let (true, Ok(Some(call))) = (frames.len() < MAX_CALLS, calls.next()) {
+        push_frames(call, &mut frames);
     }
     frames
 }
 
-/// Adds the function of this address, and those inlined into it.
-fn name(call: FrameAddress, frames: &mut Vec<Frame>) {
+/// Adds the function of an address, and the functions inlined into it.
+fn push_frames(call: FrameAddress, frames: &mut Vec<StackFrame>) {
     let address = usize::try_from(call.address()).unwrap_or(0);
-    // Of a return address the call before it.
+    // For a return address this is the call before it.
     let within = usize::try_from(call.address_for_lookup()).unwrap_or(0);
     let before = frames.len();
     backtrace::resolve(std::ptr::without_provenance_mut::<c_void>(within), |symbol| {
-        frames.push(Frame {
+        frames.push(StackFrame {
             address,
-            // Without the hash at its end.
+            // The alternate form leaves out the hash at the end.
             function: symbol.name().map(|name| format!("{name:#}")),
             file: symbol.filename().map(|file| file.display().to_string()),
             line: symbol.lineno(),
         });
     });
     if frames.len() == before {
-        frames.push(Frame { address, function: None, file: None, line: None });
+        frames.push(StackFrame { address, function: None, file: None, line: None });
     }
 }
 
 impl Objects {
-    /// Those of this moment, copied anew only if the loader has done something.
+    /// Returns the objects of this moment. They are copied again only if the loader has loaded or unloaded one.
     fn current() -> Self {
         static KNOWN: Mutex<Option<Objects>> = Mutex::new(None);
         let mut read = Reading { known: None, version: None, unwinder: UnwinderX86_64::new() };
-        // Whoever holds the lock at a fork leaves it held: then there is nothing known.
+        // In a forked child the lock may stay held: then nothing is known.
         let mut known = KNOWN.try_lock().ok();
         read.known = known.as_ref().and_then(|known| known.as_ref()).map(|known| known.version);
-        // SAFETY: the callback gets what it is told it gets, and does not unwind: it only copies.
+        // SAFETY: the callback has the right signature, its last argument is the pointer given here, which is to a local
+        // that outlives the call, and it does not unwind.
         unsafe { libc::dl_iterate_phdr(Some(Reading::object), (&raw mut read).cast()) };
         if let Some(same) = known.as_ref().and_then(|known| known.as_ref()) {
             if read.version == read.known {
@@ -91,7 +94,7 @@ impl Objects {
     }
 }
 
-/// Reads the list of objects, under the loader's lock.
+/// What the loader's list of objects is read into.
 struct Reading {
     known: Option<(u64, u64)>,
     version: Option<(u64, u64)>,
@@ -99,17 +102,23 @@ struct Reading {
 }
 
 impl Reading {
+    /// Adds one object. Called under the loader's lock. Returns 1 to stop, if nothing has changed.
+    ///
+    /// # Safety
+    ///
+    /// `info` is a valid description of a loaded object, and `reading` points to a `Reading` that nothing else uses.
     unsafe extern "C" fn object(info: *mut libc::dl_phdr_info, _size: usize, reading: *mut c_void) -> i32 {
-        // SAFETY: the loader passes a valid description, and `reading` is what `current` has given.
+        // SAFETY: the caller promises it.
         let (info, reading) = unsafe { (&*info, &mut *reading.cast::<Self>()) };
         let version = (info.dlpi_adds, info.dlpi_subs);
         reading.version = Some(version);
         if reading.known == Some(version) {
             return 1;
         }
-        // SAFETY: so many headers are there, as long as the object is, which the loader's lock sees to.
+        // SAFETY: the description gives the address and the number of the object's headers. The loader's lock, which is held
+        // meanwhile, keeps the object loaded.
         let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
-        // SAFETY: it is the object that the headers describe.
+        // SAFETY: headers and base are of the same object, which stays loaded meanwhile.
         if let Some(module) = unsafe { module(info.dlpi_addr, headers) } {
             reading.unwinder.add_module(module);
         }
@@ -117,11 +126,11 @@ impl Reading {
     }
 }
 
-/// Copies what tells the layout of an object's frames; `None` if it has none in the usual form.
+/// Copies the tables that describe an object's frames. `None` if it has none in the usual form.
 ///
 /// # Safety
 ///
-/// `headers` are of an object that is loaded at `base`, and stays so for the time of the call.
+/// `headers` are those of an object that is loaded at `base` and stays loaded during the call.
 unsafe fn module(base: u64, headers: &[libc::Elf64_Phdr]) -> Option<Module<Vec<u8>>> {
     let loaded = || headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
     let range = |header: &libc::Elf64_Phdr| header.p_vaddr..header.p_vaddr + header.p_filesz;
@@ -131,11 +140,12 @@ unsafe fn module(base: u64, headers: &[libc::Elf64_Phdr]) -> Option<Module<Vec<u
     let copy = |range: Range<u64>| {
         let from = usize::try_from(base.wrapping_add(range.start)).ok()?;
         let len = usize::try_from(range.end - range.start).ok()?;
-        // SAFETY: both ranges below are parts of a loaded segment of the file, which is mapped to be read.
+        // SAFETY: the ranges that are passed below are parts of a loaded segment of the object, which is mapped and
+        // readable.
         Some(unsafe { slice::from_raw_parts(std::ptr::with_exposed_provenance::<u8>(from), len) }.to_vec())
     };
     let index_bytes = copy(index.clone())?;
-    // Version 1, and then the place of the frames, as an offset from here in four bytes: what linkers write.
+    // What linkers write: version 1, and the start of the frames as an offset from here, in four bytes.
     let [1, 0x1b, _, _, offset @ ..] = index_bytes.as_slice() else { return None };
     let offset = i32::from_le_bytes(*offset.first_chunk()?);
     let frames = index.start.wrapping_add(4).wrapping_add_signed(i64::from(offset));

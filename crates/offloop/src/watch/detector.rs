@@ -1,0 +1,194 @@
+//! The state machine that decides when a loop is stalled. It has neither clock nor thread: times go in, events come out.
+
+use std::time::Duration;
+
+use super::clock::{Nanos, duration};
+use super::pulse::{PAUSED, Reading};
+
+/// A report about a loop. A stall has one `Began`, any number of `Ongoing`, one `Over`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StallEvent {
+    /// The loop has stalled.
+    Began {
+        /// The time for which the loop's beat has been overdue: the least that the stall has lasted.
+        late: Duration,
+    },
+    /// The loop is still stalled.
+    Ongoing {
+        /// The time for which the loop's beat has been overdue by now.
+        late: Duration,
+    },
+    /// The loop goes on, or was [paused](super::Pulse::pause).
+    Over {
+        /// The time by which the loop's beat came too late.
+        lasted: Duration,
+    },
+}
+
+/// When a beat is late, and when a stall is reported again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StallTiming {
+    /// How much too late a beat must be to make a stall.
+    pub(super) threshold: Nanos,
+    /// The time from one beat to the next.
+    pub(super) interval: Nanos,
+    /// The time from the first report of a stall to the second.
+    pub(super) first_repeat: Nanos,
+    /// The longest time between two reports of one stall.
+    pub(super) longest_repeat: Nanos,
+}
+
+/// Finds the stalls of one loop in readings of its pulse.
+#[derive(Debug)]
+pub(super) struct StallDetector {
+    timing: StallTiming,
+    /// Silence before this time does not count: the watching thread itself was kept from running until then.
+    evidence_from: Nanos,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    /// The loop beats in time, or is paused.
+    Fine,
+    Stalled {
+        /// The last beat before the stall.
+        beat: Nanos,
+        /// When the missing beat was due.
+        due: Nanos,
+        /// When to report again.
+        repeat_at: Nanos,
+        /// The time from the last report to the next.
+        step: Nanos,
+        /// The lateness in the last report. The beat that ends a stall may have read its clock before that report.
+        reported: Nanos,
+    },
+}
+
+impl StallDetector {
+    pub(super) fn new(timing: StallTiming) -> Self {
+        Self { timing, evidence_from: 0, state: State::Fine }
+    }
+
+    /// Gives the loop its whole time again from `now` on, since the watching thread has not run in time.
+    pub(super) fn ignore_before(&mut self, now: Nanos) {
+        self.evidence_from = now;
+    }
+
+    /// Judges a reading. Returns what to report `now`, and when to look next: at once after a report.
+    pub(super) fn look(&mut self, now: Nanos, seen: Reading) -> (Option<StallEvent>, Nanos) {
+        let StallTiming { threshold, interval, first_repeat, longest_repeat } = self.timing;
+        match self.state {
+            State::Fine if seen.last == PAUSED => (None, now.saturating_add(threshold)),
+            State::Fine => {
+                let due = seen.last.saturating_add(interval).max(self.evidence_from);
+                let limit = due.saturating_add(threshold);
+                if now < limit {
+                    return (None, limit);
+                }
+                let repeat_at = now.saturating_add(first_repeat);
+                let late = now - due;
+                self.state =
+                    State::Stalled { beat: seen.last, due, repeat_at, step: first_repeat, reported: late };
+                (Some(StallEvent::Began { late: duration(late) }), now)
+            }
+            State::Stalled { beat, due, reported, .. } if seen.last != beat => {
+                self.state = State::Fine;
+                let back = if seen.back > beat { seen.back } else { now };
+                (Some(StallEvent::Over { lasted: duration(back.saturating_sub(due).max(reported)) }), now)
+            }
+            // The stall may be over at any moment, and nothing wakes the watching thread then: hence the short sleep.
+            State::Stalled { repeat_at, .. } if now < repeat_at => {
+                (None, repeat_at.min(now.saturating_add(threshold)))
+            }
+            State::Stalled { beat, due, step, .. } => {
+                let step = step.saturating_mul(2).min(longest_repeat.max(first_repeat));
+                let late = now.saturating_sub(due);
+                let repeat_at = now.saturating_add(step);
+                self.state = State::Stalled { beat, due, repeat_at, step, reported: late };
+                (Some(StallEvent::Ongoing { late: duration(late) }), now)
+            }
+        }
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::{PAUSED, Reading, StallDetector, StallEvent, StallTiming, duration};
+
+    const TIMING: StallTiming =
+        StallTiming { threshold: 100, interval: 25, first_repeat: 100, longest_repeat: 400 };
+
+    fn beat(last: u64) -> Reading {
+        Reading { last, back: 0 }
+    }
+
+    fn late(event: Option<StallEvent>) -> u128 {
+        match event {
+            Some(StallEvent::Began { late } | StallEvent::Ongoing { late }) => late.as_nanos(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_beat_is_late_only_when_interval_and_threshold_have_passed() {
+        let mut detector = StallDetector::new(TIMING);
+        assert_eq!(detector.look(1_010, beat(1_000)), (None, 1_125));
+        assert_eq!(detector.look(1_124, beat(1_000)), (None, 1_125));
+        assert_eq!(
+            detector.look(1_125, beat(1_000)),
+            (Some(StallEvent::Began { late: duration(100) }), 1_125)
+        );
+    }
+
+    #[test]
+    fn each_beat_gives_the_loop_the_whole_time_again() {
+        let mut detector = StallDetector::new(TIMING);
+        for now in (1_000..5_000).step_by(120) {
+            assert_eq!(detector.look(now + 119, beat(now)), (None, now + 125));
+        }
+    }
+
+    #[test]
+    fn a_stall_is_reported_again_in_growing_steps() {
+        let mut detector = StallDetector::new(TIMING);
+        let (mut now, mut reported) = (1_000, Vec::new());
+        while now < 3_500 {
+            let (event, next) = detector.look(now, beat(1_000));
+            reported.extend(event.map(|event| late(Some(event))));
+            assert!(event.is_some() || next > now, "a look without a report lets time pass");
+            now = next;
+        }
+        assert_eq!(reported, [100, 200, 400, 800, 1_200, 1_600, 2_000, 2_400]);
+    }
+
+    #[test]
+    fn the_end_of_a_stall_reports_how_late_the_beat_came_however_late_it_is_seen() {
+        let mut detector = StallDetector::new(TIMING);
+        late(detector.look(1_200, beat(1_000)).0);
+        let (event, _) = detector.look(1_400, Reading { last: 1_390, back: 1_350 });
+        assert_eq!(event, Some(StallEvent::Over { lasted: duration(325) }));
+        assert_eq!(detector.look(1_401, Reading { last: 1_390, back: 1_350 }), (None, 1_515));
+    }
+
+    #[test]
+    fn a_paused_loop_is_never_late_and_pausing_ends_a_stall() {
+        let mut detector = StallDetector::new(TIMING);
+        assert_eq!(detector.look(9_000, beat(PAUSED)).0, None);
+        late(detector.look(10_000, beat(9_100)).0);
+        let (event, _) = detector.look(10_500, Reading { last: PAUSED, back: 10_400 });
+        assert_eq!(event, Some(StallEvent::Over { lasted: duration(1_275) }));
+        assert_eq!(detector.look(20_000, Reading { last: PAUSED, back: 10_400 }).0, None);
+    }
+
+    #[test]
+    fn after_the_watch_was_kept_from_running_the_loop_gets_its_whole_time_again() {
+        let mut detector = StallDetector::new(TIMING);
+        assert_eq!(detector.look(1_010, beat(1_000)), (None, 1_125));
+        detector.ignore_before(50_000);
+        assert_eq!(detector.look(50_000, beat(1_000)), (None, 50_100));
+        // A real stall is still found. Only the part that was seen is reported.
+        assert_eq!(detector.look(50_100, beat(1_000)).0, Some(StallEvent::Began { late: duration(100) }));
+    }
+}
