@@ -40,7 +40,8 @@ class Job:
 class ProcessPool:
     """A pool of worker processes: interpreters that are forks of one template."""
 
-    def __new__(cls, settings: dict[str, Any]) -> ProcessPool: ...
+    def __new__(cls, settings: dict[str, Any]) -> ProcessPool:
+        """Makes a pool. The settings have their names in the engine; `fork` may take the place of `program`."""
     def submit(
         self,
         body: bytes,
@@ -230,12 +231,12 @@ class Metrics:
         """The number of jobs that run."""
     @property
     def workers(self) -> dict[str, int]:
-        """The number of workers that are "busy" and "idle"; threads also "blocked" (their job waits for another one), processes
-        also "starting" and "leaving"."""
+        """The number of workers that are "busy" and "idle"; threads also "blocked" (their job waits for another one),
+        processes also "starting" and "leaving"."""
     @property
     def restarts(self) -> dict[str, int]:
-        """The number of worker processes that were replaced because they "crashed", for "job_ended" (it was cancelled or out
-        of time), "memory", "max_jobs", "max_age", "protocol", "failed_start". Empty for threads."""
+        """The number of worker processes that were replaced because they "crashed", or for "job_ended" (it was cancelled
+        or out of time), "memory", "max_jobs", "max_age", "protocol", "failed_start". Empty for threads."""
     @property
     def arena(self) -> dict[str, int] | None:
         """The bytes of shared memory that this process has for large payloads: "used", and "kept" for later ones."""
@@ -291,8 +292,8 @@ def metrics() -> list[Metrics]:
     """Returns the metrics of all pools of this program that have not ended."""
 
 def prometheus(metrics: list[Metrics] | None = None) -> str:
-    """Returns metrics in Prometheus' text format, to be served as `text/plain; version=0.0.4`. Without an argument those
-    of all pools. Pools of the same name and kind are added up."""
+    """Returns metrics in Prometheus' text format, to be served as `text/plain; version=0.0.4`. Without an argument
+    those of all pools. Pools of the same name and kind are added up."""
 
 @final
 class Notice:
