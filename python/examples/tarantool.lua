@@ -52,9 +52,10 @@ box.session.on_disconnect(end_calls_of_this_client)
 -- As a program of its own it is a server on loopback. One that is configured already only takes the functions.
 if type(box.cfg) == 'function' then
     box.cfg {
-        listen = os.getenv('LISTEN') or '127.0.0.1:3301',
         work_dir = os.getenv('WORK_DIR'),
         memtx_memory = 32 * 1024 * 1024,
     }
     box.schema.user.grant('guest', 'execute', 'universe', nil, { if_not_exists = true })
+    -- Listens last, so that no client connects before it may call the functions.
+    box.cfg { listen = os.getenv('LISTEN') or '127.0.0.1:3301' }
 end

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: runs a bench and keeps its table in the documentation.
+//! `cargo xtask bench`: runs a bench, and can write its table into the documentation.
 
 use std::error::Error;
 use std::fs;
@@ -7,49 +7,46 @@ use std::process::{ExitCode, Stdio};
 use clap::{Args, ValueEnum};
 
 use crate::host;
-use crate::plan::{self, Line, cargo};
+use crate::plan::{self, CommandLine, cargo};
 use crate::python::Interpreter;
 
 const PAGE: &str = "docs/benchmarks.md";
 const PLOT: &str = "docs/lateness.svg";
 
 #[derive(Args)]
-pub(crate) struct Arguments {
-    /// Which bench.
+pub(crate) struct BenchArguments {
+    /// The bench to run.
     bench: Bench,
-    /// A smoke run: seconds instead of minutes, and figures to distrust.
+    /// Run for seconds instead of minutes, to see that the bench works; its numbers mean nothing.
     #[arg(long)]
     quick: bool,
-    /// Put the table into docs/benchmarks.md, and the plot beside it.
+    /// Write the table into docs/benchmarks.md, and the plot beside it.
     #[arg(long)]
     write: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Bench {
-    /// The thread pools beside `spawn_blocking`, `blocking` and `tokio-rayon`.
+    /// Compares the thread pools with `spawn_blocking`, `blocking` and `tokio-rayon`.
     Threads,
-    /// The process pool beside `procspawn`, bare pipes and sockets, and a copy into shared memory.
+    /// Compares the process pool with `procspawn`, bare pipes and sockets, and a copy into shared memory.
     Processes,
-    /// What it costs to keep figures: the engine beside a build of itself that keeps none.
-    Figures,
-    /// What a watch costs the loop that it watches.
+    /// Measures what a watch costs the event loop.
     Watch,
-    /// The same in Python, with asyncio and uvloop.
+    /// Measures the same in Python, with asyncio and uvloop.
     WatchPython,
-    /// The Python executors beside the standard library's, anyio's, loky, pebble and others.
+    /// Compares the Python executors with those of the standard library, anyio, loky, pebble and others.
     Python,
-    /// How late a loop is with its service's work on it, in threads, and with offloop; with a plot.
+    /// Plots how late an event loop is with a service's work on the loop, in threads, and in offloop's pools.
     Lateness,
 }
 
 impl Bench {
-    /// The name of the bench target, and of its table in the page.
+    /// Returns the name of the bench target, which is also the name of its table in the page.
     fn name(self) -> &'static str {
         match self {
             Self::Threads => "threads",
             Self::Processes => "processes",
-            Self::Figures => "figures",
             Self::Watch => "watch",
             Self::WatchPython => "watch-python",
             Self::Python => "python",
@@ -58,24 +55,23 @@ impl Bench {
     }
 }
 
-/// How a bench is run.
-struct Run {
-    /// What must be done before.
-    before: Vec<Line>,
-    bench: Line,
-    /// What one types to measure again.
+/// The commands of a bench, and what its table says about them.
+struct BenchRun {
+    /// The commands that prepare the bench.
+    before: Vec<CommandLine>,
+    bench: CommandLine,
+    /// The command that one types to measure again.
     typed: String,
-    /// The version of what the bench is built or run by.
+    /// The version of the compiler or interpreter.
     version: String,
 }
 
-impl Run {
+impl BenchRun {
     fn of(bench: Bench, quick: bool, write: bool) -> Result<Self, String> {
         let line = match bench {
-            // The thread pools are benched without the process pool, which they don't need.
+            // Without the process pool, which the thread pools do not need.
             Bench::Threads => cargo("bench -p offloop --no-default-features --bench threads"),
             Bench::Processes => cargo("bench -p offloop --bench processes"),
-            Bench::Figures => return Ok(Self::of_figures(quick)),
             Bench::Watch => cargo("bench -p offloop --features watch-stacks --bench watch"),
             Bench::WatchPython => return Self::of_python(bench, &["python/benches/watch.py"], quick),
             Bench::Python => return Self::of_python(bench, &["python/benches"], quick),
@@ -86,38 +82,26 @@ impl Run {
         Ok(Self { before: Vec::new(), bench, typed, version: host::compiler() })
     }
 
-    /// The program that compares gets the other build's file.
-    fn of_figures(quick: bool) -> Self {
-        let target = host::target_dir().join("without-figures").display().to_string();
-        let program = format!("{target}/release/examples/bench_figures");
-        let without = cargo("build --release -p offloop --example bench_figures")
-            .and(["--target-dir", &target])
-            .with("RUSTFLAGS", "--cfg offloop_without_figures");
-        let bench = cargo("run --release -p offloop --example bench_figures --").and([program]);
-        let bench = if quick { bench.and(["--quick"]) } else { bench };
-        let typed = "cargo xtask bench figures".to_owned();
-        Self { before: vec![without], bench, typed, version: host::compiler() }
-    }
-
     fn of_python(bench: Bench, program: &[&str], quick: bool) -> Result<Self, String> {
         let environment = Interpreter::preferred()?.for_peers();
         let line = environment.python("-u").and(program);
         let line = if quick { line.and(["--quick"]) } else { line };
         let typed = format!("cargo xtask bench {}", bench.name());
-        Ok(Self { before: environment.made(), bench: line, typed, version: environment.version() })
+        Ok(Self { before: environment.commands(), bench: line, typed, version: environment.version() })
     }
 
-    /// Always draws, so that a smoke run tries it; into the documentation only when asked.
+    /// Always draws the plot, so that a quick run tests it. Without `write`, the plot goes below the target directory.
     fn of_lateness(quick: bool, write: bool) -> Result<Self, String> {
-        let aside = host::target_dir().join("lateness.svg").display().to_string();
-        let plot = if write { PLOT } else { &aside };
+        let elsewhere = host::target_dir().join("lateness.svg").display().to_string();
+        let plot = if write { PLOT } else { &elsewhere };
         Self::of_python(Bench::Lateness, &["python/benches/lateness.py", plot], quick)
     }
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
+pub(crate) fn run(arguments: &BenchArguments) -> Result<ExitCode, Box<dyn Error>> {
     let name = arguments.bench.name();
-    let Run { before, bench, typed, version } = Run::of(arguments.bench, arguments.quick, arguments.write)?;
+    let BenchRun { before, bench, typed, version } =
+        BenchRun::of(arguments.bench, arguments.quick, arguments.write)?;
     plan::run_all(before)?;
     let output = bench.command().stderr(Stdio::inherit()).output()?;
     let printed = String::from_utf8(output.stdout)?;
@@ -137,7 +121,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         );
         let page = fs::read_to_string(PAGE)?;
         fs::write(PAGE, replace_section(&page, name, &section)?)?;
-        println!("\nwritten to {PAGE}");
+        println!("\nThe table is written to {PAGE}.");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -146,7 +130,7 @@ fn with_newline(line: &str) -> String {
     format!("{line}\n")
 }
 
-/// `page` with new text between the two markers of a section.
+/// Returns the page with new text between the two markers of a section.
 fn replace_section(page: &str, name: &str, text: &str) -> Result<String, String> {
     let (begin, end) = (format!("<!-- {name}:begin -->"), format!("<!-- {name}:end -->"));
     let parts = page

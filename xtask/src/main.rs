@@ -1,12 +1,12 @@
-//! The workspace's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask conformance`, `cargo xtask
-//! torture`, `cargo xtask servers -- COMMAND`.
+//! The workspace's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask conformance`, `cargo xtask layers`,
+//! `cargo xtask torture`.
 
 mod bench;
 mod conformance;
 mod host;
+mod layers;
 mod plan;
 mod python;
-mod servers;
 mod test;
 mod torture;
 
@@ -16,44 +16,41 @@ use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The workspace's chores")]
-struct Arguments {
+struct XtaskArguments {
     #[command(subcommand)]
     chore: Chore,
 }
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Runs every check: format, lints, tests, models, documentation, licences, the Python face, a smoke run of the
-    /// benches.
-    Test(test::Arguments),
+    /// Runs every check: format, lints, layers, tests, models, documentation, licences, the Python package, and short
+    /// runs of the benches.
+    Test(test::TestArguments),
     /// Runs a bench that compares offloop with its peers.
-    Bench(bench::Arguments),
-    /// Runs Python's own tests of executors on offloop's, and compares with the list of results.
-    Conformance(conformance::Arguments),
-    /// Runs a mixed load on process pools while everything goes wrong, then checks the books.
-    Torture(torture::Arguments),
-    /// Runs a command beside a PostgreSQL and a Tarantool of its own, whose addresses are in its environment.
-    Servers(servers::Arguments),
-    #[command(hide = true)]
-    RestartServer(servers::Restart),
+    Bench(bench::BenchArguments),
+    /// Runs Python's own tests of executors on offloop's, and compares the results with the recorded ones.
+    Conformance(conformance::ConformanceArguments),
+    /// Runs a mixed load on process pools while faults are injected, and checks every job with an oracle.
+    Torture(torture::TortureArguments),
+    /// Checks that the engine's files import only from the layers beneath them, and not in a circle.
+    Layers(layers::LayersArguments),
 }
 
 fn main() -> ExitCode {
-    let chore = Arguments::parse().chore;
-    // Wherever it was called from, paths are the workspace's.
+    let chore = XtaskArguments::parse().chore;
+    // Paths are relative to the workspace, wherever the program was called.
     if let Err(error) = std::env::set_current_dir(host::workspace()) {
-        eprintln!("the workspace cannot be entered: {error}");
+        eprintln!("cannot change to the directory of the workspace: {error}");
         return ExitCode::FAILURE;
     }
-    let outcome = match chore {
+    let result = match chore {
         Chore::Test(arguments) => Ok(test::run(&arguments)),
         Chore::Bench(arguments) => bench::run(&arguments),
         Chore::Conformance(arguments) => conformance::run(&arguments),
         Chore::Torture(arguments) => torture::run(&arguments),
-        Chore::Servers(arguments) => servers::run(&arguments),
-        Chore::RestartServer(arguments) => servers::restart(&arguments),
+        Chore::Layers(arguments) => layers::run(&arguments),
     };
-    outcome.unwrap_or_else(|error| {
+    result.unwrap_or_else(|error| {
         eprintln!("{error}");
         ExitCode::FAILURE
     })

@@ -1,74 +1,85 @@
-//! What a chore is going to do: command lines, shown before they run.
+//! The commands that a chore runs. Each is printed before it runs.
 
 use std::fmt;
 use std::process::Command;
 
+use crate::host;
+
+/// The commands of a step.
 pub(crate) enum Plan {
-    /// These, until one fails.
-    Run(Vec<Line>),
-    /// The same, and what they leave out for want of something on this machine.
-    RunPart(Vec<Line>, String),
-    /// Nothing can be run here, for this reason.
+    /// Runs these until one fails.
+    Run(Vec<CommandLine>),
+    /// Does the same, and reports the part that cannot run on this machine, with the reason.
+    RunPart(Vec<CommandLine>, String),
+    /// Runs nothing, for this reason.
     Skip(String),
 }
 
-/// A command line, shown as one would type it.
-pub(crate) struct Line {
+/// A command with its arguments and the variables added to its environment. It is displayed as one would type it.
+pub(crate) struct CommandLine {
     environment: Vec<(&'static str, &'static str)>,
     words: Vec<String>,
 }
 
-pub(crate) fn cargo(words: &str) -> Line {
-    Line::new(["cargo"]).and(words.split(' '))
+/// Returns the command line `cargo` with these words, which single spaces divide.
+pub(crate) fn cargo(words: &str) -> CommandLine {
+    CommandLine::new(["cargo"]).and(words.split(' '))
 }
 
-/// Runs the lines, each of which is shown first. Fails with the first that fails, and says how it ended.
-pub(crate) fn run_all(lines: Vec<Line>) -> Result<(), String> {
+/// Prints and runs the command lines. Fails with the first that fails, and returns how it ended.
+pub(crate) fn run_all(lines: Vec<CommandLine>) -> Result<(), String> {
     lines.into_iter().try_for_each(|line| {
         println!("$ {line}");
         line.run()
     })
 }
 
-impl Line {
+impl CommandLine {
     pub(crate) fn new<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
         Self { environment: Vec::new(), words: Vec::new() }.and(words)
     }
 
+    /// Appends words.
     pub(crate) fn and(mut self, words: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         self.words.extend(words.into_iter().map(|word| word.as_ref().to_owned()));
         self
     }
 
+    /// Adds a variable to the environment.
     pub(crate) fn with(mut self, name: &'static str, value: &'static str) -> Self {
         self.environment.push((name, value));
         self
     }
 
-    /// As it is given to the system, for a caller that wants what it prints.
+    /// Returns the command, for a caller that reads its output.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.words[0]);
         command.args(&self.words[1..]).envs(self.environment.iter().copied());
         command
     }
 
-    /// Runs it with this process's input and output.
+    /// Runs the command without printing it, and returns its output, or `None` if it fails.
+    pub(crate) fn output(&self) -> Option<String> {
+        host::output_of(&self.words[0], &self.words[1..])
+    }
+
+    /// Runs the command with this process's input and output.
     fn run(&self) -> Result<(), String> {
         match self.command().status() {
             Ok(status) if status.success() => Ok(()),
             Ok(status) => Err(status.to_string()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(format!("`{}` did not start: {error}", self.words[0])),
         }
     }
 }
 
-impl From<Line> for Plan {
-    fn from(line: Line) -> Self {
+impl From<CommandLine> for Plan {
+    fn from(line: CommandLine) -> Self {
         Self::Run(vec![line])
     }
 }
 
-impl fmt::Display for Line {
+impl fmt::Display for CommandLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, value) in &self.environment {
             write!(f, "{name}={value:?} ")?;

@@ -1,14 +1,14 @@
-//! The Python face: interpreters of this machine, and virtual environments that have the package in them.
+//! The Python interpreters of this machine, and virtual environments with the package installed.
 //!
-//! Everything is made under the target directory: `python/<version>` for the tests, `python/peers` for the bench.
+//! The environments are below the target directory: `python/<version>` for the tests, `python/peers` for the benches.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::host;
-use crate::plan::Line;
+use crate::plan::CommandLine;
 
-/// Supported versions, the preferred first.
+/// The supported versions, the preferred one first.
 const VERSIONS: [&str; 4] = ["3.13", "3.12", "3.11", "3.10"];
 
 /// An interpreter that can make virtual environments.
@@ -18,7 +18,8 @@ pub(crate) struct Interpreter {
 }
 
 impl Interpreter {
-    /// All that are found, the preferred first: by their names, then as pyenv's, then whatever is `python3`.
+    /// Finds all interpreters, the preferred one first. Each version is looked up by its name, then in pyenv; the last
+    /// one is `python3`, if its version is another.
     pub(crate) fn all() -> Vec<Self> {
         let mut found: Vec<Self> = VERSIONS
             .iter()
@@ -44,41 +45,42 @@ impl Interpreter {
         Some(Self { version, program: program.to_owned() })
     }
 
+    /// Returns the interpreter of the preferred version that is installed.
     pub(crate) fn preferred() -> Result<Self, String> {
-        let none = || "no Python 3.10 or later with `venv` is on this machine".to_owned();
+        let none = || "no Python 3.10 or later with `venv` is installed".to_owned();
         Self::all().into_iter().next().ok_or_else(none)
     }
 
-    /// The oldest supported one, if there is another beside the preferred.
+    /// Returns the interpreter of the oldest version, unless it is also the preferred one.
     pub(crate) fn oldest() -> Result<Self, String> {
-        let none = || "no second Python 3.10 or later is on this machine".to_owned();
+        let none = || "no second Python 3.10 or later is installed".to_owned();
         Self::all().into_iter().skip(1).last().ok_or_else(none)
     }
 
-    /// The one whose own tests are run on our executors.
+    /// Returns the interpreter whose own tests are run on offloop's executors.
     pub(crate) fn with_its_tests() -> Result<Self, String> {
         let has_tests = |it: &Self| {
             it.version == "3.13"
                 && host::output_of(&it.program, &["-c", "import test.test_concurrent_futures"]).is_some()
         };
-        let none = || "no Python 3.13 on this machine has its `test` package".to_owned();
+        let none = || "no installed Python 3.13 has its `test` package".to_owned();
         Self::all().into_iter().find(has_tests).ok_or_else(none)
     }
 
-    /// The environment of the tests.
+    /// Returns the environment of the tests.
     pub(crate) fn for_tests(self) -> Environment {
         let directory = directory().join(&self.version);
         Environment { interpreter: self, directory, requirements: vec!["python/requirements.txt"] }
     }
 
-    /// The environment of the bench, with the peers.
+    /// Returns the environment of the benches, with the packages that offloop is compared with.
     pub(crate) fn for_peers(self) -> Environment {
         let directory = directory().join("peers");
         Environment { interpreter: self, directory, requirements: vec!["python/benches/requirements.txt"] }
     }
 }
 
-/// A virtual environment.
+/// A virtual environment, which may not exist yet.
 pub(crate) struct Environment {
     interpreter: Interpreter,
     directory: PathBuf,
@@ -86,17 +88,24 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
+    /// Adds a file of requirements.
     pub(crate) fn requires(mut self, file: &'static str) -> Self {
         self.requirements.push(file);
         self
     }
 
-    /// What makes it, with the package as it is now.
-    pub(crate) fn made(&self) -> Vec<Line> {
+    /// Returns the commands that create the environment and install the package in it, built from the present source.
+    pub(crate) fn commands(&self) -> Vec<CommandLine> {
         let mut lines = Vec::new();
         if !self.is_of_its_interpreter() {
             let directory = self.directory.display().to_string();
-            lines.push(Line::new([self.interpreter.program.as_str(), "-m", "venv", "--clear", &directory]));
+            lines.push(CommandLine::new([
+                self.interpreter.program.as_str(),
+                "-m",
+                "venv",
+                "--clear",
+                &directory,
+            ]));
         }
         let mut install = self.python("-m pip install --quiet");
         for file in &self.requirements {
@@ -105,7 +114,7 @@ impl Environment {
         lines.push(install);
         let wheels = wheels().display().to_string();
         if !WHEEL_BUILT.swap(true, Ordering::Relaxed) {
-            // If the build fails, nobody is to install an older one.
+            // Otherwise an older wheel would be installed if the build fails.
             let _ = std::fs::remove_dir_all(&wheels);
             lines.push(self.python("-m pip wheel --quiet --no-deps --wheel-dir").and([wheels.as_str(), "."]));
         }
@@ -114,29 +123,30 @@ impl Environment {
         lines
     }
 
-    /// A command line of its interpreter.
-    pub(crate) fn python(&self, words: &str) -> Line {
-        Line::new([self.program().as_str()]).and(words.split(' '))
+    /// Returns a command line of the environment's interpreter.
+    pub(crate) fn python(&self, words: &str) -> CommandLine {
+        CommandLine::new([self.program().as_str()]).and(words.split(' '))
     }
 
+    /// Returns the path of the environment's interpreter.
     pub(crate) fn program(&self) -> String {
         self.directory.join("bin/python").display().to_string()
     }
 
-    /// The interpreter's name and version.
+    /// Returns the interpreter's name and version.
     pub(crate) fn version(&self) -> String {
         host::output_of(&self.interpreter.program, &["--version"])
             .unwrap_or_else(|| format!("Python {}", self.interpreter.version))
     }
 
-    /// Whether it is there, and not made by a version that was preferred earlier.
+    /// Returns whether the environment exists and was made by this version of the interpreter.
     fn is_of_its_interpreter(&self) -> bool {
         let script = "import pip, sys; print('%d.%d' % sys.version_info[:2])";
         host::output_of(&self.program(), &["-c", script]).as_ref() == Some(&self.interpreter.version)
     }
 }
 
-/// One wheel for all environments of this run.
+/// Whether the wheel is built. All environments of a run install the same one.
 static WHEEL_BUILT: AtomicBool = AtomicBool::new(false);
 
 fn wheels() -> PathBuf {

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every check there is, one after another, and a summary of what ran and what did not.
+//! `cargo xtask test`: runs all checks one after another, and prints a summary of the steps.
 
 mod steps;
 
@@ -11,25 +11,25 @@ use steps::Step;
 use crate::plan::{self, Plan};
 
 #[derive(Args)]
-pub(crate) struct Arguments {
-    /// Run this step only.
+pub(crate) struct TestArguments {
+    /// Run only this step.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
-    /// Print the steps' names and run none.
+    /// Print the names of the steps and run none.
     #[arg(long)]
     list: bool,
 }
 
 /// How a step ended.
-enum Outcome {
+enum StepResult {
     Passed,
-    /// With something left out.
+    /// Passed, except for a part that could not run here.
     PassedInPart(String),
     Failed(String),
     Skipped(String),
 }
 
-pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+pub(crate) fn run(arguments: &TestArguments) -> ExitCode {
     let mut steps = steps::all();
     if arguments.list {
         for step in steps {
@@ -44,47 +44,47 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let outcomes: Vec<_> = steps.iter().map(|step| (step.name, perform(step))).collect();
-    summarise(&outcomes)
+    let results: Vec<_> = steps.iter().map(|step| (step.name, perform(step))).collect();
+    summarise(&results)
 }
 
-/// Runs one step; the ones after it run whatever comes of it.
-fn perform(step: &Step) -> (Outcome, Duration) {
+/// Runs one step. A failure does not prevent the next steps.
+fn perform(step: &Step) -> (StepResult, Duration) {
     println!("\n== {}", step.name);
     let begin = Instant::now();
-    let outcome = match (step.plan)() {
-        Plan::Skip(reason) => Outcome::Skipped(reason),
-        Plan::Run(lines) => plan::run_all(lines).map_or_else(Outcome::Failed, |()| Outcome::Passed),
+    let result = match (step.plan)() {
+        Plan::Skip(reason) => StepResult::Skipped(reason),
+        Plan::Run(lines) => plan::run_all(lines).map_or_else(StepResult::Failed, |()| StepResult::Passed),
         Plan::RunPart(lines, missing) => {
-            plan::run_all(lines).map_or_else(Outcome::Failed, |()| Outcome::PassedInPart(missing))
+            plan::run_all(lines).map_or_else(StepResult::Failed, |()| StepResult::PassedInPart(missing))
         }
     };
     let taken = begin.elapsed();
-    println!("-- {}: {}", step.name, describe(&outcome, taken));
-    (outcome, taken)
+    println!("-- {}: {}", step.name, describe(&result, taken));
+    (result, taken)
 }
 
-fn describe(outcome: &Outcome, taken: Duration) -> String {
-    match outcome {
-        Outcome::Passed => format!("passed in {:.1} s", taken.as_secs_f64()),
-        Outcome::PassedInPart(missing) => {
+fn describe(result: &StepResult, taken: Duration) -> String {
+    match result {
+        StepResult::Passed => format!("passed in {:.1} s", taken.as_secs_f64()),
+        StepResult::PassedInPart(missing) => {
             format!("passed in {:.1} s, but in part: {missing}", taken.as_secs_f64())
         }
-        Outcome::Failed(reason) => format!("FAILED after {:.1} s: {reason}", taken.as_secs_f64()),
-        Outcome::Skipped(reason) => format!("skipped: {reason}"),
+        StepResult::Failed(reason) => format!("FAILED after {:.1} s: {reason}", taken.as_secs_f64()),
+        StepResult::Skipped(reason) => format!("skipped: {reason}"),
     }
 }
 
-fn summarise(outcomes: &[(&str, (Outcome, Duration))]) -> ExitCode {
+fn summarise(results: &[(&str, (StepResult, Duration))]) -> ExitCode {
     println!("\n== summary");
-    for (name, (outcome, taken)) in outcomes {
-        println!("{name:<20} {}", describe(outcome, *taken));
+    for (name, (result, taken)) in results {
+        println!("{name:<20} {}", describe(result, *taken));
     }
     let count =
-        |is_it: fn(&Outcome) -> bool| outcomes.iter().filter(|(_, (outcome, _))| is_it(outcome)).count();
-    let passed = count(|outcome| matches!(outcome, Outcome::Passed | Outcome::PassedInPart(_)));
-    let failed = count(|outcome| matches!(outcome, Outcome::Failed(_)));
-    let skipped = count(|outcome| matches!(outcome, Outcome::Skipped(_)));
+        |matches: fn(&StepResult) -> bool| results.iter().filter(|(_, (result, _))| matches(result)).count();
+    let passed = count(|result| matches!(result, StepResult::Passed | StepResult::PassedInPart(_)));
+    let failed = count(|result| matches!(result, StepResult::Failed(_)));
+    let skipped = count(|result| matches!(result, StepResult::Skipped(_)));
     println!("\n{passed} passed, {failed} failed, {skipped} skipped");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

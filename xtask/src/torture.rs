@@ -1,4 +1,4 @@
-//! `cargo xtask torture`: process pools under a mixed load while everything goes wrong, and the books afterwards.
+//! `cargo xtask torture`: runs a mixed load on process pools while faults are injected. An oracle checks every job.
 
 use std::error::Error;
 use std::process::{Command, ExitCode};
@@ -6,16 +6,16 @@ use std::process::{Command, ExitCode};
 use clap::Args;
 
 #[derive(Args)]
-pub(crate) struct Arguments {
-    /// How long the load lasts.
+pub(crate) struct TortureArguments {
+    /// The duration of the load, in seconds.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Replays the choices of another run, though not its timing. Default: a random one, which is printed.
+    /// Repeat the random choices of an earlier run, though not its timing. Default: a random seed, which is printed.
     #[arg(long)]
     seed: Option<u64>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
+pub(crate) fn run(arguments: &TortureArguments) -> Result<ExitCode, Box<dyn Error>> {
     let mut command = Command::new("cargo");
     command.args(["run", "--release", "-p", "offloop-torture", "--"]);
     command.arg("--seconds").arg(arguments.seconds.to_string());

@@ -1,11 +1,13 @@
-//! The attribute `#[offloop::task]`. Use it through the crate `offloop`, which documents it.
+//! The attribute `#[offloop::task]`. Use it as part of the crate `offloop`, which documents it.
 
 use proc_macro::TokenStream;
 
 mod task;
 
-/// Marks a function as a task: it keeps its ordinary calls and gains `with(args…)`, which makes a call that a
-/// process pool can run. Documented in the crate `offloop`.
+/// Marks a function as a task.
+///
+/// It can still be called as a function. In addition it has `with(args…)`, which returns a call that a process pool can
+/// run. The crate `offloop` documents it.
 #[proc_macro_attribute]
 pub fn task(attributes: TokenStream, item: TokenStream) -> TokenStream {
     task::expand(attributes.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()

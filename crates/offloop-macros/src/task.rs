@@ -1,4 +1,8 @@
-//! Turns a function into a constant of a zero-sized type that derefs to it and carries `with`.
+//! Expands `#[offloop::task]`.
+//!
+//! A task `fn name(…)` becomes a constant `name` of a zero-sized type, also called `name`. The type dereferences to the
+//! function pointer, so `name(…)` still calls the function. The type has the method `with`, which returns a call for an
+//! executor. A static in the slice `TASKS`, which the linker collects, lets a worker find the task by its name.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote};
@@ -9,18 +13,20 @@ use syn::{
     ReturnType, Signature, Type,
 };
 
+/// Expands the attribute on `item`. Returns an error at the token that is wrong.
 pub(crate) fn expand(attributes: TokenStream, item: TokenStream) -> Result<TokenStream> {
     if !attributes.is_empty() {
         return Err(Error::new_spanned(attributes, "`#[offloop::task]` takes no arguments"));
     }
-    let function: ItemFn = syn::parse2(item)
-        .map_err(|error| Error::new(error.span(), "`#[offloop::task]` marks a free function with a body"))?;
+    let function: ItemFn = syn::parse2(item).map_err(|error| {
+        Error::new(error.span(), "`#[offloop::task]` applies to a free function with a body")
+    })?;
     check(&function.sig)?;
     let arguments = arguments(&function.sig)?;
     Ok(generate(function, &arguments))
 }
 
-/// Refuses what cannot work in another process, with advice.
+/// Rejects signatures that cannot work in another process, with advice.
 fn check(signature: &Signature) -> Result<()> {
     if let Some(token) = signature.asyncness {
         return Err(Error::new_spanned(
@@ -46,18 +52,24 @@ fn check(signature: &Signature) -> Result<()> {
     let mut borrows = Borrows(None);
     borrows.visit_return_type_mut(&mut signature.output.clone());
     if let Some(span) = borrows.0 {
-        return Err(Error::new(span, "a task's result comes from another process, so it must own its data"));
+        return Err(Error::new(
+            span,
+            "a task's result comes from another process, so it must own its data: return a `String` or a `Vec`, \
+             for instance",
+        ));
     }
     Ok(())
 }
 
+/// The types of one argument.
 struct Argument {
-    /// The type as written.
+    /// The type as written: part of the type of the function pointer.
     written: Type,
-    /// The type with its borrows bound to the call's lifetime.
+    /// The same type with the lifetime of the call in each borrow: part of the signature of `with`.
     bound: Type,
 }
 
+/// Returns the arguments of the function. Returns an error for `self`, for `&mut` and for `impl Trait`.
 fn arguments(signature: &Signature) -> Result<Vec<Argument>> {
     let lifetimes: Vec<_> = signature.generics.lifetimes().map(|it| it.lifetime.clone()).collect();
     let mut arguments = Vec::new();
@@ -79,14 +91,16 @@ fn arguments(signature: &Signature) -> Result<Vec<Argument>> {
     Ok(arguments)
 }
 
-/// The lifetime that a call's borrowed arguments live for.
+/// Returns the lifetime of the call, for which its borrowed arguments are valid.
 fn call_lifetime(span: Span) -> Lifetime {
     Lifetime::new("'call", span)
 }
 
-/// Binds every borrow in a type to the call's lifetime.
+/// Gives every borrow in a type the lifetime of the call.
 struct Bind<'a> {
+    /// The lifetimes that the function declares. They are replaced; others, such as `'static`, stay.
     lifetimes: &'a [Lifetime],
+    /// The last error, if the type cannot be sent to another process.
     error: Option<Error>,
 }
 
@@ -119,7 +133,7 @@ impl VisitMut for Bind<'_> {
     }
 }
 
-/// Finds a borrow in a return type.
+/// Finds the last borrow in a return type.
 struct Borrows(Option<Span>);
 
 impl VisitMut for Borrows {
@@ -138,7 +152,8 @@ impl VisitMut for Borrows {
     }
 }
 
-/// How bytes travel as one block instead of byte by byte: the wrapper that does it.
+/// Returns the wrapper for a type of bytes, which encodes them as one block instead of byte by byte. Returns `None` for
+/// other types.
 fn wrapper(ty: &Type) -> Option<TokenStream> {
     let is_u8 = |ty: &Type| matches!(ty, Type::Path(path) if path.path.is_ident("u8"));
     match ty {
@@ -164,6 +179,10 @@ fn is_cfg(attribute: &Attribute) -> bool {
     attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr")
 }
 
+/// Returns the items that take the place of the function.
+///
+/// The function's attributes are divided. Documentation goes to the constant and `cfg` to all items. `must_use` is
+/// dropped, since it has no effect on calls through a pointer. The others stay with the function.
 fn generate(mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
     let name = function.sig.ident.clone();
     let body = format_ident!("{name}__body");
@@ -182,7 +201,7 @@ fn generate(mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
     let written: Vec<_> = arguments.iter().map(|it| &it.written).collect();
     let bound: Vec<_> = arguments.iter().map(|it| &it.bound).collect();
     let names: Vec<_> = (0..arguments.len()).map(|at| format_ident!("arg{at}")).collect();
-    // What travels: the arguments as one tuple, bytes in a wrapper that encodes them as a block.
+    // The arguments are encoded as one tuple, in which bytes are wrapped.
     let wrappers: Vec<_> = bound.iter().map(|ty| wrapper(ty)).collect();
     let sent = bound.iter().zip(&wrappers).map(|(ty, wrapper)| match (wrapper, ty) {
         (Some(wrapper), Type::Reference(_)) => quote!(#wrapper<'call>),
@@ -216,7 +235,7 @@ fn generate(mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
 
         #(#cfgs)*
         const _: () = {
-            // What a task owns was made for it, so it may as well take it by value.
+            // The arguments are decoded for this one call, so taking them by value costs nothing.
             #[allow(non_snake_case, clippy::needless_pass_by_value)]
             #function
 
@@ -232,7 +251,7 @@ fn generate(mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
             type Sent<'call> = (#(#sent,)* ::core::marker::PhantomData<&'call ()>,);
 
             impl #name {
-                /// The call of this task with these arguments, to be given to an executor.
+                /// Returns a call of this task with these arguments, for an executor.
                 #[must_use = "a call does nothing until an executor is given it"]
                 #[allow(clippy::too_many_arguments)]
                 pub fn with<'call>(&self, #(#names: #bound),*) -> ::offloop::Call<'call, #output> {

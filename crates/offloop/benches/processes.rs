@@ -1,20 +1,21 @@
-//! Processes: offloop beside a peer and beside what the hardware can do, the same job through each, in one run.
+//! Compares offloop's processes with a peer and with the lower bounds that the hardware sets: the same job through
+//! each, in one run.
 //!
 //! ```text
-//! cargo bench -p offloop --bench processes              # minutes; figures to quote
-//! cargo bench -p offloop --bench processes -- --quick   # seconds; figures to distrust
+//! cargo bench -p offloop --bench processes              # minutes; results to quote
+//! cargo bench -p offloop --bench processes -- --quick   # seconds; a smoke run
 //! ```
 //!
-//! Every workload is measured in rounds; in a round each contender has its turn, and the next round begins
-//! with another one. A cell is the median over the rounds, so that a disturbance of the machine hits all alike.
-//! Pools have two workers, unless said otherwise.
+//! Every workload is measured in rounds. In a round each contender has its turn, and the next round begins with another
+//! contender. So a disturbance of the machine affects all alike. A cell is the median over the rounds. Pools have two
+//! workers, unless said otherwise.
 //!
 //! - *Round trip*: submit a no-op and await it, one after another.
 //! - *Burst*: submit 1000 no-ops, then await them all.
-//! - *Argument*, *result*: one job that reads a byte of each page of its argument, or that makes a `Vec<u8>`,
-//!   of which the caller reads a byte of each page.
+//! - *Argument*: one job that reads one byte of each page of its argument.
+//! - *Result*: one job that makes a `Vec<u8>`. The caller reads one byte of each page.
 //! - *Cold start*: from building a pool of one worker to the first result.
-//! - *Replacement*: from killing the only worker, which is idle, to the next result.
+//! - *Replacement*: from killing the only worker, while it is idle, to the next result.
 //! - *Memory*: the proportional set size (PSS) of that worker, after its first job.
 //! - *Busy*: a thread of normal priority spins for each core but one. *Idle*: nothing else runs.
 
@@ -28,9 +29,9 @@ use std::time::Duration;
 
 use alarm::Alarm;
 use contenders::{Contender, Life, OURS, PEERS};
-use support::{Better, Comparison, Effort, Figure, Goal, Hogs, Spread, median};
+use support::{Better, Comparison, Effort, Goal, Hogs, Row, Spread, median};
 
-/// How much is measured.
+/// The amount of work that is measured.
 struct Plan {
     rounds: usize,
     trips: usize,
@@ -39,7 +40,7 @@ struct Plan {
     lives: usize,
 }
 
-/// How much is measured of one size of arguments and results.
+/// The amount of work that is measured for one size of arguments and results.
 struct Payload {
     mib: usize,
     rounds: usize,
@@ -82,14 +83,14 @@ struct Bench {
 }
 
 impl Bench {
-    /// Round trips and bursts.
+    /// Measures round trips and bursts.
     fn no_ops(&mut self, plan: &Plan, machine: &str) {
         let trips = self.in_rounds(plan.rounds, "round trips", |contender| contender.round_trips(plan.trips));
         let micros = |pick: fn(&Spread) -> Duration| {
             medians(&trips, move |spread: &Spread| Some(pick(spread).as_secs_f64() * 1e6))
         };
         for (name, values) in [("p50", micros(|spread| spread.p50)), ("p99", micros(|spread| spread.p99))] {
-            self.comparison.add(Figure {
+            self.comparison.add(Row {
                 label: format!("no-op round trip {name}, {machine}, µs"),
                 better: Better::Less,
                 goals: &[Goal::Times(1.5, contenders::BARE_PIPE)],
@@ -97,7 +98,7 @@ impl Bench {
             });
         }
         let rates = self.in_rounds(plan.rounds, "bursts", |contender| contender.bursts(plan.bursts));
-        self.comparison.add(Figure {
+        self.comparison.add(Row {
             label: format!("burst of 1000, {machine}, thousand/s"),
             better: Better::More,
             goals: &[Goal::Times(20.0, contenders::PROCSPAWN)],
@@ -105,7 +106,7 @@ impl Bench {
         });
     }
 
-    /// Arguments and results of one size.
+    /// Measures arguments and results of one size.
     fn payloads(&mut self, payload: &Payload) {
         let Payload { mib, rounds, times } = *payload;
         let length = mib << 20;
@@ -120,7 +121,7 @@ impl Bench {
         for (name, goals, measured) in
             [("argument", argument_goals, arguments), ("result", &[Goal::BestPeer], results)]
         {
-            self.comparison.add(Figure {
+            self.comparison.add(Row {
                 label: format!("{name} of {mib} MiB, ms"),
                 better: Better::Less,
                 goals,
@@ -129,7 +130,7 @@ impl Bench {
         }
     }
 
-    /// What a pool of one worker goes through.
+    /// Measures the start of a pool of one worker, and the replacement and the memory of that worker.
     fn lives(&mut self, rounds: usize) {
         let lives = self.in_rounds(rounds, "lives of a pool", |contender| contender.life());
         let millis = |time: Duration| time.as_secs_f64() * 1e3;
@@ -142,12 +143,12 @@ impl Bench {
             ("memory per idle worker (PSS), KiB", memory),
         ] {
             let goals = &[Goal::BestPeer];
-            self.comparison.add(Figure { label: label.to_owned(), better: Better::Less, goals, values });
+            self.comparison.add(Row { label: label.to_owned(), better: Better::Less, goals, values });
         }
     }
 
-    /// Measures each contender in each round, after one round that does not count. A list of rounds a contender;
-    /// `None` for one that gave `None`, which is asked no more.
+    /// Measures each contender in each round, after a first round that does not count. Returns a list of rounds for
+    /// each contender. A contender that returns `None` has `None` there and gets no further turn.
     fn in_rounds<R>(
         &mut self,
         rounds: usize,
@@ -173,7 +174,8 @@ impl Bench {
     }
 }
 
-/// The median over the rounds of what `pick` sees in each; `None` if one round has none.
+/// Returns for each contender the median, over its rounds, of the value that `pick` takes from a round. Returns `None`
+/// for it if a round has no such value.
 fn medians<R>(results: &[Option<Vec<R>>], pick: impl Fn(&R) -> Option<f64>) -> Vec<Option<f64>> {
     let of_one = |rounds: &Option<Vec<R>>| {
         let values: Option<Vec<f64>> = rounds.as_ref()?.iter().map(&pick).collect();
@@ -182,6 +184,7 @@ fn medians<R>(results: &[Option<Vec<R>>], pick: impl Fn(&R) -> Option<f64>) -> V
     results.iter().map(of_one).collect()
 }
 
+/// Measures several times. Returns the median in milliseconds.
 fn median_millis(times: usize, mut measure: impl FnMut() -> Option<Duration>) -> Option<f64> {
     let values: Option<Vec<f64>> = (0..times).map(|_| Some(measure()?.as_secs_f64() * 1e3)).collect();
     values.map(median)

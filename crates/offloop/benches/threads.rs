@@ -1,18 +1,18 @@
-//! Threads: offloop beside its peers, the same no-op job through each, in one run.
+//! Compares offloop's threads with its peers: the same no-op job through each, in one run.
 //!
 //! ```text
-//! cargo bench -p offloop --bench threads              # minutes; figures to quote
-//! cargo bench -p offloop --bench threads -- --quick   # seconds; figures to distrust
+//! cargo bench -p offloop --bench threads              # minutes; results to quote
+//! cargo bench -p offloop --bench threads -- --quick   # seconds; a smoke run
 //! ```
 //!
-//! Every workload is measured in rounds; in a round each contender has its turn, and the next round begins
-//! with another one. A cell is the median over the rounds, so that a disturbance of the machine hits all alike.
+//! Every workload is measured in rounds. In a round each contender has its turn, and the next round begins with another
+//! contender. So a disturbance of the machine affects all alike. A cell is the median over the rounds.
 //!
 //! - *Round trip*: submit and await, one after another, on a current-thread runtime of tokio.
 //! - *Burst*: submit 1000 jobs, then await them all, on the same runtime.
-//! - *16 submitters*: bursts at once, from 16 tasks on a multi-thread runtime or from 16 threads of their own.
+//! - *16 submitters*: 16 bursts at the same time, from 16 tasks on a multi-thread runtime or from 16 threads.
 //! - *Busy*: a thread of normal priority spins for each core but one. *Idle*: nothing else runs.
-//! - *Memory*: what the anonymous pages of a fresh process grow by, for each thread that has run a job and is idle.
+//! - *Memory*: the growth of the anonymous pages of a fresh process, per thread that has run a job and is idle.
 
 #[path = "threads/contenders.rs"]
 mod contenders;
@@ -21,9 +21,9 @@ mod support;
 use std::time::Duration;
 
 use contenders::{CONTENDERS, Contender, OURS, PEERS};
-use support::{Better, Comparison, Effort, Figure, Goal, Hogs, Spread, median};
+use support::{Better, Comparison, Effort, Goal, Hogs, Row, Spread, median};
 
-/// How much is measured.
+/// The amount of work that is measured.
 struct Plan {
     rounds: usize,
     trips: usize,
@@ -45,13 +45,13 @@ fn main() {
         idle_threads: effort.pick(32, 200),
     };
     let mut comparison = Comparison::new(&OURS, &PEERS);
-    lonely_workloads(&plan, "idle", &mut comparison);
+    single_submitter(&plan, "idle", &mut comparison);
     crowds(&plan, &mut comparison);
     {
         let _hogs = Hogs::release();
-        lonely_workloads(&plan, "busy", &mut comparison);
+        single_submitter(&plan, "busy", &mut comparison);
     }
-    comparison.add(Figure {
+    comparison.add(Row {
         label: "memory per idle thread, KiB".to_owned(),
         better: Better::Less,
         goals: &[],
@@ -60,8 +60,8 @@ fn main() {
     print!("{comparison}");
 }
 
-/// Round trips and bursts from one thread.
-fn lonely_workloads(plan: &Plan, machine: &str, comparison: &mut Comparison) {
+/// Measures round trips and bursts from one thread.
+fn single_submitter(plan: &Plan, machine: &str, comparison: &mut Comparison) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let trips = in_rounds(plan.rounds, |contender| contender.round_trips(&runtime, plan.trips));
     let micros = |pick: fn(&Spread) -> Duration| {
@@ -70,7 +70,7 @@ fn lonely_workloads(plan: &Plan, machine: &str, comparison: &mut Comparison) {
             .map(move |rounds| Some(median(rounds.iter().map(|spread| pick(spread).as_secs_f64() * 1e6))))
     };
     for (name, values) in [("p50", micros(|spread| spread.p50)), ("p99", micros(|spread| spread.p99))] {
-        comparison.add(Figure {
+        comparison.add(Row {
             label: format!("round trip {name}, {machine}, µs"),
             better: Better::Less,
             goals: &[Goal::BestPeer],
@@ -78,7 +78,7 @@ fn lonely_workloads(plan: &Plan, machine: &str, comparison: &mut Comparison) {
         });
     }
     let rates = in_rounds(plan.rounds, |contender| contender.bursts(&runtime, plan.bursts));
-    comparison.add(Figure {
+    comparison.add(Row {
         label: format!("burst of 1000, {machine}, thousand/s"),
         better: Better::More,
         goals: &[Goal::BestPeer],
@@ -86,13 +86,13 @@ fn lonely_workloads(plan: &Plan, machine: &str, comparison: &mut Comparison) {
     });
 }
 
-/// Bursts from 16 submitters at once.
+/// Measures bursts from 16 submitters at the same time.
 fn crowds(plan: &Plan, comparison: &mut Comparison) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let tasks = in_rounds(plan.rounds, |contender| contender.crowd_of_tasks(&runtime, plan.crowd_bursts));
     let threads = in_rounds(plan.rounds, |contender| contender.crowd_of_threads(&runtime, plan.crowd_bursts));
     for (submitters, rates) in [("tasks", tasks), ("threads", threads)] {
-        comparison.add(Figure {
+        comparison.add(Row {
             label: format!("16 submitters ({submitters}), idle, thousand/s"),
             better: Better::More,
             goals: &[Goal::Times(4.0, "spawn_blocking")],
@@ -101,7 +101,8 @@ fn crowds(plan: &Plan, comparison: &mut Comparison) {
     }
 }
 
-/// Measures each contender in each round, after one round that does not count. A list of rounds a contender.
+/// Measures each contender in each round, after a first round that does not count. Returns a list of rounds for each
+/// contender.
 fn in_rounds<R>(rounds: usize, measure: impl Fn(&dyn Contender) -> R) -> Vec<Vec<R>> {
     for contender in CONTENDERS {
         measure(contender);
@@ -116,6 +117,7 @@ fn in_rounds<R>(rounds: usize, measure: impl Fn(&dyn Contender) -> R) -> Vec<Vec
     results
 }
 
+/// Returns the median rate of each contender, in thousands.
 fn thousands(rates: Vec<Vec<f64>>) -> Vec<Option<f64>> {
     rates.into_iter().map(|rounds| Some(median(rounds) / 1e3)).collect()
 }

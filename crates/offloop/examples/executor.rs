@@ -1,4 +1,4 @@
-//! An executor of one's own: records how long each job took, and passes it on.
+//! An executor of your own: it passes each job to a pool and records how long the job took.
 //!
 //! `cargo run --example executor`
 
@@ -32,7 +32,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let work = offloop::prepare(nap).name(format!("a nap of {milliseconds} ms"));
         offloop::run_in_executor(&recorder, work).wait()?;
     }
-    // A hook ends after its job, so the records are complete when the pool is.
+    // The hook around a job returns after the job has ended. So wait until the pool has ended: then all records are
+    // there.
     threads.shutdown(Duration::from_secs(1)).wait()?;
     for (name, time) in recorder.times.lock().unwrap().iter() {
         println!("{name:<16}{:>8.2} ms", time.as_secs_f64() * 1e3);

@@ -15,7 +15,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use support::{Heartbeat, milliseconds};
 
-/// What comes back from the worker: the answer, not the data.
+/// The result that the worker returns: the answer, not the data.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Summary {
     keys: u64,
@@ -23,7 +23,7 @@ struct Summary {
     frequent: Vec<(String, u64)>,
 }
 
-/// The bytes arrive as they are, in memory that both processes see: nothing is copied, on either side.
+/// Walks a JSON text. The bytes are in memory that both processes share, so nothing is copied on either side.
 #[offloop::task]
 fn walk(json: Blob) -> Result<Summary, String> {
     let text = std::str::from_utf8(&json).map_err(|error| {
@@ -44,6 +44,7 @@ fn walk(json: Blob) -> Result<Summary, String> {
     Ok(Summary { keys: census.keys, deepest: census.deepest, frequent })
 }
 
+/// Counts the keys of a JSON value during the walk.
 #[derive(Default)]
 struct Census {
     keys: u64,
@@ -126,7 +127,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
 }
 
 fn main() -> ExitCode {
-    // A process that was started as a pool's worker runs its jobs in here and never returns.
+    // A process that was started as a worker of a pool runs its jobs here and never returns.
     offloop::init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(run()));
@@ -152,7 +153,7 @@ async fn run() -> Result<(), String> {
         None => ("8 MB made up for the purpose".to_owned(), Blob::from(made_up(8_000_000))),
     };
     let pool = ProcessPool::builder().max_workers(1).build().map_err(|error| error.to_string())?;
-    // The worker starts in the background; what is measured is the walk.
+    // The worker starts in the background. A first job waits for it, so that only the walk is measured.
     pool.run(walk.with(b"{}".to_vec().into())).await.map_err(|error| error.to_string())??;
 
     let heart = Heartbeat::start();
@@ -180,7 +181,7 @@ fn row(place: &str, took: Duration, late: Duration) {
     println!("{place:<22}{:>12}{:>20}", milliseconds(took), milliseconds(late));
 }
 
-/// A list of records as a service would return it.
+/// Returns a list of records, such as a service could return.
 fn made_up(length: usize) -> Vec<u8> {
     let mut json = String::with_capacity(length + 200);
     json.push('[');

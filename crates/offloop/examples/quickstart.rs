@@ -1,4 +1,4 @@
-//! The same two jobs in five places, with the event loop's worst lateness beside each.
+//! Two jobs in five places each, with the greatest lateness of the event loop beside each.
 //!
 //! `cargo run --release --example quickstart`
 
@@ -12,29 +12,29 @@ use std::time::{Duration, Instant};
 use offloop::{Executor, Job, ProcessPool, Rejected, ThreadPool};
 use support::{Heartbeat, milliseconds};
 
-/// A blocking call: there is no async way to read a device.
+/// A blocking call. A device cannot be read without blocking.
 fn blocking_io() -> std::io::Result<Vec<u8>> {
     let mut bytes = vec![0; 100];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes)
 }
 
-/// The same, for another process: an error crosses the border as text.
+/// The same as a task, for another process. An error is sent as text.
 #[offloop::task]
 fn blocking_io_task() -> Result<Vec<u8>, String> {
     blocking_io().map_err(|error| error.to_string())
 }
 
-/// A call that computes. Below 10,000,000 the sum exceeds 64 bits.
+/// A call that computes. The sum for 10,000,000 does not fit into 64 bits.
 #[offloop::task]
 fn cpu_bound(n: u64) -> u128 {
-    // The compiler knows the closed formula of this sum; the black box has it really computed.
+    // The compiler would replace this sum by a formula. The black box prevents that.
     (0..n).map(|i| u128::from(black_box(i)).pow(2)).sum()
 }
 
 const N: u64 = 10_000_000;
 
-/// An executor of one's own: says how long each job took, and passes it on.
+/// An executor of your own: it passes each job on and prints how long the job took.
 struct Timed<E>(E);
 
 impl<E: Executor> Executor for Timed<E> {
@@ -57,7 +57,7 @@ struct Row {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // A process that was started as a pool's worker runs its jobs in here and never returns.
+    // A process that was started as a worker of a pool runs its jobs here and never returns.
     offloop::init();
     let rows = tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(measure())?;
     print(&rows);
@@ -68,7 +68,7 @@ async fn measure() -> Result<Vec<Row>, Box<dyn Error>> {
     let threads = ThreadPool::builder().max_workers(4).build()?;
     let processes = ProcessPool::builder().max_workers(2).build()?;
     let custom = Timed(threads.clone());
-    // The workers start in the background; the table shows them at work.
+    // The workers start in the background. A first job waits for that, so that the table shows calls and not starts.
     processes.run(cpu_bound.with(1)).await?;
 
     let heart = Heartbeat::start();

@@ -1,8 +1,8 @@
-//! Runs blocking and CPU-bound work off the event loop, on threads, processes or executors of your own.
+//! Runs blocking and CPU-bound work off the event loop: on threads, on processes, or on an executor of your own.
 //!
-//! Submit with [`run`] (calls that wait), [`run_cpu`] (calls that compute) or [`run_in_executor`]; what comes
-//! back is a [`Handle`]: a plain future of the result that can also be waited for, cancelled and given a
-//! deadline. No async runtime is needed, and any will do.
+//! Submit work with [`run`] (calls that wait), [`run_cpu`] (calls that compute) or [`run_in_executor`]. What comes back is
+//! a [`Handle`]: a plain future of the result that can also be waited for, cancelled and limited. No async runtime is
+//! needed, and any will do.
 //!
 //! ```
 //! # futures_lite::future::block_on(async {
@@ -13,41 +13,49 @@
 //!
 //! # The nouns
 //!
-//! | noun | what it is |
+//! | noun | meaning |
 //! | --- | --- |
-//! | [`Work`] | what can be submitted: a closure or a [`Call`]; [`prepare`] gives it a name, a priority, deadlines |
-//! | [`Executor`] | takes [`Job`]s: one method, yours to implement. [`ThreadPool`], [`Inline`] and the [`adapters`] do |
-//! | [`StatePool`] | a thread pool whose threads each own a value, such as a connection |
-//! | [`ProcessPool`] | runs [`Call`]s of functions marked [`#[offloop::task]`](macro@task) in worker processes |
-//! | [`ItemStream`] | what such a call sends before its result, by [`job::emit`] |
-//! | [`embed`] | what a binding to another language needs |
-//! | [`Blob`] | bytes that go to a worker and back without being copied |
+//! | [`Work`] | a closure or a [`Call`] that can be submitted. [`prepare`] gives it a name, a priority, timeouts |
+//! | [`Executor`] | a taker of [`Job`]s: one method, yours to implement. [`ThreadPool`], [`Inline`] and the [`adapters`] do |
+//! | [`StatePool`] | a thread pool in which each worker owns a value, such as a connection |
+//! | [`ProcessPool`] | a pool of worker processes, which run [`Call`]s of functions marked [`#[offloop::task]`](macro@task) |
+//! | [`ItemStream`] | the items that such a call sends before its result, with [`job::emit`] |
+//! | [`Blob`] | bytes that go to a worker process and back without being copied |
 //! | [`Handle`] | the caller's end of a job |
-//! | [`Error`] | why a job has no result; [`ErrorKind`] tells the reasons apart |
-//! | [`ShutdownReport`] | what a shutdown came to |
-//! | [`metrics`] | what a pool has done and is doing: counts, times, states, advice; for Prometheus too |
-//! | [`watch`](mod@watch) | notices that an event loop stands still, while it does |
+//! | [`Error`] | the reason why a job has no result. [`ErrorKind`] tells the reasons apart |
+//! | [`job`] | what a running job can ask: whether it should stop, who it is |
+//! | [`ShutdownReport`] | the result of a shutdown |
+//! | [`metrics`] | what a pool has done and is doing: counts, times, states, advice. Also as Prometheus text |
+//! | [`watch`](mod@watch) | a watchdog that notices a stalled event loop while it is stalled |
+//! | [`embed`] | what a binding to another language needs |
 //!
-//! # Who calls whom
+//! # Where things are
+//!
+//! The source is divided into layers. A layer imports only layers above it in this list.
+//!
+//! | folder | what it holds |
+//! | --- | --- |
+//! | `base` | synchronisation, forks, clocks, panics |
+//! | `core` | the life of one job: `cell` ends it exactly once, `backlog` bounds queues, `handle` is the caller's end |
+//! | `metrics` | observes; the core does not know it |
+//! | `threads` | the thread pool. Its `README.md` describes how threads sleep and wake |
+//! | `wire` | what travels between processes: shared memory (`arena`), payloads, calls by name |
+//! | `processes` | the process pool: `pool` runs in the parent, `worker` in the child, `link` joins them. Its `README.md` has the protocol |
+//! | `api` | the default lanes, adapters, [`job`] and [`embed`] |
+//! | `watch` | the watchdog; uses `base` alone |
 //!
 //! ```text
 //! run, run_in_executor ─▶ Accepts::place ─▶ Executor::execute(Job) ─▶ a worker thread: Job::run ─┐
 //!                              │                                                                  ▼
-//!                              └──────────────────────▶ Handle ◀────────── cell: one per job, ends it once
+//!                              └──────────────────────▶ Handle ◀──────────── Cell: one per job, ends it once
 //!                              │                                                                  ▲
-//!                              └─▶ process pool: desk ─▶ link ─▶ worker process ──────────────────┘
+//!                              └─▶ process pool: dispatcher ─▶ link ─▶ worker process ────────────┘
 //! ```
-//!
-//! The life of a job happens in `cell`, under one lock: whoever races there, it ends exactly once. Bounded
-//! queues and their policies are in `backlog`, which both pools share. Who wakes whom in a thread pool is
-//! decided in `thread_pool/roster` (with a README); the process pool's protocol is in `process_pool/README.md`. What
-//! travels is a `payload`; large ones lie in the `arena`, which is shared memory.
-//! Deadlines are kept by `timer`, a waiting job's stand-in is lent by `nested`.
 //!
 //! # A closure must not return a future
 //!
-//! A job that only *makes* a future has done nothing: the body of an `async fn` runs when it is awaited, and
-//! on a worker nobody awaits it. The compiler warns when such a future is dropped; deny the warning to be safe:
+//! A job that only *makes* a future has done nothing: the body of an `async fn` runs when it is awaited, and nobody awaits
+//! it on a worker. The compiler warns when such a future is dropped. Deny the warning to be safe:
 //!
 //! ```compile_fail
 //! #![deny(unused_must_use)]
@@ -60,9 +68,14 @@
 //!
 //! # Features
 //!
-//! `process` (default): [`ProcessPool`] and tasks, on Linux. `tracing`: each job has a span within its submitter's.
-//! `metrics`: metrics go to the recorder of that crate. `rayon`, `tokio`: adapters for their threads. `watch`
-//! (default): [`watch`](mod@watch) notices a stalled loop; with `tokio` a stalled runtime, with `watch-stacks` its stack.
+//! | feature | what it adds |
+//! | --- | --- |
+//! | `process` (default) | [`ProcessPool`] and tasks, on Linux |
+//! | `watch` (default) | [`watch`](mod@watch): notices a stalled loop; with `tokio` a stalled runtime |
+//! | `watch-stacks` | the stack of the stalled thread, on x86-64 Linux |
+//! | `tracing` | a span for each job, within the span of its submitter |
+//! | `metrics` | the metrics go to the recorder of the `metrics` crate |
+//! | `rayon`, `tokio` | adapters that run jobs on the threads of those crates |
 
 mod api;
 mod base;
@@ -107,9 +120,9 @@ pub use {
     crate::wire::task::Call,
 };
 
-/// Marks a function as a task: a function with a name, which another process can be told to call.
+/// Makes a function a task: a function with a name, which another process can be told to call.
 ///
-/// It stays callable as ever, and gains `with(args…)`, which makes a [`Call`]:
+/// It can still be called as before, and gains `with(args…)`, which makes a [`Call`]:
 ///
 /// ```
 /// #[offloop::task]
@@ -123,17 +136,17 @@ pub use {
 /// # Ok::<(), offloop::Error>(())
 /// ```
 ///
-/// Arguments implement serde's `Serialize` and `Deserialize`; they may borrow (`&str`, `&[u8]`, `Cow<str>`),
-/// and in the worker they then point into what has arrived. The result implements both too and owns its data.
-/// At most 15 arguments. A task is a free function, neither `async` nor generic nor `unsafe`.
+/// Arguments implement serde's `Serialize` and `Deserialize`. They may borrow (`&str`, `&[u8]`, `Cow<str>`): in the worker
+/// they then point into the memory that has arrived. The result implements both traits too, and owns its data. A task has
+/// at most 15 arguments. It is a free function, neither `async` nor generic nor `unsafe`.
 ///
-/// The name becomes a constant of a type of that name. So a local variable cannot be called like a task that
-/// is in scope, and a task is passed on as a function by `*longest`.
+/// The name becomes a constant of a type of that name. So a local variable cannot have the name of a task that is in
+/// scope, and a task is passed on as a function by `*longest`.
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub use offloop_macros::task;
 
-/// Calls [`init`] before `main`, for test crates, whose `main` is not theirs: write `offloop::init_tests!();`
-/// once at the top level of the crate. A worker then never reaches the test harness.
+/// Calls [`init`] before `main`. For test crates, which have no `main` of their own: write `offloop::init_tests!();` once
+/// at the top level of the crate. A worker then never reaches the test harness.
 #[cfg(all(feature = "process", target_os = "linux"))]
 #[macro_export]
 macro_rules! init_tests {
@@ -151,7 +164,7 @@ macro_rules! init_tests {
     };
 }
 
-/// Not public API: what the code made by `#[offloop::task]` uses.
+/// Not public API: used by the code that `#[offloop::task]` makes.
 #[cfg(all(feature = "process", target_os = "linux"))]
 #[doc(hidden)]
 pub mod __private {
@@ -160,7 +173,7 @@ pub mod __private {
     pub use linkme;
 }
 
-/// Not public API: what the targets in `fuzz/` call.
+/// Not public API: called by the targets in `fuzz/`.
 #[cfg(all(any(test, fuzzing), feature = "process", target_os = "linux"))]
 #[doc(hidden)]
 pub mod __fuzz {
@@ -169,10 +182,10 @@ pub mod __fuzz {
 
 use crate::core::options::Options;
 
-/// Runs blocking work on the default executor's I/O lane: up to 512 threads, as many as the calls that wait
-/// need.
+/// Runs blocking work on the I/O lane of the default executor, which has as many threads as the calls that wait need, at
+/// most 512.
 ///
-/// Does not block: a full queue (10,000 jobs) keeps the handle pending until there is room.
+/// Does not block: while the queue is full (10,000 jobs), the handle stays pending.
 #[track_caller]
 pub fn run<W>(work: W) -> Handle<<ThreadPool as Accepts<W>>::Output>
 where
@@ -181,9 +194,9 @@ where
     io_lane().place(work, Options::new())
 }
 
-/// Runs computing work on the default executor's CPU lane: as many threads as the process may use cores.
+/// Runs computing work on the CPU lane of the default executor, which has as many threads as the process may use cores.
 ///
-/// Does not block: a full queue (10,000 jobs) keeps the handle pending until there is room.
+/// Does not block: while the queue is full (10,000 jobs), the handle stays pending.
 #[track_caller]
 pub fn run_cpu<W>(work: W) -> Handle<<ThreadPool as Accepts<W>>::Output>
 where
@@ -194,7 +207,8 @@ where
 
 /// Runs `work` on `executor`: a pool, an adapter, an executor of your own, or a reference to one.
 ///
-/// Returns at once, unless the executor itself blocks in `execute`. What it does not take is the handle's error.
+/// Returns at once, unless the executor itself blocks in `execute`. If the executor rejects the work, the handle ends with
+/// the reason.
 #[track_caller]
 pub fn run_in_executor<E, W>(executor: &E, work: W) -> Handle<E::Output>
 where
@@ -203,12 +217,12 @@ where
     executor.place(work, Options::new())
 }
 
-/// The code in the README compiles and runs.
+/// Compiles and runs the code of the README.
 #[cfg(all(doctest, feature = "process"))]
 #[doc = include_str!("../../../README.md")]
 pub struct ReadmeCode;
 
-/// So does that in the guides.
+/// Compiles and runs the code of the guides.
 #[cfg(all(doctest, feature = "process"))]
 mod guides {
     #[doc = include_str!("../../../docs/cpu-bound-work.md")]

@@ -26,7 +26,7 @@ fn runtime(blocking_threads: usize) -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// What every executor promises, on one that has one thread.
+/// Checks what every executor promises, on an executor of one thread.
 fn keeps_the_promises(executor: &dyn Executor) {
     assert_eq!(end(run_in_executor(executor, || 7)).unwrap(), 7);
     let error = end(run_in_executor(executor, || panic!("boom"))).unwrap_err();
@@ -72,7 +72,7 @@ fn tokio_keeps_the_promises_of_executors() {
 }
 
 #[test]
-fn jobs_run_on_the_pool_that_was_named() {
+fn jobs_run_on_the_given_pool() {
     assert_eq!(end(run_in_executor(&rayon_pool(3), rayon::current_num_threads)).unwrap(), 3);
     let is_rayons = || rayon::current_thread_index().is_some();
     assert!(end(run_in_executor(&Rayon::global(), is_rayons)).unwrap());
@@ -99,7 +99,7 @@ fn jobs_can_be_awaited_in_a_runtime() {
 }
 
 #[test]
-fn after_a_runtimes_shutdown_jobs_are_cancelled_and_nobody_waits() {
+fn after_the_shutdown_of_a_runtime_jobs_are_cancelled_and_no_wait_hangs() {
     let runtime = runtime(1);
     let tokio = TokioBlocking::new(runtime.handle().clone());
     let gate = Gate::new();
@@ -115,8 +115,8 @@ fn after_a_runtimes_shutdown_jobs_are_cancelled_and_nobody_waits() {
 
     runtime.shutdown_background();
     gate.open();
-    assert_eq!(end(running).unwrap(), 7, "what ran has its result");
-    // Tokio may run it or not, but nobody waits for ever.
+    assert_eq!(end(running).unwrap(), 7, "a running job lost its result");
+    // Tokio may run it or not, but the wait does not take forever.
     let result = end(queued);
     assert!(result.is_ok() || result.unwrap_err().is_cancelled());
     eventually("the work is dropped", || dropped.get() == 1);

@@ -1,6 +1,6 @@
-//! What must not compile, with the advice that it gets.
+//! Misuse that must not compile, with the advice that the compiler prints.
 
-// The compiler lists the executors that there are, so the messages are compared with all of them in.
+// The compiler's messages list all executors, so they are compared in a build with all features that add one.
 #![cfg(all(feature = "process", feature = "rayon", feature = "tokio"))]
 
 #[test]

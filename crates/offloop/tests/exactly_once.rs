@@ -1,4 +1,4 @@
-//! Whatever is done to a pool in whatever order, each job ends exactly once and nothing hangs.
+//! Each job ends exactly once and nothing hangs, whatever is done to a pool and in whatever order.
 
 #![allow(missing_docs, reason = "a test crate has no users")]
 
@@ -12,7 +12,7 @@ use common::{comes_back, end, eventually};
 use offloop::{ErrorKind, Handle, OnFull, Prepared, Rejected, ThreadPool, job, prepare};
 use proptest::prelude::*;
 
-/// A limit that may pass while the case goes on, or may not.
+/// A timeout that may or may not pass while the case goes on.
 const TINY: Duration = Duration::from_micros(300);
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,7 +23,7 @@ enum Kind {
     Blocks,
     /// Waits for a job of its own pool.
     Nests,
-    /// Starts a job of its own pool and leaves it alone.
+    /// Starts a job of its own pool and detaches it.
     Spawns,
 }
 
@@ -106,7 +106,7 @@ fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
-/// What is seen of one job from inside.
+/// Counts the runs and the drops of one job. Written by the job itself.
 #[derive(Default, Debug)]
 struct Record {
     ran: AtomicUsize,
@@ -123,7 +123,7 @@ impl Record {
     }
 }
 
-/// What the jobs of a case share.
+/// The state that the jobs of a case share.
 #[derive(Default)]
 struct Site {
     open: AtomicBool,
@@ -131,14 +131,14 @@ struct Site {
     inner: Mutex<Vec<Arc<Record>>>,
 }
 
-/// What the test did with a job.
+/// What the test did with the handle of a job.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fate {
     Kept,
     Cancelled,
     Dropped,
     Detached,
-    GivenBack,
+    Returned,
 }
 
 struct Tracked {
@@ -149,7 +149,7 @@ struct Tracked {
     handle: Option<Handle<usize>>,
 }
 
-/// The work of a job, which notes that it ran and, by its guard, that it was dropped.
+/// Makes the work of a job, which counts its runs and, by its guard, its drops.
 fn work(
     kind: Kind,
     pool: &ThreadPool,
@@ -167,11 +167,11 @@ fn work(
     move || {
         let _guard = guard;
         record.ran.fetch_add(1, Ordering::SeqCst);
-        // Under `CallerRuns` it is the test itself that must not block.
+        // With `CallerRuns` the job may run on the test's thread, which must not block.
         let may_block = common::tid() != submitter;
         match kind {
             Kind::Quick => {}
-            // Without the panic hook, which would print.
+            // Bypasses the panic hook, which would print.
             Kind::Panics => std::panic::resume_unwind(Box::new("a panic of the case")),
             Kind::Blocks => {
                 while may_block && !site.open.load(Ordering::SeqCst) && !job::is_cancelled() {
@@ -207,9 +207,13 @@ fn submit(submission: Submission, pool: &ThreadPool, site: &Arc<Site>) -> Tracke
         match pool.try_run(work) {
             Ok(handle) => tracked.handle = Some(handle),
             Err(rejected) => {
-                assert_eq!((tracked.record.ran(), tracked.record.dropped()), (0, 0), "given back used");
+                assert_eq!(
+                    (tracked.record.ran(), tracked.record.dropped()),
+                    (0, 0),
+                    "the work was used before it was returned"
+                );
                 let _: Prepared<_> = Rejected::into_work(rejected);
-                tracked.fate = Fate::GivenBack;
+                tracked.fate = Fate::Returned;
             }
         }
     } else {
@@ -219,8 +223,8 @@ fn submit(submission: Submission, pool: &ThreadPool, site: &Arc<Site>) -> Tracke
 }
 
 impl Tracked {
-    /// Whether what the handle says agrees with what was seen from inside.
-    fn agrees(&self, result: &Result<usize, offloop::Error>, case: &Case, shut_down: bool) {
+    /// Checks the result of the handle against the job's own record.
+    fn check(&self, result: &Result<usize, offloop::Error>, case: &Case, shut_down: bool) {
         let (ran, kind) = (self.record.ran(), self.submission.kind);
         let timed = self.timed;
         let unrun_by = |allowed: bool| assert!(allowed && ran == 0, "ran {ran} times, {result:?}");
@@ -239,7 +243,7 @@ impl Tracked {
         }
     }
 
-    /// Whether nothing can have kept it from running.
+    /// Returns whether nothing can have kept the job from running.
     fn must_run(&self, case: &Case, shut_down: bool) -> bool {
         let limited = self.timed || self.submission.queue_limit || self.submission.run_limit;
         let wanted = self.fate == Fate::Kept || self.fate == Fate::Detached;
@@ -297,11 +301,11 @@ fn play(case: &Case) {
             }
             Step::Wait(n) => {
                 if let Some(job) = held(&mut jobs, n) {
-                    // It may depend on the gate, so the wait is limited; either way is fine.
+                    // The job may depend on the gate, so the wait is limited. Both outcomes are valid.
                     let result = job.handle.as_mut().unwrap().wait_timeout(TINY);
                     if let Some(result) = result {
                         job.handle = None;
-                        job.agrees(&result, case, shutdown.is_some());
+                        job.check(&result, case, shutdown.is_some());
                     }
                 }
             }
@@ -311,13 +315,13 @@ fn play(case: &Case) {
     settle(case, pool, &site, jobs, shutdown);
 }
 
-/// One of the jobs, if its handle is still there.
+/// Returns one of the jobs, if the test still has its handle.
 fn held(jobs: &mut [Tracked], n: usize) -> Option<&mut Tracked> {
     let count = jobs.len().max(1);
     jobs.get_mut(n % count).filter(|job| job.handle.is_some())
 }
 
-/// Waits for the end of it all, and counts.
+/// Waits until everything has ended, and checks the counts.
 fn settle(
     case: &Case,
     pool: ThreadPool,
@@ -329,11 +333,11 @@ fn settle(
     for job in &mut jobs {
         if let Some(handle) = job.handle.take() {
             let result = end(handle);
-            job.agrees(&result, case, was_shut_down);
+            job.check(&result, case, was_shut_down);
         }
     }
     if !was_shut_down {
-        // Jobs of jobs are accepted as long as there are jobs.
+        // As long as there are jobs, they may submit others.
         let all_dropped = || jobs.iter().all(|job| job.record.dropped() == 1);
         eventually("every job is dropped", all_dropped);
     }
@@ -348,7 +352,7 @@ fn settle(
         let (ran, dropped) = (job.record.ran(), job.record.dropped());
         assert!(dropped == 1 && ran <= 1, "ran {ran} times and was dropped {dropped} times");
         assert!(ran == 1 || !job.must_run(case, was_shut_down), "it never ran");
-        assert!(ran == 0 || job.fate != Fate::GivenBack, "it was given back and ran");
+        assert!(ran == 0 || job.fate != Fate::Returned, "it was returned and ran");
     }
     for job in inner {
         assert!(job.dropped() == 1 && job.ran() <= 1, "{job:?}");

@@ -1,4 +1,4 @@
-//! Executors of one's own: what the engine promises them and their callers.
+//! Executors that a program implements itself, and what the engine promises to them and to their callers.
 
 #![allow(missing_docs, reason = "a test crate has no users")]
 
@@ -56,7 +56,7 @@ fn inline_runs_the_job_on_the_submitter_before_it_returns() {
 }
 
 #[test]
-fn a_job_run_in_a_job_hides_it_and_gives_it_back() {
+fn within_a_nested_job_the_inner_one_is_current_and_then_the_outer_one_again() {
     let outer = prepare(|| {
         let inner = run_in_executor(&Inline, prepare(job::name).name("inner")).wait().unwrap();
         (inner, job::name())
@@ -106,7 +106,7 @@ fn an_executor_may_be_borrowed_boxed_or_shared() {
 }
 
 #[test]
-fn a_kept_job_tells_what_it_is() {
+fn a_kept_job_has_its_id_its_name_and_its_priority() {
     let keep = Keep::default();
     let handle = run_in_executor(&keep, prepare(|| 7).name("kept").priority(4));
     let job = keep.take();
@@ -117,7 +117,7 @@ fn a_kept_job_tells_what_it_is() {
 }
 
 #[test]
-fn a_kept_job_that_was_cancelled_does_nothing() {
+fn a_kept_job_that_was_cancelled_does_nothing_when_it_is_run() {
     let keep = Keep::default();
     let ran = Count::new();
     let run = ran.clone();
@@ -152,7 +152,7 @@ fn a_hook_surrounds_the_run() {
 }
 
 #[test]
-fn a_hook_may_run_in_a_pool_and_its_job_be_cancelled_there() {
+fn a_job_with_a_hook_runs_in_a_pool_and_can_be_cancelled_there() {
     struct Hooked(ThreadPool, Count);
     impl Executor for Hooked {
         fn execute(&self, job: Job) -> Result<(), Rejected<Job>> {
@@ -184,7 +184,7 @@ fn a_hook_that_does_not_call_the_run_cancels_the_job() {
 }
 
 #[test]
-fn a_hook_that_panics_first_ends_the_job_with_its_panic() {
+fn a_hook_that_panics_before_the_run_ends_the_job_with_its_panic() {
     let keep = Keep::default();
     let handle = run_in_executor(&keep, || 7);
     keep.take().around(|_| panic!("a hook")).run();
@@ -192,7 +192,7 @@ fn a_hook_that_panics_first_ends_the_job_with_its_panic() {
 }
 
 #[test]
-fn a_hook_that_panics_afterwards_leaves_the_result_alone() {
+fn a_hook_that_panics_after_the_run_does_not_change_the_result() {
     let keep = Keep::default();
     let handle = run_in_executor(&keep, || 7);
     let hooked = keep.take().around(|run| {
@@ -204,7 +204,7 @@ fn a_hook_that_panics_afterwards_leaves_the_result_alone() {
 }
 
 #[test]
-fn a_hook_that_calls_twice_runs_the_job_once() {
+fn a_hook_that_calls_the_run_twice_runs_the_job_once() {
     let keep = Keep::default();
     let ran = Count::new();
     let run = ran.clone();
@@ -234,7 +234,7 @@ fn a_hook_of_a_cancelled_job_is_not_called() {
 }
 
 #[test]
-fn dropping_a_hooked_job_cancels_its_handle() {
+fn dropping_a_job_with_a_hook_cancels_its_handle() {
     let keep = Keep::default();
     let handle = run_in_executor(&keep, || 7);
     drop(keep.take().around(|run| run()));

@@ -1,6 +1,6 @@
-//! A pool that was made before `fork()` fails loudly in the child, and never hangs there.
+//! A pool that was built before `fork()` returns errors in the child, and never hangs there.
 //!
-//! The child reports through its exit status; an alarm ends it if it hangs.
+//! The child reports through its exit status. An alarm ends it if it hangs.
 
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, reason = "a test crate has no users")]
@@ -15,10 +15,10 @@ use std::time::Duration;
 use common::{Gate, end, eventually, occupy};
 use offloop::{ErrorKind, Handle, JobState, ThreadPool, prepare};
 
-/// Seconds after which a child that hangs is ended.
+/// The time in seconds after which a child that hangs is ended.
 const ALARM: u32 = 20;
 
-/// Runs `child` in a forked child and says how that ended: its exit status, or minus the signal.
+/// Runs `child` in a forked child. Returns the child's exit status, or the negated signal that ended it.
 fn in_child(child: impl FnOnce()) -> i32 {
     // SAFETY: the child runs nothing but `child`, which is a test of what may be done there, and `_exit`.
     match unsafe { libc::fork() } {
@@ -33,7 +33,7 @@ fn in_child(child: impl FnOnce()) -> i32 {
         -1 => panic!("fork: {}", std::io::Error::last_os_error()),
         pid => {
             let mut status = 0;
-            // SAFETY: `status` outlives the call, and `pid` is a child of ours that nobody else waits for.
+            // SAFETY: `status` outlives the call, and `pid` is a child of this process that no other thread waits for.
             assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
             if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { -libc::WTERMSIG(status) }
         }
@@ -49,7 +49,7 @@ fn is_forked<T>(result: Result<T, offloop::Error>) -> bool {
     matches!(result.map_err(offloop::Error::into_kind), Err(ErrorKind::Forked))
 }
 
-/// Submits and cancels in other threads, so that a fork is likely to find the pool's locks held.
+/// Threads that submit and cancel, so that a fork is likely to find the pool's locks held.
 struct Traffic {
     stop: Arc<AtomicBool>,
     threads: Vec<std::thread::JoinHandle<()>>,
@@ -81,22 +81,22 @@ impl Drop for Traffic {
     }
 }
 
-/// The pool's doors, as a child tries them all.
+/// Calls every method of the pool, in a child.
 fn try_everything(pool: &ThreadPool) {
     assert!(is_forked(pool.run(|| 7).wait()));
     let rejected = pool.try_run(|| 7).unwrap_err();
     assert!(matches!(rejected.kind(), ErrorKind::Forked));
-    assert_eq!(rejected.into_work()(), 7, "the work comes back");
+    assert_eq!(rejected.into_work()(), 7, "the work is returned");
     assert!(is_forked(pool.map(0..3, |n| n).wait_next().unwrap()));
     assert!(is_forked(pool.run(prepare(|| 7).queue_timeout(Duration::from_secs(1))).wait()));
-    assert_eq!((pool.worker_count(), pool.queued()), (0, 0), "there is nothing of it in here");
+    assert_eq!((pool.worker_count(), pool.queued()), (0, 0), "the child has none of its threads and jobs");
     assert!(format!("{pool:?}").contains("ThreadPool"));
     assert!(is_forked(pool.shutdown(Duration::from_secs(1)).wait()));
     drop(pool.clone());
 }
 
 #[test]
-fn a_pool_used_in_a_forked_child_fails_and_the_parents_goes_on() {
+fn a_pool_used_in_a_forked_child_fails_there_and_goes_on_in_the_parent() {
     let pool = ThreadPool::builder().max_workers(2).build().unwrap();
     assert_eq!(end(pool.run(|| 7)).unwrap(), 7);
     survives_fork(|| try_everything(&pool));
@@ -110,7 +110,7 @@ fn a_fork_that_finds_the_pools_locks_held_makes_no_child_hang() {
     let traffic = Traffic::on(&pool);
     for _ in 0..300 {
         survives_fork(|| {
-            // No `shutdown` and no allocation-heavy calls beyond these: it is the pool's locks that count.
+            // Few calls, since this is about the pool's locks and not about those of the allocator.
             assert!(is_forked(pool.run(|| 7).wait()));
             assert_eq!((pool.worker_count(), pool.queued()), (0, 0));
             assert!(is_forked(pool.shutdown(Duration::from_secs(1)).wait()));
@@ -130,7 +130,7 @@ fn a_handle_from_before_the_fork_fails_in_the_child() {
     let mut waiting = pool.run(|| 7);
     survives_fork(|| {
         assert!(is_forked(running.wait_timeout(Duration::from_secs(1)).unwrap()));
-        assert!(!queued.cancel(), "there is nothing to cancel in here");
+        assert!(!queued.cancel(), "the child has nothing to cancel");
         waiting.wait_accepted();
         assert!(is_forked(futures_lite::future::block_on(&mut waiting)));
         drop(waiting.timeout(Duration::from_millis(1)));
@@ -144,11 +144,11 @@ fn dropping_handles_and_the_last_clone_in_the_child_touches_nothing() {
     let pool = ThreadPool::builder().max_workers(1).build().unwrap();
     let (gate, running) = occupy(&pool);
     let queued = pool.run(|| 7);
-    // The child's copies are dropped there; the parent's are put back here.
+    // The child drops its copies. The parent's copies stay in place.
     let mut held = Some((pool, running, queued));
     let status = in_child(|| drop(held.take()));
     assert_eq!(status, 0);
-    let (pool, running, queued) = held.expect("what the child took is the child's");
+    let (pool, running, queued) = held.expect("the parent's copy was taken");
     assert_eq!(running.state(), JobState::Running);
     gate.open();
     assert_eq!(end(queued).unwrap(), 7);
@@ -162,14 +162,14 @@ fn dropping_the_last_clone_in_the_child_while_the_parents_threads_are_busy_does_
         for _ in 0..300 {
             held.as_ref().unwrap().run(|| ()).detach();
         }
-        // The workers are at it, and take the pool's lock for each job.
+        // The workers run these jobs now, and take the pool's lock for each.
         assert_eq!(in_child(|| drop(held.take())), 0);
     }
 }
 
 #[test]
-fn a_pool_built_in_the_child_works_with_deadlines_too() {
-    // The parent's timer thread exists and is not copied.
+fn a_pool_built_in_the_child_works_and_keeps_timeouts() {
+    // The parent has a timer thread, which the fork does not copy.
     let pool = ThreadPool::builder().max_workers(1).build().unwrap();
     let far = Duration::from_secs(3600);
     assert_eq!(end(pool.run(prepare(|| 7).queue_timeout(far))).unwrap(), 7);
@@ -201,7 +201,7 @@ fn a_forked_child_has_default_lanes_of_its_own() {
 }
 
 #[test]
-fn a_fork_while_others_build_pools_makes_no_child_hang() {
+fn a_fork_while_other_threads_build_pools_makes_no_child_hang() {
     let stop = Arc::new(AtomicBool::new(false));
     let builders: Vec<_> = (0..2)
         .map(|_| {
@@ -219,7 +219,7 @@ fn a_fork_while_others_build_pools_makes_no_child_hang() {
         survives_fork(|| {
             let pool = ThreadPool::builder().name("of-the-child").build().unwrap();
             let names: Vec<_> = offloop::metrics::all().into_iter().map(|metrics| metrics.pool).collect();
-            assert_eq!(names, ["of-the-child".into()], "there are no others in here");
+            assert_eq!(names, ["of-the-child".into()], "the child lists pools of the parent");
             drop(pool);
         });
     }
@@ -231,21 +231,21 @@ fn a_fork_while_others_build_pools_makes_no_child_hang() {
 
 #[test]
 fn a_job_may_fork_and_its_thread_ends_in_the_child() {
-    // A thread that rested in the child would never leave.
+    // With this idle timeout, a thread that rested in the child would not leave.
     let pool = ThreadPool::builder().max_workers(1).idle_timeout(Duration::from_secs(3600)).build().unwrap();
     let traffic = Traffic::on(&pool);
     let forked = end(pool.run(|| {
         // SAFETY: the child returns from the job at once.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
-            // SAFETY: it may be called after `fork`.
+            // SAFETY: `alarm` may be called after `fork` in a program with threads.
             unsafe { libc::alarm(ALARM) };
         }
         pid
     }));
     let pid = forked.unwrap();
     let mut status = 0;
-    // SAFETY: `status` outlives the call, and `pid` is a child of ours that nobody else waits for.
+    // SAFETY: `status` outlives the call, and `pid` is a child of this process that no other thread waits for.
     assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
     assert!(libc::WIFEXITED(status), "ended by signal {}: it hung", libc::WTERMSIG(status));
     drop(traffic);

@@ -1,4 +1,4 @@
-//! Many jobs as a stream.
+//! Streams of the results of many jobs.
 
 #![allow(missing_docs, reason = "a test crate has no users")]
 
@@ -57,7 +57,7 @@ fn unordered_results_come_as_the_jobs_end() {
 }
 
 #[test]
-fn an_endless_iterator_is_read_lazily_and_within_the_window() {
+fn an_endless_iterator_is_read_lazily_and_within_the_buffersize() {
     let (taken, jobs) = (Count::new(), Count::new());
     let (take, under_way) = (taken.clone(), jobs.clone());
     let items = std::iter::repeat_with(move || take.add());
@@ -67,7 +67,7 @@ fn an_endless_iterator_is_read_lazily_and_within_the_window() {
             n
         })
         .buffersize(3);
-    assert_eq!(taken.get(), 0, "items were taken before anybody asked");
+    assert_eq!(taken.get(), 0, "items were taken before the stream was read");
     for n in 1..=100 {
         assert_eq!(results.wait_next().unwrap().unwrap(), n);
         assert!(taken.get() <= n + 2, "{} items taken for {n} results", taken.get());
@@ -76,7 +76,7 @@ fn an_endless_iterator_is_read_lazily_and_within_the_window() {
 }
 
 #[test]
-fn finished_but_unread_results_count_for_the_window() {
+fn finished_but_unread_results_count_for_the_buffersize() {
     let ran = Count::new();
     let run = ran.clone();
     let mut results = pool(4).map(0.., move |n| (run.add(), n).1).buffersize(2).unordered();
@@ -84,7 +84,7 @@ fn finished_but_unread_results_count_for_the_window() {
     let pool = pool(1);
     eventually("the others under way end", || ran.get() >= 2);
     end(pool.run(|| ())).unwrap();
-    assert!(ran.get() <= 2, "{} jobs ran for one result with a window of 2", ran.get());
+    assert!(ran.get() <= 2, "{} jobs ran for one result with a buffersize of 2", ran.get());
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn between_results_a_job_that_maps_has_no_stand_in() {
     let (gate, asked) = (Gate::new(), Gate::new());
     let (pass, ask) = (gate.clone(), asked.clone());
     let outer = pool.run(move || {
-        // The first is done at once, the second runs when its turn comes.
+        // The first result comes while this job waits. The other jobs run when it has returned or waits again.
         let mut results = inner.map(0..3, |n| n).buffersize(3).unordered();
         let first = results.wait_next().unwrap().unwrap();
         ask.open();
@@ -157,7 +157,7 @@ fn between_results_a_job_that_maps_has_no_stand_in() {
 }
 
 #[test]
-fn work_of_several_kinds_can_be_mapped_over_any_executor() {
+fn boxed_closures_can_be_mapped_over_any_executor() {
     let work: Vec<Box<dyn FnOnce() -> u32 + Send>> = vec![Box::new(|| 1), Box::new(|| 2)];
     let sum = comes_back("the map", || {
         let mut results = offloop::map(single(), work);

@@ -1,4 +1,4 @@
-//! A program that forgot `offloop::init()` is told so, instead of starting copies of itself without end.
+//! A program that does not call `offloop::init()` gets an error, instead of starting copies of itself without end.
 
 #![cfg(all(feature = "process", target_os = "linux"))]
 

@@ -1,4 +1,4 @@
-//! What a job wants done when it is asked to stop: when it is done, where, and when not.
+//! Callbacks for the moment when a job is asked to stop: when they are called, on which thread, and when not.
 
 mod common;
 
@@ -10,8 +10,8 @@ use common::{Count, GIVE_UP, Gate, end, eventually, single};
 use offloop::job::{self, on_cancel};
 use offloop::{ErrorKind, Handle, ThreadPool, prepare};
 
-/// A job that ends when it is told to stop, and says by which thread.
-fn until_told(pool: &ThreadPool) -> (Handle<()>, mpsc::Receiver<String>) {
+/// Starts a job that ends when its callback is called, and that sends the name of the thread that called it.
+fn until_called_back(pool: &ThreadPool) -> (Handle<()>, mpsc::Receiver<String>) {
     let (inform, informed) = mpsc::channel();
     let running = Gate::new();
     let start = running.clone();
@@ -33,45 +33,45 @@ fn add(count: &Count) {
 }
 
 #[track_caller]
-fn is_told(informed: &mpsc::Receiver<String>) {
-    let thread = informed.recv_timeout(GIVE_UP).expect("the job is told");
+fn was_called_back(informed: &mpsc::Receiver<String>) {
+    let thread = informed.recv_timeout(GIVE_UP).expect("the callback is called");
     assert!(thread.starts_with("offloop-cancel"), "called on {thread:?}");
 }
 
 #[test]
 fn a_cancelled_handle_calls_back_on_a_thread_of_its_own() {
-    let (handle, informed) = until_told(&single());
+    let (handle, informed) = until_called_back(&single());
     assert!(handle.cancel());
-    is_told(&informed);
+    was_called_back(&informed);
 }
 
 #[test]
 fn a_dropped_handle_calls_back() {
-    let (handle, informed) = until_told(&single());
+    let (handle, informed) = until_called_back(&single());
     drop(handle);
-    is_told(&informed);
+    was_called_back(&informed);
 }
 
 #[test]
-fn a_deadline_calls_back() {
-    let (handle, informed) = until_told(&single());
+fn a_timeout_calls_back() {
+    let (handle, informed) = until_called_back(&single());
     let error = end(handle.timeout(Duration::from_millis(10))).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::RunTimeout(_)), "{error:?}");
-    is_told(&informed);
+    was_called_back(&informed);
 }
 
 #[test]
-fn a_shutdown_calls_back_and_so_is_not_stuck() {
+fn a_shutdown_calls_back_so_that_the_job_is_not_stuck() {
     let pool = single();
-    let (handle, informed) = until_told(&pool);
+    let (handle, informed) = until_called_back(&pool);
     let report = end(pool.shutdown(Duration::ZERO)).unwrap();
-    is_told(&informed);
+    was_called_back(&informed);
     assert_eq!((report.cancelled, report.stuck.len()), (1, 0));
     assert!(end(handle).unwrap_err().is_cancelled());
 }
 
 #[test]
-fn whoever_cancels_does_not_wait_for_the_callback() {
+fn cancelling_does_not_wait_for_the_callback() {
     let pool = single();
     let (running, gate) = (Gate::new(), Gate::new());
     let (start, pass) = (running.clone(), gate.clone());
@@ -116,7 +116,7 @@ fn a_guard_that_is_dropped_waits_for_a_callback_that_has_begun() {
 }
 
 #[test]
-fn after_the_guard_nothing_is_called() {
+fn after_its_guard_is_dropped_a_callback_is_not_called() {
     let pool = single();
     let (running, gate, called) = (Gate::new(), Gate::new(), Count::new());
     let (start, pass, count) = (running.clone(), gate.clone(), called.clone());
@@ -133,7 +133,7 @@ fn after_the_guard_nothing_is_called() {
 }
 
 #[test]
-fn a_job_that_was_asked_to_stop_before_is_called_back_too() {
+fn a_job_that_was_asked_to_stop_before_it_adds_a_callback_is_called_back() {
     let pool = single();
     let running = Gate::new();
     let start = running.clone();
@@ -155,7 +155,7 @@ fn a_job_that_was_asked_to_stop_before_is_called_back_too() {
     });
     running.pass();
     drop(handle);
-    is_told(&seen);
+    was_called_back(&seen);
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn a_job_that_ends_by_itself_drops_its_callbacks_uncalled() {
                 if forgotten {
                     std::mem::forget(hook);
                 }
-                assert!(!panics, "as told");
+                assert!(!panics, "on purpose");
             }));
             assert_eq!(result.is_err(), panics);
         }
@@ -193,21 +193,25 @@ fn outside_of_a_job_a_callback_is_dropped_uncalled() {
 }
 
 #[test]
-fn a_panic_of_a_callback_harms_nobody() {
+fn a_panic_of_a_callback_harms_no_other() {
     let pool = single();
     let running = Gate::new();
     let start = running.clone();
     let (send, seen) = mpsc::channel();
     let handle = pool.run(move || {
         let (tell, told) = mpsc::channel();
-        let _bad = on_cancel(|| panic!("a callback's own"));
+        let _bad = on_cancel(|| panic!("in a callback"));
         let _good = on_cancel(move || tell.send(()).unwrap());
         start.open();
         send.send(told.recv_timeout(GIVE_UP)).unwrap();
     });
     running.pass();
     drop(handle);
-    assert_eq!(seen.recv_timeout(GIVE_UP).unwrap(), Ok(()), "one panic took the other callback with it");
+    assert_eq!(
+        seen.recv_timeout(GIVE_UP).unwrap(),
+        Ok(()),
+        "after one callback had panicked, the other was not called"
+    );
     end(pool.run(|| ())).unwrap();
 }
 
@@ -275,9 +279,9 @@ fn each_of_many_calls_has_its_own_callback() {
     assert_eq!(called.get(), 0, "callbacks of calls that were over");
 }
 
-/// The order of the three is left to the machine; whatever it is, the promise holds.
+/// The cancel, the callback and the end of the guard may come in any order. The promise holds in each.
 #[test]
-fn a_cancel_beside_a_guards_end_calls_once_at_most_and_never_late() {
+fn a_cancel_while_the_guard_is_dropped_calls_at_most_once_and_never_late() {
     let pool = ThreadPool::builder().max_workers(2).build().unwrap();
     let late = Count::new();
     for round in 0..2000_u32 {

@@ -1,8 +1,8 @@
-//! When the system refuses threads, jobs end with the reason or are run by the threads there are: none is lost
-//! and nothing hangs.
+//! When the system refuses threads, jobs end with the reason or are run by the threads that exist. No job is lost and
+//! nothing hangs.
 //!
-//! Each case runs in a process of its own, as an unprivileged user whose limit of threads is lowered to nothing
-//! at the right moment, so the refusals are the real thing: `EAGAIN` from the system.
+//! Each case runs in a process of its own, as an unprivileged user. The user's limit of threads is lowered to 0 at the
+//! right moment, so the system really refuses with `EAGAIN`.
 
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, reason = "a test crate has no users")]
@@ -16,9 +16,9 @@ use std::time::Duration;
 use common::{Count, Gate, end, eventually, occupy, single};
 use offloop::{ErrorKind, Handle, JobState, ThreadPool, prepare};
 
-/// Set in the process that runs the case itself.
+/// Set in the environment of the process that runs the case.
 const CHILD: &str = "OFFLOOP_TEST_WITHOUT_THREADS";
-/// Seconds after which a child that hangs is ended.
+/// The time in seconds after which a child that hangs is ended.
 const ALARM: u32 = 60;
 /// A user without privileges, for whom the limit holds.
 const NOBODY: libc::uid_t = 65_534;
@@ -26,7 +26,7 @@ const NOBODY: libc::uid_t = 65_534;
 /// Runs `case`, the body of the test called `name`, in a process of its own.
 fn alone(name: &str, case: fn()) {
     if std::env::var_os(CHILD).is_some() {
-        // SAFETY: both only concern this process, which exists for this case alone.
+        // SAFETY: neither takes a pointer. Both change this process only, which exists for this case alone.
         unsafe {
             libc::alarm(ALARM);
             assert!(libc::geteuid() != 0 || libc::setuid(NOBODY) == 0, "cannot become nobody");
@@ -52,14 +52,14 @@ fn set_limit(limit: libc::rlim_t) {
     }
 }
 
-/// From now on the system refuses threads.
+/// Makes the system refuse threads from now on.
 fn forbid() {
     set_limit(0);
     let refused = std::thread::Builder::new().spawn(|| ());
     assert_eq!(refused.err().and_then(|error| error.raw_os_error()), Some(libc::EAGAIN));
 }
 
-/// From now on it grants them again.
+/// Makes the system grant threads again.
 fn allow() {
     set_limit(libc::RLIM_INFINITY);
     std::thread::spawn(|| ()).join().unwrap();
@@ -181,7 +181,7 @@ fn nested_waits_on_every_thread_without_stand_ins_all_end() {
                 pool.run(move || {
                     ready.wait();
                     go.wait();
-                    // The first of them may be served by the last that has not come to wait yet.
+                    // The last job that has not begun to wait may still run what the first one waits for.
                     let result = inner.run(|| 7).wait();
                     result.is_ok() || could_not_start(result)
                 })
@@ -195,8 +195,8 @@ fn nested_waits_on_every_thread_without_stand_ins_all_end() {
 }
 
 #[test]
-fn a_nested_job_is_run_by_another_thread_that_comes_back() {
-    alone("a_nested_job_is_run_by_another_thread_that_comes_back", || {
+fn without_a_stand_in_a_nested_job_is_run_by_another_thread_that_comes_back() {
+    alone("without_a_stand_in_a_nested_job_is_run_by_another_thread_that_comes_back", || {
         let pool = ThreadPool::builder().max_workers(2).build().unwrap();
         let (gate, busy) = occupy(&pool);
         let (inner, waits) = (pool.clone(), Gate::new());
@@ -215,11 +215,11 @@ fn a_nested_job_is_run_by_another_thread_that_comes_back() {
 }
 
 #[test]
-fn a_limit_that_cannot_be_kept_ends_its_job_unrun() {
-    alone("a_limit_that_cannot_be_kept_ends_its_job_unrun", || {
+fn a_job_whose_timeout_cannot_be_kept_ends_unrun() {
+    alone("a_job_whose_timeout_cannot_be_kept_ends_unrun", || {
         let pool = single();
         end(pool.run(|| ())).unwrap();
-        // The pool has its thread; the one that keeps deadlines has not started yet.
+        // The pool has its thread. The timer's thread has not started yet.
         forbid();
         let far = Duration::from_secs(3600);
         let ran = Count::new();
@@ -235,7 +235,7 @@ fn a_limit_that_cannot_be_kept_ends_its_job_unrun() {
         assert!(could_not_start(end(queued.timeout(far))));
         gate.open();
         end(pool.run(|| ())).unwrap();
-        assert_eq!(ran.get(), 0, "it ran without the limit that it was given");
+        assert_eq!(ran.get(), 0, "a job ran without its timeout");
         allow();
         assert_eq!(end(pool.run(prepare(work()).run_timeout(far))).unwrap(), 1);
     });

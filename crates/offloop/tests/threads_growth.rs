@@ -1,14 +1,17 @@
-//! How many threads a pool has, what they are like, and that a job may wait for a job of its own pool.
+//! The number of a pool's threads, their properties, and jobs that wait for a job of their own pool.
 
 #![allow(missing_docs, reason = "a test crate has no users")]
 
 mod common;
 
-use std::sync::{Arc, Barrier};
+use std::io;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
-use common::{Count, Gate, OnDrop, end, eventually, single, sleeps, threads_named, tid};
-use offloop::{Error, Handle, JobState, ThreadPool};
+use common::{Count, Gate, OnDrop, comes_back, end, eventually, occupy, single, sleeps, threads_named, tid};
+use offloop::embed::{Growth, ThreadPoolBuilderExt};
+use offloop::{Error, Handle, JobState, ThreadPool, prepare};
 
 #[test]
 fn slow_jobs_grow_the_pool_and_idle_threads_leave_down_to_the_minimum() {
@@ -63,13 +66,99 @@ fn a_pool_never_has_more_threads_than_its_maximum() {
         })
         .collect();
     eventually("three run", || running.get() == 3);
-    // Every opportunity for a fourth.
+    // Gives a fourth every opportunity to start.
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!((running.get(), pool.worker_count(), threads_named("capped").len()), (3, 3, 3));
     gate.open();
     for job in jobs {
         assert!(end(job).unwrap() <= 3);
     }
+}
+
+#[test]
+fn a_pool_that_grows_eagerly_starts_a_thread_with_each_job_up_to_its_maximum() {
+    for (growth, counts) in [(Growth::OnDemand, [1, 1, 1, 1]), (Growth::Eager, [1, 2, 3, 3])] {
+        let (workers, started) = channel();
+        let workers = Mutex::new(workers);
+        let pool = ThreadPool::builder()
+            .max_workers(3)
+            .growth(growth)
+            .spawn_handler(move |worker| workers.lock().unwrap().send(worker).map_err(io::Error::other))
+            .build()
+            .unwrap();
+        // No thread runs yet, so none can take a job.
+        let submit = |count| {
+            let job = pool.run(|| ());
+            assert_eq!(pool.worker_count(), count, "{growth:?}");
+            job
+        };
+        let jobs = counts.map(submit);
+        let threads = std::thread::spawn(move || {
+            started.into_iter().map(|worker| std::thread::spawn(|| worker.run())).collect::<Vec<_>>()
+        });
+        for job in jobs {
+            end(job).unwrap();
+        }
+        drop(pool);
+        comes_back("the threads", || {
+            for thread in threads.join().unwrap() {
+                thread.join().unwrap();
+            }
+        });
+    }
+}
+
+#[test]
+fn a_pool_that_grows_eagerly_starts_no_thread_for_a_job_that_an_idle_one_can_take() {
+    let pool = ThreadPool::builder()
+        .max_workers(100)
+        .idle_timeout(Duration::from_secs(3600))
+        .growth(Growth::Eager)
+        .build()
+        .unwrap();
+    let barrier = Arc::new(Barrier::new(3));
+    let submit = || {
+        let barrier = Arc::clone(&barrier);
+        pool.run(move || {
+            barrier.wait();
+            tid()
+        })
+    };
+    let threads: Vec<i32> = [submit(), submit(), submit()].into_iter().map(|job| end(job).unwrap()).collect();
+    for _ in 0..20 {
+        // A thread may sleep for a moment on its way to rest, too.
+        let mut calm = 0;
+        eventually("all rest", || {
+            calm = if threads.iter().all(|thread| sleeps(*thread)) { calm + 1 } else { 0 };
+            calm == 5
+        });
+        for job in [submit(), submit(), submit()] {
+            assert!(threads.contains(&end(job).unwrap()));
+        }
+        assert_eq!(pool.worker_count(), 3);
+    }
+}
+
+#[test]
+fn a_pool_that_grows_eagerly_keeps_priorities_limits_and_nested_waits() {
+    let pool = ThreadPool::builder().max_workers(1).growth(Growth::Eager).build().unwrap();
+    assert_eq!(end(nest(&pool, 5, Handle::wait)).unwrap(), 5);
+    let (gate, busy) = occupy(&pool);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let submit = |priority| {
+        let order = Arc::clone(&order);
+        pool.run(prepare(move || order.lock().unwrap().push(priority)).priority(priority))
+    };
+    let jobs = [submit(0), submit(-1), submit(1)];
+    assert_eq!(pool.queued(), 3);
+    let late = pool.run(prepare(|| ()).queue_timeout(Duration::from_millis(5)));
+    assert!(end(late).unwrap_err().is_timeout());
+    gate.open();
+    end(busy).unwrap();
+    for job in jobs {
+        end(job).unwrap();
+    }
+    assert_eq!(*order.lock().unwrap(), [1, 0, -1]);
 }
 
 #[test]
@@ -158,13 +247,13 @@ fn settings_that_make_no_sense_are_refused() {
     assert!(builder().name("a\0b").build().is_err());
 }
 
-/// A job that waits for a job that waits… `depth` deep, all in one pool.
+/// Submits a job that waits for a job that waits for a job, and so on, `depth` deep, all in one pool.
 fn nest(pool: &ThreadPool, depth: u32, wait: fn(Handle<u32>) -> Result<u32, Error>) -> Handle<u32> {
     let inner = pool.clone();
     pool.run(move || if depth == 0 { 0 } else { 1 + wait(nest(&inner, depth - 1, wait)).unwrap() })
 }
 
-/// Runs it on one thread, and sees that no thread beyond that one stays.
+/// Runs nested jobs on one thread, and checks that no thread beyond that one stays.
 fn nested_waits_complete(depth: u32, wait: fn(Handle<u32>) -> Result<u32, Error>) {
     let pool = ThreadPool::builder().max_workers(1).idle_timeout(Duration::from_secs(3600)).build().unwrap();
     assert_eq!(end(nest(&pool, depth, wait)).unwrap(), depth);
@@ -330,7 +419,7 @@ fn the_destructor_of_an_unwanted_result_may_wait_for_its_own_pool_of_one_thread(
     let result = {
         let (pool, done, gate) = (pool.clone(), done.clone(), gate.clone());
         OnDrop(move || {
-            // The thread is about to be free: whoever is queued next must not be stuck behind this wait.
+            // The thread is about to be free. The job that is queued next must not be stuck behind this wait.
             let next = pool.run(|| 7);
             gate.pass();
             assert_eq!(end(next).unwrap(), 7);
@@ -341,5 +430,5 @@ fn the_destructor_of_an_unwanted_result_may_wait_for_its_own_pool_of_one_thread(
     let later = pool.run(|| 8);
     gate.open();
     assert_eq!(end(later).unwrap(), 8);
-    eventually("the destructor comes to its end", || done.get() == 1);
+    eventually("the destructor ends", || done.get() == 1);
 }

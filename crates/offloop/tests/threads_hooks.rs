@@ -1,4 +1,4 @@
-//! What a binding hooks into: its own way to start threads, what surrounds their work, and its own ways to wait.
+//! The hooks for bindings: how threads are started, what surrounds their batches, and other ways to wait.
 
 #![allow(missing_docs, reason = "a test crate has no users")]
 
@@ -14,25 +14,25 @@ use common::{Count, Gate, comes_back, end, eventually, occupy};
 use offloop::embed::{ThreadPoolBuilderExt, ThreadPoolExt, WorkerThread};
 use offloop::{ErrorKind, ThreadPool, ThreadPoolBuilder};
 
-/// How long a spell may last; some jobs outlast it.
+/// The limit of a batch. Some jobs take longer.
 const LIMIT: Duration = Duration::from_millis(1);
 
-fn spawn(life: WorkerThread) -> io::Result<()> {
-    std::thread::Builder::new().name(format!("mine/{}", life.name())).spawn(|| life.run()).map(drop)
+fn spawn(worker: WorkerThread) -> io::Result<()> {
+    std::thread::Builder::new().name(format!("mine/{}", worker.name())).spawn(|| worker.run()).map(drop)
 }
 
 thread_local! {
-    /// How many spells this thread is in: 0 or 1.
+    /// The number of batches that this thread is in: 0 or 1.
     static WITHIN: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Counts the spells and knows whether a thread is in one.
-fn counting(spells: &Count) -> impl Fn(&mut dyn FnMut()) + Send + Sync + 'static + use<> {
-    let spells = spells.clone();
-    move |spell| {
-        spells.add();
+/// Returns a hook that counts the batches and records whether a thread is in one.
+fn counting(batches: &Count) -> impl Fn(&mut dyn FnMut()) + Send + Sync + 'static + use<> {
+    let batches = batches.clone();
+    move |batch| {
+        batches.add();
         WITHIN.set(WITHIN.get() + 1);
-        spell();
+        batch();
         WITHIN.set(WITHIN.get() - 1);
     }
 }
@@ -49,11 +49,11 @@ fn threads_that_the_user_starts_serve_the_pool_and_leave_it() {
         .name("hooked")
         .max_workers(3)
         .idle_timeout(Duration::from_millis(50))
-        .spawn_handler(move |life| {
+        .spawn_handler(move |worker| {
             let counted = counted.clone();
-            std::thread::Builder::new().name(format!("mine/{}", life.name())).spawn(move || {
+            std::thread::Builder::new().name(format!("mine/{}", worker.name())).spawn(move || {
                 counted.add();
-                life.run();
+                worker.run();
                 counted.sub();
             })?;
             Ok(())
@@ -77,33 +77,33 @@ fn threads_that_the_user_starts_serve_the_pool_and_leave_it() {
 }
 
 #[test]
-fn a_thread_may_begin_after_the_hook_has_returned() {
-    let (lives, started) = channel();
-    let lives = Mutex::new(lives);
+fn a_thread_may_begin_after_the_handler_has_returned() {
+    let (workers, started) = channel();
+    let workers = Mutex::new(workers);
     let pool = one()
-        .spawn_handler(move |life| lives.lock().unwrap().send(life).map_err(io::Error::other))
+        .spawn_handler(move |worker| workers.lock().unwrap().send(worker).map_err(io::Error::other))
         .build()
         .unwrap();
     let job = pool.run(|| 7);
-    let life = started.recv().unwrap();
-    std::thread::spawn(|| life.run());
+    let worker = started.recv().unwrap();
+    std::thread::spawn(|| worker.run());
     assert_eq!(end(job).unwrap(), 7);
 }
 
 #[test]
 fn a_thread_that_could_not_be_started_fails_the_jobs_that_waited_for_it() {
-    type Hook = fn(WorkerThread) -> io::Result<()>;
-    let refuse: Hook = |_life| Err(io::Error::other("no more of them"));
-    let lose: Hook = |_life| Ok(());
-    let panic: Hook = |_life| panic!("in the hook");
-    let lose_later: Hook = |life| std::thread::Builder::new().spawn(|| drop(life)).map(drop);
-    for (hook, reason) in [
+    type Handler = fn(WorkerThread) -> io::Result<()>;
+    let refuse: Handler = |_worker| Err(io::Error::other("no more of them"));
+    let lose: Handler = |_worker| Ok(());
+    let panic: Handler = |_worker| panic!("in the handler");
+    let lose_later: Handler = |worker| std::thread::Builder::new().spawn(|| drop(worker)).map(drop);
+    for (handler, reason) in [
         (refuse, "no more of them"),
         (lose, "dropped unrun"),
-        (panic, "in the hook"),
+        (panic, "in the handler"),
         (lose_later, "dropped unrun"),
     ] {
-        let pool = one().spawn_handler(hook).build().unwrap();
+        let pool = one().spawn_handler(handler).build().unwrap();
         for _ in 0..2 {
             let error = end(pool.run(|| ())).unwrap_err();
             assert!(matches!(error.kind(), ErrorKind::WorkerStart(_)), "{error}");
@@ -114,61 +114,61 @@ fn a_thread_that_could_not_be_started_fails_the_jobs_that_waited_for_it() {
 }
 
 #[test]
-fn a_life_that_outlasts_its_hooks_failure_does_nothing() {
-    let (lives, kept) = channel();
-    let lives = Mutex::new(lives);
+fn a_worker_that_is_run_after_its_handler_has_failed_does_nothing() {
+    let (workers, kept) = channel();
+    let workers = Mutex::new(workers);
     let pool = one()
-        .spawn_handler(move |life| {
-            lives.lock().unwrap().send(life).map_err(io::Error::other)?;
+        .spawn_handler(move |worker| {
+            workers.lock().unwrap().send(worker).map_err(io::Error::other)?;
             Err(io::Error::other("changed its mind"))
         })
         .build()
         .unwrap();
     end(pool.run(|| ())).unwrap_err();
-    let life = kept.recv().unwrap();
-    comes_back("the life", || life.run());
+    let worker = kept.recv().unwrap();
+    comes_back("the worker", || worker.run());
     assert_eq!(pool.worker_count(), 0);
 }
 
 #[test]
-fn jobs_run_within_the_hook_and_several_share_one_spell() {
-    let spells = Count::new();
-    let pool = one().around_batch(LIMIT, counting(&spells)).build().unwrap();
+fn jobs_run_within_the_hook_and_several_share_one_batch() {
+    let batches = Count::new();
+    let pool = one().around_batch(LIMIT, counting(&batches)).build().unwrap();
     let (gate, first) = occupy(&pool);
     // While the first runs these queue up behind it.
     let jobs: Vec<_> = (0..100).map(|_| pool.run(|| WITHIN.get())).collect();
-    assert_eq!(spells.get(), 1);
+    assert_eq!(batches.get(), 1);
     gate.open();
     end(first).unwrap();
     for job in jobs {
         assert_eq!(end(job).unwrap(), 1);
     }
-    assert!(spells.get() < 50, "{} spells for 100 short jobs", spells.get());
+    assert!(batches.get() < 50, "{} batches for 100 short jobs", batches.get());
 }
 
 #[test]
 fn a_thread_without_work_is_outside_of_the_hook() {
-    let (spells, left) = (Count::new(), Count::new());
-    let (entered, leaving) = (spells.clone(), left.clone());
+    let (batches, left) = (Count::new(), Count::new());
+    let (entered, leaving) = (batches.clone(), left.clone());
     let pool = one()
-        .around_batch(LIMIT, move |spell| {
+        .around_batch(LIMIT, move |batch| {
             entered.add();
-            spell();
+            batch();
             leaving.add();
         })
         .build()
         .unwrap();
     for _ in 0..20 {
         end(pool.run(|| ())).unwrap();
-        eventually("the spell ends", || left.get() == spells.get());
+        eventually("the batch ends", || left.get() == batches.get());
     }
-    assert_eq!(spells.get(), 20);
+    assert_eq!(batches.get(), 20);
 }
 
 #[test]
-fn a_long_queue_does_not_keep_a_thread_in_one_spell() {
-    let spells = Count::new();
-    let pool = one().around_batch(LIMIT, counting(&spells)).build().unwrap();
+fn a_long_queue_does_not_keep_a_thread_in_one_batch() {
+    let batches = Count::new();
+    let pool = one().around_batch(LIMIT, counting(&batches)).build().unwrap();
     let (gate, first) = occupy(&pool);
     let jobs: Vec<_> = (0..5).map(|_| pool.run(|| std::thread::sleep(Duration::from_millis(2)))).collect();
     gate.open();
@@ -176,7 +176,7 @@ fn a_long_queue_does_not_keep_a_thread_in_one_spell() {
     for job in jobs {
         end(job).unwrap();
     }
-    assert!(spells.get() >= 5, "each of the jobs outlasts a spell, yet there were {}", spells.get());
+    assert!(batches.get() >= 5, "each of the jobs outlasts a batch, yet there were {}", batches.get());
 }
 
 #[test]
@@ -185,10 +185,10 @@ fn while_the_hook_waits_its_job_can_be_cancelled_and_no_other_thread_is_woken() 
     let (pass, counted) = (gate.clone(), entered.clone());
     let pool = ThreadPool::builder()
         .max_workers(4)
-        .around_batch(LIMIT, move |spell| {
+        .around_batch(LIMIT, move |batch| {
             counted.add();
             pass.pass();
-            spell();
+            batch();
         })
         .build()
         .unwrap();
@@ -206,14 +206,14 @@ fn while_the_hook_waits_its_job_can_be_cancelled_and_no_other_thread_is_woken() 
 }
 
 #[test]
-fn a_hook_that_does_not_call_the_spell_costs_a_job_each_time_and_no_more() {
+fn a_hook_that_does_not_call_the_batch_costs_one_job_each_time() {
     for panics in [false, true] {
         let calls = Count::new();
         let counted = calls.clone();
         let pool = one()
-            .around_batch(LIMIT, move |spell| {
+            .around_batch(LIMIT, move |batch| {
                 if counted.add() > 2 {
-                    return spell();
+                    return batch();
                 }
                 assert!(!panics, "in the hook");
             })
@@ -227,8 +227,8 @@ fn a_hook_that_does_not_call_the_spell_costs_a_job_each_time_and_no_more() {
 }
 
 #[test]
-fn a_job_that_blocks_by_other_means_than_a_handle_is_stood_in_for() {
-    for pool in [one(), one().spawn_handler(spawn).around_batch(LIMIT, |spell| spell())] {
+fn a_job_that_blocks_by_other_means_than_a_handle_has_a_stand_in() {
+    for pool in [one(), one().spawn_handler(spawn).around_batch(LIMIT, |batch| batch())] {
         let pool = pool.build().unwrap();
         let inner = pool.clone();
         let outer = pool.run(move || {
@@ -277,7 +277,7 @@ fn a_system_that_refuses_threads_is_asked_once() {
     let counted = asked.clone();
     let pool = ThreadPool::builder()
         .max_workers(3)
-        .spawn_handler(move |_life| {
+        .spawn_handler(move |_worker| {
             counted.add();
             Err(io::Error::other("no more of them"))
         })
@@ -291,7 +291,7 @@ fn a_system_that_refuses_threads_is_asked_once() {
 }
 
 #[test]
-fn a_closed_pool_runs_what_it_has_and_takes_no_more() {
+fn a_closed_pool_runs_what_it_has_accepted_and_accepts_no_more() {
     let pool = one().build().unwrap();
     let (gate, first) = occupy(&pool);
     let queued = pool.run(|| 7);

@@ -1,4 +1,4 @@
-//! What becomes of queued work: cancelling, deadlines, full queues, priorities, backpressure.
+//! Queued work: cancelling, timeouts, full queues, priorities, backpressure.
 
 #![allow(missing_docs, reason = "a test crate has no users")]
 
@@ -10,14 +10,14 @@ use std::time::Duration;
 use common::{Count, Gate, comes_back, end, eventually, occupy, single};
 use offloop::{ErrorKind, Handle, JobState, OnFull, ThreadPool, job, prepare};
 
-/// Short enough to pass while a test looks on.
+/// A timeout that passes during a test.
 const SOON: Duration = Duration::from_millis(10);
 
 fn pool(capacity: usize, policy: OnFull) -> ThreadPool {
     ThreadPool::builder().max_workers(1).queue_capacity(capacity).on_full(policy).build().unwrap()
 }
 
-/// A job that is seen to run, and seen to be dropped.
+/// Counts the runs of a job and the drops of its closure.
 struct Seen {
     ran: Count,
     dropped: Count,
@@ -41,7 +41,7 @@ impl Seen {
     }
 }
 
-/// Removes queued work in one way, and sees that it is gone at once, never runs and leaves its room.
+/// Removes queued work in one way, and checks that it is gone at once, never runs and leaves its room to another job.
 fn removal_is_certain(remove: impl FnOnce(Handle<()>, &Seen)) {
     let pool = pool(1, OnFull::Wait);
     let (gate, busy) = occupy(&pool);
@@ -53,7 +53,7 @@ fn removal_is_certain(remove: impl FnOnce(Handle<()>, &Seen)) {
 
     remove(queued, &seen);
     assert!(seen.is_dropped_unrun(), "the closure outlived its removal");
-    assert_eq!(waiter.state(), JobState::Queued, "its room was not given to the one that waits");
+    assert_eq!(waiter.state(), JobState::Queued, "its room was not given to the job that waits");
     assert_eq!(pool.queued(), 1);
     waiter.wait_accepted();
 
@@ -78,7 +78,7 @@ fn cancelling_removes_queued_work_for_certain() {
 }
 
 #[test]
-fn a_queue_deadline_removes_queued_work_for_certain() {
+fn a_queue_timeout_removes_queued_work_for_certain() {
     removal_is_certain(|handle, seen| {
         let error = end(handle.timeout(SOON)).unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::QueueTimeout(SOON)), "{error:?}");
@@ -121,8 +121,8 @@ fn any_of_many_queued_jobs_can_be_removed_and_the_others_keep_their_order() {
     assert_eq!(*order.lock().unwrap(), (0..100).step_by(3).collect::<Vec<_>>());
 }
 
-/// A job that runs until its token turns, then until the gate opens.
-fn heed_token(pool: &ThreadPool) -> (Handle<()>, Gate, Gate) {
+/// Starts a job that runs until it is asked to stop, then until the gate opens.
+fn until_asked_to_stop(pool: &ThreadPool) -> (Handle<()>, Gate, Gate) {
     let (saw, gate) = (Gate::new(), Gate::new());
     let (seen, pass) = (saw.clone(), gate.clone());
     let handle = pool.run(move || {
@@ -138,9 +138,9 @@ fn heed_token(pool: &ThreadPool) -> (Handle<()>, Gate, Gate) {
 }
 
 #[test]
-fn cancelling_running_work_turns_its_token_and_ends_its_handle_at_once() {
+fn cancelling_running_work_asks_it_to_stop_and_ends_its_handle_at_once() {
     let pool = single();
-    let (handle, saw, gate) = heed_token(&pool);
+    let (handle, saw, gate) = until_asked_to_stop(&pool);
     assert!(handle.cancel());
     // The function still runs: it waits for the gate.
     assert!(end(handle).unwrap_err().is_cancelled());
@@ -149,16 +149,16 @@ fn cancelling_running_work_turns_its_token_and_ends_its_handle_at_once() {
 }
 
 #[test]
-fn dropping_the_handle_of_running_work_turns_its_token() {
+fn dropping_the_handle_of_running_work_asks_it_to_stop() {
     let pool = single();
-    let (handle, saw, gate) = heed_token(&pool);
+    let (handle, saw, gate) = until_asked_to_stop(&pool);
     drop(handle);
     saw.pass();
     gate.open();
 }
 
 #[test]
-fn a_run_deadline_turns_the_token_and_ends_the_handle() {
+fn a_run_timeout_asks_the_job_to_stop_and_ends_its_handle() {
     let (saw, gate) = (Gate::new(), Gate::new());
     let (seen, pass) = (saw.clone(), gate.clone());
     let work = move || {
@@ -176,7 +176,7 @@ fn a_run_deadline_turns_the_token_and_ends_the_handle() {
 }
 
 #[test]
-fn a_run_deadline_does_not_count_the_time_in_the_queue() {
+fn a_run_timeout_does_not_count_the_time_in_the_queue() {
     let pool = single();
     let (gate, _busy) = occupy(&pool);
     let handle = pool.run(prepare(|| ()).run_timeout(SOON));
@@ -186,7 +186,7 @@ fn a_run_deadline_does_not_count_the_time_in_the_queue() {
 }
 
 #[test]
-fn a_queue_deadline_does_not_count_the_time_of_running() {
+fn a_queue_timeout_does_not_count_the_time_of_running() {
     let pool = single();
     let gate = Gate::new();
     let pass = gate.clone();
@@ -200,7 +200,7 @@ fn a_queue_deadline_does_not_count_the_time_of_running() {
 }
 
 #[test]
-fn a_queue_deadline_counts_the_wait_for_room() {
+fn a_queue_timeout_counts_the_wait_for_room() {
     let pool = pool(1, OnFull::Wait);
     let (gate, _busy) = occupy(&pool);
     let _queued = pool.run(|| 1);
@@ -216,7 +216,7 @@ fn a_queue_deadline_counts_the_wait_for_room() {
 #[test]
 fn a_handles_timeout_ends_its_job_in_the_queue_and_while_it_runs() {
     let pool = single();
-    let (handle, saw, gate) = heed_token(&pool);
+    let (handle, saw, gate) = until_asked_to_stop(&pool);
     let queued = pool.run(|| ()).timeout(SOON);
     let error = end(queued).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::QueueTimeout(SOON)), "{error:?}");
@@ -227,7 +227,7 @@ fn a_handles_timeout_ends_its_job_in_the_queue_and_while_it_runs() {
 }
 
 #[test]
-fn a_limit_beyond_the_clock_is_no_limit() {
+fn a_timeout_beyond_the_range_of_the_clock_is_none() {
     let pool = single();
     let work = prepare(|| 7).queue_timeout(Duration::MAX).run_timeout(Duration::MAX);
     assert_eq!(end(pool.run(work).timeout(Duration::MAX)).unwrap(), 7);
@@ -246,7 +246,7 @@ fn a_detached_job_runs() {
 }
 
 #[test]
-fn reject_ends_the_job_with_the_queues_capacity() {
+fn the_policy_reject_ends_the_job_with_an_error_that_has_the_capacity() {
     let pool = pool(1, OnFull::Reject);
     let (gate, _busy) = occupy(&pool);
     let queued = pool.run(|| 1);
@@ -259,7 +259,7 @@ fn reject_ends_the_job_with_the_queues_capacity() {
 }
 
 #[test]
-fn caller_runs_runs_it_on_the_submitter() {
+fn the_policy_caller_runs_runs_the_job_on_the_submitting_thread() {
     let pool = pool(1, OnFull::CallerRuns);
     let (gate, _busy) = occupy(&pool);
     let queued = pool.run(common::tid);
@@ -271,7 +271,7 @@ fn caller_runs_runs_it_on_the_submitter() {
 }
 
 #[test]
-fn shed_oldest_sheds_the_oldest_of_the_lowest_priority() {
+fn the_policy_shed_oldest_ends_the_oldest_job_of_the_lowest_priority() {
     let pool = pool(3, OnFull::ShedOldest);
     let (gate, _busy) = occupy(&pool);
     let seen = Seen::new();
@@ -293,7 +293,7 @@ fn shed_oldest_sheds_the_oldest_of_the_lowest_priority() {
 }
 
 #[test]
-fn try_run_gives_the_work_back_whatever_the_policy() {
+fn try_run_returns_the_work_whatever_the_policy() {
     for policy in [OnFull::Wait, OnFull::Reject, OnFull::CallerRuns, OnFull::ShedOldest] {
         let pool = pool(1, policy);
         let (gate, _busy) = occupy(&pool);
@@ -301,7 +301,7 @@ fn try_run_gives_the_work_back_whatever_the_policy() {
         let seen = Seen::new();
         let rejected = pool.try_run(seen.work()).expect_err("there is no room for two");
         assert!(matches!(rejected.kind(), ErrorKind::QueueFull { capacity: 1 }), "{policy:?}: {rejected}");
-        assert_eq!((seen.ran.get(), seen.dropped.get()), (0, 0), "{policy:?}: it is as it was");
+        assert_eq!((seen.ran.get(), seen.dropped.get()), (0, 0), "{policy:?}: the work was used");
         rejected.into_work()();
         assert_eq!((seen.ran.get(), seen.dropped.get()), (1, 1), "{policy:?}");
         gate.open();
@@ -310,7 +310,7 @@ fn try_run_gives_the_work_back_whatever_the_policy() {
 }
 
 #[test]
-fn try_run_gives_prepared_work_back_with_its_instructions() {
+fn try_run_returns_prepared_work_with_its_options() {
     let pool = pool(1, OnFull::Wait);
     let (gate, busy) = occupy(&pool);
     let _queued = pool.run(|| 1);
@@ -323,7 +323,7 @@ fn try_run_gives_prepared_work_back_with_its_instructions() {
 }
 
 #[test]
-fn higher_priorities_run_first_and_equals_in_order() {
+fn higher_priorities_run_first_and_equal_ones_in_order() {
     let pool = single();
     let (gate, _busy) = occupy(&pool);
     let order = Arc::new(Mutex::new(Vec::new()));
@@ -358,7 +358,7 @@ fn a_higher_priority_overtakes_jobs_that_were_queued_before_it() {
     let queued = pool.run(note("ordinary"));
     first.open();
     end(busy).unwrap();
-    // The thread has the second job now, and has seen the one that is queued.
+    // The thread has taken the second job now, and has seen the queued one.
     eventually("the second job starts", || waits.state() == JobState::Running);
     let late = pool.run(prepare(note("urgent")).priority(1));
     second.open();
@@ -369,7 +369,7 @@ fn a_higher_priority_overtakes_jobs_that_were_queued_before_it() {
 }
 
 #[test]
-fn those_that_wait_for_room_are_admitted_by_priority_then_in_order() {
+fn jobs_that_wait_for_room_are_admitted_by_priority_then_in_order() {
     let pool = pool(1, OnFull::Wait);
     let (gate, _busy) = occupy(&pool);
     let order = Arc::new(Mutex::new(Vec::new()));
@@ -387,7 +387,7 @@ fn those_that_wait_for_room_are_admitted_by_priority_then_in_order() {
 }
 
 #[test]
-fn accepted_holds_a_submitter_back_until_there_is_room() {
+fn accepted_makes_a_submitter_wait_until_there_is_room() {
     let pool = pool(1, OnFull::Wait);
     let (gate, _busy) = occupy(&pool);
     let mut queued = pool.run(|| 1);
@@ -429,7 +429,7 @@ fn accepted_wakes_its_waiter_on_admission_and_on_the_end() {
 }
 
 #[test]
-fn backpressure_bounds_what_is_accepted_and_loses_nothing() {
+fn backpressure_bounds_the_queue_and_loses_no_job() {
     let pool = ThreadPool::builder().max_workers(2).queue_capacity(3).build().unwrap();
     let ran = Count::new();
     for _ in 0..500 {

@@ -1,4 +1,4 @@
-//! What a job's handle gets to know: results, panics, names, states; and that a job's misbehaviour is its own.
+//! What a handle learns of its job: results, panics, names, states. And jobs that misbehave, which harm no other.
 
 #![allow(missing_docs, reason = "a test crate has no users")]
 
@@ -53,13 +53,13 @@ fn a_wait_with_a_limit_gives_up_and_leaves_the_job_alone() {
 }
 
 #[test]
-fn a_panic_reaches_its_handle_with_message_and_place() {
+fn a_panic_reaches_its_handle_with_message_and_location() {
     let line = line!() + 1;
     let panic = panic_of(end(single().run(|| panic!("boom {}", seven()))));
     assert_eq!(panic.message(), "boom 7");
-    let place = panic.location().unwrap();
-    assert!(place.contains("threads_results.rs"), "{place}");
-    assert!(place.contains(&format!(":{line}:")), "{place} is not line {line}");
+    let location = panic.location().unwrap();
+    assert!(location.contains("threads_results.rs"), "{location}");
+    assert!(location.contains(&format!(":{line}:")), "{location} is not line {line}");
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_resumed_panic_has_the_payload_of_the_job() {
 }
 
 #[test]
-fn an_inner_caught_panic_is_not_the_jobs() {
+fn a_panic_that_the_job_catches_itself_is_no_error() {
     let outcome = end(single().run(|| std::panic::catch_unwind(|| panic!("inner")).is_err()));
     assert!(outcome.unwrap());
 }
@@ -98,7 +98,7 @@ fn errors_name_the_job_by_its_function_unless_it_has_a_name() {
 }
 
 #[test]
-fn a_running_job_knows_itself() {
+fn a_running_job_knows_its_id_and_its_name() {
     let handle =
         single().run(prepare(|| (job::id(), job::name(), job::check_cancelled())).name("self-aware"));
     let id = handle.id();
@@ -126,7 +126,7 @@ fn a_job_goes_through_its_states_in_order() {
     assert_eq!(end(third).unwrap(), 7);
 }
 
-/// Runs jobs that misbehave and sees whether the one worker thread is still the same.
+/// Runs jobs that misbehave, and checks that the pool's one thread is still the same.
 fn worker_survives(misbehave: impl FnOnce(&ThreadPool)) {
     let pool = single();
     let before = end(pool.run(common::tid)).unwrap();
@@ -134,7 +134,7 @@ fn worker_survives(misbehave: impl FnOnce(&ThreadPool)) {
     assert_eq!(end(pool.run(common::tid)).unwrap(), before, "the worker died and was replaced");
 }
 
-/// Runs `work` once its handle is gone, so that it is the worker that drops what comes of it.
+/// Runs `work` once its handle is gone, so that the worker drops its result.
 fn detach<T: Send + 'static>(pool: &ThreadPool, work: impl FnOnce() -> T + Send + 'static) {
     let detached = Gate::new();
     let pass = detached.clone();
@@ -262,7 +262,7 @@ fn a_waker_that_panics_on_admission_does_not_cost_the_worker_that_admits() {
 }
 
 #[test]
-fn a_waker_that_panics_does_not_end_all_deadlines() {
+fn after_a_waker_has_panicked_timeouts_still_work() {
     let pool = single();
     let (gate, mut busy) = occupy(&pool);
     let mut queued = pool.run(prepare(seven).queue_timeout(Duration::from_millis(1)));
@@ -271,7 +271,7 @@ fn a_waker_that_panics_does_not_end_all_deadlines() {
         let waker = Waker::from(Arc::new(PanickingWaker(Gate::new())));
         let _ = queued.as_mut().poll(&mut Context::from_waker(&waker));
     }
-    eventually("the first deadline passes", || queued.state() == JobState::Ended);
+    eventually("the first timeout passes", || queued.state() == JobState::Ended);
     let queued = pool.run(prepare(seven).queue_timeout(Duration::from_millis(1)));
     assert!(end(queued).unwrap_err().is_timeout());
     gate.open();
@@ -289,7 +289,7 @@ impl Executor for Keep {
     }
 }
 
-/// Drops what it holds when the last waker of a task goes, as a runtime does with the task.
+/// A waker whose last clone drops what it holds, as the last waker of a task may drop the task.
 struct TaskWaker {
     _task: OnDrop<Box<dyn FnMut() + Send + Sync>>,
 }
@@ -325,7 +325,7 @@ fn a_replaced_waker_is_dropped_when_no_lock_is_held() {
 
 #[test]
 #[should_panic(expected = "after it had given its result")]
-fn a_handle_polled_after_its_result_says_so() {
+fn polling_a_handle_after_its_result_panics() {
     let mut handle = single().run(seven);
     assert!(handle.wait_timeout(common::GIVE_UP).unwrap().is_ok());
     let _ = handle.wait_timeout(common::GIVE_UP);
@@ -352,7 +352,7 @@ fn bell() -> (Count, Waker) {
 }
 
 #[test]
-fn the_end_is_told_once_to_whoever_asked_last() {
+fn the_end_wakes_the_last_registered_waker_once() {
     let pool = single();
     let (gate, mut handle) = occupy(&pool);
     let (first, first_waker) = bell();
@@ -361,7 +361,7 @@ fn the_end_is_told_once_to_whoever_asked_last() {
     assert!(!handle.on_end(&last_waker) && !handle.on_end(&last_waker));
     assert!(handle.try_result().is_none());
     gate.open();
-    eventually("it is told", || last.get() == 1);
+    eventually("the waker is woken", || last.get() == 1);
     let (late, late_waker) = bell();
     assert!(handle.on_end(&late_waker), "it has ended");
     handle.try_result().expect("there is a result").unwrap();
@@ -370,7 +370,7 @@ fn the_end_is_told_once_to_whoever_asked_last() {
 }
 
 #[test]
-fn every_way_to_end_is_told() {
+fn every_way_to_end_wakes_the_registered_waker() {
     let pool = single();
     let (gate, _running) = occupy(&pool);
     for way in 0..4 {
@@ -381,7 +381,7 @@ fn every_way_to_end_is_told() {
         };
         let (count, waker) = bell();
         if handle.on_end(&waker) {
-            // The deadline was quicker than this thread.
+            // The timeout passed before this thread came here.
             assert_eq!(way, 1);
             continue;
         }
@@ -391,14 +391,14 @@ fn every_way_to_end_is_told() {
             3 => assert_eq!(pool.cancel_queued(), 1),
             _ => {}
         }
-        eventually("it is told", || count.get() == 1);
+        eventually("the waker is woken", || count.get() == 1);
         assert!(handle.try_result().expect("there is a result").is_err());
     }
     gate.open();
 }
 
 #[test]
-fn who_waits_for_the_end_is_perhaps_told_before_it_and_asks_again() {
+fn a_waker_may_be_woken_before_the_end_and_is_registered_again() {
     let pool = ThreadPool::builder().max_workers(1).queue_capacity(1).build().unwrap();
     let (gate, _running) = occupy(&pool);
     let next = Gate::new();
@@ -410,17 +410,17 @@ fn who_waits_for_the_end_is_perhaps_told_before_it_and_asks_again() {
     assert!(!waiting.on_end(&waker));
     gate.open();
     eventually("there is room for it", || waiting.state() == JobState::Queued);
-    eventually("it is told of that", || count.get() == 1);
+    eventually("the waker is woken for that", || count.get() == 1);
     assert!(waiting.try_result().is_none());
     assert!(!waiting.on_end(&waker));
     next.open();
-    eventually("it is told of the end", || count.get() == 2);
+    eventually("the waker is woken for the end", || count.get() == 2);
     assert_eq!(waiting.try_result().expect("there is a result").unwrap(), 7);
     end(queued).unwrap();
 }
 
 #[test]
-fn a_result_is_given_once() {
+fn a_result_is_returned_once() {
     let pool = single();
     let mut handle = pool.run(seven);
     eventually("it has ended", || handle.state() == JobState::Ended);
@@ -428,11 +428,11 @@ fn a_result_is_given_once() {
     assert_eq!(handle.state(), JobState::Ended);
     assert!(!handle.cancel() && !handle.cancel_queued());
     let again = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handle.try_result().is_some()));
-    assert!(again.is_err(), "it should say that it has none");
+    assert!(again.is_err(), "a second result was returned");
 }
 
 #[test]
-fn cancelling_only_what_is_queued_never_stops_what_runs() {
+fn cancel_queued_never_stops_a_running_job() {
     let pool = single();
     let gate = Gate::new();
     let pass = gate.clone();

@@ -1,4 +1,4 @@
-//! What a shutdown does and reports, and what happens when a pool is merely dropped.
+//! The shutdown of a pool and its report, and what happens when a pool is dropped without one.
 
 #![allow(missing_docs, reason = "a test crate has no users")]
 
@@ -9,11 +9,11 @@ use std::time::Duration;
 use common::{Count, Gate, comes_back, end, eventually, occupy, single, threads_named};
 use offloop::{ErrorKind, JobState, ThreadPool, job};
 
-/// A drain limit that is not meant to pass.
+/// A drain limit within which everything happens.
 const LONG: Duration = common::GIVE_UP;
-/// One that is, with nothing to happen before it does.
+/// A limit that passes before anything happens.
 const SHORT: Duration = Duration::from_millis(20);
-/// One that is, but only after those who can have stopped.
+/// A limit that passes after all jobs that can stop have stopped.
 const AMPLE: Duration = Duration::from_secs(2);
 
 fn until_cancelled() {
@@ -47,7 +47,7 @@ fn a_shutdown_drains_what_was_accepted() {
 }
 
 #[test]
-fn a_shutdown_of_an_unused_or_idle_pool_is_done_at_once() {
+fn the_shutdown_of_an_unused_or_idle_pool_ends_at_once() {
     let report = end(single().shutdown(Duration::MAX)).unwrap();
     assert_eq!((report.drained, report.cancelled), (0, 0));
 
@@ -123,7 +123,7 @@ fn the_numbers_of_a_report_add_up() {
     ];
     eventually("three run", || jobs[..3].iter().all(|job| job.state() == JobState::Running));
     let report = pool.shutdown(AMPLE);
-    // The first comes to its own end, and the fourth takes its thread.
+    // The first ends by itself, and the fourth takes its thread.
     first.open();
     let report = end(report).unwrap();
     assert_eq!((report.drained, report.cancelled, report.stuck.len()), (1, 3, 1), "{report:?}");
@@ -131,7 +131,7 @@ fn the_numbers_of_a_report_add_up() {
 }
 
 #[test]
-fn a_job_cancelled_before_but_running_on_is_reported_as_stuck() {
+fn a_job_that_was_cancelled_but_runs_on_is_reported_as_stuck() {
     let pool = ThreadPool::builder().max_workers(1).grace(SHORT).build().unwrap();
     let (gate, busy) = occupy(&pool);
     busy.cancel();
@@ -141,7 +141,7 @@ fn a_job_cancelled_before_but_running_on_is_reported_as_stuck() {
 }
 
 #[test]
-fn a_closed_pool_refuses_work_at_once_and_gives_it_back() {
+fn a_closed_pool_refuses_work_at_once_and_returns_it() {
     let pool = single();
     let clone = pool.clone();
     end(pool.shutdown(LONG)).unwrap();
@@ -218,13 +218,13 @@ fn a_job_may_shut_its_own_pool_down() {
     let pool = ThreadPool::builder().max_workers(1).grace(SHORT).build().unwrap();
     let inner = pool.clone();
     let handle = pool.run(move || end(inner.shutdown(SHORT)).map(|report| report.stuck.len()));
-    // It is among those asked to stop, and it is what the shutdown finds stuck.
+    // The job is asked to stop by the shutdown that it waits for, and is the one that the shutdown finds stuck.
     assert!(end(handle).unwrap_err().is_cancelled());
     eventually("its thread leaves", || pool.worker_count() == 0);
 }
 
 #[test]
-fn a_job_may_start_its_own_pools_shutdown_and_return() {
+fn a_job_may_start_the_shutdown_of_its_own_pool_and_return() {
     let pool = single();
     let inner = pool.clone();
     let report = end(pool.run(move || inner.shutdown(LONG))).unwrap();
@@ -232,7 +232,7 @@ fn a_job_may_start_its_own_pools_shutdown_and_return() {
 }
 
 #[test]
-fn a_shutdown_goes_on_when_nobody_waits_for_its_report() {
+fn a_shutdown_goes_on_when_its_handle_is_dropped() {
     let pool = ThreadPool::builder().max_workers(1).grace(LONG).build().unwrap();
     let running = pool.run(until_cancelled);
     drop(pool.shutdown(Duration::ZERO));
@@ -240,7 +240,7 @@ fn a_shutdown_goes_on_when_nobody_waits_for_its_report() {
 }
 
 #[test]
-fn a_second_shutdown_reports_what_the_first_left() {
+fn a_second_shutdown_reports_what_the_first_has_left() {
     let pool = ThreadPool::builder().max_workers(1).grace(SHORT).build().unwrap();
     let (gate, _busy) = occupy(&pool);
     let queued = pool.run(|| ());
@@ -255,7 +255,7 @@ fn a_second_shutdown_reports_what_the_first_left() {
 }
 
 #[test]
-fn those_that_wait_for_room_are_drained_as_well() {
+fn jobs_that_wait_for_room_are_drained_as_well() {
     let pool = ThreadPool::builder().max_workers(1).queue_capacity(1).build().unwrap();
     let (gate, busy) = occupy(&pool);
     let queued = pool.run(|| 1);
@@ -269,7 +269,7 @@ fn those_that_wait_for_room_are_drained_as_well() {
 }
 
 #[test]
-fn a_shutdown_does_not_wait_for_a_results_destructor() {
+fn a_shutdown_does_not_wait_for_the_destructor_of_a_result() {
     let pool = ThreadPool::builder().max_workers(1).grace(SHORT).build().unwrap();
     let (dropping, gate) = (Gate::new(), Gate::new());
     let (begun, pass) = (dropping.clone(), gate.clone());
@@ -277,7 +277,7 @@ fn a_shutdown_does_not_wait_for_a_results_destructor() {
         begun.open();
         pass.pass();
     });
-    // Not before it is detached, else it would be dropped here.
+    // The job ends only after its handle is detached. Otherwise this thread would drop the result.
     let detached = Gate::new();
     let go = detached.clone();
     let job = pool.run(move || {

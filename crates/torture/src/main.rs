@@ -1,234 +1,167 @@
-//! The torture of the process pool: a mixed load on several pools while everything goes wrong, then the books.
+//! Torture of the process pool: a mixed load on several pools while faults are injected. An oracle checks every job.
 //!
 //! ```text
-//!   plan: what is chosen, from the seed alone
+//!   plan: random choices, all from the seed
 //!    │
-//!    ▼                                 havoc: kills and stops workers
-//!   load ──jobs──▶ pools ──▶ worker processes ◀──┘
-//!    │            (kept, ended                │
-//!    │ verdicts    and replaced)              │ tasks: what jobs do
-//!    ▼                                        ▼
-//!   ledger ◀────── who ran how often ────── book, in shared memory
+//!    ▼                                faults: kills and stops workers
+//! clients ──jobs──▶ pools ──▶ worker processes ◀──┘
+//!    │             (used, ended                │
+//!    │ outcomes     and replaced)              │ tasks: what jobs do
+//!    ▼                                         ▼
+//!  oracle ◀──── how often each job ran ──── run_log, in shared memory
 //! ```
 //!
-//! Beside it a `watchdog` sees to it that nobody waits for ever, and a `census` at both ends that nothing is left: no
-//! process, descriptor, mapping or thread. The seed replays the same choices; when each thing happens it cannot replay.
+//! A watchdog ends the program when one of the `waits` is a hang. What the process holds (`proc`) is compared before and
+//! after: processes, descriptors, mappings, threads. The seed replays the choices, but not the timing.
 
-mod autopsy;
-mod book;
-mod census;
-mod clock;
-mod havoc;
-mod ledger;
-mod load;
+mod clients;
+mod faults;
+mod oracle;
+mod os;
 mod payload;
 mod plan;
 mod pools;
-mod reception;
-mod table;
+mod proc;
+mod report;
+mod run_log;
 mod tasks;
-mod terminal;
-mod watchdog;
+mod waits;
 mod world;
 
 use std::io;
 use std::process::ExitCode;
-use std::sync::{Arc, Barrier};
-use std::thread::{Builder, Scope};
+use std::sync::Barrier;
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use clap::Parser;
+use fastrand::Rng;
+use rustix::process::{Resource, Rlimit, setrlimit};
 
-use census::Census;
-use load::{CLIENTS, Client};
-use pools::SLOTS;
-use terminal::say;
-use world::World;
+use os::{poll_until, say};
+use proc::Holdings;
+use world::{SLOTS, World};
 
-/// How long the last remains may take to disappear.
+const CLIENTS: usize = 4;
+
+/// How long processes, threads and descriptors may take to disappear after the run.
 const UNTIL_GONE: Duration = Duration::from_secs(15);
 
 #[derive(Parser)]
-#[command(about = "Runs a mixed load on process pools while everything goes wrong, then checks the books")]
+#[command(about)]
 struct Arguments {
     /// How long the load lasts.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Replays the choices of another run, though not its timing. Default: a random one, which is printed.
+    /// Replays the choices of another run, but not its timing. Default: a random seed, which is printed.
     #[arg(long)]
     seed: Option<u64>,
 }
 
 fn main() -> ExitCode {
     offloop::init();
-    let arguments = Arguments::parse();
-    let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
-    if let Err(error) = prepare() {
-        say(&format!("the torture could not be set up: {error}"));
+    let Arguments { seconds, seed } = Arguments::parse();
+    let world: &'static World = Box::leak(Box::new(World::new(seed.unwrap_or_else(|| fastrand::u64(..)))));
+    if let Err(error) = prepare(world) {
+        say(format!("the torture could not be prepared: {error}"));
         return ExitCode::FAILURE;
     }
-    say(&format!(
-        "torture for {} s with --seed {seed} (it replays the choices; timing cannot be replayed)",
-        arguments.seconds
+    say(format!(
+        "torture for {seconds} s with --seed {} (it replays the choices, not the timing)",
+        world.seed
     ));
-    let world: &'static World = Box::leak(Box::new(World::new(seed)));
-    report_panics(world);
-    if let Err(error) = start_watch(world) {
-        say(&format!("the watchdog did not start: {error}"));
-        return ExitCode::FAILURE;
-    }
-    let before = Census::take();
-    let memory_before = memory();
-    run(world, Duration::from_secs(arguments.seconds));
-    for surplus in remains(&before) {
-        world.ledger.complain(surplus);
-    }
-    world.ledger.audit(book::read);
-    report(world, &memory_before)
-}
-
-/// Sets up what workers inherit, while there is one thread only.
-fn prepare() -> io::Result<()> {
-    terminal::claim()?;
-    book::open()?;
-    // To tell where it panicked, a process reads tens of megabytes of itself and keeps them.
-    for backtraces in ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"] {
-        // SAFETY: this is the only thread.
-        unsafe { std::env::remove_var(backtraces) };
-    }
-    // Those that abort shall not fill the disk.
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a live local variable.
-    if unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
-/// Panics of this process are faults, unless a job was told to raise them and runs here.
-fn report_panics(world: &'static World) {
-    std::panic::set_hook(Box::new(|panic| {
-        let text = panic.to_string();
-        if !text.contains(tasks::ORDERED_PANIC) {
-            let thread = std::thread::current();
-            world.note_panic(format!("thread {} {text}", thread.name().unwrap_or("without a name")));
-        }
-    }));
-}
-
-/// The load for so long, then the end of all.
-fn run(world: &'static World, duration: Duration) {
-    std::thread::scope(|scope| {
-        let keepers =
-            (0..SLOTS).map(|slot| start(scope, format!("keeper-{slot}"), move || pools::keep(world, slot)));
-        let keepers: Vec<_> = keepers.collect();
-        let clients =
-            (0..CLIENTS).map(|i| start(scope, format!("client-{i}"), move || Client::new(world, i).run()));
-        let mut others: Vec<_> = clients.collect();
-        others.push(start(scope, "havoc".to_owned(), move || havoc::rage(world)));
-
-        clock::poll_until(duration, Duration::from_millis(50), || world.load_is_to_end());
-        world.end_load();
-        // Whoever panicked is known by its message.
-        for thread in others {
-            let _ = thread.join();
-        }
-        world.end_pools();
-        for thread in keepers {
-            let _ = thread.join();
-        }
-    });
-    pools::audit(world);
-}
-
-fn start<'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    name: String,
-    life: impl FnOnce() + Send + 'scope,
-) -> std::thread::ScopedJoinHandle<'scope, ()> {
-    Builder::new().name(name).spawn_scoped(scope, life).expect("a thread of the torture starts")
-}
-
-/// What is still there when it has had time to go.
-fn remains(before: &Census) -> Vec<String> {
+    let (before, memory_before) = (Holdings::now(), proc::memory());
+    run(world, Duration::from_secs(seconds));
+    pools::check_metrics(world);
     let mut surplus = Vec::new();
-    clock::poll_until(UNTIL_GONE, Duration::from_millis(50), || {
-        surplus = Census::take().surplus(before);
+    poll_until(UNTIL_GONE, Duration::from_millis(50), || {
+        surplus = Holdings::now().surplus(&before);
         surplus.is_empty()
     });
-    surplus
+    for line in surplus {
+        world.oracle().report(line);
+    }
+    world.oracle().audit(run_log::read);
+    report::print(world, &memory_before)
 }
 
-/// Starts the watchdog; when this returns it has its name, by which the census knows it.
-fn start_watch(world: &'static World) -> io::Result<()> {
-    let up = Arc::new(Barrier::new(2));
-    let is_up = Arc::clone(&up);
-    Builder::new().name("torture-watch".into()).spawn(move || {
-        is_up.wait();
+/// Prepares what workers inherit while there is only one thread, then starts the watchdog.
+fn prepare(world: &'static World) -> io::Result<()> {
+    // Used to wait until the watchdog has its name, by which the leak check knows it.
+    static STARTED: Barrier = Barrier::new(2);
+    os::claim_output()?;
+    run_log::create()?;
+    // For a backtrace, a process would read tens of megabytes of debug information and keep them.
+    for variable in ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"] {
+        // SAFETY: this is the only thread.
+        unsafe { std::env::remove_var(variable) };
+    }
+    // Jobs that abort must not fill the disk with core files.
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    // A panic of this process is a discrepancy, unless a job that runs here planned it.
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.to_string();
+        if !text.contains(tasks::PLANNED_PANIC) {
+            let thread = std::thread::current();
+            let text = format!("thread {} {text}", thread.name().unwrap_or("without a name"));
+            world::lock(&world.panics).push(text);
+        }
+    }));
+    Builder::new().name("watchdog".to_owned()).spawn(move || {
+        STARTED.wait();
         watch(world)
     })?;
-    up.wait();
+    STARTED.wait();
     Ok(())
 }
 
-/// The life of the watchdog: ends the whole program when somebody waits for too long.
+/// Runs the load for this long, then shuts the pools down.
+fn run(world: &'static World, duration: Duration) {
+    type Body = fn(&'static World, usize, Rng);
+    let start = |name: &str, count, body: Body| -> Vec<JoinHandle<()>> {
+        let start = |index| {
+            let name = format!("{name}-{index}");
+            let rng = plan::generator(world.seed, &name);
+            let thread = Builder::new().name(name).spawn(move || body(world, index, rng));
+            thread.expect("a thread of the torture starts")
+        };
+        (0..count).map(start).collect()
+    };
+    // An error of `join` is a panic, which the hook has recorded.
+    let join = |threads: Vec<JoinHandle<()>>| threads.into_iter().for_each(|thread| drop(thread.join()));
+    let keepers = start("keeper", SLOTS, pools::keep);
+    let clients = start("client", CLIENTS, clients::run);
+    let faults = start("faults", 1, faults::inject);
+    poll_until(duration, Duration::from_millis(50), || world.load_over.load(SeqCst));
+    world.load_over.store(true, SeqCst);
+    join(clients);
+    join(faults);
+    world.pools_over.store(true, SeqCst);
+    join(keepers);
+}
+
+/// Runs the watchdog: ends the program with a report when a wait is a hang.
 fn watch(world: &'static World) -> ! {
     loop {
         std::thread::sleep(Duration::from_millis(500));
-        let overdue = world.watchdog.overdue();
+        let overdue = world.waits.overdue();
         if overdue.is_empty() {
             continue;
         }
         say("HUNG");
-        for line in overdue
-            .into_iter()
-            .chain(world.ledger.pending())
-            .chain(world.faults().0)
-            .chain(autopsy::threads())
-        {
-            say(&format!("- {line}"));
+        let pending = world.oracle().pending(run_log::read);
+        for line in [overdue, pending, world.discrepancies(), proc::thread_states()].concat() {
+            say(format!("- {line}"));
         }
-        // A pool that is asked for its state may hang as well.
+        // On a thread of its own: asking a pool for its state may hang as well.
         std::thread::spawn(|| {
-            for open in (0..SLOTS).filter_map(|slot| world.slots.get(slot)) {
-                say(&format!("- {}: {:?}", open.number, open.pool));
+            for open in (0..SLOTS).filter_map(|slot| world.pool(slot)) {
+                say(format!("- pool {}: {:?}", open.number, open.pool));
             }
         });
         std::thread::sleep(Duration::from_secs(1));
-        say(&format!("--seed {}", world.seed));
+        say(format!("--seed {}", world.seed));
         std::process::exit(1);
     }
-}
-
-fn memory() -> String {
-    format!("{}, heap in use {}", census::resident(), census::heap_in_use())
-}
-
-fn report(world: &World, memory_before: &str) -> ExitCode {
-    let totals = world.ledger.totals();
-    say(&format!("\n{}", table::render(&totals)));
-    say(&format!(
-        "workers killed from outside: {} ({} jobs were told of it, {} of them before they had begun), stopped: {}",
-        totals.kills, totals.kills_felt, totals.kills_felt_unbegun, totals.stops
-    ));
-    say(&format!("pools opened: {}, of these shut down: {}, else dropped", totals.pools, totals.shut_down));
-    say(&format!("cancelled or dropped while certainly queued, and not run: {}", totals.queued_for_certain));
-    if let Some((longest, wait)) = world.watchdog.longest() {
-        say(&format!("longest wait: {longest:.1?}, for {wait}"));
-    }
-    say(&format!("memory at the beginning: {memory_before}, at the end: {}", memory()));
-    say(&format!("--seed {}", world.seed));
-    let (faults, left_out) = world.faults();
-    if faults.is_empty() {
-        say("books: clean");
-        return ExitCode::SUCCESS;
-    }
-    say(&format!("books: {} discrepancies", faults.len() + left_out));
-    for fault in faults {
-        say(&format!("- {fault}"));
-    }
-    if left_out > 0 {
-        say(&format!("and {left_out} more"));
-    }
-    ExitCode::FAILURE
 }

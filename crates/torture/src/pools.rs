@@ -1,99 +1,58 @@
-//! The pools: a keeper for each slot builds one, lets it serve for a while, ends it under way and builds the next.
+//! The keepers: one per slot builds a pool, keeps it in use for a while, ends it under load and builds the next.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use offloop::{Handle, ProcessPool, Report};
+use fastrand::Rng;
+use offloop::{Handle, ProcessPool, ShutdownReport};
 
-use crate::clock;
-use crate::ledger::PoolNumber;
-use crate::plan::{Choices, Ending, PoolPlan, Reporting, Stream};
+use crate::os::{now, poll_until};
+use crate::plan::{PoolPlan, ReportUse};
 use crate::tasks::set_up;
-use crate::watchdog::Wait;
-use crate::world::World;
+use crate::world::{OpenPool, SLOTS, World, lock};
 
-/// How many pools there are at a time. The first slot's have one worker; the last one is empty now and then.
-pub(crate) const SLOTS: usize = 3;
-
-/// How the last pools end: all that was accepted is run.
+/// How long the last pools drain: long enough to run everything that they accepted.
 const LAST_DRAIN: Duration = Duration::from_secs(10);
 
-/// What a shutdown may take beyond what it is told to wait.
+/// How long a shutdown may take in addition to its drain and grace.
 const SLACK: Duration = Duration::from_secs(6);
 
-/// A pool in use.
-pub(crate) struct Open {
-    pub(crate) number: PoolNumber,
-    pub(crate) plan: PoolPlan,
-    pub(crate) pool: ProcessPool,
-    /// How many jobs it was given, those included that it did not take.
-    pub(crate) given: AtomicU64,
+/// A shutdown whose report is waited for.
+struct Shutdown {
+    open: Arc<OpenPool>,
+    report: Handle<ShutdownReport>,
+    /// How long it may take.
+    limit: Duration,
 }
 
-/// Where the clients find pools.
-#[derive(Default)]
-pub(crate) struct Slots([Mutex<Option<Arc<Open>>>; SLOTS]);
-
-impl Slots {
-    fn slot(&self, index: usize) -> MutexGuard<'_, Option<Arc<Open>>> {
-        self.0[index].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The pool in this slot, if there is one now.
-    pub(crate) fn get(&self, index: usize) -> Option<Arc<Open>> {
-        self.slot(index).clone()
-    }
-
-    fn put(&self, index: usize, open: Option<Arc<Open>>) {
-        let before = std::mem::replace(&mut *self.slot(index), open);
-        // Dropping a pool takes locks of its own.
-        drop(before);
-    }
-}
-
-/// A shutdown that has begun.
-struct Leaving {
-    open: Arc<Open>,
-    report: Handle<Report>,
-    /// It must have reported by then.
-    bound: Duration,
-}
-
-/// The life of a keeper.
-pub(crate) fn keep(world: &World, slot: usize) {
-    let mut choices = Choices::of(world.seed, Stream::Keeper(slot as u64));
-    let mut leaving: Option<Leaving> = None;
-    while !world.pools_are_to_end() {
-        let plan = choices.pool((slot == 0).then_some(1));
-        let (life, pause, ending) = (plan.life, plan.pause, plan.ending);
-        let Some(open) = open(world, plan) else { return };
-        world.slots.put(slot, Some(Arc::clone(&open)));
-        // The old pool ends while the new one serves.
-        if let Some(leaving) = leaving.take() {
-            leaving.wait(world);
+/// Runs the keeper of a slot.
+pub(crate) fn keep(world: &'static World, slot: usize, mut rng: Rng) {
+    let mut shutdown: Option<Shutdown> = None;
+    while !world.pools_over.load(SeqCst) {
+        let Some(open) = open(world, PoolPlan::random(&mut rng, (slot == 0).then_some(1))) else { return };
+        world.set_pool(slot, Some(Arc::clone(&open)));
+        // The previous pool shuts down while the new one is in use.
+        if let Some(shutdown) = shutdown.take() {
+            shutdown.wait(world);
         }
-        clock::poll_until(life, Duration::from_millis(20), || world.pools_are_to_end());
-        let ending = if world.pools_are_to_end() {
-            Ending::Shutdown { drain: LAST_DRAIN, report: Reporting::Awaited }
-        } else {
-            ending
-        };
-        leaving = end(world, slot, open, ending);
-        if slot == SLOTS - 1 && !world.pools_are_to_end() {
-            world.slots.put(slot, None);
+        let (life, pause) = (open.plan.life, open.plan.pause);
+        poll_until(life, Duration::from_millis(20), || world.pools_over.load(SeqCst));
+        shutdown = end(world, slot, open);
+        if slot == SLOTS - 1 && !world.pools_over.load(SeqCst) {
+            world.set_pool(slot, None);
             std::thread::sleep(pause);
         }
     }
-    world.slots.put(slot, None);
-    if let Some(leaving) = leaving {
-        leaving.wait(world);
+    world.set_pool(slot, None);
+    if let Some(shutdown) = shutdown {
+        shutdown.wait(world);
     }
 }
 
-fn open(world: &World, plan: PoolPlan) -> Option<Arc<Open>> {
+fn open(world: &World, plan: PoolPlan) -> Option<Arc<OpenPool>> {
     let mut builder = ProcessPool::builder()
-        .workers(plan.workers)
+        .max_workers(plan.workers)
         .queue_capacity(plan.capacity)
         .on_full(plan.on_full)
         .grace(plan.grace);
@@ -101,72 +60,70 @@ fn open(world: &World, plan: PoolPlan) -> Option<Arc<Open>> {
         builder = builder.initializer(&set_up.with());
     }
     match builder.build() {
-        Ok(pool) => Some(Arc::new(Open {
-            number: world.ledger.pool_opened(&plan),
-            plan,
-            pool,
-            given: AtomicU64::new(0),
-        })),
+        Ok(pool) => Some(Arc::new(OpenPool { number: world.oracle().add_pool(&plan), plan, pool })),
         Err(error) => {
-            world.ledger.complain(format!("a pool could not be built: {error}; {plan:?}"));
+            world.oracle().report(format!("a pool could not be built: {error}; {plan:?}"));
             None
         }
     }
 }
 
-/// Ends a pool that is in use. Those who still have it find it closed, or drop the last of it.
-fn end(world: &World, slot: usize, open: Arc<Open>, ending: Ending) -> Option<Leaving> {
-    match ending {
-        Ending::Drop => {
-            world.slots.put(slot, None);
-            None
-        }
-        Ending::Shutdown { drain, report } => {
-            world.ledger.pool_shuts_down(open.number, drain);
-            world.shut.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&open));
-            let bound = drain + 2 * open.plan.grace + SLACK;
-            let handle = open.pool.shutdown(drain);
-            match report {
-                Reporting::Awaited => return Some(Leaving { open, report: handle, bound }),
-                Reporting::Dropped => drop(handle),
-                Reporting::Detached => handle.detach(),
-            }
-            None
-        }
+/// Ends a pool in use as planned, or with [`LAST_DRAIN`]. A client that still has it finds it closed, or drops its
+/// last clone.
+fn end(world: &World, slot: usize, open: Arc<OpenPool>) -> Option<Shutdown> {
+    let (mut drain, mut report) = (open.plan.drain, open.plan.report);
+    if world.pools_over.load(SeqCst) {
+        (drain, report) = (Some(LAST_DRAIN), ReportUse::Wait);
     }
+    let Some(drain) = drain else {
+        world.set_pool(slot, None);
+        return None;
+    };
+    world.oracle().pools[open.number].begin_shutdown(now(), drain);
+    lock(&world.shut_down).push(Arc::clone(&open));
+    let limit = drain + 2 * open.plan.grace + SLACK;
+    let handle = open.pool.shutdown(drain);
+    match report {
+        ReportUse::Wait => return Some(Shutdown { open, report: handle, limit }),
+        ReportUse::Drop => drop(handle),
+        ReportUse::Detach => handle.detach(),
+    }
+    None
 }
 
-/// Whether the pools that were shut down have counted each of their jobs, once. To be asked when nobody submits any more
-/// and all jobs have been seen to end.
-pub(crate) fn audit(world: &World) {
-    for open in std::mem::take(&mut *world.shut.lock().unwrap_or_else(PoisonError::into_inner)) {
-        let given = open.given.load(Ordering::SeqCst);
-        let counted = open.pool.metrics().outcomes.total();
-        if counted != given {
-            let outcomes: Vec<_> = open.pool.metrics().outcomes.iter().collect();
-            let number = open.number;
-            world
-                .ledger
-                .complain(format!("{number} was given {given} jobs and has counted {counted}: {outcomes:?}"));
-        }
-    }
-}
-
-impl Leaving {
+impl Shutdown {
     fn wait(self, world: &World) {
-        let Self { open, mut report, bound } = self;
+        let Self { open, mut report, limit } = self;
         let number = open.number;
-        match world.watchdog.during(Wait::Shutdown(number), || report.wait_timeout(bound)) {
-            None => world.ledger.complain(format!("{number} has not shut down within {bound:?}")),
-            Some(Err(error)) => world.ledger.complain(format!("{number} has no report: {error}")),
+        let report = world.waits.during("the shutdown of pool", number as u64, || report.wait_timeout(limit));
+        let fault = match report {
+            None => format!("did not shut down within {limit:?}"),
+            Some(Err(error)) => format!("has no report of its shutdown: {error}"),
             Some(Ok(report)) => {
-                world.ledger.pool_is_over(number, &report);
-                if !open.pool.workers().is_empty() || open.pool.queued() > 0 {
-                    world
-                        .ledger
-                        .complain(format!("{number} has reported {report:?} and is still {:?}", open.pool));
+                let end = world.oracle().pools[number].end_shutdown(now(), &report);
+                match end {
+                    Err(fault) => fault,
+                    Ok(()) if open.pool.worker_pids().is_empty() && open.pool.queued() == 0 => return,
+                    Ok(()) => format!("reported {report:?} and is still {:?}", open.pool),
                 }
             }
+        };
+        world.oracle().report(format!("pool {number} {fault}"));
+    }
+}
+
+/// Checks that each pool that was shut down has counted each of its jobs once. Call it when all jobs have ended.
+pub(crate) fn check_metrics(world: &World) {
+    for open in std::mem::take(&mut *lock(&world.shut_down)) {
+        let (number, outcomes) = (open.number, open.pool.metrics().outcomes);
+        let mut oracle = world.oracle();
+        let (counted, submitted) = (outcomes.total(), oracle.pools[number].submitted);
+        if counted != submitted {
+            let outcomes: Vec<_> = outcomes.iter().collect();
+            let plan = &open.plan;
+            oracle.report(format!(
+                "pool {number} had {submitted} jobs, counted {counted}: {outcomes:?}, {plan:?}"
+            ));
         }
     }
 }

@@ -1,81 +1,70 @@
-//! What all threads of the torture share.
+//! What all threads of the program share.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::ledger::Ledger;
-use crate::pools::{Open, Slots};
-use crate::watchdog::Watchdog;
+use offloop::ProcessPool;
 
-pub(crate) struct World {
-    pub(crate) seed: u64,
-    pub(crate) ledger: Ledger,
-    pub(crate) watchdog: Watchdog,
-    pub(crate) slots: Slots,
-    /// The pools that were shut down, whose counts are looked at in the end.
-    pub(crate) shut: Mutex<Vec<Arc<Open>>>,
-    phase: AtomicU8,
-    /// Panics that no job was told to raise. Apart from the ledger, whose lock may be held by who panics.
-    panics: Mutex<Vec<String>>,
+use crate::oracle::Oracle;
+use crate::plan::PoolPlan;
+use crate::waits::Waits;
+
+/// How many pools there are at a time. The pools of slot 0 have one worker; the last slot is empty now and then.
+pub(crate) const SLOTS: usize = 3;
+
+/// A pool in use.
+pub(crate) struct OpenPool {
+    pub(crate) number: usize,
+    pub(crate) plan: PoolPlan,
+    pub(crate) pool: ProcessPool,
 }
 
-/// The order in which the run ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-enum Phase {
-    Load,
-    /// Nobody submits or strikes any more.
-    Calm,
-    /// The pools are shut down.
-    End,
+#[derive(Default)]
+pub(crate) struct World {
+    pub(crate) seed: u64,
+    pub(crate) waits: Waits,
+    oracle: Mutex<Oracle>,
+    slots: [Mutex<Option<Arc<OpenPool>>>; SLOTS],
+    /// Pools that were shut down, kept until their metrics are compared with the oracle's counts.
+    pub(crate) shut_down: Mutex<Vec<Arc<OpenPool>>>,
+    /// Clients submit no more jobs, and no more faults are injected.
+    pub(crate) load_over: AtomicBool,
+    /// The keepers shut the pools down.
+    pub(crate) pools_over: AtomicBool,
+    /// Panics of this process that were not planned. Not part of the oracle, as its lock may be held by the thread
+    /// that panics.
+    pub(crate) panics: Mutex<Vec<String>>,
+}
+
+/// Locks a mutex whether or not a thread panicked with it.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
-        Self {
-            seed,
-            ledger: Ledger::new(),
-            watchdog: Watchdog::default(),
-            slots: Slots::default(),
-            shut: Mutex::default(),
-            phase: AtomicU8::new(Phase::Load as u8),
-            panics: Mutex::default(),
-        }
+        Self { seed, ..Self::default() }
     }
 
-    fn has_come_to(&self, phase: Phase) -> bool {
-        self.phase.load(Ordering::SeqCst) >= phase as u8
+    pub(crate) fn oracle(&self) -> MutexGuard<'_, Oracle> {
+        lock(&self.oracle)
     }
 
-    fn go_on_to(&self, phase: Phase) {
-        self.phase.fetch_max(phase as u8, Ordering::SeqCst);
+    /// Returns the pool in this slot, if there is one now.
+    pub(crate) fn pool(&self, slot: usize) -> Option<Arc<OpenPool>> {
+        lock(&self.slots[slot]).clone()
     }
 
-    pub(crate) fn end_load(&self) {
-        self.go_on_to(Phase::Calm);
+    pub(crate) fn set_pool(&self, slot: usize, pool: Option<Arc<OpenPool>>) {
+        let before = std::mem::replace(&mut *lock(&self.slots[slot]), pool);
+        // After the lock is released: dropping a pool takes locks of its own.
+        drop(before);
     }
 
-    pub(crate) fn end_pools(&self) {
-        self.go_on_to(Phase::End);
-    }
-
-    pub(crate) fn load_is_to_end(&self) -> bool {
-        self.has_come_to(Phase::Calm)
-    }
-
-    pub(crate) fn pools_are_to_end(&self) -> bool {
-        self.has_come_to(Phase::End)
-    }
-
-    pub(crate) fn note_panic(&self, text: String) {
-        self.panics.lock().unwrap_or_else(PoisonError::into_inner).push(text);
-    }
-
-    /// Everything that is wrong, as far as it is known, and how much more there is of it.
-    pub(crate) fn faults(&self) -> (Vec<String>, usize) {
-        let mut faults = self.panics.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (of_ledger, left_out) = self.ledger.faults();
-        faults.extend(of_ledger);
-        (faults, left_out)
+    /// Returns everything found to be wrong until now.
+    pub(crate) fn discrepancies(&self) -> Vec<String> {
+        let mut found = lock(&self.panics).clone();
+        found.extend_from_slice(self.oracle().discrepancies());
+        found
     }
 }

@@ -1,4 +1,4 @@
-//! The connector: plain blocking `std::net`, as a vendor might ship it. Nothing in here knows of async or of offloop.
+//! The connector: plain blocking `std::net`, as a vendor might ship it. It knows neither async code nor offloop.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -12,41 +12,41 @@ pub struct Client {
     stream: TcpStream,
 }
 
-/// Why a call has no results.
+/// The reason why a call has no results.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The connection broke. Whether the function ran is not known.
+    /// The connection broke. The function may have run.
     #[error("the connection was lost: {0}")]
     Lost(#[source] io::Error),
-    /// The other side speaks something else.
+    /// The other side does not follow the protocol.
     #[error("the protocol was broken: {0}")]
     Protocol(String),
-    /// The function ran and failed. The connection is as good as before.
+    /// The function ran and failed. The connection can still be used.
     #[error("{key}: {message}")]
     Function {
-        /// What kind of failure it is, for programs.
+        /// The kind of failure, for programs.
         key: String,
-        /// The same for people.
+        /// The description of the failure, for people.
         message: String,
     },
 }
 
 impl CallError {
-    /// Whether the connection can't be used any more: nobody knows what comes on it next.
+    /// Returns whether the connection is unusable, because unread bytes of this call may follow on it.
     pub fn is_fatal(&self) -> bool {
         !matches!(self, Self::Function { .. })
     }
 }
 
 impl Client {
-    /// Connects. Blocks, for ten seconds at most.
+    /// Connects. Blocks for at most ten seconds.
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream })
     }
 
-    /// Calls a function of the server by its name. Blocks until it has answered.
+    /// Calls a function of the server by its name. Blocks until the server has answered.
     pub fn call(&mut self, function: &str, parameters: &Parameters) -> Result<Parameters, CallError> {
         let call = Message::Call { function: function.to_owned(), parameters: parameters.clone() };
         call.write(&self.stream)?;
@@ -57,7 +57,7 @@ impl Client {
         }
     }
 
-    /// Another hold on the connection's socket. To shut it down there ends a call that waits here.
+    /// Returns another handle of the connection's socket. Shutting that down ends a call that waits for its answer.
     pub fn socket(&self) -> io::Result<TcpStream> {
         self.stream.try_clone()
     }

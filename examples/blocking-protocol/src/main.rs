@@ -1,4 +1,4 @@
-//! 200 calls of a remote function that takes 50 ms: directly on the event loop, and by offloop.
+//! Makes 200 calls of a remote function that takes 50 ms: directly on the event loop, and with offloop.
 //!
 //! `cargo run --release -p offloop-example-blocking-protocol`
 
@@ -42,7 +42,7 @@ async fn measure(server: SocketAddr) -> Result<(), Box<dyn Error>> {
     let stall =
         async { connector.call("STALL", Parameters::new()).timeout(Duration::from_millis(200)).await };
     let (error, took, late) = heart.measure(stall).await;
-    println!("\na call without end, with a timeout of 200 ms: {}", error.expect_err("it has no end"));
+    println!("\na call that never ends, with a timeout of 200 ms: {}", error.expect_err("it never ends"));
     println!("it ended after {}, the loop was late by {} at worst", milliseconds(took), milliseconds(late));
     let since = Instant::now();
     connector.call("ECHO", Parameters::new()).await??;
@@ -54,13 +54,13 @@ fn order(quantity: u32) -> Parameters {
     parameters([("QUANTITY", &quantity.to_string()), ("PRICE", "3")])
 }
 
-/// As in a program whose tasks call the connector where they are.
+/// Calls the connector from a task, as a program without offloop would.
 async fn directly(server: SocketAddr) -> Result<(), Box<dyn Error>> {
     let mut client = Client::connect(server)?;
     for quantity in 0..CALLS {
         let results = client.call("ORDER_TOTAL", &order(quantity))?;
         assert_eq!(results["TOTAL"], (3 * quantity).to_string());
-        // Other tasks get their turn between two calls.
+        // Lets other tasks run between two calls.
         tokio::task::yield_now().await;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The other side: a server with a few functions, in threads of this program.
+//! The server: a few functions, on threads of this program.
 
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -11,10 +11,10 @@ use crate::client::CallError;
 use crate::parameters;
 use crate::wire::{Message, Parameters};
 
-/// A server on a free port of loopback, until it is dropped.
+/// A server that listens on a free port of loopback until it is dropped.
 ///
-/// Its functions: `ECHO` returns what it gets; `ORDER_TOTAL` takes 50 ms and multiplies `QUANTITY` by `PRICE`; `STALL`
-/// returns when its caller has hung up.
+/// Its functions: `ECHO` returns its parameters; `ORDER_TOTAL` takes 50 ms and multiplies `QUANTITY` by `PRICE`;
+/// `STALL` returns when the caller has closed the connection.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -30,7 +30,7 @@ struct Shared {
 }
 
 impl Server {
-    /// Starts it.
+    /// Starts a server.
     pub fn start() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let server = Self { address: listener.local_addr()?, shared: Arc::default() };
@@ -39,22 +39,22 @@ impl Server {
         Ok(server)
     }
 
-    /// Where it listens.
+    /// Returns the address that the server listens at.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many connections it has had.
+    /// Returns the number of connections that the server has accepted.
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// How many calls run now.
+    /// Returns the number of calls that are running.
     pub fn running(&self) -> usize {
         self.shared.running.load(Ordering::SeqCst)
     }
 
-    /// Closes all connections, as a restart would.
+    /// Closes all connections, as a restart of the server would.
     pub fn hang_up(&self) {
         self.shared.hang_up();
     }
@@ -64,7 +64,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::SeqCst);
         self.shared.hang_up();
-        // Has it look.
+        // Wakes the accepting thread, so that it sees the flag.
         let _ = TcpStream::connect(self.address);
     }
 }
@@ -80,7 +80,7 @@ impl Shared {
             self.streams.lock().unwrap_or_else(PoisonError::into_inner).push(end);
             let shared = Arc::clone(&self);
             thread::spawn(move || {
-                // The end of a connection is the end of its thread, whatever the reason.
+                // Whatever the error is, the connection and its thread end.
                 let _ = shared.serve(&stream);
                 let _ = stream.shutdown(Shutdown::Both);
             });
@@ -125,7 +125,7 @@ fn perform(
             Ok(parameters([("TOTAL", &total.to_string())]))
         }
         "STALL" => {
-            // It ends when nothing more can come; what comes is not for it.
+            // Blocks until the caller sends something or closes the connection.
             let _ = caller.peek(&mut [0]);
             Ok(Parameters::new())
         }

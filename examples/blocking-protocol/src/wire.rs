@@ -1,15 +1,15 @@
-//! The bytes on the wire. A frame is its size (4 bytes, big endian) and as many bytes: a tag, then texts, each with its
-//! size before it.
+//! The format of messages. A frame is a size (4 bytes, big endian) and that number of bytes: a tag, then texts. Each
+//! text follows its own size.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
 use crate::client::CallError;
 
-/// Parameters of a call, or its results, by name.
+/// The parameters or the results of a call, by name.
 pub type Parameters = BTreeMap<String, String>;
 
-/// Nobody sends a larger frame; a size beyond it is no size.
+/// The largest size of a frame. A larger number means that the other side does not follow the protocol.
 const MAX_FRAME: u32 = 1 << 20;
 
 pub(crate) enum Message {
@@ -54,7 +54,7 @@ impl Message {
         if frame.len() < size as usize {
             return Err(CallError::Lost(io::ErrorKind::UnexpectedEof.into()));
         }
-        Self::decode(&frame).ok_or_else(|| CallError::Protocol("a frame that makes no sense".to_owned()))
+        Self::decode(&frame).ok_or_else(|| CallError::Protocol("a frame that cannot be decoded".to_owned()))
     }
 
     fn decode(frame: &[u8]) -> Option<Self> {
@@ -75,7 +75,7 @@ fn pairs(parameters: &Parameters) -> impl Iterator<Item = &String> {
 
 fn push<'a>(frame: &mut Vec<u8>, texts: impl IntoIterator<Item = &'a String>) {
     for text in texts {
-        // A text that is too long makes the frame too large, which is refused.
+        // If the size of a text does not fit, the frame is larger than `MAX_FRAME` and is refused.
         frame.extend(u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
         frame.extend(text.as_bytes());
     }

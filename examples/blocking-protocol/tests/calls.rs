@@ -1,4 +1,4 @@
-//! Calls over real sockets, to the server and to servers that misbehave.
+//! Calls over real sockets, to the server and to servers that break the protocol.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -10,19 +10,19 @@ use std::time::{Duration, Instant};
 use offloop::{ErrorKind, Handle};
 use offloop_example_blocking_protocol::{CallError, Connector, Parameters, Server, parameters};
 
-/// When a test gives up on something that should have happened long ago.
-const GIVE_UP: Duration = Duration::from_secs(60);
+/// A test fails after this time without the expected event.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[track_caller]
 fn end<T: Send + 'static>(mut handle: Handle<T>) -> Result<T, offloop::Error> {
-    handle.wait_timeout(GIVE_UP).expect("the call ends")
+    handle.wait_timeout(TIMEOUT).expect("the call ends")
 }
 
 #[track_caller]
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < GIVE_UP, "it never happened: {what}");
+        assert!(begun.elapsed() < TIMEOUT, "did not happen within {TIMEOUT:?}: {what}");
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -36,14 +36,14 @@ fn echoes(connector: &Connector) {
     assert_eq!(echo(connector).unwrap().unwrap(), parameters([("TEXT", "hello")]));
 }
 
-/// A server that does this with each connection, after it has read something.
-fn misbehaving(answer: impl Fn(TcpStream) + Send + 'static) -> SocketAddr {
+/// Starts a server that reads from each connection once, then calls `answer`.
+fn broken_server(answer: impl Fn(TcpStream) + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            // All that there is: to close a socket with something unread in it takes the answer back.
+            // Reads everything: closing a socket with unread bytes would discard the answer.
             assert!(stream.read(&mut [0; 1000]).unwrap() > 0);
             answer(stream);
         }
@@ -52,7 +52,7 @@ fn misbehaving(answer: impl Fn(TcpStream) + Send + 'static) -> SocketAddr {
 }
 
 #[test]
-fn the_loop_turns_while_200_calls_wait() {
+fn the_event_loop_keeps_running_while_200_calls_wait() {
     let server = Server::start().unwrap();
     let connector = Connector::new(server.address(), 20).unwrap();
     let turns = Arc::new(AtomicUsize::new(0));
@@ -71,14 +71,14 @@ fn the_loop_turns_while_200_calls_wait() {
             assert_eq!(call.await.unwrap().unwrap()["TOTAL"], (3 * quantity).to_string());
         }
     });
-    // They take half a second together.
+    // The calls take half a second together.
     let turns = turns.load(Ordering::Relaxed);
-    assert!(turns >= 10, "the loop came round {turns} times");
-    assert!(server.accepted() <= 20, "{} connections of 20 workers", server.accepted());
+    assert!(turns >= 10, "the other task ran {turns} times");
+    assert!(server.accepted() <= 20, "20 workers opened {} connections", server.accepted());
 }
 
 #[test]
-fn a_functions_error_is_its_callers_and_costs_no_connection() {
+fn an_error_of_the_function_reaches_the_caller_and_keeps_the_connection() {
     let server = Server::start().unwrap();
     let connector = Connector::new(server.address(), 1).unwrap();
     for (function, sent, expected) in [
@@ -95,27 +95,27 @@ fn a_functions_error_is_its_callers_and_costs_no_connection() {
 }
 
 #[test]
-fn a_cancelled_call_hangs_up_and_frees_its_worker() {
+fn a_cancelled_call_closes_its_connection_and_frees_its_worker() {
     let server = Server::start().unwrap();
     let connector = Connector::new(server.address(), 1).unwrap();
     let stall = connector.call("STALL", Parameters::new());
     eventually("the call runs", || server.running() == 1);
     drop(stall);
-    eventually("the server knows", || server.running() == 0);
+    eventually("the server sees it", || server.running() == 0);
     echoes(&connector);
-    assert_eq!(server.accepted(), 2, "the worker did not connect anew");
+    assert_eq!(server.accepted(), 2, "the worker did not open a new connection");
 }
 
 #[test]
-fn a_call_whose_time_is_up_hangs_up_and_frees_its_worker() {
+fn a_call_that_times_out_closes_its_connection_and_frees_its_worker() {
     let server = Server::start().unwrap();
     let connector = Connector::new(server.address(), 1).unwrap();
     let stall = connector.call("STALL", Parameters::new());
     eventually("the call runs", || server.running() == 1);
     let error = end(stall.timeout(Duration::from_millis(10))).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::RunDeadline(_)), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::RunTimeout(_)), "{error:?}");
     assert_eq!(error.job_name(), "STALL");
-    eventually("the server knows", || server.running() == 0);
+    eventually("the server sees it", || server.running() == 0);
     echoes(&connector);
 }
 
@@ -129,12 +129,12 @@ fn a_cancel_at_any_moment_is_not_missed() {
         drop(stall);
     }
     echoes(&connector);
-    eventually("the server knows of all", || server.running() == 0);
+    eventually("the server sees every cancel", || server.running() == 0);
 }
 
-/// Nor does one that comes with the answer.
+/// Not even if it comes at the same time as the answer.
 #[test]
-fn a_cancel_does_not_hit_the_next_call() {
+fn a_cancel_does_not_affect_the_next_call() {
     let server = Server::start().unwrap();
     let connector = Connector::new(server.address(), 1).unwrap();
     for round in 0..4000 {
@@ -149,7 +149,7 @@ fn a_cancel_does_not_hit_the_next_call() {
 }
 
 #[test]
-fn a_lost_connection_costs_one_call_and_is_replaced() {
+fn a_lost_connection_fails_one_call_and_is_replaced() {
     let server = Server::start().unwrap();
     let connector = Connector::new(server.address(), 1).unwrap();
     echoes(&connector);
@@ -157,7 +157,7 @@ fn a_lost_connection_costs_one_call_and_is_replaced() {
     let error = echo(&connector).unwrap().unwrap_err();
     assert!(matches!(error, CallError::Lost(_)), "{error:?}");
     echoes(&connector);
-    // And while a call waits for its answer.
+    // The same while a call waits for its answer.
     let stall = connector.call("STALL", Parameters::new());
     eventually("the call runs", || server.running() == 1);
     server.hang_up();
@@ -166,17 +166,17 @@ fn a_lost_connection_costs_one_call_and_is_replaced() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_each_calls_error() {
+fn each_call_fails_if_no_server_listens() {
     let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     let connector = Connector::new(nobody, 1).unwrap();
     for _ in 0..2 {
         let error = echo(&connector).unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::State(_)), "{error:?}");
+        assert!(matches!(error.kind(), ErrorKind::WorkerState(_)), "{error:?}");
     }
 }
 
 #[test]
-fn garbage_is_an_error_and_not_what_the_next_call_reads() {
+fn garbage_is_an_error_and_the_next_call_does_not_read_it() {
     const GARBAGE: [&[u8]; 5] = [
         b"HTTP/1.1 400 Bad Request\r\n\r\n", // a size of a gigabyte
         b"\0\0\0\0",
@@ -187,7 +187,7 @@ fn garbage_is_an_error_and_not_what_the_next_call_reads() {
     for garbage in GARBAGE {
         let connections = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&connections);
-        let address = misbehaving(move |mut stream| {
+        let address = broken_server(move |mut stream| {
             count.fetch_add(1, Ordering::SeqCst);
             stream.write_all(garbage).unwrap();
         });
@@ -201,14 +201,14 @@ fn garbage_is_an_error_and_not_what_the_next_call_reads() {
 }
 
 #[test]
-fn a_server_that_dies_within_its_answer_is_a_lost_connection() {
-    let address = misbehaving(|mut stream| stream.write_all(b"\0\0\0\x64R\0\0").unwrap());
+fn a_server_that_ends_within_its_answer_is_a_lost_connection() {
+    let address = broken_server(|mut stream| stream.write_all(b"\0\0\0\x64R\0\0").unwrap());
     let error = echo(&Connector::new(address, 1).unwrap()).unwrap().unwrap_err();
     assert!(matches!(error, CallError::Lost(_)), "{error:?}");
 }
 
 #[test]
-fn a_message_that_is_too_large_is_refused_here() {
+fn a_message_that_is_too_large_is_not_sent() {
     let server = Server::start().unwrap();
     let connector = Connector::new(server.address(), 1).unwrap();
     let large = "x".repeat(2 << 20);

@@ -1,7 +1,7 @@
-//! 200 calls of a stored function that takes 50 ms: directly on the event loop, and by offloop.
+//! Makes 200 calls of a stored function that takes 50 ms: directly on the event loop, and with offloop.
 //!
-//! `cargo xtask servers -- cargo run --release -p offloop-example-postgres`, or with the URL of a database of yours in
-//! `OFFLOOP_POSTGRES_URL`.
+//! Run `cargo run -p offloop-example-servers -- cargo run --release -p offloop-example-postgres`, or set
+//! `OFFLOOP_POSTGRES_URL` to the URL of a database.
 
 #[path = "../../../crates/offloop/examples/support/mod.rs"]
 mod support;
@@ -20,8 +20,8 @@ const CALLS: i64 = 200;
 fn main() -> ExitCode {
     let Ok(url) = std::env::var("OFFLOOP_POSTGRES_URL") else {
         eprintln!(
-            "no database: `cargo xtask servers -- cargo run --release -p offloop-example-postgres` makes one, \
-             if PostgreSQL is installed; another one's URL may be in OFFLOOP_POSTGRES_URL"
+            "OFFLOOP_POSTGRES_URL is not set: set it to the URL of a database, or install PostgreSQL and run \
+             `cargo run -p offloop-example-servers -- cargo run --release -p offloop-example-postgres`"
         );
         return ExitCode::FAILURE;
     };
@@ -73,20 +73,20 @@ async fn measure(url: &str) -> Result<(), Box<dyn Error>> {
     println!("\na call of ten minutes with a timeout of 200 ms: {}", error.expect_err("it takes longer"));
     println!("it ended after {}, the loop was late by {} at worst", milliseconds(took), milliseconds(late));
     let since = Instant::now();
-    // There is one connection, so this call's turn comes when the other one is over on the server.
+    // There is one connection, so this call runs after the other one has ended on the server.
     database.call("offloop_double", |client| double(client, 1)).await??;
-    println!("the connection's successor answered {} later", milliseconds(since.elapsed()));
+    println!("the next call, on a new connection, was answered {} later", milliseconds(since.elapsed()));
     Ok(())
 }
 
-/// As in a program whose tasks call the driver where they are.
+/// Calls the driver from a task and waits for the answer there.
 async fn directly(url: &str) -> Result<(), Box<dyn Error>> {
-    // On a thread of tokio's the driver panics, for it has a runtime inside. So "directly" is to wait for a thread.
+    // The driver contains a runtime and panics on a thread of tokio. So the task waits for another thread.
     let mut client = thread::scope(|scope| scope.spawn(|| Client::connect(url, NoTls)).join().unwrap())?;
     for value in 0..CALLS {
         let doubled = thread::scope(|scope| scope.spawn(|| double(&mut client, value)).join().unwrap())?;
         assert_eq!(doubled, 2 * value);
-        // Other tasks get their turn between two calls.
+        // Lets other tasks run between two calls.
         tokio::task::yield_now().await;
     }
     thread::scope(|scope| scope.spawn(|| drop(client)).join().unwrap());

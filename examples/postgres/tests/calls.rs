@@ -1,4 +1,4 @@
-//! Calls of stored functions, with the server's own view of them.
+//! Calls of stored functions, checked in the server's own view of its sessions.
 
 mod common;
 
@@ -30,7 +30,7 @@ fn each_worker_has_one_connection_and_keeps_it() {
 }
 
 #[test]
-fn the_loop_turns_while_200_calls_wait() {
+fn the_event_loop_keeps_running_while_200_calls_wait() {
     let Some(server) = Server::find() else { return };
     let database = server.database("turning", 20);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -49,13 +49,13 @@ fn the_loop_turns_while_200_calls_wait() {
             call.await.unwrap().unwrap();
         }
     });
-    // They take half a second together. One that blocked the loop would leave it a turn for each.
+    // The calls take half a second together. Calls that blocked the loop would let the other task run once per call.
     let turns = turns.load(Ordering::Relaxed);
-    assert!(turns >= 10, "the loop came round {turns} times");
+    assert!(turns >= 10, "the other task ran {turns} times");
 }
 
 #[test]
-fn a_cancelled_call_is_gone_from_the_server() {
+fn a_cancelled_call_ends_on_the_server() {
     let Some(mut server) = Server::find() else { return };
     let database = server.database("cancelled", 1);
     let stall = database.call("offloop_stall", |client| client.execute("SELECT offloop_stall('a')", &[]));
@@ -67,19 +67,19 @@ fn a_cancelled_call_is_gone_from_the_server() {
 }
 
 #[test]
-fn a_call_whose_time_is_up_is_gone_from_the_server() {
+fn a_call_that_times_out_ends_on_the_server() {
     let Some(mut server) = Server::find() else { return };
     let database = server.database("overdue", 1);
     let stall = database.call("offloop_stall", |client| client.execute("SELECT offloop_stall('b')", &[]));
     eventually("the query runs", || server.running("overdue", "offloop_stall") == 1);
     let error = end(stall.timeout(Duration::from_millis(10))).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::RunDeadline(_)), "{error:?}");
+    assert!(matches!(error.kind(), ErrorKind::RunTimeout(_)), "{error:?}");
     assert_eq!(error.job_name(), "offloop_stall");
     eventually("the query is gone", || server.running("overdue", "offloop_stall") == 0);
 }
 
 #[test]
-fn a_shutdown_cancels_on_the_server() {
+fn a_shutdown_cancels_the_query_on_the_server() {
     let Some(mut server) = Server::find() else { return };
     let database = server.database("shut_down", 1);
     let stall = database.call("offloop_stall", |client| client.execute("SELECT offloop_stall('c')", &[]));
@@ -90,8 +90,8 @@ fn a_shutdown_cancels_on_the_server() {
     eventually("its connection is closed", || server.backends("shut_down").is_empty());
 }
 
-/// Before the connection is made, before the query is sent, while it runs: a query that was missed would hold the one
-/// connection for ten minutes.
+/// Cancels come before the connection is open, before the query is sent, and while it runs. A query whose cancel is
+/// missed would occupy the only connection for ten minutes.
 #[test]
 fn a_cancel_at_any_moment_is_not_missed() {
     let Some(mut server) = Server::find() else { return };
@@ -106,7 +106,7 @@ fn a_cancel_at_any_moment_is_not_missed() {
     assert_eq!(server.running("any_moment", "offloop_stall"), 0);
 }
 
-/// For the server may act on the cancel late.
+/// The server may act on the cancel late, and would then end the next query of the old connection.
 #[test]
 fn after_a_cancel_the_next_call_has_a_new_connection() {
     let Some(mut server) = Server::find() else { return };
@@ -122,7 +122,7 @@ fn after_a_cancel_the_next_call_has_a_new_connection() {
 }
 
 #[test]
-fn a_functions_error_is_its_callers_and_costs_no_connection() {
+fn an_error_of_the_function_reaches_the_caller_and_keeps_the_connection() {
     let Some(server) = Server::find() else { return };
     let database = server.database("failing", 1);
     let before = end(database.call("backend", backend)).unwrap().unwrap();
@@ -135,7 +135,7 @@ fn a_functions_error_is_its_callers_and_costs_no_connection() {
 }
 
 #[test]
-fn a_lost_connection_costs_one_call_and_is_replaced() {
+fn a_lost_connection_fails_one_call_and_is_replaced() {
     let Some(mut server) = Server::find() else { return };
     let database = server.database("lost", 1);
     let before = end(database.call("backend", backend)).unwrap().unwrap();
@@ -145,14 +145,14 @@ fn a_lost_connection_costs_one_call_and_is_replaced() {
     assert_ne!(before, after);
     server.terminate(after);
     let repeated = end(database.call_repeatable("backend", backend)).unwrap().unwrap();
-    assert_ne!(after, repeated, "a call that may run twice did not");
+    assert_ne!(after, repeated, "the call was not repeated on a new connection");
 }
 
 #[test]
-fn a_server_that_is_not_there_is_each_calls_error() {
+fn each_call_fails_if_no_server_listens() {
     let database = Database::new("postgresql://nobody@127.0.0.1:1/nothing", 1).unwrap();
     for _ in 0..2 {
         let error = end(database.call("backend", backend)).unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::State(_)), "{error:?}");
+        assert!(matches!(error.kind(), ErrorKind::WorkerState(_)), "{error:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The server restarts under calls. Alone in its binary: other tests would notice.
+//! The server restarts during calls. This test is alone in its binary, because a restart would make other tests fail.
 
 mod common;
 
@@ -21,10 +21,10 @@ fn backends(database: &Database) -> BTreeSet<i32> {
 }
 
 #[test]
-fn after_a_restart_all_workers_connect_anew() {
+fn after_a_restart_all_workers_open_new_connections() {
     let Some(mut server) = Server::find() else { return };
     let Ok(restart) = std::env::var("OFFLOOP_POSTGRES_RESTART") else {
-        return skip("no command in OFFLOOP_POSTGRES_RESTART");
+        return skip("OFFLOOP_POSTGRES_RESTART is not set");
     };
     let database = server.database("restarted", 4);
     let before = backends(&database);

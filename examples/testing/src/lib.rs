@@ -1,19 +1,19 @@
-//! Counts the keys of JSON documents in other processes: a small library to show how one that uses a process
-//! pool is tested. What to copy is in the README beside it.
+//! Counts the keys of JSON documents in other processes. This small library shows how to test code that uses a process
+//! pool; the README lists the lines to copy.
 
 use std::collections::BTreeMap;
 
 use offloop::{Handle, ProcessPool};
 use serde_json::Value;
 
-/// How often each key occurs in a document, at any depth.
+/// The number of times that each key occurs in a document, at any depth.
 pub type KeyCounts = BTreeMap<String, u64>;
 
-/// Counts the keys of a JSON document on `pool`. The error of the handle's value is that of the document.
+/// Counts the keys of a JSON document on `pool`. The inner result is an error if the document is not valid JSON.
 ///
 /// ```
 /// offloop::init(); // a doctest has a `main` of its own
-/// let pool = offloop::ProcessPool::builder().workers(1).build()?;
+/// let pool = offloop::ProcessPool::builder().max_workers(1).build()?;
 ///
 /// let counts = offloop_example_testing::count(&pool, r#"{"a": [{"b": 1}, {"b": 2}]}"#).wait()??;
 /// assert_eq!(counts["b"], 2);
@@ -24,7 +24,7 @@ pub fn count(pool: &ProcessPool, json: &str) -> Handle<Result<KeyCounts, String>
     pool.run(count_keys.with(json))
 }
 
-/// Counts the keys of a JSON document here and now.
+/// Counts the keys of a JSON document on the calling thread.
 #[offloop::task]
 pub fn count_keys(json: &str) -> Result<KeyCounts, String> {
     let document: Value = serde_json::from_str(json).map_err(|error| error.to_string())?;
@@ -53,18 +53,18 @@ offloop::init_tests!();
 mod tests {
     use super::*;
 
-    /// A task that only the tests have.
+    /// A task that exists only in the tests.
     #[offloop::task]
     fn process_id() -> u32 {
         std::process::id()
     }
 
     fn pool() -> ProcessPool {
-        ProcessPool::builder().workers(1).build().unwrap()
+        ProcessPool::builder().max_workers(1).build().unwrap()
     }
 
     #[test]
-    fn a_worker_counts_as_an_ordinary_call_does() {
+    fn a_worker_returns_the_same_counts_as_a_direct_call() {
         let json = r#"{"name": "x", "parts": [{"name": "y"}, {"name": "z", "parts": []}]}"#;
         let counts = count(&pool(), json).wait().unwrap().unwrap();
         assert_eq!(counts, KeyCounts::from([("name".to_owned(), 3), ("parts".to_owned(), 2)]));
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn the_error_of_a_document_comes_back() {
+    fn the_error_of_an_invalid_document_is_returned() {
         let error = count(&pool(), "{\"a\": }").wait().unwrap().unwrap_err();
         assert!(error.contains("expected value at line 1"), "{error}");
     }
@@ -82,6 +82,6 @@ mod tests {
         let pool = pool();
         let worker = pool.run(process_id.with()).wait().unwrap();
         assert_ne!(worker, std::process::id());
-        assert_eq!(pool.workers(), [worker]);
+        assert_eq!(pool.worker_pids(), [worker]);
     }
 }

@@ -1,19 +1,19 @@
-//! The library on a process pool, as a user of it sees it.
+//! Tests of the library with a process pool, through its public functions.
 
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
-use offloop::{ErrorKind, Exit, ProcessPool};
+use offloop::{ErrorKind, ProcessPool, WorkerExit};
 use offloop_example_testing::{count, count_keys};
 
 offloop::init_tests!();
 
-/// One pool for the tests that only need some pool. `cargo test` shares it between them; nextest, which starts
-/// a process for each test, makes one for each.
+/// A pool for the tests that need no pool of their own. `cargo test` builds it once; nextest builds it for each test,
+/// because it starts a process for each.
 static SHARED: LazyLock<ProcessPool> = LazyLock::new(|| pool(2));
 
 fn pool(workers: usize) -> ProcessPool {
-    ProcessPool::builder().workers(workers).build().unwrap()
+    ProcessPool::builder().max_workers(workers).build().unwrap()
 }
 
 #[offloop::task]
@@ -33,7 +33,7 @@ fn keys_are_counted_at_any_depth() {
 }
 
 #[test]
-fn many_documents_at_once_keep_their_answers() {
+fn each_of_many_documents_gets_its_own_answer() {
     let documents: Vec<_> = (1..=50).map(|n| format!("[{}]", vec![r#"{"key": 0}"#; n].join(","))).collect();
     let handles: Vec<_> = documents.iter().map(|json| count(&SHARED, json)).collect();
     for (n, handle) in (1..).zip(handles) {
@@ -42,33 +42,34 @@ fn many_documents_at_once_keep_their_answers() {
 }
 
 #[test]
-fn the_task_of_the_library_is_a_function_too() {
+fn the_task_of_the_library_can_also_be_called_directly() {
     assert_eq!(count_keys("[]").unwrap().len(), 0);
     assert_eq!(SHARED.run(count_keys.with("[]")).wait().unwrap().unwrap().len(), 0);
 }
 
 #[tokio::test]
-async fn two_documents_are_awaited_together() {
+async fn two_documents_can_be_awaited_together() {
     let (first, second) = tokio::join!(count(&SHARED, r#"{"a": 1}"#), count(&SHARED, r#"{"b": 2}"#));
     assert_eq!(first.unwrap().unwrap()["a"], 1);
     assert_eq!(second.unwrap().unwrap()["b"], 1);
 }
 
 #[test]
-fn a_crash_fails_its_own_job_and_the_pool_lives_on() {
+fn a_crash_fails_one_job_and_the_pool_continues() {
     let pool = pool(1);
     let before = pool.run(process_id.with()).wait().unwrap();
 
     let error = pool.run(abort.with()).wait().unwrap_err();
     let ErrorKind::WorkerDied(died) = error.kind() else { panic!("{error}") };
     let sigabrt = 6;
-    assert_eq!((died.pid, died.exit), (before, Exit::Signal(sigabrt)));
+    assert_eq!((died.pid, died.exit), (before, WorkerExit::Signal(sigabrt)));
 
     assert_eq!(count(&pool, r#"{"a": 1}"#).wait().unwrap().unwrap()["a"], 1);
     assert_ne!(pool.run(process_id.with()).wait().unwrap(), before);
 }
 
-/// Workers write to the same output as the process that started them, so a harness in one would be seen there.
+/// Workers write to the output of the process that started them, so the output of a harness in a worker would appear
+/// there.
 #[test]
 fn no_worker_runs_the_test_harness() {
     let output = Command::new(std::env::current_exe().unwrap())
@@ -89,7 +90,7 @@ fn print() {
 }
 
 #[test]
-#[ignore = "run by the test above, in a process of its own"]
+#[ignore = "the test above runs it in a process of its own"]
 fn starts_two_workers() {
     let pool = pool(1);
     let error = pool.run(abort.with()).wait().unwrap_err();

@@ -1,12 +1,12 @@
-//! The list of checks, each a name and the commands behind it.
+//! The list of steps. A step is a name and its commands.
 
-use crate::plan::{Line, Plan, cargo};
+use crate::plan::{CommandLine, Plan, cargo};
 use crate::python::{Environment, Interpreter};
-use crate::{conformance, host, servers};
+use crate::{conformance, host};
 
 pub(super) struct Step {
     pub(super) name: &'static str,
-    /// Asked when the step's turn has come.
+    /// Called just before the step runs.
     pub(super) plan: fn() -> Plan,
 }
 
@@ -21,6 +21,7 @@ pub(super) fn all() -> Vec<Step> {
             name: "lints-bare",
             plan: || cargo("clippy -p offloop --no-default-features --lib -- -D warnings").into(),
         },
+        Step { name: "layers", plan: || cargo("xtask layers").into() },
         Step { name: "tests", plan: || workspace("test --workspace --all-features").into() },
         Step { name: "nextest", plan: nextest },
         Step { name: "tests-bare", plan: || cargo("test -p offloop --no-default-features --lib").into() },
@@ -44,7 +45,7 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "torture", plan: || cargo("xtask torture --seconds 10 --seed 1").into() },
         Step {
             name: "bench-smoke",
-            // As they are built for the step `tests`. `figures` builds everything twice: the lints compile it.
+            // With the options of the step `tests`, so that nothing is built twice.
             plan: || {
                 let benches = ["--bench", "threads", "--bench", "processes", "--bench", "watch"];
                 workspace("test --workspace --all-features").and(benches).into()
@@ -61,13 +62,14 @@ pub(super) fn all() -> Vec<Step> {
     ]
 }
 
-/// On all packages, with the binding built as the wheel has it: not linked to Python, which need not be there then.
-fn workspace(words: &str) -> Line {
+/// Returns a cargo command for all packages. The Python binding is not linked to Python, as in the wheel, so that
+/// Python need not be installed.
+fn workspace(words: &str) -> CommandLine {
     cargo(words).with("PYO3_BUILD_EXTENSION_MODULE", "1")
 }
 
-/// The example of tests that use process pools, under nextest, which starts a process for each test. The step
-/// `tests` runs it under `cargo test`, doctests included.
+/// Runs the example of tests that use process pools under nextest, which starts a process for each test. The step
+/// `tests` runs it under `cargo test`, with its doctests.
 fn nextest() -> Plan {
     if host::output_of("cargo", &["nextest", "--version"]).is_none() {
         return Plan::Skip("cargo-nextest is not installed".to_owned());
@@ -75,8 +77,8 @@ fn nextest() -> Plan {
     cargo("nextest run -p offloop-example-testing").into()
 }
 
-/// The concurrency models, under a scheduler that tries many orders: all tests that there are under this flag.
-/// Other flags than the usual would rebuild everything each time, so they have a target directory of their own.
+/// Runs the concurrency models under shuttle, a scheduler that tries many orders of events. The flag `shuttle` selects
+/// these tests. They have a target directory of their own, because another flag would rebuild everything each time.
 fn models() -> Plan {
     let target = host::target_dir().join("shuttle").display().to_string();
     cargo("test -p offloop --no-default-features --features watch --lib --release")
@@ -85,23 +87,23 @@ fn models() -> Plan {
         .into()
 }
 
-/// The unit tests under Miri, on the first installed toolchain that has it.
+/// Runs the unit tests under Miri, on the first installed toolchain that has it.
 fn miri() -> Plan {
     let toolchains = host::output_of("rustup", &["toolchain", "list"]).unwrap_or_default();
     let names = toolchains.lines().filter_map(|line| line.split_whitespace().next());
     let has_miri =
         |name: &&str| host::output_of("rustup", &["run", name, "cargo", "miri", "--version"]).is_some();
     match names.into_iter().find(has_miri) {
-        Some(name) => Line::new(["rustup", "run", name, "cargo"])
+        Some(name) => CommandLine::new(["rustup", "run", name, "cargo"])
             .and("miri test -p offloop --no-default-features --features watch --lib".split(' '))
             .with("MIRIFLAGS", "-Zmiri-disable-isolation")
             .into(),
-        None => Plan::Skip("no installed toolchain has miri".to_owned()),
+        None => Plan::Skip("no installed toolchain has Miri".to_owned()),
     }
 }
 
-/// Checks of cargo-deny. It reads the manifests of all dependencies, those of other systems included, which an
-/// ordinary build does not download.
+/// Runs checks of cargo-deny. It reads the manifests of all dependencies, also those for other systems, which a build
+/// does not download. So they are fetched first.
 fn deny(checks: &[&str]) -> Plan {
     if host::output_of("cargo", &["deny", "--version"]).is_none() {
         return Plan::Skip("cargo-deny is not installed".to_owned());
@@ -109,7 +111,7 @@ fn deny(checks: &[&str]) -> Plan {
     Plan::Run(vec![cargo("fetch"), cargo("deny --all-features --offline check").and(checks)])
 }
 
-/// Known vulnerabilities, by the newest database on this machine; it is not fetched here.
+/// Looks for known vulnerabilities in the newest database on this machine. The database is not fetched.
 fn advisories() -> Plan {
     let home = std::env::var_os("CARGO_HOME")
         .map(std::path::PathBuf::from)
@@ -121,21 +123,21 @@ fn advisories() -> Plan {
     }
 }
 
-/// The package's tests, on the preferred interpreter.
+/// Runs the Python package's tests on the preferred interpreter.
 fn python() -> Plan {
     in_python(Interpreter::preferred().map(Interpreter::for_tests), pytest)
 }
 
-/// The same tests of the same wheel, on the oldest interpreter.
+/// Runs the same tests of the same wheel on the oldest interpreter.
 fn python_oldest() -> Plan {
     in_python(Interpreter::oldest().map(Interpreter::for_tests), pytest)
 }
 
-fn pytest(environment: &Environment) -> Vec<Line> {
+fn pytest(environment: &Environment) -> Vec<CommandLine> {
     vec![environment.python("-m pytest python/tests")]
 }
 
-/// Two type checkers on the package and on a file of uses that users would write.
+/// Runs two type checkers on the package and on a file of typical uses.
 fn python_types() -> Plan {
     let environment = Interpreter::preferred()
         .map(|interpreter| interpreter.for_tests().requires("python/requirements-types.txt"));
@@ -148,20 +150,26 @@ fn python_types() -> Plan {
     })
 }
 
-/// The examples that call real servers, in both languages. Those of a server that is not installed say so and pass.
+/// Tests and runs the examples that call real servers, in both languages. Tests of a server that is not installed
+/// report that they are skipped, and pass.
 fn real_systems() -> Plan {
-    let rust = "xtask servers -- cargo test -p offloop-example-postgres -p offloop-example-blocking-protocol";
-    let mut lines = vec![cargo(rust), cargo("run -p offloop-example-blocking-protocol")];
-    if servers::has_postgres() {
-        lines.push(cargo("xtask servers -- cargo run -p offloop-example-postgres"));
+    let servers = || cargo("run --quiet -p offloop-example-servers --");
+    let mut lines = vec![
+        servers()
+            .and("cargo test -p offloop-example-postgres -p offloop-example-blocking-protocol".split(' ')),
+        cargo("run -p offloop-example-blocking-protocol"),
+    ];
+    // Without an answer nothing is known to be missing: the commands above then show why.
+    let answer = servers().and(["--missing"]).output().unwrap_or_default();
+    let mut missing: Vec<_> = answer.lines().map(str::to_owned).collect();
+    if !answer.contains("PostgreSQL") {
+        lines.push(servers().and("cargo run -p offloop-example-postgres".split(' ')));
     }
-    let mut missing: Vec<_> = servers::missing().into_iter().collect();
     let requirements = "python/tests_real/requirements.txt";
     match Interpreter::preferred().map(|interpreter| interpreter.for_tests().requires(requirements)) {
         Ok(environment) => {
-            lines.extend(environment.made());
-            let python = environment.program();
-            lines.push(cargo("xtask servers --").and([python.as_str(), "-m", "pytest", "python/tests_real"]));
+            lines.extend(environment.commands());
+            lines.push(servers().and([environment.program().as_str(), "-m", "pytest", "python/tests_real"]));
         }
         Err(reason) => missing.push(reason),
     }
@@ -179,10 +187,10 @@ fn bench_smoke_python() -> Plan {
     }
 }
 
-/// Makes the environment, then runs what is said there.
-fn in_python(environment: Result<Environment, String>, then: fn(&Environment) -> Vec<Line>) -> Plan {
+/// Creates the environment, then runs the commands that `then` returns.
+fn in_python(environment: Result<Environment, String>, then: fn(&Environment) -> Vec<CommandLine>) -> Plan {
     match environment {
-        Ok(environment) => Plan::Run(environment.made().into_iter().chain(then(&environment)).collect()),
+        Ok(environment) => Plan::Run(environment.commands().into_iter().chain(then(&environment)).collect()),
         Err(reason) => Plan::Skip(reason),
     }
 }

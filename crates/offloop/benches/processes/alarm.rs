@@ -1,18 +1,18 @@
-//! An end to waits that would have none.
+//! A limit for waits that could take forever.
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
-/// Far more than any turn takes.
+/// Much longer than any turn takes.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Ends the bench with a message unless it is dropped in time.
 ///
-/// This bounds the waits of all contenders from outside, pipes included, and costs none of them anything: a
-/// deadline for each job would be measured with it.
+/// It limits the waits of all contenders from outside, including those for pipes, and costs them nothing. A timeout for
+/// each job would be part of what is measured.
 pub(crate) struct Alarm {
-    /// Its drop is the signal.
+    /// Dropping it stops the alarm.
     _off: Sender<()>,
 }
 

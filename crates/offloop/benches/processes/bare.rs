@@ -15,21 +15,22 @@ pub(crate) const SOCKETPAIR: &str = "bare socketpair";
 
 const ECHO: &str = "--echo";
 
-/// Answered by the same byte.
+/// A no-op. The answer is the same byte.
 const NOTHING: u8 = b'.';
-/// Followed by a length and so many bytes; answered by their pages.
+/// Followed by a length and that number of bytes. The answer is the number of their pages.
 const ARGUMENT: u8 = b'<';
-/// Followed by a length; answered by so many bytes.
+/// Followed by a length. The answer is that number of bytes.
 const RESULT: u8 = b'>';
 
 type Number = [u8; size_of::<usize>()];
 
+/// A child process that answers one request at a time.
 pub(crate) struct Bare {
     name: &'static str,
     child: Child,
     to: File,
     from: File,
-    /// For results. Reused, as a program without a pool could.
+    /// The buffer for results. It is reused, as a program without a pool would do.
     bytes: Vec<u8>,
 }
 
@@ -39,7 +40,7 @@ impl Bare {
         let to = OwnedFd::from(child.stdin.take().expect("it is piped"));
         let from = OwnedFd::from(child.stdout.take().expect("it is piped"));
         for pipe in [&to, &from] {
-            // As much as anyone may have; where that is not granted, as much as there is.
+            // The largest size for users without privileges. If it is refused, the default stays.
             let _ = rustix::pipe::fcntl_setpipe_size(pipe, 1 << 20);
         }
         Self { name: BARE_PIPE, child, to: to.into(), from: from.into(), bytes: Vec::new() }
@@ -120,7 +121,7 @@ fn spawn(stdin: Stdio, stdout: Stdio) -> io::Result<Child> {
     Command::new(std::env::current_exe()?).arg(ECHO).stdin(stdin).stdout(stdout).spawn()
 }
 
-/// In a child of [`Bare`]: answers until its standard input ends, and returns `true`.
+/// Answers until standard input ends, if this process is a child of [`Bare`]. Returns whether it is.
 pub(crate) fn echo_if_asked() -> bool {
     let asked = std::env::args().nth(1).is_some_and(|argument| argument == ECHO);
     if asked {
@@ -130,7 +131,7 @@ pub(crate) fn echo_if_asked() -> bool {
 }
 
 fn echo() -> io::Result<()> {
-    // Without the standard library's buffers.
+    // `File` has no buffer, unlike `Stdin` and `Stdout`.
     let mut from = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut to = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let mut request = [0];
@@ -158,7 +159,7 @@ fn read_number(from: &mut File) -> io::Result<usize> {
     Ok(usize::from_ne_bytes(number))
 }
 
-/// Reads into the front of `bytes`, which only grows.
+/// Reads into the beginning of `bytes`, which never shrinks.
 fn read_bytes<'a>(from: &mut File, bytes: &'a mut Vec<u8>, length: usize) -> io::Result<&'a [u8]> {
     if bytes.len() < length {
         bytes.resize(length, 0);

@@ -1,4 +1,4 @@
-//! The contenders, each behind the same few lines.
+//! The contenders, behind one trait.
 
 mod bare;
 mod ours;
@@ -34,60 +34,61 @@ pub(crate) fn all() -> Vec<Box<dyn Contender>> {
     all
 }
 
-/// How many jobs a burst has.
+/// The number of jobs in a burst.
 const BURST: u32 = 1000;
-/// How many workers a pool has, unless a workload says otherwise.
+/// The number of workers of a pool, unless a workload says otherwise.
 const WORKERS: usize = 2;
 
-/// A way to have another process work, or a part of one. `None` where a workload has no meaning for it: one that
-/// differs from another in how bytes travel has only [`argument`](Self::argument) and [`result`](Self::result).
+/// A way to let another process work, or a part of such a way. A method returns `None` if its workload does not apply.
+/// A contender that only sends bytes in another way has just [`argument`](Self::argument) and [`result`](Self::result).
 pub(crate) trait Contender {
     fn name(&self) -> &'static str;
 
-    /// No-ops, one after another.
+    /// Measures no-ops, one after another.
     fn round_trips(&mut self, _trips: usize) -> Option<Spread> {
         None
     }
 
-    /// No-ops a second, the median of some bursts.
+    /// Returns the number of no-ops per second: the median of some bursts.
     fn bursts(&mut self, _bursts: usize) -> Option<f64> {
         None
     }
 
-    /// One job that [counts the pages](pages) of `bytes`.
+    /// Measures one job that [counts the pages](pages) of `bytes`.
     fn argument(&mut self, _bytes: &[u8]) -> Option<Duration> {
         None
     }
 
-    /// One job that [makes](make) so many bytes, whose pages are counted here.
+    /// Measures one job that [makes](make) `length` bytes, whose pages are counted here.
     fn result(&mut self, _length: usize) -> Option<Duration> {
         None
     }
 
-    /// What a pool of one worker goes through.
+    /// Measures the life of a pool of one worker.
     fn life(&mut self) -> Option<Life> {
         None
     }
 }
 
+/// The life of a pool of one worker.
 pub(crate) struct Life {
     /// From building the pool to the first result.
     pub(crate) cold_start: Duration,
-    /// What the worker occupies then.
+    /// The memory of the worker after that, as its proportional set size.
     pub(crate) idle_kib: Option<f64>,
-    /// From its being killed to the next result. `None` if there was none within [`PATIENCE`].
+    /// From the worker's kill to the next result. `None` if there was no result within [`PATIENCE`].
     pub(crate) replacement: Option<Duration>,
 }
 
-/// How long a killed worker's replacement is waited for.
+/// The longest wait for the replacement of a killed worker.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Follows a worker from `begin`, before its pool was built. `process_id` runs a job that returns its process's
-/// id; it fails if the worker is lost, or after a wait of the time given.
+/// Measures a life that began at `begin`, before the pool was built. `process_id` runs a job that returns the id of its
+/// process. It fails if the worker is lost, or after a wait of the given time.
 fn life(begin: Instant, process_id: impl Fn(Duration) -> Result<u32, String>) -> Life {
     let worker = process_id(PATIENCE).expect("a new pool works");
     let cold_start = begin.elapsed();
-    // It is on its way from the job to its rest.
+    // The worker has answered, but it may not be idle yet.
     std::thread::sleep(Duration::from_millis(20));
     let idle_kib = field(&format!("/proc/{worker}/smaps_rollup"), "Pss:");
     let pid = i32::try_from(worker).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
@@ -106,17 +107,17 @@ fn life(begin: Instant, process_id: impl Fn(Duration) -> Result<u32, String>) ->
 const PAGE: usize = 4096;
 const BYTE: u8 = 0xA5;
 
-/// What the jobs with a result do.
+/// The work of the jobs with a result.
 pub(crate) fn make(length: usize) -> Vec<u8> {
     vec![BYTE; length]
 }
 
-/// What the jobs with an argument do: looks at one byte of each page, and counts the pages that are as made.
+/// The work of the jobs with an argument: reads one byte of each page, and counts the pages whose byte is right.
 fn pages(bytes: &[u8]) -> usize {
     bytes.chunks(PAGE).filter(|page| page[0] == BYTE).count()
 }
 
-/// Bytes that did not arrive would have travelled fast.
+/// Checks that all bytes have arrived. A contender that loses some would seem fast.
 fn check(pages: usize, length: usize) {
     assert_eq!(pages, length.div_ceil(PAGE), "all bytes arrive as they were made");
 }

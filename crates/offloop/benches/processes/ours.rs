@@ -1,4 +1,4 @@
-//! offloop's process pool, its results awaited or waited for.
+//! offloop's process pool. Its results are awaited, or waited for by a blocked thread.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ fn process_id() -> u32 {
     std::process::id()
 }
 
-/// A way to get at a handle's result.
+/// A way to get the result of a handle.
 pub(crate) trait Way {
     const NAME: &str;
 
@@ -85,7 +85,7 @@ impl Way for Wait {
         Self
     }
 
-    /// The workload blocks where it waits, so it is never pending.
+    /// The workload blocks this thread where it waits, so its future is never pending.
     fn drive<W: Future>(&self, workload: W) -> W::Output {
         block_on(workload)
     }
@@ -170,13 +170,13 @@ impl<W: Way> Contender for Ours<W> {
             let handle = pool.run(process_id.with()).timeout(limit);
             self.way.drive(W::settle(handle)).map_err(|error| error.to_string())
         });
-        // Until its worker is gone, so that the next contender has the machine for itself.
+        // Waits until the worker has ended, so that it does not disturb the next contender.
         pool.shutdown(Duration::from_secs(1)).wait().expect("a report");
         Some(life)
     }
 }
 
-/// Bytes that are made in shared memory, by the caller or by the task, and handed over.
+/// Bytes that the caller or the task makes in shared memory, and that are not copied.
 pub(crate) struct Blobs(ProcessPool);
 
 impl Blobs {
@@ -190,7 +190,7 @@ impl Contender for Blobs {
         BLOB
     }
 
-    /// Of bytes that were read or computed into their place.
+    /// The blob is filled before the measured time begins, like one that was read or computed in place.
     fn argument(&mut self, bytes: &[u8]) -> Option<Duration> {
         let mut blob = BlobMut::with_capacity(bytes.len());
         blob.extend_from_slice(bytes);

@@ -18,7 +18,7 @@ fn pool(workers: usize) -> Pool {
     Pool::builder(workers).build().expect("a pool")
 }
 
-/// The pool; bytes travel as the quickest of serde's values, as one block.
+/// The pool. Bytes travel as one block, the fastest of serde's values.
 pub(crate) struct Procspawn {
     pool: Pool,
 }
@@ -85,16 +85,17 @@ impl Contender for Procspawn {
     }
 }
 
-/// Once in a few million no-ops the pool lost a worker, and a no-op with it, for no reason to be seen. That does not
-/// end the bench, nor does it look fast: what is measured then has the worker's replacement in it.
+/// Waits for a no-op. Once in a few million no-ops the pool lost a worker, and a no-op with it, for an unknown reason.
+/// This does not end the bench. It does not look fast either, since the measured time then includes the worker's
+/// replacement.
 fn settle(no_op: JoinHandle<()>) {
     if let Err(error) = no_op.join() {
         eprintln!("{PROCSPAWN} lost a no-op: {error}");
     }
 }
 
-/// A panic as an error, and nothing printed: after the loss of a worker `spawn` panics now and then, when the pool
-/// finds it out before the arguments are sent (procspawn 1.0.2).
+/// Turns a panic into an error, and prints nothing. After the loss of a worker `spawn` sometimes panics, if the pool
+/// notices the loss before it has sent the arguments (procspawn 1.0.2).
 fn quietly<R>(submit: impl FnOnce() -> R) -> Result<R, String> {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| ()));
@@ -103,10 +104,10 @@ fn quietly<R>(submit: impl FnOnce() -> R) -> Result<R, String> {
     result.map_err(|_| "it panicked".to_owned())
 }
 
-/// The same; bytes travel in shared memory made for each call.
+/// The same pool. Bytes travel in shared memory that is created for each call.
 ///
-/// By the type of the channels underneath: the one that procspawn wraps around it, `Shmem`, is not understood by a
-/// pool's workers when it is an argument (procspawn 1.0.2).
+/// It uses the type of the channels below. procspawn's wrapper for it, `Shmem`, cannot be an argument: the workers of a
+/// pool do not understand it (procspawn 1.0.2).
 pub(crate) struct Shared {
     pool: Pool,
 }

@@ -1,4 +1,4 @@
-//! What a payload costs at least: a copy into shared memory, without another process.
+//! The lower bound for a payload: one copy into shared memory, without another process.
 
 use std::fs::File;
 use std::io;
@@ -46,7 +46,7 @@ impl Contender for Copy {
         Some(time)
     }
 
-    /// The job makes the bytes here as it does elsewhere.
+    /// The measured time includes making the bytes, as it does for the other contenders.
     fn result(&mut self, length: usize) -> Option<Duration> {
         let begin = Instant::now();
         let pages = self.copy(&make(length));
@@ -56,12 +56,13 @@ impl Contender for Copy {
     }
 }
 
-/// Maps new shared memory until the process ends.
+/// Maps new shared memory. It stays mapped until the process ends.
 fn map(length: usize) -> io::Result<&'static mut [u8]> {
     let file = File::from(memfd_create("bench", MemfdFlags::CLOEXEC)?);
     file.set_len(length as u64)?;
     let access = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: a new mapping, where the kernel finds room; nobody else has it or its file, and it is never unmapped.
+    // SAFETY: the mapping is new, at an address that the kernel chooses. No other code has it or its file, and it is
+    // never unmapped. It is readable, writable and `length` bytes long.
     unsafe {
         let start = libc::mmap(std::ptr::null_mut(), length, access, libc::MAP_SHARED, file.as_raw_fd(), 0);
         if start == libc::MAP_FAILED {

@@ -1,15 +1,15 @@
-//! A table of figures, ours beside the peers', and whether each figure to reach is reached.
+//! A table of measured values, ours beside those of the peers, that shows which goals are reached.
 
 use std::fmt;
 
-/// Which of two values is the better.
+/// The direction in which values improve.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Better {
     Less,
     More,
 }
 
-/// What a figure of ours is to reach.
+/// A goal for our values.
 #[derive(Clone, Copy)]
 pub(crate) enum Goal {
     /// At least as good as the best peer.
@@ -19,55 +19,55 @@ pub(crate) enum Goal {
 }
 
 /// One measured row.
-pub(crate) struct Figure {
-    /// What was measured, with its unit.
+pub(crate) struct Row {
+    /// The measured quantity, with its unit.
     pub(crate) label: String,
     pub(crate) better: Better,
-    /// None for a figure that is reported only.
+    /// Empty for a row without a goal.
     pub(crate) goals: &'static [Goal],
-    /// One value a contender, in their order; `None` where it does not apply.
+    /// One value for each contender, in the order of the table. `None` where the row does not apply.
     pub(crate) values: Vec<Option<f64>>,
 }
 
-/// Measured rows of contenders, of which the first few are ours.
+/// Measured rows of contenders. The first contenders are ours.
 pub(crate) struct Comparison {
     names: Vec<&'static str>,
     ours: usize,
-    figures: Vec<Figure>,
+    rows: Vec<Row>,
 }
 
 impl Comparison {
     pub(crate) fn new(ours: &[&'static str], peers: &[&'static str]) -> Self {
-        Self { names: [ours, peers].concat(), ours: ours.len(), figures: Vec::new() }
+        Self { names: [ours, peers].concat(), ours: ours.len(), rows: Vec::new() }
     }
 
-    pub(crate) fn add(&mut self, figure: Figure) {
-        assert_eq!(figure.values.len(), self.names.len(), "one value a contender");
-        self.figures.push(figure);
+    pub(crate) fn add(&mut self, row: Row) {
+        assert_eq!(row.values.len(), self.names.len(), "a row has one value for each contender");
+        self.rows.push(row);
     }
 
-    fn best_peer(&self, figure: &Figure) -> Option<(&'static str, f64)> {
-        let peers = self.names.iter().zip(&figure.values).skip(self.ours);
+    fn best_peer(&self, row: &Row) -> Option<(&'static str, f64)> {
+        let peers = self.names.iter().zip(&row.values).skip(self.ours);
         let measured = peers.filter_map(|(name, value)| Some((*name, (*value)?)));
-        measured.reduce(|best, next| if no_worse(figure.better, best.1, next.1) { best } else { next })
+        measured.reduce(|best, next| if no_worse(row.better, best.1, next.1) { best } else { next })
     }
 
-    fn peer(&self, figure: &Figure, name: &str) -> Option<f64> {
+    fn peer(&self, row: &Row, name: &str) -> Option<f64> {
         let at = self.names.iter().position(|other| *other == name)?;
-        figure.values[at]
+        row.values[at]
     }
 
-    /// Who of ours reaches the goal.
-    fn reached_by(&self, figure: &Figure, goal: Goal) -> String {
+    /// Returns our contenders that reach the goal.
+    fn reached_by(&self, row: &Row, goal: Goal) -> String {
         let (times, base) = match goal {
-            Goal::BestPeer => (1.0, self.best_peer(figure).map(|(_, value)| value)),
-            Goal::Times(times, name) => (times, self.peer(figure, name)),
+            Goal::BestPeer => (1.0, self.best_peer(row).map(|(_, value)| value)),
+            Goal::Times(times, name) => (times, self.peer(row, name)),
         };
         let Some(base) = base else { return "–".to_owned() };
-        let ours = self.names.iter().zip(&figure.values).take(self.ours);
+        let ours = self.names.iter().zip(&row.values).take(self.ours);
         let reached: Vec<String> = ours
             .filter_map(|(name, value)| Some((name, (*value)? / base)))
-            .filter(|(_, ratio)| no_worse(figure.better, *ratio, times))
+            .filter(|(_, ratio)| no_worse(row.better, *ratio, times))
             .map(|(name, ratio)| match goal {
                 Goal::BestPeer => (*name).to_owned(),
                 Goal::Times(..) => format!("{name} ({ratio:.*} ×)", if times < 1.0 { 3 } else { 1 }),
@@ -89,24 +89,24 @@ impl Comparison {
             .collect()
     }
 
-    fn row(&self, figure: &Figure) -> Vec<String> {
-        let best = self.best_peer(figure);
+    fn cells(&self, row: &Row) -> Vec<String> {
+        let best = self.best_peer(row);
         let ratio = |value: &Option<f64>| cell(value.zip(best).map(|(value, (_, best))| value / best), 2);
-        let mut row = vec![figure.label.clone()];
-        row.extend(figure.values.iter().map(|value| cell(*value, digits(*value))));
-        row.push(best.map_or("–", |(name, _)| name).to_owned());
-        row.extend(figure.values.iter().take(self.ours).map(ratio));
-        row.push(for_each_goal(figure, |goal| to_reach(goal, figure.better)));
-        row.push(for_each_goal(figure, |goal| self.reached_by(figure, goal)));
-        row
+        let mut cells = vec![row.label.clone()];
+        cells.extend(row.values.iter().map(|value| cell(*value, digits(*value))));
+        cells.push(best.map_or("–", |(name, _)| name).to_owned());
+        cells.extend(row.values.iter().take(self.ours).map(ratio));
+        cells.push(for_each_goal(row, |goal| to_reach(goal, row.better)));
+        cells.push(for_each_goal(row, |goal| self.reached_by(row, goal)));
+        cells
     }
 }
 
 impl fmt::Display for Comparison {
-    /// As an aligned Markdown table: text to the left, figures to the right.
+    /// Writes an aligned Markdown table: text is aligned left, numbers are aligned right.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let header = self.header();
-        let rows: Vec<Vec<String>> = self.figures.iter().map(|figure| self.row(figure)).collect();
+        let rows: Vec<Vec<String>> = self.rows.iter().map(|row| self.cells(row)).collect();
         let widths: Vec<usize> = (0..header.len())
             .map(|at| rows.iter().chain([&header]).map(|row| row[at].chars().count()).max().unwrap_or(0))
             .collect();
@@ -138,9 +138,9 @@ impl fmt::Display for Comparison {
     }
 }
 
-/// What `describe` says of each goal, in their order.
-fn for_each_goal(figure: &Figure, describe: impl Fn(Goal) -> String) -> String {
-    let said: Vec<String> = figure.goals.iter().map(|goal| describe(*goal)).collect();
+/// Joins the descriptions of all goals of a row, in their order.
+fn for_each_goal(row: &Row, describe: impl Fn(Goal) -> String) -> String {
+    let said: Vec<String> = row.goals.iter().map(|goal| describe(*goal)).collect();
     if said.is_empty() { "–".to_owned() } else { said.join("; ") }
 }
 
@@ -163,7 +163,7 @@ fn no_worse(better: Better, value: f64, than: f64) -> bool {
     }
 }
 
-/// Three figures are enough: the last one moves from run to run.
+/// Returns the number of decimals. Three significant digits are enough: the last one differs from run to run.
 fn digits(value: Option<f64>) -> usize {
     match value {
         Some(value) if value >= 100.0 => 0,

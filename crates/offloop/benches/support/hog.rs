@@ -1,10 +1,10 @@
-//! Keeps the other cores busy.
+//! Threads that keep the other cores busy.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-/// Spinning threads of normal priority, one for each core but one. They end when this is dropped.
+/// Spinning threads of normal priority, one for each core but one. They end when this value is dropped.
 pub(crate) struct Hogs {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,

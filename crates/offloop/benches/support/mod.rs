@@ -1,27 +1,27 @@
-//! What the benches share: statistics, load for the other cores, what the kernel knows of a process, and the
-//! table that they print.
+//! Code that the benches share: statistics, load for the other cores, values from `/proc`, and the printed table.
 
 mod comparison;
 mod hog;
 mod procfs;
 mod stats;
 
-pub(crate) use comparison::{Better, Comparison, Figure, Goal};
+pub(crate) use comparison::{Better, Comparison, Goal, Row};
 pub(crate) use hog::Hogs;
 pub(crate) use procfs::field;
 pub(crate) use stats::{Spread, median, per_second};
 
-/// How long a bench may take.
+/// The length of a run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effort {
-    /// Enough to see that it runs: seconds.
+    /// Seconds: a smoke run.
     Quick,
-    /// Enough for figures to quote: minutes.
+    /// Minutes: for results to quote.
     Full,
 }
 
 impl Effort {
-    /// `cargo bench` passes `--bench`. Without it (`cargo test --all-targets`), or with `--quick`, a smoke run.
+    /// Returns `Full` if there is the argument `--bench`, which `cargo bench` passes, and no `--quick`. `cargo test
+    /// --all-targets` passes neither, so it makes a smoke run.
     pub(crate) fn from_arguments() -> Self {
         let given = |name: &str| std::env::args().any(|argument| argument == name);
         if given("--bench") && !given("--quick") { Self::Full } else { Self::Quick }

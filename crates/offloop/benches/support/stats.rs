@@ -1,20 +1,20 @@
-//! The few statistics that the tables need.
+//! The statistics that the tables need.
 
 use std::time::Duration;
 
-/// The middle of `values`; of two middles the upper.
+/// Returns the median of `values`. If there are two middle values, it is the greater one.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// `count` things in `time`, as things a second.
+/// Returns the rate per second of `count` things in `time`.
 pub(crate) fn per_second(count: u32, time: Duration) -> f64 {
     f64::from(count) / time.as_secs_f64()
 }
 
-/// How long one thing took, over many repetitions.
+/// The distribution of the times of many repetitions.
 #[derive(Clone, Copy)]
 pub(crate) struct Spread {
     pub(crate) p50: Duration,

@@ -1,4 +1,4 @@
-//! The contenders, each behind the same few lines, and the workloads that each goes through.
+//! The contenders, behind one trait, and the workloads that each of them runs.
 
 use std::future::Future;
 use std::process::Command;
@@ -27,11 +27,12 @@ trait Way: Copy + Send + Sync + 'static {
 
     fn submit(self, work: impl FnOnce() + Send + 'static) -> Self::Job;
 
-    /// Before anything else in a fresh process: allows for `threads` threads. `false` if there can't be as many.
+    /// Allows for `threads` threads. It is called before anything else in a fresh process. Returns whether there can be
+    /// that many.
     fn make_room(self, threads: usize) -> bool;
 }
 
-/// What awaiting a job yields. A job that did not run would be a fast one, so it ends the bench.
+/// The result of awaiting a job. A failed job ends the bench, since it would seem fast.
 trait Settled {
     fn settle(self);
 }
@@ -80,7 +81,7 @@ impl Way for RunCpu {
     }
 }
 
-/// A thread pool of one's own, of two threads.
+/// A thread pool of its own, with two threads.
 #[derive(Clone, Copy)]
 struct Pool;
 
@@ -132,7 +133,7 @@ impl Way for Unblock {
     }
 }
 
-/// `tokio_rayon::spawn`: rayon's global pool, of one thread a core.
+/// `tokio_rayon::spawn`: rayon's global pool, with one thread per core.
 #[derive(Clone, Copy)]
 struct TokioRayon;
 
@@ -149,20 +150,21 @@ impl Way for TokioRayon {
     }
 }
 
-/// A way with its type erased: one virtual call a measurement, none a job.
+/// A way with its type erased. It costs one virtual call per measurement and none per job.
 pub(crate) trait Contender: Sync {
     fn name(&self) -> &'static str;
-    /// Jobs submitted and awaited one after another.
+    /// Measures jobs that are submitted and awaited one after another.
     fn round_trips(&self, runtime: &Runtime, trips: usize) -> Spread;
-    /// Jobs a second, the median of some bursts from one task.
+    /// Returns the number of jobs per second: the median of some bursts from one task.
     fn bursts(&self, runtime: &Runtime, bursts: usize) -> f64;
-    /// Jobs a second, of bursts from tasks of the runtime at once.
+    /// Returns the number of jobs per second, for bursts from several tasks of the runtime at the same time.
     fn crowd_of_tasks(&self, runtime: &Runtime, bursts: u32) -> f64;
-    /// Jobs a second, of bursts from threads outside of the runtime at once.
+    /// Returns the number of jobs per second, for bursts from several threads outside of the runtime at the same time.
     fn crowd_of_threads(&self, runtime: &Runtime, bursts: u32) -> f64;
-    /// What an idle thread costs. Measured in a process of its own; `None` if this way has no such number of them.
+    /// Returns the memory of an idle thread, measured in a process of its own. Returns `None` if this way cannot have
+    /// that many threads.
     fn idle_thread_kib(&self, threads: usize) -> Option<f64>;
-    /// The child's part of that.
+    /// Measures that memory, in the child process.
     fn measure_memory(&self, threads: usize) -> Option<f64>;
 }
 
@@ -229,7 +231,7 @@ impl<W: Way> Contender for W {
                     }
                 });
             }
-            // Before the barrier, as this thread may be the last to run after it.
+            // The clock is read before the barrier, since this thread may be the last to run after it.
             let begin = Instant::now();
             start.wait();
             begin
@@ -263,7 +265,7 @@ impl<W: Way> Contender for W {
                 job.await.settle();
             }
         });
-        // The threads are on their way from the job to their rest.
+        // The threads have run their jobs, but they may not be idle yet.
         thread::sleep(Duration::from_millis(200));
         Some((anonymous_kib()? - memory) / (thread_count()? - others))
     }
@@ -278,7 +280,7 @@ async fn burst(way: impl Way) {
 
 const MEMORY_OF: &str = "--memory-of";
 
-/// In a child process started by [`Contender::idle_thread_kib`]: measures, prints and returns `true`.
+/// Measures and prints, if this process is a child started by [`Contender::idle_thread_kib`]. Returns whether it is.
 pub(crate) fn measure_memory_if_asked() -> bool {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [flag, name, threads] = &arguments[..] else { return false };
@@ -293,7 +295,7 @@ pub(crate) fn measure_memory_if_asked() -> bool {
     true
 }
 
-/// Holds jobs until as many are in it as are awaited, so that each has a thread of its own.
+/// A gate that opens when a given number of jobs wait at it, so that each of them has a thread of its own.
 #[derive(Default)]
 struct Gate {
     inside: Mutex<usize>,
@@ -301,7 +303,7 @@ struct Gate {
 }
 
 impl Gate {
-    /// Gives up after a while, in case the pool will not start as many threads.
+    /// Waits until `threads` jobs wait here, or for 5 s, in case the pool does not start that many threads.
     fn pass(&self, threads: usize) {
         let mut inside = self.inside.lock().expect("no holder panics");
         *inside += 1;
@@ -311,7 +313,7 @@ impl Gate {
     }
 }
 
-/// The anonymous pages of this process: heaps and stacks, without the program's text.
+/// Returns the size of the anonymous pages of this process: heaps and stacks, without the program's code.
 fn anonymous_kib() -> Option<f64> {
     field("/proc/self/smaps_rollup", "Anonymous:")
 }

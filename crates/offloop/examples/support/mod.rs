@@ -1,12 +1,12 @@
-//! A heartbeat that notices how late its event loop is, shared by the examples.
+//! A heartbeat that measures how late its event loop is. The examples share it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Beats every millisecond on the current tokio runtime and remembers the longest delay.
+/// A task that beats every millisecond on the current tokio runtime and records the longest delay.
 ///
-/// tokio's timers count whole milliseconds, so a free loop shows about one millisecond.
+/// tokio's timers count whole milliseconds, so on a free loop the delay is about one millisecond.
 pub(crate) struct Heartbeat {
     worst_nanos: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
@@ -29,9 +29,10 @@ impl Heartbeat {
         Self { worst_nanos, task }
     }
 
-    /// Awaits `work` and says what it came to, how long it took, and how late the loop was at worst meanwhile.
+    /// Awaits `work`. Returns its result, the time that it took, and the greatest lateness of the loop during that
+    /// time.
     pub(crate) async fn measure<T>(&self, work: impl Future<Output = T>) -> (T, Duration, Duration) {
-        // Let a beat pass before and after, so that each delay is counted to the work that caused it.
+        // Let a beat pass before and after, so that each delay is attributed to the work that caused it.
         tokio::time::sleep(3 * BEAT).await;
         self.worst_nanos.store(0, Ordering::Relaxed);
         let began = Instant::now();
@@ -48,7 +49,7 @@ impl Drop for Heartbeat {
     }
 }
 
-/// Milliseconds with one decimal, for a column.
+/// Formats a time in milliseconds with one decimal, for a column.
 pub(crate) fn milliseconds(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }

@@ -1,10 +1,10 @@
 //! Executors that run jobs on the threads of other crates: [`Rayon`] (feature `rayon`) and [`TokioBlocking`]
 //! (feature `tokio`).
 //!
-//! For programs that have such a pool anyway and want no second one. Handles, cancelling, deadlines, names and
-//! panics work as everywhere. What belongs to offloop's own pools does not: their queues are unbounded, know no
-//! priorities, lend no stand-in to a job that waits for another one, and a job cancelled while queued leaves an
-//! empty entry behind until its turn comes (its work is dropped at once).
+//! For programs that have such a pool anyway and want no second one. Handles, cancelling, timeouts, names and panics work
+//! as everywhere. The features of offloop's own pools are missing: the queues are unbounded and have no priorities, a job
+//! that waits for another one gets no stand-in, and a job that is cancelled while queued leaves an empty entry until its
+//! turn comes (its work is dropped at once).
 
 #[cfg(any(feature = "rayon", feature = "tokio"))]
 use {
@@ -16,7 +16,7 @@ use {
     std::sync::Arc,
 };
 
-/// Runs each job on a rayon pool: work that computes, beside the parallel iterators that use its threads too.
+/// Runs each job on a rayon pool. For work that computes, beside the parallel iterators that use the same threads.
 ///
 /// ```
 /// use offloop::adapters::Rayon;
@@ -26,8 +26,8 @@ use {
 /// # Ok::<(), offloop::Error>(())
 /// ```
 ///
-/// A job must not block on another job of the same rayon pool: its thread would be missing, and with all of
-/// them missing nothing goes on.
+/// A job must not block on another job of the same rayon pool: its thread is missing meanwhile, and once all threads are
+/// missing, nothing goes on.
 #[cfg(feature = "rayon")]
 #[derive(Debug, Clone, Default)]
 pub struct Rayon {
@@ -37,12 +37,12 @@ pub struct Rayon {
 
 #[cfg(feature = "rayon")]
 impl Rayon {
-    /// Rayon's global pool, which starts with its first use.
+    /// Makes an executor of rayon's global pool, which starts with its first use.
     pub fn global() -> Self {
         Self { pool: None }
     }
 
-    /// A rayon pool of one's own.
+    /// Makes an executor of a rayon pool of your own.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -80,8 +80,8 @@ impl Executor for Rayon {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Jobs that come after the runtime's shutdown, and those queued then that tokio does not run any more, end
-/// with [`ErrorKind::Cancelled`].
+/// Jobs that are submitted after the runtime's shutdown end with [`ErrorKind::Cancelled`]. So do queued jobs that tokio
+/// does not run any more.
 #[cfg(feature = "tokio")]
 #[derive(Debug, Clone)]
 pub struct TokioBlocking {
@@ -90,12 +90,12 @@ pub struct TokioBlocking {
 
 #[cfg(feature = "tokio")]
 impl TokioBlocking {
-    /// The blocking threads of this runtime.
+    /// Makes an executor of the blocking threads of this runtime.
     pub fn new(runtime: tokio::runtime::Handle) -> Self {
         Self { runtime }
     }
 
-    /// The blocking threads of the runtime that this is called in.
+    /// Makes an executor of the blocking threads of the runtime in which this is called.
     ///
     /// # Panics
     ///
@@ -113,10 +113,10 @@ impl Executor for TokioBlocking {
     }
 }
 
-/// Gives `job` to `spawn`, which panics if the system refuses a thread. Then the job goes back.
+/// Gives `job` to `spawn`. If `spawn` panics because the system refuses a thread, the job is handed back.
 #[cfg(any(feature = "rayon", feature = "tokio"))]
 fn hand_over(job: Job, spawn: impl FnOnce(Run)) -> Result<(), Rejected<Job>> {
-    // A panicking `spawn` may keep the closure in its queue or drop it, so the job must not be in there.
+    // A `spawn` that panics may keep the closure in its queue or drop it, so the job must not be inside the closure.
     let slot = Arc::new(Mutex::new(Some(job)));
     let run: Run = {
         let slot = Arc::clone(&slot);

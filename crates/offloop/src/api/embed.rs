@@ -34,7 +34,7 @@ use crate::metrics::Recorder;
 use crate::processes::pool::{builder::ProcessPoolBuilder, items::ItemStream, pool::ProcessPool};
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub use crate::processes::worker::host::{Template, Worker};
-pub use crate::threads::WorkerThread;
+pub use crate::threads::{Growth, WorkerThread};
 use crate::threads::{ThreadPool, ThreadPoolBuilder};
 
 mod sealed {
@@ -120,6 +120,20 @@ pub trait ThreadPoolBuilderExt: sealed::Sealed + Sized {
     /// No lock is held when it is called. If it panics, or does not call the batch, one queued job is cancelled.
     fn around_batch(self, limit: Duration, hook: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) -> Self;
 
+    /// Sets the rule by which the pool starts threads. Default: [`Growth::OnDemand`].
+    ///
+    /// ```
+    /// use offloop::embed::{Growth, ThreadPoolBuilderExt};
+    ///
+    /// let pool = offloop::ThreadPool::builder().growth(Growth::Eager).max_workers(4).build()?;
+    /// let (send, receive) = std::sync::mpsc::channel();
+    /// let waits = pool.run(move || receive.recv());
+    /// pool.run(move || send.send(7)).wait()?.unwrap();
+    /// assert_eq!(waits.wait()?, Ok(7));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    fn growth(self, growth: Growth) -> Self;
+
     /// Sets the histogram in which the hook of [`around_batch`](Self::around_batch) records how long threads wait for an
     /// interpreter's lock. It becomes part of the pool's [metrics](ThreadPool::metrics).
     fn lock_wait(self, recorder: &Arc<Recorder>) -> Self;
@@ -134,6 +148,10 @@ impl ThreadPoolBuilderExt for ThreadPoolBuilder {
 
     fn around_batch(self, limit: Duration, hook: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) -> Self {
         ThreadPoolBuilder::around_batch(self, limit, hook)
+    }
+
+    fn growth(self, growth: Growth) -> Self {
+        ThreadPoolBuilder::growth(self, growth)
     }
 
     fn lock_wait(self, recorder: &Arc<Recorder>) -> Self {

@@ -1,32 +1,33 @@
-//! The default executor: an elastic lane for calls that wait, a lane of one thread a core for calls that compute.
+//! The default executor: an elastic lane for calls that wait, and a lane with one thread per core for calls that compute.
 
 use crate::base::activity::Activity;
 use crate::base::fork::PerProcess;
 use crate::base::sync::cores;
 use crate::threads::{ThreadPool, ThreadPoolBuilder};
 
-/// The pool behind [`run`](crate::run): up to 512 threads, for calls that wait.
+/// Returns the pool behind [`run`](crate::run): up to 512 threads, for calls that wait.
 pub fn io_lane() -> &'static ThreadPool {
     static LANE: PerProcess<ThreadPool> = PerProcess::new();
     LANE.get(|| lane("offloop-io", 512, Activity::Waits))
 }
 
-/// The pool behind [`run_cpu`](crate::run_cpu): as many threads as the process may use cores.
+/// Returns the pool behind [`run_cpu`](crate::run_cpu): as many threads as the process may use cores.
 pub fn cpu_lane() -> &'static ThreadPool {
     static LANE: PerProcess<ThreadPool> = PerProcess::new();
     LANE.get(|| lane("offloop-cpu", cores(), Activity::Computes))
 }
 
-/// The threads that run the callbacks of [`on_cancel`](crate::job::on_cancel), which may wait like any call to a server.
+/// Returns the pool that runs the callbacks of [`on_cancel`](crate::job::on_cancel), which may wait like any call to a
+/// server.
 ///
-/// Not the I/O lane, which may be full of the very calls that they are to stop.
+/// It is not the I/O lane, which may be full of the very calls that the callbacks are to stop.
 #[cfg(not(shuttle))]
 pub(crate) fn cancel_lane() -> ThreadPool {
     static LANE: PerProcess<ThreadPool> = PerProcess::new();
     LANE.get(|| build(callbacks(512))).clone()
 }
 
-/// A thread of a model must not outlive one execution.
+/// Returns a new pool each time, since a thread of a model must not outlive one execution.
 #[cfg(shuttle)]
 pub(crate) fn cancel_lane() -> ThreadPool {
     build(callbacks(1))

@@ -1,30 +1,31 @@
-//! Notices `fork()`: a pool's threads stay in the parent, so the child must not wait for them.
+//! Detects `fork()`. A pool's threads stay in the parent, so the child must neither wait for them nor take their locks.
 
 use std::convert::Infallible;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
-/// How many times this process image was forked on its way here.
+/// Counts the forks between the first process of this program and this one. Written by the child of each fork, before
+/// `fork` returns there.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
-/// The generation that a thing belongs to; it is alive only in the same generation.
+/// The process that a value belongs to, as a number of forks. In a child that is forked later, the value is of no use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Generation(u32);
 
 impl Generation {
-    /// Today's generation. From the first call on, forks are counted.
+    /// Returns the generation of this process. From the first call on, forks are counted.
     pub(crate) fn now() -> Self {
         static HOOKED: AtomicBool = AtomicBool::new(false);
-        // Two threads may both come first. Then each fork counts twice, which tells as much; with a lock, a fork
-        // while one of them has it would be the end of the child.
+        // Two threads may both be the first. Then each fork counts twice, which is as good. With a lock, a fork while
+        // one of them holds it would make the child hang.
         if !HOOKED.load(Ordering::Acquire) {
             #[cfg(all(unix, not(miri)))]
-            // SAFETY: the handler only adds to an atomic, which is allowed in a forked child, and it is
-            // never unloaded, as Rust has no way to unload it.
+            // SAFETY: the handler only adds to an atomic, which is allowed in a forked child. It has static lifetime,
+            // since Rust code is never unloaded.
             unsafe {
                 libc::pthread_atfork(None, None, Some(in_child));
             }
@@ -35,20 +36,21 @@ impl Generation {
         Self(GENERATION.load(Ordering::Relaxed))
     }
 
-    /// Whether this process was forked after `self` was taken.
+    /// Returns whether this process was forked after `self` was returned by [`now`](Self::now).
     pub(crate) fn is_past(self) -> bool {
         GENERATION.load(Ordering::Relaxed) != self.0
     }
 }
 
-/// A value that all of a process shares and a forked child does not: its threads are not there, and its locks may have
-/// been held at that moment. The child makes another.
+/// A value that all threads of a process share, but not with a forked child: there the value's threads do not exist,
+/// and its locks may have been held at the moment of the fork. The child makes another value.
 ///
-/// There is no lock on the way: whoever needs the value first makes it, and of two that do so at once one is told of the
-/// other's. What was published is never freed.
+/// Access takes no lock. The thread that needs the value first makes it. If two threads do so at once, one of them
+/// drops its own and gets the other's. A published value is never freed.
 #[derive(Debug)]
 pub(crate) struct PerProcess<T>(AtomicPtr<Made<T>>);
 
+/// A value, and the process that made it.
 #[derive(Debug)]
 struct Made<T> {
     born: Generation,
@@ -60,16 +62,16 @@ impl<T: Send + Sync> PerProcess<T> {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// The value, made if this process has none yet.
+    /// Returns the value of this process. Makes it with `make` if there is none yet.
     pub(crate) fn get(&'static self, make: impl FnOnce() -> T) -> &'static T {
         let Ok(value) = self.try_get(|| Ok::<_, Infallible>(make()));
         value
     }
 
-    /// [`get`](Self::get), where the making may fail.
+    /// Returns the value like [`get`](Self::get), or the error of `make`.
     pub(crate) fn try_get<E>(&'static self, make: impl FnOnce() -> Result<T, E>) -> Result<&'static T, E> {
         let found = self.0.load(Ordering::Acquire);
-        // SAFETY: it is null or was published below, and what is published is never freed.
+        // SAFETY: the pointer is null or was published below. What is published comes from a `Box` and is never freed.
         match unsafe { found.as_ref() } {
             Some(found) if !found.born.is_past() => return Ok(&found.value),
             _ => {}
@@ -78,21 +80,21 @@ impl<T: Send + Sync> PerProcess<T> {
         let published = match self.0.compare_exchange(found, new, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => new,
             Err(winner) => {
-                // SAFETY: it was made just now and not published.
+                // SAFETY: `new` comes from `Box::into_raw` just above. It was not published, so this is its only owner.
                 drop(unsafe { Box::from_raw(new) });
                 winner
             }
         };
-        // SAFETY: it is published, so it lives for ever; null never is.
+        // SAFETY: `published` was published, so it comes from a `Box`, is not null, and is never freed.
         Ok(unsafe { &(*published).value })
     }
 
-    /// Makes `value` that of this process, whatever was before.
-    #[cfg(feature = "process")]
+    /// Makes `value` the value of this process, and leaks the former one.
+    #[allow(dead_code, reason = "the layer that needs it may be left out")]
     pub(crate) fn set(&'static self, value: T) -> &'static T {
         let new = Self::allocate(value);
         self.0.store(new, Ordering::Release);
-        // SAFETY: it is published, so it lives for ever.
+        // SAFETY: `new` comes from a `Box` and is published now, so it is never freed.
         unsafe { &(*new).value }
     }
 

@@ -1,4 +1,4 @@
-//! The primitives that threads race on, from `std`; under `--cfg shuttle` from the model checker.
+//! The primitives that threads race on: from `std`, or from the model checker with `--cfg shuttle`.
 
 #[cfg(not(shuttle))]
 pub(crate) use std::{
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::fork::PerProcess;
 
-/// A mutex without poisoning: no user code runs under our locks, so a panic cannot leave a value half-changed.
+/// A mutex without poisoning. No user code runs under the engine's locks, so a panic cannot leave a value half-changed.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(RawMutex<T>);
 
@@ -38,13 +38,13 @@ impl<T> Mutex<T> {
     }
 }
 
-/// The cores that this process may use: its affinity and its cgroup's quota are heeded.
+/// Returns the number of cores that this process may use. Its affinity and the quota of its cgroup are respected.
 pub(crate) fn cores() -> usize {
     static CORES: PerProcess<usize> = PerProcess::new();
     *CORES.get(|| std::thread::available_parallelism().map_or(1, NonZero::get))
 }
 
-/// Waits on `condvar` until `done`, at most for `limit`.
+/// Waits on `condvar` until `done` returns true, for at most `limit`.
 pub(crate) fn wait_until<'a, T>(
     condvar: &Condvar,
     mut guard: MutexGuard<'a, T>,
@@ -74,7 +74,7 @@ pub(crate) fn wait_timeout<'a, T>(
     condvar.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner).0
 }
 
-/// Whether `deadline` has passed. The model checker has no clock, so there any deadline may have.
+/// Returns whether `deadline` has passed. The model checker has no clock, so with it any deadline may have.
 pub(crate) fn has_passed(deadline: Instant) -> bool {
     #[cfg(not(shuttle))]
     return Instant::now() >= deadline;
@@ -85,7 +85,7 @@ pub(crate) fn has_passed(deadline: Instant) -> bool {
     }
 }
 
-/// Parks for at most `limit`. The model checker has no clock, so there any timed park may end at once.
+/// Parks for at most `limit`. The model checker has no clock, so with it any park with a limit may end at once.
 pub(crate) fn park_timeout(limit: Duration) {
     #[cfg(not(shuttle))]
     thread::park_timeout(limit);

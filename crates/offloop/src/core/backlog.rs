@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use super::error::ErrorKind;
+use super::error::{BuildError, ErrorKind};
 use super::header::Header;
 use super::id::JobState;
 use super::observer::Observer;
@@ -26,6 +26,33 @@ pub enum OnFull {
     /// The oldest job of the lowest priority in the queue ends with [`ErrorKind::Shed`](crate::ErrorKind::Shed), and
     /// the new job takes its place. A new job of an even lower priority is refused instead.
     ShedOldest,
+}
+
+/// The settings of a pool's queue.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct QueueConfig {
+    /// The largest number of queued jobs. Running jobs and those that wait for room are not included.
+    pub(crate) capacity: usize,
+    /// What happens to a job for which there is no room.
+    pub(crate) on_full: OnFull,
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self { capacity: 10_000, on_full: OnFull::default() }
+    }
+}
+
+impl QueueConfig {
+    /// Returns an error if no job could ever be queued.
+    pub(crate) fn check(self) -> Result<(), BuildError> {
+        if self.capacity == 0 {
+            return Err(BuildError::Setting(
+                "queue_capacity is 0: no job could wait for a worker; give at least 1".into(),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// The jobs of a pool that no worker has.

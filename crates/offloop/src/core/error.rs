@@ -171,7 +171,7 @@ impl fmt::Display for WorkerDied {
         }
         match self.max_rss {
             Some(limit) => {
-                write!(f, ", out of memory: it used more than its max_rss of {} MiB", limit >> 20)?
+                write!(f, ", out of memory: it used more than its max_rss of {} MiB", limit >> 20)?;
             }
             None if self.out_of_memory => f.write_str(", out of memory")?,
             None => {}

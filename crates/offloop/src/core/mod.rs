@@ -10,6 +10,7 @@
 //! | `current`, `cancel` | what a running job can ask, and how it is asked to stop |
 //! | `queue`, `backlog` | bounded queues by priority, and the policies when they are full |
 //! | `timer`, `spin`, `compensation` | deadlines; short waits; stand-ins for threads that wait |
+//! | `pool_ref` | what the clones of a pool share |
 //! | `observer`, `outcome`, `span` | how ends are recorded |
 //! | `error`, `captured`, `shutdown` | what callers get beside results |
 
@@ -29,6 +30,7 @@ pub(crate) mod map;
 pub(crate) mod observer;
 pub(crate) mod options;
 pub(crate) mod outcome;
+pub(crate) mod pool_ref;
 pub(crate) mod queue;
 pub(crate) mod runnable;
 pub(crate) mod shutdown;

@@ -1,4 +1,4 @@
-//! The settings of a thread pool.
+//! The builder of thread pools.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -7,12 +7,15 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::config::{Config, Growth};
+use super::pool::ThreadPool;
 use super::registry::Registry;
 use super::spawn::WorkerThread;
-use super::{StatePool, ThreadPool};
+use super::state::StatePool;
+use super::worker;
 use crate::core::backlog::OnFull;
 use crate::core::error::BuildError;
-use crate::metrics::{Activity, Advice, OnAdvice, Recorder};
+use crate::metrics::{Activity, Advice, Recorder};
 
 /// Sets up a [`ThreadPool`]. Every setting has a default that suits work that waits.
 #[must_use = "a builder does nothing until `build`"]
@@ -21,89 +24,59 @@ pub struct ThreadPoolBuilder {
     config: Config,
 }
 
-#[derive(Clone)]
-pub(crate) struct Config {
-    pub(crate) name: Cow<'static, str>,
-    pub(crate) min_workers: usize,
-    pub(crate) max_workers: usize,
-    pub(crate) idle_timeout: Duration,
-    pub(crate) stack_size: Option<usize>,
-    pub(crate) on_worker_start: Option<Arc<dyn Fn() + Send + Sync>>,
-    pub(crate) spawn: Option<Arc<Spawn>>,
-    pub(crate) around_batch: Option<(Duration, Arc<AroundWork>)>,
-    pub(crate) queue_capacity: usize,
-    pub(crate) on_full: OnFull,
-    pub(crate) grace: Duration,
-    pub(crate) activity: Option<Activity>,
-    pub(crate) on_advice: Option<OnAdvice>,
-    pub(crate) lock_wait: Option<Arc<Recorder>>,
-    /// Whether `metrics::all` tells of it.
-    pub(crate) is_listed: bool,
+impl ThreadPool {
+    /// Returns a builder with the default settings.
+    pub fn builder() -> ThreadPoolBuilder {
+        ThreadPoolBuilder { config: Config::default() }
+    }
 }
 
-type Spawn = dyn Fn(WorkerThread) -> io::Result<()> + Send + Sync;
-type AroundWork = dyn Fn(&mut dyn FnMut()) + Send + Sync;
-
 impl ThreadPoolBuilder {
-    pub(super) fn new() -> Self {
-        Self {
-            config: Config {
-                name: "offloop".into(),
-                min_workers: 0,
-                max_workers: 512,
-                idle_timeout: Duration::from_secs(10),
-                stack_size: None,
-                on_worker_start: None,
-                spawn: None,
-                around_batch: None,
-                queue_capacity: 10_000,
-                on_full: OnFull::Wait,
-                grace: Duration::from_secs(1),
-                activity: None,
-                on_advice: None,
-                lock_wait: None,
-                is_listed: true,
-            },
-        }
-    }
-
-    /// The pool's name; its threads are called `name-1`, `name-2`… Default `offloop`.
+    /// Sets the pool's name. Its threads are called `name-1`, `name-2` and so on. Default: `offloop`.
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.config.name = name.into();
         self
     }
 
-    /// How many threads stay when there is no work. They start on demand like any other. Default 0.
+    /// Sets the number of threads that stay when there is no work. They start on demand like any other. Default: 0.
     pub fn min_workers(mut self, threads: usize) -> Self {
         self.config.min_workers = threads;
         self
     }
 
-    /// How many threads there may be; at least 1. A thread that waits for another job does not count.
-    /// Default 512.
+    /// Sets the largest number of threads; at least 1. A thread whose job waits for another job does not count.
+    /// Default: 512.
     pub fn max_workers(mut self, threads: usize) -> Self {
         self.config.max_workers = threads;
         self
     }
 
-    /// How long a thread stays without work, beyond `min_workers`. Default 10 s.
+    /// Sets the time after which a thread without work leaves, unless it is one of `min_workers`. Default: 10 s.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.config.idle_timeout = timeout;
         self
     }
 
-    /// The stack of each thread, in bytes. Default: the standard library's, 2 MiB.
+    /// Sets the size of each thread's stack, in bytes. Default: the standard library's, 2 MiB.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.config.stack_size = Some(bytes);
         self
     }
 
-    /// Is called on each new thread before its first job. A panic in it is caught and printed.
+    /// Calls `hook` on each new thread before its first job. If it panics, the panic is caught and printed, and the
+    /// thread serves the pool all the same.
     pub fn on_worker_start(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
         self.config.on_worker_start = Some(Arc::new(hook));
         self
     }
 
+    /// See [`ThreadPoolBuilderExt::growth`](crate::embed::ThreadPoolBuilderExt::growth).
+    pub(crate) fn growth(mut self, growth: Growth) -> Self {
+        self.config.growth = growth;
+        self
+    }
+
+    /// See [`ThreadPoolBuilderExt::spawn_handler`](crate::embed::ThreadPoolBuilderExt::spawn_handler).
     pub(crate) fn spawn_handler(
         mut self,
         spawn: impl Fn(WorkerThread) -> io::Result<()> + Send + Sync + 'static,
@@ -112,6 +85,7 @@ impl ThreadPoolBuilder {
         self
     }
 
+    /// See [`ThreadPoolBuilderExt::around_batch`](crate::embed::ThreadPoolBuilderExt::around_batch).
     pub(crate) fn around_batch(
         mut self,
         limit: Duration,
@@ -121,83 +95,65 @@ impl ThreadPoolBuilder {
         self
     }
 
-    /// How many jobs may be queued, beside the running ones; at least 1. Default 10,000.
+    /// Sets the number of jobs that may be queued, beside the running ones; at least 1. Default: 10,000.
     pub fn queue_capacity(mut self, jobs: usize) -> Self {
-        self.config.queue_capacity = jobs;
+        self.config.queue.capacity = jobs;
         self
     }
 
-    /// What happens to new work when the queue is full. Default `OnFull::Wait`.
+    /// Sets what happens to new work when the queue is full. Default: `OnFull::Wait`.
     pub fn on_full(mut self, policy: OnFull) -> Self {
-        self.config.on_full = policy;
+        self.config.queue.on_full = policy;
         self
     }
 
-    /// How long a shutdown waits for jobs that it has asked to stop, before it reports them as stuck.
-    /// Default 1 s.
+    /// Sets the time for which a shutdown waits for jobs that it has asked to stop, before it reports them as stuck.
+    /// Default: 1 s.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.config.grace = grace;
         self
     }
 
-    /// Sets what the pool is for: calls that compute, or calls that wait. By default anything, and there is no advice.
-    ///
-    /// Jobs that do the other are found by the time that they are on a core. There is [advice](crate::metrics::Advice)
-    /// about them, once a task.
+    /// Sets what the pool is for: calls that compute, or calls that wait. Jobs that do the other are found by the time that they are on a core, and the
+    /// pool gives [advice](crate::metrics::Advice) on them, once per task. Default: anything, without advice.
     pub fn activity(mut self, activity: Activity) -> Self {
         self.config.activity = Some(activity);
         self
     }
 
-    /// Is called with each advice, once a task, on a thread of the pool, which meanwhile runs nothing else. Without
-    /// this they stand in the [metrics](ThreadPool::metrics), and with the feature `tracing` they are warnings of the
-    /// target `offloop`. A panic in it is caught and printed.
+    /// Calls `hook` with each advice, once per task, on a thread of the pool, which runs nothing else meanwhile.
+    ///
+    /// Advice is also part of the pool's [metrics](ThreadPool::metrics). Without a hook and with the feature `tracing`,
+    /// it is logged as a warning with the target `offloop`. If the hook panics, the panic is caught and printed.
     pub fn on_advice(mut self, hook: impl Fn(&Advice) + Send + Sync + 'static) -> Self {
         self.config.on_advice = Some(Arc::new(hook));
         self
     }
 
+    /// See [`ThreadPoolBuilderExt::lock_wait`](crate::embed::ThreadPoolBuilderExt::lock_wait).
     pub(crate) fn lock_wait(mut self, recorder: &Arc<Recorder>) -> Self {
         self.config.lock_wait = Some(Arc::clone(recorder));
         self
     }
 
-    /// Not one of the program's pools, but of ours.
+    /// Leaves the pool out of [`metrics::all`](crate::metrics::all): it is one of the engine's own, not the program's.
     pub(crate) fn unlisted(mut self) -> Self {
         self.config.is_listed = false;
         self
     }
 
-    /// Builds the pool. No thread is started yet.
+    /// Builds the pool. Starts no thread.
     pub fn build(self) -> Result<ThreadPool, BuildError> {
-        let config = self.config;
-        if config.max_workers == 0 {
-            return Err(BuildError::Setting(
-                "max_workers is 0: nothing could ever run; give at least 1".into(),
-            ));
-        }
-        if config.min_workers > config.max_workers {
-            let (min, max) = (config.min_workers, config.max_workers);
-            return Err(BuildError::Setting(
-                format!("min_workers ({min}) exceeds max_workers ({max}); lower one or raise the other")
-                    .into(),
-            ));
-        }
-        if config.queue_capacity == 0 {
-            return Err(BuildError::Setting(
-                "queue_capacity is 0: no job could wait for a thread; give at least 1".into(),
-            ));
-        }
-        if config.name.contains('\0') {
-            return Err(BuildError::Setting(
-                "the pool's name contains a NUL byte; threads cannot be called so".into(),
-            ));
-        }
-        Ok(ThreadPool::from_crew(Registry::new(config)))
+        self.config.check()?;
+        Ok(ThreadPool::new(Registry::new(self.config, worker::serve)))
     }
 
-    /// Builds a pool in which each thread owns one value of `S` (a connection, say), opened by `open` on that
-    /// thread when its first job comes.
+    /// Builds a pool in which each thread owns one value of `S`, such as a connection, that its jobs get as `&mut S`.
+    ///
+    /// `open` makes the value, on the thread that will own it, when the thread takes its first job. If it fails, that
+    /// job ends with [`ErrorKind::WorkerState`](crate::ErrorKind::WorkerState) and the thread's next job tries again.
+    ///
+    /// A pool whose policy is [`OnFull::CallerRuns`] cannot be built, since the submitter's thread has no value.
     pub fn build_with_worker_state<S, E>(
         self,
         open: impl Fn() -> Result<S, E> + Send + Sync + 'static,
@@ -206,9 +162,11 @@ impl ThreadPoolBuilder {
         S: 'static,
         E: Into<Box<dyn StdError + Send + Sync>>,
     {
-        if self.config.on_full == OnFull::CallerRuns {
+        if self.config.queue.on_full == OnFull::CallerRuns {
             return Err(BuildError::Setting(
-                "OnFull::CallerRuns does not go with per-thread state: the caller's thread has none".into(),
+                "OnFull::CallerRuns does not go with per-worker state: the submitter's thread has none; \
+                 choose another policy"
+                    .into(),
             ));
         }
         Ok(StatePool::new(self.build()?, move || open().map_err(Into::into)))
@@ -223,8 +181,8 @@ impl fmt::Debug for ThreadPoolBuilder {
             .field("min_workers", &config.min_workers)
             .field("max_workers", &config.max_workers)
             .field("idle_timeout", &config.idle_timeout)
-            .field("queue_capacity", &config.queue_capacity)
-            .field("on_full", &config.on_full)
+            .field("queue_capacity", &config.queue.capacity)
+            .field("on_full", &config.queue.on_full)
             .finish_non_exhaustive()
     }
 }

@@ -1,10 +1,10 @@
-//! The pool under a model checker that tries many orders of its threads' steps. A lost wake-up shows as a
-//! deadlock, because each model waits for all that it began.
+//! Models of the pool for a model checker, which tries many orders of its threads' steps. A lost wake-up shows as a
+//! deadlock, because each model waits for everything that it began.
 //!
 //! `RUSTFLAGS="--cfg shuttle" cargo test -p offloop --no-default-features --lib --release -- model`
 //!
-//! There is no clock in here, so any limit may pass at any moment, and deadlines (whose thread outlives an
-//! execution) are left out.
+//! The checker has no clock, so any time limit may pass at any moment. Deadlines are left out, since the timer's thread
+//! outlives an execution.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,14 +16,14 @@ use shuttle::sync::atomic::{AtomicUsize, Ordering};
 use shuttle::sync::{Condvar, Mutex};
 use shuttle::thread;
 
-use super::{ThreadPool, ThreadPoolBuilder};
+use super::{Growth, ThreadPool, ThreadPoolBuilder};
+use crate::api::job;
 use crate::core::backlog::OnFull;
 use crate::core::error::ErrorKind;
 use crate::core::handle::Handle;
 use crate::core::id::JobState;
-use crate::core::job;
 
-/// Orders tried per model and scheduler.
+/// The number of orders that are tried per model, with each of two strategies.
 const RUNS: usize = 10_000;
 
 fn check(model: impl Fn() + Send + Sync + Clone + 'static) {
@@ -31,13 +31,15 @@ fn check(model: impl Fn() + Send + Sync + Clone + 'static) {
     shuttle::check_pct(model, RUNS, 3);
 }
 
-/// A pool whose idle threads stay until it is dropped.
+/// Configures a pool whose idle threads stay until it is dropped.
 fn pool(threads: usize) -> ThreadPoolBuilder {
     ThreadPool::builder().max_workers(threads).min_workers(threads)
 }
 
-/// Wakes whoever waits for it. The checker's `park` may wake by itself, which would hide a lost wake-up for as
-/// long as any other thread can run; a condition variable does not.
+/// A waker that wakes the thread that waits for it.
+///
+/// The checker's `park` may wake by itself. That would hide a lost wake-up for as long as any other thread can run. A
+/// condition variable does not.
 #[derive(Default)]
 struct Bell {
     rung: Mutex<bool>,
@@ -81,7 +83,7 @@ impl Count {
     }
 }
 
-/// A job that is seen to run and to be dropped, and sees how many run beside it.
+/// Counts how often jobs run and are dropped, and how many of them run at once.
 #[derive(Clone, Default)]
 struct Seen {
     ran: Count,
@@ -111,10 +113,10 @@ impl Seen {
     }
 }
 
-/// Several submitters of one pool: each job runs exactly once, whoever is woken or started for it.
-fn wake_or_spawn(threads: usize) {
+/// Several submitters of one pool: each job runs exactly once, whichever thread is woken or started for it.
+fn every_job_runs_once(threads: usize, growth: Growth) {
     check(move || {
-        let pool = pool(threads).build().unwrap();
+        let pool = pool(threads).growth(growth).build().unwrap();
         let seen = Seen::default();
         let submitters: Vec<_> = (0..3)
             .map(|_| {
@@ -138,17 +140,22 @@ fn wake_or_spawn(threads: usize) {
 
 #[test]
 fn every_job_runs_once_on_one_thread() {
-    wake_or_spawn(1);
+    every_job_runs_once(1, Growth::OnDemand);
 }
 
 #[test]
 fn every_job_runs_once_on_two_threads() {
-    wake_or_spawn(2);
+    every_job_runs_once(2, Growth::OnDemand);
 }
 
 #[test]
 fn every_job_runs_once_on_three_threads() {
-    wake_or_spawn(3);
+    every_job_runs_once(3, Growth::OnDemand);
+}
+
+#[test]
+fn every_job_runs_once_on_two_threads_that_are_started_eagerly() {
+    every_job_runs_once(2, Growth::Eager);
 }
 
 #[test]
@@ -192,7 +199,7 @@ fn a_parked_thread_is_woken_for_each_job() {
         let pool = pool(1).build().unwrap();
         for _ in 0..3 {
             wait(pool.run(|| ())).unwrap();
-            // Time to park.
+            // Gives the thread time to park.
             for _ in 0..20 {
                 thread::yield_now();
             }
@@ -220,8 +227,8 @@ fn idle_timeouts_lose_no_job() {
     }
 }
 
-/// How a job of a pool that is shut down may end.
-fn ended_well(handle: Handle<()>) -> bool {
+/// Returns whether the job ran. Fails if it ended otherwise than a job of a pool that is shut down may end.
+fn ran_or_was_cancelled(handle: Handle<()>) -> bool {
     match wait(handle).map_err(crate::Error::into_kind) {
         Ok(()) => true,
         Err(ErrorKind::Closed | ErrorKind::Cancelled) => false,
@@ -238,7 +245,7 @@ fn submitters_against_shutdown(drain: Duration) {
                 let (pool, seen) = (pool.clone(), seen.clone());
                 thread::spawn(move || {
                     let handles = [pool.run(seen.work(2)), pool.run(seen.work(2))];
-                    handles.map(ended_well).into_iter().filter(|ran| *ran).count()
+                    handles.map(ran_or_was_cancelled).into_iter().filter(|ran| *ran).count()
                 })
             })
             .collect();
@@ -292,7 +299,7 @@ fn a_cancel_beside_start_and_finish_ends_the_job_once() {
 }
 
 #[test]
-fn a_cancelled_job_sees_its_token() {
+fn a_cancelled_job_sees_the_stop_request() {
     check(|| {
         let pool = pool(1).build().unwrap();
         let handle = pool.run(|| {
@@ -306,7 +313,7 @@ fn a_cancelled_job_sees_its_token() {
 }
 
 #[test]
-fn a_callback_for_a_cancel_runs_once_at_most_and_never_after_its_guard() {
+fn a_cancel_callback_runs_at_most_once_and_never_after_its_guard_is_dropped() {
     check(|| {
         let pool = pool(1).build().unwrap();
         let (called, late) = (Count::default(), Count::default());
@@ -331,7 +338,7 @@ fn a_callback_for_a_cancel_runs_once_at_most_and_never_after_its_guard() {
         });
         let cancelled = handle.cancel();
         wait(pool.shutdown(Duration::MAX)).unwrap();
-        // The job is over, and not only ended, so from now on nothing is called.
+        // The job's function has returned, not only its handle ended. So from now on nothing is called.
         let before = called.get();
         for _ in 0..5 {
             thread::yield_now();
@@ -342,7 +349,7 @@ fn a_callback_for_a_cancel_runs_once_at_most_and_never_after_its_guard() {
 }
 
 #[test]
-fn a_cancel_is_not_missed_by_a_callback_that_is_added_meanwhile() {
+fn a_callback_that_is_added_during_a_cancel_does_not_miss_it() {
     check(|| {
         let pool = pool(1).build().unwrap();
         let (called, ran) = (Count::default(), Count::default());
@@ -361,7 +368,7 @@ fn a_cancel_is_not_missed_by_a_callback_that_is_added_meanwhile() {
     });
 }
 
-/// In a pool of one thread, a job that waits for another, while a third comes from outside.
+/// A pool of one thread whose job waits for another, while a third is submitted from outside.
 fn nested(wait_for: fn(Handle<()>)) {
     check(move || {
         let pool = pool(1).build().unwrap();
@@ -369,7 +376,7 @@ fn nested(wait_for: fn(Handle<()>)) {
         let (inner, inner_seen) = (pool.clone(), seen.clone());
         let outer = pool.run(move || {
             wait_for(inner.run(inner_seen.work(1)));
-            // The stand-in's time is over: this job runs alone again, but for what the stand-in had begun.
+            // The wait is over: this job runs alone again, except for what the stand-in had begun.
             inner_seen.ran.get()
         });
         let outside = pool.run(seen.work(1));
@@ -417,7 +424,7 @@ fn after_a_nested_wait_one_thread_runs_one_job_at_a_time() {
 }
 
 #[test]
-fn waiting_for_room_beside_a_cancel_admits_everybody_once() {
+fn every_job_that_waits_for_room_is_admitted_once_although_others_are_cancelled() {
     check(|| {
         let pool = pool(1).queue_capacity(1).on_full(OnFull::Wait).build().unwrap();
         let seen = Seen::default();
@@ -444,11 +451,11 @@ fn waiting_for_room_beside_a_cancel_admits_everybody_once() {
 }
 
 #[test]
-fn who_waits_for_room_is_told_even_if_the_job_starts_at_once() {
+fn a_submitter_that_waits_for_room_is_woken_even_if_its_job_starts_at_once() {
     check(|| {
         let pool = pool(2).queue_capacity(1).build().unwrap();
         let others = [pool.run(thread::yield_now), pool.run(thread::yield_now)];
-        // Goes on until its submitter has learned that it was accepted.
+        // Runs until its submitter has seen that it was accepted.
         let (tell, told) = shuttle::sync::mpsc::channel();
         let mut last = pool.run(move || told.recv().unwrap());
         wait(Box::pin(last.accepted()));
@@ -460,23 +467,23 @@ fn who_waits_for_room_is_told_even_if_the_job_starts_at_once() {
     });
 }
 
-/// Threads that the user starts, with a hook around their work that other threads may delay.
+/// Configures a pool whose threads the user starts, with a hook around batches that other threads may delay.
 fn hooked(threads: usize) -> ThreadPoolBuilder {
     let turn = Arc::new(Mutex::new(()));
     pool(threads)
-        .spawn_with(|life| {
-            thread::spawn(|| life.run());
+        .spawn_handler(|worker| {
+            thread::spawn(|| worker.run());
             Ok(())
         })
-        .around_work(Duration::ZERO, move |spell| {
+        .around_batch(Duration::ZERO, move |batch| {
             drop(turn.lock().unwrap());
-            spell();
+            batch();
             drop(turn.lock().unwrap());
         })
 }
 
 #[test]
-fn threads_started_in_advance_lose_no_job_in_spells() {
+fn threads_that_are_started_in_advance_lose_no_job_in_batches() {
     check(|| {
         let pool = hooked(2).build().unwrap();
         let seen = Seen::default();
@@ -484,12 +491,12 @@ fn threads_started_in_advance_lose_no_job_in_spells() {
         let other = thread::spawn({
             let seen = seen.clone();
             move || {
-                beside.start_threads(2);
+                beside.prestart(2);
                 wait(beside.run(seen.work(2))).unwrap();
             }
         });
         let first = pool.run(seen.work(2));
-        pool.start_threads(1);
+        pool.prestart(1);
         let second = pool.run(seen.work(2));
         drop(pool.run(seen.work(2)));
         for handle in [first, second] {
@@ -501,14 +508,14 @@ fn threads_started_in_advance_lose_no_job_in_spells() {
 }
 
 #[test]
-fn nested_waits_in_spells_all_get_threads() {
+fn nested_waits_in_batches_all_get_threads() {
     check(|| {
         let pool = hooked(1).build().unwrap();
         let inner = pool.clone();
         let outer = pool.run(move || {
             let beside = inner.clone();
             let handle = inner.run(|| ());
-            inner.start_threads(2);
+            inner.prestart(2);
             job::blocking(|| wait(handle)).unwrap();
             wait(beside.run(|| ())).unwrap();
         });
@@ -518,12 +525,12 @@ fn nested_waits_in_spells_all_get_threads() {
 }
 
 #[test]
-fn a_closed_pool_with_spells_ends() {
+fn a_closed_pool_with_batches_ends() {
     check(|| {
         let pool = hooked(2).build().unwrap();
         let seen = Seen::default();
         let handles = [pool.run(seen.work(2)), pool.run(seen.work(2))];
-        pool.start_threads(2);
+        pool.prestart(2);
         let shutdown = pool.shutdown(Duration::from_secs(60));
         for handle in handles {
             wait(handle).ok();

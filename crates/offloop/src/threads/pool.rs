@@ -1,10 +1,9 @@
-//! A pool of threads that grows when its work waits and shrinks when there is none.
+//! The thread pool, as a program holds it.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::builder::ThreadPoolBuilder;
 use super::registry::Registry;
 use crate::core::error::{ErrorKind, Rejected};
 use crate::core::executor::{Accepts, Executor};
@@ -12,38 +11,23 @@ use crate::core::handle::Handle;
 use crate::core::job::Job;
 use crate::core::map::MapStream;
 use crate::core::options::Options;
-use crate::core::shutdown::ShutdownReport;
+use crate::core::pool_ref::PoolRef;
+use crate::core::shutdown::{ShutdownReport, run_in_background};
 use crate::metrics::{Measured, Metrics};
 
 /// An elastic pool of threads with a bounded queue.
 ///
-/// Clones are the same pool. Threads start on demand, up to `max_workers`; an idle one leaves after
-/// `idle_timeout`. When the last clone is dropped the pool takes no more work, runs what it has accepted and
-/// then lets its threads go; nobody is blocked for it. [`shutdown`](Self::shutdown) does it under supervision.
+/// Clones are the same pool. Threads start on demand, up to `max_workers`. An idle thread leaves after `idle_timeout`.
+/// When the last clone is dropped, the pool accepts no more work, runs what it has accepted and then lets its threads
+/// go. Dropping it does not block. [`shutdown`](Self::shutdown) ends the pool within a limit and reports how it went.
 #[derive(Clone)]
 pub struct ThreadPool {
-    door: Arc<Door>,
-}
-
-/// What the pool's clones share; the threads do not hold it, so its drop means that nobody can submit.
-struct Door {
-    registry: Arc<Registry>,
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        self.registry.close();
-    }
+    registry: PoolRef<Registry>,
 }
 
 impl ThreadPool {
-    /// A pool to be configured.
-    pub fn builder() -> ThreadPoolBuilder {
-        ThreadPoolBuilder::new()
-    }
-
-    pub(super) fn from_crew(registry: Arc<Registry>) -> Self {
-        Self { door: Arc::new(Door { registry }) }
+    pub(super) fn new(registry: Arc<Registry>) -> Self {
+        Self { registry: PoolRef::new(registry) }
     }
 
     /// Runs `work` on a thread of the pool. Does not block, unless the policy is `OnFull::CallerRuns`.
@@ -55,7 +39,7 @@ impl ThreadPool {
         self.place(work, Options::new())
     }
 
-    /// Runs `work` if there is room for it now; else gives it back, whatever the policy. Never blocks.
+    /// Runs `work` if there is room for it now. Otherwise returns it, whatever the policy. Never blocks.
     #[track_caller]
     pub fn try_run<W>(&self, work: W) -> Result<Handle<<Self as Accepts<W>>::Output>, Rejected<W>>
     where
@@ -64,8 +48,8 @@ impl ThreadPool {
         self.try_place(work, Options::new())
     }
 
-    /// Applies `f` to each item on the pool's threads: a stream of the results, in order unless
-    /// [`unordered`](MapStream::unordered). ItemStream are taken lazily, within a bounded window.
+    /// Applies `f` to each item on the pool's threads. Returns a stream of the results, in order unless it is
+    /// [`unordered`](MapStream::unordered). Items are taken lazily, a bounded number at a time.
     #[track_caller]
     pub fn map<I, F, T>(&self, items: I, f: F) -> MapStream<I::IntoIter, T>
     where
@@ -82,66 +66,65 @@ impl ThreadPool {
         })
     }
 
-    /// Stops accepting work, drains what was accepted for at most `drain`, then cancels the rest: queued jobs
-    /// end with [`ErrorKind::Cancelled`], running ones are asked to stop and get the builder's `grace`. The
-    /// report says what became of them and what is still stuck where.
+    /// Ends the pool: accepts no more work, lets accepted jobs run for at most `drain`, then cancels the rest.
     ///
-    /// The shutdown goes on whether or not the handle is awaited. It never takes longer than `drain` plus
-    /// `grace`; a stuck thread is left to itself.
+    /// Jobs that are queued by then end with [`ErrorKind::Cancelled`]. Running ones are asked to stop and get the
+    /// builder's `grace`. The report counts the jobs by what happened to them, and names those that still run.
+    ///
+    /// The shutdown goes on whether or not the handle is awaited. It takes no longer than `drain` plus `grace`. A
+    /// thread whose job does not stop is left running.
     pub fn shutdown(&self, drain: Duration) -> Handle<ShutdownReport> {
-        let registry = Arc::clone(&self.door.registry);
-        if registry.is_forked() {
+        let Some(pending) = self.registry.close() else {
             return Handle::failed(Options::new(), ErrorKind::Forked);
-        }
-        let pending = registry.close();
-        crate::core::shutdown::run_in_background(move || registry.shut_down(pending, drain))
+        };
+        let registry = self.registry.engine();
+        run_in_background(move || registry.shut_down(pending, drain))
     }
 
-    /// Takes no more jobs from now on. Those accepted are still run, then the threads leave. Does not block.
+    /// Accepts no more jobs from now on. Accepted ones are still run, then the threads leave. Does not block.
     pub fn close(&self) {
-        self.door.registry.close();
+        self.registry.close();
     }
 
-    /// Ends all queued jobs with [`ErrorKind::Cancelled`], those that wait for room included, and says how many
-    /// those were. Running jobs go on. Does not block.
+    /// Ends all queued jobs with [`ErrorKind::Cancelled`], those that wait for room included. Returns their number.
+    /// Running jobs go on. Does not block.
     pub fn cancel_queued(&self) -> usize {
-        self.door.registry.cancel_queued()
+        self.registry.cancel_queued()
     }
 
+    /// See [`ThreadPoolExt::prestart`](crate::embed::ThreadPoolExt::prestart).
     pub(crate) fn prestart(&self, workers: usize) {
-        self.door.registry.start_threads(workers);
+        self.registry.prestart(workers);
     }
 
-    /// What the pool has done and is doing. Takes the pool's lock for some microseconds.
+    /// Returns the pool's metrics. Takes the pool's lock for some microseconds.
     pub fn metrics(&self) -> Metrics {
-        self.door.registry.metrics()
+        self.registry.metrics()
     }
 
-    /// How many threads the pool has at this moment.
+    /// Returns the number of threads that the pool has at this moment.
     pub fn worker_count(&self) -> usize {
-        self.door.registry.worker_count()
+        self.registry.worker_count()
     }
 
-    /// How many accepted jobs wait for a thread at this moment, those that wait for room included.
+    /// Returns the number of accepted jobs that wait for a thread at this moment, those that wait for room included.
     pub fn queued(&self) -> usize {
-        self.door.registry.queued()
+        self.registry.queued()
     }
 }
 
 impl Executor for ThreadPool {
     fn execute(&self, job: Job) -> Result<(), Rejected<Job>> {
-        self.door
-            .registry
-            .execute(job.into_runnable())
-            .map_err(|(cell, kind): (_, ErrorKind)| Rejected::new(Job::new(cell), kind))
+        let accepted = self.registry.execute(job.into_runnable());
+        accepted.map_err(|(runnable, kind)| Rejected::new(Job::new(runnable), kind))
     }
 }
 
 impl fmt::Debug for ThreadPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ThreadPool")
-            .field("name", &self.door.registry.config.name)
-            .field("threads", &self.worker_count())
+            .field("name", &self.registry.config.name)
+            .field("workers", &self.worker_count())
             .field("queued", &self.queued())
             .finish_non_exhaustive()
     }

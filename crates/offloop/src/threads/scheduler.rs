@@ -1,17 +1,17 @@
-//! Who works, who is idle, who looks out for work: the pool's decisions, all under one lock.
+//! The pool's decisions: which thread works, which is idle, and which is woken or started. All of them under one lock.
 //!
-//! At most one thread at a time is the *scout*: woken, started or spinning in order to take queued work.
-//! While there is one, submitters wake nobody, so a burst of submissions costs one wake-up. The rule that
-//! makes it safe:
+//! At most one thread at a time is the *searcher*: woken, started or spinning in order to take queued work. While there
+//! is one, submitters wake nobody, so a burst of submissions costs one wake-up. The rule that makes it safe:
 //!
-//! > If jobs are queued, then there is a scout, or no further thread may run, or as many threads are coming.
+//! > If jobs are queued, then there is a searcher, or no further thread may run, or as many threads are coming as jobs
+//! > are queued.
 //!
-//! Whoever takes a job as scout appoints the next scout if jobs remain ([`Scheduler::summon`]); a thread that
-//! comes back from a job takes the next one before it thinks of resting. The proof is in the README beside
-//! this file.
+//! A searcher that takes a job appoints the next searcher if jobs remain ([`Scheduler::wake_or_spawn`]). A thread that
+//! comes back from a job takes the next one before it rests. The proof is in the README beside this file.
 
 use std::sync::{Arc, OnceLock, Weak};
 
+use super::config::{Config, Growth};
 use crate::base::clock::Moment;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::thread;
@@ -20,145 +20,174 @@ use crate::core::runnable::Runnable;
 use crate::metrics::stats::{PoolStats, WorkerStats};
 use crate::metrics::{Metrics, WorkerCounts};
 
-/// One thread of the pool.
-pub(super) struct Worker {
+/// One thread of the pool, as the thread itself, the scheduler and those that wake the thread share it.
+pub(super) struct WorkerRecord {
     pub(super) name: String,
-    /// Set by the thread itself before it can become idle.
+    /// Set by the thread itself, before it can become idle.
     pub(super) thread: OnceLock<thread::Thread>,
-    /// Set under the scheduler's lock when it is called from idleness to be the scout; taken back by itself.
-    pub(super) summoned: AtomicBool,
-    /// What it has noted of its jobs.
+    /// Set under the scheduler's lock when the idle thread is made the searcher. Reset by the thread itself, under the
+    /// same lock, when it sees it. So a thread that is unparked for another reason can tell.
+    pub(super) woken: AtomicBool,
+    /// The thread's record of its jobs. Written by the thread alone, read for metrics.
     pub(super) stats: Arc<WorkerStats>,
-    /// Its place in `Scheduler::seats`.
+    /// Its index in `Scheduler::seats`.
     seat: usize,
 }
 
-impl Worker {
-    /// Wakes it; it is or was idle.
+impl WorkerRecord {
+    /// Wakes the thread, which is or was idle.
     pub(super) fn unpark(&self) {
-        self.thread.get().expect("idle threads have started").unpark();
+        self.thread.get().expect("a thread becomes idle only after it has started").unpark();
     }
 }
 
+/// The place of one thread in the scheduler.
 struct Seat {
-    worker: Arc<Worker>,
-    /// The job that it runs, for reports and for shutdown: each accepted job is either here or in the backlog.
-    running: Option<Running>,
+    worker: Arc<WorkerRecord>,
+    /// The job that the thread runs, for metrics, reports and shutdown. Each accepted job is either here or queued.
+    /// Written by the thread, when it takes a job and when it comes back.
+    running: Option<RunningJob>,
 }
 
-pub(super) struct Running {
-    /// Weak, so that the job's result, if nobody wants it, dies on its own thread and at its end.
+/// A job that a thread runs.
+pub(super) struct RunningJob {
+    /// Weak, so that a result that nobody wants is dropped by the thread that made it, as soon as its job has ended.
     pub(super) job: Weak<dyn Runnable>,
     pub(super) since: Moment,
 }
 
+/// The state of a pool. One lock guards it, and every decision is taken under that lock.
 pub(super) struct Scheduler {
+    /// The queued jobs, those still in the injector excepted.
     pub(super) backlog: Backlog<dyn Runnable>,
-    /// All threads until the very end of their lives. A seat that was left is given to the next one.
+    /// All threads, from the decision to start them to their very end. A seat that was left is given to the next
+    /// thread.
     seats: Vec<Option<Seat>>,
-    /// Parked threads. The one that became idle last is woken first, so that the others can time out.
-    pub(super) idle: Vec<Arc<Worker>>,
-    /// Threads that take jobs, or are being started to.
+    /// Parked threads. The thread that became idle last is woken first, so that the others can time out. A thread
+    /// enters itself, and is taken out by the one that wakes it, or by itself when it leaves.
+    pub(super) idle: Vec<Arc<WorkerRecord>>,
+    /// Counts the threads that take jobs, idle ones included, from the decision to start them to their decision to
+    /// leave.
     pub(super) threads: usize,
-    /// Of these, threads whose job waits for another job.
+    /// Counts those of `threads` whose job waits for another job. Changed when a job begins to wait and when it goes
+    /// on.
     pub(super) blocked: usize,
-    /// Threads that are about to look for a job, as if they came back from one: they were started in advance, or are
-    /// on their way into a spell.
+    /// Counts those of `threads` that are about to look for a job, as if they came back from one. A thread that is
+    /// started in advance, or that enters a batch, is counted until it takes the lock again.
     pub(super) coming: usize,
-    pub(super) scout: bool,
-    /// Jobs taken by threads that came back from one: evidence that the queue moves without more threads.
-    pub(super) returns: u64,
-    /// `returns` when a scout last looked.
-    returns_seen: u64,
+    /// Whether there is a searcher. Set with its appointment. Reset by the searcher, when it takes a job, rests or
+    /// leaves, or if it could not be started.
+    pub(super) searching: bool,
+    /// Counts the jobs that were taken by threads which came back from a job: evidence that the queue moves without
+    /// more threads. Wraps around.
+    pub(super) handoffs: u64,
+    /// The value of `handoffs` when a searcher last looked. Written by searchers.
+    handoffs_seen: u64,
+    /// Whether the pool accepts no more jobs. Set once.
     pub(super) closed: bool,
-    /// The backlog has held jobs of other priorities than the ordinary since it was empty.
-    pub(super) ranked: bool,
+    /// Whether the backlog has held jobs of other priorities than the ordinary one since it was last empty. Set by
+    /// submitters, reset when the backlog is empty. Meanwhile the injector is closed.
+    pub(super) has_priorities: bool,
+    /// The number of threads that stay although they are idle. Never changes.
     pub(super) min_workers: usize,
-    pub(super) max_workers: usize,
-    next_name: u64,
-    /// What the threads have noted that have left.
+    /// The largest number of threads that are not blocked. Never changes.
+    max_workers: usize,
+    /// Never changes.
+    growth: Growth,
+    /// Counts the threads that were ever named, for the names of the next ones.
+    named: u64,
+    /// The sum of what the threads that have left had recorded.
     past: PoolStats,
 }
 
-/// How a thread comes to look for a job.
+/// The reason why a thread looks for a job.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// It was started, woken or left spinning to take one.
-    Scout,
-    /// It counts among those that are coming: it was started in advance, or has entered a spell.
+    /// It is the searcher: it was started, woken or left spinning to take a job.
+    Searcher,
+    /// It is counted in `coming`: it was started in advance, or is about to enter a batch.
     Coming,
-    /// It has just run one.
+    /// It has just run a job.
     Returning,
 }
 
-/// What a scout does next.
-pub(super) enum Survey {
+/// A searcher's next step.
+pub(super) enum SearchStep {
     /// Take a job.
     Take,
-    /// The threads at work keep up; look again a little later.
+    /// The threads at work keep up: look again a little later.
     Watch,
-    /// There is no job.
+    /// There is no job: rest.
     Rest,
 }
 
-/// The help that queued jobs need, to be given after the lock is released.
+/// The wake-up that queued jobs need. To be carried out after the lock is released.
 #[must_use]
-pub(super) enum Help {
+pub(super) enum Wakeup {
     None,
-    /// Unpark this thread; it is the scout now.
-    Wake(Arc<Worker>),
-    /// Start a thread; it is the scout already.
-    Start(Arc<Worker>),
+    /// Unpark this thread, which is the searcher now.
+    Wake(Arc<WorkerRecord>),
+    /// Start this thread, which is the searcher already.
+    Start(Arc<WorkerRecord>),
 }
 
 impl Scheduler {
-    pub(super) fn new(backlog: Backlog<dyn Runnable>, min_workers: usize, max_workers: usize) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         Self {
-            backlog,
+            backlog: Backlog::new(config.queue.capacity, config.queue.on_full),
             seats: Vec::new(),
             idle: Vec::new(),
             threads: 0,
             blocked: 0,
             coming: 0,
-            scout: false,
-            returns: 0,
-            returns_seen: 0,
+            searching: false,
+            handoffs: 0,
+            handoffs_seen: 0,
             closed: false,
-            ranked: false,
-            min_workers,
-            max_workers,
-            next_name: 0,
+            has_priorities: false,
+            min_workers: config.min_workers,
+            max_workers: config.max_workers,
+            growth: config.growth,
+            named: 0,
             past: PoolStats::default(),
         }
     }
 
-    /// Appoints a scout if jobs are queued and there is none: an idle thread, else a new one. Those that threads come
-    /// for already need none.
-    pub(super) fn summon(&mut self, name: &str) -> Help {
-        if self.is_served() {
-            return Help::None;
+    /// Appoints a searcher if the rule demands one: an idle thread, or else a new one.
+    pub(super) fn wake_or_spawn(&mut self, name: &str) -> Wakeup {
+        if self.rule_holds() {
+            return Wakeup::None;
         }
         if let Some(worker) = self.idle.pop() {
-            self.scout = true;
-            worker.summoned.store(true, Ordering::Relaxed);
-            return Help::Wake(worker);
+            self.searching = true;
+            worker.woken.store(true, Ordering::Relaxed);
+            return Wakeup::Wake(worker);
         }
-        self.scout = true;
+        self.searching = true;
         self.threads += 1;
-        Help::Start(self.new_worker(name))
+        Wakeup::Start(self.new_worker(name))
     }
 
-    /// Enters one more thread beside the scout's, if there are fewer than `wanted` and there may be more.
-    pub(super) fn recruit(&mut self, wanted: usize, name: &str) -> Option<Arc<Worker>> {
-        if self.closed || self.threads >= wanted.min(self.max_workers) {
+    /// Adds one more thread if there are fewer than `wanted` and there may be more. The caller starts it.
+    pub(super) fn prestart(&mut self, wanted: usize, name: &str) -> Option<Arc<WorkerRecord>> {
+        let may_start = !self.closed && self.threads < wanted.min(self.max_workers);
+        may_start.then(|| self.new_coming_worker(name))
+    }
+
+    /// Adds a thread for the job that was queued last, if the pool grows eagerly and no thread is free for it. The
+    /// caller starts it.
+    ///
+    /// Free threads are those that rest and those that are about to take a job. The jobs before this one have theirs.
+    pub(super) fn grow(&mut self, name: &str) -> Option<Arc<WorkerRecord>> {
+        if self.growth == Growth::OnDemand {
             return None;
         }
-        self.threads += 1;
-        self.coming += 1;
-        Some(self.new_worker(name))
+        let free = self.idle.len() + self.coming + usize::from(self.searching);
+        let may_start = self.backlog.len() > free && self.threads < self.max_workers + self.blocked;
+        may_start.then(|| self.new_coming_worker(name))
     }
 
-    /// A thread that was coming is there.
+    /// Records that a thread that was coming has come.
     pub(super) fn arrive(&mut self, role: &mut Role) {
         if *role == Role::Coming {
             *role = Role::Returning;
@@ -166,16 +195,22 @@ impl Scheduler {
         }
     }
 
-    fn new_worker(&mut self, name: &str) -> Arc<Worker> {
-        self.next_name += 1;
+    fn new_coming_worker(&mut self, name: &str) -> Arc<WorkerRecord> {
+        self.threads += 1;
+        self.coming += 1;
+        self.new_worker(name)
+    }
+
+    fn new_worker(&mut self, name: &str) -> Arc<WorkerRecord> {
+        self.named += 1;
         let seat = self.seats.iter().position(Option::is_none).unwrap_or_else(|| {
             self.seats.push(None);
             self.seats.len() - 1
         });
-        let worker = Arc::new(Worker {
-            name: format!("{name}-{}", self.next_name),
+        let worker = Arc::new(WorkerRecord {
+            name: format!("{name}-{}", self.named),
             thread: OnceLock::new(),
-            summoned: AtomicBool::new(false),
+            woken: AtomicBool::new(false),
             stats: Arc::default(),
             seat,
         });
@@ -183,71 +218,76 @@ impl Scheduler {
         worker
     }
 
-    /// The job that this thread runs.
-    pub(super) fn running_of(&mut self, worker: &Worker) -> &mut Option<Running> {
-        &mut self.seats[worker.seat].as_mut().expect("a thread has its seat until it is forgotten").running
+    /// Returns the record of the job that this thread runs, to be written by that thread.
+    pub(super) fn running_of(&mut self, worker: &WorkerRecord) -> &mut Option<RunningJob> {
+        &mut self.seats[worker.seat].as_mut().expect("a thread has its seat until it is removed").running
     }
 
-    /// What the scout should do. More threads than `cores` are put to work only when the others have not come
-    /// back for a job since the last look: when they block, that is, or compute for long.
-    pub(super) fn survey(&mut self, cores: usize) -> Survey {
+    /// Decides the searcher's next step.
+    ///
+    /// More threads than `cores` are put to work only when the others have not come back for a job since the last look:
+    /// that is, when they block, or compute for long.
+    pub(super) fn next_step(&mut self, cores: usize) -> SearchStep {
         if self.backlog.len() == 0 {
-            return Survey::Rest;
+            return SearchStep::Rest;
         }
         let at_work = self.active() - 1;
-        let moves = self.returns != self.returns_seen;
-        self.returns_seen = self.returns;
-        if moves && at_work >= cores && !self.closed { Survey::Watch } else { Survey::Take }
+        let moves = self.handoffs != self.handoffs_seen;
+        self.handoffs_seen = self.handoffs;
+        if moves && at_work >= cores && !self.closed { SearchStep::Watch } else { SearchStep::Take }
     }
 
-    /// Whether the queued jobs need nobody else: the rule.
-    pub(super) fn is_served(&self) -> bool {
-        self.backlog.len() <= self.coming || self.is_attentive()
+    /// Returns whether every queued job will be taken although nobody is woken: the rule.
+    pub(super) fn rule_holds(&self) -> bool {
+        self.backlog.len() <= self.coming || self.is_covered()
     }
 
-    /// Whether a new job needs nobody to be told: there is a scout, or no further thread may run.
-    pub(super) fn is_attentive(&self) -> bool {
-        self.scout || self.active() >= self.max_workers + self.blocked
+    /// Returns whether a new job will be taken although nobody is woken: there is a searcher, or no further thread may
+    /// run.
+    pub(super) fn is_covered(&self) -> bool {
+        self.searching || self.active() >= self.max_workers + self.blocked
     }
 
-    /// Whether jobs may come through the injector.
-    pub(super) fn opens_inbox(&self) -> bool {
-        !self.ranked && !self.closed
+    /// Returns whether jobs may come through the injector.
+    pub(super) fn opens_injector(&self) -> bool {
+        !self.has_priorities && !self.closed
     }
 
-    /// Threads that run jobs or look for one.
+    /// Returns the number of threads that run jobs or look for one.
     fn active(&self) -> usize {
         self.threads - self.idle.len()
     }
 
-    /// Whether a thread must leave instead of running another job, now that fewer are blocked. If it does,
-    /// those that stay still come back for every queued job.
+    /// Returns whether a thread must leave instead of running another job, now that fewer are blocked. The threads that
+    /// stay still come back for every queued job.
     pub(super) fn too_many_run(&self) -> bool {
         self.active() > self.max_workers + self.blocked
     }
 
-    /// Whether there are more threads, idle ones included, than may ever run, now that fewer are blocked.
+    /// Returns whether there are more threads, idle ones included, than may run, now that fewer are blocked.
     pub(super) fn has_surplus(&self) -> bool {
         self.threads > self.max_workers + self.blocked
     }
 
-    /// The jobs that run, each with its thread and since when. To be dropped after the lock, as one of these may
-    /// be the last to hold its job by then, and with it the user's result.
-    pub(super) fn running(&self) -> Vec<(Arc<Worker>, Arc<dyn Runnable>, Moment)> {
+    /// Returns the jobs that run, each with its thread and the time when it began.
+    ///
+    /// To be dropped after the lock is released: one of these may be the last to hold its job by then, and so the
+    /// user's result.
+    pub(super) fn running(&self) -> Vec<(Arc<WorkerRecord>, Arc<dyn Runnable>, Moment)> {
         let running = |seat: &Seat| {
-            let Running { job, since } = seat.running.as_ref()?;
+            let RunningJob { job, since } = seat.running.as_ref()?;
             Some((Arc::clone(&seat.worker), job.upgrade()?, *since))
         };
         self.seats.iter().flatten().filter_map(running).collect()
     }
 
-    /// Whether nobody is left to come back for the queued jobs.
-    pub(super) fn nobody_runs(&self) -> bool {
+    /// Returns whether no thread is left that would come back for the queued jobs.
+    pub(super) fn none_come_back(&self) -> bool {
         self.threads <= self.blocked
     }
 
-    /// Strikes a thread that was about to start, or that ends, from the list.
-    pub(super) fn forget(&mut self, worker: &Worker) {
+    /// Removes a thread that could not be started, or that ends.
+    pub(super) fn remove(&mut self, worker: &WorkerRecord) {
         self.past.add(&worker.stats);
         self.seats[worker.seat] = None;
         while let Some(None) = self.seats.last() {
@@ -255,7 +295,7 @@ impl Scheduler {
         }
     }
 
-    /// Fills in what is known here.
+    /// Writes what the scheduler knows into `metrics`.
     pub(super) fn measure(&self, metrics: &mut Metrics) {
         let mut all = self.past.clone();
         let seats = self.seats.iter().flatten();
@@ -274,7 +314,7 @@ impl Scheduler {
         };
     }
 
-    /// Whether no thread is left at all.
+    /// Returns whether no thread is left at all.
     pub(super) fn is_empty(&self) -> bool {
         self.seats.is_empty()
     }

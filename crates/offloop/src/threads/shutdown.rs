@@ -1,49 +1,53 @@
-//! How a pool ends: it takes no more jobs, drains, cancels, and reports.
+//! How a pool ends: it accepts no more jobs, drains, cancels, and reports.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::registry::Registry;
-use super::scheduler::{Scheduler, Worker};
+use super::scheduler::{Scheduler, WorkerRecord};
 use crate::base::clock::Moment;
 use crate::base::panic::drop_quietly;
 use crate::base::sync::{MutexGuard, wait_until};
 use crate::core::error::ErrorKind;
 use crate::core::id::{JobId, JobState};
+use crate::core::pool_ref::Close;
 use crate::core::runnable::Runnable;
 use crate::core::shutdown::{ShutdownReport, StuckJob};
 
+impl Close for Registry {
+    fn close(&self) {
+        Registry::close(self);
+    }
+}
+
 impl Registry {
-    /// Takes no more jobs from now on. Those accepted are still run, then the threads leave. Says how many
-    /// jobs those are.
-    pub(super) fn close(&self) -> usize {
-        if self.is_forked() {
-            return 0;
-        }
-        let mut scheduler = self.scheduler.lock();
+    /// Accepts no more jobs from now on. Accepted ones are still run, then the threads leave.
+    ///
+    /// Returns the number of accepted jobs that have not ended, or `None` in a forked child.
+    pub(super) fn close(&self) -> Option<usize> {
+        let mut scheduler = self.lock()?;
         scheduler.closed = true;
         self.collect(&mut scheduler);
-        let help = self.changed(&mut scheduler);
+        let wakeup = self.restore_rule(&mut scheduler);
         let idle = scheduler.idle.clone();
         let queued = scheduler.backlog.total();
         let running = scheduler.running();
         drop(scheduler);
-        self.give(help);
+        self.wake(wakeup);
         for worker in idle {
             worker.unpark();
         }
         let live = running.iter().filter(|(_, job, _)| job.header().state() != JobState::Ended).count();
         drop_quietly(running);
-        queued + live
+        Some(queued + live)
     }
 
-    /// Drains a closed pool of its `pending` jobs, then cancels, then reports. Blocks for `drain` and the
-    /// grace period at most.
+    /// Drains a closed pool of its `pending` jobs, then cancels, then reports. Blocks for `drain` and the grace period
+    /// at most.
     pub(super) fn shut_down(&self, pending: usize, drain: Duration) -> ShutdownReport {
-        drop(self.wait_for_threads(self.scheduler.lock(), drain));
+        drop(self.wait_for_threads(drain));
         let (removed, asked) = self.cancel_all();
-        let scheduler = self.wait_for_threads(self.scheduler.lock(), self.config.grace);
-        let stuck = Self::stuck(scheduler);
+        let stuck = Self::stuck(self.wait_for_threads(self.config.grace));
         let is_stuck = |id: &&JobId| stuck.iter().any(|stuck| stuck.job == **id);
         let stopped = asked.len() - asked.iter().filter(is_stuck).count();
         ShutdownReport {
@@ -54,17 +58,12 @@ impl Registry {
         }
     }
 
-    /// Ends the queued jobs. Says how many those were.
+    /// Ends the queued jobs. Returns their number.
     pub(super) fn cancel_queued(&self) -> usize {
-        if self.is_forked() {
-            return 0;
-        }
-        let mut scheduler = self.scheduler.lock();
+        let Some(mut scheduler) = self.lock() else { return 0 };
         self.collect(&mut scheduler);
         let queued = scheduler.backlog.drain();
-        let help = self.changed(&mut scheduler);
-        drop(scheduler);
-        self.give(help);
+        self.release(scheduler);
         let removed = queued.len();
         for job in queued {
             job.fail(ErrorKind::Cancelled, &self.counts);
@@ -73,7 +72,8 @@ impl Registry {
         removed
     }
 
-    /// Ends all jobs. Says how many were removed from the queue, and which running ones were asked to stop.
+    /// Ends all jobs. Returns the number of those that were removed from the queue, and the running ones that were
+    /// asked to stop.
     fn cancel_all(&self) -> (usize, Vec<JobId>) {
         let removed = self.cancel_queued();
         let running = self.scheduler.lock().running();
@@ -87,11 +87,11 @@ impl Registry {
         (removed, asked)
     }
 
-    /// The jobs that still run.
+    /// Returns the jobs that still run.
     fn stuck(scheduler: MutexGuard<'_, Scheduler>) -> Vec<StuckJob> {
         let running = scheduler.running();
         drop(scheduler);
-        let stuck = |(worker, job, since): &(Arc<Worker>, Arc<dyn Runnable>, Moment)| {
+        let stuck = |(worker, job, since): &(Arc<WorkerRecord>, Arc<dyn Runnable>, Moment)| {
             StuckJob::new(job.header(), worker.name.clone(), since.elapsed())
         };
         let stuck = running.iter().map(stuck).collect();
@@ -99,11 +99,8 @@ impl Registry {
         stuck
     }
 
-    fn wait_for_threads<'a>(
-        &'a self,
-        scheduler: MutexGuard<'a, Scheduler>,
-        limit: Duration,
-    ) -> MutexGuard<'a, Scheduler> {
-        wait_until(&self.left, scheduler, limit, Scheduler::is_empty)
+    /// Waits until all threads have left, for at most `limit`.
+    fn wait_for_threads(&self, limit: Duration) -> MutexGuard<'_, Scheduler> {
+        wait_until(&self.worker_left, self.scheduler.lock(), limit, Scheduler::is_empty)
     }
 }

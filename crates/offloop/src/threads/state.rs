@@ -1,29 +1,27 @@
-//! A pool whose threads each own a value: one connection per worker.
+//! A pool whose threads each own a value, such as one connection per worker.
 
-use std::any::Any;
 use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ThreadPool;
-use crate::base::panic::drop_quietly;
-use crate::base::sync::thread_local;
+use super::local;
+use super::pool::ThreadPool;
 use crate::core::error::{ErrorKind, Rejected};
 use crate::core::executor::Accepts;
 use crate::core::handle::Handle;
 use crate::core::options::Options;
 use crate::core::shutdown::ShutdownReport;
 use crate::core::work::{Work, sealed};
+use crate::metrics::Metrics;
 
-/// A [`ThreadPool`] in which each thread owns one value of `S` and lends it to each of its jobs as `&mut S`:
-/// for connections that threads cannot share.
+/// A [`ThreadPool`] in which each thread owns one value of `S` and lends it to each of its jobs as `&mut S`. For
+/// connections that threads cannot share.
 ///
-/// The value is opened on its thread when the first job comes, and dropped there when the thread leaves.
-/// After a panic, or after a job called [`discard_worker_state`], it is dropped and the next job gets a new one. A
-/// job whose value can't be opened ends with [`ErrorKind::WorkerState`]; the next job tries again.
+/// The value is opened on its thread when the first job comes, and dropped there when the thread leaves. After a panic,
+/// or after a job called [`discard_worker_state`](crate::job::discard_worker_state), it is dropped and the next job
+/// gets a new one. A job whose value cannot be opened ends with [`ErrorKind::WorkerState`]; the next job tries again.
 ///
 /// ```
 /// let pool = offloop::ThreadPool::builder()
@@ -36,6 +34,8 @@ use crate::core::work::{Work, sealed};
 /// assert_eq!(rows.wait()?, 1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// For many jobs of one kind, see [`offloop::map`](crate::map): `offloop::map(pool.clone(), jobs)`.
 pub struct StatePool<S> {
     pool: ThreadPool,
     open: Arc<Open<S>>,
@@ -43,23 +43,6 @@ pub struct StatePool<S> {
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 type Open<S> = dyn Fn() -> Result<S, BoxError> + Send + Sync;
-
-thread_local! {
-    /// The value of this worker thread. A thread serves one pool, so one is enough.
-    static STATE: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
-    static DISCARD: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Says, from within a job, that this worker's state is broken: it is dropped when the job ends and the
-/// worker's next job gets a new one. Without effect elsewhere.
-pub fn discard_worker_state() {
-    DISCARD.with(|discard| discard.set(true));
-}
-
-/// Drops this thread's state; the thread leaves.
-pub(super) fn close() {
-    drop_quietly(STATE.with(RefCell::take));
-}
 
 impl<S: 'static> StatePool<S> {
     pub(super) fn new(
@@ -79,7 +62,7 @@ impl<S: 'static> StatePool<S> {
         self.place(work, Options::new())
     }
 
-    /// Runs `work` if there is room for it now; else gives it back, whatever the policy. Never blocks.
+    /// Runs `work` if there is room for it now. Otherwise returns it, whatever the policy. Never blocks.
     #[track_caller]
     pub fn try_run<F, T>(&self, work: F) -> Result<Handle<T>, Rejected<F>>
     where
@@ -89,12 +72,38 @@ impl<S: 'static> StatePool<S> {
         self.try_place(work, Options::new())
     }
 
-    /// As [`ThreadPool::shutdown`]. The values of the threads are dropped before it reports.
+    /// Ends the pool like [`ThreadPool::shutdown`]. The values of its threads are dropped before it reports.
     pub fn shutdown(&self, drain: Duration) -> Handle<ShutdownReport> {
         self.pool.shutdown(drain)
     }
 
-    /// The pool without its state: its threads, for work that needs none.
+    /// Accepts no more jobs from now on. Accepted ones are still run, then the threads drop their values and leave.
+    /// Does not block.
+    pub fn close(&self) {
+        self.pool.close();
+    }
+
+    /// Ends all queued jobs like [`ThreadPool::cancel_queued`]. Returns their number.
+    pub fn cancel_queued(&self) -> usize {
+        self.pool.cancel_queued()
+    }
+
+    /// Returns the pool's metrics. Takes the pool's lock for some microseconds.
+    pub fn metrics(&self) -> Metrics {
+        self.pool.metrics()
+    }
+
+    /// Returns the number of accepted jobs that wait for a thread at this moment, those that wait for room included.
+    pub fn queued(&self) -> usize {
+        self.pool.queued()
+    }
+
+    /// Returns the number of threads that the pool has at this moment.
+    pub fn worker_count(&self) -> usize {
+        self.pool.worker_count()
+    }
+
+    /// Returns the same pool for work that needs no value.
     pub fn thread_pool(&self) -> &ThreadPool {
         &self.pool
     }
@@ -133,7 +142,7 @@ where
     }
 }
 
-/// A closure over the state of the worker that will run it.
+/// A closure over the value of the worker that will run it.
 struct WithState<S, F> {
     work: F,
     open: Arc<Open<S>>,
@@ -150,20 +159,7 @@ where
     type Output = T;
 
     fn perform(self) -> Result<T, ErrorKind> {
-        // Taken out for the job's time, so a panic leaves none behind.
-        let mut state = match STATE.with(RefCell::take).and_then(|state| state.downcast::<S>().ok()) {
-            Some(state) => state,
-            None => Box::new((self.open)().map_err(ErrorKind::WorkerState)?),
-        };
-        DISCARD.with(|discard| discard.set(false));
-        let result = (self.work)(&mut state);
-        if DISCARD.with(Cell::take) {
-            // It is broken, so its destructor may well panic; the job has its result nevertheless.
-            drop_quietly(state);
-        } else {
-            STATE.with(|slot| slot.replace(Some(state)));
-        }
-        Ok(result)
+        local::with_state(|| (self.open)(), self.work).map_err(ErrorKind::WorkerState)
     }
 
     fn label(&self) -> Cow<'static, str> {

@@ -1,4 +1,4 @@
-//! What the tests of the thread pool share: gates that order events, and limits that turn a hang into a failure.
+//! Code shared by the tests of the thread pool: gates that order events, and limits that turn a hang into a failure.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this module")]
 
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use offloop::{Error, Handle, JobState, ThreadPool};
 
-/// When a test gives up on something that should have happened long ago.
+/// The time after which a test gives up on something that should happen soon.
 pub const GIVE_UP: Duration = Duration::from_secs(30);
 
-/// Closed at first; whoever passes waits until it is opened.
+/// A gate, closed at first. Threads that pass it wait until it is opened.
 #[derive(Clone, Debug, Default)]
 pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
@@ -53,7 +53,7 @@ impl Count {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// A value that adds one when it is dropped.
+    /// Returns a value that adds one when it is dropped.
     pub fn on_drop(&self) -> OnDrop<impl FnMut() + Send + use<>> {
         let count = self.clone();
         OnDrop(move || {
@@ -77,7 +77,7 @@ impl<F: FnMut()> std::fmt::Debug for OnDrop<F> {
     }
 }
 
-/// How a job ended; a failure if it does not.
+/// Waits for the end of a job and returns its result. Fails the test if the job does not end.
 #[track_caller]
 pub fn end<T>(mut handle: Handle<T>) -> Result<T, Error>
 where
@@ -86,7 +86,7 @@ where
     handle.wait_timeout(GIVE_UP).expect("the job ends")
 }
 
-/// Polls until `holds`.
+/// Polls until `holds` returns true. Fails the test if it never does.
 #[track_caller]
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
@@ -96,7 +96,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Runs `f` in a thread of its own; a failure if it does not come back.
+/// Runs `f` in a thread of its own and returns its result. Fails the test if it does not return.
 #[track_caller]
 pub fn comes_back<T: Send + 'static>(what: &str, f: impl FnOnce() -> T + Send + 'static) -> T {
     let (send, receive) = std::sync::mpsc::channel();
@@ -104,12 +104,12 @@ pub fn comes_back<T: Send + 'static>(what: &str, f: impl FnOnce() -> T + Send + 
     receive.recv_timeout(GIVE_UP).unwrap_or_else(|error| panic!("{what} did not come back: {error}"))
 }
 
-/// A pool of one thread.
+/// Builds a pool of one thread.
 pub fn single() -> ThreadPool {
     ThreadPool::builder().max_workers(1).build().unwrap()
 }
 
-/// Holds the one thread of `pool` until the gate is opened.
+/// Occupies the one thread of `pool` until the returned gate is opened.
 pub fn occupy(pool: &ThreadPool) -> (Gate, Handle<()>) {
     let gate = Gate::new();
     let pass = gate.clone();
@@ -118,7 +118,7 @@ pub fn occupy(pool: &ThreadPool) -> (Gate, Handle<()>) {
     (gate, handle)
 }
 
-/// The kernel's ids of this process's threads whose name is `name-` and a number.
+/// Returns the kernel's ids of this process's threads whose name is `name-` and a number.
 pub fn threads_named(name: &str) -> Vec<i32> {
     let is_ours = |comm: &str| {
         comm.trim_end()
@@ -136,13 +136,13 @@ pub fn threads_named(name: &str) -> Vec<i32> {
         .collect()
 }
 
-/// Whether the kernel has put this thread of ours to sleep.
+/// Returns whether this thread of the process sleeps.
 pub fn sleeps(tid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/self/task/{tid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('S')
 }
 
-/// The kernel's id of this thread.
+/// Returns the kernel's id of this thread.
 pub fn tid() -> i32 {
     // SAFETY: it has no preconditions.
     unsafe { libc::gettid() }

@@ -1,4 +1,4 @@
-//! Tasks for the tests of process pools, and ways to look at processes from outside.
+//! Tasks for the tests of process pools, and functions that inspect processes from outside.
 
 #![allow(dead_code, reason = "each test crate uses its own part")]
 #![allow(unreachable_pub, reason = "shared by test crates")]
@@ -18,7 +18,7 @@ pub fn pool(workers: usize) -> ProcessPool {
     ProcessPool::builder().max_workers(workers).build().unwrap()
 }
 
-/// Waits for what must come, however slow the machine is.
+/// Polls until `holds` returns true. Fails after 30 s, which is enough for a slow machine.
 #[track_caller]
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
@@ -28,7 +28,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Whether a process is dead. One that nobody has collected yet counts as dead.
+/// Returns whether a process is dead. A zombie, which its parent has not reaped, counts as dead.
 pub fn is_gone(pid: u32) -> bool {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X'])),
@@ -43,7 +43,7 @@ pub fn kill(pid: u32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
-/// A file through which a job in another process says that it has arrived.
+/// A file to which a job in another process writes a line when it has arrived.
 pub struct Gate(PathBuf);
 
 impl Gate {
@@ -68,7 +68,7 @@ impl Gate {
         self.lines().len()
     }
 
-    /// The process id of the first job to arrive.
+    /// Waits for the first job to arrive, and returns the id of its process.
     #[track_caller]
     pub fn wait_for_pid(&self) -> u32 {
         eventually("a job arrives at the gate", || std::fs::read_to_string(&self.0).unwrap().ends_with('\n'));
@@ -226,7 +226,7 @@ pub enum Death {
     Abort,
     Signal(i32),
     CloseAllFiles,
-    /// Fills all that it shares with its pool with this byte, but for its results.
+    /// Fills the memory that the worker shares with its pool, except the results, with this byte.
     Scribble(u8),
 }
 
@@ -238,7 +238,8 @@ pub fn die(way: Death) {
         Death::Signal(signal) => kill(std::process::id(), signal),
         Death::CloseAllFiles => {
             for descriptor in 0..1000 {
-                // SAFETY: it is the purpose of this test to pull the files away; nobody uses them any more.
+                // SAFETY: `close` takes a plain number. The test closes files that other code still holds on purpose;
+                // after this the process only sleeps.
                 unsafe { libc::close(descriptor) };
             }
         }
@@ -248,14 +249,14 @@ pub fn die(way: Death) {
             let (start, end) = link.split(' ').next().unwrap().split_once('-').unwrap();
             let number = |text| usize::from_str_radix(text, 16).unwrap();
             let (start, end) = (number(start), number(end));
-            // SAFETY: the range is mapped and writable. What is in there is lost, which is the purpose.
+            // SAFETY: the range is mapped and writable. The test overwrites its content on purpose.
             unsafe { std::ptr::write_bytes(start as *mut u8, byte, end - start) };
         }
     }
     std::thread::sleep(Duration::from_secs(600));
 }
 
-/// What a worker gone mad could do: writes to whatever socket it finds among its descriptors.
+/// Writes garbage to every socket among the worker's descriptors, as a faulty job could do.
 #[offloop::task]
 pub fn write_to_every_socket(value: u64) -> u64 {
     for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
@@ -325,7 +326,7 @@ pub fn add_in_a_pool_of_its_own(a: u64, b: u64) -> u64 {
     pool(1).run(add.with(a, b)).wait().unwrap()
 }
 
-/// A value that does not survive the journey.
+/// A value that cannot be sent to another process and back.
 #[derive(Debug)]
 pub enum Awkward {
     RefusesEncoding,

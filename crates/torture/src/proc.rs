@@ -1,0 +1,138 @@
+//! What `/proc` says of this process and its workers.
+//!
+//! What the process holds before the run and after it must be the same, or it leaks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::run_log;
+
+/// What the library keeps for the whole life of a process: the beginning of its line, and how much of it.
+const KEPT: [(&str, usize); 6] = [
+    ("thread offloop-timer", usize::MAX),
+    ("thread offloop-decode", usize::MAX),
+    ("thread offloop-io", usize::MAX),
+    ("thread offloop-cpu", usize::MAX),
+    ("mapping of /memfd:offloop-arena", 1),
+    // One to write by, and one to lend to readers.
+    ("descriptor of /memfd:offloop-arena", 2),
+];
+
+/// What this process holds: a line for each thing, and how many there are of it.
+#[derive(Debug, Default)]
+pub(crate) struct Holdings(BTreeMap<String, usize>);
+
+impl Holdings {
+    pub(crate) fn now() -> Self {
+        let mut held = BTreeMap::new();
+        for line in [descriptors(), mappings(), threads(), shared_files(), processes()].concat() {
+            *held.entry(line).or_default() += 1;
+        }
+        Self(held)
+    }
+
+    /// Returns what is held now and was not held `before`.
+    pub(crate) fn surplus(&self, before: &Self) -> Vec<String> {
+        let surplus = self.0.iter().filter_map(|(line, count)| {
+            let kept = KEPT.iter().find(|(start, _)| line.starts_with(start)).map_or(0, |(_, kept)| *kept);
+            let more = count.saturating_sub(before.0.get(line).copied().unwrap_or(0)).saturating_sub(kept);
+            let is_foreign = || line.strip_prefix("file ").is_some_and(is_used_by_another_program);
+            (more > 0 && !is_foreign()).then(|| format!("left over: {more} x {line}"))
+        });
+        surplus.collect()
+    }
+}
+
+fn entries(directory: impl AsRef<Path>) -> Vec<PathBuf> {
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+}
+
+fn descriptors() -> Vec<String> {
+    // The descriptor that reads this directory is gone when the links are read.
+    let links = entries("/proc/self/fd").into_iter().filter_map(|path| fs::read_link(path).ok());
+    links.map(|link| format!("descriptor of {}", link.display())).collect()
+}
+
+/// Returns the mappings of memory files.
+fn mappings() -> Vec<String> {
+    let maps = read("/proc/self/maps");
+    maps.lines().filter_map(|line| Some(format!("mapping of {}", &line[line.find("/memfd:")?..]))).collect()
+}
+
+fn threads() -> Vec<String> {
+    entries("/proc/self/task")
+        .iter()
+        .map(|task| format!("thread {}", read(task.join("comm")).trim()))
+        .collect()
+}
+
+fn shared_files() -> Vec<String> {
+    entries("/dev/shm").iter().map(|file| format!("file {}", file.display())).collect()
+}
+
+/// Returns the children of this process, including zombies, and all other processes of this run.
+fn processes() -> Vec<String> {
+    let others = all_pids().filter(|pid| *pid != std::process::id() && is_of_this_run(*pid));
+    let pids: BTreeSet<u32> = child_pids().into_iter().chain(others).collect();
+    let state = |pid: u32| {
+        read(format!("/proc/{pid}/stat"))
+            .rsplit_once(") ")
+            .map_or('?', |(_, rest)| rest.chars().next().unwrap_or('?'))
+    };
+    pids.into_iter().map(|pid| format!("process {pid} (state {})", state(pid))).collect()
+}
+
+fn child_pids() -> Vec<u32> {
+    let lists: Vec<_> = entries("/proc/self/task").iter().map(|task| read(task.join("children"))).collect();
+    lists.concat().split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+fn all_pids() -> impl Iterator<Item = u32> {
+    entries("/proc").into_iter().filter_map(|path| path.file_name()?.to_str()?.parse().ok())
+}
+
+/// Returns whether a process inherited the run log, wherever it is in the tree of processes.
+fn is_of_this_run(pid: u32) -> bool {
+    let line = run_log::environment_line();
+    read(format!("/proc/{pid}/environ")).split('\0').any(|variable| variable == line)
+}
+
+/// Returns whether a process that is not of this run has the file open or mapped.
+fn is_used_by_another_program(file: &str) -> bool {
+    all_pids().filter(|pid| !is_of_this_run(*pid) && *pid != std::process::id()).any(|pid| {
+        let is_open =
+            |descriptor: &PathBuf| fs::read_link(descriptor).is_ok_and(|link| link == Path::new(file));
+        entries(format!("/proc/{pid}/fd")).iter().any(is_open)
+            || read(format!("/proc/{pid}/maps")).lines().any(|line| line.ends_with(file))
+    })
+}
+
+/// Describes the memory of this process: what is resident, and what of the heap is in use.
+pub(crate) fn memory() -> String {
+    let status = read("/proc/self/status");
+    let resident = status.lines().filter(|line| line.starts_with("Rss")).flat_map(str::split_whitespace);
+    // SAFETY: takes nothing and returns plain numbers.
+    let heap = unsafe { libc::mallinfo2() };
+    let in_use = (heap.uordblks + heap.hblkhd) / 1024;
+    format!("{}, heap in use: {in_use} kB", resident.collect::<Vec<_>>().join(" "))
+}
+
+/// Returns a line for each thread of this process and its workers: what it does now.
+pub(crate) fn thread_states() -> Vec<String> {
+    let tasks = child_pids()
+        .into_iter()
+        .chain([std::process::id()])
+        .flat_map(|pid| entries(format!("/proc/{pid}/task")));
+    let line = |task: PathBuf| {
+        let [name, place, call, status] =
+            ["comm", "wchan", "syscall", "status"].map(|file| read(task.join(file)));
+        let state = status.lines().find(|line| line.starts_with("State:")).unwrap_or("gone");
+        format!("{} `{}`: {state}, at {place}, call {}", task.display(), name.trim(), call.trim())
+    };
+    tasks.map(line).collect()
+}

@@ -1,0 +1,119 @@
+//! The waits of all threads of this program. A wait that is too long is a hang.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::os::now;
+
+/// How long a wait may last. No job and no shutdown takes a third of it unless the machine is overloaded.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a wait may last if other threads progress meanwhile, but more slowly than [`NORMAL_PROGRESS`].
+const PATIENCE_WHEN_SLOW: Duration = Duration::from_secs(300);
+
+/// Fewer waits than this end within [`PATIENCE`] only on an overloaded machine.
+const NORMAL_PROGRESS: u64 = 10_000;
+
+struct Wait {
+    what: &'static str,
+    /// The number of the job or pool.
+    number: u64,
+    began: Duration,
+    /// How many waits had ended when it began.
+    ended_before: u64,
+}
+
+#[derive(Default)]
+struct State {
+    current: HashMap<u64, Wait>,
+    begun: u64,
+    ended: u64,
+    last_end: Duration,
+    /// The longest wait that ended.
+    longest: (Duration, String),
+}
+
+#[derive(Default)]
+pub(crate) struct Waits(Mutex<State>);
+
+impl Waits {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls `f`, which waits for `what`. `number` is that of the job or pool.
+    pub(crate) fn during<R>(&self, what: &'static str, number: u64, f: impl FnOnce() -> R) -> R {
+        let key = self.state().begin(what, number, now());
+        let result = f();
+        self.state().end(key, now());
+        result
+    }
+
+    /// Returns a line for each wait that is a hang.
+    pub(crate) fn overdue(&self) -> Vec<String> {
+        self.state().overdue(now())
+    }
+
+    /// Returns the longest wait that ended.
+    pub(crate) fn longest(&self) -> String {
+        let (lasted, what) = &self.state().longest;
+        format!("{lasted:.1?}, for {what}")
+    }
+}
+
+impl State {
+    fn begin(&mut self, what: &'static str, number: u64, now: Duration) -> u64 {
+        self.begun += 1;
+        self.current.insert(self.begun, Wait { what, number, began: now, ended_before: self.ended });
+        self.begun
+    }
+
+    fn end(&mut self, key: u64, now: Duration) {
+        self.ended += 1;
+        self.last_end = now;
+        if let Some(Wait { what, number, began, .. }) = self.current.remove(&key) {
+            if now.saturating_sub(began) > self.longest.0 {
+                self.longest = (now.saturating_sub(began), format!("{what} {number}"));
+            }
+        }
+    }
+
+    fn overdue(&self, now: Duration) -> Vec<String> {
+        let since = |then: Duration| now.saturating_sub(then);
+        let is_overdue = |wait: &&Wait| {
+            let is_quiet = since(self.last_end) > PATIENCE;
+            let is_slow = !is_quiet && self.ended - wait.ended_before < NORMAL_PROGRESS;
+            since(wait.began) > if is_slow { PATIENCE_WHEN_SLOW } else { PATIENCE }
+        };
+        let line =
+            |wait: &Wait| format!("waiting for {:?} for {} {}", since(wait.began), wait.what, wait.number);
+        self.current.values().filter(is_overdue).map(line).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_a_hang_if_all_stand_still_or_the_others_make_normal_progress_or_it_lasts_too_long() {
+        let second = Duration::from_secs(1);
+        let mut state = State::default();
+        state.begin("the end of job", 1, second);
+        assert!(state.overdue(30 * second).is_empty());
+        assert_eq!(state.overdue(32 * second).len(), 1, "all stand still");
+
+        let end_others = |state: &mut State, count: u64| {
+            for number in 0..count {
+                let key = state.begin("the end of job", number, 40 * second);
+                state.end(key, 40 * second);
+            }
+        };
+        end_others(&mut state, 100);
+        assert!(state.overdue(41 * second).is_empty(), "others progress slowly");
+        assert_eq!(state.overdue(302 * second).len(), 1, "it lasts too long");
+        end_others(&mut state, NORMAL_PROGRESS);
+        assert_eq!(state.overdue(41 * second).len(), 1, "others make normal progress");
+    }
+}
