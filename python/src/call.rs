@@ -11,7 +11,7 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::deferred_result;
 use crate::interpreter::{self, Mutex};
 use crate::once::{Once, intern};
-use crate::pool_state::{CountedCall, PoolState};
+use crate::pool_state::PoolState;
 use crate::receive::Receive;
 
 /// The shortest call that gets its own name in advice. Making the name would take a large part of a shorter call.
@@ -49,7 +49,7 @@ pub(crate) struct Call {
     run: Py<PyAny>,
     args: Py<PyTuple>,
     kwargs: Option<Py<PyDict>>,
-    counted: CountedCall,
+    pool: Arc<PoolState>,
 }
 
 impl Call {
@@ -59,14 +59,14 @@ impl Call {
         args: Py<PyTuple>,
         kwargs: Option<Py<PyDict>>,
     ) -> Self {
-        Self { run, args, kwargs, counted: CountedCall::new(pool) }
+        Self { run, args, kwargs, pool: Arc::clone(pool) }
     }
 
     /// Makes the call. The thread stays attached for the whole batch, so all objects that are dropped here die at once.
     pub(crate) fn run(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         deferred_result::flush(py);
-        let Self { run, args, kwargs, counted } = self;
-        counted.pool().check(py)?;
+        let Self { run, args, kwargs, pool } = self;
+        pool.check(py)?;
         let args = args.bind(py);
         let function = args.get_item(0)?;
         let outer = replace_function(Some(function.clone().unbind()));

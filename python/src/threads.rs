@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use offloop::embed::{self, ThreadPoolBuilderExt as _, ThreadPoolExt as _};
+use offloop::embed::{self, Growth, ThreadPoolBuilderExt as _};
 use offloop::prepare;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -27,7 +27,7 @@ use crate::interpreter::{Mutex, attach, detach};
 use crate::job::{Job, watch};
 use crate::metrics::{self, GilWait, Metrics};
 use crate::once::intern;
-use crate::pool_state::{CountedThread, PoolState};
+use crate::pool_state::PoolState;
 use crate::settings::{activity, policy, seconds};
 
 /// The time for which a thread keeps the interpreter while it has calls.
@@ -69,13 +69,15 @@ impl ThreadPool {
         idle_timeout: f64,
     ) -> PyResult<Self> {
         let gil_wait = GilWait::default();
-        let state = PoolState::new(max_workers);
+        let state = PoolState::new();
         let threads = Arc::clone(&state);
         let mut builder = offloop::ThreadPool::builder()
             .name(name)
             .on_advice(metrics::log_advice)
             .lock_wait(&gil_wait)
             .max_workers(max_workers)
+            // Calls of Python functions mostly wait, so each gets a thread, as far as there may be.
+            .growth(Growth::Eager)
             .queue_capacity(queue_capacity)
             .on_full(policy(on_full)?)
             .idle_timeout(seconds("idle_timeout", idle_timeout)?)
@@ -103,7 +105,6 @@ impl ThreadPool {
         let handle = self.engine.run(prepare(move || work.run()).name(UNNAMED));
         let job = Py::new(py, SubmittedCall::new(handle, self.state.pid()))?;
         future.setattr(intern!(py, "_job"), &job)?;
-        self.grow();
         let spawn_error = SPAWN_ERROR.take();
         match job.get().error(py) {
             // The pool has refused the call. If it ends later, the future learns of it.
@@ -147,7 +148,6 @@ impl ThreadPool {
             Some(mailbox) => watch(handle, receiver, mailbox.completions(), None),
             None => watch(handle, receiver, &results_thread()?, None),
         };
-        self.grow();
         raise_interruption(py, SPAWN_ERROR.take())?;
         Ok(job)
     }
@@ -177,15 +177,6 @@ impl ThreadPool {
     /// Returns the number of calls that wait for a thread.
     fn queued(&self) -> usize {
         self.engine.queued()
-    }
-}
-
-impl ThreadPool {
-    /// Starts threads, so that each call has one, as far as the pool may have them.
-    fn grow(&self) {
-        if let Some(threads) = self.state.wanted_threads() {
-            self.engine.prestart(threads);
-        }
     }
 }
 
@@ -223,13 +214,14 @@ fn raise_interruption(py: Python<'_>, error: Option<PyErr>) -> PyResult<()> {
 #[pyclass(frozen, name = "Life", module = "offloop._offloop")]
 pub(crate) struct WorkerThread {
     /// Taken when the thread begins to run it.
-    engine: Mutex<Option<(embed::WorkerThread, CountedThread)>>,
+    engine: Mutex<Option<embed::WorkerThread>>,
+    pool: Arc<PoolState>,
     function: Arc<CurrentFunction>,
 }
 
 impl WorkerThread {
     fn new(thread: embed::WorkerThread, pool: &Arc<PoolState>) -> Self {
-        Self { engine: Mutex::new(Some((thread, CountedThread::new(pool)))), function: Arc::default() }
+        Self { engine: Mutex::new(Some(thread)), pool: Arc::clone(pool), function: Arc::default() }
     }
 }
 
@@ -238,20 +230,16 @@ impl WorkerThread {
     /// Runs calls on this thread until the pool ends the thread.
     fn run(&self, py: Python<'_>) -> PyResult<()> {
         let thread = self.engine.lock().take();
-        let Some((thread, _counted)) = thread else { return Ok(()) };
+        let Some(thread) = thread else { return Ok(()) };
         set_current_function(Some(Arc::clone(&self.function)));
         let served = detach(py, || thread.run());
         set_current_function(None);
         served
     }
 
-    /// Ends all calls that have not begun, and all later ones, with the exception that `make()` returns. To be called
-    /// before `run`.
+    /// Ends all calls that have not begun, and all later ones, with the exception that `make()` returns.
     fn break_with(&self, make: Py<PyAny>) {
-        let pool = self.engine.lock().as_ref().map(|(_, counted)| Arc::clone(counted.pool()));
-        if let Some(pool) = pool {
-            pool.break_with(make);
-        }
+        self.pool.break_with(make);
     }
 
     /// The function that the thread is calling.
