@@ -276,7 +276,7 @@ class Advice:
     def task(self) -> str:
         """The name of the function."""
     @property
-    def found(self) -> Literal["computes", "waits"]:
+    def activity(self) -> Literal["computes", "waits"]:
         """The activity that does not fit the pool."""
     @property
     def jobs(self) -> int:

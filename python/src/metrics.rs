@@ -180,7 +180,7 @@ impl Advice {
 
     /// The activity that does not fit the pool: `computes` or `waits`.
     #[getter]
-    fn found(&self) -> &'static str {
+    fn activity(&self) -> &'static str {
         self.0.activity.as_str()
     }
 

@@ -129,7 +129,7 @@ def test_a_call_that_computes_on_the_shared_threads_is_logged_once(
     messages = [record.getMessage() for record in caplog.records if record.name == "offloop.advice"]
     assert len(messages) == 1 and messages[0].startswith("`spin` on the pool `offloop` was on a core for ")
     (metrics,) = [it for it in offloop.metrics() if (it.pool, it.kind) == ("offloop", "threads")]
-    assert [(advice.task, advice.found) for advice in metrics.advice] == [("spin", "computes")]
+    assert [(advice.task, advice.activity) for advice in metrics.advice] == [("spin", "computes")]
 
 
 def test_a_mapped_function_is_named_in_advice() -> None:
