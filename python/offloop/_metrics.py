@@ -34,8 +34,7 @@ def as_dict(metrics: Metrics) -> dict[str, Any]:
         "advice": [
             {
                 "task": advice.task,
-                # The binding's word for the second is "only_waits".
-                "activity": "computes" if advice.found == "computes" else "waits",
+                "activity": advice.activity,
                 "jobs": advice.jobs,
                 "ran": advice.ran,
                 "on_core": advice.on_core,

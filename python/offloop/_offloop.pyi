@@ -40,7 +40,8 @@ class Job:
 class ProcessPool:
     """A pool of worker processes: interpreters that are forks of one template."""
 
-    def __new__(cls, settings: dict[str, Any]) -> ProcessPool: ...
+    def __new__(cls, settings: dict[str, Any]) -> ProcessPool:
+        """Makes a pool. The settings have their names in the engine; `fork` may take the place of `program`."""
     def submit(
         self,
         body: bytes,
@@ -121,7 +122,7 @@ class ThreadPool:
         start: Callable[[Life], object],
         name: str,
         purpose: str,
-        max_threads: int,
+        max_workers: int,
         queue_capacity: int,
         on_full: str,
         idle_timeout: float,
@@ -212,7 +213,7 @@ class Metrics:
     @property
     def outcomes(self) -> dict[str, int]:
         """The number of jobs by their end: "completed", "failed" (it raised), "panicked" (a bug of ours),
-        "cancelled", "queue_deadline", "run_deadline", "rejected", "shed", "crashed" (its worker died)."""
+        "cancelled", "queue_timeout", "run_timeout", "rejected", "shed", "crashed" (its worker died)."""
     @property
     def queue_wait(self) -> Histogram:
         """The times for which jobs waited for a worker."""
@@ -230,12 +231,12 @@ class Metrics:
         """The number of jobs that run."""
     @property
     def workers(self) -> dict[str, int]:
-        """The number of workers that are "busy" and "idle"; threads also "blocked" (their job waits for another one), processes
-        also "starting" and "leaving"."""
+        """The number of workers that are "busy" and "idle"; threads also "blocked" (their job waits for another one),
+        processes also "starting" and "leaving"."""
     @property
     def restarts(self) -> dict[str, int]:
-        """The number of worker processes that were replaced because they "crashed", for "job_ended" (it was cancelled or out
-        of time), "memory", "max_jobs", "max_age", "protocol", "failed_start". Empty for threads."""
+        """The number of worker processes that were replaced because they "crashed", or for "job_ended" (it was cancelled
+        or out of time), "memory", "max_jobs", "max_age", "protocol", "failed_start". Empty for threads."""
     @property
     def arena(self) -> dict[str, int] | None:
         """The bytes of shared memory that this process has for large payloads: "used", and "kept" for later ones."""
@@ -275,7 +276,7 @@ class Advice:
     def task(self) -> str:
         """The name of the function."""
     @property
-    def found(self) -> Literal["computes", "only_waits"]:
+    def activity(self) -> Literal["computes", "waits"]:
         """The activity that does not fit the pool."""
     @property
     def jobs(self) -> int:
@@ -291,8 +292,8 @@ def metrics() -> list[Metrics]:
     """Returns the metrics of all pools of this program that have not ended."""
 
 def prometheus(metrics: list[Metrics] | None = None) -> str:
-    """Returns metrics in Prometheus' text format, to be served as `text/plain; version=0.0.4`. Without an argument those
-    of all pools. Pools of the same name and kind are added up."""
+    """Returns metrics in Prometheus' text format, to be served as `text/plain; version=0.0.4`. Without an argument
+    those of all pools. Pools of the same name and kind are added up."""
 
 @final
 class Notice:

@@ -1,7 +1,7 @@
-//! Python's buffer protocol, both ways: reading what an object exports, and exporting what came in shared memory.
+//! Python's buffer protocol in both directions: memory that an object exports, and objects that export shared memory.
 //!
-//! It joined the limited API only with Python 3.11, and `PyO3` has it from there on; but its functions and slots are the
-//! same, and exported, in 3.10. So it is declared here.
+//! The protocol belongs to the limited API only since Python 3.11, and `PyO3` declares it from that version on. Python
+//! 3.10 has the same functions and slots and exports them, so they are declared here.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
@@ -12,6 +12,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
+use crate::interpreter::detach;
 use crate::once::Once;
 
 /// `Py_buffer`, as it has been since Python 3.3.
@@ -47,15 +48,13 @@ unsafe extern "C" {
 const ANY_CONTIGUOUS: c_int = 0x0080 | STRIDES;
 const STRIDES: c_int = 0x0010 | 0x0008;
 
-/// The slots' numbers, which 3.10 has too.
+/// The slots' numbers, which are those of 3.10 too.
 const BF_GETBUFFER: c_int = 1;
 const BF_RELEASEBUFFER: c_int = 2;
 
-/// Memory that an object exports, held until it is dropped. Its owner may write to it meanwhile, as with any buffer.
+/// Memory that an object exports, until this is dropped. As with any buffer, the object's owner may write to it
+/// meanwhile.
 struct Exported(Box<View>);
-
-// SAFETY: the view is plain data; it is released with the interpreter attached, wherever that is.
-unsafe impl Send for Exported {}
 
 impl Exported {
     fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
@@ -69,7 +68,7 @@ impl Exported {
     fn bytes(&self) -> &[u8] {
         let length = usize::try_from(self.0.len).unwrap_or(0);
         match NonNull::new(self.0.buf.cast::<u8>()) {
-            // SAFETY: the exporter keeps so many bytes there until the view is released.
+            // SAFETY: the object keeps `length` bytes there until the view is released.
             Some(start) if length > 0 => unsafe { std::slice::from_raw_parts(start.as_ptr(), length) },
             _ => &[],
         }
@@ -78,12 +77,13 @@ impl Exported {
 
 impl Drop for Exported {
     fn drop(&mut self) {
-        // SAFETY: the view was filled in by `PyObject_GetBuffer` and is released once; both users hold `py`.
+        // SAFETY: `PyObject_GetBuffer` has filled the view in, and it is released only here. `to_blob`, the only user,
+        // is attached to the interpreter when it drops the value.
         unsafe { PyBuffer_Release(&raw mut *self.0) };
     }
 }
 
-/// To copy more than this, in bytes, takes so long that the interpreter is left to others meanwhile.
+/// The length in bytes from which the interpreter is released while memory is copied.
 const LONG: usize = 256 * 1024;
 
 /// Copies what `object` exports to memory that workers see.
@@ -95,23 +95,25 @@ pub(crate) fn to_blob(object: &Bound<'_, PyAny>) -> PyResult<Blob> {
         blob.extend_from_slice(bytes);
         blob.freeze()
     };
-    Ok(if bytes.len() > LONG { object.py().detach(copy) } else { copy() })
+    if bytes.len() >= LONG { detach(object.py(), copy) } else { Ok(copy()) }
 }
 
-/// An object that exports a blob: writable, privately. The blob's memory is free again when the object is gone.
+/// Returns an object that exports a blob, as memory that may be written to without changing the blob. The object owns
+/// it.
 pub(crate) fn from_blob<'py>(py: Python<'py>, blob: &Blob) -> PyResult<Bound<'py, PyAny>> {
     let class = class(py)?;
-    // SAFETY: the class is one of ours, made below; `PyType_GenericAlloc` returns an object of it, or null with an
-    // exception set.
+    // SAFETY: the class is the one that `make_class` has made. `PyType_GenericAlloc` returns an owned object of it, or
+    // null with an exception set.
     let object = unsafe {
         let made = ffi::PyType_GenericAlloc(class.as_type_ptr(), 0);
         Bound::from_owned_ptr_or_err(py, made)?
     };
     let mut content = Box::new(blob.to_private());
     let start = content.as_mut_ptr();
-    // No memory is longer than that.
+    // Memory is never longer than that.
     let length = ffi::Py_ssize_t::try_from(content.len()).unwrap_or(ffi::Py_ssize_t::MAX);
-    // SAFETY: the object is a `Shared`, all zeros behind its head, and nobody else has seen it yet.
+    // SAFETY: the object is a `Shared`, whose fields are zero except for the head. This function has the only
+    // reference.
     unsafe {
         let shared = object.as_ptr().cast::<Shared>();
         (*shared).start = start;
@@ -121,20 +123,20 @@ pub(crate) fn from_blob<'py>(py: Python<'py>, blob: &Blob) -> PyResult<Bound<'py
     Ok(object)
 }
 
-/// An object that exports a blob.
+/// The layout of an object that exports a blob.
 #[repr(C)]
 struct Shared {
     head: ffi::PyObject,
-    /// What it exports.
+    /// The start of the memory that it exports.
     start: *mut u8,
     length: ffi::Py_ssize_t,
-    /// Its own, to which that belongs; null until it has been made.
+    /// The owner of that memory, which belongs to this object. Null until `from_blob` sets it.
     content: *mut PrivateBlob,
 }
 
 unsafe extern "C" fn export(object: *mut ffi::PyObject, view: *mut View, flags: c_int) -> c_int {
-    // SAFETY: the interpreter calls this for objects of the class only, whose content stays until they are freed; and
-    // it does not free them while a view of theirs is in use.
+    // SAFETY: the interpreter calls this for objects of the class only. Their memory stays until they are freed, and
+    // they are not freed as long as a view of theirs is in use.
     unsafe {
         let shared = object.cast::<Shared>();
         PyBuffer_FillInfo(view, object, (*shared).start.cast(), (*shared).length, 0, flags)
@@ -142,7 +144,8 @@ unsafe extern "C" fn export(object: *mut ffi::PyObject, view: *mut View, flags: 
 }
 
 unsafe extern "C" fn free(object: *mut ffi::PyObject) {
-    // SAFETY: the interpreter calls this once for each object of the class, when nobody refers to it any more.
+    // SAFETY: the interpreter calls this once for each object of the class, when there is no reference to it any more.
+    // The content was made by `Box::into_raw`.
     unsafe {
         let content = (*object.cast::<Shared>()).content;
         if !content.is_null() {
@@ -154,6 +157,7 @@ unsafe extern "C" fn free(object: *mut ffi::PyObject) {
     }
 }
 
+/// Returns the class of these objects, which the first call makes.
 fn class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
     static CLASS: Once<Py<PyType>> = Once::new();
     CLASS.get(py, || make_class(py).map(Bound::unbind)).map(|class| class.bind(py))
@@ -177,8 +181,8 @@ fn make_class(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
         flags: u32::try_from(ffi::Py_TPFLAGS_DEFAULT).unwrap_or(0),
         slots: slots.as_mut_ptr(),
     };
-    // SAFETY: the spec and its slots are complete and as `PyType_FromSpec` wants them; it copies what it keeps, but
-    // for the name and the doc, which are static.
+    // SAFETY: the spec and its slots are complete, as `PyType_FromSpec` requires. It copies what it keeps, except for
+    // the name and the doc, which are static.
     let class = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpec(&raw mut spec))? };
     Ok(class.cast_into::<PyType>()?)
 }

@@ -1,60 +1,96 @@
-//! The engine's errors as Python's exceptions: one table.
+//! Errors of the engine as Python exceptions: the only table.
 
-use offloop::{BuildError, Error, ErrorKind, WorkerExit};
-use pyo3::exceptions::PyValueError;
+use std::any::Any;
+
+use offloop::job::NotSent;
+use offloop::{BuildError, Error, ErrorKind, WorkerDied, WorkerExit};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::once::Once;
 
-/// Makes `offloop._errors.<class>(message, **details)`.
-fn make(py: Python<'_>, class: &str, message: &str, details: Option<&Bound<'_, PyDict>>) -> PyErr {
+/// An error that becomes an exception.
+pub(crate) trait IntoException {
+    fn into_exception(self, py: Python<'_>) -> PyErr;
+}
+
+impl IntoException for Error {
+    fn into_exception(self, py: Python<'_>) -> PyErr {
+        let message = self.to_string();
+        let class = match self.kind() {
+            ErrorKind::Cancelled => "CancelledError",
+            ErrorKind::QueueTimeout(_) => "QueueTimeout",
+            ErrorKind::RunTimeout(_) => "RunTimeout",
+            ErrorKind::QueueFull { .. } => "QueueFull",
+            ErrorKind::Shed => "JobShed",
+            ErrorKind::Broken(_) => "PoolBroken",
+            ErrorKind::Closed | ErrorKind::Forked => "PoolClosed",
+            ErrorKind::WorkerStart(_) => "WorkerStartError",
+            ErrorKind::WorkerDied(died) => {
+                return details_of(py, died)
+                    .map_or_else(|error| error, |details| new(py, "WorkerDied", &message, Some(&details)));
+            }
+            _ => "OffloopError",
+        };
+        new(py, class, &message, None)
+    }
+}
+
+impl IntoException for BuildError {
+    fn into_exception(self, py: Python<'_>) -> PyErr {
+        match self {
+            Self::Setting(message) => PyValueError::new_err(message.into_owned()),
+            error => new(py, "WorkerStartError", &error.to_string(), None),
+        }
+    }
+}
+
+impl IntoException for NotSent {
+    fn into_exception(self, _: Python<'_>) -> PyErr {
+        PyRuntimeError::new_err(self.to_string())
+    }
+}
+
+impl IntoException for std::io::Error {
+    fn into_exception(self, _: Python<'_>) -> PyErr {
+        self.into()
+    }
+}
+
+/// Returns the exception for a panic of the engine, which is an error in the engine itself.
+pub(crate) fn of_panic(py: Python<'_>, payload: &(dyn Any + Send)) -> PyErr {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = format!(
+        "offloop panicked, which is an error in offloop itself; please report it: {}",
+        text.unwrap_or("the panic has no text")
+    );
+    new(py, "OffloopError", &message, None)
+}
+
+/// Makes `offloop._errors.<class>(message, **details)`. If that fails, returns the exception that it raises.
+fn new(py: Python<'_>, class: &str, message: &str, details: Option<&Bound<'_, PyDict>>) -> PyErr {
     static MODULE: Once<Py<PyModule>> = Once::new();
     let module = MODULE.get(py, || py.import("offloop._errors").map(Bound::unbind));
     let made = module.and_then(|module| module.bind(py).getattr(class)?.call((message,), details));
     made.map_or_else(|error| error, PyErr::from_value)
 }
 
-pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
-    let message = error.to_string();
-    let class = match error.kind() {
-        ErrorKind::Cancelled => "CancelledError",
-        ErrorKind::QueueTimeout(_) => "QueueTimeout",
-        ErrorKind::RunTimeout(_) => "RunTimeout",
-        ErrorKind::QueueFull { .. } => "QueueFull",
-        ErrorKind::Shed => "JobShed",
-        ErrorKind::Broken(_) => "PoolBroken",
-        ErrorKind::Closed | ErrorKind::Forked => "PoolClosed",
-        ErrorKind::WorkerStart(_) => "WorkerStartError",
-        ErrorKind::WorkerDied(_) => "WorkerDied",
-        _ => "OffloopError",
+/// Returns the keyword arguments of `WorkerDied`.
+fn details_of<'py>(py: Python<'py>, died: &WorkerDied) -> PyResult<Bound<'py, PyDict>> {
+    // As in `multiprocessing`, a signal is a negative exit code.
+    let exitcode = match died.exit {
+        WorkerExit::Code(code) => Some(code),
+        WorkerExit::Signal(signal) => Some(-signal),
+        WorkerExit::Protocol | WorkerExit::Unknown => None,
     };
     let details = PyDict::new(py);
-    if let ErrorKind::WorkerDied(died) = error.kind() {
-        // As in `multiprocessing`: a signal is a negative exit code.
-        let exitcode = match died.exit {
-            WorkerExit::Code(code) => Some(code),
-            WorkerExit::Signal(signal) => Some(-signal),
-            WorkerExit::Protocol | WorkerExit::Unknown => None,
-        };
-        let set = || -> PyResult<()> {
-            details.set_item("pid", died.pid)?;
-            details.set_item("exitcode", exitcode)?;
-            details.set_item("task", &died.task)?;
-            details.set_item("max_rss", died.peak_memory)?;
-            details.set_item("out_of_memory", died.out_of_memory)?;
-            details.set_item("stderr", &died.stderr)
-        };
-        if let Err(error) = set() {
-            return error;
-        }
-    }
-    make(py, class, &message, Some(&details))
-}
-
-pub(crate) fn of_build(py: Python<'_>, error: &BuildError) -> PyErr {
-    match error {
-        BuildError::Setting(message) => PyValueError::new_err(message.to_string()),
-        error => make(py, "WorkerStartError", &error.to_string(), None),
-    }
+    details.set_item("pid", died.pid)?;
+    details.set_item("exitcode", exitcode)?;
+    details.set_item("task", &died.task)?;
+    details.set_item("max_rss", died.peak_memory)?;
+    details.set_item("out_of_memory", died.out_of_memory)?;
+    details.set_item("stderr", &died.stderr)?;
+    Ok(details)
 }

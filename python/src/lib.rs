@@ -1,27 +1,41 @@
-//! The Python face: a thin binding. What the interpreter sees of the engine is here; what it makes of it is in the
-//! package's Python code.
+//! The binding of the engine to Python, the package's module `_offloop`.
 //!
-//! | module | what it is |
+//! It is thin: the engine schedules, the package's Python code makes the executors of it. Modules import only modules
+//! that stand below them here.
+//!
+//! | module | contents |
 //! | --- | --- |
-//! | `processes` | a process pool, and the jobs submitted to it |
-//! | `threads` | a thread pool, the lives of its threads, and the calls submitted to it |
-//! | `worker` | the other side: the template of the workers, and a worker |
-//! | `message` | what travels between the two |
-//! | `buffer` | Python's buffer protocol, for what travels without being copied |
-//! | `mailbox` | the way of results into the interpreter: ended jobs of one loop |
-//! | `once` | what is made once, safely beside `fork()` |
-//! | `watch` | the watchdog of event loops, as far as it must do without the interpreter |
-//! | `settings` | settings as users write them |
-//! | `metrics` | the figures of pools, as values |
-//! | `errors` | the engine's errors as exceptions |
+//! | `threads`, `processes` | the two pools |
+//! | `worker` | the worker's side of a process pool |
+//! | `current` | what a job can do and ask while it runs |
+//! | `watch` | the watchdog of event loops, as far as it must work without the interpreter |
+//! | `future_call` | a call on a thread that ends its own future |
+//! | `call` | a call of a Python function on a thread |
+//! | `deferred_result`, `pool_state` | what such calls share: with the thread, and with the pool |
+//! | `job` | submitted jobs, and how their ends reach the receivers |
+//! | `completion_queue` | ended jobs on their way to the interpreter |
+//! | `message`, `buffer` | what travels to a worker process and back |
+//! | `receive` | how a result becomes a Python object |
+//! | `metrics`, `settings` | metrics and settings as values of Python |
+//! | `interpreter` | the only way into the interpreter and out of it |
+//! | `errors` | errors of the engine as exceptions |
+//! | `once` | values that are made once, safely beside `fork()` |
 
 mod buffer;
+mod call;
+mod completion_queue;
+mod current;
+mod deferred_result;
 mod errors;
-mod mailbox;
+mod future_call;
+mod interpreter;
+mod job;
 mod message;
 mod metrics;
 mod once;
+mod pool_state;
 mod processes;
+mod receive;
 mod settings;
 mod threads;
 mod watch;
@@ -29,30 +43,48 @@ mod worker;
 
 use pyo3::prelude::*;
 
-/// What the package `offloop` is made of.
+/// The engine's binding.
 #[pymodule(gil_used = false)]
 mod _offloop {
-    #[pymodule_export]
-    use crate::mailbox::{Job, Mailbox};
+    use super::{Bound, PyModule, PyResult};
 
     #[pymodule_export]
-    use crate::message::{emit, perform_by};
+    use crate::completion_queue::{Mailbox, flush};
+
+    #[pymodule_export]
+    use crate::current::{CancelGuard, blocking, is_cancelled, on_cancel};
+
+    #[pymodule_export]
+    use crate::future_call::SubmittedCall;
+
+    #[pymodule_export]
+    use crate::job::Job;
+
+    #[pymodule_export]
+    use crate::message::{emit, set_call_handler};
 
     #[pymodule_export]
     use crate::metrics::{Advice, Histogram, Metrics, metrics, prometheus};
 
     #[pymodule_export]
-    use crate::processes::{ProcessPool, settle};
+    use crate::processes::ProcessPool;
 
     #[pymodule_export]
-    use crate::threads::{Armed, Entry, Life, ThreadPool, blocking, is_cancelled, on_cancel};
+    use crate::threads::{ThreadPool, WorkerThread};
 
     #[pymodule_export]
-    use crate::watch::{Notice, Post, Pulse, Stacks, cpu_clocks};
+    use crate::watch::{EventQueue, Pulse, Stacks, StallEvent, cpu_clocks};
 
     #[pymodule_export]
     use crate::worker::{Template, Worker};
 
     #[pymodule_export]
     const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+    #[pymodule_init]
+    #[expect(clippy::unnecessary_wraps, reason = "the macro wants a result")]
+    fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::interpreter::prepare();
+        Ok(())
+    }
 }

@@ -1,35 +1,44 @@
-//! What travels between the interpreters: pickled calls and results, and the buffers that go beside them.
+//! Messages between this interpreter and those of the workers: pickled calls and results, with the buffers beside them.
 
 use std::ffi::c_char;
 
+use offloop::embed::mark_failed;
 use offloop::{Blob, BlobMut};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyList, PyModule, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyTuple};
 use serde::{Deserialize, Serialize};
 
 use crate::buffer;
-use crate::mailbox::Receive;
+use crate::interpreter::{attach, try_detach};
 use crate::once::Once;
+use crate::receive::Receive;
 
-/// What a job came to.
+/// The code of a reply that holds a result, as the package's `_worker.replies` defines it.
+const RESULT: u8 = 0;
+
+/// The code of a log record, which a job sends before its reply.
+const LOG: u8 = 4;
+
+/// The longest body, in bytes, that is copied to the message. A longer one is put where it need not be copied again.
+const SHORT: usize = 1024;
+
+/// The flag of a view that is only read; `PyO3` has it only for Python 3.11 and later.
+const PYBUF_READ: std::ffi::c_int = 0x100;
+
+/// A message from a worker: the reply of a job, or an item or a log record before it.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Reply {
-    /// 0: a result. Otherwise what went wrong, in the words of the package's Python side.
+    /// Tells what the body is. The package's Python code defines the values.
     code: u8,
     body: Blob,
     buffers: Vec<Blob>,
 }
 
-/// A view to read; `PyO3` has this number only for Python 3.11 and later.
-const PYBUF_READ: std::ffi::c_int = 0x100;
-
-/// Longer bodies are put where they need not be copied again, in bytes.
-const SHORT: usize = 1024;
-
 impl Reply {
-    /// From what the worker's Python side returns.
+    /// Makes a reply of the tuple that the worker's Python code returns.
     fn from_python(reply: &Bound<'_, PyAny>) -> PyResult<Self> {
         let (code, body, buffers): (u8, Bound<'_, PyBytes>, Vec<Bound<'_, PyAny>>) = reply.extract()?;
         let bytes = body.as_bytes();
@@ -42,56 +51,41 @@ impl Reply {
         };
         Ok(Self { code, body, buffers: to_blobs(&buffers)? })
     }
-}
 
-/// What is sent before a reply, as its code says.
-const LOG: u8 = 4;
-
-impl Reply {
-    /// A log record that the job has sent goes where it belongs; what else it sends is given back.
+    /// Logs the reply if it is a log record. Otherwise returns it.
     pub(crate) fn or_log(self, py: Python<'_>) -> PyResult<Option<Self>> {
         static EMIT: Once<Py<PyAny>> = Once::new();
         if self.code != LOG {
             return Ok(Some(self));
         }
-        attribute(py, &EMIT, "offloop._worker.logs", "emit")?.call1((PyBytes::new(py, &self.body),))?;
+        EMIT.attribute(py, "offloop._worker.logs", "emit")?.call1((PyBytes::new(py, &self.body),))?;
         Ok(None)
     }
-}
-
-/// Sends something before the reply of the job that runs here. Blocks while nobody makes room for it.
-#[pyfunction]
-pub(crate) fn emit(reply: &Bound<'_, PyAny>) -> PyResult<()> {
-    let item = Reply::from_python(reply)?;
-    let sent = reply.py().detach(|| offloop::job::emit(&item));
-    sent.map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))
 }
 
 impl Receive for Reply {
     fn receive(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         static OPEN: Once<Py<PyAny>> = Once::new();
-        let open = attribute(py, &OPEN, "offloop._worker.replies", "open_reply")?;
+        let open = OPEN.attribute(py, "offloop._worker.replies", "open_reply")?;
         let buffers = exports(py, &self.buffers)?;
         let body = view(py, &self.body)?;
         open.call1((self.code, body, buffers)).map(Bound::unbind)
     }
 }
 
-/// An attribute of one of the package's modules, looked up once.
-fn attribute<'py>(
-    py: Python<'py>,
-    cache: &'static Once<Py<PyAny>>,
-    module: &str,
-    name: &str,
-) -> PyResult<&'py Bound<'py, PyAny>> {
-    let found = cache.get(py, || PyModule::import(py, module)?.getattr(name).map(Bound::unbind))?;
-    Ok(found.bind(py))
+/// Sends an item or a log record of the job that runs here, before its reply. Blocks while there is no room.
+#[pyfunction]
+pub(crate) fn emit(reply: &Bound<'_, PyAny>) -> PyResult<()> {
+    let item = Reply::from_python(reply)?;
+    try_detach(reply.py(), || offloop::job::emit(&item))
 }
 
+/// Copies what these objects export to memory that workers see.
 pub(crate) fn to_blobs(buffers: &[Bound<'_, PyAny>]) -> PyResult<Vec<Blob>> {
     buffers.iter().map(buffer::to_blob).collect()
 }
 
+/// Returns a sequence of objects that export the blobs.
 fn exports<'py>(py: Python<'py>, blobs: &[Blob]) -> PyResult<Bound<'py, PyAny>> {
     if blobs.is_empty() {
         return Ok(PyTuple::empty(py).into_any());
@@ -100,61 +94,59 @@ fn exports<'py>(py: Python<'py>, blobs: &[Blob]) -> PyResult<Bound<'py, PyAny>> 
     Ok(PyList::new(py, exports)?.into_any())
 }
 
-/// A pickle to be read: a short one copied, a long one where it is.
+/// Returns a pickle to be read: a copy of a short one, a view of a long one.
 fn view<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     if body.len() <= SHORT {
         return Ok(PyBytes::new(py, body).into_any());
     }
     let start = body.as_ptr().cast::<c_char>().cast_mut();
-    // No memory is longer than that.
+    // Memory is never longer than that.
     let length = ffi::Py_ssize_t::try_from(body.len()).unwrap_or(ffi::Py_ssize_t::MAX);
-    // SAFETY: so many bytes are there, and are only read. Unpickling, the one thing that is done with the view, copies
-    // what it keeps; callers keep the bytes until it is done.
+    // SAFETY: the memory has this length and is only read, as the flag says. It must outlive the view: the only use of
+    // the view is to unpickle it, which copies what it keeps, and the callers keep `body` until that is done.
     unsafe {
         let view = ffi::PyMemoryView_FromMemory(start, length, PYBUF_READ);
         Bound::from_owned_ptr_or_err(py, view)
     }
 }
 
-/// What a worker's Python side does with a call: `perform(pickled, buffers) -> (code, pickled, buffers)`.
-static PERFORM: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+/// The worker's Python function that performs calls: `perform(pickled, buffers) -> (code, pickled, buffers)`.
+static CALL_HANDLER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
-/// Sets what is done with calls in this process; before the first.
+/// Sets the function that performs calls in this process. Called before the first call.
 #[pyfunction]
-pub(crate) fn perform_by(py: Python<'_>, perform: Py<PyAny>) {
-    let _ = PERFORM.set(py, perform);
+#[pyo3(name = "perform_by")]
+pub(crate) fn set_call_handler(py: Python<'_>, perform: Py<PyAny>) {
+    let _ = CALL_HANDLER.set(py, perform);
 }
 
-fn call_python<'py>(py: Python<'py>, body: &[u8], buffers: &[Blob]) -> PyResult<Bound<'py, PyAny>> {
-    let unset = || pyo3::exceptions::PyRuntimeError::new_err("this process does not perform calls");
-    let perform = PERFORM.get(py).ok_or_else(unset)?;
-    perform.bind(py).call1((view(py, body)?, exports(py, buffers)?))
+/// Performs a call with the interpreter.
+fn perform(body: &[u8], buffers: &[Blob]) -> PyResult<Reply> {
+    attach(|py| {
+        let unset = || PyRuntimeError::new_err("this process performs no calls: it is no worker of a pool");
+        let handler = CALL_HANDLER.get(py).ok_or_else(unset)?;
+        let reply = handler.bind(py).call1((view(py, body)?, exports(py, buffers)?))?;
+        Reply::from_python(&reply)
+    })?
 }
 
-/// A call, in a worker process.
+/// Performs a call in a worker process.
 #[offloop::task]
 pub(crate) fn call(body: &[u8], buffers: Vec<Blob>) -> Reply {
-    Python::attach(|py| {
-        let reply = call_python(py, body, &buffers).and_then(|reply| Reply::from_python(&reply));
-        // The Python side returns whatever goes wrong in a job; if it fails itself, memory is used up or the
-        // interpreter is being taken down.
-        let reply = reply.unwrap_or_else(|error| panic!("{error}"));
-        if reply.code != 0 {
-            offloop::embed::mark_failed();
-        }
-        reply
-    })
+    // The Python code returns all errors of the job. If it fails itself, there is no memory or no interpreter any more.
+    let reply = perform(body, &buffers).unwrap_or_else(|error| panic!("{error}"));
+    if reply.code != RESULT {
+        mark_failed();
+    }
+    reply
 }
 
-/// A worker's initializer, pickled like a call. It returns why it failed, if it did, as its body.
+/// Runs a worker's initializer, which is pickled like a call. If it fails, the body of the reply is the reason.
 #[offloop::task]
 pub(crate) fn initialise(body: &[u8]) -> Result<(), String> {
-    Python::attach(|py| {
-        let reply = call_python(py, body, &[]).and_then(|reply| Reply::from_python(&reply));
-        match reply {
-            Ok(Reply { code: 0, .. }) => Ok(()),
-            Ok(Reply { body, .. }) => Err(String::from_utf8_lossy(&body).into_owned()),
-            Err(error) => Err(error.to_string()),
-        }
-    })
+    match perform(body, &[]) {
+        Ok(Reply { code: RESULT, .. }) => Ok(()),
+        Ok(Reply { body, .. }) => Err(String::from_utf8_lossy(&body).into_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }

@@ -1,14 +1,15 @@
-//! The figures of pools, as values.
+//! The metrics of pools, as values of Python.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use offloop::metrics::{self as engine, Kind};
+use offloop::metrics::{self as engine, PoolKind};
 use pyo3::prelude::*;
 
-use crate::once::intern;
+use crate::interpreter::{attach, detach};
+use crate::once::{Once, intern};
 
-/// The figures of one pool.
+/// The metrics of one pool, at one moment.
 #[pyclass(frozen, module = "offloop")]
 pub(crate) struct Metrics(engine::Metrics);
 
@@ -26,76 +27,76 @@ impl Metrics {
         &self.0.pool
     }
 
-    /// What its workers are: "threads" or "processes".
+    /// The kind of its workers: "threads" or "processes".
     #[getter]
     fn kind(&self) -> &'static str {
         self.0.kind.as_str()
     }
 
-    /// How many jobs have come to which end.
+    /// The number of jobs by their end.
     #[getter]
     fn outcomes(&self) -> BTreeMap<&'static str, u64> {
         self.0.outcomes.iter().map(|(outcome, count)| (outcome.as_str(), count)).collect()
     }
 
-    /// How long jobs waited for a worker.
+    /// The times for which jobs waited for a worker.
     #[getter]
     fn queue_wait(&self) -> Histogram {
         Histogram(self.0.queue_wait.clone())
     }
 
-    /// How long jobs ran.
+    /// The times for which jobs ran.
     #[getter]
     fn run_time(&self) -> Histogram {
         Histogram(self.0.run_time.clone())
     }
 
-    /// How long threads waited for the interpreter's lock before they began with calls; of processes, None.
+    /// The times for which threads waited for the interpreter's lock before they ran calls; None for processes.
     #[getter]
     fn gil_wait(&self) -> Option<Histogram> {
         self.0.lock_wait.clone().map(Histogram)
     }
 
-    /// How many jobs wait for a worker.
+    /// The number of jobs that wait for a worker.
     #[getter]
     fn queued(&self) -> usize {
         self.0.queued
     }
 
-    /// How many jobs run.
+    /// The number of jobs that run.
     #[getter]
     fn running(&self) -> usize {
         self.0.running
     }
 
-    /// How many workers are in which state.
+    /// The number of workers by their state.
     #[getter]
     fn workers(&self) -> BTreeMap<&'static str, usize> {
         self.0.workers_by_state().collect()
     }
 
-    /// How many worker processes were replaced for which reason.
+    /// The number of worker processes that were replaced, by the reason. Empty for threads.
     #[getter]
     fn restarts(&self) -> BTreeMap<&'static str, u64> {
         match self.0.kind {
-            Kind::Processes => self.0.restarts.iter().collect(),
+            PoolKind::Processes => self.0.restarts.iter().collect(),
             _ => BTreeMap::new(),
         }
     }
 
-    /// The bytes of shared memory that this process has for large payloads: in use, and kept for later ones.
+    /// The bytes of shared memory that this process has for large payloads: "used", and "kept" for later ones.
     #[getter]
     fn arena(&self) -> Option<BTreeMap<&'static str, u64>> {
         self.0.arena.map(|arena| BTreeMap::from([("used", arena.used), ("kept", arena.kept)]))
     }
 
-    /// Which calls would be better off elsewhere.
+    /// The functions whose calls should run elsewhere.
     #[getter]
     fn advice(&self) -> Vec<Advice> {
         self.0.advice.iter().cloned().map(Advice).collect()
     }
 
-    /// All of it as a dictionary of plain values, times in seconds: for a log, or JSON.
+    /// Returns all metrics as a dictionary of plain values, times in seconds: for a log, or JSON.
     fn as_dict<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         slf.py().import("offloop._metrics")?.call_method1(intern!(slf.py(), "as_dict"), (slf,))
     }
@@ -110,20 +111,20 @@ impl Metrics {
     }
 }
 
-/// How often which times were seen, in seconds.
+/// The distribution of recorded times, in seconds.
 #[pyclass(frozen, eq, module = "offloop")]
 #[derive(PartialEq)]
 pub(crate) struct Histogram(engine::Histogram);
 
 #[pymethods]
 impl Histogram {
-    /// How many times were recorded.
+    /// The number of recorded times.
     #[getter]
     fn count(&self) -> u64 {
         self.0.count()
     }
 
-    /// All of them together.
+    /// Their sum.
     #[getter]
     fn sum(&self) -> f64 {
         self.0.sum().as_secs_f64()
@@ -135,12 +136,13 @@ impl Histogram {
         self.0.mean().map(|time| time.as_secs_f64())
     }
 
-    /// What this share of them, from 0 to 1, do not exceed: 0.5 is the median. None if there are none.
+    /// Returns the time that this share of them, from 0 to 1, does not exceed: 0.5 is the median. None if there are
+    /// none.
     fn quantile(&self, share: f64) -> Option<f64> {
         self.0.quantile(share).map(|time| time.as_secs_f64())
     }
 
-    /// Upper bounds, and how many times lie below each; the last bound is infinite.
+    /// Returns the upper bounds, and the number of times below each. The last bound is infinite.
     fn buckets(&self) -> Vec<(f64, u64)> {
         let bounds = self.0.cumulative();
         bounds
@@ -150,51 +152,51 @@ impl Histogram {
 
     fn __repr__(&self) -> String {
         match (self.quantile(0.5), self.quantile(0.99)) {
-            (Some(median), Some(most)) => {
-                format!("<offloop.Histogram of {}: p50 {median:.2e} s, p99 {most:.2e} s>", self.count())
+            (Some(p50), Some(p99)) => {
+                format!("<offloop.Histogram of {}: p50 {p50:.2e} s, p99 {p99:.2e} s>", self.count())
             }
             _ => "<offloop.Histogram of nothing>".to_owned(),
         }
     }
 }
 
-/// Calls that would be better off elsewhere; as a text, a sentence that says where.
+/// A function whose calls should run elsewhere. Its `str()` is a sentence that says where.
 #[pyclass(frozen, module = "offloop")]
 pub(crate) struct Advice(pub(crate) engine::Advice);
 
 #[pymethods]
 impl Advice {
-    /// The pool that they run on.
+    /// The pool on which the calls run.
     #[getter]
     fn pool(&self) -> &str {
         &self.0.pool
     }
 
-    /// What they are called.
+    /// The name of the function.
     #[getter]
     fn task(&self) -> &str {
         &self.0.task
     }
 
-    /// What is out of place: `computes` or `only_waits`.
+    /// The activity that does not fit the pool: `computes` or `waits`.
     #[getter]
-    fn found(&self) -> &'static str {
-        self.0.found.as_str()
+    fn activity(&self) -> &'static str {
+        self.0.activity.as_str()
     }
 
-    /// How many of them were measured; short ones, below 2 ms, are not.
+    /// The number of calls that were measured. Calls below 2 ms are not.
     #[getter]
     fn jobs(&self) -> u64 {
         self.0.jobs
     }
 
-    /// How many seconds those ran.
+    /// The seconds for which they ran, without those in which other threads had the cores.
     #[getter]
     fn ran(&self) -> f64 {
         self.0.ran.as_secs_f64()
     }
 
-    /// For how many of these they were on a core.
+    /// The seconds of these in which they were on a core.
     #[getter]
     fn on_core(&self) -> f64 {
         self.0.on_core.as_secs_f64()
@@ -209,36 +211,37 @@ impl Advice {
     }
 }
 
-/// The figures of all pools of this program that have not ended.
+/// Returns the metrics of all pools of this program that have not ended.
 #[pyfunction]
-pub(crate) fn metrics(py: Python<'_>) -> Vec<Metrics> {
-    py.detach(engine::all).into_iter().map(Metrics).collect()
+pub(crate) fn metrics(py: Python<'_>) -> PyResult<Vec<Metrics>> {
+    Ok(detach(py, engine::all)?.into_iter().map(Metrics).collect())
 }
 
-/// Figures in Prometheus' text format; of all pools, if none are given.
+/// Returns metrics in Prometheus' text format. Without an argument those of all pools.
 #[pyfunction]
 #[pyo3(signature = (metrics=None))]
-pub(crate) fn prometheus(py: Python<'_>, metrics: Option<Vec<PyRef<'_, Metrics>>>) -> String {
+pub(crate) fn prometheus(py: Python<'_>, metrics: Option<Vec<PyRef<'_, Metrics>>>) -> PyResult<String> {
     match metrics {
         Some(metrics) => {
             let metrics: Vec<_> = metrics.iter().map(|metrics| metrics.0.clone()).collect();
-            engine::prometheus(&metrics)
+            Ok(engine::prometheus(&metrics))
         }
-        None => py.detach(|| engine::prometheus(&engine::all())),
+        None => detach(py, || engine::prometheus(&engine::all())),
     }
 }
 
-/// Has the package tell of an advice, by `logging`.
-pub(crate) fn tell(advice: &engine::Advice) {
+/// Passes an advice on to the package, which logs it.
+pub(crate) fn log_advice(advice: &engine::Advice) {
+    static LOG_ADVICE: Once<Py<PyAny>> = Once::new();
     let advice = Advice(advice.clone());
-    Python::try_attach(|py| {
-        let told =
-            py.import("offloop._metrics").and_then(|module| module.call_method1("log_advice", (advice,)));
-        if let Err(error) = told {
+    // While the interpreter exits, there is no log any more.
+    let _ = attach(|py| {
+        let log_advice = LOG_ADVICE.attribute(py, "offloop._metrics", "log_advice");
+        if let Err(error) = log_advice.and_then(|log_advice| log_advice.call1((advice,))) {
             error.write_unraisable(py, None);
         }
     });
 }
 
-/// Where a pool's threads record how long they waited for the interpreter.
+/// The histogram in which a pool's threads record how long they waited for the interpreter.
 pub(crate) type GilWait = Arc<engine::Recorder>;

@@ -1,43 +1,48 @@
-//! The other side: an interpreter that was started as the template of a pool's workers.
+//! The worker's side of a process pool: an interpreter that was started as the template of the pool's workers.
 
+use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
 
 use offloop::embed;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
+use crate::interpreter::{Mutex, attach, detach, try_detach};
+
 /// This process as the template of a pool's workers.
 #[pyclass(frozen, module = "offloop._offloop")]
 pub(crate) struct Template(Mutex<Option<embed::Template>>);
 
+impl Template {
+    fn new(template: embed::Template) -> Self {
+        Self(Mutex::new(Some(template)))
+    }
+}
+
 #[pymethods]
 impl Template {
-    /// Takes up the role for which this program was started. None if its parent is dead already.
+    /// Makes this process, which was started as a template, one. None if its parent is dead already.
     #[staticmethod]
     fn connect() -> PyResult<Option<Self>> {
-        Ok(embed::Template::connect()?.map(|template| Self(Mutex::new(Some(template)))))
+        Ok(embed::Template::connect()?.map(Self::new))
     }
 
-    /// The same for a fork of the process `parent`, with the socket that it was given, which is taken over.
+    /// Makes this process, a fork of the process `parent`, a template. Takes the socket over.
     #[staticmethod]
     fn adopt(socket: i32, parent: u32) -> PyResult<Option<Self>> {
-        // SAFETY: the caller gives the descriptor away.
+        // SAFETY: the caller hands the open descriptor over and does not use it any more.
         let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-        Ok(embed::Template::adopt(socket, parent)?.map(|template| Self(Mutex::new(Some(template)))))
+        Ok(embed::Template::adopt(socket, parent)?.map(Self::new))
     }
 
-    /// Forks workers by `fork` when the pool asks for them. Returns in each of them with what that is to do; in the
-    /// template with None, when the pool is gone.
+    /// Forks workers by `fork` when the pool asks for them. Returns in each worker, and at the end, with None, in the
+    /// template.
     fn serve(&self, py: Python<'_>, fork: &Bound<'_, PyAny>) -> PyResult<Option<Worker>> {
-        let template = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let template = template.ok_or_else(|| PyRuntimeError::new_err("a template serves once"))?;
+        let template = self.0.lock().take();
+        let template = template.ok_or_else(|| PyRuntimeError::new_err("the template has served already"))?;
         let fork = fork.clone().unbind();
-        let worker = py.detach(|| {
-            template.serve(|| {
-                Python::attach(|py| fork.call0(py)?.extract::<u32>(py)).map_err(std::io::Error::other)
-            })
-        })?;
+        let fork = || attach(|py| fork.call0(py)?.extract::<u32>(py))?.map_err(io::Error::other);
+        let worker = try_detach(py, || template.serve(fork))?;
         Ok(worker.map(|worker| Worker(Mutex::new(Some(worker)))))
     }
 }
@@ -48,11 +53,10 @@ pub(crate) struct Worker(Mutex<Option<embed::Worker>>);
 
 #[pymethods]
 impl Worker {
-    /// Runs jobs until the pool lets this worker go.
+    /// Runs jobs until the pool ends this worker.
     fn serve(&self, py: Python<'_>) -> PyResult<()> {
-        let worker = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let worker = worker.ok_or_else(|| PyRuntimeError::new_err("a worker serves once"))?;
-        py.detach(|| worker.serve());
-        Ok(())
+        let worker = self.0.lock().take();
+        let worker = worker.ok_or_else(|| PyRuntimeError::new_err("the worker has served already"))?;
+        detach(py, || worker.serve())
     }
 }

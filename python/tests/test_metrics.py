@@ -46,7 +46,7 @@ def test_each_outcome_of_a_call_on_threads_is_counted() -> None:
                 await pool.run(time.sleep, 0.05, timeout=0.01)
             assert pool.submit(int, "3").result() == 3
             eventually("the submitted one is counted", lambda: pool.metrics().outcomes["completed"] == 3)
-        ends = {"completed": 3, "failed": 1, "cancelled": 1, "queue_deadline": 1, "run_deadline": 1}
+        ends = {"completed": 3, "failed": 1, "cancelled": 1, "queue_timeout": 1, "run_timeout": 1}
         assert seen(pool.metrics()) == ends
 
     asyncio.run(main())
@@ -64,7 +64,7 @@ def test_each_outcome_of_a_call_in_processes_is_counted() -> None:
                 await pool.run(time.sleep, 60, timeout=0.05)
             metrics = pool.metrics()
             assert (metrics.pool, metrics.kind, metrics.gil_wait) == ("counted", "processes", None)
-            assert seen(metrics) == {"completed": 2, "failed": 1, "crashed": 1, "run_deadline": 1}
+            assert seen(metrics) == {"completed": 2, "failed": 1, "crashed": 1, "run_timeout": 1}
             eventually("both were replaced", lambda: sum(pool.metrics().restarts.values()) == 2)
             restarts = pool.metrics().restarts
             assert (restarts["crashed"], restarts["job_ended"]) == (1, 1)
@@ -129,7 +129,7 @@ def test_a_call_that_computes_on_the_shared_threads_is_logged_once(
     messages = [record.getMessage() for record in caplog.records if record.name == "offloop.advice"]
     assert len(messages) == 1 and messages[0].startswith("`spin` on the pool `offloop` was on a core for ")
     (metrics,) = [it for it in offloop.metrics() if (it.pool, it.kind) == ("offloop", "threads")]
-    assert [(advice.task, advice.found) for advice in metrics.advice] == [("spin", "computes")]
+    assert [(advice.task, advice.activity) for advice in metrics.advice] == [("spin", "computes")]
 
 
 def test_a_mapped_function_is_named_in_advice() -> None:

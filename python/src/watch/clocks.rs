@@ -1,80 +1,44 @@
-//! The CPU time of threads, and what they are at, as the system knows it.
+//! The activity of threads, as the system reports it: what a monitor asks about them.
 
 use std::time::Duration;
 
+use offloop::embed::thread;
 use pyo3::prelude::*;
 
-/// This thread, as `threading.get_ident()` and as the system knows it.
-pub(super) fn here() -> (u64, i32) {
+/// Returns the ids of this thread: that of `threading.get_ident()`, and that of the system.
+pub(super) fn this_thread() -> (u64, i32) {
     thread_local! {
-        static HERE: (u64, i32) = {
-            // SAFETY: both only return a number.
-            unsafe { (libc::pthread_self(), libc::gettid()) }
+        static IDS: (u64, i32) = {
+            // SAFETY: the function only returns a number.
+            (unsafe { libc::pthread_self() }, thread::current_id())
         };
     }
-    HERE.with(|here| *here)
+    IDS.with(|ids| *ids)
 }
 
-/// For how long this thread has had a core.
-pub(super) fn cpu_here() -> Duration {
-    read(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or_default()
-}
-
-/// For how long a thread of this process has had a core; None if there is no such thread.
-pub(super) fn cpu(tid: i32) -> Option<Duration> {
-    // As `pthread_getcpuclockid` makes it, which needs a thread that surely lives: the system's name for a thread's
-    // clock is the complement of its id, and two marks: a thread's, and of time on a core.
-    read((!tid << 3) | 6)
-}
-
-fn read(clock: libc::clockid_t) -> Option<Duration> {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a value of the type that is written.
-    let failed = unsafe { libc::clock_gettime(clock, &raw mut time) } != 0;
-    let (seconds, nanos) = (u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?);
-    (!failed).then(|| Duration::new(seconds, nanos))
-}
-
-/// All threads of this process with their times.
+/// Returns all threads of this process with their CPU times.
 pub(super) fn all() -> Vec<(i32, Duration)> {
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
-    let tids = tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok());
-    tids.filter_map(|tid| Some((tid, cpu(tid)?))).collect()
+    thread::ids().into_iter().filter_map(|tid| Some((tid, thread::cpu_time(tid)?))).collect()
 }
 
-/// Another thread than `tid` that has had most of a core since `before` was looked at, if `tid` itself has not.
+/// Returns the thread other than `tid` that has had most of a core since `before` was read, if `tid` has had little.
 pub(super) fn busiest(before: &[(i32, Duration)], tid: i32) -> Option<i32> {
-    let since = |&(other, then): &(i32, Duration)| Some((other, cpu(other)?.saturating_sub(then)));
+    const LEAST: Duration = Duration::from_millis(2);
+    let since =
+        |&(other, then): &(i32, Duration)| Some((other, thread::cpu_time(other)?.saturating_sub(then)));
     let spent: Vec<_> = before.iter().filter_map(since).collect();
     let own = spent.iter().find(|(other, _)| *other == tid).map_or(Duration::ZERO, |(_, spent)| *spent);
     let (other, most) =
         spent.into_iter().filter(|(other, _)| *other != tid).max_by_key(|(_, spent)| *spent)?;
-    (most > 4 * own && most > Duration::from_millis(2)).then_some(other)
+    (most > 4 * own && most > LEAST).then_some(other)
 }
 
-/// What a thread is at: 'R' if it runs or would, 'S' if it waits, and so on.
-pub(super) fn state(tid: i32) -> Option<char> {
-    let stat = std::fs::read_to_string(format!("/proc/self/task/{tid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.chars().next()
-}
-
-/// How often a thread has begun to wait. Who waits for the interpreter does so anew every few milliseconds.
+/// Returns how often a thread has begun to wait. One that waits for the interpreter begins anew every few milliseconds.
 pub(super) fn waits(tid: i32) -> u64 {
-    status(tid, "voluntary_ctxt_switches:").and_then(|count| count.parse().ok()).unwrap_or(0)
+    thread::voluntary_switches(tid).unwrap_or(0)
 }
 
-/// Whether a thread has the signal blocked, or is gone.
-pub(super) fn blocks(tid: i32, signal: i32) -> bool {
-    let mask = status(tid, "SigBlk:").and_then(|mask| u64::from_str_radix(&mask, 16).ok());
-    mask.is_none_or(|mask| mask >> (signal - 1) & 1 == 1)
-}
-
-fn status(tid: i32, field: &str) -> Option<String> {
-    let status = std::fs::read_to_string(format!("/proc/self/task/{tid}/status")).ok()?;
-    Some(status.lines().find_map(|line| line.strip_prefix(field))?.trim().to_owned())
-}
-
-/// The threads of this process, and the seconds for which each has had a core.
+/// Returns the native ids of this process's threads, and the seconds for which each has had a core.
 #[pyfunction]
 pub(crate) fn cpu_clocks() -> Vec<(i32, f64)> {
     all().into_iter().map(|(tid, time)| (tid, time.as_secs_f64())).collect()

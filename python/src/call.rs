@@ -1,0 +1,122 @@
+//! A call of a Python function on a thread of a pool.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use offloop::embed;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::deferred_result;
+use crate::interpreter::{self, Mutex};
+use crate::once::{Once, intern};
+use crate::pool_state::PoolState;
+use crate::receive::Receive;
+
+/// The shortest call that gets its own name in advice. Making the name would take a large part of a shorter call.
+const NAMED_FROM: Duration = Duration::from_millis(1);
+
+/// The function that a thread is calling. Written by the thread, read by others that report about it.
+pub(crate) type CurrentFunction = Mutex<Option<Py<PyAny>>>;
+
+thread_local! {
+    /// That of this thread, if it is one of a pool's.
+    static CURRENT_FUNCTION: RefCell<Option<Arc<CurrentFunction>>> = const { RefCell::new(None) };
+}
+
+/// Sets where this thread writes down the function that it is calling. `None` when it ends.
+pub(crate) fn set_current_function(current: Option<Arc<CurrentFunction>>) {
+    CURRENT_FUNCTION.set(current);
+}
+
+/// Replaces the function that this thread is calling, and returns the one before. If no pool owns this thread, nothing
+/// is written down, and the argument is returned.
+fn replace_function(function: Option<Py<PyAny>>) -> Option<Py<PyAny>> {
+    CURRENT_FUNCTION.with_borrow(|current| match current {
+        Some(current) => std::mem::replace(&mut *current.lock(), function),
+        None => function,
+    })
+}
+
+/// Returns whether this thread is a pool's and runs no call.
+pub(crate) fn is_between_calls() -> bool {
+    CURRENT_FUNCTION.with_borrow(|current| current.as_ref().is_some_and(|current| current.lock().is_none()))
+}
+
+/// A call `run(*args, **kwargs)`. `args[0]` is the function that the user has submitted.
+pub(crate) struct Call {
+    run: Py<PyAny>,
+    args: Py<PyTuple>,
+    kwargs: Option<Py<PyDict>>,
+    pool: Arc<PoolState>,
+}
+
+impl Call {
+    pub(crate) fn new(
+        pool: &Arc<PoolState>,
+        run: Py<PyAny>,
+        args: Py<PyTuple>,
+        kwargs: Option<Py<PyDict>>,
+    ) -> Self {
+        Self { run, args, kwargs, pool: Arc::clone(pool) }
+    }
+
+    /// Makes the call. The thread stays attached for the whole batch, so all objects that are dropped here die at once.
+    pub(crate) fn run(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        deferred_result::flush(py);
+        let Self { run, args, kwargs, pool } = self;
+        pool.check(py)?;
+        let args = args.bind(py);
+        let function = args.get_item(0)?;
+        let outer = replace_function(Some(function.clone().unbind()));
+        let began = Instant::now();
+        let result = interpreter::call(run.bind(py), args, kwargs.as_ref().map(|kwargs| kwargs.bind(py)));
+        if result.is_err() {
+            embed::mark_failed();
+        }
+        if began.elapsed() >= NAMED_FROM {
+            describe(args);
+        }
+        drop(replace_function(outer));
+        check_result(&function, result?)
+    }
+}
+
+/// Names the call that this thread has just made, for advice. A call that a map has submitted is named by the function
+/// that it maps.
+fn describe(args: &Bound<'_, PyTuple>) {
+    let py = args.py();
+    let name = args.get_item(0).and_then(|function| {
+        let is_ours = function.getattr(intern!(py, "__module__"))?.eq("offloop._calls")?;
+        name_of(&if is_ours { args.get_item(1)? } else { function })
+    });
+    // A callable may be without a module.
+    embed::describe(name.or_else(|_| name_of(&args.get_item(0)?)).unwrap_or_default());
+}
+
+/// Returns the name of a function, or the text that shows another callable.
+pub(crate) fn name_of(function: &Bound<'_, PyAny>) -> PyResult<String> {
+    let name = function.getattr("__qualname__").or_else(|_| function.repr().map(Bound::into_any))?;
+    Ok(name.to_string())
+}
+
+/// Refuses a coroutine as a result: it would never be awaited.
+fn check_result(function: &Bound<'_, PyAny>, value: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    static COROUTINE: Once<Py<PyAny>> = Once::new();
+    static CHECK: Once<Py<PyAny>> = Once::new();
+    let py = value.py();
+    if value.get_type().is(COROUTINE.attribute(py, "types", "CoroutineType")?) {
+        CHECK.attribute(py, "offloop._calls", "check_result")?.call1((function, &value))?;
+    }
+    Ok(value.unbind())
+}
+
+/// The result of a call, for a receiver.
+pub(crate) struct Returned(pub(crate) PyResult<Py<PyAny>>);
+
+impl Receive for Returned {
+    fn receive(self, _: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.0
+    }
+}

@@ -1,0 +1,198 @@
+//! Ended jobs on their way to the interpreter.
+//!
+//! A job ends on a thread of the engine, which does not wait for the interpreter. It appends a [`Completion`] to a
+//! queue and notifies the queue's consumer through a descriptor. The consumer, an event loop or the results thread,
+//! delivers all completions that have come. So many results cost one wake-up, and only the consumer needs the
+//! interpreter.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, MutexGuard};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+use rustix::event::{EventfdFlags, PollFd, PollFlags};
+
+use crate::interpreter::{Condvar, Mutex, attach, detach};
+
+/// The time for which an event loop delivers without a pause. Then it can do its other work.
+const DELIVERY_SLICE: Duration = Duration::from_millis(1);
+
+/// The time for which [`flush`] waits.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A job that has ended, or has sent something.
+pub(crate) trait Completion: Send + Sync {
+    /// Reports to the job's receiver. Does nothing if there is nothing new.
+    fn deliver(self: Arc<Self>, py: Python<'_>);
+}
+
+/// The completions for one consumer.
+pub(crate) struct CompletionQueue {
+    state: Mutex<QueueState>,
+    /// Notified when completions have been delivered and [`flush`](Self::flush) waits for that.
+    delivered: Condvar,
+    /// An eventfd, which is readable while `state.is_notified`.
+    notifier: OwnedFd,
+}
+
+#[derive(Default)]
+struct QueueState {
+    completions: VecDeque<Arc<dyn Completion>>,
+    /// The consumer was notified, or is about to look anyway. Set by producers, cleared by the consumer.
+    is_notified: bool,
+    /// The number of completions that were pushed. Increased by producers.
+    pushed: u64,
+    /// The number of completions that were delivered. Increased by the consumer.
+    delivered: u64,
+    /// The number of threads that wait in [`CompletionQueue::flush`]. Changed by these threads.
+    flushing: usize,
+    /// The results thread, if that is the consumer. Set once, when it starts.
+    consumer: Option<ThreadId>,
+}
+
+impl CompletionQueue {
+    fn new() -> PyResult<Arc<Self>> {
+        let notifier = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let notifier = notifier.map_err(std::io::Error::from)?;
+        Ok(Arc::new(Self { state: Mutex::default(), delivered: Condvar::new(), notifier }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock()
+    }
+
+    /// Appends a completion and notifies the consumer. On any thread.
+    pub(crate) fn push(&self, completion: Arc<dyn Completion>) {
+        let mut state = self.state();
+        state.completions.push_back(completion);
+        state.pushed += 1;
+        if !std::mem::replace(&mut state.is_notified, true) {
+            drop(state);
+            self.notify();
+        }
+    }
+
+    /// Calls `work` without notifying the consumer of the completions that it brings. The consumer itself calls this,
+    /// and delivers them afterwards.
+    pub(crate) fn without_notifying(&self, work: impl FnOnce()) {
+        self.state().is_notified = true;
+        work();
+    }
+
+    fn notify(&self) {
+        // Fails only if the counter is full, and then the descriptor is readable already.
+        let _ = rustix::io::write(&self.notifier, &1u64.to_ne_bytes());
+    }
+
+    /// Delivers the completions that have come: all of them, or as many as `limit` has time for.
+    fn deliver(&self, py: Python<'_>, limit: Option<Duration>) {
+        // Fails if the consumer was not notified through the descriptor, and then there is nothing to reset.
+        let _ = rustix::io::read(&self.notifier, &mut [0; 8]);
+        self.state().is_notified = false;
+        let began = Instant::now();
+        loop {
+            let Some(completion) = self.state().completions.pop_front() else { return };
+            completion.deliver(py);
+            let mut state = self.state();
+            state.delivered += 1;
+            if state.flushing > 0 {
+                self.delivered.notify_all();
+            }
+            drop(state);
+            if limit.is_some_and(|limit| began.elapsed() >= limit) {
+                break;
+            }
+        }
+        let mut state = self.state();
+        if !state.completions.is_empty() && !std::mem::replace(&mut state.is_notified, true) {
+            drop(state);
+            self.notify();
+        }
+    }
+
+    /// Waits until the completions that have come are delivered. Must be called with the interpreter released.
+    fn flush(&self) {
+        let mut state = self.state();
+        if state.consumer == Some(thread::current().id()) {
+            return;
+        }
+        let goal = state.pushed;
+        state.flushing += 1;
+        let is_late = |state: &mut QueueState| state.delivered < goal;
+        let (mut state, _) = self.delivered.wait_timeout_while(state, FLUSH_TIMEOUT, is_late);
+        state.flushing -= 1;
+    }
+
+    /// Delivers as long as there is an interpreter: the body of the results thread.
+    fn serve(&self) {
+        self.state().consumer = Some(thread::current().id());
+        loop {
+            let mut notifier = [PollFd::from_borrowed_fd(self.notifier.as_fd(), PollFlags::IN)];
+            // Fails if a signal interrupts it or memory is short. A needless delivery does no harm.
+            let _ = rustix::event::poll(&mut notifier, None);
+            if attach(|py| self.deliver(py, None)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Returns the queue for receivers without an event loop. A thread of its own, which the first call starts, delivers
+/// it.
+pub(crate) fn results_thread() -> PyResult<Arc<CompletionQueue>> {
+    /// The queue, and the process that has its thread.
+    static QUEUE: Mutex<Option<(u32, Arc<CompletionQueue>)>> = Mutex::new(None);
+    let mut queue = QUEUE.lock();
+    let pid = std::process::id();
+    if let Some((owner, queue)) = &*queue {
+        // A child made by fork() has the queue but not the thread.
+        if *owner == pid {
+            return Ok(Arc::clone(queue));
+        }
+    }
+    let new = CompletionQueue::new()?;
+    let served = Arc::clone(&new);
+    thread::Builder::new().name("offloop-results".into()).spawn(move || served.serve())?;
+    let old = queue.replace((pid, Arc::clone(&new)));
+    drop(queue);
+    drop(old);
+    Ok(new)
+}
+
+/// Waits until the results thread has reported the end of all jobs that have ended, for at most a second.
+#[pyfunction]
+#[pyo3(name = "settle")]
+pub(crate) fn flush(py: Python<'_>) -> PyResult<()> {
+    let queue = results_thread()?;
+    detach(py, || queue.flush())
+}
+
+/// The completions for one event loop. `fileno()` is readable when there are some; then the loop calls `deliver()`.
+#[pyclass(frozen, module = "offloop._offloop")]
+pub(crate) struct Mailbox(Arc<CompletionQueue>);
+
+#[pymethods]
+impl Mailbox {
+    #[new]
+    fn new() -> PyResult<Self> {
+        Ok(Self(CompletionQueue::new()?))
+    }
+
+    /// Returns the descriptor that becomes readable when jobs have ended.
+    fn fileno(&self) -> i32 {
+        self.0.notifier.as_raw_fd()
+    }
+
+    /// Ends the futures of the jobs that have ended. Does not block.
+    pub(crate) fn deliver(&self, py: Python<'_>) {
+        self.0.deliver(py, Some(DELIVERY_SLICE));
+    }
+}
+
+impl Mailbox {
+    pub(crate) fn completions(&self) -> &Arc<CompletionQueue> {
+        &self.0
+    }
+}

@@ -1,0 +1,66 @@
+//! The result of a thread's last call, whose future ends a little later.
+//!
+//! A batch of calls ends when the thread finds no further one. The future of the last call ends then, when this thread
+//! is already the one that looks for work. So a caller that submits one call after another finds this thread ready, and
+//! wakes no other one.
+
+use std::cell::Cell;
+
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::interpreter;
+use crate::once::intern;
+
+thread_local! {
+    /// The method that ends the future, and its argument. Set by the last call, taken by the next one or by the end of
+    /// the batch.
+    static DEFERRED_RESULT: Cell<Option<(Py<PyAny>, Py<PyAny>)>> = const { Cell::new(None) };
+}
+
+/// Calls `end(value)`, which ends `future`, at the end of the batch or before this thread's next call.
+///
+/// Calls it now if the users of the future could notice the difference.
+pub(crate) fn defer(future: &Bound<'_, PyAny>, end: &Bound<'_, PyAny>, value: Py<PyAny>) -> PyResult<()> {
+    if may_wait(future)? {
+        DEFERRED_RESULT.set(Some((end.clone().unbind(), value)));
+        Ok(())
+    } else {
+        end_future(end, value)
+    }
+}
+
+/// Ends the future whose end was deferred on this thread, if there is one.
+pub(crate) fn flush(py: Python<'_>) {
+    if let Some((end, value)) = DEFERRED_RESULT.take() {
+        let end = end.into_bound(py);
+        if let Err(error) = end_future(&end, value) {
+            error.write_unraisable(py, Some(&end));
+        }
+    }
+}
+
+/// Calls `end(value)`, which also calls the functions that users have attached to the future.
+pub(crate) fn end_future(end: &Bound<'_, PyAny>, value: Py<PyAny>) -> PyResult<()> {
+    interpreter::call(end, &PyTuple::new(end.py(), [value])?, None).map(drop)
+}
+
+/// Returns whether the future may end later: nothing that its end calls blocks this thread.
+fn may_wait(future: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = future.py();
+    // Without the interpreter's lock, other threads could attach functions meanwhile.
+    if cfg!(Py_GIL_DISABLED) {
+        return Ok(false);
+    }
+    for callback in future.getattr(intern!(py, "_done_callbacks"))?.try_iter()? {
+        // Those of `asyncio` only schedule a call on an event loop.
+        let is_asyncios = match callback?.getattr_opt(intern!(py, "__module__"))? {
+            Some(module) => module.eq(intern!(py, "asyncio.futures"))?,
+            None => false,
+        };
+        if !is_asyncios {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

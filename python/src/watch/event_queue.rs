@@ -1,0 +1,167 @@
+//! The events that monitors have noticed, on their way to the thread that reports them.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, MutexGuard};
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+
+use crate::interpreter::{Condvar, Mutex, detach};
+use crate::settings::seconds;
+
+/// An event that a monitor has noticed about a loop.
+#[pyclass(frozen, get_all, name = "Notice", module = "offloop._offloop")]
+pub(crate) struct StallEvent {
+    /// The key of the loop's pulse.
+    pub(super) key: u64,
+    /// "stalled", "still" or "over".
+    pub(super) kind: &'static str,
+    /// The seconds by which the beat is late, or came late.
+    pub(super) seconds: f64,
+    /// The share of the time since the last beat for which the loop's thread had a core.
+    pub(super) share: f64,
+    /// The thread's state as the system reports it: 'R' if it runs or is ready to.
+    pub(super) state: Option<char>,
+    /// The stack of the loop's thread, if the interpreter could not be had.
+    pub(super) stack: Option<String>,
+    /// The native id of the thread that seems to have the interpreter instead, and its stack.
+    pub(super) holder: Option<(i32, Option<String>)>,
+}
+
+impl StallEvent {
+    /// Returns whether it is known where the loop's thread was, or which thread kept the interpreter from it.
+    fn is_explained(&self) -> bool {
+        self.stack.is_some() || self.holder.is_some()
+    }
+}
+
+/// The queue of the monitors' events, for the one thread that reports them.
+#[pyclass(frozen, name = "Post", module = "offloop._offloop")]
+pub(crate) struct EventQueue(pub(super) Arc<Events>);
+
+/// The queue, as the monitors and the reporting thread share it.
+#[derive(Default)]
+pub(super) struct Events {
+    state: Mutex<EventsState>,
+    /// Notified when an event was put or taken, when all are handled, and when the queue is closed.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct EventsState {
+    queue: VecDeque<StallEvent>,
+    /// The time since which the reporting thread has something to do. Set by the monitor that puts the first event and
+    /// whenever an event is taken; `None` when the thread asks for the next one and there is none.
+    busy_since: Option<Instant>,
+    /// The reporting thread has had the interpreter since then.
+    has_attached: bool,
+    /// Set while the reporting thread runs the user's code, which may take any time: the text that it reports there.
+    in_user_code: Option<String>,
+    is_closed: bool,
+}
+
+/// The situation of the reporting thread.
+pub(super) struct ReporterState {
+    /// The thread has had the interpreter since it has something to do.
+    pub(super) has_attached: bool,
+    /// The time for which it has had something to do.
+    pub(super) busy: Duration,
+    /// The text that it reports by the user's code, if it runs that.
+    pub(super) in_user_code: Option<String>,
+}
+
+impl Events {
+    fn state(&self) -> MutexGuard<'_, EventsState> {
+        self.state.lock()
+    }
+
+    /// Appends an event. One that only repeats that the loop stands still is dropped if an explained event of the same
+    /// loop is still unread: a reporting thread that is late must not find thousands of them.
+    pub(super) fn put(&self, event: StallEvent) {
+        let mut state = self.state();
+        if state.busy_since.is_none() {
+            state.busy_since = Some(Instant::now());
+            state.has_attached = false;
+        }
+        let is_known = |unread: &StallEvent| unread.key == event.key && unread.is_explained();
+        if event.kind != "still" || !state.queue.iter().any(is_known) {
+            state.queue.push_back(event);
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Waits until the reporting thread has the interpreter, for at most `grace`. Returns what it does then.
+    pub(super) fn wait_for_reporter(&self, grace: Duration) -> ReporterState {
+        let waits = |state: &mut EventsState| !state.has_attached && !state.is_closed;
+        let (state, has_attached) = self.changed.wait_timeout_while(self.state(), grace, waits);
+        let busy = state.busy_since.map_or(Duration::ZERO, |since| since.elapsed());
+        ReporterState { has_attached, busy, in_user_code: state.in_user_code.clone() }
+    }
+
+    /// Adds stacks to the unread events of one loop, all of which are about the same stall.
+    ///
+    /// The first stack of the loop's thread is kept, since it shows the cause. The thread that has the interpreter may
+    /// be found only later, on a busy machine.
+    pub(super) fn explain(&self, key: u64, stack: Option<&str>, holder: Option<&(i32, Option<String>)>) {
+        for event in self.state().queue.iter_mut().filter(|event| event.key == key) {
+            if event.stack.is_none() {
+                event.stack = stack.map(str::to_owned);
+            }
+            if event.holder.is_none() {
+                event.holder = holder.cloned();
+            }
+        }
+    }
+}
+
+#[pymethods]
+impl EventQueue {
+    #[new]
+    fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    /// Returns the next event; None when the queue is closed. Blocks.
+    fn next(&self, py: Python<'_>) -> PyResult<Option<StallEvent>> {
+        let events = &self.0;
+        let mut state = events.state();
+        state.in_user_code = None;
+        if state.queue.is_empty() {
+            state.busy_since = None;
+            events.changed.notify_all();
+            drop(state);
+            detach(py, || {
+                let waits = |state: &mut EventsState| state.queue.is_empty() && !state.is_closed;
+                drop(events.changed.wait_while(events.state(), waits));
+            })?;
+            // The event is taken only now: another thread may have had the interpreter for long.
+            state = events.state();
+        }
+        let event = state.queue.pop_front();
+        state.busy_since = event.is_some().then(Instant::now);
+        state.has_attached = true;
+        events.changed.notify_all();
+        Ok(event)
+    }
+
+    /// Marks that this thread runs the user's code until it asks for the next event. If that code does not return, a
+    /// monitor writes `text` to standard error.
+    fn outside(&self, text: String) {
+        self.0.state().in_user_code = Some(text);
+    }
+
+    /// Waits until all events so far are handled, for at most `timeout` seconds. Returns whether they are. Blocks.
+    fn settle(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let timeout = seconds("timeout", timeout)?;
+        let events = &self.0;
+        let waits = |state: &mut EventsState| state.busy_since.is_some() && !state.is_closed;
+        detach(py, || events.changed.wait_timeout_while(events.state(), timeout, waits).1)
+    }
+
+    /// Takes no more events. Those in the queue are still returned by `next`.
+    fn close(&self) {
+        self.0.state().is_closed = true;
+        self.0.changed.notify_all();
+    }
+}
