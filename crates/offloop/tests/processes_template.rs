@@ -487,6 +487,22 @@ fn a_pool_of_no_workers_starts_its_template_when_it_is_given_some() {
     assert_eq!(started.load(Ordering::Relaxed), 1);
 }
 
+#[test]
+fn a_pool_of_forks_grows_on_demand() {
+    let pool = builder_of("").min_workers(0).max_workers(2).build().unwrap();
+    assert!(pool.worker_pids().is_empty());
+    for _ in 0..5 {
+        pool.run(process_id.with()).wait().unwrap();
+    }
+    assert_eq!(pool.worker_pids().len(), 1);
+    let gate = Gate::new();
+    let jobs: Vec<_> = (0..3).map(|_| pool.run(announce_and_sleep.with(gate.path()))).collect();
+    eventually("two run", || gate.arrivals() == 2);
+    assert_eq!((pool.worker_pids().len(), pool.queued()), (2, 1));
+    drop(jobs);
+    assert_eq!(pool.run(add.with(1, 1)).wait().unwrap(), 2);
+}
+
 /// Starts a program as a user of `template_by` might.
 fn spawn_template(socket: OwnedFd) -> io::Result<u32> {
     let mut command = std::process::Command::new("/proc/self/exe");

@@ -17,7 +17,7 @@ mod tests;
 mod worker_end;
 
 pub(super) use message::{AnswerTag, CAPTURE, CONTEXT, Malformed, PanicNote, STREAM, SlotHeader};
-#[cfg(test)]
+#[cfg(all(test, not(shuttle), not(miri)))]
 pub(super) use message::{FAR, SPAN};
 #[cfg(any(test, fuzzing))]
 pub(super) use message::{Frame, FrameBody, Span, decode_frame};
