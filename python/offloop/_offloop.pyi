@@ -63,6 +63,14 @@ class ProcessPool:
         """Returns the number of jobs that wait for a worker."""
     def outstanding(self) -> int:
         """Returns the number of jobs that have not ended."""
+    def target_workers(self) -> int:
+        """Returns the number of workers that the pool should have by now. Some of them may still be starting."""
+    def break_with(self, reason: str, /) -> None:
+        """Breaks the pool: it takes no more jobs, and all its jobs end with `PoolBroken` and this reason. Does not block.
+        If the pool is broken already, the first reason is kept."""
+    @property
+    def broken(self) -> str | None:
+        """The reason why the pool is broken; None if it is not."""
     def resize(self, workers: int) -> None:
         """Sets the target number of workers."""
     def cancel_queued(self) -> int:

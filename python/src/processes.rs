@@ -96,6 +96,23 @@ impl ProcessPool {
         self.0.queued()
     }
 
+    /// Returns the number of workers that the pool should have by now. Some of them may still be starting.
+    fn target_workers(&self) -> usize {
+        self.0.target_workers()
+    }
+
+    /// Breaks the pool: it takes no more jobs, and all its jobs end with `PoolBroken` and this reason. Does not block. If
+    /// the pool is broken already, the first reason is kept.
+    fn break_with(&self, py: Python<'_>, reason: &str) -> PyResult<()> {
+        detach(py, || self.0.break_with(reason))
+    }
+
+    /// The reason why the pool is broken; None if it is not.
+    #[getter]
+    fn broken(&self) -> Option<String> {
+        self.0.broken()
+    }
+
     /// Sets the target number of workers.
     fn resize(&self, workers: usize) {
         self.0.resize(workers);
@@ -174,6 +191,7 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
         }
         "name" => builder.name(value.extract::<String>()?),
         "workers" => builder.max_workers(value.extract()?),
+        "min_workers" => builder.min_workers(value.extract()?),
         "queue_capacity" => builder.queue_capacity(value.extract()?),
         "on_full" => builder.on_full(policy(&value.extract::<String>()?)?),
         "breaks" if value.extract()? => builder.on_crash(OnCrash::Break),
