@@ -104,7 +104,7 @@ impl<T: Runnable + ?Sized> Offer<T> {
 }
 
 impl<T: AnyJob + ?Sized> Backlog<T> {
-    pub(crate) fn new(capacity: usize, on_full: OnFull) -> Self {
+    pub(crate) fn new(QueueConfig { capacity, on_full }: QueueConfig) -> Self {
         Self { queue: Queue::new(), waiting: Queue::new(), capacity, on_full }
     }
 
@@ -212,7 +212,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{Backlog, Offer, OnFull};
+    use super::{Backlog, Offer, OnFull, QueueConfig};
     use crate::core::cell::Cell;
     use crate::core::error::ErrorKind;
     use crate::core::header::Header;
@@ -285,7 +285,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_keeps_its_bound_and_loses_nothing(steps in steps(), policy in policies(), capacity in 1..5_usize) {
-            let mut backlog = Backlog::new(capacity, policy);
+            let mut backlog = Backlog::new(QueueConfig { capacity, on_full: policy });
             let mut inside: Vec<Job> = Vec::new();
             for step in steps {
                 match step {
@@ -350,7 +350,7 @@ mod tests {
     #[test]
     fn a_job_that_has_ended_is_not_queued_and_is_counted_once() {
         for policy in [OnFull::Wait, OnFull::ShedOldest] {
-            let mut backlog = Backlog::new(1, policy);
+            let mut backlog = Backlog::new(QueueConfig { capacity: 1, on_full: policy });
             for inside in 0..2 {
                 let ended = job(0);
                 assert!(ended.abort(ErrorKind::Cancelled, AbortIf::Live));
@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn a_job_that_must_not_wait_comes_back_whatever_the_policy() {
         for policy in [OnFull::Wait, OnFull::Reject, OnFull::CallerRuns, OnFull::ShedOldest] {
-            let mut backlog = Backlog::new(1, policy);
+            let mut backlog = Backlog::new(QueueConfig { capacity: 1, on_full: policy });
             assert!(matches!(backlog.offer(job(0), &nobody()), Offer::Taken));
             let never_waits = job_with(Options { never_wait: true, priority: 1, ..Options::new() });
             assert!(matches!(backlog.offer(never_waits, &nobody()), Offer::Full(..)), "{policy:?}");

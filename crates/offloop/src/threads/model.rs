@@ -1,5 +1,5 @@
 //! Models of the pool for a model checker, which tries many orders of its threads' steps. A lost wake-up shows as a
-//! deadlock, because each model waits for everything that it began.
+//! deadlock, because each model waits foreverything that it began.
 //!
 //! `RUSTFLAGS="--cfg shuttle" cargo test -p offloop --no-default-features --lib --release -- model`
 //!

@@ -134,7 +134,7 @@ pub(super) enum Wakeup {
 impl Scheduler {
     pub(super) fn new(config: &Config) -> Self {
         Self {
-            backlog: Backlog::new(config.queue.capacity, config.queue.on_full),
+            backlog: Backlog::new(config.queue),
             seats: Vec::new(),
             idle: Vec::new(),
             threads: 0,
@@ -259,7 +259,7 @@ impl Scheduler {
     }
 
     /// Returns whether a thread must leave instead of running another job, now that fewer are blocked. The threads that
-    /// stay still come back for every queued job.
+    /// stay still come back forevery queued job.
     pub(super) fn too_many_run(&self) -> bool {
         self.active() > self.max_workers + self.blocked
     }

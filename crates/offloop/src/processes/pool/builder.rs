@@ -16,7 +16,7 @@ use super::pool::ProcessPool;
 use super::supervisor::Supervisor;
 use super::template;
 use crate::base::sync::thread;
-use crate::core::backlog::OnFull;
+use crate::core::backlog::{OnFull, QueueConfig};
 use crate::core::error::BuildError;
 use crate::metrics::{Advice, Measured};
 use crate::processes::handshake;
@@ -60,8 +60,7 @@ impl ProcessPoolBuilder {
                 carry: None,
                 min_workers: None,
                 max_workers: crate::base::sync::cores(),
-                queue_capacity: 10_000,
-                on_full: OnFull::Wait,
+                queue: QueueConfig::default(),
                 on_crash: OnCrash::Isolate,
                 grace: Duration::from_millis(500),
                 start_timeout: Duration::from_secs(10),
@@ -134,7 +133,7 @@ impl ProcessPoolBuilder {
 
     /// Sets the number of jobs that may be queued, in addition to the running ones; at least 1. Default 10,000.
     pub fn queue_capacity(mut self, jobs: usize) -> Self {
-        self.config.queue_capacity = jobs;
+        self.config.queue.capacity = jobs;
         self
     }
 
@@ -142,7 +141,7 @@ impl ProcessPoolBuilder {
     ///
     /// With `OnFull::CallerRuns` the task runs in this process, on the thread that submits it.
     pub fn on_full(mut self, policy: OnFull) -> Self {
-        self.config.on_full = policy;
+        self.config.queue.on_full = policy;
         self
     }
 
@@ -342,9 +341,7 @@ impl ProcessPoolBuilder {
         }
         let mut config = self.config;
         let setting = |message: &'static str| Err(BuildError::Setting(message.into()));
-        if config.queue_capacity == 0 {
-            return setting("queue_capacity is 0, so no job could wait for a worker; give at least 1");
-        }
+        config.queue.check()?;
         if config.max_jobs == Some(0) {
             return setting("max_tasks_per_child is 0, so workers could run nothing; give at least 1");
         }
@@ -388,8 +385,8 @@ impl fmt::Debug for ProcessPoolBuilder {
         f.debug_struct("ProcessPoolBuilder")
             .field("min_workers", &self.config.min_workers)
             .field("max_workers", &self.config.max_workers)
-            .field("queue_capacity", &self.config.queue_capacity)
-            .field("on_full", &self.config.on_full)
+            .field("queue_capacity", &self.config.queue.capacity)
+            .field("on_full", &self.config.queue.on_full)
             .field("grace", &self.config.grace)
             .finish_non_exhaustive()
     }

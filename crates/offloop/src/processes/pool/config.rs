@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::template::StartTemplate;
-use crate::core::backlog::OnFull;
+use crate::core::backlog::QueueConfig;
 use crate::core::error::ErrorKind;
 use crate::metrics::OnAdvice;
 use crate::processes::limits::Limits;
@@ -39,8 +39,7 @@ pub(super) struct Config {
     /// The number of workers that are started at once, for a pool that grows on demand. `None`: all `max_workers`.
     pub(super) min_workers: Option<usize>,
     pub(super) max_workers: usize,
-    pub(super) queue_capacity: usize,
-    pub(super) on_full: OnFull,
+    pub(super) queue: QueueConfig,
     pub(super) on_crash: OnCrash,
     /// The time between SIGTERM and SIGKILL.
     pub(super) grace: Duration,

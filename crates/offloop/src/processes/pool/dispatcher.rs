@@ -15,6 +15,7 @@ use crate::core::error::ErrorKind;
 use crate::core::header::Header;
 use crate::core::id::{JobId, JobState};
 use crate::core::outcome::Outcome;
+use crate::core::pool_ref::Close;
 use crate::core::runnable::{AbortIf, Owner};
 use crate::core::shutdown::{ShutdownReport, StuckJob};
 use crate::core::spin::{self, SpinOutcome};
@@ -304,6 +305,12 @@ impl Measured for Dispatcher {
 
     fn is_over(&self) -> bool {
         Self::is_over(self)
+    }
+}
+
+impl Close for Dispatcher {
+    fn close(&self) {
+        Dispatcher::close(self);
     }
 }
 

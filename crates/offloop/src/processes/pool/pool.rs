@@ -1,7 +1,6 @@
 //! A pool of worker processes: copies of this program that run tasks, die alone and are replaced.
 
 use std::fmt;
-use std::ops::Deref;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +19,7 @@ use crate::core::handle::Handle;
 use crate::core::map::MapStream;
 use crate::core::options::{OnEnd, Options, Prepared};
 use crate::core::outcome::Outcome;
+use crate::core::pool_ref::PoolRef;
 use crate::core::runnable::AnyJob;
 use crate::core::shutdown::{self, ShutdownReport};
 use crate::metrics::{Measured, Metrics};
@@ -42,40 +42,12 @@ type Refusal = Box<(ErrorKind, Options)>;
 /// In a worker, [`job::is_cancelled`](crate::job::is_cancelled) is always false, since a job that is to stop is killed.
 #[derive(Clone)]
 pub struct ProcessPool {
-    dispatcher: PoolRef,
-}
-
-/// The reference that the clones of a pool share. The supervisor does not hold it. When the last clone goes, no more
-/// jobs can come.
-#[derive(Clone)]
-struct PoolRef(Arc<CloseOnDrop>);
-
-struct CloseOnDrop(Arc<Dispatcher>);
-
-impl PoolRef {
-    /// Returns a reference that does not keep the pool open.
-    fn engine(&self) -> Arc<Dispatcher> {
-        Arc::clone(&self.0.0)
-    }
-}
-
-impl Deref for PoolRef {
-    type Target = Dispatcher;
-
-    fn deref(&self) -> &Dispatcher {
-        &self.0.0
-    }
-}
-
-impl Drop for CloseOnDrop {
-    fn drop(&mut self) {
-        self.0.close();
-    }
+    dispatcher: PoolRef<Dispatcher>,
 }
 
 impl ProcessPool {
     pub(super) fn new(dispatcher: Arc<Dispatcher>) -> Self {
-        Self { dispatcher: PoolRef(Arc::new(CloseOnDrop(dispatcher))) }
+        Self { dispatcher: PoolRef::new(dispatcher) }
     }
 
     /// Runs `work`, a task's call, in a worker process.

@@ -98,7 +98,7 @@ pub(super) struct Deferred {
 impl Scheduler {
     pub(super) fn new(config: &Config) -> Self {
         Self {
-            backlog: Backlog::new(config.queue_capacity, config.on_full),
+            backlog: Backlog::new(config.queue),
             workers: Vec::new(),
             later: Vec::new(),
             killed: 0,
