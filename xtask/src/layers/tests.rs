@@ -90,7 +90,7 @@ fn an_item_is_reported_once_for_a_file() {
 fn an_upward_import_through_the_root_is_found_where_the_item_is_defined() {
     assert_finds(
         &[("threads/pool.rs", "use crate::ProcessPool; pub struct ThreadPool;")],
-        "threads/pool.rs:1: threads may not import processes/pool (neither is beneath the other): \
+        "threads/pool.rs:1: threads may not import processes/pool (processes/pool is above threads): \
          crate::ProcessPool, defined in processes/pool/mod.rs",
     );
     assert_finds(
