@@ -183,7 +183,7 @@ def test_prometheus_reads_the_page() -> None:
     assert all(count == 0 for bound, count in buckets if bound < 0.004)
     assert {sample.labels["kind"] for sample in families["offloop_lock_wait_seconds"].samples} == {"threads"}
     reasons = {sample.labels["reason"] for sample in families["offloop_worker_restarts"].samples}
-    assert {"crashed", "job_ended", "memory"} <= reasons
+    assert {"crashed", "job_ended", "max_rss"} <= reasons
 
 
 def test_metrics_become_plain_values() -> None:

@@ -106,7 +106,7 @@ fn replacing_a_worker_after_its_last_task_is_counted_under_that_reason() {
     for _ in 0..6 {
         pool.run(add.with(1, 2)).wait().unwrap();
     }
-    eventually("three were replaced", || pool.metrics().restarts.max_jobs == 3);
+    eventually("three were replaced", || pool.metrics().restarts.max_tasks_per_child == 3);
     assert_eq!(pool.metrics().restarts.total(), 3);
 }
 

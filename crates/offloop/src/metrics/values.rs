@@ -97,12 +97,12 @@ pub struct Restarts {
     /// Workers that were killed because their job was cancelled or its run timeout had passed.
     pub job_ended: u64,
     /// Workers that used more memory than `max_rss` allows.
-    pub memory: u64,
+    pub max_rss: u64,
     /// Workers that had run `max_tasks_per_child` jobs.
-    pub max_jobs: u64,
-    /// Workers that had reached the maximal age.
-    pub max_age: u64,
-    /// Workers that broke the protocol of their link.
+    pub max_tasks_per_child: u64,
+    /// Workers that had reached `max_worker_age`.
+    pub max_worker_age: u64,
+    /// Workers that violated the protocol of their link.
     pub protocol: u64,
     /// Workers that ended before they could take jobs.
     pub failed_start: u64,
@@ -111,13 +111,14 @@ pub struct Restarts {
 impl Restarts {
     /// Iterates over all reasons, as words for labels, and their counts.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let Self { crashed, job_ended, memory, max_jobs, max_age, protocol, failed_start } = *self;
+        let Self { crashed, job_ended, max_rss, max_tasks_per_child, max_worker_age, protocol, failed_start } =
+            *self;
         [
             ("crashed", crashed),
             ("job_ended", job_ended),
-            ("memory", memory),
-            ("max_jobs", max_jobs),
-            ("max_age", max_age),
+            ("max_rss", max_rss),
+            ("max_tasks_per_child", max_tasks_per_child),
+            ("max_worker_age", max_worker_age),
             ("protocol", protocol),
             ("failed_start", failed_start),
         ]
@@ -130,12 +131,13 @@ impl Restarts {
     }
 
     fn add(&mut self, other: Self) {
-        let Self { crashed, job_ended, memory, max_jobs, max_age, protocol, failed_start } = other;
+        let Self { crashed, job_ended, max_rss, max_tasks_per_child, max_worker_age, protocol, failed_start } =
+            other;
         self.crashed += crashed;
         self.job_ended += job_ended;
-        self.memory += memory;
-        self.max_jobs += max_jobs;
-        self.max_age += max_age;
+        self.max_rss += max_rss;
+        self.max_tasks_per_child += max_tasks_per_child;
+        self.max_worker_age += max_worker_age;
         self.protocol += protocol;
         self.failed_start += failed_start;
     }

@@ -70,8 +70,8 @@ impl ProcessPoolBuilder {
                 env: SpawnEnv::default(),
                 template: None,
                 initializer: None,
-                max_jobs: None,
-                max_age: None,
+                max_tasks_per_child: None,
+                max_worker_age: None,
                 max_rss: None,
                 limits: Limits {
                     nice: NICE,
@@ -177,7 +177,7 @@ impl ProcessPoolBuilder {
     /// The replacement is started when the worker is given its last job. In this way leaks are contained, and no job is
     /// interrupted.
     pub fn max_tasks_per_child(mut self, jobs: u64) -> Self {
-        self.config.max_jobs = Some(jobs);
+        self.config.max_tasks_per_child = Some(jobs);
         self
     }
 
@@ -185,7 +185,7 @@ impl ProcessPoolBuilder {
     ///
     /// The replacement is started first and takes over when it is ready. Until then the old worker goes on.
     pub fn max_worker_age(mut self, age: Duration) -> Self {
-        self.config.max_age = Some(age);
+        self.config.max_worker_age = Some(age);
         self
     }
 
@@ -342,7 +342,7 @@ impl ProcessPoolBuilder {
         let mut config = self.config;
         let setting = |message: &'static str| Err(BuildError::Setting(message.into()));
         config.queue.check()?;
-        if config.max_jobs == Some(0) {
+        if config.max_tasks_per_child == Some(0) {
             return setting("max_tasks_per_child is 0, so workers could run nothing; give at least 1");
         }
         if config.min_workers.is_some_and(|least| least > config.max_workers) {

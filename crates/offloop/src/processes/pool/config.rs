@@ -54,9 +54,9 @@ pub(super) struct Config {
     pub(super) template: Option<StartTemplate>,
     pub(super) initializer: Option<Initializer>,
     /// The number of jobs after which a worker is replaced.
-    pub(super) max_jobs: Option<u64>,
+    pub(super) max_tasks_per_child: Option<u64>,
     /// The age at which a worker is replaced.
-    pub(super) max_age: Option<Duration>,
+    pub(super) max_worker_age: Option<Duration>,
     /// The most memory that a worker may have resident, in bytes.
     pub(super) max_rss: Option<u64>,
     /// The limits that each worker imposes on itself.

@@ -79,7 +79,7 @@ impl Death {
             WorkerPhase::Starting | WorkerPhase::Initialising => restarts.failed_start += 1,
             WorkerPhase::Leaving(reason) => match reason {
                 LeaveReason::JobAborted => restarts.job_ended += 1,
-                LeaveReason::Memory(_) => restarts.memory += 1,
+                LeaveReason::Memory(_) => restarts.max_rss += 1,
                 LeaveReason::ProtocolError => restarts.protocol += 1,
                 LeaveReason::HandshakeFailed(_) => restarts.failed_start += 1,
                 // If another worker takes its place, that was counted when it began to retire.

@@ -426,9 +426,9 @@ impl Scheduler {
                 worker.phase = WorkerPhase::Retiring;
                 ready -= 1;
                 match (is_spent, over_memory, is_worn) {
-                    (true, ..) => self.restarts.max_jobs += 1,
-                    (_, true, _) => self.restarts.memory += 1,
-                    (.., true) => self.restarts.max_age += 1,
+                    (true, ..) => self.restarts.max_tasks_per_child += 1,
+                    (_, true, _) => self.restarts.max_rss += 1,
+                    (.., true) => self.restarts.max_worker_age += 1,
                     // The pool was made smaller.
                     _ => {}
                 }

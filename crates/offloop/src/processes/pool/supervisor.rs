@@ -205,7 +205,8 @@ impl Supervisor {
         self.output.add(Arc::clone(&launch.pipes));
         let config = &self.dispatcher.config;
         let (link, pipes) = (Arc::clone(&launch.link), Arc::clone(&launch.pipes));
-        let worker = WorkerRecord::new(process.pid(), link, pipes, config.max_jobs, config.max_age);
+        let worker =
+            WorkerRecord::new(process.pid(), link, pipes, config.max_tasks_per_child, config.max_worker_age);
         self.dispatcher.look(|scheduler, _| scheduler.workers.push(worker));
         self.children.push(Child::new(process, reaped_by, launch));
     }

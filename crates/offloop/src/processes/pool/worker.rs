@@ -129,8 +129,8 @@ impl WorkerRecord {
         pid: u32,
         link: Arc<Link>,
         pipes: Arc<WorkerPipes>,
-        max_jobs: Option<u64>,
-        max_age: Option<Duration>,
+        max_tasks_per_child: Option<u64>,
+        max_worker_age: Option<Duration>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -143,9 +143,9 @@ impl WorkerRecord {
             load: Duration::ZERO,
             since: now,
             last_given: 0,
-            left: max_jobs.unwrap_or(u64::MAX),
+            left: max_tasks_per_child.unwrap_or(u64::MAX),
             over_memory: false,
-            retires_at: max_age.and_then(|age| now.checked_add(age)),
+            retires_at: max_worker_age.and_then(|age| now.checked_add(age)),
             kept: Vec::new(),
         }
     }
