@@ -18,7 +18,7 @@ use crate::run_log;
 use crate::tasks::{chatter, compute, echo, misbehave, nap, nest};
 use crate::world::{OpenPool, SLOTS, World};
 
-/// How long a blocker may take to begin. It is the next job to run in its pool.
+/// The longest time in which a blocker begins. It is the next job to run in its pool.
 const UNTIL_BLOCKED: Duration = Duration::from_secs(10);
 
 struct Client(&'static World);

@@ -45,13 +45,13 @@ use world::{SLOTS, World};
 
 const CLIENTS: usize = 4;
 
-/// How long processes, threads and descriptors may take to disappear after the run.
+/// The time in which processes, threads and descriptors disappear after the run.
 const UNTIL_GONE: Duration = Duration::from_secs(15);
 
 #[derive(Parser)]
 #[command(about)]
 struct Arguments {
-    /// How long the load lasts.
+    /// The duration of the load.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Replays the choices of another run, but not its timing. Default: a random seed, which is printed.

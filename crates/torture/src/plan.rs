@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::payload::mix;
 
-/// What a job does.
+/// The behaviour of a job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Kind {
     /// Takes bytes and returns others, up to a few pages.
@@ -49,7 +49,7 @@ pub(crate) enum Kind {
     Stubborn,
 }
 
-/// What ends a job that is not cancelled, timed out or killed from outside.
+/// The end of a job that is not cancelled, timed out or killed from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Nature {
     Returns,
@@ -119,7 +119,7 @@ pub(crate) struct Job {
     /// Bytes of the argument and of the result of an echo; 0 for other kinds.
     pub(crate) argument: usize,
     pub(crate) result: usize,
-    /// How long it naps or computes.
+    /// The time for which it naps or computes.
     pub(crate) millis: u64,
     /// Selects variants within a kind.
     pub(crate) variant: u64,
@@ -181,7 +181,7 @@ impl Job {
     }
 }
 
-/// What a client does with the report of a shutdown.
+/// The use that a client makes of the report of a shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReportUse {
     Wait,
@@ -197,12 +197,12 @@ pub(crate) struct PoolPlan {
     pub(crate) on_full: OnFull,
     pub(crate) grace: Duration,
     pub(crate) has_initializer: bool,
-    /// How long it is used.
+    /// The time for which it is used.
     pub(crate) life: Duration,
-    /// How long its shutdown drains; `None` if its last clone is dropped instead.
+    /// The time for which its shutdown drains; `None` if its last clone is dropped instead.
     pub(crate) drain: Option<Duration>,
     pub(crate) report: ReportUse,
-    /// How long its slot stays empty afterwards, if it may.
+    /// The time for which its slot stays empty afterwards, if it may.
     pub(crate) pause: Duration,
 }
 

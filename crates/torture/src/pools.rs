@@ -12,17 +12,17 @@ use crate::plan::{PoolPlan, ReportUse};
 use crate::tasks::set_up;
 use crate::world::{OpenPool, SLOTS, World, lock};
 
-/// How long the last pools drain: long enough to run everything that they accepted.
+/// The time for which the last pools drain: long enough to run everything that they accepted.
 const LAST_DRAIN: Duration = Duration::from_secs(10);
 
-/// How long a shutdown may take in addition to its drain and grace.
+/// The time that a shutdown may take in addition to its drain and grace.
 const SLACK: Duration = Duration::from_secs(6);
 
 /// A shutdown whose report is waited for.
 struct Shutdown {
     open: Arc<OpenPool>,
     report: Handle<ShutdownReport>,
-    /// How long it may take.
+    /// The longest time that it may take.
     limit: Duration,
 }
 

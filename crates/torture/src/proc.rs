@@ -1,6 +1,6 @@
-//! What `/proc` says of this process and its workers.
+//! Facts about this process and its workers, read from `/proc`.
 //!
-//! What the process holds before the run and after it must be the same, or it leaks.
+//! The process must hold the same before the run and after it, or it leaks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::run_log;
 
-/// What the library keeps for the whole life of a process: the beginning of its line, and how much of it.
+/// Things that the library keeps for the whole life of a process: the beginning of the line, and the number.
 const KEPT: [(&str, usize); 6] = [
     ("thread offloop-timer", usize::MAX),
     ("thread offloop-decode", usize::MAX),
@@ -19,7 +19,7 @@ const KEPT: [(&str, usize); 6] = [
     ("descriptor of /memfd:offloop-arena", 2),
 ];
 
-/// What this process holds: a line for each thing, and how many there are of it.
+/// The things that this process holds: a line for each, with their number.
 #[derive(Debug, Default)]
 pub(crate) struct Holdings(BTreeMap<String, usize>);
 

@@ -8,7 +8,7 @@ use crate::os::say;
 use crate::proc::memory;
 use crate::world::World;
 
-/// How many discrepancies are printed. The rest are only counted.
+/// The number of discrepancies that are printed. The rest are only counted.
 const PRINTED: usize = 60;
 
 /// Prints what the run did, and the oracle's verdict.

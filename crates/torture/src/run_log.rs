@@ -35,7 +35,7 @@ struct Entry {
 
 static ENTRIES: OnceLock<&'static [Entry]> = OnceLock::new();
 
-/// What the log says of one job.
+/// The entry of one job in the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct JobRuns {
     /// How often it began.

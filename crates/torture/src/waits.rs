@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::os::now;
 
-/// How long a wait may last. No job and no shutdown takes a third of it unless the machine is overloaded.
+/// The longest time that a wait may last. No job and no shutdown takes a third of it unless the machine is overloaded.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a wait may last if other threads progress meanwhile, but more slowly than [`NORMAL_PROGRESS`].
+/// The longest time that a wait may last if other threads progress meanwhile, but more slowly than [`NORMAL_PROGRESS`].
 const PATIENCE_WHEN_SLOW: Duration = Duration::from_secs(300);
 
 /// Fewer waits than this end within [`PATIENCE`] only on an overloaded machine.
@@ -20,7 +20,7 @@ struct Wait {
     /// The number of the job or pool.
     number: u64,
     began: Duration,
-    /// How many waits had ended when it began.
+    /// The number of waits that had ended when it began.
     ended_before: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What all threads of the program share.
+//! The state that all threads of the program share.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use crate::oracle::Oracle;
 use crate::plan::PoolPlan;
 use crate::waits::Waits;
 
-/// How many pools there are at a time. The pools of slot 0 have one worker; the last slot is empty now and then.
+/// The number of pools at a time. The pools of slot 0 have one worker; the last slot is empty now and then.
 pub(crate) const SLOTS: usize = 3;
 
 /// A pool in use.

@@ -10,10 +10,10 @@ use super::pool_record::PoolRecord;
 use crate::plan::{Job, Kind, Nature};
 use crate::run_log::JobRuns;
 
-/// How long after its end a job may still begin: its worker may have been stopped just before.
+/// The longest time after its end in which a job may still begin: its worker may have been stopped just before.
 pub(super) const LATE: Duration = Duration::from_secs(3);
 
-/// What is kept of a job after its end.
+/// The part of a job's record that is kept after its end.
 pub(super) struct EndedJob {
     pub(super) number: u64,
     pub(super) pool: usize,

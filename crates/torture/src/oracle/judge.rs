@@ -17,7 +17,7 @@ pub(super) const KILLS_UNTIL_GIVEN_UP: usize = 3;
 /// that can be a worker killed from outside: the kernel closes its link first and reports its death later.
 const WITHOUT_LINK: Duration = Duration::from_millis(200);
 
-/// What a call of `cancel` returned.
+/// The result of a call of `cancel`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cancel {
     NotCalled,
@@ -26,11 +26,11 @@ pub(crate) enum Cancel {
     Done,
 }
 
-/// Whether a worker's death can be a kill from outside.
+/// The kill from outside that can explain a worker's death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OutsideKill {
     No,
-    /// It can be the kill of this index, which explains no other job's death yet and was sent so long ago.
+    /// The kill of this index can. It explains no other job's death yet, and was sent this long ago.
     Unclaimed {
         kill: usize,
         age: Duration,
@@ -57,7 +57,7 @@ pub(super) struct Evidence<'a> {
     pub(super) pool_closing: bool,
     /// Its pool's drain is over, so the pool cancels what is left.
     pub(super) pool_cancels: bool,
-    /// How many of its pool's workers were killed from outside.
+    /// Counts the workers of its pool that were killed from outside.
     pub(super) pool_kills: usize,
 }
 

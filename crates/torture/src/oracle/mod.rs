@@ -32,13 +32,13 @@ pub(crate) struct Oracle {
     /// The jobs whose ends their clients have not seen.
     submitted: BTreeMap<u64, SubmittedJob>,
     ended: Vec<EndedJob>,
-    /// How many jobs of each kind had each outcome, by its name.
+    /// Counts the jobs of each kind by the name of their outcome.
     pub(crate) counts: BTreeMap<Kind, BTreeMap<String, usize>>,
-    /// How many jobs were cancelled or dropped while no worker can have had them.
+    /// Counts the jobs that were cancelled or dropped while no worker can have had them.
     pub(crate) surely_queued: usize,
-    /// How many jobs reported a kill from outside before they began.
+    /// Counts the jobs that reported a kill from outside before they began.
     pub(crate) killed_before_begin: usize,
-    /// How many workers were stopped. The fault injection counts them.
+    /// Counts the workers that were stopped. The fault injection counts them.
     pub(crate) stops: usize,
     discrepancies: Vec<String>,
 }
@@ -50,7 +50,7 @@ struct SubmittedJob {
     at: Duration,
 }
 
-/// What a client saw of a job's end.
+/// The end of a job as its client saw it.
 #[derive(Debug)]
 pub(crate) struct Observation {
     pub(crate) outcome: Outcome,

@@ -1,4 +1,4 @@
-//! What is known of one pool: its plan, its shutdown, and which of its workers were killed from outside.
+//! The oracle's record of one pool: its plan, its shutdown, and which of its workers were killed from outside.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use offloop::ShutdownReport;
 use super::judge::OutsideKill;
 use crate::plan::PoolPlan;
 
-/// How long a kill may stay unnoticed. Until then the pool may give that worker jobs.
+/// The longest time that a kill may stay unnoticed. Until then the pool may give that worker jobs.
 pub(super) const UNNOTICED: Duration = Duration::from_secs(1);
 
 pub(crate) struct PoolRecord {
     pub(super) plan: PoolPlan,
-    /// How many jobs were submitted to it, including those that it refused.
+    /// Counts the jobs that were submitted to it, including those that it refused.
     pub(crate) submitted: u64,
     /// When its drain is over and it cancels what is left; set just before its shutdown is called.
     pub(super) cancels_from: Option<Duration>,
