@@ -41,7 +41,10 @@ class ProcessPool:
     """A pool of worker processes: interpreters that are forks of one template."""
 
     def __new__(cls, settings: dict[str, Any]) -> ProcessPool:
-        """Makes a pool. The settings have their names in the engine; `fork` may take the place of `program`."""
+        """Makes a pool. The settings have their public names, and one that is None has its default.
+
+        `program` is the template's command line. In its place, `fork` may be a function that forks this process into
+        the template."""
     def submit(
         self,
         body: bytes,
@@ -91,13 +94,13 @@ class ProcessPool:
 
         Returns the numbers of jobs that were drained, cancelled and killed, and the names of those that are stuck."""
 
-def settle() -> None:
+def flush() -> None:
     """Waits until the futures of all ended jobs have ended, for at most a second."""
 
 def emit(item: tuple[int, bytes, Sequence[Buffer]]) -> None:
     """Sends an item or a log record of the job that runs here, before its reply. Blocks while there is no room."""
 
-def perform_by(perform: Callable[[Buffer, Iterable[Buffer]], tuple[int, bytes, Sequence[Buffer]]]) -> None:
+def set_call_handler(handler: Callable[[Buffer, Iterable[Buffer]], tuple[int, bytes, Sequence[Buffer]]]) -> None:
     """Sets the function that performs calls in this process. Called before the first call."""
 
 @final
@@ -127,15 +130,15 @@ class ThreadPool:
 
     def __new__(
         cls,
-        start: Callable[[Life], object],
+        start: Callable[[WorkerThread], object],
         name: str,
-        purpose: str,
+        activity: Literal["waits", "computes"] | None,
         max_workers: int,
         queue_capacity: int,
         on_full: str,
         idle_timeout: float,
     ) -> ThreadPool:
-        """Makes a pool. `start(life)` is called for each new thread, which then calls `life.run()`."""
+        """Makes a pool. `start(worker)` is called for each new thread, which then calls `worker.run()`."""
     def submit(
         self,
         future: concurrent.futures.Future[T],
@@ -170,7 +173,7 @@ class ThreadPool:
         """Returns the number of calls that wait for a thread."""
 
 @final
-class Life:
+class WorkerThread:
     """The engine's side of one thread of a pool."""
 
     def run(self) -> None:
@@ -182,7 +185,7 @@ class Life:
         """The function that the thread is calling."""
 
 @final
-class Entry:
+class SubmittedCall:
     """A submitted call, as its future knows it."""
 
     def cancel_queued(self) -> None:
@@ -199,13 +202,13 @@ def is_cancelled() -> bool:
     """Returns whether the job that runs on this thread should stop."""
 
 @final
-class Armed:
+class CancelGuard:
     """A callback that is armed until this is dropped or disarmed."""
 
     def disarm(self) -> None:
         """Ensures that the callback is not called from now on. A call that has begun goes on."""
 
-def on_cancel(callback: Callable[[], object], /) -> Armed:
+def on_cancel(callback: Callable[[], object], /) -> CancelGuard:
     """Calls `callback()` on a thread of its own when the job that runs on this thread should stop."""
 
 @final
@@ -304,7 +307,7 @@ def prometheus(metrics: list[Metrics] | None = None) -> str:
     those of all pools. Pools of the same name and kind are added up."""
 
 @final
-class Notice:
+class StallEvent:
     """An event that a monitor has noticed about a loop."""
 
     @property
@@ -330,16 +333,16 @@ class Notice:
         """The native id of the thread that seems to have the interpreter instead, and its stack."""
 
 @final
-class Post:
+class EventQueue:
     """The queue of the monitors' events, for the one thread that reports them."""
 
-    def __new__(cls) -> Post: ...
-    def next(self) -> Notice | None:
+    def __new__(cls) -> EventQueue: ...
+    def next(self) -> StallEvent | None:
         """Returns the next event; None when the queue is closed. Blocks."""
     def outside(self, text: str, /) -> None:
         """Marks that this thread runs the user's code until it asks for the next event. If that code does not return, a
         monitor writes `text` to standard error."""
-    def settle(self, timeout: float, /) -> bool:
+    def flush(self, timeout: float, /) -> bool:
         """Waits until all events so far are handled, for at most `timeout` seconds. Returns whether they are."""
     def close(self) -> None:
         """Takes no more events. Those in the queue are still returned by `next`."""
@@ -349,7 +352,7 @@ class Pulse:
     """A loop's beats, and the monitor thread that waits for them. Times in seconds."""
 
     def __new__(
-        cls, post: Post, key: int, threshold: float, grace: float, mute: float, stacks: Stacks | None
+        cls, events: EventQueue, key: int, threshold: float, grace: float, mute: float, stacks: Stacks | None
     ) -> Pulse: ...
     def beat(self) -> None:
         """Reports that the loop comes round, on this thread. Does not block."""

@@ -42,7 +42,7 @@ fn call_back(callback: &Bound<'_, PyAny>) {
 }
 
 /// Keeps a callback of `on_cancel` armed until this is dropped or disarmed.
-#[pyclass(frozen, name = "Armed", module = "offloop._offloop")]
+#[pyclass(frozen, module = "offloop._offloop")]
 pub(crate) struct CancelGuard(Mutex<Option<OnCancel>>);
 
 #[pymethods]

@@ -117,8 +117,6 @@ class ProcessPoolExecutor(Pool):
                 raise TypeError("max_tasks_per_child must be an integer")
             if max_tasks_per_child <= 0:
                 raise ValueError("max_tasks_per_child must be >= 1")
-        if on_crash not in ("isolate", "break"):
-            raise ValueError(f"on_crash is {on_crash!r}; it must be 'isolate' or 'break'")
         forks = mp_context is not None and mp_context.get_start_method() == "fork"
         if forks and max_tasks_per_child is not None:
             raise ValueError("max_tasks_per_child is incompatible with the 'fork' multiprocessing start method")
@@ -144,10 +142,10 @@ class ProcessPoolExecutor(Pool):
         }
         settings: dict[str, Any] = {
             "name": name or f"ProcessPoolExecutor-{next(_unnamed)}",
-            "workers": 0,
+            "max_workers": 0,
             "queue_capacity": queue_capacity,
             "on_full": on_full,
-            "breaks": on_crash == "break",
+            "on_crash": on_crash,
             "grace": grace,
             "start_timeout": start_timeout,
             "max_tasks_per_child": max_tasks_per_child,
@@ -175,7 +173,7 @@ class ProcessPoolExecutor(Pool):
                 pickling.dumps(inherited, _never)[0] if forks else _pickle_initialisation(initialisation)
             )
         if on_full == "caller_runs":
-            _offloop.perform_by(main.perform)
+            _offloop.set_call_handler(main.perform)
         self._engine = _offloop.ProcessPool(settings)
         self._crash_policy.engine = self._engine
         self._closed = False
@@ -303,7 +301,7 @@ class ProcessPoolExecutor(Pool):
             self._engine.cancel_queued()
         if wait:
             self._engine.shutdown(None)
-            _offloop.settle()
+            _offloop.flush()
             self._stop_listening()
         else:
             self._finalizer()
@@ -314,7 +312,7 @@ class ProcessPoolExecutor(Pool):
     def _abort(self) -> None:
         self._closed = True
         self._engine.shutdown(0.0)
-        _offloop.settle()
+        _offloop.flush()
         self._stop_listening()
 
     @property
@@ -539,7 +537,7 @@ def _finish_all(begun: float, interrupted: bool) -> None:
                 file=sys.stderr,
             )
     if _engines:
-        _offloop.settle()
+        _offloop.flush()
 
 
 exit_handler.add(_finish_all)

@@ -10,7 +10,7 @@ use crate::interpreter::{Condvar, Mutex, detach};
 use crate::settings::seconds;
 
 /// An event that a monitor has noticed about a loop.
-#[pyclass(frozen, get_all, name = "Notice", module = "offloop._offloop")]
+#[pyclass(frozen, get_all, module = "offloop._offloop")]
 pub(crate) struct StallEvent {
     /// The key of the loop's pulse.
     pub(super) key: u64,
@@ -36,7 +36,7 @@ impl StallEvent {
 }
 
 /// The queue of the monitors' events, for the one thread that reports them.
-#[pyclass(frozen, name = "Post", module = "offloop._offloop")]
+#[pyclass(frozen, module = "offloop._offloop")]
 pub(crate) struct EventQueue(pub(super) Arc<Events>);
 
 /// The queue, as the monitors and the reporting thread share it.
@@ -152,7 +152,7 @@ impl EventQueue {
     }
 
     /// Waits until all events so far are handled, for at most `timeout` seconds. Returns whether they are. Blocks.
-    fn settle(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+    fn flush(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
         let timeout = seconds("timeout", timeout)?;
         let events = &self.0;
         let waits = |state: &mut EventsState| state.busy_since.is_some() && !state.is_closed;
