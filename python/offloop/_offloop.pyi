@@ -87,8 +87,6 @@ class ProcessPool:
         """Takes no more jobs. Accepted ones still run. Does not wait for them."""
     def is_over(self) -> bool:
         """Returns whether the pool is closed and its last worker is gone."""
-    def abort(self) -> None:
-        """Takes no more jobs, cancels queued ones and kills running ones. Does not wait for them."""
     def shutdown(self, drain: float | None) -> tuple[int, int, int, list[str]]:
         """Takes no more jobs, waits for accepted ones for `drain` seconds (None: forever), then cancels and kills.
 

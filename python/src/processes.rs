@@ -127,11 +127,6 @@ impl ProcessPool {
         self.0.outstanding()
     }
 
-    /// Takes no more jobs, cancels queued ones and kills running ones. Does not wait for them.
-    fn abort(&self, py: Python<'_>) -> PyResult<()> {
-        detach(py, || self.0.shutdown(Duration::ZERO).detach())
-    }
-
     /// Returns the descriptor that becomes readable when workers have answered. From then on the caller must watch it,
     /// and call `take_answers`.
     fn listen(&self) -> i32 {
