@@ -196,6 +196,9 @@ class SubmittedCall:
 def blocking(function: Callable[..., T], /, *args: Any) -> T:
     """Calls `function(*args)`, which waits. If this is a pool's thread, another takes its place meanwhile."""
 
+def run_delay() -> float:
+    """Returns the seconds for which this thread could have run but had no core; 0 if the system does not report it."""
+
 def is_cancelled() -> bool:
     """Returns whether the job that runs on this thread should stop."""
 
@@ -318,11 +321,8 @@ class StallEvent:
     def seconds(self) -> float:
         """The seconds by which the beat is late, or came late."""
     @property
-    def share(self) -> float:
-        """The share of the time since the last beat for which the loop's thread had a core."""
-    @property
-    def state(self) -> str | None:
-        """The thread's state as the system reports it: "R" if it runs or is ready to."""
+    def activity(self) -> Literal["computes", "waits"]:
+        """The activity of the loop's thread since the last beat."""
     @property
     def stack(self) -> str | None:
         """The stack that the thread has written down, if the interpreter could not be had."""

@@ -199,7 +199,8 @@ class WatchedLoop:
         if event.kind == "still" and self._episode is not None and self._episode.places and seen.is_own:
             # The place that was found before is left, and the loop is about to come round.
             return None
-        computes = event.share >= 0.5 or (event.state == "R" and event.share > 0.05)
+        cause: Cause = event.activity
+        computes = cause == "computes"
         holder: Holder | None = None
         if event.holder is not None or not seen.is_called:
             holder = look.find_holder(event, self._pulse.thread[1], self._is_late)
@@ -208,7 +209,6 @@ class WatchedLoop:
                 return None
         if holder is not None:
             return _Finding("interpreter", holder.stack, holder.name, look.advise_holder(holder))
-        cause: Cause = "computes" if computes else "waits"
         thread = look.thread_name(self._pulse.thread[0])
         if seen.callback is not None:
             advice = look.advise_builtin(seen.stack[0], seen.callback, computes)

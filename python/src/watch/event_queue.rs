@@ -18,10 +18,8 @@ pub(crate) struct StallEvent {
     pub(super) kind: &'static str,
     /// The seconds by which the beat is late, or came late.
     pub(super) seconds: f64,
-    /// The share of the time since the last beat for which the loop's thread had a core.
-    pub(super) share: f64,
-    /// The thread's state as the system reports it: 'R' if it runs or is ready to.
-    pub(super) state: Option<char>,
+    /// The activity of the loop's thread since the last beat: "computes" or "waits".
+    pub(super) activity: &'static str,
     /// The stack of the loop's thread, if the interpreter could not be had.
     pub(super) stack: Option<String>,
     /// The native id of the thread that seems to have the interpreter instead, and its stack.
