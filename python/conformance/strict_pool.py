@@ -9,10 +9,13 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from offloop import ProcessPoolExecutor
+from offloop._offloop import Job
+from offloop._pools.executor import PicklingFailed
 
 
 class StrictProcessPoolExecutor(ProcessPoolExecutor):
-    """Breaks at a crash, as the standard pool does, and has the private attributes that its tests use."""
+    """Breaks at a crash and starts workers as the standard pool does, and has the private attributes that its tests
+    use."""
 
     def __init__(
         self,
@@ -30,6 +33,14 @@ class StrictProcessPoolExecutor(ProcessPoolExecutor):
             mp_context = multiprocessing.get_context("spawn" if max_tasks_per_child else None)
         self._mp_context = mp_context
         self._executor_manager_thread = self._call_queue = _Joinable(self)
+
+    def _dispatch(self, *args: Any, **options: Any) -> Job:
+        """Starts a worker for a call that cannot be pickled, as the standard pool does: it pickles calls later."""
+        try:
+            return super()._dispatch(*args, **options)
+        except PicklingFailed:
+            self._engine.resize(min(self._engine.target_workers() + 1, self._max_workers))
+            raise
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shuts down as the standard pool does: it does not cancel jobs whose workers are still starting."""

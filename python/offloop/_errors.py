@@ -47,7 +47,7 @@ class RunTimeout(OffloopError, TimeoutError):
 
 
 class PoolBroken(OffloopError, BrokenProcessPool):
-    """Another worker crashed, and the pool was made with `on_crash="break"`."""
+    """The pool broke: a worker crashed, and the pool was made with `on_crash="break"`."""
 
 
 class WorkerStartError(OffloopError, BrokenProcessPool):

@@ -150,12 +150,12 @@ def on_cancel(
             if repeat is None or left.wait(repeat):
                 return
 
-    armed = _offloop.on_cancel(call)
+    guard = _offloop.on_cancel(call)
     try:
         check_cancelled()  # the job may have been cancelled before the callback was armed
         yield
     finally:
         left.set()
-        armed.disarm()
+        guard.disarm()
         with calling:
             pass

@@ -41,7 +41,10 @@ class ProcessPool:
     """A pool of worker processes: interpreters that are forks of one template."""
 
     def __new__(cls, settings: dict[str, Any]) -> ProcessPool:
-        """Makes a pool. The settings have their names in the engine; `fork` may take the place of `program`."""
+        """Makes a pool. The settings have their public names, and one that is None has its default.
+
+        `program` is the template's command line. In its place, `fork` may be a function that forks this process into
+        the template."""
     def submit(
         self,
         body: bytes,
@@ -84,20 +87,18 @@ class ProcessPool:
         """Takes no more jobs. Accepted ones still run. Does not wait for them."""
     def is_over(self) -> bool:
         """Returns whether the pool is closed and its last worker is gone."""
-    def abort(self) -> None:
-        """Takes no more jobs, cancels queued ones and kills running ones. Does not wait for them."""
     def shutdown(self, drain: float | None) -> tuple[int, int, int, list[str]]:
         """Takes no more jobs, waits for accepted ones for `drain` seconds (None: forever), then cancels and kills.
 
         Returns the numbers of jobs that were drained, cancelled and killed, and the names of those that are stuck."""
 
-def settle() -> None:
+def flush() -> None:
     """Waits until the futures of all ended jobs have ended, for at most a second."""
 
 def emit(item: tuple[int, bytes, Sequence[Buffer]]) -> None:
     """Sends an item or a log record of the job that runs here, before its reply. Blocks while there is no room."""
 
-def perform_by(perform: Callable[[Buffer, Iterable[Buffer]], tuple[int, bytes, Sequence[Buffer]]]) -> None:
+def set_call_handler(handler: Callable[[Buffer, Iterable[Buffer]], tuple[int, bytes, Sequence[Buffer]]]) -> None:
     """Sets the function that performs calls in this process. Called before the first call."""
 
 @final
@@ -127,15 +128,15 @@ class ThreadPool:
 
     def __new__(
         cls,
-        start: Callable[[Life], object],
+        start: Callable[[WorkerThread], object],
         name: str,
-        purpose: str,
+        activity: Literal["waits", "computes"] | None,
         max_workers: int,
         queue_capacity: int,
         on_full: str,
         idle_timeout: float,
     ) -> ThreadPool:
-        """Makes a pool. `start(life)` is called for each new thread, which then calls `life.run()`."""
+        """Makes a pool. `start(worker)` is called for each new thread, which then calls `worker.run()`."""
     def submit(
         self,
         future: concurrent.futures.Future[T],
@@ -170,7 +171,7 @@ class ThreadPool:
         """Returns the number of calls that wait for a thread."""
 
 @final
-class Life:
+class WorkerThread:
     """The engine's side of one thread of a pool."""
 
     def run(self) -> None:
@@ -182,7 +183,7 @@ class Life:
         """The function that the thread is calling."""
 
 @final
-class Entry:
+class SubmittedCall:
     """A submitted call, as its future knows it."""
 
     def cancel_queued(self) -> None:
@@ -195,17 +196,20 @@ class Entry:
 def blocking(function: Callable[..., T], /, *args: Any) -> T:
     """Calls `function(*args)`, which waits. If this is a pool's thread, another takes its place meanwhile."""
 
+def run_delay() -> float:
+    """Returns the seconds for which this thread could have run but had no core; 0 if the system does not report it."""
+
 def is_cancelled() -> bool:
     """Returns whether the job that runs on this thread should stop."""
 
 @final
-class Armed:
+class CancelGuard:
     """A callback that is armed until this is dropped or disarmed."""
 
     def disarm(self) -> None:
         """Ensures that the callback is not called from now on. A call that has begun goes on."""
 
-def on_cancel(callback: Callable[[], object], /) -> Armed:
+def on_cancel(callback: Callable[[], object], /) -> CancelGuard:
     """Calls `callback()` on a thread of its own when the job that runs on this thread should stop."""
 
 @final
@@ -304,7 +308,7 @@ def prometheus(metrics: list[Metrics] | None = None) -> str:
     those of all pools. Pools of the same name and kind are added up."""
 
 @final
-class Notice:
+class StallEvent:
     """An event that a monitor has noticed about a loop."""
 
     @property
@@ -317,11 +321,8 @@ class Notice:
     def seconds(self) -> float:
         """The seconds by which the beat is late, or came late."""
     @property
-    def share(self) -> float:
-        """The share of the time since the last beat for which the loop's thread had a core."""
-    @property
-    def state(self) -> str | None:
-        """The thread's state as the system reports it: "R" if it runs or is ready to."""
+    def activity(self) -> Literal["computes", "waits"]:
+        """The activity of the loop's thread since the last beat."""
     @property
     def stack(self) -> str | None:
         """The stack that the thread has written down, if the interpreter could not be had."""
@@ -330,16 +331,16 @@ class Notice:
         """The native id of the thread that seems to have the interpreter instead, and its stack."""
 
 @final
-class Post:
+class EventQueue:
     """The queue of the monitors' events, for the one thread that reports them."""
 
-    def __new__(cls) -> Post: ...
-    def next(self) -> Notice | None:
+    def __new__(cls) -> EventQueue: ...
+    def next(self) -> StallEvent | None:
         """Returns the next event; None when the queue is closed. Blocks."""
     def outside(self, text: str, /) -> None:
         """Marks that this thread runs the user's code until it asks for the next event. If that code does not return, a
         monitor writes `text` to standard error."""
-    def settle(self, timeout: float, /) -> bool:
+    def flush(self, timeout: float, /) -> bool:
         """Waits until all events so far are handled, for at most `timeout` seconds. Returns whether they are."""
     def close(self) -> None:
         """Takes no more events. Those in the queue are still returned by `next`."""
@@ -349,7 +350,7 @@ class Pulse:
     """A loop's beats, and the monitor thread that waits for them. Times in seconds."""
 
     def __new__(
-        cls, post: Post, key: int, threshold: float, grace: float, mute: float, stacks: Stacks | None
+        cls, events: EventQueue, key: int, threshold: float, grace: float, mute: float, stacks: Stacks | None
     ) -> Pulse: ...
     def beat(self) -> None:
         """Reports that the loop comes round, on this thread. Does not block."""

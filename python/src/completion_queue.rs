@@ -163,7 +163,6 @@ pub(crate) fn results_thread() -> PyResult<Arc<CompletionQueue>> {
 
 /// Waits until the results thread has reported the end of all jobs that have ended, for at most a second.
 #[pyfunction]
-#[pyo3(name = "settle")]
 pub(crate) fn flush(py: Python<'_>) -> PyResult<()> {
     let queue = results_thread()?;
     detach(py, || queue.flush())

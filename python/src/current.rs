@@ -1,5 +1,6 @@
 //! The functions that a job calls while it runs on this thread.
 
+use offloop::embed;
 use offloop::job::{self, OnCancel};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -14,6 +15,12 @@ pub(crate) fn blocking<'py>(
     args: &Bound<'py, PyTuple>,
 ) -> PyResult<Bound<'py, PyAny>> {
     job::blocking(|| function.call1(args))
+}
+
+/// Returns the seconds for which this thread could have run but had no core; 0 if the system does not report it.
+#[pyfunction]
+pub(crate) fn run_delay() -> f64 {
+    embed::run_delay().unwrap_or_default().as_secs_f64()
 }
 
 /// Returns whether the job that runs on this thread should stop.
@@ -42,7 +49,7 @@ fn call_back(callback: &Bound<'_, PyAny>) {
 }
 
 /// Keeps a callback of `on_cancel` armed until this is dropped or disarmed.
-#[pyclass(frozen, name = "Armed", module = "offloop._offloop")]
+#[pyclass(frozen, module = "offloop._offloop")]
 pub(crate) struct CancelGuard(Mutex<Option<OnCancel>>);
 
 #[pymethods]

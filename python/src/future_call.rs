@@ -70,7 +70,7 @@ impl Drop for FutureCall {
 }
 
 /// A submitted call, as its future holds it.
-#[pyclass(frozen, name = "Entry", module = "offloop._offloop")]
+#[pyclass(frozen, module = "offloop._offloop")]
 pub(crate) struct SubmittedCall {
     /// Taken when the call is cancelled, or its error returned.
     handle: Mutex<Option<Handle<()>>>,

@@ -52,7 +52,7 @@ mod _offloop {
     use crate::completion_queue::{Mailbox, flush};
 
     #[pymodule_export]
-    use crate::current::{CancelGuard, blocking, is_cancelled, on_cancel};
+    use crate::current::{CancelGuard, blocking, is_cancelled, on_cancel, run_delay};
 
     #[pymodule_export]
     use crate::future_call::SubmittedCall;

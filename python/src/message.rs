@@ -110,14 +110,13 @@ fn view<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     }
 }
 
-/// The worker's Python function that performs calls: `perform(pickled, buffers) -> (code, pickled, buffers)`.
+/// The worker's Python function that performs calls: `handler(pickled, buffers) -> (code, pickled, buffers)`.
 static CALL_HANDLER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// Sets the function that performs calls in this process. Called before the first call.
 #[pyfunction]
-#[pyo3(name = "perform_by")]
-pub(crate) fn set_call_handler(py: Python<'_>, perform: Py<PyAny>) {
-    let _ = CALL_HANDLER.set(py, perform);
+pub(crate) fn set_call_handler(py: Python<'_>, handler: Py<PyAny>) {
+    let _ = CALL_HANDLER.set(py, handler);
 }
 
 /// Performs a call with the interpreter.

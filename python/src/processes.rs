@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use offloop::embed::{ProcessPoolBuilderExt as _, ProcessPoolExt as _};
-use offloop::{OnCrash, ProcessPoolBuilder, ShutdownReport, StuckJob, prepare};
+use offloop::{ProcessPoolBuilder, ShutdownReport, StuckJob, prepare};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -18,7 +18,7 @@ use crate::interpreter::{attach, detach, wait};
 use crate::job::{Job, SentItems, watch};
 use crate::message::{self, call};
 use crate::metrics::{self, Metrics};
-use crate::settings::{policy, seconds};
+use crate::settings::{on_crash, policy, seconds};
 
 /// The number of a job's log records that wait for the interpreter. If there are more, the job waits.
 const LOG_RECORDS: usize = 100;
@@ -32,8 +32,7 @@ pub(crate) struct ProcessPool(offloop::ProcessPool);
 
 #[pymethods]
 impl ProcessPool {
-    /// Makes a pool. The settings have the names that they have in the engine, and a setting that is None has its
-    /// default.
+    /// Makes a pool. The settings have their public names, and one that is None has its default.
     ///
     /// `program` is the template's command line. Or `fork` is a function that forks this process into the template: it
     /// gets the template's end of a socket, and returns the template's process id.
@@ -128,11 +127,6 @@ impl ProcessPool {
         self.0.outstanding()
     }
 
-    /// Takes no more jobs, cancels queued ones and kills running ones. Does not wait for them.
-    fn abort(&self, py: Python<'_>) -> PyResult<()> {
-        detach(py, || self.0.shutdown(Duration::ZERO).detach())
-    }
-
     /// Returns the descriptor that becomes readable when workers have answered. From then on the caller must watch it,
     /// and call `take_answers`.
     fn listen(&self) -> i32 {
@@ -190,12 +184,11 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
             builder.template_by(move |socket| fork_template(&fork, socket))
         }
         "name" => builder.name(value.extract::<String>()?),
-        "workers" => builder.max_workers(value.extract()?),
+        "max_workers" => builder.max_workers(value.extract()?),
         "min_workers" => builder.min_workers(value.extract()?),
         "queue_capacity" => builder.queue_capacity(value.extract()?),
         "on_full" => builder.on_full(policy(&value.extract::<String>()?)?),
-        "breaks" if value.extract()? => builder.on_crash(OnCrash::Break),
-        "breaks" => builder,
+        "on_crash" => builder.on_crash(on_crash(&value.extract::<String>()?)?),
         "grace" => builder.grace(seconds(name, value.extract()?)?),
         "start_timeout" => builder.start_timeout(seconds(name, value.extract()?)?),
         "max_payload" => builder.max_payload(value.extract()?),

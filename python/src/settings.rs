@@ -2,38 +2,43 @@
 
 use std::time::Duration;
 
-use offloop::OnFull;
 use offloop::metrics::Activity;
+use offloop::{OnCrash, OnFull};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 /// Returns the policy of a pool whose queue is full.
-pub(crate) fn policy(name: &str) -> PyResult<OnFull> {
-    Ok(match name {
+pub(crate) fn policy(word: &str) -> PyResult<OnFull> {
+    Ok(match word {
         "wait" => OnFull::Wait,
         "reject" => OnFull::Reject,
         "caller_runs" => OnFull::CallerRuns,
         "shed_oldest" => OnFull::ShedOldest,
-        other => {
-            return Err(PyValueError::new_err(format!(
-                "on_full is {other:?}; it must be 'wait', 'reject', 'caller_runs' or 'shed_oldest'"
-            )));
-        }
+        _ => return Err(unknown("on_full", word, "'wait', 'reject', 'caller_runs' or 'shed_oldest'")),
     })
 }
 
-/// Returns the activity that a pool is for. `None` if it is for any.
-pub(crate) fn activity(purpose: &str) -> PyResult<Option<Activity>> {
-    Ok(match purpose {
-        "any" => None,
-        "waiting" => Some(Activity::Waits),
-        "computing" => Some(Activity::Computes),
-        other => {
-            return Err(PyValueError::new_err(format!(
-                "purpose is {other:?}; it must be 'any', 'waiting' or 'computing'"
-            )));
-        }
+/// Returns the effect of a worker's crash on the pool.
+pub(crate) fn on_crash(word: &str) -> PyResult<OnCrash> {
+    Ok(match word {
+        "isolate" => OnCrash::Isolate,
+        "break" => OnCrash::Break,
+        _ => return Err(unknown("on_crash", word, "'isolate' or 'break'")),
     })
+}
+
+/// Returns the activity that a pool is for.
+pub(crate) fn activity(word: &str) -> PyResult<Activity> {
+    Ok(match word {
+        "waits" => Activity::Waits,
+        "computes" => Activity::Computes,
+        _ => return Err(unknown("activity", word, "'waits', 'computes' or None")),
+    })
+}
+
+/// Returns the exception for a setting whose value is none of the `choices`.
+fn unknown(setting: &str, word: &str, choices: &str) -> PyErr {
+    PyValueError::new_err(format!("{setting} is '{word}'; it must be {choices}"))
 }
 
 /// Returns the duration that the setting or argument `name` gives in seconds.

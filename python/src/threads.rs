@@ -28,7 +28,7 @@ use crate::job::{Job, watch};
 use crate::metrics::{self, GilWait, Metrics};
 use crate::once::intern;
 use crate::pool_state::PoolState;
-use crate::settings::{activity, policy, seconds};
+use crate::settings::{self, policy, seconds};
 
 /// The time for which a thread keeps the interpreter while it has calls.
 ///
@@ -55,14 +55,14 @@ pub(crate) struct ThreadPool {
 
 #[pymethods]
 impl ThreadPool {
-    /// Makes a pool. `start(life)` is called for each new thread, which then calls `life.run()`.
+    /// Makes a pool. `start(worker)` is called for each new thread, which then calls `worker.run()`.
     #[new]
     #[expect(clippy::too_many_arguments, reason = "each is one of a pool's settings")]
     fn new(
         py: Python<'_>,
         start: Py<PyAny>,
         name: String,
-        purpose: &str,
+        activity: Option<&str>,
         max_workers: usize,
         queue_capacity: usize,
         on_full: &str,
@@ -83,8 +83,8 @@ impl ThreadPool {
             .idle_timeout(seconds("idle_timeout", idle_timeout)?)
             .spawn_handler(move |thread| start_thread(&start, WorkerThread::new(thread, &threads)))
             .around_batch(BATCH_LIMIT, move |batch| run_batch(&gil_wait, batch));
-        if let Some(activity) = activity(purpose)? {
-            builder = builder.activity(activity);
+        if let Some(word) = activity {
+            builder = builder.activity(settings::activity(word)?);
         }
         let engine = builder.build().map_err(|error| error.into_exception(py))?;
         Ok(Self { engine, state })
@@ -211,7 +211,7 @@ fn raise_interruption(py: Python<'_>, error: Option<PyErr>) -> PyResult<()> {
 }
 
 /// The engine's side of one thread of a pool.
-#[pyclass(frozen, name = "Life", module = "offloop._offloop")]
+#[pyclass(frozen, module = "offloop._offloop")]
 pub(crate) struct WorkerThread {
     /// Taken when the thread begins to run it.
     engine: Mutex<Option<embed::WorkerThread>>,

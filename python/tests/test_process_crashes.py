@@ -119,6 +119,30 @@ def test_a_crash_breaks_a_pool_that_was_made_to_break(tmp_path: Path) -> None:
             pool.submit(jobs.double, 1)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"initializer": crashes.fail, "initargs": ("this is missing",)}, {"cwd": "/this is missing"}],
+    ids=["initializer", "template"],
+)
+def test_a_failed_start_breaks_a_pool_that_was_made_to_break(options: dict[str, Any]) -> None:
+    with ProcessPoolExecutor(1, on_crash="break", **options) as pool:
+        error = pool.submit(jobs.double, 1).exception(60)
+        assert isinstance(error, (offloop.PoolBroken, offloop.WorkerStartError))
+        with pytest.raises(offloop.PoolBroken, match="this is missing|No such file"):
+            pool.submit(jobs.double, 1)
+
+
+def test_a_result_that_cannot_be_unpickled_breaks_a_pool_that_was_made_to_break(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(2, on_crash="break") as pool:
+        other = pool.submit(jobs.hang, tmp_path / "started")
+        jobs.wait_for(tmp_path / "started")
+        error = pool.submit(crashes.make, crashes.UnpicklingFails).exception(60)
+        assert isinstance(error, offloop.PoolBroken) and isinstance(error.__cause__, LookupError)
+        assert isinstance(other.exception(60), offloop.PoolBroken)
+        with pytest.raises(offloop.PoolBroken, match="could not be unpickled"):
+            pool.submit(jobs.double, 1)
+
+
 def test_the_crash_of_a_job_awaited_on_a_loop_is_reported_too() -> None:
     async def main() -> None:
         async with ProcessPoolExecutor(1) as pool:

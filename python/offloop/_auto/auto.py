@@ -33,6 +33,10 @@ __all__ = ["Placement", "auto"]
 R = TypeVar("R")
 Place = Literal["threads", "processes"]
 
+# The numbers of all decisions. The pools' advice and the watch say "computes" from half of the time on, a bound of
+# the engine. The two bounds here are others, because they do not describe a call but move it: a call that holds the
+# GIL for a third of its time is worth a process, and between the bounds a function stays where it is.
+
 ENOUGH = 2
 """The number of calls that are measured before one is examined."""
 LONG = 0.002

@@ -14,12 +14,11 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from concurrent.futures.process import BrokenProcessPool
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from .. import _calls, _offloop
-from .._errors import PoolClosed
+from .._errors import PoolBroken, PoolClosed, WorkerStartError
 from .._offloop import Job, Mailbox, Metrics
 from .._worker import main, main_module, pickling, replies, telemetry
 from .executor import NO_LIMITS, CallLimits, OnFull, PicklingFailed, Pool
@@ -117,20 +116,13 @@ class ProcessPoolExecutor(Pool):
                 raise TypeError("max_tasks_per_child must be an integer")
             if max_tasks_per_child <= 0:
                 raise ValueError("max_tasks_per_child must be >= 1")
-        if on_crash not in ("isolate", "break"):
-            raise ValueError(f"on_crash is {on_crash!r}; it must be 'isolate' or 'break'")
         forks = mp_context is not None and mp_context.get_start_method() == "fork"
         if forks and max_tasks_per_child is not None:
             raise ValueError("max_tasks_per_child is incompatible with the 'fork' multiprocessing start method")
         self._max_workers = max_workers or len(os.sched_getaffinity(0))
-        self._crash_policy = CrashPolicy(on_crash == "break")
-        self._wanted = 0
-        """The number of workers that were asked for so far. Grows with the number of calls, in `_grow`."""
-        self._pickling_failures = 0
-        """The number of calls that could not be pickled. Each counts as if it kept a worker busy, as in the standard
-        pool."""
         self._starts_all = forks
-        """Whether the first call starts all workers, as the standard pool does if they are forks of this process."""
+        """Whether the next call starts all workers. The first one does, as in the standard pool, if they are forks of
+        this process."""
         self._capture = _capture(context_vars)
         self._start_timeout = start_timeout
         self._seen: dict[int, WorkerProcess] = {}
@@ -144,10 +136,11 @@ class ProcessPoolExecutor(Pool):
         }
         settings: dict[str, Any] = {
             "name": name or f"ProcessPoolExecutor-{next(_unnamed)}",
-            "workers": 0,
+            "min_workers": 0,
+            "max_workers": self._max_workers,
             "queue_capacity": queue_capacity,
             "on_full": on_full,
-            "breaks": on_crash == "break",
+            "on_crash": on_crash,
             "grace": grace,
             "start_timeout": start_timeout,
             "max_tasks_per_child": max_tasks_per_child,
@@ -175,9 +168,9 @@ class ProcessPoolExecutor(Pool):
                 pickling.dumps(inherited, _never)[0] if forks else _pickle_initialisation(initialisation)
             )
         if on_full == "caller_runs":
-            _offloop.perform_by(main.perform)
+            _offloop.set_call_handler(main.perform)
         self._engine = _offloop.ProcessPool(settings)
-        self._crash_policy.engine = self._engine
+        self._crash_policy = CrashPolicy(self._engine, on_crash == "break")
         self._closed = False
         self._listener: weakref.ref[asyncio.AbstractEventLoop] | None = None
         """The loop that takes the workers' answers. Set by `_listen`."""
@@ -259,13 +252,14 @@ class ProcessPoolExecutor(Pool):
                 self._listen(loop, mailbox)
         _calls.check_sync(fn)
         if self._crash_policy.broken is not None:
-            raise BrokenProcessPool(self._crash_policy.broken)
+            raise self._crash_policy.pool_broken()
         if exit_handler.has_begun:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        if self._wanted < self._max_workers:
-            self._grow()
+        if self._starts_all:
+            self._starts_all = False
+            self._engine.resize(self._max_workers)
         context = None if self._capture is None else self._capture()
         if (trace := telemetry.departing()) is not None:
             context = {**(context or {}), telemetry.NAME: trace}
@@ -273,7 +267,6 @@ class ProcessPoolExecutor(Pool):
             args, kwargs = pickling.wrap_call(args, kwargs)
             body, buffers = pickling.dumps((fn, args, kwargs, context), main.travels_beside)
         except BaseException as error:
-            self._pickling_failures += 1
             raise PicklingFailed(error) from None
         # The call of a map or a stream is named after the user's function.
         name = _calls.name_of(args[0] if fn is _calls.call_each or fn is main.send_items else fn)
@@ -281,16 +274,6 @@ class ProcessPoolExecutor(Pool):
         return self._engine.submit(
             body, buffers, receiver, mailbox, name, priority, timeout, queue_timeout, buffersize
         )
-
-    def _grow(self) -> None:
-        """Starts another worker if all present ones may be busy."""
-        if self._starts_all:
-            self._wanted = self._max_workers
-        elif self._engine.outstanding() + self._pickling_failures >= self._wanted:
-            self._wanted += 1
-        else:
-            return
-        self._engine.resize(self._wanted)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Takes no more jobs. May be called again.
@@ -303,7 +286,7 @@ class ProcessPoolExecutor(Pool):
             self._engine.cancel_queued()
         if wait:
             self._engine.shutdown(None)
-            _offloop.settle()
+            _offloop.flush()
             self._stop_listening()
         else:
             self._finalizer()
@@ -314,7 +297,7 @@ class ProcessPoolExecutor(Pool):
     def _abort(self) -> None:
         self._closed = True
         self._engine.shutdown(0.0)
-        _offloop.settle()
+        _offloop.flush()
         self._stop_listening()
 
     @property
@@ -331,7 +314,7 @@ class ProcessPoolExecutor(Pool):
         while True:
             pids = self._engine.workers()
             has_ended = self._closed or self._crash_policy.broken is not None
-            if len(pids) >= self._wanted or has_ended or time.monotonic() > deadline:
+            if len(pids) >= self._engine.target_workers() or has_ended or time.monotonic() > deadline:
                 break
             time.sleep(0.001)
         for pid in pids:
@@ -387,28 +370,39 @@ class ProcessFuture(Future[R]):
 
 
 class CrashPolicy:
-    """The effect of a worker's crash on a pool: with `breaks` it breaks the pool."""
+    """The effect of a worker's crash on a pool: with `breaks` it breaks the pool.
 
-    def __init__(self, breaks: bool) -> None:
-        self.breaks = breaks
-        self.broken: str | None = None
-        """The reason why the pool is broken, if it is. Set once, at the first crash."""
-        self.engine: _offloop.ProcessPool | None = None
+    The engine breaks the pool when a worker dies. This does so for what the standard pool takes for a crash as well:
+    a worker that could not be started, and a call or a result that could not be unpickled.
+    """
+
+    def __init__(self, engine: _offloop.ProcessPool, breaks: bool) -> None:
+        self._engine = engine
+        self._breaks = breaks
+
+    @property
+    def broken(self) -> str | None:
+        """The reason why the pool is broken; None if it is not."""
+        return self._engine.broken if self._breaks else None
+
+    def pool_broken(self) -> PoolBroken:
+        """Returns the exception of a call that a broken pool does not run."""
+        return PoolBroken(f'the pool is broken (on_crash="break"), build a new one: {self.broken}')
 
     def translate(self, error: BaseException) -> BaseException:
         """Returns the exception that a job ends with. Breaks the pool if that is due."""
-        if not self.breaks:
+        if not self._breaks:
             return replies.translate(error)
-        if self.broken is None and isinstance(error, (BrokenProcessPool, replies.Unreadable)):
-            self.broken = f'A worker ended abruptly, which breaks this pool (on_crash="break"): {error}'
-            assert self.engine is not None
-            self.engine.abort()
         if isinstance(error, replies.Unreadable):
-            broken = BrokenProcessPool(self.broken)
+            self._engine.break_with(f"a call or a result could not be unpickled: {error.error!r}")
+            broken = self.pool_broken()
             broken.__cause__ = error.error
             return broken
-        if self.broken is not None and isinstance(error, (CancelledError, PoolClosed)):
-            return BrokenProcessPool(self.broken)
+        if isinstance(error, WorkerStartError):
+            self._engine.break_with(str(error))
+        elif isinstance(error, PoolClosed) and self.broken is not None:
+            # The pool broke while the call was being submitted.
+            return self.pool_broken()
         return error
 
 
@@ -539,7 +533,7 @@ def _finish_all(begun: float, interrupted: bool) -> None:
                 file=sys.stderr,
             )
     if _engines:
-        _offloop.settle()
+        _offloop.flush()
 
 
 exit_handler.add(_finish_all)

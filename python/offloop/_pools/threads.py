@@ -20,7 +20,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, final
 from .._calls import check_sync, name_of
 from .._errors import PoolClosed
 from .._jobs import WorkerState, discard_thread_state, set_thread_state
-from .._offloop import Job, Life, Metrics, ThreadPool
+from .._offloop import Job, Metrics, ThreadPool, WorkerThread
 from .executor import NO_LIMITS, CallLimits, OnFull, Pool
 from .exit import exit_handler
 from .futures import Future
@@ -31,9 +31,6 @@ __all__ = ["ThreadPoolExecutor"]
 P = ParamSpec("P")
 T = TypeVar("T")
 Activity = Literal["waits", "computes"]
-
-# The binding's words.
-_PURPOSES = {None: "any", "waits": "waiting", "computes": "computing"}
 
 SLICE = 0.1
 """The longest time, in seconds, for which a thread is joined without a pause. A signal that comes right before Python
@@ -74,8 +71,8 @@ class _Workers:
         self.threads: set[threading.Thread] = set()
         """The running threads; of a closed pool, also those that have ended and were not joined. Replaced at each
         change, because programs iterate over it."""
-        self.lives: dict[threading.Thread, Life] = {}
-        """The running threads, with their engine's side."""
+        self.worker_threads: dict[threading.Thread, WorkerThread] = {}
+        """The running threads, with the engine's side of each."""
         self.numbers: set[int] = set()
         """The numbers in the names of the running threads."""
         # Guards the four above. Reentrant, because a garbage collection while it is held may submit a call.
@@ -83,24 +80,24 @@ class _Workers:
         self.pool: Callable[[], ThreadPool | None] = lambda: None
         """A weak reference to the engine's pool."""
 
-    def start(self, life: Life) -> None:
-        """Starts a thread that runs `life`. Called by the engine."""
+    def start(self, worker: WorkerThread) -> None:
+        """Starts a thread that runs `worker`. Called by the engine."""
         with self.lock:
             number = next(number for number in itertools.count() if number not in self.numbers)
             self.numbers.add(number)
             name = f"{self.prefix}_{number}"
-            thread = threading.Thread(name=name, target=self.work, args=(life, number), daemon=True)
-            self.lives[thread] = life
+            thread = threading.Thread(name=name, target=self.work, args=(worker, number), daemon=True)
+            self.worker_threads[thread] = worker
             self.threads = self.threads | {thread}
         try:
             thread.start()
         except BaseException:
-            # A signal's handler may raise here. A thread that starts nevertheless finds its `life` ended.
+            # A signal's handler may raise here. A thread that starts nevertheless finds that its `worker` has ended.
             if thread.ident is None:
                 self.leave(thread, number)
             raise
 
-    def work(self, life: Life, number: int) -> None:
+    def work(self, worker: WorkerThread, number: int) -> None:
         """Runs a thread of the pool, from its initializer to the end of its state."""
         if self.worker_state is not None:
             set_thread_state(WorkerState(self.worker_state, self.close_worker_state))
@@ -112,8 +109,8 @@ class _Workers:
                     logger = logging.getLogger("concurrent.futures")
                     logger.critical("Exception in initializer:", exc_info=True)
                     self.broken = _BROKEN
-                    life.break_with(lambda: BrokenThreadPool(_BROKEN))
-            life.run()
+                    worker.break_with(lambda: BrokenThreadPool(_BROKEN))
+            worker.run()
             # In a child that a job has forked, the state is the parent's, which still uses it.
             if self.pid == os.getpid():
                 discard_thread_state()
@@ -127,7 +124,7 @@ class _Workers:
             return
         with self.lock:
             self.numbers.discard(number)
-            self.lives.pop(thread, None)
+            self.worker_threads.pop(thread, None)
             # `join` needs all threads of a closed pool.
             if not self.closed:
                 self.threads = self.threads - {thread}
@@ -185,8 +182,8 @@ class _Workers:
             f"offloop: the interpreter exits, but after {self.exit_timeout} s (exit_timeout) calls of the pool "
             f"{self.prefix!r} still run. They are abandoned; queued calls that are cancelled: {queued}."
         ]
-        for thread, life in list(self.lives.items()):
-            if (function := life.function) is not None:
+        for thread, worker in list(self.worker_threads.items()):
+            if (function := worker.function) is not None:
                 where = _where(frames.get(thread.ident or 0))
                 lines.append(f"  {thread.name}: {name_of(function)}{where}")
         return "\n".join(lines)
@@ -273,8 +270,6 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        if activity not in _PURPOSES:
-            raise ValueError(f"activity is {activity!r}; it must be 'waits', 'computes' or None")
         self._max_workers = max_workers
         self._thread_name_prefix = thread_name_prefix or f"ThreadPoolExecutor-{next(_unnamed)}"
         self._shutdown = False
@@ -289,7 +284,7 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         self._pool = ThreadPool(
             self._workers.start,
             self._thread_name_prefix,
-            _PURPOSES[activity],
+            activity,
             max_workers,
             queue_capacity,
             on_full,

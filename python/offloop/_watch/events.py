@@ -12,7 +12,7 @@ import os
 import threading
 from typing import Literal, Protocol
 
-from .._offloop import Notice, Post, Stacks
+from .._offloop import EventQueue, Stacks, StallEvent
 
 Signal = int | Literal["auto"] | None
 
@@ -30,7 +30,7 @@ _stacks_users = 0
 class Subscriber(Protocol):
     """A watched loop, which gets the events about it."""
 
-    def on_event(self, event: Notice) -> None:
+    def on_event(self, event: StallEvent) -> None:
         """Is called with each event about the loop, on the thread that reports."""
 
 
@@ -38,7 +38,7 @@ class EventThread:
     """The thread that takes the monitors' events and hands each to the loop that it is about."""
 
     def __init__(self) -> None:
-        self.queue = Post()
+        self.queue = EventQueue()
         self._subscribers: dict[int, Subscriber] = {}
         """The watched loops by their keys. Changed with the module's lock held."""
         self._keys = itertools.count(1)
@@ -53,7 +53,7 @@ class EventThread:
     def flush(self) -> None:
         """Waits until all events so far have been handled, for a limited time."""
         if not self.is_current:
-            self.queue.settle(_TIMEOUT)
+            self.queue.flush(_TIMEOUT)
 
     def end(self) -> None:
         """Ends the thread, and waits for it for a limited time."""
@@ -65,7 +65,7 @@ class EventThread:
         while (event := self.queue.next()) is not None:
             self._handle(event)
 
-    def _handle(self, event: Notice) -> None:
+    def _handle(self, event: StallEvent) -> None:
         # In a function of its own, so that the thread does not keep a loop alive while it waits for the next event.
         if (subscriber := self._subscribers.get(event.key)) is None:
             return

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .._offloop import Notice, cpu_clocks
+from .._offloop import StallEvent, cpu_clocks
 from .advice import Advice, advise, culprit
 from .source import is_async
 from .stack import Frame, of_dump, of_frame, of_frames
@@ -162,7 +162,7 @@ def goes_on(stack: list[Frame], look_again: Callable[[], Look | None]) -> bool:
     return False
 
 
-def find_holder(event: Notice, loop_thread: int, is_late: Callable[[], bool]) -> Holder | None:
+def find_holder(event: StallEvent, loop_thread: int, is_late: Callable[[], bool]) -> Holder | None:
     """Finds the thread that keeps the interpreter from the loop's thread, if there is one.
 
     `loop_thread` is the native id of the loop's thread; `is_late` returns whether the loop still stands still.

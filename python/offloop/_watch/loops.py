@@ -11,7 +11,7 @@ import weakref
 from collections import Counter
 from typing import NamedTuple, Protocol
 
-from .._offloop import Notice, Pulse, Stacks
+from .._offloop import Pulse, Stacks, StallEvent
 from . import events, look
 from .advice import Advice, advise, deepest
 from .look import Base, Holder, Look
@@ -165,7 +165,7 @@ class WatchedLoop:
             code = frames[depth - 1].f_code
             self._base = Base(depth, code.co_filename, code.co_name)
 
-    def on_event(self, event: Notice) -> None:
+    def on_event(self, event: StallEvent) -> None:
         """Handles an event of the monitor. Called on the thread of events."""
         if event.kind == "over":
             if self._episode is not None:
@@ -182,7 +182,7 @@ class WatchedLoop:
         if finding is not None:
             self._report(event, finding)
 
-    def _look(self, loop: asyncio.AbstractEventLoop, event: Notice) -> _Finding | None:
+    def _look(self, loop: asyncio.AbstractEventLoop, event: StallEvent) -> _Finding | None:
         """Looks at a loop that stands still. None if there is nothing to report."""
         is_late = self._is_late()
         live = self._live() if is_late else None
@@ -199,7 +199,8 @@ class WatchedLoop:
         if event.kind == "still" and self._episode is not None and self._episode.places and seen.is_own:
             # The place that was found before is left, and the loop is about to come round.
             return None
-        computes = event.share >= 0.5 or (event.state == "R" and event.share > 0.05)
+        cause: Cause = event.activity
+        computes = cause == "computes"
         holder: Holder | None = None
         if event.holder is not None or not seen.is_called:
             holder = look.find_holder(event, self._pulse.thread[1], self._is_late)
@@ -208,7 +209,6 @@ class WatchedLoop:
                 return None
         if holder is not None:
             return _Finding("interpreter", holder.stack, holder.name, look.advise_holder(holder))
-        cause: Cause = "computes" if computes else "waits"
         thread = look.thread_name(self._pulse.thread[0])
         if seen.callback is not None:
             advice = look.advise_builtin(seen.stack[0], seen.callback, computes)
@@ -222,7 +222,7 @@ class WatchedLoop:
         advice = advise(seen.stack, computes, detached, goes_on)
         return _Finding(cause, seen.stack, thread, advice, task, callback)
 
-    def _report(self, event: Notice, finding: _Finding) -> None:
+    def _report(self, event: StallEvent, finding: _Finding) -> None:
         if self._episode is None or event.kind == "stalled":
             self._episode = _Episode()
         episode = self._episode

@@ -113,7 +113,7 @@ def _serve(template: _offloop.Template, preparation: Mapping[str, Any], is_fork:
     if worker is None:
         os._exit(0)
     _begin(preparation["log_level"])
-    _offloop.perform_by(perform)
+    _offloop.set_call_handler(perform)
     worker.serve()
     _end()
 

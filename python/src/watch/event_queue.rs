@@ -10,7 +10,7 @@ use crate::interpreter::{Condvar, Mutex, detach};
 use crate::settings::seconds;
 
 /// An event that a monitor has noticed about a loop.
-#[pyclass(frozen, get_all, name = "Notice", module = "offloop._offloop")]
+#[pyclass(frozen, get_all, module = "offloop._offloop")]
 pub(crate) struct StallEvent {
     /// The key of the loop's pulse.
     pub(super) key: u64,
@@ -18,10 +18,8 @@ pub(crate) struct StallEvent {
     pub(super) kind: &'static str,
     /// The seconds by which the beat is late, or came late.
     pub(super) seconds: f64,
-    /// The share of the time since the last beat for which the loop's thread had a core.
-    pub(super) share: f64,
-    /// The thread's state as the system reports it: 'R' if it runs or is ready to.
-    pub(super) state: Option<char>,
+    /// The activity of the loop's thread since the last beat: "computes" or "waits".
+    pub(super) activity: &'static str,
     /// The stack of the loop's thread, if the interpreter could not be had.
     pub(super) stack: Option<String>,
     /// The native id of the thread that seems to have the interpreter instead, and its stack.
@@ -36,7 +34,7 @@ impl StallEvent {
 }
 
 /// The queue of the monitors' events, for the one thread that reports them.
-#[pyclass(frozen, name = "Post", module = "offloop._offloop")]
+#[pyclass(frozen, module = "offloop._offloop")]
 pub(crate) struct EventQueue(pub(super) Arc<Events>);
 
 /// The queue, as the monitors and the reporting thread share it.
@@ -152,7 +150,7 @@ impl EventQueue {
     }
 
     /// Waits until all events so far are handled, for at most `timeout` seconds. Returns whether they are. Blocks.
-    fn settle(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+    fn flush(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
         let timeout = seconds("timeout", timeout)?;
         let events = &self.0;
         let waits = |state: &mut EventsState| state.busy_since.is_some() && !state.is_closed;

@@ -5,7 +5,6 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use offloop::embed::thread;
 use offloop::watch;
 
 use super::clocks;
@@ -83,8 +82,7 @@ impl Listener {
             key: self.key,
             kind,
             seconds: time.as_secs_f64(),
-            share: self.thread.share(time),
-            state: thread::state(self.thread.tid()),
+            activity: self.thread.activity(time).as_str(),
             stack: None,
             holder: None,
         });

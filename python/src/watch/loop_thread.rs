@@ -3,9 +3,14 @@
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use offloop::embed::thread;
+use offloop::embed::{self, thread};
+use offloop::metrics::Activity;
 
 use super::clocks;
+
+/// The share of its time that a waiting thread, which is ready to run because it was woken just now, may have had a
+/// core.
+const WOKEN: f64 = 0.05;
 
 /// The thread that beats. Written by that thread at each beat, read by the monitor's.
 #[derive(Default)]
@@ -49,11 +54,18 @@ impl LoopThread {
         self.tid.load(Ordering::Relaxed)
     }
 
-    /// Returns the share of `time` for which the thread had a core. `time` is about the time since the last beat.
-    pub(super) fn share(&self, time: Duration) -> f64 {
+    /// Returns the thread's activity during `time`, which is about the time since the last beat.
+    pub(super) fn activity(&self, time: Duration) -> Activity {
         let before = Duration::from_nanos(self.cpu.load(Ordering::Relaxed));
         let cpu = thread::cpu_time(self.tid()).unwrap_or_default().saturating_sub(before);
-        (cpu.as_secs_f64() / time.as_secs_f64().max(1e-9)).min(1.0)
+        let share = cpu.as_secs_f64() / time.as_secs_f64().max(1e-9);
+        // One that is ready to run computes even if others have had the cores. One that has had nearly no core was
+        // only woken just now.
+        if share > WOKEN && thread::state(self.tid()) == Some('R') {
+            Activity::Computes
+        } else {
+            embed::activity_of(share)
+        }
     }
 }
 

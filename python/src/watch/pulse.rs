@@ -31,7 +31,7 @@ impl Pulse {
     /// writes its own stack down. After `mute`, the monitor writes the report itself.
     #[new]
     fn new(
-        post: &EventQueue,
+        events: &EventQueue,
         key: u64,
         threshold: f64,
         grace: f64,
@@ -40,7 +40,7 @@ impl Pulse {
     ) -> PyResult<Self> {
         let thread = Arc::<LoopThread>::default();
         let mut listener = Listener::new(
-            Arc::clone(&post.0),
+            Arc::clone(&events.0),
             Arc::clone(&thread),
             stacks.map(|stacks| Arc::clone(&stacks.0)),
             key,

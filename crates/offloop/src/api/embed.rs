@@ -13,6 +13,8 @@
 //! - **Functions that Rust does not see.** Jobs of a binding all have one type. [`describe`] gives a job its own name in
 //!   [advice](crate::metrics::Advice), and [`mark_failed`] counts a job as failed that returns an exception as a value.
 //! - **Threads seen from outside.** [`thread`] returns the CPU time, the state and the name of any thread of this process.
+//! - **Measurements of a binding's own.** [`run_delay`] returns the time that a thread has waited for a core, and
+//!   [`activity_of`] the verdict of the pools' advice.
 
 use std::io;
 use std::sync::Arc;
@@ -29,7 +31,8 @@ pub use crate::base::thread;
 pub use crate::core::current::{describe, mark_failed};
 use crate::core::error::Error;
 use crate::core::handle::Handle;
-use crate::metrics::Recorder;
+pub use crate::metrics::cpu::run_delay;
+use crate::metrics::{Activity, Recorder};
 #[cfg(all(feature = "process", target_os = "linux"))]
 use crate::processes::pool::{builder::ProcessPoolBuilder, items::ItemStream, pool::ProcessPool};
 #[cfg(all(feature = "process", target_os = "linux"))]
@@ -39,6 +42,11 @@ use crate::threads::{ThreadPool, ThreadPoolBuilder};
 
 mod sealed {
     pub trait Sealed {}
+}
+
+/// Returns the activity of a thread that is on a core for this share of its time, from 0 to 1.
+pub fn activity_of(share: f64) -> Activity {
+    Activity::of_share(share)
 }
 
 /// Methods of [`Handle`] for event loops that do not poll futures.

@@ -77,7 +77,7 @@ impl CpuMeter {
 
 /// Returns the time that this thread could have run while others had the cores. Takes three system calls. `None` where
 /// the kernel does not keep account of it.
-fn run_delay() -> Option<Duration> {
+pub fn run_delay() -> Option<Duration> {
     let mut text = [0; 64];
     let length = File::open("/proc/thread-self/schedstat").and_then(|mut file| file.read(&mut text)).ok()?;
     let delay = text[..length].split(u8::is_ascii_whitespace).nth(1)?;
