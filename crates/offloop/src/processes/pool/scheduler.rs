@@ -190,9 +190,16 @@ impl Scheduler {
     /// else an idle one that sleeps, preferably the last that had a call; else the least busy one.
     ///
     /// A captured job goes only to an idle worker, so that its output does not mingle with that of other jobs.
+    ///
+    /// A worker that retires still runs its last job, and the worker that takes its place is there already. So that the
+    /// pool never runs more jobs than it has workers, an idle worker gets none while `target` others have some.
     fn choose(&self, is_captured: bool) -> Option<usize> {
+        let all_busy = self.workers.iter().filter(|worker| worker.has_jobs()).count() >= self.target;
         let rank = |worker: &WorkerRecord| {
             let load = worker.room().filter(|_| !is_captured || worker.calls.is_empty())?;
+            if all_busy && !worker.has_jobs() {
+                return None;
+            }
             let preference = match (worker.calls.is_empty(), worker.link.is_awake()) {
                 (true, true) => 0,
                 (false, _) if load < WAKE_UP => 1,

@@ -165,6 +165,11 @@ impl WorkerRecord {
         matches!(self.phase, WorkerPhase::Leaving(_))
     }
 
+    /// Returns whether the worker has a job, begun or not. A withdrawn call is none.
+    pub(super) fn has_jobs(&self) -> bool {
+        self.calls.iter().any(|call| call.work.is_some())
+    }
+
     /// Returns how long the worker is expected to be busy, if it may be given another call.
     pub(super) fn room(&self) -> Option<Duration> {
         let has_room = self.calls.len() < SLOTS as usize && self.load < AHEAD;
