@@ -29,7 +29,7 @@ pub(crate) enum Kind {
     /// Opens a pool of its own and runs a job there.
     Nest,
     Panic,
-    WorkerExit,
+    Exit,
     Abort,
     /// Raises SIGSEGV.
     Segfault,
@@ -72,7 +72,7 @@ pub(crate) const KINDS: [(Kind, u32, Nature); 18] = [
     (Kind::Chatter, 60, Nature::Returns),
     (Kind::Nest, 15, Nature::Returns),
     (Kind::Panic, 53, Nature::Panics),
-    (Kind::WorkerExit, 20, Nature::Dies),
+    (Kind::Exit, 20, Nature::Dies),
     (Kind::Abort, 20, Nature::Dies),
     (Kind::Segfault, 20, Nature::Dies),
     (Kind::KillSelf, 20, Nature::Dies),
@@ -175,7 +175,7 @@ impl Job {
         }
     }
 
-    /// Returns the exit status of a job of the kind `WorkerExit`.
+    /// Returns the exit status of a job of the kind `Exit`.
     pub(crate) fn status(&self) -> i32 {
         i32::try_from(self.variant % 100).unwrap_or(0)
     }

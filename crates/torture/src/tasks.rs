@@ -88,7 +88,7 @@ pub(crate) fn nest(number: u64, inner: u64, shuts_down: bool) -> Vec<u8> {
 pub(crate) fn misbehave(number: u64, kind: Kind, status: i32) -> Vec<u8> {
     record(number, || match kind {
         Kind::Panic => panic!("{PLANNED_PANIC}{number}"),
-        Kind::WorkerExit => std::process::exit(status),
+        Kind::Exit => std::process::exit(status),
         Kind::Abort => std::process::abort(),
         Kind::Segfault => raise(libc::SIGSEGV),
         Kind::KillSelf => raise(libc::SIGKILL),

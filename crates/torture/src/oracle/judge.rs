@@ -191,7 +191,7 @@ fn judge_death(evidence: &Evidence<'_>, pid: u32, exit: WorkerExit) -> Result<Ve
 /// Returns whether a job of this plan ends its worker in this way.
 fn is_own_death(job: &Job, exit: WorkerExit) -> bool {
     match job.kind {
-        Kind::WorkerExit => exit == WorkerExit::Code(job.status()),
+        Kind::Exit => exit == WorkerExit::Code(job.status()),
         Kind::Abort | Kind::Exhaust => exit == WorkerExit::Signal(libc::SIGABRT),
         Kind::Segfault => exit == WorkerExit::Signal(libc::SIGSEGV),
         Kind::KillSelf => exit == WorkerExit::Signal(libc::SIGKILL),
@@ -282,7 +282,7 @@ mod tests {
             (Kind::Exhaust, WorkerExit::Signal(libc::SIGABRT)),
             (Kind::Segfault, WorkerExit::Signal(libc::SIGSEGV)),
             (Kind::KillSelf, KILLED),
-            (Kind::WorkerExit, WorkerExit::Code(job(Kind::WorkerExit).status())),
+            (Kind::Exit, WorkerExit::Code(job(Kind::Exit).status())),
             (Kind::Garbage, WorkerExit::Protocol),
         ];
         for (kind, exit) in own {
