@@ -33,7 +33,7 @@ pub enum OnFull {
 pub(crate) struct QueueConfig {
     /// The largest number of queued jobs. Running jobs and those that wait for room are not included.
     pub(crate) capacity: usize,
-    /// What happens to a job for which there is no room.
+    /// The policy for a job for which there is no room.
     pub(crate) on_full: OnFull,
 }
 

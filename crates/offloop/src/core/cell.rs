@@ -106,7 +106,7 @@ impl<W, T> Slot<W, T> {
     }
 }
 
-/// Who ends a job.
+/// The party that ends a job.
 #[derive(Clone, Copy)]
 enum By<'a> {
     /// Its executor, which records the end with the observer.

@@ -10,7 +10,7 @@ use crate::base::clock::Moment;
 use crate::base::fork::Generation;
 use crate::base::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-/// Where a job's end is expected from within moments, if it is expected so soon. Decides how its caller waits.
+/// The place from which a job's end is expected within moments, if it is expected so soon. Decides how its caller waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Expected {
@@ -22,7 +22,7 @@ pub(crate) enum Expected {
     FromSleeper,
 }
 
-/// What everybody who holds a job shares, whatever its type.
+/// The part of a job that all its holders share, whatever its type.
 #[derive(Debug)]
 pub(crate) struct Header {
     pub(crate) id: JobId,
@@ -38,7 +38,7 @@ pub(crate) struct Header {
     cancelled: AtomicBool,
     /// Set by the job itself when it counts as failed although its function returns.
     failed: AtomicBool,
-    /// What the running job wants to be called when it is asked to stop.
+    /// The callbacks for the moment in which the running job is asked to stop.
     pub(crate) hooks: Hooks,
     /// An [`Expected`]. Written by the pool when it gives the job to a worker.
     expected: AtomicU8,

@@ -14,7 +14,7 @@ use super::options::Options;
 use crate::base::panic;
 use crate::base::sync::{Mutex, thread};
 
-/// What happened to the jobs that a pool had when its shutdown began.
+/// The jobs that a pool had when its shutdown began, counted by the way in which they ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShutdownReport {

@@ -81,7 +81,7 @@ const MIN_RAN: Duration = Duration::from_secs(1);
 /// [`Activity::Computes`]: jobs that wait and compute by turns are in the right place there.
 const ONLY_WAITS: f64 = 0.1;
 
-/// Where jobs share a lock, those that are on a core for this long on average compute: it is the time for which a
+/// Jobs that share a lock and are on a core for this long on average compute: it is the time for which a
 /// thread of Python keeps the lock once it has it.
 const LONG_WITH_LOCK: Duration = Duration::from_millis(5);
 

@@ -85,7 +85,7 @@ pub(super) fn start_program(
     process::spawn(program, arguments, env, marker, socket, stderr)
 }
 
-/// What a worker process begins with.
+/// The settings and files with which a worker process begins.
 pub(super) struct WorkerSetup {
     pub(super) link: WorkerEnd,
     /// The worker's own arena, for its results.

@@ -30,7 +30,7 @@ pub enum StallEvent {
 /// When a beat is late, and when a stall is reported again.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StallTiming {
-    /// How much too late a beat must be to make a stall.
+    /// The delay of a beat that makes a stall.
     pub(super) threshold: Nanos,
     /// The time from one beat to the next.
     pub(super) interval: Nanos,

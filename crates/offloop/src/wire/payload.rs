@@ -38,7 +38,7 @@ enum Body {
     InArena(Block, usize),
 }
 
-/// Where the bytes of a payload's body are.
+/// The location of the bytes of a payload's body.
 pub(crate) enum BodyLocation<'a> {
     Inline(&'a [u8]),
     /// In this process's arena, `length` bytes from `offset` on.

@@ -57,7 +57,7 @@ pub(in crate::processes) struct Shared {
     pub(super) worker_sleeps: Line<AtomicU32>,
     /// 1 while the supervisor sleeps or is about to. Set by the supervisor. Cleared by the worker that wakes it.
     pub(super) pool_waits: Line<AtomicU32>,
-    /// What the pool's listener knows of this worker: see [`listener`]. Written by both sides.
+    /// The state of this worker for the pool's listener: see [`listener`]. Written by both sides.
     pub(super) listener: Line<AtomicU32>,
     /// The core that the worker last claimed a call on. If it is the pool's own core, spinning for the worker is in
     /// vain.

@@ -21,7 +21,7 @@ use crate::wire::task::Encoded;
 /// Returns the bytes that travel with a job. Called at each submission.
 pub(super) type Carry = dyn Fn() -> Option<Vec<u8>> + Send + Sync;
 
-/// What a worker's crash does to its pool.
+/// The effect of a worker's crash on its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnCrash {
     /// Ends the job that the worker ran. The worker is replaced.
@@ -91,7 +91,7 @@ pub(super) struct Initializer {
     pub(super) into_result: fn(Incoming<'_>) -> Result<(), String>,
 }
 
-/// What an initializer task may return: nothing, or a result whose error keeps the worker from starting.
+/// A type that an initializer task may return: nothing, or a result whose error keeps the worker from starting.
 pub trait InitializerResult: Serialize + DeserializeOwned + 'static {
     #[doc(hidden)]
     fn into_result(self) -> Result<(), String>;

@@ -52,7 +52,7 @@ pub(super) struct WorkerPipes {
 
 #[derive(Debug, Default)]
 struct PipeState {
-    /// What was read from standard error and is to be passed on. Taken by the reading thread.
+    /// Bytes that were read from standard error and are to be passed on. Taken by the reading thread.
     waiting: Vec<u8>,
     /// The end of what was read from standard error.
     tail: VecDeque<u8>,
@@ -60,7 +60,7 @@ struct PipeState {
     line: Vec<u8>,
     /// The line which reports that an allocation failed. A backtrace that is longer than the tail may follow it.
     allocation_failed: Option<Vec<u8>>,
-    /// Where the output of the current job goes. Set when the worker is given a captured job, cleared at the job's end.
+    /// The destination of the current job's output. Set when the worker is given a captured job, cleared at the job's end.
     capture: Option<Captured>,
     /// The worker is gone. Set once, by the supervisor.
     is_over: bool,

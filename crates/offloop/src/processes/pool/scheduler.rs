@@ -59,9 +59,9 @@ pub(super) struct Scheduler {
     /// The time that jobs of each kind took lately, as a moving average; zero for a kind without an answer so far.
     /// Written when answers are taken.
     pace: Box<[Duration; KINDS]>,
-    /// How long jobs waited before they began. Recorded when an answer is taken, or when a running job is aborted.
+    /// The times that jobs waited before they began. Recorded when an answer is taken, or when a running job is aborted.
     queue_wait: Histogram,
-    /// How long jobs ran. Recorded at the same time.
+    /// The times that jobs ran. Recorded at the same time.
     run_time: Histogram,
     /// Counts the attempts after the first. Incremented by the supervisor.
     pub(super) retried: u64,
@@ -77,7 +77,7 @@ pub(super) struct Sleep {
     pub(super) is_used: bool,
 }
 
-/// What has to be done after the lock is released.
+/// Actions that have to wait until the lock is released.
 #[derive(Default)]
 #[must_use]
 pub(super) struct Deferred {

@@ -30,7 +30,7 @@ pub struct Stall {
     pub task: Option<TaskOrigin>,
     /// The share of the stall, from 0 to 1, that the thread was on a core. `None` if the thread is unknown.
     pub cpu: Option<f64>,
-    /// What the thread does, by that share and by its state at this moment. `None` if neither is known.
+    /// The activity of the thread, by that share and by its state at this moment. `None` if neither is known.
     pub activity: Option<Activity>,
     /// The thread's stack, innermost call first. It is empty unless `RuntimeWatchBuilder::stacks` asks for it and it
     /// can be had safely. The end of a stall has the stack of the last report.
@@ -68,7 +68,7 @@ impl StalledThread {
     }
 }
 
-/// Where a task was spawned, and its name if it was given one.
+/// The place where a task was spawned, and its name if it was given one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TaskOrigin {
     /// The name given by [`WatchedFuture::named`](super::WatchedFuture::named).

@@ -62,7 +62,7 @@ struct Held {
     block: Block,
     written: usize,
     fill: u8,
-    /// How much of it was ever written to since its memory was given back.
+    /// The number of its bytes that were ever written to since its memory was given back.
     touched: usize,
 }
 
@@ -82,7 +82,7 @@ struct Model {
     held: Vec<Held>,
     /// Offset, capacity, touched.
     free: Vec<(usize, usize, usize)>,
-    /// How much of the arena has been cut into blocks.
+    /// The part of the arena that has been cut into blocks.
     cut: usize,
     fills: u8,
 }
