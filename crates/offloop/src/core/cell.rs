@@ -118,8 +118,17 @@ enum By<'a> {
 impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
     pub(crate) fn new(work: W, options: Options) -> Arc<Self> {
         let queue_timeout = options.queue_timeout;
-        let slot = Mutex::new(Slot::new(Stage::Pending(work)));
-        let cell = Arc::new(Self { header: Header::new(options), slot });
+        // Made in place: the header is large, and each move of it is a copy.
+        let cell = Arc::new(Self {
+            header: Header::new(options),
+            slot: Mutex::new(Slot {
+                stage: Stage::Pending(work),
+                waker: None,
+                owner: None,
+                uncounted: None,
+                timers: Vec::new(),
+            }),
+        });
         if let Some(limit) = queue_timeout {
             cell.set_timer(Limit::Queue(limit), limit);
         }
