@@ -121,13 +121,7 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
         // Made in place: the header is large, and each move of it is a copy.
         let cell = Arc::new(Self {
             header: Header::new(options),
-            slot: Mutex::new(Slot {
-                stage: Stage::Pending(work),
-                waker: None,
-                owner: None,
-                uncounted: None,
-                timers: Vec::new(),
-            }),
+            slot: Mutex::new(Slot::new(Stage::Pending(work))),
         });
         if let Some(limit) = queue_timeout {
             cell.set_timer(Limit::Queue(limit), limit);
