@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 import threading
 from concurrent.futures import CancelledError, wait
 from pathlib import Path
@@ -175,10 +174,8 @@ def test_wait_for_ends_the_job_with_its_time(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is newer")
 def test_asyncio_timeout_ends_the_job(tmp_path: Path) -> None:
     async def main() -> None:
-        assert sys.version_info >= (3, 11)
         async with ProcessPoolExecutor(1) as pool:
             assert await pool.run(jobs.double, 0) == 0
             with pytest.raises(TimeoutError):
@@ -190,11 +187,8 @@ def test_asyncio_timeout_ends_the_job(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.TaskGroup is newer")
 def test_a_task_groups_failure_kills_its_other_jobs(tmp_path: Path) -> None:
     async def main() -> None:
-        assert sys.version_info >= (3, 11)
-
         async def run(fn: Any, *args: object) -> None:
             await pool.run(fn, *args)
 

@@ -204,11 +204,9 @@ def test_an_exceptions_notes_and_cause_come_back(pool: ProcessPoolExecutor) -> N
     error = pool.submit(crashes.raise_with_cause_and_notes).exception(60)
     assert isinstance(error, ValueError)
     assert "KeyError: 'the cause'" in str(error.__cause__)
-    if sys.version_info >= (3, 11):
-        assert error.__notes__ == ["a note"]
+    assert error.__notes__ == ["a note"]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups are newer")
 def test_an_exception_group_comes_back_whole(pool: ProcessPoolExecutor) -> None:
     error: Any = pool.submit(crashes.raise_group).exception(60)
     assert [type(part) for part in error.exceptions] == [ValueError, KeyError]

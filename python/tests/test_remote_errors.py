@@ -218,7 +218,6 @@ def test_an_exception_of_a_local_class_travels_by_cloudpickle() -> None:
     assert type(travel(Local("here"))) is Local
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="groups came with 3.11")
 class TestGroups:
     def group(self, message: str, parts: list[BaseException]) -> Any:
         return getattr(builtins, "BaseExceptionGroup")(message, parts)

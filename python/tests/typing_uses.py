@@ -8,12 +8,10 @@ import asyncio
 import concurrent.futures
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import assert_type
 
 import offloop
 
-if TYPE_CHECKING:
-    from typing_extensions import assert_type
 
 
 def length(text: str, *, twice: bool = False) -> int:

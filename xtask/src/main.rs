@@ -3,6 +3,7 @@
 
 mod bench;
 mod conformance;
+mod debian;
 mod host;
 mod layers;
 mod plan;

@@ -17,6 +17,7 @@ pub(crate) enum Plan {
 }
 
 /// A command with its arguments and the variables added to its environment. It is displayed as one would type it.
+#[derive(Clone)]
 pub(crate) struct CommandLine {
     environment: Vec<(&'static str, &'static str)>,
     words: Vec<String>,

@@ -5,16 +5,20 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::host;
 use crate::plan::CommandLine;
+use crate::{debian, host};
 
 /// The supported versions, the preferred one first.
-const VERSIONS: [&str; 4] = ["3.13", "3.12", "3.11", "3.10"];
+const VERSIONS: [&str; 3] = ["3.13", "3.12", "3.11"];
 
 /// An interpreter that can make virtual environments.
 pub(crate) struct Interpreter {
     version: String,
     program: String,
+    /// The commands that install it.
+    installation: Vec<CommandLine>,
+    /// The words that precede each command in which it runs.
+    prefix: Vec<String>,
 }
 
 impl Interpreter {
@@ -40,21 +44,37 @@ impl Interpreter {
 
     fn at(program: &str) -> Option<Self> {
         let script = "import ensurepip, sys, venv; print('%d.%d' % sys.version_info[:2]); \
-                      sys.exit(sys.version_info < (3, 10))";
+                      sys.exit(sys.version_info < (3, 11))";
         let version = host::output_of(program, &["-c", script])?;
-        Some(Self { version, program: program.to_owned() })
+        Some(Self { version, program: program.to_owned(), installation: Vec::new(), prefix: Vec::new() })
     }
 
     /// Returns the interpreter of the preferred version that is installed.
     pub(crate) fn preferred() -> Result<Self, String> {
-        let none = || "no Python 3.10 or later with `venv` is installed".to_owned();
+        let none = || "no Python 3.11 or later with `venv` is installed".to_owned();
         Self::all().into_iter().next().ok_or_else(none)
     }
 
     /// Returns the interpreter of the oldest version, unless it is also the preferred one.
     pub(crate) fn oldest() -> Result<Self, String> {
-        let none = || "no second Python 3.10 or later is installed".to_owned();
+        let none = || "no second Python 3.11 or later is installed".to_owned();
         Self::all().into_iter().skip(1).last().ok_or_else(none)
+    }
+
+    /// Returns the interpreter of a version that Debian's unstable suite has, which may not be installed yet.
+    pub(crate) fn of_debian(version: &str) -> Result<Self, String> {
+        debug_assert!(debian::VERSIONS.contains(&version));
+        Ok(Self {
+            version: version.to_owned(),
+            program: format!("python{version}"),
+            installation: debian::commands()?,
+            prefix: debian::prefix(),
+        })
+    }
+
+    /// Returns a command line that runs a program where the interpreter is installed.
+    fn command(&self, program: &str) -> CommandLine {
+        CommandLine::new(self.prefix.iter().map(String::as_str)).and([program])
     }
 
     /// Returns the interpreter whose own tests are run on offloop's executors.
@@ -96,36 +116,46 @@ impl Environment {
 
     /// Returns the commands that create the environment and install the package in it, built from the present source.
     pub(crate) fn commands(&self) -> Vec<CommandLine> {
-        let mut lines = Vec::new();
-        if !self.is_of_its_interpreter() {
-            let directory = self.directory.display().to_string();
-            lines.push(CommandLine::new([
-                self.interpreter.program.as_str(),
-                "-m",
-                "venv",
-                "--clear",
-                &directory,
-            ]));
-        }
+        let mut lines = self.wheel();
+        lines.extend(self.interpreter.installation.iter().cloned());
+        lines.extend(self.creation());
         let mut install = self.python("-m pip install --quiet");
         for file in &self.requirements {
             install = install.and(["-r", file]);
         }
         lines.push(install);
         let wheels = wheels().display().to_string();
-        if !WHEEL_BUILT.swap(true, Ordering::Relaxed) {
-            // Otherwise an older wheel would be installed if the build fails.
-            let _ = std::fs::remove_dir_all(&wheels);
-            lines.push(self.python("-m pip wheel --quiet --no-deps --wheel-dir").and([wheels.as_str(), "."]));
-        }
         let install = "-m pip install --quiet --no-index --no-deps --force-reinstall --find-links";
         lines.push(self.python(install).and([wheels.as_str(), "offloop"]));
         lines
     }
 
+    /// Returns the command that creates the virtual environment, unless it exists.
+    fn creation(&self) -> Option<CommandLine> {
+        let directory = self.directory.display().to_string();
+        let venv =
+            self.interpreter.command(&self.interpreter.program).and(["-m", "venv", "--clear", &directory]);
+        (!self.is_of_its_interpreter()).then_some(venv)
+    }
+
+    /// Returns the commands that build the wheel, unless that has been done. Where this environment's interpreter is
+    /// there may be no Rust, so the preferred one builds it.
+    fn wheel(&self) -> Vec<CommandLine> {
+        if WHEEL_BUILT.swap(true, Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let wheels = wheels().display().to_string();
+        // Otherwise an older wheel would be installed if the build fails.
+        let _ = std::fs::remove_dir_all(&wheels);
+        let builder = Interpreter::preferred().map(Interpreter::for_tests);
+        let builder = builder.as_ref().unwrap_or(self);
+        let build = "-m pip wheel --quiet --no-deps --wheel-dir";
+        builder.creation().into_iter().chain([builder.python(build).and([wheels.as_str(), "."])]).collect()
+    }
+
     /// Returns a command line of the environment's interpreter.
     pub(crate) fn python(&self, words: &str) -> CommandLine {
-        CommandLine::new([self.program().as_str()]).and(words.split(' '))
+        self.interpreter.command(&self.program()).and(words.split(' '))
     }
 
     /// Returns the path of the environment's interpreter.
@@ -142,7 +172,8 @@ impl Environment {
     /// Returns whether the environment exists and was made by this version of the interpreter.
     fn is_of_its_interpreter(&self) -> bool {
         let script = "import pip, sys; print('%d.%d' % sys.version_info[:2])";
-        host::output_of(&self.program(), &["-c", script]).as_ref() == Some(&self.interpreter.version)
+        self.interpreter.command(&self.program()).and(["-c", script]).output().as_ref()
+            == Some(&self.interpreter.version)
     }
 }
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from .._errors import CancelledError
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["ItemStream"]
 

@@ -6,7 +6,6 @@ import inspect
 import itertools
 import os
 import re
-import sys
 from collections.abc import Iterable
 from types import CodeType, FrameType
 from typing import NamedTuple
@@ -134,8 +133,6 @@ def _position(code: CodeType, offset: int) -> tuple[bool | None, Span | None]:
         at -= 2
     name = opname[instructions[at]]
     calls = name.startswith(("CALL", "PRECALL")) and not name.startswith("CALL_INTRINSIC")
-    if sys.version_info < (3, 11):
-        return calls, None
     position = next(itertools.islice(code.co_positions(), at // 2, None), None)
     if position is None or None in position:  # -X no_debug_ranges
         return calls, None

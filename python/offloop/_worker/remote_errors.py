@@ -2,7 +2,6 @@
 
 import contextlib
 import pickle
-import sys
 import traceback
 from typing import Any
 
@@ -82,7 +81,7 @@ def _pickle(exc: BaseException) -> tuple[bytes, BaseException]:
         reason = f"it unpickles to {name_of(type(back))}"
     except BaseException as error:
         reason = _describe(error)
-    if sys.version_info >= (3, 11) and isinstance(exc, BaseExceptionGroup):
+    if isinstance(exc, BaseExceptionGroup):
         with contextlib.suppress(BaseException):
             # A subclass could run the user's code, so the group becomes a plain one.
             group = BaseExceptionGroup(exc.message, [_pickle(part)[1] for part in exc.exceptions])

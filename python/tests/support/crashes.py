@@ -116,13 +116,11 @@ def raise_with_cause_and_notes() -> None:
         raise KeyError("the cause")
     except KeyError as cause:
         error = ValueError("the effect")
-        if sys.version_info >= (3, 11):
-            error.add_note("a note")
+        error.add_note("a note")
         raise error from cause
 
 
 def raise_group() -> None:
-    assert sys.version_info >= (3, 11)
     raise ExceptionGroup("several", [ValueError("one"), KeyError("two")])
 
 

@@ -39,6 +39,8 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "advisories", plan: advisories },
         Step { name: "python", plan: python },
         Step { name: "python-oldest", plan: python_oldest },
+        Step { name: "python-3.14", plan: || in_python(debian("3.14"), pytest) },
+        Step { name: "python-3.15", plan: || in_python(debian("3.15"), pytest) },
         Step { name: "python-types", plan: python_types },
         Step { name: "real-systems", plan: real_systems },
         Step { name: "conformance", plan: || conformance::plan(false) },
@@ -131,6 +133,11 @@ fn python() -> Plan {
 /// Runs the same tests of the same wheel on the oldest interpreter.
 fn python_oldest() -> Plan {
     in_python(Interpreter::oldest().map(Interpreter::for_tests), pytest)
+}
+
+/// Returns the test environment of a version that is too new for this system.
+fn debian(version: &str) -> Result<Environment, String> {
+    Interpreter::of_debian(version).map(Interpreter::for_tests)
 }
 
 fn pytest(environment: &Environment) -> Vec<CommandLine> {
