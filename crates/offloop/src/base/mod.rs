@@ -2,7 +2,9 @@
 
 pub(crate) mod activity;
 pub(crate) mod clock;
+pub(crate) mod cores;
 pub(crate) mod fork;
 pub(crate) mod panic;
+pub(crate) mod spawn;
 pub(crate) mod sync;
 pub mod thread;

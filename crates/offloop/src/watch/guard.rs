@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::clock::{Clock, Nanos, duration};
 use crate::base::fork::Generation;
+use crate::base::spawn;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::{park_timeout, thread};
 
@@ -30,7 +31,8 @@ impl WatchGuard {
     pub(super) fn spawn(body: impl FnOnce(&StopSignal) + Send + 'static) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let signal = StopSignal(Arc::clone(&stop));
-        let thread = thread::Builder::new().name("offloop-watch".into()).spawn(move || body(&signal))?;
+        let thread = thread::Builder::new().name("offloop-watch".into());
+        let thread = spawn::spawn(thread, move || body(&signal))?;
         Ok(Self { stop, thread: Some(thread), born: Generation::now() })
     }
 }

@@ -15,6 +15,8 @@ use super::output::Output;
 use super::pool::ProcessPool;
 use super::supervisor::Supervisor;
 use super::template;
+use crate::base::cores::cores;
+use crate::base::spawn::spawn;
 use crate::base::sync::thread;
 use crate::core::backlog::{OnFull, QueueConfig};
 use crate::core::error::BuildError;
@@ -59,7 +61,7 @@ impl ProcessPoolBuilder {
                 on_advice: None,
                 carry: None,
                 min_workers: None,
-                max_workers: crate::base::sync::cores(),
+                max_workers: cores(),
                 queue: QueueConfig::default(),
                 on_crash: OnCrash::Isolate,
                 grace: Duration::from_millis(500),
@@ -372,9 +374,7 @@ fn open(config: Config) -> Result<Arc<Dispatcher>, BuildError> {
     crate::metrics::register(Arc::downgrade(&dispatcher) as Weak<dyn Measured>);
     let output = Output::open(tail).map_err(system("starting the thread that reads the workers' output"))?;
     let supervisor = Supervisor::new(Arc::clone(&dispatcher), Arc::clone(&output));
-    thread::Builder::new()
-        .name("offloop-supervisor".into())
-        .spawn(move || supervisor.run())
+    spawn(thread::Builder::new().name("offloop-supervisor".into()), move || supervisor.run())
         .inspect_err(|_| output.close())
         .map_err(system("starting the pool's supervisor thread"))?;
     Ok(dispatcher)
