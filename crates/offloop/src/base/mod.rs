@@ -7,4 +7,5 @@ pub(crate) mod fork;
 pub(crate) mod panic;
 pub(crate) mod spawn;
 pub(crate) mod sync;
+pub(crate) mod syscall;
 pub mod thread;

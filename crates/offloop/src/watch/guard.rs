@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use super::clock::{Clock, Nanos, duration};
@@ -22,6 +23,10 @@ pub struct WatchGuard {
     /// The process that has the thread.
     born: Generation,
 }
+
+// A panic does not change the guard: it shares an atomic with the thread and otherwise only waits for its end.
+impl UnwindSafe for WatchGuard {}
+impl RefUnwindSafe for WatchGuard {}
 
 /// Tells the watch's thread that the guard was dropped. There is no lock, which a forked child might find held.
 pub(super) struct StopSignal(Arc<AtomicBool>);

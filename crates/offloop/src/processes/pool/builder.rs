@@ -23,7 +23,8 @@ use crate::core::error::BuildError;
 use crate::metrics::{Advice, Measured};
 use crate::processes::handshake;
 use crate::processes::limits::Limits;
-use crate::processes::os::process::{self, SpawnEnv};
+use crate::processes::os::process::SpawnEnv;
+use crate::processes::os::start;
 use crate::wire::payload::Incoming;
 use crate::wire::task::{Call, decode};
 
@@ -67,7 +68,7 @@ impl ProcessPoolBuilder {
                 grace: Duration::from_millis(500),
                 start_timeout: Duration::from_secs(10),
                 max_payload: 1 << 30,
-                program: process::this_program(),
+                program: start::this_program(),
                 arguments: Vec::new(),
                 env: SpawnEnv::default(),
                 template: None,
@@ -369,6 +370,8 @@ impl ProcessPoolBuilder {
 /// Makes the dispatcher of a new pool, and starts the pool's threads.
 fn open(config: Config) -> Result<Arc<Dispatcher>, BuildError> {
     let system = |what| move |source| BuildError::System { what, source };
+    // Without /dev/null, workers do not start, and their error says why.
+    let _ = start::open_standard_descriptors();
     let tail = config.stderr_tail;
     let dispatcher = Dispatcher::new(config).map_err(system("opening the pool's eventfds"))?;
     crate::metrics::register(Arc::downgrade(&dispatcher) as Weak<dyn Measured>);
