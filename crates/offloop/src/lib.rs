@@ -66,6 +66,17 @@
 //! # }
 //! ```
 //!
+//! # What process pools need
+//!
+//! Linux 5.3 or newer, for `pidfd_open`; `/proc`, from which a worker is started; and `/dev/null`. A seccomp profile or an
+//! emulator has to allow `memfd_create`, `eventfd2`, `pidfd_open`, `pidfd_send_signal`, `socketpair`, `sendmsg`, `recvmsg`,
+//! `pipe2`, `futex` and `prctl(PR_SET_PDEATHSIG)`, as those of Docker and systemd do. Valgrind knows `pidfd_open` from
+//! its release 3.20 on. If a call is refused, the error names it.
+//!
+//! A worker begins from a known state, whatever its program was: no signal is blocked, and none is ignored except SIGPIPE;
+//! standard descriptors that are closed are on `/dev/null`; its affinity and its scheduling class are those of the
+//! program's main thread, as are those of all threads of this library.
+//!
 //! # Features
 //!
 //! | feature | what it adds |

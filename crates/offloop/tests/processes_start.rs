@@ -300,6 +300,27 @@ fn without_proc_the_reason_names_proc() {
     assert!(text.contains("mount"), "{text}");
 }
 
+#[test]
+fn a_working_directory_that_is_missing_is_named() {
+    let pool = ProcessPool::builder().max_workers(1).current_dir("/nonexistent").build().unwrap();
+    let error = pool.run(add.with(1, 2)).wait().unwrap_err().to_string();
+    assert!(error.contains("working directory /nonexistent cannot be used"), "{error}");
+}
+
+#[test]
+fn a_worker_that_did_not_come_up_is_reported_with_what_it_wrote() {
+    let pool = ProcessPool::builder().max_workers(1).cpu_affinity([1000]).build().unwrap();
+    let error = pool.run(add.with(1, 2)).wait().unwrap_err().to_string();
+    assert!(error.contains("sched_setaffinity (the option cpu_affinity) failed"), "{error}");
+    assert!(!error.contains("offloop::init()"), "{error}");
+}
+
+#[test]
+fn a_pool_without_room_for_any_call_is_refused() {
+    let error = ProcessPool::builder().max_payload(0).build().unwrap_err().to_string();
+    assert!(error.contains("max_payload is 0"), "{error}");
+}
+
 /// Set by constructors, of which some are called after the one that serves a worker.
 static CONSTRUCTED: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
 

@@ -170,7 +170,8 @@ mod linux {
         period: u64,
     }
 
-    const SIZE: u32 = size_of::<SchedulingClass>() as u32;
+    const SIZE: u32 = 48;
+    const _: () = assert!(size_of::<SchedulingClass>() == SIZE as usize);
 
     impl SchedulingClass {
         /// Reads the attributes of a thread; 0 is this one.

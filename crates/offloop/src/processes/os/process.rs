@@ -25,6 +25,22 @@ pub(in crate::processes) struct SpawnEnv {
 }
 
 impl SpawnEnv {
+    /// Returns the error of a start, which the directory may be the cause of.
+    fn explain(&self, error: io::Error) -> io::Error {
+        match self.directory.as_ref().map(|directory| (directory, std::fs::metadata(directory))) {
+            Some((directory, Err(cause))) => {
+                let text =
+                    format!("the workers' working directory {} cannot be used: {cause}", directory.display());
+                io::Error::new(cause.kind(), text)
+            }
+            Some((directory, Ok(status))) if !status.is_dir() => {
+                let text = format!("the workers' working directory {} is none", directory.display());
+                io::Error::new(error.kind(), text)
+            }
+            _ => error,
+        }
+    }
+
     fn apply(&self, command: &mut Command) {
         if self.cleared {
             command.env_clear();
@@ -73,7 +89,7 @@ pub(in crate::processes) fn spawn(
         }
     }
     command.args(arguments).env(marker.0, marker.1).stdin(Stdio::from(socket));
-    Ok(command.spawn()?.id())
+    command.spawn().map(|child| child.id()).map_err(|error| env.explain(error))
 }
 
 fn process_id(pid: u32) -> Option<Pid> {

@@ -348,6 +348,11 @@ impl ProcessPoolBuilder {
         if config.max_tasks_per_child == Some(0) {
             return setting("max_tasks_per_child is 0, so workers could run nothing; give at least 1");
         }
+        if config.max_payload == 0 {
+            return setting(
+                "max_payload is 0, so no call could be sent; give the size of the largest one in bytes",
+            );
+        }
         if config.min_workers.is_some_and(|least| least > config.max_workers) {
             return setting("min_workers is larger than max_workers; give at most as many");
         }

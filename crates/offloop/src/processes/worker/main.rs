@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::perform;
 use crate::base::clock::Moment;
 use crate::base::fork::Generation;
+use crate::base::thread;
 use crate::core::error::NotSent;
 use crate::core::spin::{self, AdaptiveSpin};
 use crate::metrics::cpu::CpuMeter;
@@ -61,6 +62,19 @@ pub fn init() {
     handshake::set_initialised();
     if let Some(parent) = std::env::var_os(MARKER) {
         serve(&parent);
+    }
+    warn_of_threads();
+}
+
+/// Says so if the program has started threads before [`init`], as `#[tokio::main]` does.
+fn warn_of_threads() {
+    let threads = thread::ids().len();
+    if threads > 1 {
+        eprintln!(
+            "offloop: `init` was called when this program already had {threads} threads; each worker starts them, too, \
+             and jobs run within what `main` has set up, such as the runtime of `#[tokio::main]`. Call `offloop::init()` \
+             first in a plain `main`"
+        );
     }
 }
 
