@@ -70,8 +70,8 @@
 //!
 //! Linux 5.3 or newer, for `pidfd_open`; `/proc`, from which a worker is started; and `/dev/null`. A seccomp profile or an
 //! emulator has to allow `memfd_create`, `eventfd2`, `pidfd_open`, `pidfd_send_signal`, `socketpair`, `sendmsg`, `recvmsg`,
-//! `pipe2`, `futex` and `prctl(PR_SET_PDEATHSIG)`, as those of Docker and systemd do. Valgrind knows `pidfd_open` from
-//! its release 3.20 on. If a call is refused, the error names it.
+//! `pipe2`, `futex` and `prctl(PR_SET_PDEATHSIG)`, as those of Docker and systemd do; Valgrind 3.19 has no `pidfd_open`. If
+//! a call is refused, the error names it.
 //!
 //! A worker begins from a known state, whatever its program was: no signal is blocked, and none is ignored except SIGPIPE;
 //! standard descriptors that are closed are on `/dev/null`; its affinity and its scheduling class are those of the
