@@ -260,8 +260,11 @@ impl Registry {
 }
 
 impl Owner for Registry {
-    fn withdraw(&self, header: &Header, outcome: Outcome) {
+    fn count(&self, outcome: Outcome) {
         self.counts.count(outcome);
+    }
+
+    fn withdraw(&self, header: &Header) {
         let mut scheduler = self.scheduler.lock();
         // The job may still be in the injector.
         self.collect(&mut scheduler);
@@ -273,10 +276,8 @@ impl Owner for Registry {
         }
     }
 
-    /// Only counts the outcome: a thread cannot be stopped from outside, and the job has its stop request already.
-    fn interrupt(&self, _: &Header, outcome: Outcome) {
-        self.counts.count(outcome);
-    }
+    /// Does nothing: a thread cannot be stopped from outside, and the job has its stop request already.
+    fn interrupt(&self, _: &Header) {}
 }
 
 impl Measured for Registry {

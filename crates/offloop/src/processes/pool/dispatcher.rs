@@ -315,8 +315,11 @@ impl Close for Dispatcher {
 }
 
 impl Owner for Dispatcher {
-    fn withdraw(&self, header: &Header, outcome: Outcome) {
+    fn count(&self, outcome: Outcome) {
         self.counts.count(outcome);
+    }
+
+    fn withdraw(&self, header: &Header) {
         let removed = self.change(|scheduler, after| {
             let removed = scheduler.withdraw(header, after);
             if scheduler.closed {
@@ -328,8 +331,7 @@ impl Owner for Dispatcher {
         drop(removed);
     }
 
-    fn interrupt(&self, header: &Header, outcome: Outcome) {
-        self.counts.count(outcome);
+    fn interrupt(&self, header: &Header) {
         self.change(|scheduler, after| {
             scheduler.interrupt(header, after);
             if scheduler.closed {
