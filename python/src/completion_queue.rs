@@ -11,6 +11,7 @@ use std::sync::{Arc, MutexGuard};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use offloop::embed;
 use pyo3::prelude::*;
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
@@ -154,7 +155,7 @@ pub(crate) fn results_thread() -> PyResult<Arc<CompletionQueue>> {
     }
     let new = CompletionQueue::new()?;
     let served = Arc::clone(&new);
-    thread::Builder::new().name("offloop-results".into()).spawn(move || served.serve())?;
+    embed::start_thread("offloop-results", move || served.serve())?;
     let old = queue.replace((pid, Arc::clone(&new)));
     drop(queue);
     drop(old);

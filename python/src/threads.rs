@@ -231,6 +231,7 @@ impl WorkerThread {
     fn run(&self, py: Python<'_>) -> PyResult<()> {
         let thread = self.engine.lock().take();
         let Some(thread) = thread else { return Ok(()) };
+        embed::begin_thread();
         set_current_function(Some(Arc::clone(&self.function)));
         let served = detach(py, || thread.run());
         set_current_function(None);

@@ -47,6 +47,7 @@ impl Header {
         let in_span = || self.span.within(body);
         let result = panic::catch(in_span).unwrap_or_else(|panic| Err(ErrorKind::Panicked(panic)));
         self.hooks.close();
+        self.mark_returned();
         result
     }
 }

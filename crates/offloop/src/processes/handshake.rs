@@ -24,6 +24,9 @@ use crate::wire::memfd::Mapping;
 /// its parent.
 pub(super) const MARKER: &str = "OFFLOOP_WORKER";
 
+/// The beginning of the line that a process writes to standard error if it cannot become a worker.
+pub(super) const CANNOT_BECOME_WORKER: &str = "offloop: this process could not become a worker";
+
 /// Whether this program has called `init`, so that copies of it can act as workers. Set once.
 static INITIALISED: AtomicBool = AtomicBool::new(false);
 
@@ -60,15 +63,11 @@ pub(super) fn instruct(
     captured: &[OwnedFd; 2],
     listener: BorrowedFd<'_>,
 ) -> io::Result<()> {
-    let arena = Arena::of_this_process().ok_or_else(no_shared_memory)?;
+    let arena = Arena::try_of_this_process()?;
     let ([ring, own], [out, err]) = (files, captured);
     let files: [_; FILES] =
         [ring.as_fd(), own.as_fd(), arena.for_readers(), out.as_fd(), err.as_fd(), listener];
     fd::send_with_files(link.socket(), &postcard::to_stdvec(orders).map_err(io::Error::other)?, &files)
-}
-
-fn no_shared_memory() -> io::Error {
-    io::Error::new(io::ErrorKind::OutOfMemory, "the system refused shared memory for the pool's arena")
 }
 
 /// Starts a program as a worker or as a template, with its end of the socket. Returns its process id.

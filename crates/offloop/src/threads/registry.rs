@@ -8,9 +8,11 @@ use super::config::{Config, Growth};
 use super::injector::{Injector, Pushed};
 use super::scheduler::{Role, Scheduler, Wakeup, WorkerRecord};
 use super::spawn;
+use crate::base::cores::cores;
 use crate::base::fork::Generation;
 use crate::base::panic::drop_quietly;
-use crate::base::sync::{Condvar, Mutex, MutexGuard, cores, thread};
+use crate::base::spawn::spawn;
+use crate::base::sync::{Condvar, Mutex, MutexGuard, thread};
 use crate::core::compensation::Compensate;
 use crate::core::error::ErrorKind;
 use crate::core::header::Header;
@@ -217,7 +219,7 @@ impl Registry {
         if let Some(bytes) = self.config.stack_size {
             builder = builder.stack_size(bytes);
         }
-        builder.spawn(move || serve(&registry, &worker, role)).map(drop)
+        spawn(builder, move || serve(&registry, &worker, role)).map(drop)
     }
 
     /// Gives a thread up that could not be started.

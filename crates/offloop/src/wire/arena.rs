@@ -20,6 +20,7 @@ use rustix::process::Resource;
 use super::memfd::{Mapping, PrivateMapping, memory_file};
 use crate::base::fork::{Generation, PerProcess};
 use crate::base::sync::Mutex;
+use crate::base::syscall::NameCall;
 use crate::metrics::ArenaBytes;
 
 /// The smallest block, in bytes: a page.
@@ -106,7 +107,8 @@ impl Arena {
     /// Makes an arena in `mapping`, which is a writable mapping of all of `file`.
     pub(crate) fn new(file: &OwnedFd, mapping: Mapping) -> io::Result<Self> {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .of_call("open of a file of /proc/self/fd")?;
         Ok(Self {
             file,
             mapping,
@@ -121,11 +123,16 @@ impl Arena {
 
     /// Returns the arena of this process, made when it is first needed. `None` if the system refuses the memory.
     pub(crate) fn of_this_process() -> Option<&'static Self> {
+        Self::try_of_this_process().ok()
+    }
+
+    /// Returns the arena of this process like [`of_this_process`](Self::of_this_process), or the system's reason.
+    pub(crate) fn try_of_this_process() -> io::Result<&'static Self> {
         let make = || {
             let (file, mapping) = create(reserve(), true)?;
             Self::new(&file, mapping)
         };
-        THIS_PROCESS.try_get(make).ok()
+        THIS_PROCESS.try_get(make)
     }
 
     /// Makes `mapping` the arena of this process, which is a worker and whose parent has the same file mapped. To be

@@ -11,12 +11,15 @@ use std::ptr::NonNull;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+use crate::base::syscall::NameCall;
+
 /// Makes a memory file of `size` bytes. It is sealed, so it can neither shrink under a reader nor grow.
 pub(crate) fn memory_file(name: &str, size: usize) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file = rustix::fs::memfd_create(name, flags)?;
-    rustix::fs::ftruncate(&file, size as u64)?;
-    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    let file = rustix::fs::memfd_create(name, flags).of_call("memfd_create")?;
+    rustix::fs::ftruncate(&file, size as u64).of_call("ftruncate of a memory file")?;
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&file, seals).of_call("fcntl(F_ADD_SEALS)")?;
     Ok(file)
 }
 
@@ -34,7 +37,7 @@ pub(crate) struct Mapping {
 type FileIdentity = (u64, u64);
 
 fn identity_of(file: BorrowedFd<'_>) -> io::Result<FileIdentity> {
-    let status = rustix::fs::fstat(file)?;
+    let status = rustix::fs::fstat(file).of_call("fstat")?;
     Ok((status.st_dev, status.st_ino))
 }
 
@@ -50,8 +53,8 @@ impl Mapping {
     /// Fails unless the file is sealed against shrinking and has that size: reading a mapping beyond the end of its
     /// file raises SIGBUS.
     pub(crate) fn new(file: BorrowedFd<'_>, size: usize, writable: bool) -> io::Result<Self> {
-        let seals = rustix::fs::fcntl_get_seals(file)?;
-        let actual = rustix::fs::fstat(file)?.st_size;
+        let seals = rustix::fs::fcntl_get_seals(file).of_call("fcntl(F_GET_SEALS)")?;
+        let actual = rustix::fs::fstat(file).of_call("fstat")?.st_size;
         if !seals.contains(SealFlags::SHRINK)
             || u64::try_from(actual).is_ok_and(|actual| actual < size as u64)
         {
@@ -63,7 +66,8 @@ impl Mapping {
         let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
         let flags = MapFlags::SHARED | MapFlags::NORESERVE;
         // SAFETY: the kernel chooses an unused address, so no existing memory is affected.
-        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, protection, flags, file, 0) }?;
+        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, protection, flags, file, 0) };
+        let start = start.of_call("mmap of a memory file")?;
         let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::InvalidData)?;
         // Gigabytes of holes are of no use in a core dump.
         // SAFETY: the range is the mapping that was just made, and the advice does not change its contents.
@@ -73,7 +77,8 @@ impl Mapping {
 
     /// Keeps `file`, which this is a mapping of, so that [`map_private`](Self::map_private) can map parts of it.
     pub(crate) fn keep_file(mut self, file: BorrowedFd<'_>) -> io::Result<Self> {
-        self.file = Some((rustix::io::fcntl_dupfd_cloexec(file, 3)?, identity_of(file)?));
+        let copy = rustix::io::fcntl_dupfd_cloexec(file, 3).of_call("fcntl(F_DUPFD_CLOEXEC)")?;
+        self.file = Some((copy, identity_of(file)?));
         Ok(self)
     }
 

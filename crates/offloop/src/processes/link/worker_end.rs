@@ -11,6 +11,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::message::{FrameBody, SlotHeader, Span, decode_frame};
 use super::ring::{RETURNS, Ring, Shared, listener, state};
+use crate::base::syscall::NameCall;
 use crate::processes::os::fd::{self, drain_socket, is_readable_within};
 use crate::processes::os::futex;
 use crate::processes::os::process::this_core;
@@ -76,7 +77,7 @@ impl WorkerEnd {
         calls: Mapping,
     ) -> io::Result<Self> {
         let ring = Ring(Mapping::new(ring, size_of::<Shared>(), true)?);
-        let status = rustix::fs::fstat(&socket)?;
+        let status = rustix::fs::fstat(&socket).of_call("fstat")?;
         let identity = (status.st_dev, status.st_ino);
         Ok(Self {
             ring,

@@ -5,3 +5,4 @@
 pub(super) mod fd;
 pub(super) mod futex;
 pub(super) mod process;
+pub(super) mod start;

@@ -9,12 +9,9 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
+use super::start;
+use crate::base::syscall::NameCall;
 use crate::core::error::WorkerExit;
-
-/// Returns the path of the running executable, which is valid even if its file was replaced or removed meanwhile.
-pub(in crate::processes) fn this_program() -> PathBuf {
-    PathBuf::from("/proc/self/exe")
-}
 
 /// The directory and the environment that a program is started in.
 #[derive(Debug, Clone, Default)]
@@ -60,12 +57,20 @@ pub(in crate::processes) fn spawn(
     stderr: Option<OwnedFd>,
 ) -> io::Result<u32> {
     let mut command = Command::new(program);
-    if let Some(name) = std::env::args_os().next().filter(|_| program == this_program()) {
-        command.arg0(name);
+    if program == start::this_program() {
+        match start::arguments_of_loader()? {
+            [] => command.arg0(std::env::args_os().next().unwrap_or_default()),
+            arguments => command.args(arguments),
+        };
     }
     env.apply(&mut command);
     if let Some(stderr) = stderr {
         command.stderr(Stdio::from(stderr));
+    }
+    for (descriptor, target) in [(1, Command::stdout as fn(&mut _, Stdio) -> &mut _), (2, Command::stderr)] {
+        if !start::is_inherited(descriptor) {
+            target(&mut command, Stdio::null());
+        }
     }
     command.args(arguments).env(marker.0, marker.1).stdin(Stdio::from(socket));
     Ok(command.spawn()?.id())
@@ -108,7 +113,7 @@ impl Process {
             Err(error) => {
                 let _ = rustix::process::kill_process(found, Signal::KILL);
                 let _ = rustix::process::waitpid(Some(found), WaitOptions::empty());
-                Err(error.into())
+                Err(error).of_call("pidfd_open")
             }
         }
     }
@@ -196,7 +201,8 @@ pub(in crate::processes) fn out_of_memory_kills() -> u64 {
 
 /// Makes this process die when `parent`, which has started it, dies. Returns false if that is dead already.
 pub(in crate::processes) fn die_with(parent: u32) -> io::Result<bool> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .of_call("prctl(PR_SET_PDEATHSIG)")?;
     // The parent may have died before the line above. Then this process has another parent.
     Ok(rustix::process::getppid() == process_id(parent))
 }

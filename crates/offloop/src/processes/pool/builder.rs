@@ -15,13 +15,16 @@ use super::output::Output;
 use super::pool::ProcessPool;
 use super::supervisor::Supervisor;
 use super::template;
+use crate::base::cores::cores;
+use crate::base::spawn::spawn;
 use crate::base::sync::thread;
 use crate::core::backlog::{OnFull, QueueConfig};
 use crate::core::error::BuildError;
 use crate::metrics::{Advice, Measured};
 use crate::processes::handshake;
 use crate::processes::limits::Limits;
-use crate::processes::os::process::{self, SpawnEnv};
+use crate::processes::os::process::SpawnEnv;
+use crate::processes::os::start;
 use crate::wire::payload::Incoming;
 use crate::wire::task::{Call, decode};
 
@@ -59,13 +62,13 @@ impl ProcessPoolBuilder {
                 on_advice: None,
                 carry: None,
                 min_workers: None,
-                max_workers: crate::base::sync::cores(),
+                max_workers: cores(),
                 queue: QueueConfig::default(),
                 on_crash: OnCrash::Isolate,
                 grace: Duration::from_millis(500),
                 start_timeout: Duration::from_secs(10),
                 max_payload: 1 << 30,
-                program: process::this_program(),
+                program: start::this_program(),
                 arguments: Vec::new(),
                 env: SpawnEnv::default(),
                 template: None,
@@ -367,14 +370,14 @@ impl ProcessPoolBuilder {
 /// Makes the dispatcher of a new pool, and starts the pool's threads.
 fn open(config: Config) -> Result<Arc<Dispatcher>, BuildError> {
     let system = |what| move |source| BuildError::System { what, source };
+    // Without /dev/null, workers do not start, and their error says why.
+    let _ = start::open_standard_descriptors();
     let tail = config.stderr_tail;
     let dispatcher = Dispatcher::new(config).map_err(system("opening the pool's eventfds"))?;
     crate::metrics::register(Arc::downgrade(&dispatcher) as Weak<dyn Measured>);
     let output = Output::open(tail).map_err(system("starting the thread that reads the workers' output"))?;
     let supervisor = Supervisor::new(Arc::clone(&dispatcher), Arc::clone(&output));
-    thread::Builder::new()
-        .name("offloop-supervisor".into())
-        .spawn(move || supervisor.run())
+    spawn(thread::Builder::new().name("offloop-supervisor".into()), move || supervisor.run())
         .inspect_err(|_| output.close())
         .map_err(system("starting the pool's supervisor thread"))?;
     Ok(dispatcher)

@@ -21,6 +21,7 @@ use crate::processes::handshake::{self, Orders};
 use crate::processes::link::{Answer, Link, Malformed};
 use crate::processes::os::fd;
 use crate::processes::os::process::{self, Process, ProcessEnd};
+use crate::processes::os::start;
 use crate::wire::arena::Arena;
 use crate::wire::task::fingerprint;
 
@@ -175,6 +176,8 @@ impl Supervisor {
         if let Some(start) = &config.template {
             self.forks.ensure_template(start)?;
         }
+        // The program may have closed one meanwhile. A link must not get its number.
+        let _ = start::open_standard_descriptors();
         let (link, handout) = Link::create(u64::from(config.max_payload))?;
         let orders = Orders {
             arenas: (Arena::of_this_process().map_or(0, Arena::size) as u64, link.arena_size()),
@@ -560,6 +563,7 @@ impl Supervisor {
         });
         let stderr = self.output.finish(&child.pipes);
         let config = &self.dispatcher.config;
+        let start_failure = death.start_failure(&stderr);
         let error = death.error(stderr, config.max_rss, &mut self.out_of_memory_kills);
         if death.is_crash() && config.on_crash == OnCrash::Break {
             self.dispatcher.break_with(&death.describe());
@@ -567,7 +571,7 @@ impl Supervisor {
         for (job, call) in begun.into_iter().chain(suspects) {
             self.worker_died(job, call, error.clone());
         }
-        if let Some(reason) = death.start_failure() {
+        if let Some(reason) = start_failure {
             self.start_failed(&reason);
         }
     }

@@ -9,6 +9,7 @@ use super::template;
 use crate::processes::handshake::{MARKER, become_worker};
 use crate::processes::os::fd::{move_stdin, replace_stderr};
 use crate::processes::os::process::{die_with, leave_ctrl_c_to_the_parent};
+use crate::processes::os::start::begin_from_known_state;
 
 /// This process, started as the [template](crate::ProcessPoolBuilder::template) of a pool's workers.
 pub struct Template {
@@ -36,6 +37,7 @@ impl Template {
     /// Does the same in a process that [`template_by`](crate::embed::ProcessPoolBuilderExt::template_by) has started,
     /// with the socket that it was given and the id of the process that started it.
     pub fn adopt(socket: OwnedFd, parent: u32) -> io::Result<Option<Self>> {
+        begin_from_known_state()?;
         leave_ctrl_c_to_the_parent();
         Ok(die_with(parent)?.then_some(Self { socket }))
     }

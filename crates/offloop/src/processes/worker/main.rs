@@ -20,10 +20,11 @@ use crate::core::error::NotSent;
 use crate::core::spin::{self, AdaptiveSpin};
 use crate::metrics::cpu::CpuMeter;
 use crate::metrics::stats::Timing;
-use crate::processes::handshake::{self, MARKER, WorkerSetup, become_worker};
+use crate::processes::handshake::{self, CANNOT_BECOME_WORKER, MARKER, WorkerSetup, become_worker};
 use crate::processes::link::{AnswerTag, CAPTURE, Request, STREAM, SlotHeader, UNHEARD, WorkerEnd};
 use crate::processes::os::fd::{StdioRedirect, move_stdin};
 use crate::processes::os::process::{die_with, is_first_thread};
+use crate::processes::os::start::{begin_from_known_state, stdin_is_socket};
 use crate::wire::arena::Arena;
 use crate::wire::blob::Blob;
 use crate::wire::payload::Payload;
@@ -63,16 +64,18 @@ pub fn init() {
     }
 }
 
+/// Returns whether [`init`] makes this process a worker.
+pub(super) fn is_worker() -> bool {
+    is_first_thread() && std::env::var_os(MARKER).is_some()
+}
+
 /// Runs jobs until the link closes, then exits.
 fn serve(parent: &OsStr) -> ! {
     // SAFETY: `init` is documented to be called first in `main`, while this is the only thread. The variable must go:
     // programs that a job starts would take themselves for workers.
     unsafe { std::env::remove_var(MARKER) };
     let Some(parent) = parent.to_str().and_then(|text| text.parse().ok()) else {
-        eprintln!(
-            "offloop: the environment variable {MARKER} is set to {parent:?}, which is no process id; it is reserved for \
-             the workers of a process pool, so remove it from the environment"
-        );
+        eprintln!("{CANNOT_BECOME_WORKER}: {}", set_by_hand(&parent.to_string_lossy()));
         exit(1);
     };
     match begin(parent) {
@@ -82,14 +85,26 @@ fn serve(parent: &OsStr) -> ! {
         }
         Ok(None) => exit(0),
         Err(error) => {
-            eprintln!("offloop: this process could not become a worker: {error}");
+            eprintln!("{CANNOT_BECOME_WORKER}: {error}");
             exit(1);
         }
     }
 }
 
+/// Makes the error of a program that no pool has started as its worker, although the marker says so.
+fn set_by_hand(value: &str) -> io::Error {
+    io::Error::other(format!(
+        "the environment variable {MARKER} is set to {value:?}, but no pool has started this process; the variable makes a \
+         program a worker of a process pool, so remove it from the environment"
+    ))
+}
+
 /// Returns `None` if the parent is dead already.
 fn begin(parent: u32) -> io::Result<Option<Worker>> {
+    if !stdin_is_socket() {
+        return Err(set_by_hand(&parent.to_string()));
+    }
+    begin_from_known_state()?;
     if !die_with(parent)? {
         return Ok(None);
     }
