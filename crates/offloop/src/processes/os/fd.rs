@@ -16,7 +16,7 @@ use rustix::pipe::PipeFlags;
 use crate::base::syscall::NameCall;
 
 /// The largest number of descriptors that one message carries.
-pub(in crate::processes) const MAX_FILES: usize = 6;
+pub(in crate::processes) const MAX_FILES: usize = 7;
 
 /// Sends `bytes` in one message, with copies of up to [`MAX_FILES`] descriptors.
 pub(in crate::processes) fn send_with_files(

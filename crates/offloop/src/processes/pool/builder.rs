@@ -65,6 +65,7 @@ impl ProcessPoolBuilder {
                 max_workers: cores(),
                 queue: QueueConfig::default(),
                 on_crash: OnCrash::Isolate,
+                kill_children: true,
                 grace: Duration::from_millis(500),
                 start_timeout: Duration::from_secs(10),
                 max_payload: 1 << 30,
@@ -159,6 +160,25 @@ impl ProcessPoolBuilder {
     /// A task may handle SIGTERM to clean up. By default SIGTERM ends the worker at once.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.config.grace = grace;
+        self
+    }
+
+    /// Sets whether the programs that a job has started are ended with it. Default true.
+    ///
+    /// Each worker leads a process group then, to which the programs that its jobs start belong as well. If a job is
+    /// cancelled or out of time, all of the group gets SIGTERM, and what is left of it after the [`grace`](Self::grace)
+    /// SIGKILL. If a worker crashes, what is left of its group is ended in the same way. This includes programs that
+    /// earlier jobs of the worker have left in the background. A worker that leaves by itself, because it is recycled
+    /// or the pool is closed, leaves such programs running. A program that has left the group, for a session of its own
+    /// for instance, is never ended.
+    ///
+    /// Since it is another group than that of this process, Ctrl-C does not reach those programs. They end with their
+    /// jobs.
+    ///
+    /// With false, workers stay in the group of this process, and only they are ended, never what their jobs have
+    /// started.
+    pub fn kill_children(mut self, kill: bool) -> Self {
+        self.config.kill_children = kill;
         self
     }
 

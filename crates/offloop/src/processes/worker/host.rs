@@ -58,7 +58,7 @@ impl Template {
                 if !die_with(template)? {
                     return Ok(None);
                 }
-                become_worker(link).map(|setup| Some(Worker::new(setup)))
+                Ok(become_worker(link)?.map(Worker::new))
             }
         }
     }

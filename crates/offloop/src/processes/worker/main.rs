@@ -20,7 +20,7 @@ use crate::core::error::NotSent;
 use crate::core::spin::{self, AdaptiveSpin};
 use crate::metrics::cpu::CpuMeter;
 use crate::metrics::stats::Timing;
-use crate::processes::handshake::{self, CANNOT_BECOME_WORKER, MARKER, WorkerSetup, become_worker};
+use crate::processes::handshake::{self, CANNOT_BECOME_WORKER, MARKER, Ties, WorkerSetup, become_worker};
 use crate::processes::link::{AnswerTag, CAPTURE, Request, STREAM, SlotHeader, UNHEARD, WorkerEnd};
 use crate::processes::os::fd::{StdioRedirect, move_stdin};
 use crate::processes::os::process::{die_with, is_first_thread};
@@ -41,7 +41,7 @@ const MOMENT: Duration = Duration::from_micros(3);
 /// receive the answer and to send the next call.
 const SPIN: Duration = Duration::from_micros(200);
 
-/// Closing a socket takes longer than this. A job that took less has not closed ours.
+/// Closing a socket takes longer than this, and so does changing the user. A job that took less has done neither.
 const QUICK: Duration = Duration::from_nanos(250);
 
 /// The time without a call after which a worker gives freed memory back to the system.
@@ -99,7 +99,7 @@ fn set_by_hand(value: &str) -> io::Error {
     ))
 }
 
-/// Returns `None` if the parent is dead already.
+/// Returns `None` if the pool is gone already.
 fn begin(parent: u32) -> io::Result<Option<Worker>> {
     if !stdin_is_socket() {
         return Err(set_by_hand(&parent.to_string()));
@@ -108,7 +108,7 @@ fn begin(parent: u32) -> io::Result<Option<Worker>> {
     if !die_with(parent)? {
         return Ok(None);
     }
-    Ok(Some(Worker::new(become_worker(move_stdin()?)?)))
+    Ok(become_worker(move_stdin()?)?.map(Worker::new))
 }
 
 /// A process that runs a pool's jobs. All of it is used by one thread.
@@ -120,6 +120,7 @@ pub struct Worker {
     max_payload: u64,
     /// The pipes that replace standard output and standard error while a job is captured.
     captured: [OwnedFd; 2],
+    ties: Ties,
     /// The running job, if it may send items. Set when the job begins, cleared when it ends.
     streaming: Option<u64>,
     /// The blobs of this process's arena that the pool still reads, by their offset, each with the number of times that
@@ -138,6 +139,7 @@ impl Worker {
             arena: setup.arena,
             max_payload: setup.max_payload,
             captured: setup.captured,
+            ties: setup.ties,
             streaming: None,
             lent: HashMap::new(),
             unheard_since: Moment::now(),
@@ -151,6 +153,7 @@ impl Worker {
         CURRENT.set(Some(Rc::clone(&worker)));
         run_jobs(&worker);
         CURRENT.set(None);
+        worker.borrow_mut().ties.spare_children();
         // It is not dropped: a job may have closed its files, and another file may have their numbers.
         std::mem::forget(worker);
     }
@@ -330,10 +333,11 @@ fn run_jobs(worker: &RefCell<Worker>) {
         if worker.link.has_announced() {
             worker.unheard_since = ended;
         }
-        let is_intact = took < QUICK || worker.link.is_intact();
+        let is_intact = took < QUICK || (worker.link.is_intact() && worker.ties.renew());
         worker.answer(&request, tag, payload, Timing { began, took, usage });
         if !is_intact {
-            // The job has closed or replaced our files. Its answer is valid, but no other job may run without them.
+            // The job has closed or replaced our files, or the pool is gone. The answer is valid, but no other job may
+            // run.
             return;
         }
         if ended.since(worker.unheard_since) >= TOGETHER {
