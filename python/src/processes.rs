@@ -179,6 +179,7 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
                 .ok_or_else(|| PyValueError::new_err("program is empty; it must be a command line"))?;
             builder.program(program).args(arguments).template()
         }
+        "start_data" => builder.start_data(value.extract::<Vec<u8>>()?),
         "fork" => {
             let fork = value.clone().unbind();
             builder.template_by(move |socket| fork_template(&fork, socket))

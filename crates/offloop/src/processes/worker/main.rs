@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -20,10 +19,10 @@ use crate::core::error::NotSent;
 use crate::core::spin::{self, AdaptiveSpin};
 use crate::metrics::cpu::CpuMeter;
 use crate::metrics::stats::Timing;
-use crate::processes::handshake::{self, MARKER, WorkerSetup, become_worker};
+use crate::processes::handshake::{self, Origin, Role, WorkerSetup, become_worker};
 use crate::processes::link::{AnswerTag, CAPTURE, Request, STREAM, SlotHeader, UNHEARD, WorkerEnd};
-use crate::processes::os::fd::{StdioRedirect, move_stdin};
-use crate::processes::os::process::{die_with, is_first_thread};
+use crate::processes::os::fd::StdioRedirect;
+use crate::processes::os::process::is_first_thread;
 use crate::wire::arena::Arena;
 use crate::wire::blob::Blob;
 use crate::wire::payload::Payload;
@@ -58,42 +57,29 @@ pub fn init() {
         return;
     }
     handshake::set_initialised();
-    if let Some(parent) = std::env::var_os(MARKER) {
-        serve(&parent);
+    match handshake::started_by(Role::Worker) {
+        Ok(Origin::Other) => {}
+        Ok(Origin::DeadPool) => exit(0),
+        Ok(Origin::Pool(socket)) => serve(socket),
+        Err(error) => refuse(&error),
     }
 }
 
-/// Runs jobs until the link closes, then exits.
-fn serve(parent: &OsStr) -> ! {
-    // SAFETY: `init` is documented to be called first in `main`, while this is the only thread. The variable must go:
-    // programs that a job starts would take themselves for workers.
-    unsafe { std::env::remove_var(MARKER) };
-    let Some(parent) = parent.to_str().and_then(|text| text.parse().ok()) else {
-        eprintln!(
-            "offloop: the environment variable {MARKER} is set to {parent:?}, which is no process id; it is reserved for \
-             the workers of a process pool, so remove it from the environment"
-        );
-        exit(1);
-    };
-    match begin(parent) {
-        Ok(Some(worker)) => {
-            worker.serve();
+/// Runs the jobs of the pool at the other end of `socket` until the link closes, then exits.
+fn serve(socket: OwnedFd) -> ! {
+    match become_worker(socket) {
+        Ok(setup) => {
+            Worker::new(setup).serve();
             exit(0)
         }
-        Ok(None) => exit(0),
-        Err(error) => {
-            eprintln!("offloop: this process could not become a worker: {error}");
-            exit(1);
-        }
+        Err(error) => refuse(&error),
     }
 }
 
-/// Returns `None` if the parent is dead already.
-fn begin(parent: u32) -> io::Result<Option<Worker>> {
-    if !die_with(parent)? {
-        return Ok(None);
-    }
-    Ok(Some(Worker::new(become_worker(move_stdin()?)?)))
+/// Ends this process, which must not run the program's own code either: a pool has started it.
+fn refuse(error: &io::Error) -> ! {
+    eprintln!("offloop: this process could not become a worker: {error}");
+    exit(1);
 }
 
 /// A process that runs a pool's jobs. All of it is used by one thread.
