@@ -195,6 +195,12 @@ pub trait ProcessPoolBuilderExt: sealed::Sealed + Sized {
     /// It gets the template's end of a socket, and returns its process id. In that process [`Template::adopt`] takes over.
     /// It is called on a thread that lives as long as the pool. What it starts must be a child of this process.
     fn template_by(self, start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static) -> Self;
+
+    /// Sets bytes, of any length, that the template gets as [`Template::start_data`].
+    ///
+    /// They go in a sealed file over the template's socket. Unlike arguments and environment variables, they cannot be
+    /// read in `/proc`. They have no effect without a template.
+    fn start_data(self, data: impl Into<Vec<u8>>) -> Self;
 }
 
 #[cfg(all(feature = "process", target_os = "linux"))]
@@ -204,6 +210,10 @@ impl sealed::Sealed for ProcessPoolBuilder {}
 impl ProcessPoolBuilderExt for ProcessPoolBuilder {
     fn template_by(self, start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static) -> Self {
         ProcessPoolBuilder::template_by(self, start)
+    }
+
+    fn start_data(self, data: impl Into<Vec<u8>>) -> Self {
+        ProcessPoolBuilder::start_data(self, data.into())
     }
 }
 

@@ -3,9 +3,11 @@
 //! Processes share memory by passing the descriptor of such a file. It has no name that could be left behind, and
 //! since it cannot shrink, a reader can map it without the risk of a bus error.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -21,6 +23,24 @@ pub(crate) fn memory_file(name: &str, size: usize) -> io::Result<OwnedFd> {
     let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     rustix::fs::fcntl_add_seals(&file, seals).of_call("fcntl(F_ADD_SEALS)")?;
     Ok(file)
+}
+
+/// Makes a memory file of these bytes. It is sealed, so nobody can change it.
+pub(crate) fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(rustix::fs::memfd_create(name, flags)?);
+    file.write_all(bytes)?;
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    Ok(file.into())
+}
+
+/// Reads all of a memory file.
+pub(crate) fn read_sealed(file: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let size = usize::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0);
+    let mut bytes = vec![0; size];
+    File::from(file.try_clone_to_owned()?).read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
 }
 
 /// A shared mapping of the beginning of a memory file.

@@ -55,6 +55,14 @@ pub(in crate::processes) fn receive_with_files(
     Ok((bytes, files.flatten().collect()))
 }
 
+/// Copies the beginning of the next message on a socket without taking it. Returns the number of bytes. Does not block.
+///
+/// Fails if there is no message, and if the descriptor is no socket.
+pub(in crate::processes) fn peek(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
+    let (count, _) = rustix::net::recv(socket, bytes, RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+    Ok(count)
+}
+
 /// Makes a pair of sockets that keep the bounds of messages. The first one does not block.
 pub(in crate::processes) fn message_sockets() -> io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) =

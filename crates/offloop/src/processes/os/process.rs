@@ -322,7 +322,29 @@ pub(in crate::processes) fn die_with(parent: u32) -> io::Result<bool> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .of_call("prctl(PR_SET_PDEATHSIG)")?;
     // The parent may have died before the line above. Then this process has another parent.
-    Ok(rustix::process::getppid() == process_id(parent))
+    Ok(is_child_of(parent))
+}
+
+/// Returns whether `parent` has started this process and is alive.
+pub(in crate::processes) fn is_child_of(parent: u32) -> bool {
+    rustix::process::getppid() == process_id(parent)
+}
+
+/// Returns whether this program was started with more rights than the user has who started it: it is set-user-ID or
+/// set-group-ID, has file capabilities, or a security module says so. Then nothing in its environment may be trusted.
+pub(in crate::processes) fn is_privileged() -> bool {
+    // SAFETY: the function only reads a number that the kernel has given this process. It knows `AT_SECURE`.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+/// Removes an environment variable, so that programs which this one starts do not inherit it. Leaves it if this process
+/// has several threads, of which another might be reading the environment.
+pub(in crate::processes) fn remove_variable(name: &str) {
+    let is_single = std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    if is_single {
+        // SAFETY: this is the only thread, as was just checked, so no other one uses the environment.
+        unsafe { std::env::remove_var(name) };
+    }
 }
 
 /// Makes this process die with its parent again, if the kernel has forgotten that: it does when a process changes its

@@ -14,7 +14,7 @@ use super::dispatcher::Dispatcher;
 use super::output::Output;
 use super::pool::ProcessPool;
 use super::supervisor::Supervisor;
-use super::template;
+use super::template::{self, StartTemplate};
 use crate::base::cores::cores;
 use crate::base::spawn::spawn;
 use crate::base::sync::thread;
@@ -45,6 +45,8 @@ pub struct ProcessPoolBuilder {
     invalid: Option<BuildError>,
     /// The program is to be a template: set by `template`.
     uses_template: bool,
+    /// The bytes that the template gets.
+    start_data: Vec<u8>,
 }
 
 impl ProcessPool {
@@ -88,6 +90,7 @@ impl ProcessPoolBuilder {
             },
             invalid: None,
             uses_template: false,
+            start_data: Vec::new(),
         }
     }
 
@@ -353,7 +356,12 @@ impl ProcessPoolBuilder {
         mut self,
         start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static,
     ) -> Self {
-        self.config.template = Some(Box::new(start));
+        self.config.template = Some(StartTemplate::by(start));
+        self
+    }
+
+    pub(crate) fn start_data(mut self, data: Vec<u8>) -> Self {
+        self.start_data = data;
         self
     }
 
@@ -375,7 +383,9 @@ impl ProcessPoolBuilder {
             let (program, arguments) = (config.program.clone(), std::mem::take(&mut config.arguments));
             config.template = Some(template::start_program(program, arguments, config.env.clone()));
         }
-        if config.template.is_none() {
+        if let Some(template) = &mut config.template {
+            template.data = self.start_data;
+        } else {
             if config.max_workers == 0 {
                 return setting("max_workers is 0, so no job could ever run; give at least 1");
             }

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -20,11 +19,12 @@ use crate::core::error::NotSent;
 use crate::core::spin::{self, AdaptiveSpin};
 use crate::metrics::cpu::CpuMeter;
 use crate::metrics::stats::Timing;
-use crate::processes::handshake::{self, CANNOT_BECOME_WORKER, MARKER, Ties, WorkerSetup, become_worker};
+use crate::processes::handshake::{
+    self, CANNOT_BECOME_WORKER, Origin, Role, Ties, WorkerSetup, become_worker,
+};
 use crate::processes::link::{AnswerTag, CAPTURE, Request, STREAM, SlotHeader, UNHEARD, WorkerEnd};
-use crate::processes::os::fd::{StdioRedirect, move_stdin};
-use crate::processes::os::process::{die_with, is_first_thread};
-use crate::processes::os::start::{begin_from_known_state, stdin_is_socket};
+use crate::processes::os::fd::StdioRedirect;
+use crate::processes::os::process::is_first_thread;
 use crate::wire::arena::Arena;
 use crate::wire::blob::Blob;
 use crate::wire::payload::Payload;
@@ -59,56 +59,35 @@ pub fn init() {
         return;
     }
     handshake::set_initialised();
-    if let Some(parent) = std::env::var_os(MARKER) {
-        serve(&parent);
+    match handshake::started_by(Role::Worker) {
+        Ok(Origin::Other) => {}
+        Ok(Origin::DeadPool) => exit(0),
+        Ok(Origin::Pool(socket)) => serve(socket),
+        Err(error) => refuse(&error),
     }
 }
 
 /// Returns whether [`init`] makes this process a worker.
 pub(super) fn is_worker() -> bool {
-    is_first_thread() && std::env::var_os(MARKER).is_some()
+    is_first_thread() && handshake::is_awaited_by_pool()
 }
 
-/// Runs jobs until the link closes, then exits.
-fn serve(parent: &OsStr) -> ! {
-    // SAFETY: `init` is documented to be called first in `main`, while this is the only thread. The variable must go:
-    // programs that a job starts would take themselves for workers.
-    unsafe { std::env::remove_var(MARKER) };
-    let Some(parent) = parent.to_str().and_then(|text| text.parse().ok()) else {
-        eprintln!("{CANNOT_BECOME_WORKER}: {}", set_by_hand(&parent.to_string_lossy()));
-        exit(1);
-    };
-    match begin(parent) {
-        Ok(Some(worker)) => {
-            worker.serve();
+/// Runs the jobs of the pool at the other end of `socket` until the link closes, then exits.
+fn serve(socket: OwnedFd) -> ! {
+    match become_worker(socket) {
+        Ok(Some(setup)) => {
+            Worker::new(setup).serve();
             exit(0)
         }
         Ok(None) => exit(0),
-        Err(error) => {
-            eprintln!("{CANNOT_BECOME_WORKER}: {error}");
-            exit(1);
-        }
+        Err(error) => refuse(&error),
     }
 }
 
-/// Makes the error of a program that no pool has started as its worker, although the marker says so.
-fn set_by_hand(value: &str) -> io::Error {
-    io::Error::other(format!(
-        "the environment variable {MARKER} is set to {value:?}, but no pool has started this process; the variable makes a \
-         program a worker of a process pool, so remove it from the environment"
-    ))
-}
-
-/// Returns `None` if the pool is gone already.
-fn begin(parent: u32) -> io::Result<Option<Worker>> {
-    if !stdin_is_socket() {
-        return Err(set_by_hand(&parent.to_string()));
-    }
-    begin_from_known_state()?;
-    if !die_with(parent)? {
-        return Ok(None);
-    }
-    Ok(become_worker(move_stdin()?)?.map(Worker::new))
+/// Ends this process, which must not run the program's own code either: a pool has started it.
+fn refuse(error: &io::Error) -> ! {
+    eprintln!("{CANNOT_BECOME_WORKER}: {error}");
+    exit(1);
 }
 
 /// A process that runs a pool's jobs. All of it is used by one thread.
