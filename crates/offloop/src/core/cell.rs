@@ -238,7 +238,9 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
         timer::cancel(&timers);
         self.header.span.record_outcome(outcome);
         if failed && matches!(before, Stage::Running) {
-            self.header.hooks.call();
+            if let Some(hooks) = self.header.hooks() {
+                hooks.call();
+            }
         }
         if let Some(on_end) = &self.header.options.on_end {
             on_end.job_ended(waker.as_ref());

@@ -13,6 +13,7 @@ use std::ptr::NonNull;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+use super::fork_copy::ForkRange;
 use crate::base::syscall::NameCall;
 
 /// Makes a memory file of `size` bytes. It is sealed, so it can neither shrink under a reader nor grow.
@@ -51,6 +52,8 @@ pub(crate) struct Mapping {
     /// The file, if parts of it are to be mapped privately. Its identity is kept too: faulty code in a job may close
     /// all descriptors and open other files under their numbers.
     file: Option<(OwnedFd, FileIdentity)>,
+    /// Keeps the mapping away from forked children. `None` from when it is unmapped.
+    in_child: Option<ForkRange>,
 }
 
 /// A file's device and inode number.
@@ -92,7 +95,7 @@ impl Mapping {
         // Gigabytes of holes are of no use in a core dump.
         // SAFETY: the range is the mapping that was just made, and the advice does not change its contents.
         let _ = unsafe { rustix::mm::madvise(start.as_ptr().cast(), size, Advice::LinuxDontDump) };
-        Ok(Self { start, size, file: None })
+        Ok(Self { start, size, file: None, in_child: Some(ForkRange::removed(start, size)) })
     }
 
     /// Keeps `file`, which this is a mapping of, so that [`map_private`](Self::map_private) can map parts of it.
@@ -119,7 +122,8 @@ impl Mapping {
         // SAFETY: the kernel chooses an unused address, so no existing memory is affected.
         let start =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, protection, flags, file, offset as u64) };
-        Some(PrivateMapping { start: NonNull::new(start.ok()?.cast())?, length })
+        let start = NonNull::new(start.ok()?.cast())?;
+        Some(PrivateMapping { start, length, in_child: Some(ForkRange::copied(start, length)) })
     }
 
     pub(crate) fn start(&self) -> NonNull<u8> {
@@ -143,6 +147,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        self.in_child = None;
         // SAFETY: this value owns the mapping, and the pointers that it has returned must not be used after it.
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.size) };
     }
@@ -153,6 +158,9 @@ impl Drop for Mapping {
 pub(crate) struct PrivateMapping {
     start: NonNull<u8>,
     length: usize,
+    /// Gives forked children copies, also of the pages that were not written to: those are the file's. `None` from when
+    /// it is unmapped.
+    in_child: Option<ForkRange>,
 }
 
 // SAFETY: this value owns the memory, which belongs to no thread.
@@ -175,6 +183,7 @@ impl PrivateMapping {
 
 impl Drop for PrivateMapping {
     fn drop(&mut self) {
+        self.in_child = None;
         // SAFETY: this value owns the mapping, and references into it cannot outlive it.
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.length) };
     }

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::perform;
 use crate::base::clock::Moment;
-use crate::base::fork::Generation;
+use crate::base::fork::OwnProcess;
 use crate::core::error::NotSent;
 use crate::core::spin::{self, AdaptiveSpin};
 use crate::metrics::cpu::CpuMeter;
@@ -128,11 +128,13 @@ impl Worker {
 
     /// Runs jobs on this thread until the pool lets the worker go.
     pub fn serve(self) {
-        let worker = Rc::new(RefCell::new(self));
+        let worker = Rc::new(OwnProcess::new(RefCell::new(self)));
         CURRENT.set(Some(Rc::clone(&worker)));
         run_jobs(&worker);
         CURRENT.set(None);
-        worker.borrow_mut().ties.spare_children();
+        if let Some(worker) = worker.get() {
+            worker.borrow_mut().ties.spare_children();
+        }
         // It is not dropped: a job may have closed its files, and another file may have their numbers.
         std::mem::forget(worker);
     }
@@ -269,23 +271,27 @@ impl Worker {
 
 thread_local! {
     /// The worker that this thread serves.
-    static CURRENT: RefCell<Option<Rc<RefCell<Worker>>>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Rc<OwnProcess<RefCell<Worker>>>>> = const { RefCell::new(None) };
 }
 
 /// Sends an item of the job that runs on this thread.
 pub(crate) fn emit<T: Serialize + ?Sized>(item: &T) -> Result<(), NotSent> {
     let worker = CURRENT.with_borrow(Clone::clone);
     let worker = worker.ok_or_else(|| NotSent("no job of a process pool runs on this thread".to_owned()))?;
+    let forked =
+        || "this process was forked by the job; only the job itself can send items, so return them to it";
+    let worker = worker.get().ok_or_else(|| NotSent(forked().to_owned()))?;
     let payload = Payload::encode(item).map_err(|error| NotSent(error.to_string()))?;
     worker.borrow_mut().emit(payload)
 }
 
 /// Runs jobs until the link ends. Each borrow ends before a job begins, since the job may send items.
-fn run_jobs(worker: &RefCell<Worker>) {
-    let born = Generation::now();
+fn run_jobs(own: &OwnProcess<RefCell<Worker>>) {
     let mut cpu = CpuMeter::default();
-    worker.borrow_mut().link.greet(fingerprint());
-    loop {
+    if let Some(worker) = own.get() {
+        worker.borrow_mut().link.greet(fingerprint());
+    }
+    while let Some(worker) = own.get() {
         let next = worker.borrow_mut().next();
         let Some(request) = next else { return };
         let began = Moment::now();
@@ -294,11 +300,11 @@ fn run_jobs(worker: &RefCell<Worker>) {
             (request.flags & CAPTURE != 0).then(|| StdioRedirect::begin(&worker.borrow().captured));
         worker.borrow_mut().streaming = (request.flags & STREAM != 0).then_some(request.job);
         let (mut tag, mut payload) = perform::run(&request);
-        if born.is_past() {
+        let Some(worker) = own.get() else {
             // The job has forked, and this is the child. The link is its parent's.
             // SAFETY: `_exit` ends this process at once. No destructor needs to run in the child.
             unsafe { libc::_exit(0) };
-        }
+        };
         let mut worker = worker.borrow_mut();
         worker.streaming = None;
         if let Err(reason) = worker.check_size(&payload) {
