@@ -66,7 +66,7 @@ impl ProcessPool {
         buffersize: Option<usize>,
     ) -> PyResult<Job> {
         let buffers = message::to_blobs(&buffers)?;
-        let mut work = prepare(call.with(body, buffers)).name(name).priority(priority.0);
+        let mut work = prepare(call.with(message::to_body(body), buffers)).name(name).priority(priority.0);
         if let Some(limit) = timeout {
             work = work.run_timeout(seconds("timeout", limit)?);
         }
@@ -180,6 +180,7 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
                 .ok_or_else(|| PyValueError::new_err("program is empty; it must be a command line"))?;
             builder.program(program).args(arguments).template()
         }
+        "start_data" => builder.start_data(value.extract::<Vec<u8>>()?),
         "fork" => {
             let fork = value.clone().unbind();
             builder.template_by(move |socket| fork_template(&fork, socket))
@@ -205,7 +206,9 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
             let variables: Vec<(OsString, OsString)> = value.extract()?;
             variables.into_iter().fold(builder, |builder, (name, value)| builder.env(name, value))
         }
-        "initializer" => builder.initializer(&message::initialise.with(&value.extract::<Vec<u8>>()?)),
+        "initializer" => {
+            builder.initializer(&message::initialise.with(message::to_body(&value.extract::<Vec<u8>>()?)))
+        }
         other => return Err(PyValueError::new_err(format!("a process pool has no setting {other:?}"))),
     })
 }

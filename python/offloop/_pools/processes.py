@@ -162,8 +162,8 @@ class ProcessPoolExecutor(Pool):
 
             settings["fork"] = fork
         else:
-            settings["program"], variables = main.command(preparation)
-            settings["env"] = list({**(env or {}), **variables}.items())
+            settings["program"], settings["start_data"] = main.command(preparation)
+            settings["env"] = None if env is None else list(env.items())
         if initializer is not None or worker_state is not None:
             inherited: main.Call = main.initialise_inherited, (), {}, None
             settings["initializer"] = (

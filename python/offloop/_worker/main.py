@@ -10,7 +10,6 @@ import gc
 import os
 import signal
 import sys
-from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,6 @@ from .replies import LOG, RAISED, REFUSED, RESULT, UNREADABLE
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-PREPARATION = "OFFLOOP_PREPARATION"
-"""The environment variable by which a template gets its settings."""
 
 MARKER = "OFFLOOP_WORKER"
 """The engine's variable. It is removed, so that a program that a job starts does not act as a worker."""
@@ -40,8 +36,12 @@ _forwarder: logs.Forwarder | None = None
 """The handler that sends log records to the parent, if this process is a worker."""
 
 
-def command(preparation: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
-    """Returns the command line of a template, and the environment variables that it needs."""
+def command(preparation: Mapping[str, Any]) -> tuple[list[str], bytes]:
+    """Returns the command line of a template, and the data that it starts with.
+
+    The data hold secrets, such as multiprocessing's authentication key, and may be long. So they go over the
+    template's socket: other processes can read its environment and its command line, whose lengths are limited.
+    """
     import pickle
     from multiprocessing import spawn, util
 
@@ -50,8 +50,7 @@ def command(preparation: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
     program = f"import sys; sys.path.insert(0, {parent!r}); from offloop._worker.main import main; main()"
     flags: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
     executable = os.fsdecode(spawn.get_executable())
-    environment = {PREPARATION: b2a_base64(pickle.dumps(dict(preparation)), newline=False).decode()}
-    return [executable, *flags, "-c", program], environment
+    return [executable, *flags, "-c", program], pickle.dumps(dict(preparation), 5)
 
 
 def main() -> None:
@@ -59,10 +58,10 @@ def main() -> None:
     import pickle
 
     template = _offloop.Template.connect()
-    preparation = pickle.loads(a2b_base64(os.environ.pop(PREPARATION)))
     os.environ.pop(MARKER, None)
     if template is None:
         return
+    preparation = pickle.loads(template.start_data())
     main_module.prepare_base(preparation["process"])
     _serve(template, preparation, is_fork=False)
 

@@ -41,7 +41,7 @@ pub(crate) struct Header {
     /// The job's function has returned or panicked. Set once, by its thread, before the job ends.
     returned: AtomicBool,
     /// The callbacks for the moment in which the running job is asked to stop.
-    pub(crate) hooks: Hooks,
+    hooks: Hooks,
     /// An [`Expected`]. Written by the pool when it gives the job to a worker.
     expected: AtomicU8,
     /// Counts the worker processes that died while they held the job but had not begun with it. Written by the
@@ -84,6 +84,11 @@ impl Header {
             losses: AtomicU32::new(0),
             deaths: AtomicU32::new(0),
         }
+    }
+
+    /// Returns the job's callbacks. `None` in a forked child, whose parent calls them.
+    pub(crate) fn hooks(&self) -> Option<&Hooks> {
+        if self.born.is_past() { None } else { Some(&self.hooks) }
     }
 
     /// Makes the error of this job for the given reason.

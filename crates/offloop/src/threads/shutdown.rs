@@ -76,7 +76,7 @@ impl Registry {
     /// asked to stop.
     fn cancel_all(&self) -> (usize, Vec<JobId>) {
         let removed = self.cancel_queued();
-        let running = self.scheduler.lock().running();
+        let running = self.lock_here().running();
         let mut asked = Vec::new();
         for (_, job, _) in running {
             if job.fail(ErrorKind::Cancelled, &self.counts) {
@@ -102,6 +102,6 @@ impl Registry {
 
     /// Waits until all threads have left, for at most `limit`.
     fn wait_for_threads(&self, limit: Duration) -> MutexGuard<'_, Scheduler> {
-        wait_until(&self.worker_left, self.scheduler.lock(), limit, Scheduler::is_empty)
+        wait_until(&self.worker_left, self.lock_here(), limit, Scheduler::is_empty)
     }
 }

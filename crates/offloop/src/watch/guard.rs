@@ -6,7 +6,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use super::clock::{Clock, Nanos, duration};
-use crate::base::fork::Generation;
+use crate::base::fork::OwnProcess;
 use crate::base::spawn;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::{park_timeout, thread};
@@ -19,9 +19,8 @@ use crate::base::sync::{park_timeout, thread};
 #[must_use = "dropping the guard ends the watch"]
 pub struct WatchGuard {
     stop: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<()>>,
-    /// The process that has the thread.
-    born: Generation,
+    /// Taken by the drop. A forked child does not have the thread, and can neither join nor detach it.
+    thread: Option<OwnProcess<thread::JoinHandle<()>>>,
 }
 
 // A panic does not change the guard: it shares an atomic with the thread and otherwise only waits for its end.
@@ -38,17 +37,13 @@ impl WatchGuard {
         let signal = StopSignal(Arc::clone(&stop));
         let thread = thread::Builder::new().name("offloop-watch".into());
         let thread = spawn::spawn(thread, move || body(&signal))?;
-        Ok(Self { stop, thread: Some(thread), born: Generation::now() })
+        Ok(Self { stop, thread: Some(OwnProcess::new(thread)) })
     }
 }
 
 impl Drop for WatchGuard {
     fn drop(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
-        if self.born.is_past() {
-            // The thread is not in this process, so it can be neither joined nor detached.
-            return std::mem::forget(thread);
-        }
+        let Some(thread) = self.thread.take().and_then(OwnProcess::into_inner) else { return };
         self.stop.store(true, Ordering::Release);
         thread.thread().unpark();
         if thread.thread().id() != thread::current().id() {

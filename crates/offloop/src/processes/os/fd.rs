@@ -16,7 +16,7 @@ use rustix::pipe::PipeFlags;
 use crate::base::syscall::NameCall;
 
 /// The largest number of descriptors that one message carries.
-pub(in crate::processes) const MAX_FILES: usize = 6;
+pub(in crate::processes) const MAX_FILES: usize = 7;
 
 /// Sends `bytes` in one message, with copies of up to [`MAX_FILES`] descriptors.
 pub(in crate::processes) fn send_with_files(
@@ -53,6 +53,14 @@ pub(in crate::processes) fn receive_with_files(
         _ => None,
     });
     Ok((bytes, files.flatten().collect()))
+}
+
+/// Copies the beginning of the next message on a socket without taking it. Returns the number of bytes. Does not block.
+///
+/// Fails if there is no message, and if the descriptor is no socket.
+pub(in crate::processes) fn peek(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
+    let (count, _) = rustix::net::recv(socket, bytes, RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+    Ok(count)
 }
 
 /// Makes a pair of sockets that keep the bounds of messages. The first one does not block.

@@ -160,9 +160,3 @@ fn start_of_this_program() -> Option<usize> {
     unsafe { libc::dl_iterate_phdr(Some(first), (&raw mut found).cast()) };
     (found != 0).then_some(found)
 }
-
-/// Returns whether the standard input of this process is a socket, as that of a worker is when it starts.
-pub(in crate::processes) fn stdin_is_socket() -> bool {
-    let status = rustix::fs::fstat(rustix::stdio::stdin());
-    status.is_ok_and(|status| rustix::fs::FileType::from_raw_mode(status.st_mode).is_socket())
-}
