@@ -212,17 +212,13 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
         }
         let before = std::mem::replace(&mut slot.stage, Stage::Ended(result));
         let owner = match by {
-            By::Outsider => match slot.owner.take() {
-                Some(owner) => {
-                    let owner = owner.upgrade();
-                    owner.iter().for_each(|owner| owner.count(outcome));
-                    owner
-                }
-                None => {
+            By::Outsider => {
+                let owner = slot.owner.take();
+                if owner.is_none() {
                     slot.uncounted = Some(outcome);
-                    None
                 }
-            },
+                owner.and_then(|owner| owner.upgrade()).inspect(|owner| owner.count(outcome))
+            }
             // The owner stays, to be dropped with the cell. A worker that dropped it here would take the cache line of
             // the owner's reference count away from the submitters.
             By::Executor(observer) => {
