@@ -111,6 +111,8 @@ class Template:
     @staticmethod
     def adopt(socket: int, parent: int) -> Template | None:
         """Makes this process, a fork of the process `parent`, a template. Takes the socket over."""
+    def start_data(self) -> bytes:
+        """Returns the bytes that the pool was given as `start_data`."""
     def serve(self, fork: Callable[[], int]) -> Worker | None:
         """Forks workers when the pool asks for them. Returns in each worker, and at the end, with None, in the
         template."""

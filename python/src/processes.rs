@@ -18,7 +18,7 @@ use crate::interpreter::{attach, detach, wait};
 use crate::job::{Job, SentItems, watch};
 use crate::message::{self, call};
 use crate::metrics::{self, Metrics};
-use crate::settings::{on_crash, policy, seconds};
+use crate::settings::{Priority, name_setting, on_crash, policy, seconds};
 
 /// The number of a job's log records that wait for the interpreter. If there are more, the job waits.
 const LOG_RECORDS: usize = 100;
@@ -41,7 +41,8 @@ impl ProcessPool {
         let mut builder = offloop::ProcessPool::builder().on_advice(metrics::log_advice);
         for (name, value) in settings {
             if !value.is_none() {
-                builder = set(builder, &name.extract::<String>()?, &value)?;
+                let name = name.extract::<String>()?;
+                builder = set(builder, &name, &value).map_err(|error| name_setting(py, &name, error))?;
             }
         }
         builder.build().map(Self).map_err(|error| error.into_exception(py))
@@ -59,13 +60,13 @@ impl ProcessPool {
         receiver: Py<PyAny>,
         mailbox: Option<&Bound<'_, Mailbox>>,
         name: String,
-        priority: i8,
+        priority: Priority,
         timeout: Option<f64>,
         queue_timeout: Option<f64>,
         buffersize: Option<usize>,
     ) -> PyResult<Job> {
         let buffers = message::to_blobs(&buffers)?;
-        let mut work = prepare(call.with(body, buffers)).name(name).priority(priority);
+        let mut work = prepare(call.with(message::to_body(body), buffers)).name(name).priority(priority.0);
         if let Some(limit) = timeout {
             work = work.run_timeout(seconds("timeout", limit)?);
         }
@@ -179,6 +180,7 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
                 .ok_or_else(|| PyValueError::new_err("program is empty; it must be a command line"))?;
             builder.program(program).args(arguments).template()
         }
+        "start_data" => builder.start_data(value.extract::<Vec<u8>>()?),
         "fork" => {
             let fork = value.clone().unbind();
             builder.template_by(move |socket| fork_template(&fork, socket))
@@ -205,7 +207,9 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
             let variables: Vec<(OsString, OsString)> = value.extract()?;
             variables.into_iter().fold(builder, |builder, (name, value)| builder.env(name, value))
         }
-        "initializer" => builder.initializer(&message::initialise.with(&value.extract::<Vec<u8>>()?)),
+        "initializer" => {
+            builder.initializer(&message::initialise.with(message::to_body(&value.extract::<Vec<u8>>()?)))
+        }
         other => return Err(PyValueError::new_err(format!("a process pool has no setting {other:?}"))),
     })
 }

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,9 @@ static BEGIN: extern "C" fn() = begin;
 /// The process that has made the preparations which workers inherit.
 static PREPARED_BY: AtomicU32 = AtomicU32::new(0);
 
+/// The data that the template was started with.
+static START_DATA: OnceLock<Vec<u8>> = OnceLock::new();
+
 /// Counts the workers that a template was asked for.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
@@ -57,7 +61,11 @@ fn be_a_template(way: &str) -> io::Result<()> {
     if way == "fails" {
         return Err(io::Error::other("it has no licence"));
     }
+    if way == "has-threads" {
+        std::thread::spawn(|| std::thread::sleep(Duration::from_secs(600)));
+    }
     let Some(template) = Template::connect()? else { return Ok(()) };
+    START_DATA.set(template.start_data().to_vec()).unwrap();
     prepare_for_workers();
     if way == "never-serves" {
         std::thread::sleep(Duration::from_secs(600));
@@ -145,6 +153,18 @@ fn pid_after(micros: u64) -> u32 {
 #[offloop::task]
 fn prepared_by() -> u32 {
     PREPARED_BY.load(Ordering::Relaxed)
+}
+
+#[offloop::task]
+fn start_data() -> Vec<u8> {
+    START_DATA.get().unwrap().clone()
+}
+
+/// Runs this program as a job might, and returns what it prints.
+#[offloop::task]
+fn lists_this_programs_tests() -> String {
+    let output = std::process::Command::new("/proc/self/exe").arg("--list").output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[offloop::task]
@@ -681,6 +701,57 @@ fn a_broken_pool_of_forks_has_no_processes_and_starts_none() {
     assert!(matches!(running.wait().unwrap_err().kind(), ErrorKind::Broken(_)));
     eventually("it is over", || pool.is_over());
     assert!(is_gone(template) && workers.into_iter().all(is_gone));
+}
+
+#[test]
+fn a_template_gets_data_of_any_length_that_nobody_can_read_in_proc() {
+    let secret = b"a planted secret".repeat(200_000);
+    let pool = builder_of("").max_workers(1).start_data(secret.clone()).build().unwrap();
+    assert!(pool.run(start_data.with()).wait().unwrap() == secret);
+    let worker = pool.worker_pids()[0];
+    for pid in [worker, parent_of(worker)] {
+        for file in ["environ", "cmdline"] {
+            let content = std::fs::read(format!("/proc/{pid}/{file}")).unwrap();
+            assert!(!content.is_empty());
+            assert!(!content.windows(16).any(|bytes| bytes == b"a planted secret"), "{file} of {pid}");
+        }
+    }
+}
+
+#[test]
+fn a_template_without_data_gets_none() {
+    assert_eq!(pool(1).run(start_data.with()).wait().unwrap(), b"");
+}
+
+#[test]
+fn a_template_that_has_threads_already_serves_and_its_jobs_may_start_this_program() {
+    // The environment is not changed beside other threads, so what the job starts inherits the marker.
+    let pool = builder_of("has-threads").max_workers(1).build().unwrap();
+    let (_, marker) = pool.run(about_itself.with()).wait().unwrap();
+    assert_eq!(marker.as_deref(), Some(&*std::process::id().to_string()));
+    let printed = pool.run(lists_this_programs_tests.with()).wait().unwrap();
+    assert!(printed.contains("a_template_that_has_threads_already"), "{printed}");
+}
+
+#[test]
+fn a_program_in_the_wrong_role_says_so() {
+    let printed = this_test_again("plays_the_wrong_role", &[]);
+    assert!(printed.contains("wants it as a template, but it calls offloop::init()"), "{printed}");
+    assert!(printed.contains("wants it as a worker, but it calls Template::connect()"), "{printed}");
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn plays_the_wrong_role() {
+    // SAFETY: both are open; from here on standard error goes to standard output, which the test above reads.
+    unsafe { libc::dup2(1, 2) };
+    let is_worker = ProcessPool::builder().template();
+    let is_template = ProcessPool::builder().args([TEMPLATE, ""]);
+    for builder in [is_worker, is_template] {
+        let pool = builder.max_workers(1).stderr_tail(0).build().unwrap();
+        let error = pool.run(process_id.with()).wait().unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::WorkerStart(_)), "{error}");
+    }
 }
 
 #[test]

@@ -120,10 +120,12 @@ class ProcessPoolExecutor(Pool):
                 raise TypeError("max_tasks_per_child must be an integer")
             if max_tasks_per_child <= 0:
                 raise ValueError("max_tasks_per_child must be >= 1")
+        if isinstance(preload, str):
+            raise TypeError(f"preload is a sequence of module names, not one name: give [{preload!r}]")
         forks = mp_context is not None and mp_context.get_start_method() == "fork"
         if forks and max_tasks_per_child is not None:
             raise ValueError("max_tasks_per_child is incompatible with the 'fork' multiprocessing start method")
-        self._max_workers = max_workers or len(os.sched_getaffinity(0))
+        self._max_workers = max_workers or len(os.sched_getaffinity(os.getpid()))
         self._starts_all = forks
         """Whether the next call starts all workers. The first one does, as in the standard pool, if they are forks of
         this process."""
@@ -165,8 +167,8 @@ class ProcessPoolExecutor(Pool):
 
             settings["fork"] = fork
         else:
-            settings["program"], variables = main.command(preparation)
-            settings["env"] = list({**(env or {}), **variables}.items())
+            settings["program"], settings["start_data"] = main.command(preparation)
+            settings["env"] = None if env is None else list(env.items())
         if initializer is not None or worker_state is not None:
             inherited: main.Call = main.initialise_inherited, (), {}, None
             settings["initializer"] = (

@@ -10,7 +10,6 @@ import gc
 import os
 import signal
 import sys
-from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,6 @@ from .replies import LOG, RAISED, REFUSED, RESULT, UNREADABLE
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-PREPARATION = "OFFLOOP_PREPARATION"
-"""The environment variable by which a template gets its settings."""
 
 MARKER = "OFFLOOP_WORKER"
 """The engine's variable. It is removed, so that a program that a job starts does not act as a worker."""
@@ -40,8 +36,12 @@ _forwarder: logs.Forwarder | None = None
 """The handler that sends log records to the parent, if this process is a worker."""
 
 
-def command(preparation: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
-    """Returns the command line of a template, and the environment variables that it needs."""
+def command(preparation: Mapping[str, Any]) -> tuple[list[str], bytes]:
+    """Returns the command line of a template, and the data that it starts with.
+
+    The data hold secrets, such as multiprocessing's authentication key, and may be long. So they go over the
+    template's socket: other processes can read its environment and its command line, whose lengths are limited.
+    """
     import pickle
     from multiprocessing import spawn, util
 
@@ -50,8 +50,7 @@ def command(preparation: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
     program = f"import sys; sys.path.insert(0, {parent!r}); from offloop._worker.main import main; main()"
     flags: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
     executable = os.fsdecode(spawn.get_executable())
-    environment = {PREPARATION: b2a_base64(pickle.dumps(dict(preparation)), newline=False).decode()}
-    return [executable, *flags, "-c", program], environment
+    return [executable, *flags, "-c", program], pickle.dumps(dict(preparation), 5)
 
 
 def main() -> None:
@@ -59,10 +58,10 @@ def main() -> None:
     import pickle
 
     template = _offloop.Template.connect()
-    preparation = pickle.loads(a2b_base64(os.environ.pop(PREPARATION)))
     os.environ.pop(MARKER, None)
     if template is None:
         return
+    preparation = pickle.loads(template.start_data())
     main_module.prepare_base(preparation["process"])
     _serve(template, preparation, is_fork=False)
 
@@ -92,10 +91,7 @@ def fork(socket: int, preparation: Mapping[str, Any]) -> int:
 def _serve(template: _offloop.Template, preparation: Mapping[str, Any], is_fork: bool) -> None:
     """Forks workers until the pool has ended. Never returns."""
     global _preparation, _awaits_main, _awaits_multiprocessing
-    # Ctrl-C goes to the whole foreground group; the parent decides what happens to the jobs.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The parent may ignore the signal; then the workers' exit statuses would be lost.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _reset_signals()
     _preparation = preparation["process"]
     # A fork of the parent already has its main module.
     _awaits_main = not is_fork
@@ -116,6 +112,22 @@ def _serve(template: _offloop.Template, preparation: Mapping[str, Any], is_fork:
     _offloop.set_call_handler(perform)
     worker.serve()
     _end()
+
+
+def _reset_signals() -> None:
+    """Makes this process handle signals as a new interpreter does, whatever the parent has blocked or ignored.
+
+    Otherwise SIGTERM would not end a worker, programs that a job starts would ignore what the parent ignores, and with
+    SIGCHLD the workers' exit statuses would be lost. A fork of the parent has its handlers, too.
+    """
+    ignored_by_python = {signal.SIGPIPE, getattr(signal, "SIGXFSZ", None)}
+    for number in signal.valid_signals() - ignored_by_python:
+        # A handler that was not installed from Python, such as that of `faulthandler`, is shown as None.
+        if signal.getsignal(number) not in (signal.SIG_DFL, None):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # Ctrl-C goes to the whole foreground group; the parent decides what happens to the jobs.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _begin(log_level: int) -> None:

@@ -88,6 +88,11 @@ impl Gate {
         self.0.to_str().unwrap()
     }
 
+    /// Removes the file. A job that waits for that goes on.
+    pub fn open(&self) {
+        std::fs::remove_file(&self.0).unwrap();
+    }
+
     pub fn lines(&self) -> Vec<String> {
         std::fs::read_to_string(&self.0).unwrap().lines().map(str::to_owned).collect()
     }

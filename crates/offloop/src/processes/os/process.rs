@@ -11,12 +11,9 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
+use super::start;
+use crate::base::syscall::NameCall;
 use crate::core::error::WorkerExit;
-
-/// Returns the path of the running executable, which is valid even if its file was replaced or removed meanwhile.
-pub(in crate::processes) fn this_program() -> PathBuf {
-    PathBuf::from("/proc/self/exe")
-}
 
 /// The directory and the environment that a program is started in.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +27,22 @@ pub(in crate::processes) struct SpawnEnv {
 }
 
 impl SpawnEnv {
+    /// Returns the error of a start, which the directory may be the cause of.
+    fn explain(&self, error: io::Error) -> io::Error {
+        match self.directory.as_ref().map(|directory| (directory, std::fs::metadata(directory))) {
+            Some((directory, Err(cause))) => {
+                let text =
+                    format!("the workers' working directory {} cannot be used: {cause}", directory.display());
+                io::Error::new(cause.kind(), text)
+            }
+            Some((directory, Ok(status))) if !status.is_dir() => {
+                let text = format!("the workers' working directory {} is none", directory.display());
+                io::Error::new(error.kind(), text)
+            }
+            _ => error,
+        }
+    }
+
     fn apply(&self, command: &mut Command) {
         if self.cleared {
             command.env_clear();
@@ -62,15 +75,23 @@ pub(in crate::processes) fn spawn(
     stderr: Option<OwnedFd>,
 ) -> io::Result<u32> {
     let mut command = Command::new(program);
-    if let Some(name) = std::env::args_os().next().filter(|_| program == this_program()) {
-        command.arg0(name);
+    if program == start::this_program() {
+        match start::arguments_of_loader()? {
+            [] => command.arg0(std::env::args_os().next().unwrap_or_default()),
+            arguments => command.args(arguments),
+        };
     }
     env.apply(&mut command);
     if let Some(stderr) = stderr {
         command.stderr(Stdio::from(stderr));
     }
+    for (descriptor, target) in [(1, Command::stdout as fn(&mut _, Stdio) -> &mut _), (2, Command::stderr)] {
+        if !start::is_inherited(descriptor) {
+            target(&mut command, Stdio::null());
+        }
+    }
     command.args(arguments).env(marker.0, marker.1).stdin(Stdio::from(socket));
-    Ok(command.spawn()?.id())
+    command.spawn().map(|child| child.id()).map_err(|error| env.explain(error))
 }
 
 fn process_id(pid: u32) -> Option<Pid> {
@@ -145,7 +166,7 @@ impl Process {
                 let killed = rustix::process::kill_process(found, Signal::KILL).is_ok();
                 let options = if killed { WaitOptions::empty() } else { WaitOptions::NOHANG };
                 let _ = rustix::process::waitpid(Some(found), options);
-                Err(error.into())
+                Err(error).of_call("pidfd_open")
             }
         }
     }
@@ -314,9 +335,32 @@ pub(in crate::processes) fn out_of_memory_kills() -> u64 {
 
 /// Makes this process die when `parent`, which has started it, dies. Returns false if that is dead already.
 pub(in crate::processes) fn die_with(parent: u32) -> io::Result<bool> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .of_call("prctl(PR_SET_PDEATHSIG)")?;
     // The parent may have died before the line above. Then this process has another parent.
-    Ok(rustix::process::getppid() == process_id(parent))
+    Ok(is_child_of(parent))
+}
+
+/// Returns whether `parent` has started this process and is alive.
+pub(in crate::processes) fn is_child_of(parent: u32) -> bool {
+    rustix::process::getppid() == process_id(parent)
+}
+
+/// Returns whether this program was started with more rights than the user has who started it: it is set-user-ID or
+/// set-group-ID, has file capabilities, or a security module says so. Then nothing in its environment may be trusted.
+pub(in crate::processes) fn is_privileged() -> bool {
+    // SAFETY: the function only reads a number that the kernel has given this process. It knows `AT_SECURE`.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+/// Removes an environment variable, so that programs which this one starts do not inherit it. Leaves it if this process
+/// has several threads, of which another might be reading the environment.
+pub(in crate::processes) fn remove_variable(name: &str) {
+    let is_single = std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    if is_single {
+        // SAFETY: this is the only thread, as was just checked, so no other one uses the environment.
+        unsafe { std::env::remove_var(name) };
+    }
 }
 
 /// Makes this process die with its parent again, if the kernel has forgotten that: it does when a process changes its

@@ -3,6 +3,7 @@
 use super::worker::{LeaveReason, WorkerPhase};
 use crate::core::error::{WorkerDied, WorkerExit};
 use crate::metrics::Restarts;
+use crate::processes::handshake::CANNOT_BECOME_WORKER;
 use crate::processes::os::process::{self, ProcessEnd};
 
 /// How a worker ended, and in which phase.
@@ -29,14 +30,20 @@ impl Death {
         }
     }
 
-    /// Returns the reason why the worker did not come up, if it did not.
-    pub(super) fn start_failure(&self) -> Option<String> {
+    /// Returns the reason why the worker did not come up, if it did not. `stderr` is the end of what it wrote there.
+    pub(super) fn start_failure(&self, stderr: &str) -> Option<String> {
         match &self.phase {
             WorkerPhase::Leaving(LeaveReason::HandshakeFailed(_)) => Some(self.describe()),
-            WorkerPhase::Starting | WorkerPhase::Initialising => Some(format!(
-                "worker process {} {} before it was ready; does `main` begin with `offloop::init();`?",
-                self.pid, self.end.exit
-            )),
+            WorkerPhase::Starting | WorkerPhase::Initialising => {
+                let end = format!("worker process {} {} before it was ready", self.pid, self.end.exit);
+                let hint = if stderr.contains(CANNOT_BECOME_WORKER) {
+                    ""
+                } else {
+                    "; does `main` begin with `offloop::init();`?"
+                };
+                let written = if stderr.is_empty() { "" } else { "; it wrote to standard error: " };
+                Some(format!("{end}{hint}{written}{stderr}"))
+            }
             WorkerPhase::Ready | WorkerPhase::Retiring | WorkerPhase::Leaving(_) => None,
         }
     }

@@ -22,6 +22,7 @@ use crate::processes::link::{Answer, Link, Malformed};
 use crate::processes::os::fd;
 use crate::processes::os::lifeline::Lifeline;
 use crate::processes::os::process::{self, End, Process, ProcessEnd};
+use crate::processes::os::start;
 use crate::wire::arena::Arena;
 use crate::wire::task::fingerprint;
 
@@ -194,6 +195,8 @@ impl Supervisor {
         if let Some(start) = &config.template {
             self.forks.ensure_template(start)?;
         }
+        // The program may have closed one meanwhile. A link must not get its number.
+        let _ = start::open_standard_descriptors();
         let (link, handout) = Link::create(u64::from(config.max_payload))?;
         let (lifeline, end_of_worker) = Lifeline::new()?;
         let orders = Orders {
@@ -697,6 +700,7 @@ impl Supervisor {
         });
         let stderr = self.output.finish(&child.pipes);
         let config = &self.dispatcher.config;
+        let start_failure = death.start_failure(&stderr);
         let error = death.error(stderr, config.max_rss, &mut self.out_of_memory_kills);
         if death.is_crash() && config.on_crash == OnCrash::Break {
             self.dispatcher.break_with(&death.describe());
@@ -704,7 +708,7 @@ impl Supervisor {
         for (job, call) in begun.into_iter().chain(suspects) {
             self.worker_died(job, call, error.clone());
         }
-        if let Some(reason) = death.start_failure() {
+        if let Some(reason) = start_failure {
             self.start_failed(&reason);
         }
         death.phase == WorkerPhase::Leaving(LeaveReason::Idle)

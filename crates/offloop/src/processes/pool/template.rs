@@ -18,14 +18,28 @@ use crate::processes::os::process::{End, Process, ProcessEnd, SpawnEnv};
 
 /// Starts a template on the given end of a socket. Returns its process id. The template is a child of the calling
 /// thread.
-pub(super) type StartTemplate = Box<dyn Fn(OwnedFd) -> io::Result<u32> + Send + Sync>;
+type Start = Box<dyn Fn(OwnedFd) -> io::Result<u32> + Send + Sync>;
+
+/// The way in which a pool starts its template.
+pub(super) struct StartTemplate {
+    pub(super) start: Start,
+    /// The bytes that the template gets over its socket.
+    pub(super) data: Vec<u8>,
+}
+
+impl StartTemplate {
+    /// Calls `start`, and sends no data.
+    pub(super) fn by(start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static) -> Self {
+        Self { start: Box::new(start), data: Vec::new() }
+    }
+}
 
 /// The time that a template has to end when the pool needs it no more.
 const TEMPLATE_EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Returns a function that starts `program` as a template.
+/// Returns the way to start `program` as a template.
 pub(super) fn start_program(program: PathBuf, arguments: Vec<OsString>, env: SpawnEnv) -> StartTemplate {
-    Box::new(move |socket| handshake::start_program(&program, &arguments, &env, socket, None))
+    StartTemplate::by(move |socket| handshake::start_program(&program, &arguments, &env, socket, None))
 }
 
 /// A report of the template.
@@ -51,7 +65,8 @@ struct TemplateChild {
 impl TemplateChild {
     fn start(start: &StartTemplate) -> io::Result<Self> {
         let (ours, theirs) = fd::message_sockets()?;
-        let pid = start(theirs)?;
+        handshake::greet_template(ours.as_fd(), &start.data)?;
+        let pid = (start.start)(theirs)?;
         Ok(Self { process: Process::of_child(pid)?, socket: ours, is_lost: false })
     }
 
