@@ -9,17 +9,53 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+use rustix::process::Resource;
 
 use super::fork_copy::ForkRange;
 
 /// Makes a memory file of `size` bytes. It is sealed, so it can neither shrink under a reader nor grow.
+///
+/// All memory files are made here.
 pub(crate) fn memory_file(name: &str, size: usize) -> io::Result<OwnedFd> {
+    // The limit holds for memory files too, and the kernel ends a program that exceeds it with SIGXFSZ.
+    if let Some(limit) = largest_file().filter(|limit| size > *limit) {
+        return Err(io::Error::other(format!(
+            "this process may make no file of more than {limit} bytes, and the limit holds for shared memory too: \
+             {size} bytes are needed, so raise RLIMIT_FSIZE (`ulimit -f`, systemd's LimitFSIZE=)"
+        )));
+    }
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file = rustix::fs::memfd_create(name, flags)?;
-    rustix::fs::ftruncate(&file, size as u64)?;
-    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    let file = rustix::fs::memfd_create(name, flags).map_err(|error| refused("memfd_create", error))?;
+    rustix::fs::ftruncate(&file, size as u64).map_err(|error| refused("ftruncate", error))?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+        .map_err(|error| refused("fcntl(F_ADD_SEALS)", error))?;
     Ok(file)
+}
+
+/// Returns the size of the largest file that this process may make, in bytes. `None` if there is no limit.
+pub(crate) fn largest_file() -> Option<usize> {
+    usize::try_from(rustix::process::getrlimit(Resource::Fsize).current?).ok()
+}
+
+/// Returns the error of a system call that was refused: its name, the reason, and what may be the cause.
+fn refused(call: &str, error: Errno) -> io::Error {
+    let cause = match error {
+        Errno::PERM | Errno::NOSYS | Errno::ACCESS => {
+            "; if a seccomp filter refuses this system call, allow it"
+        }
+        Errno::MFILE => "; raise RLIMIT_NOFILE (`ulimit -n`), or close files",
+        Errno::NOMEM if call == "mmap" => {
+            "; raise RLIMIT_AS (`ulimit -v`) if the address space is limited, or vm.max_map_count"
+        }
+        Errno::AGAIN if call == "mmap" => {
+            "; this program locks its memory (mlockall), so raise RLIMIT_MEMLOCK (`ulimit -l`)"
+        }
+        _ => "",
+    };
+    let kind = io::Error::from(error).kind();
+    io::Error::new(kind, format!("{call}: {}{cause}", io::Error::from(error)))
 }
 
 /// A shared mapping of the beginning of a memory file.
@@ -64,10 +100,24 @@ impl Mapping {
                 "the memory file is not sealed against shrinking, or is smaller than its mapping",
             ));
         }
-        let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
         let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        let access = if writable { MprotectFlags::READ | MprotectFlags::WRITE } else { MprotectFlags::READ };
+        // If the program has locked its future memory (`mlockall`), the kernel fills new memory at once, unless it is
+        // inaccessible. So the mapping is made without access, and unlocked before it gets some.
         // SAFETY: the kernel chooses an unused address, so no existing memory is affected.
-        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, protection, flags, file, 0) }?;
+        let start =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, ProtFlags::empty(), flags, file, 0) }
+                .map_err(|error| refused("mmap", error))?;
+        // SAFETY: the range is the mapping that was just made, and nothing refers to it yet.
+        let is_accessible = unsafe {
+            let _ = rustix::mm::munlock(start, size);
+            rustix::mm::mprotect(start, size, access).map_err(|error| refused("mprotect", error))
+        };
+        if let Err(error) = is_accessible {
+            // SAFETY: as above.
+            let _ = unsafe { rustix::mm::munmap(start, size) };
+            return Err(error);
+        }
         let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::InvalidData)?;
         // Gigabytes of holes are of no use in a core dump.
         // SAFETY: the range is the mapping that was just made, and the advice does not change its contents.
