@@ -205,6 +205,7 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
         "on_full" => builder.on_full(policy(&value.extract::<String>()?)?),
         "on_crash" => builder.on_crash(on_crash(&value.extract::<String>()?)?),
         "grace" => builder.grace(seconds(name, value.extract()?)?),
+        "kill_children" => builder.kill_children(value.extract()?),
         "start_timeout" => builder.start_timeout(seconds(name, value.extract()?)?),
         "max_payload" => builder.max_payload(value.extract()?),
         "max_tasks_per_child" => builder.max_tasks_per_child(value.extract()?),
