@@ -75,6 +75,10 @@ class ProcessPoolExecutor(Pool):
       what they start stay in the process group of this process.
     - `start_timeout`: the seconds that a worker may take to start, including the preloading and the initializer.
     - `env`: environment variables that workers have in addition to this process's; `cwd`: their directory.
+    - `results`: "pickle", or "data": results, items and exceptions travel as plain data, and nothing that a worker has
+      sent is unpickled. Results may consist of None, bool, int, float, str, bytes, bytearray, memoryview, list, tuple,
+      dict, set and frozenset; an exception arrives as `RemoteError`. For workers that may be taken over by what they
+      process, and have less rights than this process.
     - `context_vars`: the context variables, defined at the top level of modules, whose values travel with each call.
     - `exit_timeout`: the seconds for which the interpreter's exit waits for accepted jobs; None: forever.
     - `name`: the pool's name in `metrics()`. Calls that wait and do not compute, which threads could do, are logged
@@ -106,6 +110,7 @@ class ProcessPoolExecutor(Pool):
         start_timeout: float = 10.0,
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
+        results: Literal["pickle", "data"] = "pickle",
         context_vars: Sequence[ContextVar[Any]] = (),
         exit_timeout: float | None = 60.0,
         name: str = "",
@@ -130,6 +135,7 @@ class ProcessPoolExecutor(Pool):
         """Whether the next call starts all workers. The first one does, as in the standard pool, if they are forks of
         this process."""
         self._capture = _capture(context_vars)
+        self._as_data = results == "data"
         self._start_timeout = start_timeout
         self._seen: dict[int, WorkerProcess] = {}
         """The workers that `_processes` has returned last."""
@@ -158,6 +164,7 @@ class ProcessPoolExecutor(Pool):
             "nice": nice,
             "cpu_affinity": None if cpu_affinity is None else list(cpu_affinity),
             "cwd": directory,
+            "results": results,
         }
         initialisation = initializer, initargs, worker_state, close_worker_state
         if forks:
@@ -234,7 +241,13 @@ class ProcessPoolExecutor(Pool):
         limits = CallLimits(timeout, priority=priority)
         try:
             stream._job = self._dispatch(
-                stream._receiver, None, main.send_items, (fn, args, kwargs), {}, limits, buffersize
+                stream._receiver,
+                None,
+                main.send_items,
+                (fn, args, kwargs, self._as_data),
+                {},
+                limits,
+                buffersize,
             )
         except PicklingFailed as failed:
             stream._receiver._fail(failed.error)
