@@ -559,8 +559,11 @@ impl Supervisor {
             return;
         }
         child.link_is_open = false;
-        let soon = Instant::now().checked_add(LINK_CLOSED_TIMEOUT);
-        child.deadline = child.deadline.into_iter().chain(soon).min();
+        // One that was told to end has its own time for that.
+        if child.ending == Ending::NotBegun {
+            let soon = Instant::now().checked_add(LINK_CLOSED_TIMEOUT);
+            child.deadline = child.deadline.into_iter().chain(soon).min();
+        }
         let pid = child.process.pid();
         // If a crash breaks the pool, no other worker is to take its place.
         if self.dispatcher.config.on_crash == OnCrash::Isolate {
@@ -621,34 +624,42 @@ impl Supervisor {
     /// Collects a worker that has ended. If it has `failed`, it ends what is left of its group, after the grace period
     /// if the group was not killed already.
     fn clear_up(&mut self, child: Child, failed: bool) {
-        let Child { mut process, reaped_by, ending, .. } = child;
+        let Child { mut process, reaped_by, ending, pipes, .. } = child;
         let config = &self.dispatcher.config;
         if !failed || !config.kill_children {
             return self.collect(&mut process, reaped_by);
         }
-        // An error means that there is no group.
-        let has_group = match ending {
-            Ending::NotBegun => process.end_group(End::Ask),
-            Ending::Asked => Ok(()),
-            Ending::Killed => process.end_group(End::Kill),
+        let may_live = match ending {
+            Ending::NotBegun => self.end_group(&process, reaped_by, End::Ask),
+            Ending::Asked => true,
+            Ending::Killed => {
+                self.end_group(&process, reaped_by, End::Kill);
+                false
+            }
         };
-        let is_over = has_group.is_err() || ending == Ending::Killed;
-        let is_collected = is_over || process.group_outlasts_it();
+        let is_collected = !may_live || process.group_outlasts_it();
         if is_collected {
             self.collect(&mut process, reaped_by);
         }
         let deadline = Instant::now() + config.grace.min(LONGEST_GRACE);
-        let remnant = Remnant { process, reaped_by, is_collected, deadline };
-        if !is_over && remnant.may_live() {
+        let remnant = Remnant { process, reaped_by, is_collected, deadline, _pipes: pipes };
+        if may_live && remnant.may_live() {
             self.remnants.push(remnant);
         }
+    }
+
+    /// Asks what is left of the group of a worker to end, or kills it. If the system refuses the signal, the worker's
+    /// parent sends it, where that is the template. Returns whether something may have got the signal.
+    fn end_group(&self, process: &Process, reaped_by: ReapedBy, how: End) -> bool {
+        process.end_group(how).unwrap_or_else(|_| {
+            reaped_by != ReapedBy::Supervisor && self.forks.end_worker(process.pid(), how, true)
+        })
     }
 
     /// Ends what is left of the group of a worker that has ended.
     fn kill_remnant(&self, remnant: Remnant) {
         let Remnant { mut process, reaped_by, is_collected, .. } = remnant;
-        // An error means that nothing is left.
-        let _ = process.end_group(End::Kill);
+        self.end_group(&process, reaped_by, End::Kill);
         if !is_collected {
             self.collect(&mut process, reaped_by);
         }
