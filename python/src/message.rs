@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::buffer;
 use crate::interpreter::{attach, try_detach};
 use crate::once::Once;
-use crate::receive::Receive;
+use crate::receive::{Receive, Results};
 
 /// The code of a reply that holds a result, as the package's `_worker.replies` defines it.
 const RESULT: u8 = 0;
@@ -39,19 +39,27 @@ impl Reply {
     }
 
     /// Logs the reply if it is a log record. Otherwise returns it.
-    pub(crate) fn or_log(self, py: Python<'_>) -> PyResult<Option<Self>> {
+    pub(crate) fn or_log(self, py: Python<'_>, results: Results) -> PyResult<Option<Self>> {
         static EMIT: Once<Py<PyAny>> = Once::new();
         if self.code != LOG {
             return Ok(Some(self));
         }
-        EMIT.attribute(py, "offloop._worker.logs", "emit")?.call1((PyBytes::new(py, &self.body),))?;
+        let emit = EMIT.attribute(py, "offloop._worker.logs", "emit")?;
+        emit.call1((PyBytes::new(py, &self.body), results == Results::Pickle))?;
         Ok(None)
     }
 }
 
 impl Receive for Reply {
-    fn receive(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+    fn receive(self, py: Python<'_>, results: Results) -> PyResult<Py<PyAny>> {
         static OPEN: Once<Py<PyAny>> = Once::new();
+        static OPEN_DATA: Once<Py<PyAny>> = Once::new();
+        if results == Results::Data {
+            let open = OPEN_DATA.attribute(py, "offloop._worker.replies", "open_data")?;
+            // Copies, which the worker cannot change while they are checked and read.
+            let buffers: Vec<_> = self.buffers.iter().map(|blob| PyBytes::new(py, blob)).collect();
+            return open.call1((self.code, PyBytes::new(py, &self.body), buffers)).map(Bound::unbind);
+        }
         let open = OPEN.attribute(py, "offloop._worker.replies", "open_reply")?;
         let buffers = exports(py, &self.buffers)?;
         let body = view(py, &self.body)?;
@@ -96,7 +104,7 @@ fn view<'py>(py: Python<'py>, body: &Blob) -> PyResult<Bound<'py, PyAny>> {
     if body.len() <= SHORT { Ok(PyBytes::new(py, body).into_any()) } else { buffer::view_of(py, body) }
 }
 
-/// The worker's Python function that performs calls: `handler(pickled, buffers) -> (code, pickled, buffers)`.
+/// The worker's Python function that performs calls: `handler(pickled, buffers, as_data) -> (code, body, buffers)`.
 static CALL_HANDLER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// Sets the function that performs calls in this process. Called before the first call.
@@ -106,20 +114,20 @@ pub(crate) fn set_call_handler(py: Python<'_>, handler: Py<PyAny>) {
 }
 
 /// Performs a call with the interpreter.
-fn perform(body: &Blob, buffers: &[Blob]) -> PyResult<Reply> {
+fn perform(body: &Blob, buffers: &[Blob], as_data: bool) -> PyResult<Reply> {
     attach(|py| {
         let unset = || PyRuntimeError::new_err("this process performs no calls: it is no worker of a pool");
         let handler = CALL_HANDLER.get(py).ok_or_else(unset)?;
-        let reply = handler.bind(py).call1((view(py, body)?, exports(py, buffers)?))?;
+        let reply = handler.bind(py).call1((view(py, body)?, exports(py, buffers)?, as_data))?;
         Reply::from_python(&reply)
     })?
 }
 
-/// Performs a call in a worker process.
+/// Performs a call in a worker process. The result is pickled, or is plain data.
 #[offloop::task]
-pub(crate) fn call(body: Blob, buffers: Vec<Blob>) -> Reply {
+pub(crate) fn call(body: Blob, buffers: Vec<Blob>, as_data: bool) -> Reply {
     // The Python code returns all errors of the job. If it fails itself, there is no memory or no interpreter any more.
-    let reply = perform(&body, &buffers).unwrap_or_else(|error| panic!("{error}"));
+    let reply = perform(&body, &buffers, as_data).unwrap_or_else(|error| panic!("{error}"));
     if reply.code != RESULT {
         mark_failed();
     }
@@ -129,7 +137,7 @@ pub(crate) fn call(body: Blob, buffers: Vec<Blob>) -> Reply {
 /// Runs a worker's initializer, which is pickled like a call. If it fails, the body of the reply is the reason.
 #[offloop::task]
 pub(crate) fn initialise(body: Blob) -> Result<(), String> {
-    match perform(&body, &[]) {
+    match perform(&body, &[], false) {
         Ok(Reply { code: RESULT, .. }) => Ok(()),
         Ok(Reply { body, .. }) => Err(String::from_utf8_lossy(&body).into_owned()),
         Err(error) => Err(error.to_string()),

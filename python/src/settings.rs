@@ -7,6 +7,8 @@ use offloop::{OnCrash, OnFull};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
+use crate::receive::Results;
+
 /// Returns the policy of a pool whose queue is full.
 pub(crate) fn policy(word: &str) -> PyResult<OnFull> {
     Ok(match word {
@@ -33,6 +35,15 @@ pub(crate) fn activity(word: &str) -> PyResult<Activity> {
         "waits" => Activity::Waits,
         "computes" => Activity::Computes,
         _ => return Err(unknown("activity", word, "'waits', 'computes' or None")),
+    })
+}
+
+/// Returns the way in which a pool's results travel.
+pub(crate) fn results(word: &str) -> PyResult<Results> {
+    Ok(match word {
+        "pickle" => Results::Pickle,
+        "data" => Results::Data,
+        _ => return Err(unknown("results", word, "'pickle' or 'data'")),
     })
 }
 

@@ -200,21 +200,25 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], "dict[str, 
 """A call as it is pickled: the function, its arguments, and the values of context variables, if any."""
 
 
-def perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
+def perform(
+    body: Buffer, buffers: Iterable[Buffer], as_data: bool
+) -> tuple[int, bytes, Sequence[Buffer]]:
     """Performs a pickled call and returns the reply. An exception, whatever it is, is in the reply."""
     if _forwarder is None or _forwarder.job_runs:
         # This is the process that has the pool, and runs a call for which its queue has no room.
-        return _perform(body, buffers)
+        return _perform(body, buffers, as_data)
     _forwarder.job_runs = True
     try:
-        return _perform(body, buffers)
+        return _perform(body, buffers, as_data)
     finally:
         _forwarder.flush()
         _forwarder.job_runs = False
         _flush()
 
 
-def _perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
+def _perform(
+    body: Buffer, buffers: Iterable[Buffer], as_data: bool
+) -> tuple[int, bytes, Sequence[Buffer]]:
     try:
         if _awaits_main and main_module.needs_main(bytes(body)):
             _import_main()
@@ -236,17 +240,26 @@ def _perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Seque
 
             value = run_in(context, fn, *args, **kwargs)
         _calls.check_result(fn, value)
-        return RESULT, *pickling.dumps(pickling.wrap_large(value), travels_beside)
+        return _reply(value, as_data)
     except InitializerFailed as error:
         return REFUSED, str(error).encode(errors="replace"), ()
     except BaseException as error:
         return RAISED, remote_errors.pack(error), ()
 
 
-def send_items(fn: Callable[..., Iterable[Any]], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def _reply(value: object, as_data: bool) -> tuple[int, bytes, Sequence[Buffer]]:
+    """Returns a result, or an item of a stream, as it travels."""
+    if as_data:
+        return RESULT, *_offloop.encode_data(value, True)
+    return RESULT, *pickling.dumps(pickling.wrap_large(value), travels_beside)
+
+
+def send_items(
+    fn: Callable[..., Iterable[Any]], args: tuple[Any, ...], kwargs: Mapping[str, Any], as_data: bool
+) -> None:
     """Sends the items of the iterable that `fn` returns. The call that `pool.stream` submits."""
     for item in fn(*args, **kwargs):
-        _offloop.emit((RESULT, *pickling.dumps(pickling.wrap_large(item), travels_beside)))
+        _offloop.emit(_reply(item, as_data))
 
 
 class InitializerFailed(Exception):

@@ -13,8 +13,10 @@ held: Any = None
 """The result that a child drops."""
 
 
-def letters(letter: str, count: int) -> bytearray:
-    return bytearray(letter.encode()) * count
+def letters(letter: str, count: int) -> Any:
+    import numpy
+
+    return numpy.full(count, ord(letter), dtype=numpy.uint8)
 
 
 def length(data: Any) -> int:

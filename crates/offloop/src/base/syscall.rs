@@ -31,6 +31,12 @@ impl fmt::Display for FailedCall {
             Some(libc::ENOENT) if name.contains("/proc") => {
                 f.write_str("; mount /proc (mount -t proc proc /proc)")
             }
+            Some(libc::ENOMEM) if call == "mmap" => f.write_str(
+                "; raise the limit of the address space (ulimit -v) if there is one, or vm.max_map_count",
+            ),
+            Some(libc::EAGAIN) if call == "mmap" => f.write_str(
+                "; this program locks its memory (mlockall), so raise the limit of locked memory (ulimit -l)",
+            ),
             Some(libc::EMFILE) => f.write_str("; raise the limit of open files (ulimit -n)"),
             _ => Ok(()),
         }

@@ -18,7 +18,7 @@ use rustix::mm::Advice;
 use rustix::process::Resource;
 
 use super::fork_copy::ForkRange;
-use super::memfd::{Mapping, PrivateMapping, memory_file};
+use super::memfd::{Mapping, PrivateMapping, largest_file, memory_file};
 use crate::base::fork::{OwnProcess, PerProcess};
 use crate::base::sync::Mutex;
 use crate::base::syscall::NameCall;
@@ -39,11 +39,9 @@ const RETAINED: usize = 256 << 20;
 /// Returns the size for an arena in bytes. It is large, unless the address space or the size of files is limited:
 /// then it leaves room for the rest of the process.
 pub(crate) fn reserve() -> usize {
-    let limit = |resource, share| {
-        let limit = rustix::process::getrlimit(resource).current.map(|limit| limit / share);
-        limit.map_or(RESERVE, |limit| usize::try_from(limit).unwrap_or(RESERVE))
-    };
-    let share = limit(Resource::As, 16).min(limit(Resource::Fsize, 1)).clamp(SMALLEST, RESERVE);
+    let space = rustix::process::getrlimit(Resource::As).current;
+    let space = space.map_or(RESERVE, |limit| usize::try_from(limit / 16).unwrap_or(RESERVE));
+    let share = space.min(largest_file().unwrap_or(RESERVE)).clamp(SMALLEST, RESERVE);
     1 << share.ilog2()
 }
 

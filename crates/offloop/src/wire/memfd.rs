@@ -11,29 +11,45 @@ use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+use rustix::process::Resource;
 
 use super::fork_copy::ForkRange;
 use crate::base::syscall::NameCall;
 
 /// Makes a memory file of `size` bytes. It is sealed, so it can neither shrink under a reader nor grow.
 pub(crate) fn memory_file(name: &str, size: usize) -> io::Result<OwnedFd> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file = rustix::fs::memfd_create(name, flags).of_call("memfd_create")?;
+    let file = create(name, size)?;
     rustix::fs::ftruncate(&file, size as u64).of_call("ftruncate of a memory file")?;
-    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-    rustix::fs::fcntl_add_seals(&file, seals).of_call("fcntl(F_ADD_SEALS)")?;
+    seal(&file, SealFlags::empty())?;
     Ok(file)
 }
 
 /// Makes a memory file of these bytes. It is sealed, so nobody can change it.
 pub(crate) fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(rustix::fs::memfd_create(name, flags)?);
+    let mut file = File::from(create(name, bytes.len())?);
     file.write_all(bytes)?;
-    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
-    rustix::fs::fcntl_add_seals(&file, seals)?;
+    seal(&file, SealFlags::WRITE)?;
     Ok(file.into())
+}
+
+/// Makes an empty memory file, which is to have `size` bytes. All memory files are made here.
+fn create(name: &str, size: usize) -> io::Result<OwnedFd> {
+    // The limit holds for memory files too, and the kernel ends a program that exceeds it with SIGXFSZ.
+    if let Some(limit) = largest_file().filter(|limit| size > *limit) {
+        return Err(io::Error::other(format!(
+            "this process may make no file of more than {limit} bytes, and the limit holds for shared memory too: \
+             {size} bytes are needed, so raise RLIMIT_FSIZE (`ulimit -f`, systemd's LimitFSIZE=)"
+        )));
+    }
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    rustix::fs::memfd_create(name, flags).of_call("memfd_create")
+}
+
+/// Seals a memory file against a change of its size, and against `more`.
+fn seal(file: impl AsFd, more: SealFlags) -> io::Result<()> {
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL | more;
+    rustix::fs::fcntl_add_seals(file, seals).of_call("fcntl(F_ADD_SEALS)")
 }
 
 /// Reads all of a memory file.
@@ -42,6 +58,11 @@ pub(crate) fn read_sealed(file: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; size];
     File::from(file.try_clone_to_owned()?).read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
+}
+
+/// Returns the size of the largest file that this process may make, in bytes. `None` if there is no limit.
+pub(crate) fn largest_file() -> Option<usize> {
+    usize::try_from(rustix::process::getrlimit(Resource::Fsize).current?).ok()
 }
 
 /// A shared mapping of the beginning of a memory file.
@@ -86,11 +107,24 @@ impl Mapping {
                 "the memory file is not sealed against shrinking, or is smaller than its mapping",
             ));
         }
-        let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
         let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        let access = if writable { MprotectFlags::READ | MprotectFlags::WRITE } else { MprotectFlags::READ };
+        // If the program has locked its future memory (`mlockall`), the kernel fills new memory at once, unless it is
+        // inaccessible. So the mapping is made without access, and unlocked before it gets some.
         // SAFETY: the kernel chooses an unused address, so no existing memory is affected.
-        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, protection, flags, file, 0) };
+        let start =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, ProtFlags::empty(), flags, file, 0) };
         let start = start.of_call("mmap of a memory file")?;
+        // SAFETY: the range is the mapping that was just made, and nothing refers to it yet.
+        let is_accessible = unsafe {
+            let _ = rustix::mm::munlock(start, size);
+            rustix::mm::mprotect(start, size, access).of_call("mprotect of a memory file")
+        };
+        if let Err(error) = is_accessible {
+            // SAFETY: as above.
+            let _ = unsafe { rustix::mm::munmap(start, size) };
+            return Err(error);
+        }
         let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::InvalidData)?;
         // Gigabytes of holes are of no use in a core dump.
         // SAFETY: the range is the mapping that was just made, and the advice does not change its contents.

@@ -154,6 +154,8 @@ impl Supervisor {
         self.measure(now);
         dispatcher.look(|scheduler, after| scheduler.retire(now, after));
         self.begin_exits();
+        // Before workers are started and before the end, since it removes some that are over.
+        self.keep_deadlines();
         self.spawn_missing(now);
         if self.children.is_empty()
             && self.remnants.is_empty()
@@ -162,7 +164,6 @@ impl Supervisor {
         {
             return false;
         }
-        self.keep_deadlines();
         self.tidy_arena(now);
         self.wait();
         true
