@@ -559,8 +559,11 @@ impl Supervisor {
             return;
         }
         child.link_is_open = false;
-        let soon = Instant::now().checked_add(LINK_CLOSED_TIMEOUT);
-        child.deadline = child.deadline.into_iter().chain(soon).min();
+        // One that has been killed closes its link as well, and has its own time until it counts as lost.
+        if child.ending != Ending::Killed {
+            let soon = Instant::now().checked_add(LINK_CLOSED_TIMEOUT);
+            child.deadline = child.deadline.into_iter().chain(soon).min();
+        }
         let pid = child.process.pid();
         // If a crash breaks the pool, no other worker is to take its place.
         if self.dispatcher.config.on_crash == OnCrash::Isolate {
