@@ -259,7 +259,8 @@ class Metrics:
     @property
     def restarts(self) -> dict[str, int]:
         """The number of worker processes that were replaced because they "crashed", or for "job_ended" (it was cancelled
-        or out of time), "max_rss", "max_tasks_per_child", "max_worker_age", "protocol", "failed_start". Empty for threads."""
+        or out of time), "max_rss", "max_tasks_per_child", "max_worker_age", "protocol", "failed_start", "lost" (it could
+        not be ended). Empty for threads."""
     @property
     def arena(self) -> dict[str, int] | None:
         """The bytes of shared memory that this process has for large payloads: "used", and "kept" for later ones."""

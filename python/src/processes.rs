@@ -19,7 +19,7 @@ use crate::job::{Job, SentItems, watch};
 use crate::message::{self, call};
 use crate::metrics::{self, Metrics};
 use crate::receive::Results;
-use crate::settings::{self, on_crash, policy, seconds};
+use crate::settings::{self, Priority, name_setting, on_crash, policy, seconds};
 
 /// The number of a job's log records that wait for the interpreter. If there are more, the job waits.
 const LOG_RECORDS: usize = 100;
@@ -47,9 +47,12 @@ impl ProcessPool {
         for (name, value) in settings {
             let name: String = name.extract()?;
             if name == "results" {
-                results = settings::results(&value.extract::<String>()?)?;
+                results = value
+                    .extract::<String>()
+                    .and_then(|value| settings::results(&value))
+                    .map_err(|error| name_setting(py, &name, error))?;
             } else if !value.is_none() {
-                builder = set(builder, &name, &value)?;
+                builder = set(builder, &name, &value).map_err(|error| name_setting(py, &name, error))?;
             }
         }
         let pool = builder.build().map_err(|error| error.into_exception(py))?;
@@ -68,7 +71,7 @@ impl ProcessPool {
         receiver: Py<PyAny>,
         mailbox: Option<&Bound<'_, Mailbox>>,
         name: String,
-        priority: i8,
+        priority: Priority,
         timeout: Option<f64>,
         queue_timeout: Option<f64>,
         buffersize: Option<usize>,
@@ -76,7 +79,7 @@ impl ProcessPool {
         let buffers = message::to_blobs(&buffers)?;
         let mut work = prepare(call.with(message::to_body(body), buffers, self.results == Results::Data))
             .name(name)
-            .priority(priority);
+            .priority(priority.0);
         if let Some(limit) = timeout {
             work = work.run_timeout(seconds("timeout", limit)?);
         }
@@ -202,6 +205,7 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
         "on_full" => builder.on_full(policy(&value.extract::<String>()?)?),
         "on_crash" => builder.on_crash(on_crash(&value.extract::<String>()?)?),
         "grace" => builder.grace(seconds(name, value.extract()?)?),
+        "kill_children" => builder.kill_children(value.extract()?),
         "start_timeout" => builder.start_timeout(seconds(name, value.extract()?)?),
         "max_payload" => builder.max_payload(value.extract()?),
         "max_tasks_per_child" => builder.max_tasks_per_child(value.extract()?),

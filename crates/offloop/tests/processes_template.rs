@@ -19,9 +19,9 @@ use offloop::{
     prepare,
 };
 use process_support::{
-    Death, Gate, about_itself, add, announce_and_nap, announce_and_sleep, compute_for_ever, die, eventually,
-    is_gone, kill, nap, process_id, reversed, set_up, set_up_badly, this_test_again,
-    this_test_in_the_background, use_memory_and_abort, what_was_set_up,
+    Death, Gate, about_itself, add, announce_and_nap, announce_and_sleep, become_nobody, clean_up_on_sigterm,
+    compute_for_ever, die, eventually, is_gone, is_root, kill, nap, process_id, reversed, set_up,
+    set_up_badly, this_test_again, this_test_in_the_background, use_memory_and_abort, what_was_set_up,
 };
 
 /// The first argument of a copy of this program that is to be a template. The second one says which template.
@@ -232,7 +232,11 @@ fn forked_workers_do_all_that_others_do() {
     let (name, marker) = pool.run(about_itself.with()).wait().unwrap();
     assert!(name.unwrap().ends_with("::about_itself"));
     assert_eq!(marker, None, "programs started by a job would take themselves for workers");
-    assert_eq!(pool.run(sockets.with()).wait().unwrap(), 1, "a worker has its link, and none of others");
+    assert_eq!(
+        pool.run(sockets.with()).wait().unwrap(),
+        2,
+        "a worker has its link and lifeline, and none of others"
+    );
 }
 
 #[test]
@@ -282,6 +286,49 @@ fn the_template_reports_how_its_workers_ended() {
     assert_eq!(died.stderr, "it was the butler");
     let died = death(pool.run(use_memory_and_abort.with(200 << 20)).wait());
     assert!((200 << 20..300 << 20).contains(&died.peak_memory), "{} MiB", died.peak_memory >> 20);
+}
+
+#[offloop::task]
+fn wait_for_a_sleeping_program(gate: &str) {
+    let script = "echo $$ >> $0; exec sleep 600";
+    std::process::Command::new("/bin/sh").args(["-c", script, gate]).status().unwrap();
+}
+
+#[test]
+fn a_program_that_a_job_started_ends_with_the_job_in_a_fork_too() {
+    let (pool, gate) = (pool(1), Gate::new());
+    let job = pool.run(wait_for_a_sleeping_program.with(gate.path()));
+    let program = gate.wait_for_pid();
+    drop(job);
+    eventually("the program is gone", || is_gone(program));
+    assert_eq!(pool.run(add.with(1, 2)).wait().unwrap(), 3);
+}
+
+#[test]
+fn the_template_ends_workers_that_the_pool_may_not_signal() {
+    if is_root() {
+        this_test_again("gives_up_root_beside_a_template", &[]);
+    }
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn gives_up_root_beside_a_template() {
+    let (pool, gates) = (pool(1), [Gate::new(), Gate::new()]);
+    assert_eq!(pool.run(add.with(1, 2)).wait().unwrap(), 3);
+    become_nobody();
+    let orderly = prepare(clean_up_on_sigterm.with(gates[0].path())).run_timeout(Duration::from_millis(300));
+    assert!(matches!(pool.run(orderly).wait().unwrap_err().kind(), ErrorKind::RunTimeout(_)));
+    let worker = gates[0].wait_for_pid();
+    eventually("the worker is gone", || is_gone(worker));
+    assert_eq!(gates[0].arrivals(), 2, "it got SIGTERM and cleaned up");
+
+    let stubborn = pool.run(wait_for_a_sleeping_program.with(gates[1].path()));
+    let program = gates[1].wait_for_pid();
+    let report = pool.shutdown(Duration::ZERO).wait().unwrap();
+    assert_eq!((report.killed, report.stuck.len()), (1, 0));
+    eventually("the program is gone", || is_gone(program));
+    assert!(stubborn.wait().unwrap_err().is_cancelled());
 }
 
 #[test]

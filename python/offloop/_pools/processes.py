@@ -70,6 +70,9 @@ class ProcessPoolExecutor(Pool):
     - `max_payload`: the bytes that a call or a result may have, large buffers included; below 4 GiB.
     - `nice`: the number by which workers' niceness is raised; `cpu_affinity`: the cores that they may use.
     - `grace`: the seconds between SIGTERM and SIGKILL when a job is to end.
+    - `kill_children`: whether the programs that a job has started are ended with it when it is killed or its worker
+      crashes. What a job has left in the background outlives a worker that leaves by itself. With False, workers and
+      what they start stay in the process group of this process.
     - `start_timeout`: the seconds that a worker may take to start, including the preloading and the initializer.
     - `env`: environment variables that workers have in addition to this process's; `cwd`: their directory.
     - `results`: "pickle", or "data": results, items and exceptions travel as plain data, and nothing that a worker has
@@ -103,6 +106,7 @@ class ProcessPoolExecutor(Pool):
         nice: int = 5,
         cpu_affinity: Iterable[int] | None = None,
         grace: float = 0.5,
+        kill_children: bool = True,
         start_timeout: float = 10.0,
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
@@ -121,10 +125,12 @@ class ProcessPoolExecutor(Pool):
                 raise TypeError("max_tasks_per_child must be an integer")
             if max_tasks_per_child <= 0:
                 raise ValueError("max_tasks_per_child must be >= 1")
+        if isinstance(preload, str):
+            raise TypeError(f"preload is a sequence of module names, not one name: give [{preload!r}]")
         forks = mp_context is not None and mp_context.get_start_method() == "fork"
         if forks and max_tasks_per_child is not None:
             raise ValueError("max_tasks_per_child is incompatible with the 'fork' multiprocessing start method")
-        self._max_workers = max_workers or len(os.sched_getaffinity(0))
+        self._max_workers = max_workers or len(os.sched_getaffinity(os.getpid()))
         self._starts_all = forks
         """Whether the next call starts all workers. The first one does, as in the standard pool, if they are forks of
         this process."""
@@ -148,6 +154,7 @@ class ProcessPoolExecutor(Pool):
             "on_full": on_full,
             "on_crash": on_crash,
             "grace": grace,
+            "kill_children": kill_children,
             "start_timeout": start_timeout,
             "max_tasks_per_child": max_tasks_per_child,
             "max_worker_age": max_worker_age,

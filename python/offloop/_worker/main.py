@@ -91,10 +91,7 @@ def fork(socket: int, preparation: Mapping[str, Any]) -> int:
 def _serve(template: _offloop.Template, preparation: Mapping[str, Any], is_fork: bool) -> None:
     """Forks workers until the pool has ended. Never returns."""
     global _preparation, _awaits_main, _awaits_multiprocessing
-    # Ctrl-C goes to the whole foreground group; the parent decides what happens to the jobs.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The parent may ignore the signal; then the workers' exit statuses would be lost.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _reset_signals()
     _preparation = preparation["process"]
     # A fork of the parent already has its main module.
     _awaits_main = not is_fork
@@ -115,6 +112,22 @@ def _serve(template: _offloop.Template, preparation: Mapping[str, Any], is_fork:
     _offloop.set_call_handler(perform)
     worker.serve()
     _end()
+
+
+def _reset_signals() -> None:
+    """Makes this process handle signals as a new interpreter does, whatever the parent has blocked or ignored.
+
+    Otherwise SIGTERM would not end a worker, programs that a job starts would ignore what the parent ignores, and with
+    SIGCHLD the workers' exit statuses would be lost. A fork of the parent has its handlers, too.
+    """
+    ignored_by_python = {signal.SIGPIPE, getattr(signal, "SIGXFSZ", None)}
+    for number in signal.valid_signals() - ignored_by_python:
+        # A handler that was not installed from Python, such as that of `faulthandler`, is shown as None.
+        if signal.getsignal(number) not in (signal.SIG_DFL, None):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # Ctrl-C goes to the whole foreground group; the parent decides what happens to the jobs.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _begin(log_level: int) -> None:

@@ -9,6 +9,7 @@ use super::template;
 use crate::processes::handshake::{self, Origin, Role, become_worker};
 use crate::processes::os::fd::replace_stderr;
 use crate::processes::os::process::{die_with, leave_ctrl_c_to_the_parent};
+use crate::processes::os::start::begin_from_known_state;
 
 /// This process, started as the [template](crate::ProcessPoolBuilder::template) of a pool's workers.
 pub struct Template {
@@ -41,6 +42,7 @@ impl Template {
     /// Does the same in a process that [`template_by`](crate::embed::ProcessPoolBuilderExt::template_by) has started,
     /// with the socket that it was given and the id of the process that started it.
     pub fn adopt(socket: OwnedFd, parent: u32) -> io::Result<Option<Self>> {
+        begin_from_known_state()?;
         if die_with(parent)? { Self::at(socket).map(Some) } else { Ok(None) }
     }
 
@@ -72,7 +74,7 @@ impl Template {
                 if !die_with(template)? {
                     return Ok(None);
                 }
-                become_worker(link).map(|setup| Some(Worker::new(setup)))
+                Ok(become_worker(link)?.map(Worker::new))
             }
         }
     }
