@@ -55,7 +55,7 @@ fn seeds(name: &str) -> Vec<(&'static str, Vec<u8>)> {
         open_files: Some(64),
         idle_memory: 256 << 20,
     };
-    let orders = Orders { arenas: (1 << 36, 1 << 30), max_payload: 1 << 30, limits };
+    let orders = Orders { arenas: (1 << 36, 1 << 30), max_payload: 1 << 30, limits, leads_group: true };
     let notice = |notice: &Notice| postcard::to_stdvec(notice).unwrap();
     let context = CallContext { name: Some("name"), parent: None, carried: None };
     match name {
