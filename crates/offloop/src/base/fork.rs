@@ -2,7 +2,12 @@
 
 use std::convert::Infallible;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+#[cfg(not(weak_memory))]
+use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+#[cfg(weak_memory)]
+use crate::base::sync::atomic::AtomicPtr;
 
 /// Counts the forks between the first process of this program and this one. Written by the child of each fork, before
 /// `fork` returns there.
@@ -48,7 +53,7 @@ impl Generation {
 /// Access takes no lock. The thread that needs the value first makes it. If two threads do so at once, one of them
 /// drops its own and gets the other's. A published value is never freed.
 #[derive(Debug)]
-pub(crate) struct PerProcess<T>(AtomicPtr<Made<T>>);
+pub(crate) struct PerProcess<T: 'static>(AtomicPtr<Made<T>>);
 
 /// A value, and the process that made it.
 #[derive(Debug)]
@@ -60,6 +65,12 @@ struct Made<T> {
 impl<T: Send + Sync> PerProcess<T> {
     pub(crate) const fn new() -> Self {
         Self(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// Begins an execution of a model, before there are other threads.
+    #[cfg(all(test, weak_memory))]
+    pub(crate) fn begin_model(&self) {
+        self.0.load(Ordering::Relaxed);
     }
 
     /// Returns the value of this process. Makes it with `make` if there is none yet.

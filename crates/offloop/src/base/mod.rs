@@ -6,3 +6,5 @@ pub(crate) mod fork;
 pub(crate) mod panic;
 pub(crate) mod sync;
 pub mod thread;
+#[cfg(all(test, weak_memory))]
+mod weak_model;

@@ -1,11 +1,9 @@
 //! The pool's end of a link.
 
 use std::io;
-use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags};
@@ -14,9 +12,10 @@ use super::message::{AnswerTag, FrameBody, Malformed, SlotHeader, Span, decode_f
 use super::ring::{RETURNS, Ring, Shared, listener, state};
 use crate::base::clock::Moment;
 use crate::base::sync::Mutex;
+use crate::base::sync::atomic::Ordering;
 use crate::metrics::cpu::Usage;
 use crate::metrics::stats::Timing;
-use crate::processes::os::fd::drain_socket;
+use crate::processes::os::fd::{drain_socket, end_sending, send_byte};
 use crate::processes::os::futex;
 use crate::processes::os::process::this_core;
 use crate::wire::arena;
@@ -51,16 +50,15 @@ impl Link {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let ring_file = memfd::memory_file("offloop-link", size_of::<Shared>())?;
-        let ring = Ring(Mapping::new(ring_file.as_fd(), size_of::<Shared>(), true)?);
+        let ring = Ring::map(ring_file.as_fd())?;
         let (arena_file, results) = arena::create(arena::reserve(), false)?;
-        let link = Self {
-            ring,
-            socket: ours,
-            results: Arc::new(results),
-            returns: Mutex::new(Vec::new()),
-            max_payload,
-        };
+        let link = Self::over(ring, ours, Arc::new(results), max_payload);
         Ok((link, Handout { socket: theirs.into(), files: [ring_file, arena_file] }))
+    }
+
+    /// Makes the end of a link whose memory is mapped.
+    pub(super) fn over(ring: Ring, socket: UnixStream, results: Arc<Mapping>, max_payload: u64) -> Self {
+        Self { ring, socket, results, returns: Mutex::new(Vec::new()), max_payload }
     }
 
     pub(in crate::processes) fn socket(&self) -> BorrowedFd<'_> {
@@ -166,7 +164,7 @@ impl Link {
     /// sleep, and need not wake another core.
     pub(in crate::processes) fn wake(&self) {
         // If the socket is full, the worker has bytes to wake up for. If it is closed, the worker is gone.
-        let _ = rustix::net::send(&self.socket, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        send_byte(&self.socket, SendFlags::DONTWAIT);
     }
 
     /// Returns whether the worker was last seen on another core than the caller's.
@@ -210,7 +208,7 @@ impl Link {
 
     /// Ends the link: the worker leaves when it finds nothing more to do.
     pub(in crate::processes) fn close(&self) {
-        let _ = self.socket.shutdown(Shutdown::Write);
+        end_sending(&self.socket);
     }
 
     /// Gives a block of the worker's arena back to the worker.
@@ -228,7 +226,10 @@ impl Link {
             if put.wrapping_sub(returns.taken.0.load(Ordering::Acquire)) >= RETURNS {
                 return false;
             }
-            returns.offsets[(put % RETURNS) as usize].store(offset, Ordering::Relaxed);
+            returns.offsets[(put % RETURNS) as usize].with_mut(|slot| {
+                // SAFETY: the pointer is to mapped memory. The worker does not read this entry until `put` counts it.
+                unsafe { slot.write(offset) };
+            });
             returns.put.0.store(put.wrapping_add(1), Ordering::Release);
             waiting.pop();
         }

@@ -4,14 +4,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::ptr::NonNull;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::message::{FrameBody, SlotHeader, Span, decode_frame};
-use super::ring::{RETURNS, Ring, Shared, listener, state};
-use crate::processes::os::fd::{self, drain_socket, is_readable_within};
+use super::ring::{RETURNS, Ring, listener, state};
+use crate::base::sync::atomic::Ordering;
+use crate::processes::os::fd::{self, drain_socket, is_readable_within, send_byte};
 use crate::processes::os::futex;
 use crate::processes::os::process::this_core;
 use crate::wire::blob::{Blob, Foreign};
@@ -75,19 +75,19 @@ impl WorkerEnd {
         ring: BorrowedFd<'_>,
         calls: Mapping,
     ) -> io::Result<Self> {
-        let ring = Ring(Mapping::new(ring, size_of::<Shared>(), true)?);
+        Self::over(Ring::map(ring)?, socket, listener, Box::leak(Box::new(calls)))
+    }
+
+    /// Makes the end of a link whose memory is mapped.
+    pub(super) fn over(
+        ring: Ring,
+        socket: UnixStream,
+        listener: OwnedFd,
+        calls: &'static Mapping,
+    ) -> io::Result<Self> {
         let status = rustix::fs::fstat(&socket)?;
         let identity = (status.st_dev, status.st_ino);
-        Ok(Self {
-            ring,
-            socket,
-            listener,
-            calls: Box::leak(Box::new(calls)),
-            at: 0,
-            announced: 0,
-            has_passed: false,
-            identity,
-        })
+        Ok(Self { ring, socket, listener, calls, at: 0, announced: 0, has_passed: false, identity })
     }
 
     /// Publishes the fingerprint of this process, and notifies the supervisor.
@@ -247,7 +247,7 @@ impl WorkerEnd {
     }
 
     fn notify(&self) {
-        let _ = rustix::net::send(&self.socket, &[0], SendFlags::NOSIGNAL);
+        send_byte(&self.socket, SendFlags::empty());
     }
 
     /// Sleeps until the pool has something, for at most `limit` if there is one. Returns false if the link has ended.
@@ -271,7 +271,11 @@ impl WorkerEnd {
         if taken == returns.put.0.load(Ordering::Acquire) {
             return None;
         }
-        let offset = returns.offsets[(taken % RETURNS) as usize].load(Ordering::Relaxed);
+        let offset = returns.offsets[(taken % RETURNS) as usize].with(|slot| {
+            // SAFETY: the pointer is to mapped memory. The pool has written this entry before `put` counted it, and does
+            // not write to it again until `taken` counts it.
+            unsafe { slot.read() }
+        });
         returns.taken.0.store(taken.wrapping_add(1), Ordering::Release);
         Some(offset)
     }

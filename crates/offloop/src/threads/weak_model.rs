@@ -1,0 +1,154 @@
+//! Models of the pool under loom, whose relaxed loads may return old values. See `model.rs` for the models with more
+//! threads and jobs. A lost wake-up shows as a deadlock, since idle threads have no timeout here.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use super::{ThreadPool, ThreadPoolBuilder};
+use crate::api::job;
+use crate::base::sync::weak::check;
+use crate::base::sync::{Condvar, Mutex, UnsafeCell, thread};
+
+fn pool(threads: usize) -> ThreadPoolBuilder {
+    ThreadPool::builder().max_workers(threads).min_workers(threads).idle_timeout(Duration::MAX).unlisted()
+}
+
+/// A waker that wakes the thread that waits for it.
+struct Bell {
+    rung: Mutex<bool>,
+    ring: Condvar,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        *self.rung.lock() = true;
+        self.ring.notify_one();
+    }
+}
+
+fn wait<F: Future + Unpin>(mut future: F) -> F::Output {
+    let bell = Arc::new(Bell { rung: Mutex::new(false), ring: Condvar::new() });
+    let waker = Waker::from(Arc::clone(&bell));
+    loop {
+        if let Poll::Ready(output) = Pin::new(&mut future).poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        let mut rung = bell.rung.lock();
+        while !*rung {
+            rung = bell.ring.wait(rung).unwrap();
+        }
+        *rung = false;
+    }
+}
+
+/// Memory that one thread writes and another reads, without a lock of its own.
+struct Data(UnsafeCell<u32>);
+
+// SAFETY: what is modelled puts the write before the read. The model checks that.
+unsafe impl Sync for Data {}
+// SAFETY: as above.
+unsafe impl Send for Data {}
+
+impl Data {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(UnsafeCell::new(0)))
+    }
+
+    fn write(&self) {
+        // SAFETY: see above.
+        self.0.with_mut(|data| unsafe { *data = 1 });
+    }
+
+    fn assert_written(&self) {
+        // SAFETY: see above.
+        self.0.with(|data| assert_eq!(unsafe { *data }, 1));
+    }
+}
+
+#[test]
+fn a_job_sees_its_submitter_and_its_caller_sees_the_job() {
+    check(2, || {
+        let pool = pool(1).build().unwrap();
+        let (before, within) = (Data::new(), Data::new());
+        before.write();
+        let job = {
+            let (before, within) = (Arc::clone(&before), Arc::clone(&within));
+            pool.run(move || {
+                before.assert_written();
+                within.write();
+            })
+        };
+        wait(job).unwrap();
+        within.assert_written();
+    });
+}
+
+#[test]
+fn a_thread_that_goes_to_rest_is_woken_for_the_next_job() {
+    check(2, || {
+        let pool = pool(1).build().unwrap();
+        wait(pool.run(|| ())).unwrap();
+        wait(pool.run(|| ())).unwrap();
+    });
+}
+
+#[test]
+fn two_submitters_of_one_thread_lose_no_job() {
+    check(2, || {
+        let pool = pool(1).build().unwrap();
+        let other = {
+            let pool = pool.clone();
+            thread::spawn(move || wait(pool.run(|| ())).unwrap())
+        };
+        wait(pool.run(|| ())).unwrap();
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn two_threads_take_two_jobs() {
+    check(2, || {
+        let pool = pool(2).build().unwrap();
+        let jobs = [pool.run(|| ()), pool.run(|| ())];
+        for job in jobs {
+            wait(job).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_job_that_sees_its_stop_request_sees_what_was_before_it() {
+    check(2, || {
+        let pool = pool(1).build().unwrap();
+        let before = Data::new();
+        let job = {
+            let before = Arc::clone(&before);
+            pool.run(move || {
+                if job::is_cancelled() {
+                    before.assert_written();
+                }
+            })
+        };
+        before.write();
+        job.cancel();
+    });
+}
+
+#[test]
+fn whoever_sees_that_a_job_has_ended_sees_what_it_has_done() {
+    check(2, || {
+        let pool = pool(1).build().unwrap();
+        let within = Data::new();
+        let job = {
+            let within = Arc::clone(&within);
+            pool.run(move || within.write())
+        };
+        if job.state() == crate::JobState::Ended {
+            within.assert_written();
+        }
+        wait(job).unwrap();
+    });
+}
