@@ -88,7 +88,7 @@ impl<T: Send + Sync> PerProcess<T> {
             _ => {}
         }
         let new = Self::allocate(make()?);
-        let published = match self.0.compare_exchange(found, new, Ordering::AcqRel, Ordering::Acquire) {
+        let published = match self.0.compare_exchange(found, new, Ordering::Release, Ordering::Acquire) {
             Ok(_) => new,
             Err(winner) => {
                 // SAFETY: `new` comes from `Box::into_raw` just above. It was not published, so this is its only owner.

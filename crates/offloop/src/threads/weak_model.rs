@@ -1,5 +1,13 @@
 //! Models of the pool under loom, whose relaxed loads may return old values. See `model.rs` for the models with more
 //! threads and jobs. A lost wake-up shows as a deadlock, since idle threads have no timeout here.
+//!
+//! The injector's flags and counts, and the flag that an idle thread was woken, are relaxed: all these models pass with
+//! them. The job's header has the only other orderings.
+//!
+//! | access | ordering | fails without it |
+//! | --- | --- | --- |
+//! | `Header::state` | acquire a store, release | `a_thread_that_sees_the_end_of_a_job_sees_what_the_job_has_done` |
+//! | `Header::cancelled` | acquire a store, release | `a_job_that_sees_its_stop_request_sees_what_was_before_it` |
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,9 +16,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use super::{ThreadPool, ThreadPoolBuilder};
-use crate::api::job;
 use crate::base::sync::weak::check;
 use crate::base::sync::{Condvar, Mutex, UnsafeCell, thread};
+use crate::core::header::Header;
+use crate::core::options::Options;
 
 fn pool(threads: usize) -> ThreadPoolBuilder {
     ThreadPool::builder().max_workers(threads).min_workers(threads).idle_timeout(Duration::MAX).unlisted()
@@ -97,7 +106,7 @@ fn a_thread_that_goes_to_rest_is_woken_for_the_next_job() {
 
 #[test]
 fn two_submitters_of_one_thread_lose_no_job() {
-    check(2, || {
+    check(1, || {
         let pool = pool(1).build().unwrap();
         let other = {
             let pool = pool.clone();
@@ -121,24 +130,25 @@ fn two_threads_take_two_jobs() {
 
 #[test]
 fn a_job_that_sees_its_stop_request_sees_what_was_before_it() {
-    check(2, || {
-        let pool = pool(1).build().unwrap();
+    check(3, || {
+        let header = Arc::new(Header::new(Options::default()));
         let before = Data::new();
         let job = {
-            let before = Arc::clone(&before);
-            pool.run(move || {
-                if job::is_cancelled() {
+            let (header, before) = (Arc::clone(&header), Arc::clone(&before));
+            thread::spawn(move || {
+                if header.is_cancelled() {
                     before.assert_written();
                 }
             })
         };
         before.write();
-        job.cancel();
+        header.request_stop();
+        job.join().unwrap();
     });
 }
 
 #[test]
-fn whoever_sees_that_a_job_has_ended_sees_what_it_has_done() {
+fn a_thread_that_sees_the_end_of_a_job_sees_what_the_job_has_done() {
     check(2, || {
         let pool = pool(1).build().unwrap();
         let within = Data::new();

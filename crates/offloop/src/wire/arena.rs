@@ -11,7 +11,6 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mm::Advice;
@@ -20,6 +19,7 @@ use rustix::process::Resource;
 use super::memfd::{Mapping, PrivateMapping, memory_file};
 use crate::base::fork::{Generation, PerProcess};
 use crate::base::sync::Mutex;
+use crate::base::sync::atomic::{AtomicUsize, Ordering};
 use crate::metrics::ArenaBytes;
 
 /// The smallest block, in bytes: a page.
@@ -316,3 +316,6 @@ impl Drop for Block {
 
 #[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;
+
+#[cfg(all(test, weak_memory))]
+mod weak_model;

@@ -209,7 +209,7 @@ macro_rules! atomics {
             ) -> Result<$value, $value> {
                 let success = effective(Location::caller(), Part::Update, success);
                 let failure = effective(Location::caller(), Part::Failure, failure);
-                before_load(success);
+                before_load(if failure == Ordering::SeqCst { failure } else { success });
                 let result = self.0.compare_exchange(current, new, of_update(success), of_load(failure));
                 if result.is_ok() {
                     after_store(success);
@@ -306,7 +306,7 @@ impl<T> AtomicPtr<T> {
     ) -> Result<*mut T, *mut T> {
         let success = effective(Location::caller(), Part::Update, success);
         let failure = effective(Location::caller(), Part::Failure, failure);
-        before_load(success);
+        before_load(if failure == Ordering::SeqCst { failure } else { success });
         let result = self.now().compare_exchange(current, new, of_update(success), of_load(failure));
         if result.is_ok() {
             after_store(success);

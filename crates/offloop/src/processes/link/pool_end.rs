@@ -72,7 +72,7 @@ impl Link {
 
     /// Returns the worker's fingerprint; 0 until the worker is up.
     pub(in crate::processes) fn greeting(&self) -> u64 {
-        self.ring.shared().greeting.load(Ordering::Acquire)
+        self.ring.shared().greeting.load(Ordering::Relaxed)
     }
 
     /// Returns the state of a slot.
@@ -91,13 +91,14 @@ impl Link {
     /// Withdraws an offer. Returns false if the worker has claimed it.
     pub(in crate::processes) fn withdraw(&self, at: u32) -> bool {
         let state = &self.ring.slot(at).state;
-        state.compare_exchange(state::OFFERED, state::WITHDRAWN, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        state.compare_exchange(state::OFFERED, state::WITHDRAWN, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Takes the answer out of a slot in the state `Answered`, and empties the slot.
     pub(in crate::processes) fn take(self: &Arc<Self>, at: u32, job: u64) -> Result<Answer, Malformed> {
         let (header, data) = self.ring.read(at);
-        self.ring.slot(at).state.store(state::EMPTY, Ordering::SeqCst);
+        // The slot stays on this side, so this publishes nothing.
+        self.ring.slot(at).state.store(state::EMPTY, Ordering::Relaxed);
         self.decode_answer(&header, data, job)
     }
 
@@ -155,7 +156,7 @@ impl Link {
     /// caller has to [`wake`](Self::wake) it.
     pub(in crate::processes) fn must_wake(&self) -> bool {
         let sleeps = &self.ring.shared().worker_sleeps.0;
-        sleeps.load(Ordering::SeqCst) != 0 && sleeps.swap(0, Ordering::SeqCst) != 0
+        sleeps.load(Ordering::SeqCst) != 0 && sleeps.swap(0, Ordering::Relaxed) != 0
     }
 
     /// Wakes the worker. A system call; does not block.
@@ -182,12 +183,12 @@ impl Link {
     /// The caller then takes all answers of this link: it may have been woken in the supervisor's place.
     pub(in crate::processes) fn await_answer(&self, at: u32, limit: Duration) {
         let slot = self.ring.slot(at);
-        slot.awaited.store(1, Ordering::SeqCst);
+        slot.awaited.fetch_add(1, Ordering::SeqCst);
         let state = slot.state.load(Ordering::SeqCst);
         if state != state::ANSWERED {
             futex::wait(&slot.state, state, limit);
         }
-        slot.awaited.store(0, Ordering::SeqCst);
+        slot.awaited.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Asks the worker to notify the supervisor of its next answer. The supervisor looks at the slots after this,

@@ -93,7 +93,8 @@ pub(in crate::processes) struct Returns {
 pub(in crate::processes) struct Slot {
     /// One of [`state`]. Decides which side may access `header` and `data`.
     pub(in crate::processes) state: AtomicU32,
-    /// 1 while a caller sleeps until the state is `Answered`. Written by that caller.
+    /// Counts the callers that sleep until the state is `Answered`. Written by these callers. A caller that wakes late
+    /// may meet the next one, which waits for another call in the same slot.
     pub(super) awaited: AtomicU32,
     /// 1 while the worker sleeps until the state is not `Item` any more. Written by the worker.
     pub(super) blocked: AtomicU32,

@@ -1,5 +1,18 @@
 //! Models of the ring under loom: the very ends of a link, on two threads of one process. A lost wake-up shows as a
 //! deadlock, since no wait has a limit. Memory that both sides access at once is found by the model checker.
+//!
+//! The sleepers' and wakers' accesses are sequentially consistent: each stores its own word and then loads the other's.
+//! The rest is relaxed, except for:
+//!
+//! | access | ordering | fails without it |
+//! | --- | --- | --- |
+//! | `state` becomes `Claimed` | acquires the offer | each model of a call |
+//! | `state` is no `Item` any more | acquires the pool's release of the slot | `items_come_in_order_and_none_is_lost` |
+//! | `returns.put` | acquire a store, release | `a_block_that_was_given_back_is_read_no_more` |
+//! | `returns.taken` | acquire a store, release | `a_block_that_was_given_back_is_read_no_more` |
+//!
+//! The test `each_ordering_is_needed` weakens each of them, and each sequentially consistent access too, and sees a model
+//! fail.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;

@@ -92,7 +92,7 @@ impl WorkerEnd {
 
     /// Publishes the fingerprint of this process, and notifies the supervisor.
     pub(in crate::processes) fn greet(&self, fingerprint: u64) {
-        self.ring.shared().greeting.store(fingerprint, Ordering::SeqCst);
+        self.ring.shared().greeting.store(fingerprint, Ordering::Relaxed);
         self.notify();
     }
 
@@ -115,7 +115,7 @@ impl WorkerEnd {
     /// Returns whether the pool has taken the last answer, and there is nothing else to announce.
     pub(in crate::processes) fn is_heard(&self) -> bool {
         !self.has_passed
-            && self.ring.slot(self.at.wrapping_sub(1)).state.load(Ordering::SeqCst) != state::ANSWERED
+            && self.ring.slot(self.at.wrapping_sub(1)).state.load(Ordering::Relaxed) != state::ANSWERED
     }
 
     /// Claims the next call, if there is one.
@@ -123,7 +123,7 @@ impl WorkerEnd {
         loop {
             let state = &self.ring.slot(self.at).state;
             let claimed =
-                state.compare_exchange(state::OFFERED, state::CLAIMED, Ordering::SeqCst, Ordering::SeqCst);
+                state.compare_exchange(state::OFFERED, state::CLAIMED, Ordering::Acquire, Ordering::Relaxed);
             match claimed {
                 Ok(_) => {
                     self.ring.shared().worker_core.0.store(this_core(), Ordering::Relaxed);
@@ -187,7 +187,7 @@ impl WorkerEnd {
     /// Waits until the last item has been taken. If the pool dies, so does this process.
     fn await_room(&self) {
         let slot = self.ring.slot(self.at);
-        while slot.state.load(Ordering::SeqCst) == state::ITEM {
+        while slot.state.load(Ordering::Acquire) == state::ITEM {
             slot.blocked.store(1, Ordering::SeqCst);
             if slot.state.load(Ordering::SeqCst) == state::ITEM {
                 let is_late = futex::wait(&slot.state, state::ITEM, UNHEARD);
@@ -195,7 +195,7 @@ impl WorkerEnd {
                     self.wake_supervisor();
                 }
             }
-            slot.blocked.store(0, Ordering::SeqCst);
+            slot.blocked.store(0, Ordering::Relaxed);
         }
     }
 
@@ -222,7 +222,8 @@ impl WorkerEnd {
     /// A listener may be busy, so this replaces the supervisor only for a while.
     fn notify_listener(&self) -> bool {
         let state = &self.ring.shared().listener.0;
-        match state.compare_exchange(listener::OPEN, listener::NOTIFIED, Ordering::SeqCst, Ordering::SeqCst) {
+        match state.compare_exchange(listener::OPEN, listener::NOTIFIED, Ordering::Relaxed, Ordering::SeqCst)
+        {
             Ok(_) => fd::notify(self.listener.as_fd()),
             Err(state) => state == listener::NOTIFIED,
         }
@@ -231,7 +232,7 @@ impl WorkerEnd {
     /// Notifies the supervisor, if it sleeps.
     pub(in crate::processes) fn wake_supervisor(&self) {
         let waits = &self.ring.shared().pool_waits.0;
-        if waits.load(Ordering::SeqCst) != 0 && waits.swap(0, Ordering::SeqCst) != 0 {
+        if waits.load(Ordering::SeqCst) != 0 && waits.swap(0, Ordering::Relaxed) != 0 {
             self.notify();
         }
     }
@@ -260,7 +261,7 @@ impl WorkerEnd {
             let flags = if limit.is_none() || has_come { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
             drain_socket(&self.socket, flags)
         };
-        sleeps.store(0, Ordering::SeqCst);
+        sleeps.store(0, Ordering::Relaxed);
         goes_on
     }
 
