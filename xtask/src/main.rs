@@ -7,6 +7,7 @@ mod host;
 mod layers;
 mod plan;
 mod python;
+mod tail;
 mod test;
 mod torture;
 

@@ -46,11 +46,8 @@ use shuttle::sync::Mutex as RawMutex;
 #[cfg(weak_memory)]
 use loom::sync::Mutex as RawMutex;
 
-use std::num::NonZero;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
-
-use crate::base::fork::PerProcess;
 
 /// A mutex without poisoning. No user code runs under the engine's locks, so a panic cannot leave a value half-changed.
 #[derive(Debug, Default)]
@@ -90,12 +87,6 @@ impl<T> UnsafeCell<T> {
     pub(crate) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
         f(self.0.get())
     }
-}
-
-/// Returns the number of cores that this process may use. Its affinity and the quota of its cgroup are respected.
-pub(crate) fn cores() -> usize {
-    static CORES: PerProcess<usize> = PerProcess::new();
-    *CORES.get(|| std::thread::available_parallelism().map_or(1, NonZero::get))
 }
 
 /// Waits on `condvar` until `done` returns true, for at most `limit`.

@@ -131,7 +131,7 @@ fn two_threads_take_two_jobs() {
 #[test]
 fn a_job_that_sees_its_stop_request_sees_what_was_before_it() {
     check(3, || {
-        let header = Arc::new(Header::new(Options::default()));
+        let header = Arc::new(Header::new(Options::new()));
         let before = Data::new();
         let job = {
             let (header, before) = (Arc::clone(&header), Arc::clone(&before));

@@ -2,6 +2,7 @@
 
 pub(crate) mod arena;
 pub(crate) mod blob;
+pub(crate) mod fork_copy;
 pub(crate) mod memfd;
 pub(crate) mod payload;
 pub(crate) mod task;

@@ -13,6 +13,7 @@ use super::ring::{RETURNS, Ring, Shared, listener, state};
 use crate::base::clock::Moment;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::Ordering;
+use crate::base::syscall::NameCall;
 use crate::metrics::cpu::Usage;
 use crate::metrics::stats::Timing;
 use crate::processes::os::fd::{drain_socket, end_sending, send_byte};
@@ -47,8 +48,8 @@ pub(in crate::processes) struct Link {
 impl Link {
     /// Makes a link for a new worker.
     pub(in crate::processes) fn create(max_payload: u64) -> io::Result<(Self, Handout)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
+        let (ours, theirs) = UnixStream::pair().of_call("socketpair")?;
+        ours.set_nonblocking(true).of_call("ioctl(FIONBIO)")?;
         let ring_file = memfd::memory_file("offloop-link", size_of::<Shared>())?;
         let ring = Ring::map(ring_file.as_fd())?;
         let (arena_file, results) = arena::create(arena::reserve(), false)?;

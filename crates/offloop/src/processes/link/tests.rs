@@ -783,7 +783,7 @@ fn a_caller_that_leaves_does_not_hide_the_next_one_that_waits_for_the_slot() {
         let next = scope.spawn(|| await_one(&link, 0, 1));
         first.join().unwrap();
         wait_for("the next one sleeps", || word.load(Ordering::SeqCst) != 0);
-        end.answer(header(1), &value(1));
+        end.answer(done(1), &value(1));
         end.announce();
         next.join().unwrap();
     });

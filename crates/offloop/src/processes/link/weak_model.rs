@@ -11,12 +11,11 @@
 //! | `returns.put` | acquire a store, release | `a_block_that_was_given_back_is_read_no_more` |
 //! | `returns.taken` | acquire a store, release | `a_block_that_was_given_back_is_read_no_more` |
 //!
-//! The test `each_ordering_is_needed` weakens each of them, and each sequentially consistent access too, and sees a model
-//! fail.
+//! The test `each_ordering_is_needed` weakens each of them, and sees a model fail.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use rustix::event::EventfdFlags;
 use rustix::net::RecvFlags;
@@ -32,30 +31,40 @@ use crate::wire::arena;
 use crate::wire::memfd::Mapping;
 use crate::wire::payload::Payload;
 
-/// The eventfd on which the pool's listener waits.
-struct Listener(OwnedFd);
+/// The eventfd on which the pool's listener waits. Keeps the memory that the worker has mapped for one execution.
+struct Listener {
+    event: OwnedFd,
+    calls: *mut Mapping,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // SAFETY: it comes from a box. Each model drops the worker's end, which has the only reference, before this.
+        drop(unsafe { Box::from_raw(self.calls) });
+    }
+}
 
 impl Listener {
     fn drain(&self) {
-        let _ = block::wake(|| rustix::io::read(&self.0, &mut [0; 8]));
+        let _ = block::wake(|| rustix::io::read(&self.event, &mut [0; 8]));
     }
 
     fn wait(&self) {
-        block::wait_for(|| rustix::io::read(&self.0, &mut [0; 8]).ok());
+        block::wait_for(|| rustix::io::read(&self.event, &mut [0; 8]).ok());
     }
 }
 
 /// Makes both ends of a link, and the listener's event.
 fn link() -> (Arc<Link>, WorkerEnd, Listener) {
-    static MEMORY: OnceLock<Arc<Mapping>> = OnceLock::new();
-    let memory = Arc::clone(MEMORY.get_or_init(|| Arc::new(arena::create(4096, false).unwrap().1)));
-    static CALLS: OnceLock<Mapping> = OnceLock::new();
-    let calls = CALLS.get_or_init(|| arena::create(4096, false).unwrap().1);
+    let mapping = || arena::create(4096, false).unwrap().1;
+    let calls = Box::into_raw(Box::new(mapping()));
     let (ours, theirs) = UnixStream::pair().unwrap();
     let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
     let ring = Ring::new();
-    let end = WorkerEnd::over(ring.clone(), theirs, event.try_clone().unwrap(), calls).unwrap();
-    (Arc::new(Link::over(ring, ours, memory, 1 << 20)), end, Listener(event))
+    // SAFETY: the listener keeps it for longer than the worker's end lives.
+    let theirs_mapped: &'static Mapping = unsafe { &*calls };
+    let end = WorkerEnd::over(ring.clone(), theirs, event.try_clone().unwrap(), theirs_mapped).unwrap();
+    (Arc::new(Link::over(ring, ours, Arc::new(mapping()), 1 << 20)), end, Listener { event, calls })
 }
 
 fn offer(link: &Link, job: u64) {

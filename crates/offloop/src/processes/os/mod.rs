@@ -8,4 +8,6 @@ mod block;
 pub(super) mod block;
 pub(super) mod fd;
 pub(super) mod futex;
+pub(super) mod lifeline;
 pub(super) mod process;
+pub(super) mod start;
