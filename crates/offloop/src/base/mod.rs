@@ -9,3 +9,5 @@ pub(crate) mod spawn;
 pub(crate) mod sync;
 pub(crate) mod syscall;
 pub mod thread;
+#[cfg(all(test, weak_memory))]
+mod weak_model;

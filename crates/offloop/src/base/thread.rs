@@ -124,7 +124,7 @@ pub fn current_cpu_time() -> Duration {
     clock::read(libc::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from_nanos)
 }
 
-#[cfg(all(test, target_os = "linux", not(shuttle), not(miri)))]
+#[cfg(all(test, target_os = "linux", not(any(shuttle, weak_memory)), not(miri)))]
 mod tests {
     use super::*;
 
