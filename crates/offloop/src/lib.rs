@@ -146,12 +146,55 @@ pub use {
 /// # Ok::<(), offloop::Error>(())
 /// ```
 ///
-/// Arguments implement serde's `Serialize` and `Deserialize`. They may borrow (`&str`, `&[u8]`, `Cow<str>`): in the worker
-/// they then point into the memory that has arrived. The result implements both traits too, and owns its data. A task has
-/// at most 15 arguments. It is a free function, neither `async` nor generic nor `unsafe`.
+/// Arguments implement serde's `Serialize` and `Deserialize`. They may borrow (`&str`, `&[u8]`, `Cow<'_, str>`): in the
+/// worker they then point into the memory that has arrived. Each borrow is written: `Cow<str>` without its lifetime does
+/// not compile. The result implements both traits too, and owns its data.
 ///
-/// The name becomes a constant of a type of that name. So a local variable cannot have the name of a task that is in
-/// scope, and a task is passed on as a function by `*longest`.
+/// A task has at most 16 arguments. It is a free function, not in an `impl`, and neither `async` nor generic nor `unsafe`.
+/// Its lifetimes have no bounds, and its arguments no `cfg`.
+///
+/// # The name
+///
+/// The name becomes a constant. Its type dereferences to the function pointer, so a task is passed on as a function by
+/// `*longest`. As for any constant, a variable in its scope cannot have the same name: the compiler then says that the
+/// name "is interpreted as a constant, not a new binding".
+///
+/// The body sees what it would see without the attribute. In there the name is the function itself: a variable may have
+/// it, and a call is a recursion. A task makes calls of itself by its path, such as `self::longest.with(…)`.
+///
+/// `with` is missing if the attribute is. The compiler then finds no method of this name "for fn item".
+///
+/// # Attributes
+///
+/// Documentation and `deprecated` go to the constant, and `cfg` to everything. All others stay with the function. So
+/// `must_use` has no effect, since the function is called through a pointer.
+///
+/// # Another name for the crate
+///
+/// The code that is generated refers to `::offloop`. If the crate is renamed, or is used through another one that
+/// re-exports it, `crate` gives its path:
+///
+/// ```
+/// mod framework {
+///     pub use offloop;
+/// }
+///
+/// #[framework::offloop::task(crate = framework::offloop)]
+/// fn double(number: u64) -> u64 {
+///     2 * number
+/// }
+/// # fn main() {
+/// assert_eq!(double(2), 4);
+/// # }
+/// ```
+///
+/// In a `macro_rules!` macro that writes tasks, the path begins with `$crate`.
+///
+/// # Dynamic libraries
+///
+/// The linker collects the tasks of each shared object by itself. A process pool runs those that are linked into the same
+/// object as this crate. In a program with crates of the type `dylib`, the call of another task fails when it is
+/// submitted, with [`ErrorKind::Encode`] and the reason. On threads it runs.
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub use offloop_macros::task;
 
@@ -178,8 +221,10 @@ macro_rules! init_tests {
 #[cfg(all(feature = "process", target_os = "linux"))]
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::wire::payload::{ByteBuf, Bytes, Incoming};
-    pub use crate::wire::task::{EncodedResult, TASKS, Task, call, run};
+    pub use crate::wire::payload::Bytes;
+    pub use crate::wire::task::{TASKS, Task};
+    pub use crate::wire::task_fn::{OwnedBytes, TaskFn, call};
+    pub use crate::wire::unmarked::{MarkTheFunctionWithOffloopTask, Marked};
     pub use linkme;
 }
 

@@ -5,3 +5,5 @@ pub(crate) mod blob;
 pub(crate) mod memfd;
 pub(crate) mod payload;
 pub(crate) mod task;
+pub(crate) mod task_fn;
+pub(crate) mod unmarked;
