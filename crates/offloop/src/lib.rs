@@ -70,12 +70,41 @@
 //!
 //! | feature | what it adds |
 //! | --- | --- |
-//! | `process` (default) | [`ProcessPool`] and tasks, on Linux |
+//! | `process` (default) | [`ProcessPool`] and tasks. See [other systems than Linux](#other-systems-than-linux) |
 //! | `watch` (default) | [`watch`](mod@watch): notices a stalled loop; with `tokio` a stalled runtime |
 //! | `watch-stacks` | the stack of the stalled thread, on x86-64 Linux |
 //! | `tracing` | a span for each job, within the span of its submitter |
 //! | `metrics` | the metrics go to the recorder of the `metrics` crate |
 //! | `rayon`, `tokio` | adapters that run jobs on the threads of those crates |
+//!
+//! # Other systems than Linux
+//!
+//! The crate builds everywhere with its default features. Threads, tasks, their calls and blobs are the same everywhere.
+//! Process pools need Linux. Elsewhere they have the same methods, but `build` fails with
+//! [`BuildError::Unsupported`]. A program that is developed on another system than it runs on can fall back to threads:
+//!
+//! ```
+//! # #[cfg(feature = "process")] mod example {
+//! use offloop::{BuildError, Call, Handle, ProcessPool};
+//!
+//! fn open() -> Result<Option<ProcessPool>, BuildError> {
+//!     match ProcessPool::builder().build() {
+//!         Err(BuildError::Unsupported) => Ok(None),
+//!         pool => pool.map(Some),
+//!     }
+//! }
+//!
+//! fn submit<R>(pool: Option<&ProcessPool>, call: Call<'static, R>) -> Handle<R>
+//! where
+//!     R: serde::de::DeserializeOwned + Send + 'static,
+//! {
+//!     match pool {
+//!         Some(pool) => pool.run(call),
+//!         None => offloop::run_cpu(call),
+//!     }
+//! }
+//! # }
+//! ```
 
 mod api;
 #[cfg_attr(
@@ -93,12 +122,13 @@ mod core;
     allow(dead_code, unreachable_pub, reason = "some of it is for jobs in other processes")
 )]
 pub mod metrics;
-#[cfg(all(feature = "process", target_os = "linux"))]
+#[cfg(feature = "process")]
 mod processes;
 mod threads;
 #[cfg(feature = "watch")]
 pub mod watch;
-#[cfg(all(feature = "process", target_os = "linux"))]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it is for jobs in other processes"))]
+#[cfg(feature = "process")]
 mod wire;
 
 pub use crate::api::lanes::{cpu_lane, io_lane};
@@ -117,18 +147,22 @@ pub use crate::core::shutdown::{ShutdownReport, StuckJob};
 pub use crate::core::work::Work;
 pub use crate::threads::{StatePool, ThreadPool, ThreadPoolBuilder};
 
-#[cfg(all(feature = "process", target_os = "linux"))]
-pub use {
-    crate::processes::{
-        pool::builder::ProcessPoolBuilder,
-        pool::config::{InitializerResult, OnCrash},
-        pool::items::ItemStream,
-        pool::pool::ProcessPool,
-        worker::main::init,
-    },
-    crate::wire::blob::{Blob, BlobMut, PrivateBlob},
-    crate::wire::task::Call,
+#[cfg(all(feature = "process", not(target_os = "linux")))]
+pub use crate::processes::unsupported::{
+    InitializerResult, ItemStream, OnCrash, ProcessPool, ProcessPoolBuilder, init,
 };
+#[cfg(all(feature = "process", target_os = "linux"))]
+pub use crate::processes::{
+    pool::builder::ProcessPoolBuilder,
+    pool::config::{InitializerResult, OnCrash},
+    pool::items::ItemStream,
+    pool::pool::ProcessPool,
+    worker::main::init,
+};
+#[cfg(feature = "process")]
+pub use crate::wire::blob::{Blob, BlobMut, PrivateBlob};
+#[cfg(feature = "process")]
+pub use crate::wire::task::Call;
 
 /// Makes a function a task: a function with a name, which another process can be told to call.
 ///
@@ -195,15 +229,17 @@ pub use {
 /// The linker collects the tasks of each shared object by itself. A process pool runs those that are linked into the same
 /// object as this crate. In a program with crates of the type `dylib`, the call of another task fails when it is
 /// submitted, with [`ErrorKind::Encode`] and the reason. On threads it runs.
-#[cfg(all(feature = "process", target_os = "linux"))]
+#[cfg(feature = "process")]
 pub use offloop_macros::task;
 
 /// Calls [`init`] before `main`. For test crates, which have no `main` of their own: write `offloop::init_tests!();` once
-/// at the top level of the crate. A worker then never reaches the test harness.
-#[cfg(all(feature = "process", target_os = "linux"))]
+/// at the top level of the crate. A worker then never reaches the test harness. On systems other than Linux it does
+/// nothing.
+#[cfg(feature = "process")]
 #[macro_export]
 macro_rules! init_tests {
     () => {
+        #[cfg(target_os = "linux")]
         const _: () = {
             extern "C" fn init() {
                 $crate::init();
@@ -218,7 +254,7 @@ macro_rules! init_tests {
 }
 
 /// Not public API: used by the code that `#[offloop::task]` makes.
-#[cfg(all(feature = "process", target_os = "linux"))]
+#[cfg(feature = "process")]
 #[doc(hidden)]
 pub mod __private {
     pub use crate::wire::payload::Bytes;
