@@ -45,6 +45,9 @@ const PROCESS_FEATURE: [(&str, &str); 2] = [
     ("api", "its functions serve both kinds of pools"),
 ];
 
+/// The file that starts all threads, so that each begins from a known state.
+const STARTS_THREADS: &str = "base/spawn.rs";
+
 /// The files that may only declare and re-export modules.
 const REEXPORTS_ONLY: [&str; 1] = ["processes/mod.rs"];
 
@@ -96,6 +99,9 @@ fn check(sources: &Sources) -> Result<Vec<String>, String> {
             let Location { file, line } = at;
             findings.push(format!("{file}:{line}: cfg(feature = \"process\") is allowed in {places} only"));
         }
+    }
+    for Location { file, line } in imports.thread_starts.iter().filter(|at| at.file != STARTS_THREADS) {
+        findings.push(format!("{file}:{line}: threads are started by `spawn` of {STARTS_THREADS} only"));
     }
     for Location { file, line } in &imports.definitions {
         if REEXPORTS_ONLY.contains(&file.as_str()) {

@@ -66,6 +66,17 @@
 //! # }
 //! ```
 //!
+//! # What process pools need
+//!
+//! Linux 5.3 or newer, for `pidfd_open`; `/proc`, from which a worker is started; and `/dev/null`. A seccomp profile or an
+//! emulator has to allow `memfd_create`, `eventfd2`, `pidfd_open`, `pidfd_send_signal`, `socketpair`, `sendmsg`, `recvmsg`,
+//! `pipe2`, `futex` and `prctl(PR_SET_PDEATHSIG)`, as those of Docker and systemd do; Valgrind 3.19 has no `pidfd_open`. If
+//! a call is refused, the error names it.
+//!
+//! A worker begins from a known state, whatever its program was: no signal is blocked, and none is ignored except SIGPIPE;
+//! standard descriptors that are closed are on `/dev/null`; its affinity and its scheduling class are those of the
+//! program's main thread, as are those of all threads of this library.
+//!
 //! # Features
 //!
 //! | feature | what it adds |
@@ -235,20 +246,35 @@ pub use offloop_macros::task;
 /// Calls [`init`] before `main`. For test crates, which have no `main` of their own: write `offloop::init_tests!();` once
 /// at the top level of the crate. A worker then never reaches the test harness. On systems other than Linux it does
 /// nothing.
+///
+/// The worker first runs the constructors (`.init_array`) of all crates of the program, as it would before `main`. But
+/// Rust's runtime is not set up in it: a job that overflows its stack ends by a bare SIGSEGV, without a message.
 #[cfg(feature = "process")]
 #[macro_export]
 macro_rules! init_tests {
     () => {
         #[cfg(target_os = "linux")]
         const _: () = {
+            use $crate::__private::Constructor;
+
+            unsafe extern "C" {
+                // The linker puts these symbols around the section of constructors.
+                #[link_name = "__init_array_start"]
+                static START: [Constructor; 0];
+                #[link_name = "__init_array_end"]
+                static END: [Constructor; 0];
+            }
+
             extern "C" fn init() {
-                $crate::init();
+                let all = (&raw const START).cast::<Constructor>()..(&raw const END).cast::<Constructor>();
+                // SAFETY: the range is the program's section of constructors, and this is one of them.
+                unsafe { $crate::__private::init_as_constructor(init, all) };
             }
 
             // SAFETY: the dynamic loader calls the functions of this section, with this signature, before `main`.
             #[used]
             #[unsafe(link_section = ".init_array")]
-            static INIT: extern "C" fn() = init;
+            static INIT: Constructor = init;
         };
     };
 }
@@ -257,6 +283,8 @@ macro_rules! init_tests {
 #[cfg(feature = "process")]
 #[doc(hidden)]
 pub mod __private {
+    #[cfg(target_os = "linux")]
+    pub use crate::processes::worker::constructor::{Constructor, init_as_constructor};
     pub use crate::wire::payload::Bytes;
     pub use crate::wire::task::{TASKS, Task};
     pub use crate::wire::task_fn::{OwnedBytes, TaskFn, call};

@@ -45,13 +45,15 @@ pub use crate::core::error::NotSent;
 /// - A panic in it is caught, and reported by the panic hook alone.
 /// - Dropping the guard waits for a callback that has begun, so the callback must not wait for its job.
 ///
-/// Outside of a job it is dropped uncalled at once. So it is in a worker process, which is killed instead.
+/// Outside of a job it is dropped uncalled at once. So it is in a worker process, which is killed instead, and in a child
+/// that a job has forked.
 pub fn on_cancel(callback: impl FnOnce() + Send + 'static) -> OnCancel {
     let hook = Hook::new(Box::new(callback), run_on_cancel_lane);
-    match current(|header| {
-        header.hooks.add(&hook);
-        header.is_cancelled()
-    }) {
+    let is_cancelled = current(|header| {
+        header.hooks()?.add(&hook);
+        Some(header.is_cancelled())
+    });
+    match is_cancelled.flatten() {
         Some(true) => Arc::clone(&hook).call(),
         Some(false) => {}
         None => hook.disarm(),

@@ -18,11 +18,8 @@ use std::sync::Mutex as RawMutex;
 #[cfg(shuttle)]
 use shuttle::sync::Mutex as RawMutex;
 
-use std::num::NonZero;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
-
-use crate::base::fork::PerProcess;
 
 /// A mutex without poisoning. No user code runs under the engine's locks, so a panic cannot leave a value half-changed.
 #[derive(Debug, Default)]
@@ -36,12 +33,6 @@ impl<T> Mutex<T> {
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Returns the number of cores that this process may use. Its affinity and the quota of its cgroup are respected.
-pub(crate) fn cores() -> usize {
-    static CORES: PerProcess<usize> = PerProcess::new();
-    *CORES.get(|| std::thread::available_parallelism().map_or(1, NonZero::get))
 }
 
 /// Waits on `condvar` until `done` returns true, for at most `limit`.

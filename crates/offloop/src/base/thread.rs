@@ -55,9 +55,15 @@ pub fn voluntary_switches(id: i32) -> Option<u64> {
 /// Returns whether a thread of this process has blocked a signal. `None` if there is no such thread.
 #[cfg(target_os = "linux")]
 pub fn blocks_signal(id: i32, signal: i32) -> Option<bool> {
-    let mask = u64::from_str_radix(&status(id, "SigBlk:")?, 16).ok()?;
+    let mask = blocked_signals(id)?;
     let bit = u32::try_from(signal).ok()?.checked_sub(1)?;
     mask.checked_shr(bit).map(|mask| mask & 1 == 1)
+}
+
+/// Returns the signals that a thread of this process has blocked, as a set of bits. The lowest is that of signal 1.
+#[cfg(target_os = "linux")]
+pub(super) fn blocked_signals(id: i32) -> Option<u64> {
+    u64::from_str_radix(&status(id, "SigBlk:")?, 16).ok()
 }
 
 #[cfg(target_os = "linux")]

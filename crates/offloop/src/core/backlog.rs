@@ -239,8 +239,9 @@ mod tests {
     struct Nobody;
 
     impl Owner for Nobody {
-        fn withdraw(&self, _: &Header, _: Outcome) {}
-        fn interrupt(&self, _: &Header, _: Outcome) {}
+        fn count(&self, _: Outcome) {}
+        fn withdraw(&self, _: &Header) {}
+        fn interrupt(&self, _: &Header) {}
     }
 
     fn nobody() -> Weak<dyn Owner> {

@@ -93,6 +93,10 @@ impl ProcessPoolBuilder {
         self
     }
 
+    pub fn kill_children(self, _: bool) -> Self {
+        self
+    }
+
     pub fn start_timeout(self, _: Duration) -> Self {
         self
     }

@@ -4,6 +4,8 @@
 pub(crate) mod arena;
 pub(crate) mod blob;
 #[cfg(target_os = "linux")]
+pub(crate) mod fork_copy;
+#[cfg(target_os = "linux")]
 pub(crate) mod memfd;
 #[cfg(not(target_os = "linux"))]
 mod no_shared_memory;
@@ -13,4 +15,4 @@ pub(crate) mod task_fn;
 pub(crate) mod unmarked;
 
 #[cfg(not(target_os = "linux"))]
-use no_shared_memory::{arena, memfd};
+use no_shared_memory::{arena, fork_copy, memfd};

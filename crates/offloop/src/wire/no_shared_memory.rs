@@ -1,9 +1,10 @@
-//! The names of `arena` and `memfd` on systems that have no process pool. There is never an arena, so payloads and blobs
+//! The names of `arena`, `fork_copy` and `memfd` on systems that have no process pool. There is never an arena, so payloads and blobs
 //! are on the heap.
 
 pub(crate) mod arena {
     use std::convert::Infallible;
 
+    use super::fork_copy::ForkRange;
     use super::memfd::PrivateMapping;
 
     #[derive(Debug)]
@@ -31,6 +32,10 @@ pub(crate) mod arena {
             match self.0 {}
         }
 
+        pub(crate) fn in_forked_children(&self) -> ForkRange {
+            match self.0 {}
+        }
+
         pub(crate) fn offset(&self) -> u64 {
             match self.0 {}
         }
@@ -41,6 +46,20 @@ pub(crate) mod arena {
 
         pub(crate) fn bytes_mut(&mut self, _length: usize) -> &mut [u8] {
             match self.0 {}
+        }
+    }
+}
+
+pub(crate) mod fork_copy {
+    use std::ptr::NonNull;
+
+    #[derive(Debug)]
+    pub(crate) struct ForkRange(());
+
+    impl ForkRange {
+        /// Does nothing: no range is shared with other processes.
+        pub(crate) fn copied(_start: NonNull<u8>, _length: usize) -> Self {
+            Self(())
         }
     }
 }

@@ -14,6 +14,7 @@ use super::message::{AnswerTag, FrameBody, Malformed, SlotHeader, Span, decode_f
 use super::ring::{RETURNS, Ring, Shared, listener, state};
 use crate::base::clock::Moment;
 use crate::base::sync::Mutex;
+use crate::base::syscall::NameCall;
 use crate::metrics::cpu::Usage;
 use crate::metrics::stats::Timing;
 use crate::processes::os::fd::drain_socket;
@@ -48,8 +49,8 @@ pub(in crate::processes) struct Link {
 impl Link {
     /// Makes a link for a new worker.
     pub(in crate::processes) fn create(max_payload: u64) -> io::Result<(Self, Handout)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
+        let (ours, theirs) = UnixStream::pair().of_call("socketpair")?;
+        ours.set_nonblocking(true).of_call("ioctl(FIONBIO)")?;
         let ring_file = memfd::memory_file("offloop-link", size_of::<Shared>())?;
         let ring = Ring(Mapping::new(ring_file.as_fd(), size_of::<Shared>(), true)?);
         let (arena_file, results) = arena::create(arena::reserve(), false)?;

@@ -11,10 +11,12 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::message::{FrameBody, SlotHeader, Span, decode_frame};
 use super::ring::{RETURNS, Ring, Shared, listener, state};
+use crate::base::syscall::NameCall;
 use crate::processes::os::fd::{self, drain_socket, is_readable_within};
 use crate::processes::os::futex;
 use crate::processes::os::process::this_core;
 use crate::wire::blob::{Blob, Foreign};
+use crate::wire::fork_copy::ForkRange;
 use crate::wire::memfd::Mapping;
 use crate::wire::payload::Payload;
 
@@ -53,7 +55,8 @@ pub(in crate::processes) struct Request {
 
 enum RequestBody {
     Inline(Vec<u8>),
-    Far(NonNull<u8>, usize),
+    /// The last field gives forked children a copy.
+    Far(NonNull<u8>, usize, #[allow(dead_code, reason = "it is kept for its drop")] ForkRange),
 }
 
 impl Request {
@@ -63,7 +66,9 @@ impl Request {
             RequestBody::Inline(bytes) => bytes,
             // SAFETY: the pool has written these bytes before it offered the call, and does not change them until the
             // call is answered. The mapping lives as long as this process.
-            RequestBody::Far(start, length) => unsafe { std::slice::from_raw_parts(start.as_ptr(), *length) },
+            RequestBody::Far(start, length, _) => unsafe {
+                std::slice::from_raw_parts(start.as_ptr(), *length)
+            },
         }
     }
 }
@@ -76,7 +81,7 @@ impl WorkerEnd {
         calls: Mapping,
     ) -> io::Result<Self> {
         let ring = Ring(Mapping::new(ring, size_of::<Shared>(), true)?);
-        let status = rustix::fs::fstat(&socket)?;
+        let status = rustix::fs::fstat(&socket).of_call("fstat")?;
         let identity = (status.st_dev, status.st_ino);
         Ok(Self {
             ring,
@@ -153,7 +158,7 @@ impl WorkerEnd {
             FrameBody::Inline(bytes) => RequestBody::Inline(bytes),
             FrameBody::Far(span) => {
                 let (start, length) = find(span);
-                RequestBody::Far(start, length)
+                RequestBody::Far(start, length, ForkRange::copied(start, length))
             }
         };
         let lend = |span| {

@@ -4,4 +4,6 @@
 
 pub(super) mod fd;
 pub(super) mod futex;
+pub(super) mod lifeline;
 pub(super) mod process;
+pub(super) mod start;

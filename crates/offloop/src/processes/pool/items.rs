@@ -25,17 +25,23 @@ pub struct ItemStream<T> {
     queue: Arc<ItemQueue>,
     job: Arc<dyn RemoteCall>,
     dispatcher: Weak<Dispatcher>,
+    /// This is a forked child, and the stream has said so.
+    has_failed: bool,
     item: PhantomData<fn() -> T>,
 }
 
 impl<T: DeserializeOwned + 'static> ItemStream<T> {
     pub(super) fn new(queue: Arc<ItemQueue>, job: Arc<dyn RemoteCall>, dispatcher: &Arc<Dispatcher>) -> Self {
-        Self { queue, job, dispatcher: Arc::downgrade(dispatcher), item: PhantomData }
+        Self { queue, job, dispatcher: Arc::downgrade(dispatcher), has_failed: false, item: PhantomData }
     }
 
     pub(crate) fn try_next(&mut self) -> Option<Result<T, Error>> {
-        let (answer, was_full) = self.queue.pop()?;
         let header = self.job.header();
+        if header.born.is_past() {
+            let is_first = !std::mem::replace(&mut self.has_failed, true);
+            return is_first.then(|| Err(header.error(ErrorKind::Forked)));
+        }
+        let (answer, was_full) = self.queue.pop()?;
         if was_full {
             if let Some(dispatcher) = self.dispatcher.upgrade() {
                 dispatcher.resume(header.id);
@@ -55,9 +61,14 @@ impl<T: DeserializeOwned + 'static> ItemStream<T> {
     }
 
     /// Returns the next item, or `None` when the job has ended. Its handle tells how.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Decode`] or [`ErrorKind::Panicked`] if the item could not be decoded. [`ErrorKind::Forked`] in a child
+    /// that was forked after the job was submitted: the items are its parent's. After that the stream ends there.
     pub async fn next(&mut self) -> Option<Result<T, Error>> {
         std::future::poll_fn(|cx| {
-            let has_ended = self.job.header().has_ended();
+            let has_ended = self.job.header().has_ended() || self.job.header().born.is_past();
             match self.try_next() {
                 Some(item) => Poll::Ready(Some(item)),
                 None if has_ended => Poll::Ready(None),
