@@ -22,6 +22,7 @@ pub(super) fn all() -> Vec<Step> {
             plan: || cargo("clippy -p offloop --no-default-features --lib -- -D warnings").into(),
         },
         Step { name: "layers", plan: || cargo("xtask layers").into() },
+        Step { name: "other-systems", plan: || cargo("xtask other-systems").into() },
         Step { name: "tests", plan: || workspace("test --workspace --all-features").into() },
         Step { name: "nextest", plan: nextest },
         Step { name: "tests-bare", plan: || cargo("test -p offloop --no-default-features --lib").into() },

@@ -7,6 +7,7 @@ pub(crate) mod fork;
 pub(crate) mod panic;
 pub(crate) mod spawn;
 pub(crate) mod sync;
+#[cfg(unix)]
 pub(crate) mod syscall;
 pub mod thread;
 #[cfg(all(test, weak_memory))]
