@@ -296,7 +296,8 @@ pub mod __private {
 #[cfg(all(any(test, fuzzing), feature = "process", target_os = "linux"))]
 #[doc(hidden)]
 pub mod __fuzz {
-    pub use crate::processes::fuzz::answer;
+    pub use crate::processes::fuzz::messages::{handshake, nested, request, template};
+    pub use crate::processes::fuzz::{answer, item};
 }
 
 use crate::core::options::Options;

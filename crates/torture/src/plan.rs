@@ -108,7 +108,7 @@ pub(crate) const KINDS: [(Kind, u32, Nature); 29] = [
     (Kind::Garbage, 15, Nature::Dies),
     (Kind::Overrun, 30, Nature::Stays),
     (Kind::Stubborn, 15, Nature::Stays),
-    (Kind::LeaveBehind, 0, Nature::Stays),
+    (Kind::LeaveBehind, 10, Nature::Stays),
     (Kind::Fork, 15, Nature::Returns),
     (Kind::ForkAndDrop, 15, Nature::Returns),
     (Kind::DropPrivileges, 5, Nature::Returns),

@@ -10,3 +10,5 @@ pub(crate) mod sync;
 #[cfg(unix)]
 pub(crate) mod syscall;
 pub mod thread;
+#[cfg(all(test, weak_memory))]
+mod weak_model;

@@ -128,7 +128,7 @@ pub fn current_cpu_time() -> Duration {
     Duration::ZERO
 }
 
-#[cfg(all(test, target_os = "linux", not(shuttle), not(miri)))]
+#[cfg(all(test, target_os = "linux", not(any(shuttle, weak_memory)), not(miri)))]
 mod tests {
     use super::*;
 

@@ -391,5 +391,5 @@ impl<'de> de::Visitor<'de> for BlobVisitor {
     }
 }
 
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;
