@@ -410,6 +410,7 @@ fn generate(krate: &Path, mut function: ItemFn, arguments: &[Argument]) -> Token
         }
 
         #(#cfgs)*
+        #(#allows)*
         #[doc(hidden)]
         #make
 

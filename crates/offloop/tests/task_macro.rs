@@ -238,3 +238,18 @@ fn tasks_within_functions_are_tasks() {
     assert_eq!(everywhere!(inner.with(3)), 1);
     assert!(format!("{inner:?}").contains("task_macro::inner"));
 }
+
+/// The test is that this compiles, with warnings denied: the expectation is fulfilled by one of the two tasks, and the
+/// other one gives no warning outside of it.
+mod nobody_calls {
+    mod these {
+        #![expect(dead_code, reason = "the compiler says that a task is not used")]
+
+        #[offloop::task]
+        fn unused() {}
+    }
+
+    #[offloop::task]
+    #[allow(dead_code)]
+    fn allowed() {}
+}
