@@ -332,6 +332,30 @@ fn gives_up_root_beside_a_template() {
 }
 
 #[test]
+fn a_template_that_hangs_is_ended_even_if_the_pool_may_not_signal_it() {
+    if is_root() {
+        this_test_again("gives_up_root_beside_a_template_that_hangs", &[]);
+    }
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn gives_up_root_beside_a_template_that_hangs() {
+    let children = || {
+        let threads = std::fs::read_dir("/proc/self/task").unwrap();
+        let lists = threads.filter_map(|it| std::fs::read_to_string(it.ok()?.path().join("children")).ok());
+        lists.flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()).next()
+    };
+    let pool =
+        builder_of("never-serves").max_workers(1).start_timeout(Duration::from_secs(2)).build().unwrap();
+    eventually("there is a template", || children().is_some());
+    let template = children().unwrap();
+    become_nobody();
+    eventually("the template is gone", || is_gone(template));
+    drop(pool);
+}
+
+#[test]
 fn a_killed_template_takes_its_workers_along_and_the_next_one_goes_on() {
     let pool = pool(2);
     let gate = Gate::new();

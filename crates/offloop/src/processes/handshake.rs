@@ -33,6 +33,7 @@ pub(super) const MARKER: &str = "OFFLOOP_WORKER";
 
 /// The beginning of the line that a process writes to standard error if it cannot become a worker.
 pub(super) const CANNOT_BECOME_WORKER: &str = "offloop: this process could not become a worker";
+
 /// What a pool starts a process as. The first message to it begins with the role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
@@ -42,7 +43,7 @@ pub(super) enum Role {
 
 impl Role {
     /// The bytes with which the first message to such a process begins.
-    const fn head(self) -> &'static [u8; 16] {
+    pub(super) const fn head(self) -> &'static [u8; 16] {
         match self {
             Self::Worker => b"offloop worker 1",
             Self::Template => b"offloop templ. 1",
@@ -189,23 +190,27 @@ pub(super) fn instruct(
     fd::send_with_files(link.socket(), &message, &files)
 }
 
-/// Sends a template its first message, before its process exists: the data that it starts with, of any length, which
-/// go in a sealed file.
-pub(super) fn greet_template(socket: BorrowedFd<'_>, data: &[u8]) -> io::Result<()> {
+/// Sends a template its first message, before its process exists: its lifeline, and the data that it starts with, of
+/// any length, which go in a sealed file.
+pub(super) fn greet_template(socket: BorrowedFd<'_>, lifeline: &OwnedFd, data: &[u8]) -> io::Result<()> {
     let file = if data.is_empty() { None } else { Some(memfd::sealed("offloop-start", data)?) };
-    let files: Vec<_> = file.iter().map(AsFd::as_fd).collect();
+    let files: Vec<_> = [lifeline.as_fd()].into_iter().chain(file.iter().map(AsFd::as_fd)).collect();
     fd::send_with_files(socket, Role::Template.head(), &files)
 }
 
-/// Receives the first message to a template. Returns the data that it starts with. Does not block.
-pub(super) fn receive_start_data(socket: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+/// Receives the first message to a template. Returns the end of its lifeline, and the data that it starts with. Does not
+/// block.
+pub(super) fn receive_greeting(socket: BorrowedFd<'_>) -> io::Result<(OwnedFd, Vec<u8>)> {
     if Role::of_next_message(socket) != Some(Role::Template) {
         let text =
             "the first message on this socket is none to a template; use the socket that the pool has made";
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     let (_, files) = fd::receive_with_files(socket, Role::Template.head().len())?;
-    files.first().map_or(Ok(Vec::new()), |file| memfd::read_sealed(file.as_fd()))
+    let mut files = files.into_iter();
+    let lifeline = files.next().ok_or(io::ErrorKind::InvalidData)?;
+    let data = files.next().map_or(Ok(Vec::new()), |file| memfd::read_sealed(file.as_fd()))?;
+    Ok((lifeline, data))
 }
 
 /// Starts a program as a worker or as a template, with its end of the socket. Returns its process id.

@@ -224,15 +224,16 @@ impl Supervisor {
 
     /// Adds a worker whose process has been started.
     fn register(&mut self, process: Process, reaped_by: ReapedBy, launch: Launch) {
-        if self.dispatcher.has_listener() {
-            launch.link.listen();
-        }
         self.output.add(Arc::clone(&launch.pipes));
         let config = &self.dispatcher.config;
         let (link, pipes) = (Arc::clone(&launch.link), Arc::clone(&launch.pipes));
         let worker =
             WorkerRecord::new(process.pid(), link, pipes, config.max_tasks_per_child, config.max_worker_age);
         self.dispatcher.look(|scheduler, _| scheduler.workers.push(worker));
+        // After the push. A listener that comes meanwhile finds the worker, or is found here.
+        if self.dispatcher.has_listener() {
+            launch.link.listen();
+        }
         self.children.push(Child::new(process, reaped_by, launch));
     }
 

@@ -9,11 +9,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use rustix::net::Shutdown;
+
 use super::child::{Launch, PendingFork};
 use crate::core::error::WorkerExit;
 use crate::processes::handshake;
 use crate::processes::link::template::{Notice, Order, is_gone, receive, tell};
 use crate::processes::os::fd;
+use crate::processes::os::lifeline::Lifeline;
 use crate::processes::os::process::{End, Process, ProcessEnd, SpawnEnv};
 
 /// Starts a template on the given end of a socket. Returns its process id. The template is a child of the calling
@@ -58,6 +61,8 @@ pub(super) enum TemplateEvent {
 struct TemplateChild {
     process: Process,
     socket: OwnedFd,
+    /// The template is killed when this is cut or dropped.
+    lifeline: Lifeline,
     /// It has ended or reports nothing more. Set once, by [`Forks::lose_template`].
     is_lost: bool,
 }
@@ -65,9 +70,16 @@ struct TemplateChild {
 impl TemplateChild {
     fn start(start: &StartTemplate) -> io::Result<Self> {
         let (ours, theirs) = fd::message_sockets()?;
-        handshake::greet_template(ours.as_fd(), &start.data)?;
+        let (lifeline, end_of_template) = Lifeline::new()?;
+        handshake::greet_template(ours.as_fd(), &end_of_template, &start.data)?;
         let pid = (start.start)(theirs)?;
-        Ok(Self { process: Process::of_child(pid)?, socket: ours, is_lost: false })
+        Ok(Self { process: Process::of_child(pid)?, socket: ours, lifeline, is_lost: false })
+    }
+
+    fn kill(&self) {
+        if self.process.end(End::Kill, false).is_err() {
+            self.lifeline.cut();
+        }
     }
 
     /// Returns what the template has reported since the last call. Does not block.
@@ -199,8 +211,7 @@ impl Forks {
     pub(super) fn lose_template(&mut self) -> bool {
         if let Some(template) = &mut self.template {
             template.is_lost = true;
-            // If the system refuses the signal, the template ends when it reads the end of its socket.
-            let _ = template.process.end(End::Kill, false);
+            template.kill();
         }
         let had_pending = !self.pending.is_empty();
         self.pending.clear();
@@ -209,13 +220,14 @@ impl Forks {
 
     /// Ends the template and collects it.
     pub(super) fn end_template(&mut self) {
-        if let Some(TemplateChild { mut process, socket, .. }) = self.template.take() {
-            drop(socket);
-            if !fd::is_readable_within(process.pidfd(), TEMPLATE_EXIT_TIMEOUT) {
-                let _ = process.end(End::Kill, false);
-                fd::is_readable_within(process.pidfd(), TEMPLATE_EXIT_TIMEOUT);
+        if let Some(mut template) = self.template.take() {
+            // At the end of its socket it exits.
+            let _ = rustix::net::shutdown(&template.socket, Shutdown::Both);
+            if !fd::is_readable_within(template.process.pidfd(), TEMPLATE_EXIT_TIMEOUT) {
+                template.kill();
+                fd::is_readable_within(template.process.pidfd(), TEMPLATE_EXIT_TIMEOUT);
             }
-            process.collect();
+            template.process.collect();
         }
     }
 }

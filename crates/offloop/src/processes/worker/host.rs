@@ -8,6 +8,7 @@ use super::main::Worker;
 use super::template;
 use crate::processes::handshake::{self, Origin, Role, become_worker};
 use crate::processes::os::fd::replace_stderr;
+use crate::processes::os::lifeline::Hold;
 use crate::processes::os::process::{die_with, leave_ctrl_c_to_the_parent};
 use crate::processes::os::start::begin_from_known_state;
 
@@ -15,6 +16,8 @@ use crate::processes::os::start::begin_from_known_state;
 pub struct Template {
     socket: OwnedFd,
     start_data: Vec<u8>,
+    /// Kept open. `None` if the system does not know how to signal a hang-up.
+    _lifeline: Option<Hold>,
 }
 
 impl Template {
@@ -35,7 +38,7 @@ impl Template {
                 Err(io::Error::new(io::ErrorKind::InvalidInput, text))
             }
             Origin::DeadPool => Ok(None),
-            Origin::Pool(socket) => Self::at(socket).map(Some),
+            Origin::Pool(socket) => Self::at(socket),
         }
     }
 
@@ -43,13 +46,18 @@ impl Template {
     /// with the socket that it was given and the id of the process that started it.
     pub fn adopt(socket: OwnedFd, parent: u32) -> io::Result<Option<Self>> {
         begin_from_known_state()?;
-        if die_with(parent)? { Self::at(socket).map(Some) } else { Ok(None) }
+        if die_with(parent)? { Self::at(socket) } else { Ok(None) }
     }
 
-    fn at(socket: OwnedFd) -> io::Result<Self> {
+    /// Returns `None` if the pool is gone.
+    fn at(socket: OwnedFd) -> io::Result<Option<Self>> {
         leave_ctrl_c_to_the_parent();
-        let start_data = handshake::receive_start_data(socket.as_fd())?;
-        Ok(Self { socket, start_data })
+        let (lifeline, start_data) = handshake::receive_greeting(socket.as_fd())?;
+        Ok(match Hold::on(lifeline, false) {
+            Ok(None) => None,
+            // Without a lifeline the template ends when it reads the end of its socket.
+            hold => Some(Self { socket, start_data, _lifeline: hold.ok().flatten() }),
+        })
     }
 
     /// Returns the bytes that the pool was given by
