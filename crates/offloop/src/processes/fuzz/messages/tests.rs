@@ -9,7 +9,7 @@ use crate::processes::limits::Limits;
 use crate::processes::link::SlotHeader;
 
 /// The number of changed inputs of each entry that are tried.
-const INPUTS: usize = 20_000;
+const INPUTS: usize = 5_000;
 
 /// The number of levels in a seed. Deeper values are tried where the limit of the depth is.
 const LEVELS: usize = 40;
