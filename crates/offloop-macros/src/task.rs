@@ -152,21 +152,41 @@ impl VisitMut for Borrows {
     }
 }
 
-/// Returns the wrapper for a type of bytes, which encodes them as one block instead of byte by byte. Returns `None` for
-/// other types.
-fn wrapper(ty: &Type) -> Option<TokenStream> {
+/// A wrapper in which an argument is sent.
+struct Wrapper {
+    name: TokenStream,
+    /// It has the lifetime of the call.
+    borrows: bool,
+}
+
+/// Returns the wrapper for a type of bytes, which encodes them as one block instead of byte by byte, or for a `Cow`, which
+/// then borrows what has arrived. Returns `None` for other types.
+fn wrapper(ty: &Type) -> Option<Wrapper> {
     let is_u8 = |ty: &Type| matches!(ty, Type::Path(path) if path.path.is_ident("u8"));
+    let is_bytes = |ty: &Type| matches!(ty, Type::Slice(slice) if is_u8(&slice.elem));
+    let is_text = |ty: &Type| matches!(ty, Type::Path(path) if path.path.is_ident("str"));
+    let borrowing = |name| Some(Wrapper { name, borrows: true });
     match ty {
-        Type::Reference(reference) => match &*reference.elem {
-            Type::Slice(slice) if is_u8(&slice.elem) => Some(quote!(::offloop::__private::Bytes)),
-            _ => None,
-        },
+        Type::Reference(reference) if is_bytes(&reference.elem) => {
+            borrowing(quote!(::offloop::__private::Bytes))
+        }
         Type::Path(path) if path.qself.is_none() => {
-            let last = path.path.segments.last().filter(|last| last.ident == "Vec")?;
+            let last = path.path.segments.last()?;
             let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
-            match arguments.args.first() {
-                Some(GenericArgument::Type(ty)) if arguments.args.len() == 1 && is_u8(ty) => {
-                    Some(quote!(::offloop::__private::ByteBuf))
+            let arguments: Vec<_> = arguments.args.iter().collect();
+            match arguments[..] {
+                [GenericArgument::Type(ty)] if last.ident == "Vec" && is_u8(ty) => {
+                    Some(Wrapper { name: quote!(::offloop::__private::ByteBuf), borrows: false })
+                }
+                // A `Cow<'static, _>` does not borrow.
+                [GenericArgument::Lifetime(lifetime), GenericArgument::Type(ty)]
+                    if last.ident == "Cow" && lifetime.ident == "call" =>
+                {
+                    match ty {
+                        ty if is_text(ty) => borrowing(quote!(::offloop::__private::Text)),
+                        ty if is_bytes(ty) => borrowing(quote!(::offloop::__private::CowBytes)),
+                        _ => None,
+                    }
                 }
                 _ => None,
             }
@@ -201,15 +221,19 @@ fn generate(mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
     let written: Vec<_> = arguments.iter().map(|it| &it.written).collect();
     let bound: Vec<_> = arguments.iter().map(|it| &it.bound).collect();
     let names: Vec<_> = (0..arguments.len()).map(|at| format_ident!("arg{at}")).collect();
-    // The arguments are encoded as one tuple, in which bytes are wrapped.
+    // The arguments are encoded as one tuple, in which some are wrapped.
     let wrappers: Vec<_> = bound.iter().map(|ty| wrapper(ty)).collect();
-    let sent = bound.iter().zip(&wrappers).map(|(ty, wrapper)| match (wrapper, ty) {
-        (Some(wrapper), Type::Reference(_)) => quote!(#wrapper<'call>),
-        (Some(wrapper), _) => wrapper.clone(),
-        (None, ty) => ty.to_token_stream(),
+    let sent = bound.iter().zip(&wrappers).map(|(ty, wrapper)| match wrapper {
+        Some(Wrapper { name, borrows: true }) => quote!(#name<'call>),
+        Some(Wrapper { name, borrows: false }) => name.clone(),
+        None => ty.to_token_stream(),
     });
     let packed = names.iter().zip(&wrappers).map(|(name, wrapper)| {
-        if let Some(wrapper) = wrapper { quote!(#wrapper(#name)) } else { quote!(#name) }
+        if let Some(Wrapper { name: wrapper, .. }) = wrapper {
+            quote!(#wrapper(#name))
+        } else {
+            quote!(#name)
+        }
     });
     let unpacked: Vec<_> = names
         .iter()

@@ -146,9 +146,14 @@ pub use {
 /// # Ok::<(), offloop::Error>(())
 /// ```
 ///
-/// Arguments implement serde's `Serialize` and `Deserialize`. They may borrow (`&str`, `&[u8]`, `Cow<str>`): in the worker
-/// they then point into the memory that has arrived. The result implements both traits too, and owns its data. A task has
-/// at most 15 arguments. It is a free function, neither `async` nor generic nor `unsafe`.
+/// Arguments implement serde's `Serialize` and `Deserialize`. They may borrow (`&str`, `&[u8]`, `Cow<'_, str>`,
+/// `Cow<'_, [u8]>`): in the worker they then point into the memory that has arrived. Within another type a `Cow` borrows
+/// only with `#[serde(borrow)]`. The result implements both traits too, and owns its data. A task has at most 15
+/// arguments. It is a free function, neither `async` nor generic nor `unsafe`.
+///
+/// For another process, arguments and results are encoded as MessagePack with the names of fields and variants. All of
+/// serde's attributes work, and what cannot be sent is an error of its job. A value may be nested up to 128 levels. The
+/// guide "Which executor?" in the repository has the details.
 ///
 /// The name becomes a constant of a type of that name. So a local variable cannot have the name of a task that is in
 /// scope, and a task is passed on as a function by `*longest`.
@@ -178,7 +183,7 @@ macro_rules! init_tests {
 #[cfg(all(feature = "process", target_os = "linux"))]
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::wire::payload::{ByteBuf, Bytes, Incoming};
+    pub use crate::wire::payload::{ByteBuf, Bytes, CowBytes, Incoming, Text};
     pub use crate::wire::task::{EncodedResult, TASKS, Task, call, run};
     pub use linkme;
 }

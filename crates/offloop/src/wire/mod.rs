@@ -3,5 +3,7 @@
 pub(crate) mod arena;
 pub(crate) mod blob;
 pub(crate) mod memfd;
+pub(crate) mod msgpack;
 pub(crate) mod payload;
 pub(crate) mod task;
+pub(crate) mod type_names;

@@ -279,7 +279,9 @@ thread_local! {
 pub(crate) fn emit<T: Serialize + ?Sized>(item: &T) -> Result<(), NotSent> {
     let worker = CURRENT.with_borrow(Clone::clone);
     let worker = worker.ok_or_else(|| NotSent("no job of a process pool runs on this thread".to_owned()))?;
-    let payload = Payload::encode(item).map_err(|error| NotSent(error.to_string()))?;
+    // Its type precedes it, so that the reader can compare it with the one that it expects.
+    let payload =
+        Payload::encode_pair(std::any::type_name::<T>(), item).map_err(|error| NotSent(error.to_string()))?;
     worker.borrow_mut().emit(payload)
 }
 
