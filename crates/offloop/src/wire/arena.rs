@@ -11,15 +11,17 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mm::Advice;
 use rustix::process::Resource;
 
-use super::memfd::{Mapping, PrivateMapping, memory_file};
-use crate::base::fork::{Generation, PerProcess};
+use super::fork_copy::ForkRange;
+use super::memfd::{Mapping, PrivateMapping, largest_file, memory_file};
+use crate::base::fork::{OwnProcess, PerProcess};
 use crate::base::sync::Mutex;
+use crate::base::sync::atomic::{AtomicUsize, Ordering};
+use crate::base::syscall::NameCall;
 use crate::metrics::ArenaBytes;
 
 /// The smallest block, in bytes: a page.
@@ -37,11 +39,9 @@ const RETAINED: usize = 256 << 20;
 /// Returns the size for an arena in bytes. It is large, unless the address space or the size of files is limited:
 /// then it leaves room for the rest of the process.
 pub(crate) fn reserve() -> usize {
-    let limit = |resource, share| {
-        let limit = rustix::process::getrlimit(resource).current.map(|limit| limit / share);
-        limit.map_or(RESERVE, |limit| usize::try_from(limit).unwrap_or(RESERVE))
-    };
-    let share = limit(Resource::As, 16).min(limit(Resource::Fsize, 1)).clamp(SMALLEST, RESERVE);
+    let space = rustix::process::getrlimit(Resource::As).current;
+    let space = space.map_or(RESERVE, |limit| usize::try_from(limit / 16).unwrap_or(RESERVE));
+    let share = space.min(largest_file().unwrap_or(RESERVE)).clamp(SMALLEST, RESERVE);
     1 << share.ilog2()
 }
 
@@ -67,7 +67,8 @@ pub(crate) struct Arena {
     /// code in a job can find.
     file: OwnedFd,
     mapping: Mapping,
-    blocks: Mutex<FreeLists>,
+    /// In a forked child there are none: the blocks are its parent's.
+    blocks: OwnProcess<Mutex<FreeLists>>,
     /// The bytes of free blocks that have memory: they were written to, and not given back to the system since.
     retained: AtomicUsize,
     /// The number of bytes to which `retained` is trimmed. Exceeded until the next trim.
@@ -77,7 +78,6 @@ pub(crate) struct Arena {
     pools: AtomicUsize,
     /// Counts the blocks that were taken or freed. An arena whose count does not change is idle.
     uses: AtomicUsize,
-    born: Generation,
 }
 
 /// The blocks that can be taken.
@@ -106,26 +106,34 @@ impl Arena {
     /// Makes an arena in `mapping`, which is a writable mapping of all of `file`.
     pub(crate) fn new(file: &OwnedFd, mapping: Mapping) -> io::Result<Self> {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .of_call("open of a file of /proc/self/fd")?;
         Ok(Self {
             file,
             mapping,
-            blocks: Mutex::new(FreeLists { free: [const { Vec::new() }; CLASSES], fresh: 0 }),
+            blocks: OwnProcess::new(Mutex::new(FreeLists {
+                free: [const { Vec::new() }; CLASSES],
+                fresh: 0,
+            })),
             retained: AtomicUsize::new(0),
             retained_limit: AtomicUsize::new(RETAINED),
             uses: AtomicUsize::new(0),
             pools: AtomicUsize::new(0),
-            born: Generation::now(),
         })
     }
 
     /// Returns the arena of this process, made when it is first needed. `None` if the system refuses the memory.
     pub(crate) fn of_this_process() -> Option<&'static Self> {
+        Self::try_of_this_process().ok()
+    }
+
+    /// Returns the arena of this process like [`of_this_process`](Self::of_this_process), or the system's reason.
+    pub(crate) fn try_of_this_process() -> io::Result<&'static Self> {
         let make = || {
             let (file, mapping) = create(reserve(), true)?;
             Self::new(&file, mapping)
         };
-        THIS_PROCESS.try_get(make).ok()
+        THIS_PROCESS.try_get(make)
     }
 
     /// Makes `mapping` the arena of this process, which is a worker and whose parent has the same file mapped. To be
@@ -162,11 +170,12 @@ impl Arena {
         self.mapping.size()
     }
 
-    /// Takes a block of at least `size` bytes with arbitrary contents. `None` if the arena is used up.
+    /// Takes a block of at least `size` bytes with arbitrary contents. `None` if the arena is used up, or another
+    /// process's.
     pub(crate) fn take(&'static self, size: usize) -> Option<Block> {
         let class = class_of(size)?;
+        let mut blocks = self.blocks.get()?.lock();
         self.uses.fetch_add(1, Ordering::Relaxed);
-        let mut blocks = self.blocks.lock();
         // A somewhat larger block that was used before is better than fresh pages.
         for class in class..CLASSES.min(class + 3) {
             if let Some(FreeBlock { offset, touched }) = blocks.free[class].pop() {
@@ -188,13 +197,11 @@ impl Arena {
     }
 
     fn put_back(&self, block: &Block) {
-        if self.born.is_past() {
-            return;
-        }
+        let Some(blocks) = self.blocks.get() else { return };
         self.uses.fetch_add(1, Ordering::Relaxed);
         self.retained.fetch_add(block.touched, Ordering::Relaxed);
         let free = FreeBlock { offset: block.offset, touched: block.touched };
-        self.blocks.lock().free[block.class].push(free);
+        blocks.lock().free[block.class].push(free);
         if self.pools.load(Ordering::Relaxed) == 0 {
             self.shrink_to(0);
         }
@@ -212,7 +219,7 @@ impl Arena {
 
     /// Returns the memory in use, and the freed memory that is kept.
     pub(crate) fn bytes(&self) -> ArenaBytes {
-        let blocks = self.blocks.lock();
+        let Some(blocks) = self.blocks.get().map(Mutex::lock) else { return ArenaBytes::default() };
         let free = (0..CLASSES).map(|class| blocks.free[class].len() * (SMALLEST << class)).sum();
         let used = blocks.fresh.saturating_sub(free);
         ArenaBytes { used: used as u64, kept: self.retained.load(Ordering::Relaxed) as u64 }
@@ -231,13 +238,11 @@ impl Arena {
     /// Gives freed memory back to the system until at most `bound` bytes of it are kept. Blocks for as long as the
     /// system takes, about 50 µs for each MiB.
     pub(crate) fn shrink_to(&self, bound: usize) {
-        if self.born.is_past() {
-            return;
-        }
+        let Some(lists) = self.blocks.get() else { return };
         while self.retained.load(Ordering::Relaxed) > bound {
             // The least recently freed block with memory in the largest class that has one. It leaves its list
             // meanwhile.
-            let mut blocks = self.blocks.lock();
+            let mut blocks = lists.lock();
             let found = (0..CLASSES).rev().find_map(|class| {
                 let at = blocks.free[class].iter().position(|free| free.touched > 0)?;
                 Some((class, blocks.free[class].remove(at)))
@@ -251,7 +256,7 @@ impl Arena {
             // in a list, so there are no references to its bytes, which become zeros.
             let _ = unsafe { rustix::mm::madvise(start.cast(), SMALLEST << class, Advice::LinuxRemove) };
             // At the start of the list it is the last one to be taken: the others have their pages.
-            self.blocks.lock().free[class].insert(0, FreeBlock { offset, touched: 0 });
+            lists.lock().free[class].insert(0, FreeBlock { offset, touched: 0 });
         }
     }
 }
@@ -274,8 +279,15 @@ impl Block {
         SMALLEST << self.class
     }
 
-    /// Maps the first `length` bytes once more, privately. See [`Mapping::map_private`].
+    /// Gives forked children a copy of the block. To be dropped before it.
+    pub(crate) fn in_forked_children(&self) -> ForkRange {
+        ForkRange::copied(NonNull::new(self.start()).expect("a mapping has an address"), self.capacity())
+    }
+
+    /// Maps the first `length` bytes once more, privately. See [`Mapping::map_private`]. `None` in a forked child, which
+    /// has a copy of them.
     pub(crate) fn map_private(&self, length: usize) -> Option<PrivateMapping> {
+        self.arena.blocks.get()?;
         self.arena.mapping.map_private(NonNull::new(self.start())?, length)
     }
 
@@ -314,5 +326,8 @@ impl Drop for Block {
     }
 }
 
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;
+
+#[cfg(all(test, weak_memory))]
+mod weak_model;

@@ -7,7 +7,9 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::arena::{Arena, Block};
+use super::fork_copy::ForkRange;
 use super::memfd::{Mapping, PrivateMapping};
+use crate::base::fork::OwnProcess;
 
 /// Bytes in shared memory. As an argument or a result of a task they are passed on without a copy.
 ///
@@ -51,8 +53,9 @@ pub struct Blob(Arc<Memory>);
 
 enum Memory {
     Heap(Vec<u8>),
-    /// In this process's arena.
-    Own(Block, usize),
+    /// In this process's arena: what forked children get, the block and the length. Children get nothing of a blob that is
+    /// only kept for another process. The range is dropped before the block.
+    Own(#[allow(dead_code, reason = "it is kept for its drop")] Option<ForkRange>, Block, usize),
     /// In another process's arena.
     Foreign(Foreign),
 }
@@ -61,8 +64,10 @@ enum Memory {
 pub(crate) struct Foreign {
     start: NonNull<u8>,
     length: usize,
-    /// Keeps the bytes valid until it is dropped.
-    keeper: Box<dyn Keeper>,
+    /// Gives forked children a copy. Dropped before the keeper, which may release the memory.
+    _in_child: ForkRange,
+    /// Keeps the bytes valid until it is dropped. A forked child has a copy of the bytes, and releases nothing.
+    keeper: OwnProcess<Box<dyn Keeper>>,
 }
 
 /// Keeps another process's memory mapped and unchanged. Its drop may release the memory there.
@@ -87,7 +92,8 @@ impl Foreign {
     /// `length` bytes from `start` on are mapped for as long as `keeper` lives. Meanwhile no process writes to them that
     /// keeps to the protocol: see the documentation of [`Blob`].
     pub(crate) unsafe fn new(start: NonNull<u8>, length: usize, keeper: Box<dyn Keeper>) -> Self {
-        Self { start, length, keeper }
+        let in_child = ForkRange::copied(start, length);
+        Self { start, length, _in_child: in_child, keeper: OwnProcess::new(keeper) }
     }
 }
 
@@ -96,14 +102,15 @@ impl Blob {
         Self(Arc::new(Memory::Foreign(foreign)))
     }
 
+    /// Keeps a block of this process for another one that reads it.
     pub(crate) fn own(block: Block, length: usize) -> Self {
-        Self(Arc::new(Memory::Own(block, length)))
+        Self(Arc::new(Memory::Own(None, block, length)))
     }
 
     /// Returns the offset and the length of the bytes in this process's arena. `None` if they are elsewhere.
     pub(crate) fn location(&self) -> Option<(u64, usize)> {
         match &*self.0 {
-            Memory::Own(block, length) => Some((block.offset(), *length)),
+            Memory::Own(_, block, length) => Some((block.offset(), *length)),
             _ => None,
         }
     }
@@ -115,8 +122,10 @@ impl Blob {
         let mapped = match &*self.0 {
             _ if self.len() < SMALL => None,
             Memory::Heap(_) => None,
-            Memory::Own(block, length) => block.map_private(*length),
-            Memory::Foreign(it) => it.keeper.mapping().map_private(it.start, it.length),
+            Memory::Own(_, block, length) => block.map_private(*length),
+            Memory::Foreign(it) => {
+                it.keeper.get().and_then(|keeper| keeper.mapping().map_private(it.start, it.length))
+            }
         };
         PrivateBlob(match mapped {
             Some(mapped) => Writable::Mapped(mapped, self.clone()),
@@ -136,7 +145,7 @@ impl Deref for Blob {
     fn deref(&self) -> &[u8] {
         match &*self.0 {
             Memory::Heap(bytes) => bytes,
-            Memory::Own(block, length) => block.bytes(*length),
+            Memory::Own(_, block, length) => block.bytes(*length),
             // SAFETY: the caller of `Foreign::new` has promised that the bytes are mapped, and that they do not change
             // unless the other process violates the protocol. `Blob` documents what that would mean.
             Memory::Foreign(it) => unsafe { std::slice::from_raw_parts(it.start.as_ptr(), it.length) },
@@ -226,14 +235,18 @@ pub struct BlobMut {
 
 enum Growing {
     Heap(Vec<u8>),
-    Block(Block),
+    /// The range is dropped before the block.
+    Block(ForkRange, Block),
 }
 
 impl BlobMut {
     /// Makes an empty byte string with room for at least `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Self {
         let block = Arena::of_this_process().and_then(|arena| arena.take(capacity));
-        let memory = block.map_or_else(|| Growing::Heap(vec![0; capacity]), Growing::Block);
+        let memory = block.map_or_else(
+            || Growing::Heap(vec![0; capacity]),
+            |block| Growing::Block(block.in_forked_children(), block),
+        );
         Self { memory, length: 0 }
     }
 
@@ -304,7 +317,7 @@ impl BlobMut {
     pub fn capacity(&self) -> usize {
         match &self.memory {
             Growing::Heap(bytes) => bytes.len(),
-            Growing::Block(block) => block.capacity(),
+            Growing::Block(_, block) => block.capacity(),
         }
     }
 
@@ -315,7 +328,7 @@ impl BlobMut {
                 bytes.truncate(self.length);
                 Memory::Heap(bytes)
             }
-            Growing::Block(block) => Memory::Own(block, self.length),
+            Growing::Block(range, block) => Memory::Own(Some(range), block, self.length),
         }))
     }
 
@@ -331,7 +344,7 @@ impl BlobMut {
         let range = self.length..self.length + count;
         match &mut self.memory {
             Growing::Heap(bytes) => &mut bytes[range],
-            Growing::Block(block) => &mut block.bytes_mut(range.end)[range.start..],
+            Growing::Block(_, block) => &mut block.bytes_mut(range.end)[range.start..],
         }
     }
 }
@@ -342,7 +355,7 @@ impl Deref for BlobMut {
     fn deref(&self) -> &[u8] {
         match &self.memory {
             Growing::Heap(bytes) => &bytes[..self.length],
-            Growing::Block(block) => block.bytes(self.length),
+            Growing::Block(_, block) => block.bytes(self.length),
         }
     }
 }
@@ -351,7 +364,7 @@ impl DerefMut for BlobMut {
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.memory {
             Growing::Heap(bytes) => &mut bytes[..self.length],
-            Growing::Block(block) => block.bytes_mut(self.length),
+            Growing::Block(_, block) => block.bytes_mut(self.length),
         }
     }
 }
@@ -373,5 +386,5 @@ impl fmt::Debug for BlobMut {
     }
 }
 
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;

@@ -23,9 +23,9 @@ pub(crate) const PARTS: usize = 32;
 /// Smaller blobs are copied into the body, in bytes.
 const SMALL_BLOB: usize = 1024;
 
-/// Not public API: encoded values that are to be sent.
+/// Encoded values that are to be sent.
 #[derive(Debug)]
-pub struct Payload {
+pub(crate) struct Payload {
     body: Body,
     parts: Vec<Blob>,
 }
@@ -237,7 +237,7 @@ fn attach(blob: &Blob) -> Option<u32> {
     })
 }
 
-/// Not public API: encoded values that have arrived, in memory that does not change while they are read.
+/// Encoded values that have arrived, in memory that does not change while they are read.
 ///
 /// Values may borrow from the body, and a text that was found to be UTF-8 stays UTF-8. Two kinds of memory will do. The
 /// one is private to this process: what was copied out of the link, or what [`Received`] copies. The other is the arena
@@ -245,7 +245,7 @@ fn attach(blob: &Blob) -> Option<u32> {
 /// and the parent does not use the memory again before the worker has answered. A worker's own arena will not do: any
 /// thread of the worker may still write to it.
 #[derive(Debug, Clone, Copy)]
-pub struct Incoming<'a> {
+pub(crate) struct Incoming<'a> {
     pub(crate) body: &'a [u8],
     pub(crate) parts: &'a [Blob],
 }
@@ -363,9 +363,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Bytes<'a> {
     }
 }
 
-/// Not public API: a byte vector that is encoded as one block, not byte by byte.
+/// A byte vector that is encoded as one block, not byte by byte.
 #[derive(Debug)]
-pub struct ByteBuf(pub Vec<u8>);
+pub(crate) struct ByteBuf(pub(crate) Vec<u8>);
 
 impl Serialize for ByteBuf {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -499,5 +499,5 @@ impl<'de> de::Visitor<'de> for BlobVisitor {
     }
 }
 
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;

@@ -37,6 +37,8 @@ pub struct ItemStream<T> {
     decoding: Option<Handle<Decoded<T>>>,
     /// Items are decoded by the thread that reads them, whatever they are.
     decodes_here: bool,
+    /// This is a forked child, and the stream has said so.
+    has_failed: bool,
 }
 
 /// An item, and the name of the type that it was sent as. Or the reason why there is none.
@@ -57,6 +59,7 @@ impl<T: DeserializeOwned + Send + 'static> ItemStream<T> {
             sent_type: String::new(),
             decoding: None,
             decodes_here: false,
+            has_failed: false,
         }
     }
 
@@ -72,6 +75,11 @@ impl<T: DeserializeOwned + Send + 'static> ItemStream<T> {
 
     /// Does the same. The item is decoded on this thread if that is asked for or known to be quick, else on another one.
     fn take_next(&mut self, here: bool) -> Option<Result<T, Error>> {
+        let header = self.job.header();
+        if header.born.is_past() {
+            let is_first = !std::mem::replace(&mut self.has_failed, true);
+            return is_first.then(|| Err(header.error(ErrorKind::Forked)));
+        }
         let decoded = if let Some(decoding) = &mut self.decoding {
             let decoded = decoding.try_result()?;
             self.decoding = None;
@@ -117,6 +125,11 @@ impl<T: DeserializeOwned + Send + 'static> ItemStream<T> {
     /// Returns the next item, or `None` when the job has ended. Its handle tells how.
     ///
     /// If items of this task have taken long to be decoded, another thread decodes them.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Decode`] or [`ErrorKind::Panicked`] if the item could not be decoded. [`ErrorKind::Forked`] in a child
+    /// that was forked after the job was submitted: the items are its parent's. After that the stream ends there.
     pub async fn next(&mut self) -> Option<Result<T, Error>> {
         self.read(self.decodes_here).await
     }
@@ -128,10 +141,12 @@ impl<T: DeserializeOwned + Send + 'static> ItemStream<T> {
 
     async fn read(&mut self, here: bool) -> Option<Result<T, Error>> {
         std::future::poll_fn(|cx| {
-            let has_ended = self.job.header().has_ended();
+            let has_ended = self.job.header().has_ended() || self.job.header().born.is_past();
             match self.take_next(here) {
                 Some(item) => Poll::Ready(Some(item)),
-                None if has_ended && self.decoding.is_none() => Poll::Ready(None),
+                None if has_ended && (self.decoding.is_none() || self.job.header().born.is_past()) => {
+                    Poll::Ready(None)
+                }
                 None => {
                     if self.on_item(cx.waker()) {
                         cx.waker().wake_by_ref();

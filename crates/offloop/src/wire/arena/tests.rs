@@ -31,7 +31,7 @@ fn pages(bytes: usize) -> usize {
 impl Arena {
     /// Returns the free blocks: offset, capacity, touched.
     fn free_blocks(&self) -> Vec<(usize, usize, usize)> {
-        let blocks = self.blocks.lock();
+        let blocks = self.blocks.get().unwrap().lock();
         let of_class = |(class, frees): (usize, &Vec<FreeBlock>)| {
             frees.iter().map(|free| (free.offset, SMALLEST << class, free.touched)).collect::<Vec<_>>()
         };

@@ -8,8 +8,8 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 
 use super::{
-    ARRAY, BIN, BLOB, BLOB_NAME, Bare, DEPTH, EXT1, EXT4, EXT32, Error, F32, F64, FALSE, Family, I8, I16,
-    I32, I64, MAP, NIL, PART, PHANTOM, SOME, STR, TRUE, U8, U16, U32, U64,
+    ARRAY, BIN, BLOB, BLOB_NAME, DEPTH, EXT1, EXT4, EXT32, Error, F32, F64, FALSE, Family, I8, I16, I32, I64,
+    MAP, NIL, PART, SOME, STR, TRUE, U8, U16, U32, U64,
 };
 
 /// A deserialiser that reads from bytes, from which the values may borrow.
@@ -23,7 +23,8 @@ pub(crate) struct Decoder<'de> {
     somes: Option<u8>,
     /// The body was empty, and the nil that it stands for has not been read.
     is_empty: bool,
-    bare: Bare,
+    /// The next tuple is a call's arguments, which have no header.
+    is_bare: bool,
 }
 
 /// The beginning of a value.
@@ -45,7 +46,7 @@ enum Head<'de> {
 
 impl<'de> Decoder<'de> {
     pub(crate) fn new(body: &'de [u8]) -> Self {
-        Self { rest: body, levels: DEPTH, somes: None, is_empty: body.is_empty(), bare: Bare::No }
+        Self { rest: body, levels: DEPTH, somes: None, is_empty: body.is_empty(), is_bare: false }
     }
 
     /// Reads the next value.
@@ -55,9 +56,9 @@ impl<'de> Decoder<'de> {
 
     /// Reads the arguments of a call.
     pub(crate) fn arguments<T: Deserialize<'de>>(&mut self) -> Result<T, Error> {
-        self.bare = Bare::Next;
+        self.is_bare = true;
         let arguments = T::deserialize(&mut *self)?;
-        self.bare = Bare::No;
+        self.is_bare = false;
         Ok(arguments)
     }
 
@@ -289,12 +290,9 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
 
     fn deserialize_unit_struct<V: Visitor<'de>>(
         self,
-        name: &'static str,
+        _: &'static str,
         visitor: V,
     ) -> Result<V::Value, Error> {
-        if self.bare == Bare::Within && self.levels + 1 == DEPTH && name == PHANTOM {
-            return visitor.visit_unit();
-        }
         match self.head()? {
             Head::Array(0) => visitor.visit_unit(),
             head => self.visit(head, visitor),
@@ -326,8 +324,7 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, Error> {
-        if self.bare == Bare::Next {
-            self.bare = Bare::Within;
+        if std::mem::take(&mut self.is_bare) {
             return self.list(length, visitor);
         }
         self.deserialize_seq(visitor)

@@ -3,8 +3,8 @@
 use serde::{Serialize, Serializer, ser};
 
 use super::{
-    ARRAY, BIN, BLOB, BLOB_NAME, Bare, DEPTH, EXT1, EXT4, EXT32, Error, F32, F64, FALSE, Family, I8, I16,
-    I32, I64, MAP, NIL, PART, PHANTOM, SOME, STR, TRUE, U8, U16, U32, U64,
+    ARRAY, BIN, BLOB, BLOB_NAME, DEPTH, EXT1, EXT4, EXT32, Error, F32, F64, FALSE, Family, I8, I16, I32, I64,
+    MAP, NIL, PART, SOME, STR, TRUE, U8, U16, U32, U64,
 };
 
 /// The place for the encoded bytes.
@@ -28,19 +28,20 @@ pub(crate) struct Encoder<O> {
     somes: u8,
     /// The next value is that of a blob: the number of a part, or bytes.
     is_blob: bool,
-    bare: Bare,
+    /// The next tuple is a call's arguments, which are written without the tuple's header.
+    is_bare: bool,
 }
 
 impl<O: Output> Encoder<O> {
     pub(crate) fn new(out: O) -> Self {
-        Self { out, levels: DEPTH, somes: 0, is_blob: false, bare: Bare::No }
+        Self { out, levels: DEPTH, somes: 0, is_blob: false, is_bare: false }
     }
 
     /// Appends the arguments of a call.
     pub(crate) fn arguments<T: Serialize>(&mut self, arguments: &T) -> Result<(), Error> {
-        self.bare = Bare::Next;
+        self.is_bare = true;
         arguments.serialize(&mut *self)?;
-        self.bare = Bare::No;
+        self.is_bare = false;
         Ok(())
     }
 
@@ -311,10 +312,7 @@ impl<'e, O: Output> Serializer for &'e mut Encoder<O> {
         self.nil()
     }
 
-    fn serialize_unit_struct(self, name: &'static str) -> Result<(), Error> {
-        if self.bare == Bare::Within && self.levels + 1 == DEPTH && name == PHANTOM {
-            return Ok(());
-        }
+    fn serialize_unit_struct(self, _: &'static str) -> Result<(), Error> {
         // Not an empty list, as which serde's buffers would not give it back.
         self.nil()
     }
@@ -348,8 +346,7 @@ impl<'e, O: Output> Serializer for &'e mut Encoder<O> {
     }
 
     fn serialize_tuple(self, length: usize) -> Result<Compound<'e, O>, Error> {
-        if self.bare == Bare::Next {
-            self.bare = Bare::Within;
+        if std::mem::take(&mut self.is_bare) {
             self.enter()?;
             return Ok(Compound {
                 encoder: self,

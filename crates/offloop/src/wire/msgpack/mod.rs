@@ -46,9 +46,6 @@ const BLOB: u8 = 3;
 /// this name.
 pub(super) const BLOB_NAME: &str = "offloop::blob";
 
-/// The name of serde's struct for `PhantomData`, which is not written within a call's arguments.
-const PHANTOM: &str = "PhantomData";
-
 const NIL: u8 = 0xc0;
 const FALSE: u8 = 0xc2;
 const TRUE: u8 = 0xc3;
@@ -81,16 +78,6 @@ const STR: Family = Family { fix: (0xa0, 32), short: Some(0xd9), long: [0xda, 0x
 const BIN: Family = Family { fix: (0, 0), short: Some(0xc4), long: [0xc5, 0xc6] };
 const ARRAY: Family = Family { fix: (0x90, 16), short: None, long: [0xdc, 0xdd] };
 const MAP: Family = Family { fix: (0x80, 16), short: None, long: [0xde, 0xdf] };
-
-/// Whether the next tuple is a call's arguments, which are written without the tuple's header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Bare {
-    No,
-    /// The value itself.
-    Next,
-    /// Its elements.
-    Within,
-}
 
 /// The reason why a value cannot be encoded or decoded.
 ///
@@ -172,5 +159,5 @@ pub(super) fn is_ours<E>() -> bool {
     std::any::type_name::<E>() == std::any::type_name::<Error>()
 }
 
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;

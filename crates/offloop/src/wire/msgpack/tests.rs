@@ -343,15 +343,17 @@ proptest! {
 
 #[test]
 fn arguments_have_no_header_and_the_empty_value_no_bytes() {
-    let arguments = |value: (u8, &str, std::marker::PhantomData<()>)| {
-        let mut encoder = Encoder::new(Vec::new());
-        encoder.arguments(&value).unwrap();
-        encoder.into_output()
-    };
-    assert_eq!(arguments((7, "x", std::marker::PhantomData)), [7, 0xa1, b'x']);
+    let mut encoder = Encoder::new(Vec::new());
+    encoder.arguments(&(7, "x", (1,))).unwrap();
+    let bytes = encoder.into_output();
+    assert_eq!(bytes, [7, 0xa1, b'x', 0x91, 1]);
+    let mut decoder = Decoder::new(&bytes);
+    assert_eq!(decoder.arguments::<(u8, &str, (u8,))>().unwrap(), (7, "x", (1,)));
+    decoder.finish().unwrap();
     let mut none = Encoder::new(Vec::new());
-    none.arguments(&(std::marker::PhantomData::<()>,)).unwrap();
+    none.arguments(&()).unwrap();
     assert!(none.into_output().is_empty());
+    Decoder::new(&[]).arguments::<()>().unwrap();
     assert!(encode(&()).unwrap().is_empty());
     assert!(encode(&None::<u8>).unwrap().is_empty());
     decode::<()>(&[]).unwrap();

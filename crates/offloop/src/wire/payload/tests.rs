@@ -59,10 +59,6 @@ impl Tree {
     }
 }
 
-fn incoming(payload: &Payload) -> Incoming<'_> {
-    Incoming { body: payload.body(), parts: payload.parts() }
-}
-
 /// Makes a blob in shared memory.
 fn own(bytes: &[u8]) -> Blob {
     let mut blob = BlobMut::zeroed(bytes.len());
@@ -111,7 +107,7 @@ fn tree() -> impl Strategy<Value = Tree> {
 fn through<T: Serialize + serde::de::DeserializeOwned>(value: &T) -> T {
     let payload = Payload::encode(value).unwrap();
     assert!(!is_encoding());
-    let decoded = incoming(&payload).decode().unwrap();
+    let decoded = Incoming::from(&payload).decode().unwrap();
     assert!(!is_decoding());
     decoded
 }
@@ -136,7 +132,7 @@ proptest! {
             payload.body().len() + blobs.iter().map(|blob| blob.len()).sum::<usize>()
         );
         prop_assert_eq!(matches!(payload.location(), BodyLocation::Inline(_)), payload.body().len() <= INLINE);
-        prop_assert_eq!(&incoming(&payload).decode::<Tree>().unwrap(), &tree);
+        prop_assert_eq!(&Incoming::from(&payload).decode::<Tree>().unwrap(), &tree);
         // What the sender must keep while it is read: all of the parts, and the body if that is in the arena.
         let in_arena = usize::from(payload.body().len() > INLINE);
         let body = payload.body().to_vec();
@@ -162,11 +158,11 @@ proptest! {
     fn bytes_are_read_from_a_block_and_from_single_bytes(bytes in prop::collection::vec(any::<u8>(), 0..5000)) {
         let [block, one_by_one] = [Payload::encode(&Bytes(&bytes)), Payload::encode(&bytes)].map(Result::unwrap);
         for payload in [&block, &one_by_one] {
-            prop_assert_eq!(&incoming(payload).decode::<ByteBuf>().unwrap().0, &bytes);
-            prop_assert_eq!(&incoming(payload).decode::<Vec<u8>>().unwrap(), &bytes);
+            prop_assert_eq!(&Incoming::from(payload).decode::<ByteBuf>().unwrap().0, &bytes);
+            prop_assert_eq!(&Incoming::from(payload).decode::<Vec<u8>>().unwrap(), &bytes);
         }
         prop_assert_eq!(through(&ByteBuf(bytes.clone())).0, bytes.clone());
-        prop_assert_eq!(incoming(&block).decode::<Bytes>().unwrap().0, &bytes);
+        prop_assert_eq!(Incoming::from(&block).decode::<Bytes>().unwrap().0, &bytes);
     }
 
     #[test]
@@ -198,7 +194,7 @@ fn bodies_move_to_the_arena_when_they_are_too_long_for_the_link() {
         if let BodyLocation::InArena { offset, length } = payload.location() {
             assert_eq!((offset % 4096, length), (0, payload.body().len()));
         }
-        assert_eq!(incoming(&payload).decode::<Bytes>().unwrap().0, bytes);
+        assert_eq!(Incoming::from(&payload).decode::<Bytes>().unwrap().0, bytes);
     }
 }
 
@@ -216,12 +212,12 @@ fn blobs_beyond_the_limit_and_small_ones_and_those_on_the_heap_are_copied() {
     let payload = Payload::encode(&blobs).unwrap();
     assert_eq!(payload.parts().len(), PARTS);
     assert!(payload.body().len() > 5 * 2000);
-    assert_eq!(incoming(&payload).decode::<Vec<Blob>>().unwrap(), blobs);
+    assert_eq!(Incoming::from(&payload).decode::<Vec<Blob>>().unwrap(), blobs);
 
     for copied in [own(&[]), own(&[1; SMALL_BLOB - 1]), Blob::default(), vec![2; 50_000].into()] {
         let payload = Payload::encode(&copied).unwrap();
         assert!(payload.parts().is_empty());
-        assert_eq!(incoming(&payload).decode::<Blob>().unwrap(), copied);
+        assert_eq!(Incoming::from(&payload).decode::<Blob>().unwrap(), copied);
     }
 }
 
@@ -230,7 +226,7 @@ fn a_blob_that_is_sent_is_not_copied() {
     let blob = own(&[5; SMALL_BLOB]);
     let payload = Payload::encode(&(&blob, &blob)).unwrap();
     assert_eq!(payload.parts().len(), 2);
-    let (one, other) = incoming(&payload).decode::<(Blob, Blob)>().unwrap();
+    let (one, other) = Incoming::from(&payload).decode::<(Blob, Blob)>().unwrap();
     assert_eq!([one.as_ptr(), other.as_ptr()], [blob.as_ptr(); 2]);
     drop((one, other));
     assert!(blob.is_shared());
@@ -253,7 +249,7 @@ impl Serialize for Within<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let inner = Payload::encode(&(self.0, self.0)).map_err(S::Error::custom)?;
         assert_eq!(inner.parts().len(), 2, "only its own parts");
-        assert_eq!(incoming(&inner).decode::<(Blob, Blob)>().unwrap().1, *self.0);
+        assert_eq!(Incoming::from(&inner).decode::<(Blob, Blob)>().unwrap().1, *self.0);
         match self.1 {
             "fail" => Err(S::Error::custom("on purpose")),
             "panic" => panic!("on purpose"),
@@ -267,7 +263,7 @@ fn a_value_encoded_within_another_one_has_parts_of_its_own() {
     let [first, second] = [own(&[1; 2000]), own(&[2; 2000])];
     let payload = Payload::encode(&(&first, Within(&second, ""), &first)).unwrap();
     assert_eq!(payload.parts(), [first.clone(), second.clone(), first.clone()]);
-    let decoded: (Blob, Blob, Blob) = incoming(&payload).decode().unwrap();
+    let decoded: (Blob, Blob, Blob) = Incoming::from(&payload).decode().unwrap();
     assert_eq!(decoded, (first.clone(), second, first));
 }
 
@@ -297,7 +293,7 @@ impl<'de> Deserialize<'de> for Panics {
 fn a_value_that_panics_when_decoded_leaves_nothing_behind() {
     let blob = own(&[1; 2000]);
     let payload = Payload::encode(&(&blob, 0)).unwrap();
-    let panic = crate::base::panic::catch(|| incoming(&payload).decode::<(Blob, Panics)>().is_ok());
+    let panic = crate::base::panic::catch(|| Incoming::from(&payload).decode::<(Blob, Panics)>().is_ok());
     assert!(panic.is_err());
     assert!(!is_decoding());
     drop(payload);
@@ -312,7 +308,7 @@ impl<'de> Deserialize<'de> for DecodesWithin {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let blob = own(&[9; 3000]);
         let inner = Payload::encode(&blob).unwrap();
-        assert_eq!(incoming(&inner).decode::<Blob>().unwrap(), blob);
+        assert_eq!(Incoming::from(&inner).decode::<Blob>().unwrap(), blob);
         <()>::deserialize(deserializer)?;
         Ok(Self)
     }
@@ -322,7 +318,7 @@ impl<'de> Deserialize<'de> for DecodesWithin {
 fn a_value_decoded_within_another_one_has_parts_of_its_own() {
     let [first, second] = [own(&[1; 2000]), own(&[2; 2000])];
     let payload = Payload::encode(&(&first, (), &second)).unwrap();
-    let (one, _, other) = incoming(&payload).decode::<(Blob, DecodesWithin, Blob)>().unwrap();
+    let (one, _, other) = Incoming::from(&payload).decode::<(Blob, DecodesWithin, Blob)>().unwrap();
     assert_eq!((one, other), (first, second));
 }
 
@@ -348,6 +344,6 @@ fn a_blob_in_a_value_that_uses_another_serialiser_is_copied() {
     let blob = blob.freeze();
     let payload = Payload::encode(&(Sealed(blob.clone()), blob.clone())).unwrap();
     assert_eq!(payload.parts().len(), 1, "the one that is the payload's own");
-    let (sealed, open): (Sealed, Blob) = incoming(&payload).decode().unwrap();
+    let (sealed, open): (Sealed, Blob) = Incoming::from(&payload).decode().unwrap();
     assert!(sealed.0 == blob && open == blob);
 }
