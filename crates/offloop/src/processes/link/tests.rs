@@ -519,7 +519,7 @@ fn an_answer_larger_than_the_limit_is_refused() {
         let at = u32::try_from(extra).unwrap();
         link.offer(at, 1, 0, 0, &value(1));
         assert!(end.claim().is_some());
-        let result = blob((1 << 20) - 4 + extra, 3);
+        let result = blob((1 << 20) - 9 + extra, 3);
         let payload = Payload::encode(&(0_u8, 0_u8, result)).unwrap();
         assert_eq!(payload.size(), (1 << 20) + extra);
         end.answer(done(1), &payload);
