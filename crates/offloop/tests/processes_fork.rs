@@ -186,11 +186,11 @@ fn the_child_of_a_job_keeps_its_arguments_while_the_pool_reuses_their_memory() {
         bytes.fill(value);
         bytes.freeze()
     };
-    let job = pool.run(fork_and_read.with(&[b'A'; SIZE], blob(b'A'), gate.path(), seen.path()));
+    let job = pool.run(fork_and_read.with(&vec![b'A'; SIZE], blob(b'A'), gate.path(), seen.path()));
     assert_eq!(job.wait().unwrap(), SIZE);
     for _ in 0..10 {
         assert_eq!(pool.run(length.with(blob(b'X'))).wait().unwrap(), SIZE);
-        assert_eq!(pool.run(count.with(&[b'X'; SIZE])).wait().unwrap(), SIZE);
+        assert_eq!(pool.run(count.with(&vec![b'X'; SIZE])).wait().unwrap(), SIZE);
     }
     gate.open();
     eventually("the job's child ends", || std::fs::exists(seen.path()).unwrap());

@@ -108,7 +108,7 @@ pub(crate) const KINDS: [(Kind, u32, Nature); 29] = [
     (Kind::Garbage, 15, Nature::Dies),
     (Kind::Overrun, 30, Nature::Stays),
     (Kind::Stubborn, 15, Nature::Stays),
-    (Kind::LeaveBehind, 0, Nature::Stays),
+    (Kind::LeaveBehind, 10, Nature::Stays),
     (Kind::Fork, 15, Nature::Returns),
     (Kind::ForkAndDrop, 15, Nature::Returns),
     (Kind::DropPrivileges, 5, Nature::Returns),
@@ -209,6 +209,8 @@ impl Job {
         let nap = Self { kind: Kind::Nap, millis: 3, ..self.clone() };
         match self.kind.nature() {
             _ if matches!(self.kind, Kind::DropPrivileges | Kind::LoseSignals) => nap,
+            // The children would stay as zombies.
+            _ if matches!(self.kind, Kind::Fork | Kind::ForkAndDrop) => nap,
             Nature::Dies | Nature::MayDie | Nature::Stays => nap,
             _ => self,
         }

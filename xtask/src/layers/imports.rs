@@ -449,7 +449,9 @@ fn parts_of(item: &Item) -> (&[Attribute], Option<&Ident>) {
 /// Returns whether the condition of a `cfg` holds in builds for tests, fuzzing or model checking only.
 fn requires_tests(condition: &Meta) -> bool {
     let Meta::List(list) = condition else {
-        return ["test", "doctest", "fuzzing", "shuttle"].iter().any(|name| condition.path().is_ident(name));
+        return ["test", "doctest", "fuzzing", "shuttle", "weak_memory"]
+            .iter()
+            .any(|name| condition.path().is_ident(name));
     };
     let parts = list.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated).unwrap_or_default();
     if list.path.is_ident("all") {

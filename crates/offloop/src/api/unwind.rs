@@ -28,10 +28,13 @@ impl RefUnwindSafe for Error {}
 impl UnwindSafe for BuildError {}
 impl RefUnwindSafe for BuildError {}
 
-#[cfg(all(feature = "process", target_os = "linux"))]
+#[cfg(feature = "process")]
 mod process {
     use super::{RefUnwindSafe, UnwindSafe};
+    #[cfg(target_os = "linux")]
     use crate::processes::pool::{items::ItemStream, pool::ProcessPool};
+    #[cfg(not(target_os = "linux"))]
+    use crate::processes::unsupported::{ItemStream, ProcessPool};
     use crate::wire::blob::{Blob, PrivateBlob};
 
     impl UnwindSafe for ProcessPool {}

@@ -16,7 +16,7 @@ fn of_this_thread() -> usize {
 }
 
 /// Asks on a thread that has the affinity of the main thread. Returns `None` if the system refuses the thread.
-#[cfg(all(target_os = "linux", not(shuttle), not(miri)))]
+#[cfg(all(target_os = "linux", not(any(shuttle, weak_memory)), not(miri)))]
 fn of_the_process() -> Option<usize> {
     use super::{spawn, sync::thread};
 
@@ -29,7 +29,7 @@ fn of_the_process() -> Option<usize> {
     receive.recv().ok()
 }
 
-#[cfg(not(all(target_os = "linux", not(shuttle), not(miri))))]
+#[cfg(not(all(target_os = "linux", not(any(shuttle, weak_memory)), not(miri))))]
 fn of_the_process() -> Option<usize> {
     None
 }

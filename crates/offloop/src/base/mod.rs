@@ -7,5 +7,8 @@ pub(crate) mod fork;
 pub(crate) mod panic;
 pub(crate) mod spawn;
 pub(crate) mod sync;
+#[cfg(unix)]
 pub(crate) mod syscall;
 pub mod thread;
+#[cfg(all(test, weak_memory))]
+mod weak_model;

@@ -14,9 +14,9 @@ use super::sync::thread::{Builder, JoinHandle};
 
 /// Starts a thread of this library that runs `body`.
 pub(crate) fn spawn(builder: Builder, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    #[cfg(all(target_os = "linux", not(shuttle), not(miri)))]
+    #[cfg(all(target_os = "linux", not(any(shuttle, weak_memory)), not(miri)))]
     return linux::spawn(builder, body);
-    #[cfg(not(all(target_os = "linux", not(shuttle), not(miri))))]
+    #[cfg(not(all(target_os = "linux", not(any(shuttle, weak_memory)), not(miri))))]
     builder.spawn(body)
 }
 
@@ -31,11 +31,11 @@ pub fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> io::Res
 ///
 /// What the system refuses, such as a better nice level, stays as it is. Does nothing on other systems than Linux.
 pub fn begin_thread() {
-    #[cfg(all(target_os = "linux", not(shuttle), not(miri)))]
+    #[cfg(all(target_os = "linux", not(any(shuttle, weak_memory)), not(miri)))]
     linux::begin_thread();
 }
 
-#[cfg(all(target_os = "linux", not(shuttle), not(miri)))]
+#[cfg(all(target_os = "linux", not(any(shuttle, weak_memory)), not(miri)))]
 mod linux {
     use std::io;
     use std::mem::MaybeUninit;
@@ -203,5 +203,5 @@ mod linux {
     }
 }
 
-#[cfg(all(target_os = "linux", not(shuttle), not(miri)))]
+#[cfg(all(target_os = "linux", not(any(shuttle, weak_memory)), not(miri)))]
 pub(super) use linux::has_affinity_of_main;

@@ -64,7 +64,7 @@ impl<T, E: Into<io::Error>> NameCall<T> for Result<T, E> {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(all(test, not(any(shuttle, weak_memory))))]
 mod tests {
     use super::*;
 

@@ -206,7 +206,7 @@ impl<T: AnyJob + ?Sized> Backlog<T> {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(all(test, not(any(shuttle, weak_memory))))]
 mod tests {
     use std::sync::{Arc, Weak};
 

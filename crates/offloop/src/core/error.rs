@@ -223,6 +223,12 @@ impl fmt::Display for WorkerExit {
     }
 }
 
+#[cfg(not(unix))]
+fn signal_name(_signal: i32) -> Option<&'static str> {
+    None
+}
+
+#[cfg(unix)]
 fn signal_name(signal: i32) -> Option<&'static str> {
     Some(match signal {
         libc::SIGHUP => "SIGHUP",
@@ -306,6 +312,11 @@ pub enum BuildError {
          (in tests: `offloop::init_tests!();` once in the test crate)"
     )]
     NotInitialised,
+    /// Process pools need Linux, and this program was built for another system.
+    #[error(
+        "process pools need Linux; on this system run the task's call on a thread: `offloop::run_cpu(f.with(args))`"
+    )]
+    Unsupported,
     /// The system refused to start a thread or to open a file that the pool needs.
     #[error("{what}: {source}")]
     System {

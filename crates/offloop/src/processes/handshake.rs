@@ -43,7 +43,7 @@ pub(super) enum Role {
 
 impl Role {
     /// The bytes with which the first message to such a process begins.
-    const fn head(self) -> &'static [u8; 16] {
+    pub(super) const fn head(self) -> &'static [u8; 16] {
         match self {
             Self::Worker => b"offloop worker 1",
             Self::Template => b"offloop templ. 1",

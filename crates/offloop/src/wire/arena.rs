@@ -11,7 +11,6 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mm::Advice;
@@ -21,6 +20,7 @@ use super::fork_copy::ForkRange;
 use super::memfd::{Mapping, PrivateMapping, largest_file, memory_file};
 use crate::base::fork::{OwnProcess, PerProcess};
 use crate::base::sync::Mutex;
+use crate::base::sync::atomic::{AtomicUsize, Ordering};
 use crate::base::syscall::NameCall;
 use crate::metrics::ArenaBytes;
 
@@ -326,5 +326,8 @@ impl Drop for Block {
     }
 }
 
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;
+
+#[cfg(all(test, weak_memory))]
+mod weak_model;

@@ -33,7 +33,7 @@ pub(super) struct EndedJob {
     /// It was detached, and without interference it must begin, or must come to its end once begun.
     must_begin: bool,
     must_end: bool,
-    /// The pool has ended it, and kills its worker with all that it started.
+    /// The pool has ended it, or its worker died: the pool ends what it started.
     is_killed: bool,
 }
 
@@ -57,7 +57,10 @@ impl EndedJob {
             latest: if is_detached { Duration::MAX } else { seen + LATE },
             must_begin: is_detached && queue.or(total).is_none() && on_full != OnFull::ShedOldest,
             must_end: is_detached && run.or(total).is_none() && job.kind.nature() == Nature::Returns,
-            is_killed: matches!(outcome, Outcome::RunTimeout(_) | Outcome::Cancelled | Outcome::Dropped),
+            is_killed: matches!(
+                outcome,
+                Outcome::RunTimeout(_) | Outcome::Cancelled | Outcome::Dropped | Outcome::Died { .. }
+            ),
         }
     }
 

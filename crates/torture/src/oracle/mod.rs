@@ -364,11 +364,14 @@ mod tests {
             (Outcome::RunTimeout(second), second, 0),
             (Outcome::RunTimeout(second), UNTIL_KILLED + second, 1),
             (Outcome::Dropped, UNTIL_KILLED + second, 1),
+            (KILLED, second, 0),
+            (KILLED, UNTIL_KILLED + second, 1),
             (Outcome::Ok, UNTIL_KILLED + second, 0),
         ] {
             let mut oracle = Oracle::with_pool();
             let job = Arc::new(Job { run_timeout: Some(second), ..Job::default() });
             let number = oracle.submit(&job, POOL, CLIENT, now()).unwrap();
+            oracle.kill(true);
             let end = Moment { real: now().real + 2 * second, ..now() };
             let runs = JobRuns { child_seen: Some(end.fair + lived_on), ..ran() };
             oracle.settle(number, &outcome.clone().into(), runs, end);

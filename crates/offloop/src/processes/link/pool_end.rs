@@ -1,11 +1,9 @@
 //! The pool's end of a link.
 
 use std::io;
-use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags};
@@ -14,10 +12,11 @@ use super::message::{AnswerTag, FrameBody, Malformed, SlotHeader, Span, decode_f
 use super::ring::{RETURNS, Ring, Shared, listener, state};
 use crate::base::clock::Moment;
 use crate::base::sync::Mutex;
+use crate::base::sync::atomic::Ordering;
 use crate::base::syscall::NameCall;
 use crate::metrics::cpu::Usage;
 use crate::metrics::stats::Timing;
-use crate::processes::os::fd::drain_socket;
+use crate::processes::os::fd::{drain_socket, end_sending, send_byte};
 use crate::processes::os::futex;
 use crate::processes::os::process::this_core;
 use crate::wire::arena;
@@ -52,16 +51,15 @@ impl Link {
         let (ours, theirs) = UnixStream::pair().of_call("socketpair")?;
         ours.set_nonblocking(true).of_call("ioctl(FIONBIO)")?;
         let ring_file = memfd::memory_file("offloop-link", size_of::<Shared>())?;
-        let ring = Ring(Mapping::new(ring_file.as_fd(), size_of::<Shared>(), true)?);
+        let ring = Ring::map(ring_file.as_fd())?;
         let (arena_file, results) = arena::create(arena::reserve(), false)?;
-        let link = Self {
-            ring,
-            socket: ours,
-            results: Arc::new(results),
-            returns: Mutex::new(Vec::new()),
-            max_payload,
-        };
+        let link = Self::over(ring, ours, Arc::new(results), max_payload);
         Ok((link, Handout { socket: theirs.into(), files: [ring_file, arena_file] }))
+    }
+
+    /// Makes the end of a link whose memory is mapped.
+    pub(super) fn over(ring: Ring, socket: UnixStream, results: Arc<Mapping>, max_payload: u64) -> Self {
+        Self { ring, socket, results, returns: Mutex::new(Vec::new()), max_payload }
     }
 
     pub(in crate::processes) fn socket(&self) -> BorrowedFd<'_> {
@@ -75,7 +73,7 @@ impl Link {
 
     /// Returns the worker's fingerprint; 0 until the worker is up.
     pub(in crate::processes) fn greeting(&self) -> u64 {
-        self.ring.shared().greeting.load(Ordering::Acquire)
+        self.ring.shared().greeting.load(Ordering::Relaxed)
     }
 
     /// Returns the state of a slot.
@@ -94,13 +92,14 @@ impl Link {
     /// Withdraws an offer. Returns false if the worker has claimed it.
     pub(in crate::processes) fn withdraw(&self, at: u32) -> bool {
         let state = &self.ring.slot(at).state;
-        state.compare_exchange(state::OFFERED, state::WITHDRAWN, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        state.compare_exchange(state::OFFERED, state::WITHDRAWN, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Takes the answer out of a slot in the state `Answered`, and empties the slot.
     pub(in crate::processes) fn take(self: &Arc<Self>, at: u32, job: u64) -> Result<Answer, Malformed> {
         let (header, data) = self.ring.read(at);
-        self.ring.slot(at).state.store(state::EMPTY, Ordering::SeqCst);
+        // The slot stays on this side, so this publishes nothing.
+        self.ring.slot(at).state.store(state::EMPTY, Ordering::Relaxed);
         self.decode_answer(&header, data, job)
     }
 
@@ -158,7 +157,7 @@ impl Link {
     /// caller has to [`wake`](Self::wake) it.
     pub(in crate::processes) fn must_wake(&self) -> bool {
         let sleeps = &self.ring.shared().worker_sleeps.0;
-        sleeps.load(Ordering::SeqCst) != 0 && sleeps.swap(0, Ordering::SeqCst) != 0
+        sleeps.load(Ordering::SeqCst) != 0 && sleeps.swap(0, Ordering::Relaxed) != 0
     }
 
     /// Wakes the worker. A system call; does not block.
@@ -167,7 +166,7 @@ impl Link {
     /// sleep, and need not wake another core.
     pub(in crate::processes) fn wake(&self) {
         // If the socket is full, the worker has bytes to wake up for. If it is closed, the worker is gone.
-        let _ = rustix::net::send(&self.socket, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        send_byte(&self.socket, SendFlags::DONTWAIT);
     }
 
     /// Returns whether the worker was last seen on another core than the caller's.
@@ -185,12 +184,12 @@ impl Link {
     /// The caller then takes all answers of this link: it may have been woken in the supervisor's place.
     pub(in crate::processes) fn await_answer(&self, at: u32, limit: Duration) {
         let slot = self.ring.slot(at);
-        slot.awaited.store(1, Ordering::SeqCst);
+        slot.awaited.fetch_add(1, Ordering::SeqCst);
         let state = slot.state.load(Ordering::SeqCst);
         if state != state::ANSWERED {
             futex::wait(&slot.state, state, limit);
         }
-        slot.awaited.store(0, Ordering::SeqCst);
+        slot.awaited.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Asks the worker to notify the supervisor of its next answer. The supervisor looks at the slots after this,
@@ -211,7 +210,7 @@ impl Link {
 
     /// Ends the link: the worker leaves when it finds nothing more to do.
     pub(in crate::processes) fn close(&self) {
-        let _ = self.socket.shutdown(Shutdown::Write);
+        end_sending(&self.socket);
     }
 
     /// Gives a block of the worker's arena back to the worker.
@@ -229,7 +228,10 @@ impl Link {
             if put.wrapping_sub(returns.taken.0.load(Ordering::Acquire)) >= RETURNS {
                 return false;
             }
-            returns.offsets[(put % RETURNS) as usize].store(offset, Ordering::Relaxed);
+            returns.offsets[(put % RETURNS) as usize].with_mut(|slot| {
+                // SAFETY: the pointer is to mapped memory. The worker does not read this entry until `put` counts it.
+                unsafe { slot.write(offset) };
+            });
             returns.put.0.store(put.wrapping_add(1), Ordering::Release);
             waiting.pop();
         }

@@ -4,15 +4,15 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::ptr::NonNull;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::message::{FrameBody, SlotHeader, Span, decode_frame};
-use super::ring::{RETURNS, Ring, Shared, listener, state};
+use super::ring::{RETURNS, Ring, listener, state};
+use crate::base::sync::atomic::Ordering;
 use crate::base::syscall::NameCall;
-use crate::processes::os::fd::{self, drain_socket, is_readable_within};
+use crate::processes::os::fd::{self, drain_socket, is_readable_within, send_byte};
 use crate::processes::os::futex;
 use crate::processes::os::process::this_core;
 use crate::wire::blob::{Blob, Foreign};
@@ -80,24 +80,24 @@ impl WorkerEnd {
         ring: BorrowedFd<'_>,
         calls: Mapping,
     ) -> io::Result<Self> {
-        let ring = Ring(Mapping::new(ring, size_of::<Shared>(), true)?);
+        Self::over(Ring::map(ring)?, socket, listener, Box::leak(Box::new(calls)))
+    }
+
+    /// Makes the end of a link whose memory is mapped.
+    pub(super) fn over(
+        ring: Ring,
+        socket: UnixStream,
+        listener: OwnedFd,
+        calls: &'static Mapping,
+    ) -> io::Result<Self> {
         let status = rustix::fs::fstat(&socket).of_call("fstat")?;
         let identity = (status.st_dev, status.st_ino);
-        Ok(Self {
-            ring,
-            socket,
-            listener,
-            calls: Box::leak(Box::new(calls)),
-            at: 0,
-            announced: 0,
-            has_passed: false,
-            identity,
-        })
+        Ok(Self { ring, socket, listener, calls, at: 0, announced: 0, has_passed: false, identity })
     }
 
     /// Publishes the fingerprint of this process, and notifies the supervisor.
     pub(in crate::processes) fn greet(&self, fingerprint: u64) {
-        self.ring.shared().greeting.store(fingerprint, Ordering::SeqCst);
+        self.ring.shared().greeting.store(fingerprint, Ordering::Relaxed);
         self.notify();
     }
 
@@ -120,7 +120,7 @@ impl WorkerEnd {
     /// Returns whether the pool has taken the last answer, and there is nothing else to announce.
     pub(in crate::processes) fn is_heard(&self) -> bool {
         !self.has_passed
-            && self.ring.slot(self.at.wrapping_sub(1)).state.load(Ordering::SeqCst) != state::ANSWERED
+            && self.ring.slot(self.at.wrapping_sub(1)).state.load(Ordering::Relaxed) != state::ANSWERED
     }
 
     /// Claims the next call, if there is one.
@@ -128,7 +128,7 @@ impl WorkerEnd {
         loop {
             let state = &self.ring.slot(self.at).state;
             let claimed =
-                state.compare_exchange(state::OFFERED, state::CLAIMED, Ordering::SeqCst, Ordering::SeqCst);
+                state.compare_exchange(state::OFFERED, state::CLAIMED, Ordering::Acquire, Ordering::Relaxed);
             match claimed {
                 Ok(_) => {
                     self.ring.shared().worker_core.0.store(this_core(), Ordering::Relaxed);
@@ -192,7 +192,7 @@ impl WorkerEnd {
     /// Waits until the last item has been taken. If the pool dies, so does this process.
     fn await_room(&self) {
         let slot = self.ring.slot(self.at);
-        while slot.state.load(Ordering::SeqCst) == state::ITEM {
+        while slot.state.load(Ordering::Acquire) == state::ITEM {
             slot.blocked.store(1, Ordering::SeqCst);
             if slot.state.load(Ordering::SeqCst) == state::ITEM {
                 let is_late = futex::wait(&slot.state, state::ITEM, UNHEARD);
@@ -200,7 +200,7 @@ impl WorkerEnd {
                     self.wake_supervisor();
                 }
             }
-            slot.blocked.store(0, Ordering::SeqCst);
+            slot.blocked.store(0, Ordering::Relaxed);
         }
     }
 
@@ -227,7 +227,8 @@ impl WorkerEnd {
     /// A listener may be busy, so this replaces the supervisor only for a while.
     fn notify_listener(&self) -> bool {
         let state = &self.ring.shared().listener.0;
-        match state.compare_exchange(listener::OPEN, listener::NOTIFIED, Ordering::SeqCst, Ordering::SeqCst) {
+        match state.compare_exchange(listener::OPEN, listener::NOTIFIED, Ordering::Relaxed, Ordering::SeqCst)
+        {
             Ok(_) => fd::notify(self.listener.as_fd()),
             Err(state) => state == listener::NOTIFIED,
         }
@@ -236,7 +237,7 @@ impl WorkerEnd {
     /// Notifies the supervisor, if it sleeps.
     pub(in crate::processes) fn wake_supervisor(&self) {
         let waits = &self.ring.shared().pool_waits.0;
-        if waits.load(Ordering::SeqCst) != 0 && waits.swap(0, Ordering::SeqCst) != 0 {
+        if waits.load(Ordering::SeqCst) != 0 && waits.swap(0, Ordering::Relaxed) != 0 {
             self.notify();
         }
     }
@@ -252,7 +253,7 @@ impl WorkerEnd {
     }
 
     fn notify(&self) {
-        let _ = rustix::net::send(&self.socket, &[0], SendFlags::NOSIGNAL);
+        send_byte(&self.socket, SendFlags::empty());
     }
 
     /// Sleeps until the pool has something, for at most `limit` if there is one. Returns false if the link has ended.
@@ -265,7 +266,7 @@ impl WorkerEnd {
             let flags = if limit.is_none() || has_come { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
             drain_socket(&self.socket, flags)
         };
-        sleeps.store(0, Ordering::SeqCst);
+        sleeps.store(0, Ordering::Relaxed);
         goes_on
     }
 
@@ -276,7 +277,11 @@ impl WorkerEnd {
         if taken == returns.put.0.load(Ordering::Acquire) {
             return None;
         }
-        let offset = returns.offsets[(taken % RETURNS) as usize].load(Ordering::Relaxed);
+        let offset = returns.offsets[(taken % RETURNS) as usize].with(|slot| {
+            // SAFETY: the pointer is to mapped memory. The pool has written this entry before `put` counted it, and does
+            // not write to it again until `taken` counts it.
+            unsafe { slot.read() }
+        });
         returns.taken.0.store(taken.wrapping_add(1), Ordering::Release);
         Some(offset)
     }

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use rustix::net::{
 };
 use rustix::pipe::PipeFlags;
 
+use super::block;
 use crate::base::syscall::NameCall;
 
 /// The largest number of descriptors that one message carries.
@@ -77,7 +79,7 @@ pub(in crate::processes) fn message_sockets() -> io::Result<(OwnedFd, OwnedFd)> 
 pub(in crate::processes) fn drain_socket(socket: &UnixStream, mut flags: RecvFlags) -> bool {
     let mut bytes = [0; 64];
     loop {
-        match rustix::net::recv(socket, &mut bytes, flags) {
+        match block::receive(socket, &mut bytes, flags) {
             Ok((0, _)) => return false,
             Ok((count, _)) if count < bytes.len() => return true,
             Ok(_) => flags = RecvFlags::DONTWAIT,
@@ -86,6 +88,17 @@ pub(in crate::processes) fn drain_socket(socket: &UnixStream, mut flags: RecvFla
             Err(_) => return false,
         }
     }
+}
+
+/// Sends a byte, which means nothing but "look". If the socket is full, the other side has bytes to wake up for. If it
+/// has ended, the other side is gone.
+pub(in crate::processes) fn send_byte(socket: &UnixStream, flags: SendFlags) {
+    let _ = block::wake(|| rustix::net::send(socket, &[0], flags | SendFlags::NOSIGNAL));
+}
+
+/// Sends no more on a socket. The other side finds its end.
+pub(in crate::processes) fn end_sending(socket: &UnixStream) {
+    let _ = block::wake(|| socket.shutdown(Shutdown::Write));
 }
 
 /// An event that any thread can signal, and that a thread can wait for together with other descriptors.
@@ -116,7 +129,7 @@ impl EventFd {
 /// Signals the event of another process, whose descriptor this is. Returns whether it could.
 pub(in crate::processes) fn notify(event: BorrowedFd<'_>) -> bool {
     // For an event of our own this fails only if the counter is full, and then the descriptor is readable.
-    rustix::io::write(event, &1_u64.to_ne_bytes()).is_ok()
+    block::wake(|| rustix::io::write(event, &1_u64.to_ne_bytes())).is_ok()
 }
 
 /// Waits until one of the descriptors is ready or `limit` has passed.
@@ -144,7 +157,8 @@ pub(in crate::processes) fn readable(descriptor: BorrowedFd<'_>) -> PollFd<'_> {
 /// the read that follows will meet it.
 pub(in crate::processes) fn is_readable_within(descriptor: BorrowedFd<'_>, limit: Duration) -> bool {
     let mut descriptors = [readable(descriptor)];
-    poll(&mut descriptors, Some(limit)).is_err() || !descriptors[0].revents().is_empty()
+    block::poll_within(limit, |limit| poll(&mut descriptors, Some(limit))).is_err()
+        || !descriptors[0].revents().is_empty()
 }
 
 /// Makes a pipe. Its first end, from which one reads, does not block.

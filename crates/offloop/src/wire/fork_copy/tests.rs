@@ -12,6 +12,7 @@ const SIZE: usize = 64 * 1024;
 fn in_child(child: impl FnOnce() -> i32) -> i32 {
     // SAFETY: the child runs nothing but `child`, which only reads memory, and `_exit`.
     match unsafe { libc::fork() } {
+        // SAFETY: the child ends here, without running anything of the parent's.
         0 => unsafe { libc::_exit(child()) },
         pid => {
             let mut status = 0;
@@ -38,7 +39,9 @@ fn a_child_has_copies_of_the_held_ranges_and_no_other_shared_memory() {
         },
     );
     let (held, released, never) = (at(&mapping, 4000), at(&mapping, 20_000), at(&mapping, 40_000));
-    [held, released, never].into_iter().for_each(|at| write(at, 7));
+    for at in [held, released, never] {
+        write(at, 7);
+    }
     let range = ForkRange::copied(held, 200);
     drop(ForkRange::copied(released, 200));
     assert_eq!(
