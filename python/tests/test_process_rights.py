@@ -36,7 +36,7 @@ def program(tmp_path: Path) -> Iterator[Path]:
 def test_a_program_that_a_job_runs_is_killed_with_the_job(program: Path) -> None:
     async def main() -> None:
         async with ProcessPoolExecutor(1, grace=0.2) as pool:
-            call = asyncio.create_task(pool.run(crashes.run_stubborn_program, program))
+            call = pool.run(crashes.run_stubborn_program, program)
             pid = await asyncio.to_thread(pid_in, program)
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
