@@ -49,7 +49,7 @@ impl Reply {
             blob.extend_from_slice(bytes);
             blob.freeze()
         };
-        Ok(Self { code, body, buffers: to_blobs(&buffers)? })
+        Ok(Self { code, body, buffers: to_blobs(&buffers, &BlobMut::with_capacity)? })
     }
 
     /// Logs the reply if it is a log record. Otherwise returns it.
@@ -80,9 +80,12 @@ pub(crate) fn emit(reply: &Bound<'_, PyAny>) -> PyResult<()> {
     try_detach(reply.py(), || offloop::job::emit(&item))
 }
 
-/// Copies what these objects export to memory that workers see.
-pub(crate) fn to_blobs(buffers: &[Bound<'_, PyAny>]) -> PyResult<Vec<Blob>> {
-    buffers.iter().map(buffer::to_blob).collect()
+/// Copies what these objects export to memory that `reserve` makes for a number of bytes.
+pub(crate) fn to_blobs(
+    buffers: &[Bound<'_, PyAny>],
+    reserve: &(dyn Fn(usize) -> BlobMut + Sync),
+) -> PyResult<Vec<Blob>> {
+    buffers.iter().map(|buffer| buffer::to_blob(buffer, reserve)).collect()
 }
 
 /// Returns a sequence of objects that export the blobs.

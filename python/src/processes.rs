@@ -64,7 +64,7 @@ impl ProcessPool {
         queue_timeout: Option<f64>,
         buffersize: Option<usize>,
     ) -> PyResult<Job> {
-        let buffers = message::to_blobs(&buffers)?;
+        let buffers = message::to_blobs(&buffers, &|length| self.0.blob(length))?;
         let mut work = prepare(call.with(body, buffers)).name(name).priority(priority);
         if let Some(limit) = timeout {
             work = work.run_timeout(seconds("timeout", limit)?);

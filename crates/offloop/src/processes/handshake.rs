@@ -1,7 +1,7 @@
 //! How a started process becomes a worker: what the pool sends it, and what the process makes of it.
 //!
 //! The pool starts this program again with [`MARKER`] in its environment and the worker's end of the link's socket as
-//! its standard input. It writes the first message to that socket before the process exists: the [`Orders`] and six
+//! its standard input. It writes the first message to that socket before the process exists: the [`Orders`] and five
 //! descriptors. The new process reads the message in [`become_worker`] and greets the pool with its fingerprint.
 
 use std::ffi::OsString;
@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -40,16 +41,16 @@ pub(super) fn is_initialised() -> bool {
 /// The first message to a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Orders {
-    /// The sizes of the parent's arena and of the worker's own, in bytes.
-    pub(super) arenas: (u64, u64),
+    /// The size of the worker's arena, in bytes.
+    pub(super) arena: u64,
     /// The largest payload that the parent accepts, in bytes.
     pub(super) max_payload: u64,
     pub(super) limits: Limits,
 }
 
-/// The number of descriptors that go with the orders: the ring, the worker's own arena, the parent's arena, two pipes
-/// for captured output, and the listener's event.
-const FILES: usize = 6;
+/// The number of descriptors that go with the orders: the ring, the worker's arena, two pipes for captured output, and the
+/// listener's event.
+const FILES: usize = 5;
 const _: () = assert!(FILES <= MAX_FILES);
 
 /// Sends a worker its orders, before its process exists.
@@ -60,15 +61,9 @@ pub(super) fn instruct(
     captured: &[OwnedFd; 2],
     listener: BorrowedFd<'_>,
 ) -> io::Result<()> {
-    let arena = Arena::of_this_process().ok_or_else(no_shared_memory)?;
-    let ([ring, own], [out, err]) = (files, captured);
-    let files: [_; FILES] =
-        [ring.as_fd(), own.as_fd(), arena.for_readers(), out.as_fd(), err.as_fd(), listener];
+    let ([ring, arena], [out, err]) = (files, captured);
+    let files: [_; FILES] = [ring.as_fd(), arena.as_fd(), out.as_fd(), err.as_fd(), listener];
     fd::send_with_files(link.socket(), &postcard::to_stdvec(orders).map_err(io::Error::other)?, &files)
-}
-
-fn no_shared_memory() -> io::Error {
-    io::Error::new(io::ErrorKind::OutOfMemory, "the system refused shared memory for the pool's arena")
 }
 
 /// Starts a program as a worker or as a template, with its end of the socket. Returns its process id.
@@ -89,7 +84,7 @@ pub(super) fn start_program(
 pub(super) struct WorkerSetup {
     pub(super) link: WorkerEnd,
     /// The worker's own arena, for its results.
-    pub(super) arena: &'static Arena,
+    pub(super) arena: &'static Arc<Arena>,
     /// The largest payload that the pool accepts, in bytes.
     pub(super) max_payload: u64,
     /// The pipes that replace standard output and standard error while a job is captured.
@@ -111,14 +106,12 @@ pub(super) fn become_worker(socket: OwnedFd) -> io::Result<WorkerSetup> {
         io::Error::new(io::ErrorKind::InvalidData, text)
     };
     let orders: Orders = postcard::from_bytes(&orders).map_err(unclear)?;
-    let [ring, own, parents, out, err, listener]: [OwnedFd; FILES] =
+    let [ring, arena, out, err, listener]: [OwnedFd; FILES] =
         files.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
     let size = |size: u64| usize::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
-    let mapping = Mapping::new(own.as_fd(), size(orders.arenas.1)?, true)?;
-    let arena = Arena::adopt(&own, mapping)?;
+    let arena = Arena::adopt(Mapping::new(arena.as_fd(), size(orders.arena)?, true)?);
     arena.allow(size(orders.limits.idle_memory)?);
-    let calls = Mapping::new(parents.as_fd(), size(orders.arenas.0)?, false)?.keep_file(parents.as_fd())?;
-    let link = WorkerEnd::new(socket, listener, ring.as_fd(), calls)?;
+    let link = WorkerEnd::new(socket, listener, ring.as_fd())?;
     orders.limits.impose()?;
     Ok(WorkerSetup { link, arena, max_payload: orders.max_payload, captured: [out, err] })
 }

@@ -13,25 +13,55 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use rustix::process::Resource;
 
-use super::fork_copy::ForkRange;
+use super::fork_copy::{FileIdentity, ForkFile, ForkRange, identity_of};
 
-/// Makes a memory file of `size` bytes. It is sealed, so it can neither shrink under a reader nor grow.
+/// A memory file of a fixed size, which is to be sealed.
 ///
 /// All memory files are made here.
-pub(crate) fn memory_file(name: &str, size: usize) -> io::Result<OwnedFd> {
-    // The limit holds for memory files too, and the kernel ends a program that exceeds it with SIGXFSZ.
-    if let Some(limit) = largest_file().filter(|limit| size > *limit) {
-        return Err(io::Error::other(format!(
-            "this process may make no file of more than {limit} bytes, and the limit holds for shared memory too: \
-             {size} bytes are needed, so raise RLIMIT_FSIZE (`ulimit -f`, systemd's LimitFSIZE=)"
-        )));
+pub(crate) struct MemoryFile {
+    file: OwnedFd,
+    size: usize,
+}
+
+impl MemoryFile {
+    /// Makes a file of `size` bytes. It can neither shrink under a reader nor grow.
+    pub(crate) fn new(name: &str, size: usize) -> io::Result<Self> {
+        // The limit holds for memory files too, and the kernel ends a program that exceeds it with SIGXFSZ.
+        if let Some(limit) = largest_file().filter(|limit| size > *limit) {
+            return Err(io::Error::other(format!(
+                "this process may make no file of more than {limit} bytes, and the limit holds for shared memory too: \
+                 {size} bytes are needed, so raise RLIMIT_FSIZE (`ulimit -f`, systemd's LimitFSIZE=)"
+            )));
+        }
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = rustix::fs::memfd_create(name, flags).map_err(|error| refused("memfd_create", error))?;
+        rustix::fs::ftruncate(&file, size as u64).map_err(|error| refused("ftruncate", error))?;
+        let file = Self { file, size };
+        file.seal(SealFlags::SHRINK | SealFlags::GROW)?;
+        Ok(file)
     }
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file = rustix::fs::memfd_create(name, flags).map_err(|error| refused("memfd_create", error))?;
-    rustix::fs::ftruncate(&file, size as u64).map_err(|error| refused("ftruncate", error))?;
-    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
-        .map_err(|error| refused("fcntl(F_ADD_SEALS)", error))?;
-    Ok(file)
+
+    fn seal(&self, seals: SealFlags) -> io::Result<()> {
+        rustix::fs::fcntl_add_seals(&self.file, seals).map_err(|error| refused("fcntl(F_ADD_SEALS)", error))
+    }
+
+    /// Maps all of the file, to be written.
+    pub(crate) fn map(&self) -> io::Result<Mapping> {
+        Mapping::new(self.file.as_fd(), self.size, true)
+    }
+
+    /// Returns the file for processes that read and write it.
+    pub(crate) fn sealed(self) -> io::Result<OwnedFd> {
+        self.seal(SealFlags::SEAL)?;
+        Ok(self.file)
+    }
+
+    /// Returns the file for processes that only read it. The mappings that exist are the last that can be written to,
+    /// however the file is opened. Nor can anybody give its memory back to the system, except by closing it.
+    pub(crate) fn sealed_against_writers(self) -> io::Result<OwnedFd> {
+        self.seal(SealFlags::FUTURE_WRITE | SealFlags::SEAL)?;
+        Ok(self.file)
+    }
 }
 
 /// Returns the size of the largest file that this process may make, in bytes. `None` if there is no limit.
@@ -64,18 +94,10 @@ pub(crate) struct Mapping {
     start: NonNull<u8>,
     size: usize,
     /// The file, if parts of it are to be mapped privately. Its identity is kept too: faulty code in a job may close
-    /// all descriptors and open other files under their numbers.
-    file: Option<(OwnedFd, FileIdentity)>,
+    /// all descriptors and open other files under their numbers. In a forked child it is closed.
+    file: Option<(ForkFile, FileIdentity)>,
     /// Keeps the mapping away from forked children. `None` from when it is unmapped.
     in_child: Option<ForkRange>,
-}
-
-/// A file's device and inode number.
-type FileIdentity = (u64, u64);
-
-fn identity_of(file: BorrowedFd<'_>) -> io::Result<FileIdentity> {
-    let status = rustix::fs::fstat(file)?;
-    Ok((status.st_dev, status.st_ino))
 }
 
 // SAFETY: a mapping is plain memory that belongs to no thread. The type only returns raw pointers; code that reads or
@@ -126,9 +148,17 @@ impl Mapping {
     }
 
     /// Keeps `file`, which this is a mapping of, so that [`map_private`](Self::map_private) can map parts of it.
-    pub(crate) fn keep_file(mut self, file: BorrowedFd<'_>) -> io::Result<Self> {
-        self.file = Some((rustix::io::fcntl_dupfd_cloexec(file, 3)?, identity_of(file)?));
+    pub(crate) fn keep_file(mut self, file: OwnedFd) -> io::Result<Self> {
+        let identity = identity_of(file.as_fd())?;
+        self.file = Some((ForkFile::new(file)?, identity));
         Ok(self)
+    }
+
+    /// Keeps a copy of the descriptor `file`.
+    pub(crate) fn keep_copy_of(self, file: BorrowedFd<'_>) -> io::Result<Self> {
+        let copy =
+            rustix::io::fcntl_dupfd_cloexec(file, 3).map_err(|error| refused("fcntl(F_DUPFD)", error))?;
+        self.keep_file(copy)
     }
 
     /// Maps `length` bytes once more, privately and writable, from `start` on, which is an address in this mapping. A
@@ -138,9 +168,10 @@ impl Mapping {
     /// if the system refuses.
     pub(crate) fn map_private(&self, start: NonNull<u8>, length: usize) -> Option<PrivateMapping> {
         let (file, identity) = self.file.as_ref()?;
+        let file = file.get()?;
         let offset = (start.as_ptr() as usize).checked_sub(self.start.as_ptr() as usize)?;
         let is_inside = offset.checked_add(length).is_some_and(|end| end <= self.size);
-        if !is_inside || length == 0 || identity_of(file.as_fd()).ok()? != *identity {
+        if !is_inside || length == 0 || identity_of(file).ok()? != *identity {
             return None;
         }
         let protection = ProtFlags::READ | ProtFlags::WRITE;

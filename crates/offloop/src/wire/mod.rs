@@ -5,4 +5,5 @@ pub(crate) mod blob;
 pub(crate) mod fork_copy;
 pub(crate) mod memfd;
 pub(crate) mod payload;
+pub(crate) mod pool_memory;
 pub(crate) mod task;

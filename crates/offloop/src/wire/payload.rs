@@ -1,12 +1,14 @@
 //! Payloads: the encoded values that a call or an answer carries.
 //!
 //! A payload has a body and parts. A body of up to [`INLINE`] bytes is a small vector, which is copied into the link.
-//! A longer one is encoded straight into a block of this process's arena. Blobs in shared memory are not encoded:
-//! they become parts, and the body only has their numbers.
+//! A longer one is encoded straight into a block of the memory that its readers see. Blobs are not encoded: they become
+//! parts, and the body only has their numbers. Those that are in other memory are copied first.
 
 use std::any::type_name;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::io;
+use std::sync::Arc;
 
 use postcard::de_flavors;
 use postcard::ser_flavors::Flavor;
@@ -14,6 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::arena::{Arena, Block};
 use super::blob::Blob;
+use super::pool_memory::Memory;
 
 /// The longest body that is copied into the link, in bytes.
 pub(crate) const INLINE: usize = 1408;
@@ -41,9 +44,9 @@ enum Body {
 /// The location of the bytes of a payload's body.
 pub(crate) enum BodyLocation<'a> {
     Inline(&'a [u8]),
-    /// In this process's arena, `length` bytes from `offset` on.
+    /// In shared memory, `length` bytes from this address on.
     InArena {
-        offset: u64,
+        address: u64,
         length: usize,
     },
 }
@@ -53,21 +56,44 @@ pub(crate) enum BodyLocation<'a> {
 pub(crate) enum EncodeError {
     #[error("{0}")]
     Value(postcard::Error),
-    #[error("the shared memory of this process is used up; are results kept, or are too many calls queued?")]
-    NoMemory,
+    #[error("there is no more shared memory for it: {0}")]
+    NoMemory(io::Error),
 }
 
 impl Payload {
-    /// Encodes a value.
+    /// Encodes a value for the parent of this worker. In a process that is no worker, the payload stays in the process.
     pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, EncodeError> {
+        Self::encode_to(value, Arena::of_this_worker().map(|arena| arena as &dyn Memory))
+    }
+
+    /// Encodes a value for the workers of a pool.
+    pub(crate) fn encode_for<T>(value: &T, memory: &dyn Memory) -> Result<Self, EncodeError>
+    where
+        T: Serialize + ?Sized,
+    {
+        Self::encode_to(value, Some(memory))
+    }
+
+    fn encode_to<T>(value: &T, memory: Option<&dyn Memory>) -> Result<Self, EncodeError>
+    where
+        T: Serialize + ?Sized,
+    {
         let scope = Encoding::begin();
-        let body =
-            postcard::serialize_with_flavor(value, Writer::default()).map_err(|error| match error {
-                postcard::Error::SerializeBufferFull => EncodeError::NoMemory,
-                error => EncodeError::Value(error),
-            })?;
-        let parts = ENCODING.take().unwrap_or_default();
+        let refusal = Cell::new(None);
+        let writer = Writer { body: Body::Inline(Vec::new()), memory, refusal: &refusal };
+        let body = postcard::serialize_with_flavor(value, writer).map_err(|error| match refusal.take() {
+            Some(refusal) => EncodeError::NoMemory(refusal),
+            None => EncodeError::Value(error),
+        })?;
+        let mut parts = ENCODING.take().unwrap_or_default();
         drop(scope);
+        if let Some(memory) = memory {
+            for part in &mut parts {
+                if !part.is_in(memory) {
+                    *part = part.copy_to(memory).map_err(EncodeError::NoMemory)?;
+                }
+            }
+        }
         Ok(Self { body, parts })
     }
 
@@ -83,7 +109,9 @@ impl Payload {
     pub(crate) fn location(&self) -> BodyLocation<'_> {
         match &self.body {
             Body::Inline(bytes) => BodyLocation::Inline(bytes),
-            Body::InArena(block, length) => BodyLocation::InArena { offset: block.offset(), length: *length },
+            Body::InArena(block, length) => {
+                BodyLocation::InArena { address: block.address(), length: *length }
+            }
         }
     }
 
@@ -96,6 +124,15 @@ impl Payload {
 
     pub(crate) fn parts(&self) -> &[Blob] {
         &self.parts
+    }
+
+    /// Returns the arenas that it lies in.
+    pub(crate) fn arenas(&self) -> impl Iterator<Item = &Arc<Arena>> {
+        let body = match &self.body {
+            Body::Inline(_) => None,
+            Body::InArena(block, _) => Some(block.arena()),
+        };
+        body.into_iter().chain(self.parts.iter().filter_map(Blob::arena))
     }
 
     /// Returns what of it is in this process's arena, and so must be kept while another process reads it.
@@ -113,18 +150,16 @@ impl Payload {
     }
 }
 
-/// Collects encoded bytes: in a vector up to the length of an inline body, in a block of the arena beyond.
-struct Writer {
+/// Collects encoded bytes: in a vector up to the length of an inline body, in a block of the memory beyond. Without a
+/// memory, all of them in a vector.
+struct Writer<'a> {
     body: Body,
+    memory: Option<&'a dyn Memory>,
+    /// The reason why there was no block, since the format's errors have no room for it.
+    refusal: &'a Cell<Option<io::Error>>,
 }
 
-impl Default for Writer {
-    fn default() -> Self {
-        Self { body: Body::Inline(Vec::new()) }
-    }
-}
-
-impl Writer {
+impl Writer<'_> {
     /// Moves to a block that has room for `additional` more bytes.
     #[cold]
     fn grow(&mut self, additional: usize) -> postcard::Result<()> {
@@ -133,10 +168,13 @@ impl Writer {
             Body::InArena(block, length) => block.bytes(*length),
         };
         let needed = written.len().checked_add(additional).ok_or(postcard::Error::SerializeBufferFull)?;
-        let arena = Arena::of_this_process().ok_or(postcard::Error::SerializeBufferFull)?;
+        let memory = self.memory.ok_or(postcard::Error::SerializeBufferFull)?;
         // The size at least doubles, so all moves together copy less than twice the final length.
         let size = needed.max(2 * written.len());
-        let mut block = arena.take(size).ok_or(postcard::Error::SerializeBufferFull)?;
+        let mut block = memory.take(size).map_err(|error| {
+            self.refusal.set(Some(error));
+            postcard::Error::SerializeBufferFull
+        })?;
         block.bytes_mut(written.len()).copy_from_slice(written);
         let length = written.len();
         self.body = Body::InArena(block, length);
@@ -144,7 +182,7 @@ impl Writer {
     }
 }
 
-impl Flavor for Writer {
+impl Flavor for Writer<'_> {
     type Output = Body;
 
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
@@ -154,7 +192,7 @@ impl Flavor for Writer {
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
         loop {
             match &mut self.body {
-                Body::Inline(body) if body.len() + bytes.len() <= INLINE => {
+                Body::Inline(body) if self.memory.is_none() || body.len() + bytes.len() <= INLINE => {
                     body.extend_from_slice(bytes);
                     return Ok(());
                 }
@@ -202,7 +240,7 @@ impl Drop for Encoding {
 /// Returns whether this serialiser is the one that encodes a payload on this thread, and not one that a value uses for
 /// itself. With a wrong answer the blob would be decoded as other bytes, but memory stays safe.
 fn is_encoding_with<S>() -> bool {
-    is_encoding() && type_name::<S>() == type_name::<&mut postcard::Serializer<Writer>>()
+    is_encoding() && type_name::<S>() == type_name::<&mut postcard::Serializer<Writer<'_>>>()
 }
 
 fn is_encoding() -> bool {
@@ -212,7 +250,7 @@ fn is_encoding() -> bool {
 /// Makes a blob a part of the payload that is being encoded. Returns the part's number, and `None` if the blob must
 /// be copied into the body.
 fn attach(blob: &Blob) -> Option<u32> {
-    if blob.len() < SMALL_BLOB || blob.location().is_none() {
+    if blob.len() < SMALL_BLOB {
         return None;
     }
     ENCODING.with_borrow_mut(|parts| {

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::payload::{Bytes, EncodeError, Incoming, Payload};
+use super::pool_memory::Memory;
 use crate::base::fork::PerProcess;
 use crate::base::panic::Panic;
 use crate::core::error::ErrorKind;
@@ -28,7 +29,7 @@ pub struct Call<'a, R> {
 
 /// A task's function with its arguments, whatever their types.
 trait BoundCall<R>: Send {
-    fn encode(&self, context: Option<&CallContext<'_>>) -> Result<Payload, EncodeError>;
+    fn encode(&self, context: Option<&CallContext<'_>>, memory: &dyn Memory) -> Result<Payload, EncodeError>;
     fn call(self: Box<Self>) -> R;
 }
 
@@ -38,10 +39,10 @@ struct Arguments<A, R> {
 }
 
 impl<A: Serialize + Send, R> BoundCall<R> for Arguments<A, R> {
-    fn encode(&self, context: Option<&CallContext<'_>>) -> Result<Payload, EncodeError> {
+    fn encode(&self, context: Option<&CallContext<'_>>, memory: &dyn Memory) -> Result<Payload, EncodeError> {
         match context {
-            Some(context) => Payload::encode(&(context, &self.arguments)),
-            None => Payload::encode(&self.arguments),
+            Some(context) => Payload::encode_for(&(context, &self.arguments), memory),
+            None => Payload::encode_for(&self.arguments, memory),
         }
     }
 
@@ -65,8 +66,13 @@ impl<R> Call<'_, R> {
         self.task.name
     }
 
-    pub(crate) fn encode(&self, context: Option<&CallContext<'_>>) -> Result<Encoded, ErrorKind> {
-        match self.bound.encode(context) {
+    /// Encodes the call for the workers of a pool, which read `memory`.
+    pub(crate) fn encode(
+        &self,
+        context: Option<&CallContext<'_>>,
+        memory: &dyn Memory,
+    ) -> Result<Encoded, ErrorKind> {
+        match self.bound.encode(context, memory) {
             Ok(arguments) => {
                 Ok(Encoded { task: self.task, arguments, has_context: context.is_some(), kind: 0 })
             }

@@ -1,5 +1,6 @@
 //! The pool's end of a link.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,6 +13,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::message::{AnswerTag, FrameBody, Malformed, SlotHeader, Span, decode_frame};
 use super::ring::{RETURNS, Ring, Shared, listener, state};
+use super::segments::{self, LOOK};
 use crate::base::clock::Moment;
 use crate::base::sync::Mutex;
 use crate::metrics::cpu::Usage;
@@ -19,9 +21,9 @@ use crate::metrics::stats::Timing;
 use crate::processes::os::fd::drain_socket;
 use crate::processes::os::futex;
 use crate::processes::os::process::this_core;
-use crate::wire::arena;
+use crate::wire::arena::{self, Arena};
 use crate::wire::blob::{Blob, Foreign, Keeper};
-use crate::wire::memfd::{self, Mapping};
+use crate::wire::memfd::{Mapping, MemoryFile};
 use crate::wire::payload::Payload;
 
 /// The descriptors that a new worker is given.
@@ -41,6 +43,8 @@ pub(in crate::processes) struct Link {
     pub(in crate::processes) results: Arc<Mapping>,
     /// Freed blocks for which there was no room in the ring's queue of returns.
     pub(super) returns: Mutex<Vec<u64>>,
+    /// The numbers of the segments of the pool's memory that the worker has been given.
+    attached: Mutex<HashSet<u32>>,
     /// The largest payload that is accepted from the worker, in bytes.
     max_payload: u64,
 }
@@ -50,17 +54,18 @@ impl Link {
     pub(in crate::processes) fn create(max_payload: u64) -> io::Result<(Self, Handout)> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let ring_file = memfd::memory_file("offloop-link", size_of::<Shared>())?;
-        let ring = Ring(Mapping::new(ring_file.as_fd(), size_of::<Shared>(), true)?);
+        let ring_file = MemoryFile::new("offloop-link", size_of::<Shared>())?;
+        let ring = Ring(ring_file.map()?);
         let (arena_file, results) = arena::create(arena::reserve(), false)?;
         let link = Self {
             ring,
             socket: ours,
             results: Arc::new(results),
             returns: Mutex::new(Vec::new()),
+            attached: Mutex::default(),
             max_payload,
         };
-        Ok((link, Handout { socket: theirs.into(), files: [ring_file, arena_file] }))
+        Ok((link, Handout { socket: theirs.into(), files: [ring_file.sealed()?, arena_file] }))
     }
 
     pub(in crate::processes) fn socket(&self) -> BorrowedFd<'_> {
@@ -82,12 +87,33 @@ impl Link {
         self.ring.slot(at).state.load(Ordering::SeqCst)
     }
 
-    /// Offers a call in a slot, which is empty. Callers take turns.
+    /// Offers a call in a slot, which is empty. Callers take turns. Gives the worker the segments that the call lies in.
     pub(in crate::processes) fn offer(&self, at: u32, job: u64, task: u32, flags: u32, payload: &Payload) {
+        for segment in payload.arenas() {
+            self.attach(segment);
+        }
         let header = SlotHeader { job, tag: task, flags, ..SlotHeader::default() };
         self.ring.write(at, header, payload);
         self.ring.shared().pool_core.0.store(this_core(), Ordering::Relaxed);
         self.ring.slot(at).state.store(state::OFFERED, Ordering::SeqCst);
+    }
+
+    fn attach(&self, segment: &Arena) {
+        if self.attached.lock().insert(segment.number()) {
+            // If this fails, the worker has ended, or it has not read its socket for very long. Then it answers the call
+            // with the reason.
+            let _ = segments::attach(self.socket.as_fd(), segment);
+        }
+    }
+
+    /// Tells the worker that segments of the pool's memory are used no more.
+    pub(in crate::processes) fn detach(&self, numbers: &[u32]) {
+        for number in numbers {
+            if self.attached.lock().remove(number) {
+                // If this fails, the worker keeps the memory until it ends.
+                let _ = segments::detach(self.socket.as_fd(), *number);
+            }
+        }
     }
 
     /// Withdraws an offer. Returns false if the worker has claimed it.
@@ -166,7 +192,7 @@ impl Link {
     /// sleep, and need not wake another core.
     pub(in crate::processes) fn wake(&self) {
         // If the socket is full, the worker has bytes to wake up for. If it is closed, the worker is gone.
-        let _ = rustix::net::send(&self.socket, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        let _ = rustix::net::send(&self.socket, &[LOOK], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
 
     /// Returns whether the worker was last seen on another core than the caller's.

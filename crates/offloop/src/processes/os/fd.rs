@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use rustix::pipe::PipeFlags;
@@ -16,7 +16,7 @@ use rustix::pipe::PipeFlags;
 /// The largest number of descriptors that one message carries.
 pub(in crate::processes) const MAX_FILES: usize = 6;
 
-/// Sends `bytes` in one message, with copies of up to [`MAX_FILES`] descriptors.
+/// Sends `bytes` in one message, with copies of up to [`MAX_FILES`] descriptors. The socket decides whether it blocks.
 pub(in crate::processes) fn send_with_files(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
@@ -24,7 +24,9 @@ pub(in crate::processes) fn send_with_files(
 ) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(files));
+    if !files.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(files));
+    }
     let sent = rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
     if sent < bytes.len() { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) }
 }
@@ -49,6 +51,36 @@ pub(in crate::processes) fn receive_with_files(
         _ => None,
     });
     Ok((bytes, files.flatten().collect()))
+}
+
+/// Bytes of a stream, and a file that has come with them.
+pub(in crate::processes) struct Received {
+    /// None mean that the stream has ended.
+    pub(in crate::processes) bytes: Vec<u8>,
+    pub(in crate::processes) file: Option<OwnedFd>,
+    /// Another read may bring more at once.
+    pub(in crate::processes) may_be_more: bool,
+}
+
+/// Reads some bytes of a stream. A read ends after bytes with which a file was sent. If this process can have no further
+/// descriptor, the file is lost.
+pub(in crate::processes) fn receive_some(socket: BorrowedFd<'_>, flags: RecvFlags) -> io::Result<Received> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = [0; 64];
+    let message = rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &mut control,
+        flags | RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let file = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+        _ => None,
+    });
+    let has_file = file.is_some() || message.flags.contains(ReturnFlags::CTRUNC);
+    let bytes = bytes[..message.bytes].to_vec();
+    Ok(Received { may_be_more: has_file || bytes.len() == 64, bytes, file })
 }
 
 /// Makes a pair of sockets that keep the bounds of messages. The first one does not block.
