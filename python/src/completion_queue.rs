@@ -11,7 +11,7 @@ use std::sync::{Arc, MutexGuard};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use offloop::embed::OwnProcess;
+use offloop::embed::{self, OwnProcess};
 use pyo3::prelude::*;
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
@@ -168,7 +168,7 @@ pub(crate) fn results_thread() -> PyResult<Arc<CompletionQueue>> {
     }
     let new = CompletionQueue::new()?;
     let served = Arc::clone(&new);
-    thread::Builder::new().name("offloop-results".into()).spawn(move || served.serve())?;
+    embed::start_thread("offloop-results", move || served.serve())?;
     let old = queue.replace((pid, Arc::clone(&new)));
     drop(queue);
     drop(old);

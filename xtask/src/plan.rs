@@ -1,9 +1,10 @@
 //! The commands that a chore runs. Each is printed before it runs.
 
+use std::error::Error;
 use std::fmt;
 use std::process::Command;
 
-use crate::host;
+use crate::{host, tail};
 
 /// The commands of a step.
 pub(crate) enum Plan {
@@ -26,8 +27,24 @@ pub(crate) fn cargo(words: &str) -> CommandLine {
     CommandLine::new(["cargo"]).and(words.split(' '))
 }
 
-/// Prints and runs the command lines. Fails with the first that fails, and returns how it ended.
-pub(crate) fn run_all(lines: Vec<CommandLine>) -> Result<(), String> {
+/// A command that failed. It is displayed as the reason.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) reason: String,
+    /// The end of what it printed. Empty if that went to a terminal.
+    pub(crate) tail: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl Error for Failure {}
+
+/// Prints and runs the command lines. Fails with the first that fails.
+pub(crate) fn run_all(lines: Vec<CommandLine>) -> Result<(), Failure> {
     lines.into_iter().try_for_each(|line| {
         println!("$ {line}");
         line.run()
@@ -63,12 +80,15 @@ impl CommandLine {
         host::output_of(&self.words[0], &self.words[1..])
     }
 
-    /// Runs the command with this process's input and output.
-    fn run(&self) -> Result<(), String> {
-        match self.command().status() {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(status.to_string()),
-            Err(error) => Err(format!("`{}` did not start: {error}", self.words[0])),
+    /// Runs the command with this process's input, and passes its output on.
+    fn run(&self) -> Result<(), Failure> {
+        match tail::run(self.command()) {
+            Ok((status, _)) if status.success() => Ok(()),
+            Ok((status, tail)) => Err(Failure { reason: status.to_string(), tail }),
+            Err(error) => {
+                let reason = format!("`{}` did not start: {error}", self.words[0]);
+                Err(Failure { reason, tail: String::new() })
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use steps::Step;
 
-use crate::plan::{self, Plan};
+use crate::plan::{self, Failure, Plan};
 
 #[derive(Args)]
 pub(crate) struct TestArguments {
@@ -25,7 +25,7 @@ enum StepResult {
     Passed,
     /// Passed, except for a part that could not run here.
     PassedInPart(String),
-    Failed(String),
+    Failed(Failure),
     Skipped(String),
 }
 
@@ -70,12 +70,22 @@ fn describe(result: &StepResult, taken: Duration) -> String {
         StepResult::PassedInPart(missing) => {
             format!("passed in {:.1} s, but in part: {missing}", taken.as_secs_f64())
         }
-        StepResult::Failed(reason) => format!("FAILED after {:.1} s: {reason}", taken.as_secs_f64()),
+        StepResult::Failed(failure) => {
+            format!("FAILED after {:.1} s: {failure}", taken.as_secs_f64())
+        }
         StepResult::Skipped(reason) => format!("skipped: {reason}"),
     }
 }
 
 fn summarise(results: &[(&str, (StepResult, Duration))]) -> ExitCode {
+    for (name, (result, _)) in results {
+        match result {
+            StepResult::Failed(Failure { tail, .. }) if !tail.is_empty() => {
+                println!("\n== the end of what `{name}` printed\n{tail}");
+            }
+            _ => {}
+        }
+    }
     println!("\n== summary");
     for (name, (result, taken)) in results {
         println!("{name:<20} {}", describe(result, *taken));

@@ -12,6 +12,8 @@
 //!   forks the pool's workers.
 //! - **Functions that Rust does not see.** Jobs of a binding all have one type. [`describe`] gives a job its own name in
 //!   [advice](crate::metrics::Advice), and [`mark_failed`] counts a job as failed that returns an exception as a value.
+//! - **Threads of a binding's own.** [`start_thread`] starts one as the pools start theirs, and [`begin_thread`] makes one that
+//!   was started otherwise begin as these do.
 //! - **Threads seen from outside.** [`thread`] returns the CPU time, the state and the name of any thread of this process.
 //! - **Forks.** [`OwnProcess`] keeps a value away from forked children, which must not use it or drop it.
 //! - **Measurements of a binding's own.** [`run_delay`] returns the time that a thread has waited for a core, and
@@ -29,6 +31,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use serde::de::DeserializeOwned;
 
 pub use crate::base::fork::OwnProcess;
+pub use crate::base::spawn::{begin_thread, start_thread};
 pub use crate::base::thread;
 pub use crate::core::current::{describe, mark_failed};
 use crate::core::error::Error;
@@ -194,6 +197,12 @@ pub trait ProcessPoolBuilderExt: sealed::Sealed + Sized {
     /// It gets the template's end of a socket, and returns its process id. In that process [`Template::adopt`] takes over.
     /// It is called on a thread that lives as long as the pool. What it starts must be a child of this process.
     fn template_by(self, start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static) -> Self;
+
+    /// Sets bytes, of any length, that the template gets as [`Template::start_data`].
+    ///
+    /// They go in a sealed file over the template's socket. Unlike arguments and environment variables, they cannot be
+    /// read in `/proc`. They have no effect without a template.
+    fn start_data(self, data: impl Into<Vec<u8>>) -> Self;
 }
 
 #[cfg(all(feature = "process", target_os = "linux"))]
@@ -203,6 +212,10 @@ impl sealed::Sealed for ProcessPoolBuilder {}
 impl ProcessPoolBuilderExt for ProcessPoolBuilder {
     fn template_by(self, start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static) -> Self {
         ProcessPoolBuilder::template_by(self, start)
+    }
+
+    fn start_data(self, data: impl Into<Vec<u8>>) -> Self {
+        ProcessPoolBuilder::start_data(self, data.into())
     }
 }
 

@@ -13,7 +13,7 @@ pub use crate::threads::discard_worker_state;
 
 use super::lanes::cancel_lane;
 
-#[cfg(all(feature = "process", target_os = "linux"))]
+#[cfg(feature = "process")]
 pub use crate::core::error::NotSent;
 
 /// Calls `callback` when the job that runs on this thread is asked to stop: when its handle is cancelled or dropped, its
@@ -72,9 +72,12 @@ fn run_on_cancel_lane(hook: Arc<Hook>) {
 ///
 /// Blocks while the stream is full. Fails if nobody can read the item: the job was not submitted by
 /// [`ProcessPool::stream`](crate::ProcessPool::stream), or it runs in a thread.
-#[cfg(all(feature = "process", target_os = "linux"))]
+#[cfg(feature = "process")]
 pub fn emit<T: serde::Serialize + ?Sized>(item: &T) -> Result<(), NotSent> {
-    crate::processes::worker::main::emit(item)
+    #[cfg(target_os = "linux")]
+    return crate::processes::worker::main::emit(item);
+    #[cfg(not(target_os = "linux"))]
+    crate::processes::unsupported::emit(item)
 }
 
 /// Installs `hook` around each job that this worker process runs from now on. Returns whether it is the first hook;
@@ -83,7 +86,15 @@ pub fn emit<T: serde::Serialize + ?Sized>(item: &T) -> Result<(), NotSent> {
 /// To be called once, by the pool's initializer. The hook gets the job as a function and should call it. [`name`], [`id`]
 /// and [`carried`] describe the job. If the hook does not call it, or panics, the job ends with the reason. This is the
 /// place to make a context that was carried the context of the thread.
-#[cfg(all(feature = "process", target_os = "linux"))]
+///
+/// On systems other than Linux there are no worker processes, and it returns true.
+#[cfg(feature = "process")]
 pub fn surround(hook: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) -> bool {
-    crate::processes::worker::perform::surround(Box::new(hook))
+    #[cfg(target_os = "linux")]
+    return crate::processes::worker::perform::surround(Box::new(hook));
+    #[cfg(not(target_os = "linux"))]
+    {
+        drop(hook);
+        true
+    }
 }

@@ -8,7 +8,12 @@ use std::convert::Infallible;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ptr;
+#[cfg(not(weak_memory))]
+use std::sync::atomic::AtomicPtr as Published;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+#[cfg(weak_memory)]
+use crate::base::sync::atomic::AtomicPtr as Published;
 
 /// The number of this process among those that descend from each other by forks, or 0 while the process has none.
 ///
@@ -168,7 +173,7 @@ impl<T: fmt::Debug> fmt::Debug for OwnProcess<T> {
 /// Access takes no lock. The thread that needs the value first makes it. If two threads do so at once, one of them
 /// drops its own and gets the other's. A published value is never freed.
 #[derive(Debug)]
-pub(crate) struct PerProcess<T>(AtomicPtr<Made<T>>);
+pub(crate) struct PerProcess<T: 'static>(Published<Made<T>>);
 
 /// A value, and the process that made it.
 #[derive(Debug)]
@@ -179,7 +184,13 @@ struct Made<T> {
 
 impl<T: Send + Sync> PerProcess<T> {
     pub(crate) const fn new() -> Self {
-        Self(AtomicPtr::new(ptr::null_mut()))
+        Self(Published::new(ptr::null_mut()))
+    }
+
+    /// Begins an execution of a model, before there are other threads.
+    #[cfg(all(test, weak_memory))]
+    pub(crate) fn begin_model(&self) {
+        self.0.load(Ordering::Relaxed);
     }
 
     /// Returns the value of this process, if there is one.
@@ -205,7 +216,7 @@ impl<T: Send + Sync> PerProcess<T> {
             _ => {}
         }
         let new = Self::allocate(make()?);
-        let published = match self.0.compare_exchange(found, new, Ordering::AcqRel, Ordering::Acquire) {
+        let published = match self.0.compare_exchange(found, new, Ordering::Release, Ordering::Acquire) {
             Ok(_) => new,
             Err(winner) => {
                 // SAFETY: `new` comes from `Box::into_raw` just above. It was not published, so this is its only owner.

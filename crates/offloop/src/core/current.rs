@@ -49,6 +49,7 @@ impl Header {
         if let Some(hooks) = self.hooks() {
             hooks.close();
         }
+        self.mark_returned();
         result
     }
 }

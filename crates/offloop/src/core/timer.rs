@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::fork::PerProcess;
 use crate::base::panic;
+use crate::base::spawn::spawn;
 use crate::base::sync::{Condvar, Mutex, thread, wait_timeout};
 
 /// The limit of a job that a timer keeps.
@@ -72,7 +73,7 @@ pub(crate) fn set(deadline: Instant, target: Weak<dyn Expire>, limit: Limit) -> 
     let clock = Clock::current();
     let mut timers = clock.timers.lock();
     if !timers.running {
-        thread::Builder::new().name("offloop-timer".into()).spawn(|| clock.run())?;
+        spawn(thread::Builder::new().name("offloop-timer".into()), || clock.run())?;
         timers.running = true;
     }
     let key = Key { deadline, serial: SERIALS.fetch_add(1, Ordering::Relaxed) };

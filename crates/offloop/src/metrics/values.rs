@@ -106,13 +106,23 @@ pub struct Restarts {
     pub protocol: u64,
     /// Workers that ended before they could take jobs.
     pub failed_start: u64,
+    /// Workers that could not be ended and may run on: the system refuses to signal them, or they hang in a system call.
+    pub lost: u64,
 }
 
 impl Restarts {
     /// Iterates over all reasons, as words for labels, and their counts.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let Self { crashed, job_ended, max_rss, max_tasks_per_child, max_worker_age, protocol, failed_start } =
-            *self;
+        let Self {
+            crashed,
+            job_ended,
+            max_rss,
+            max_tasks_per_child,
+            max_worker_age,
+            protocol,
+            failed_start,
+            lost,
+        } = *self;
         [
             ("crashed", crashed),
             ("job_ended", job_ended),
@@ -121,6 +131,7 @@ impl Restarts {
             ("max_worker_age", max_worker_age),
             ("protocol", protocol),
             ("failed_start", failed_start),
+            ("lost", lost),
         ]
         .into_iter()
     }
@@ -131,8 +142,16 @@ impl Restarts {
     }
 
     fn add(&mut self, other: Self) {
-        let Self { crashed, job_ended, max_rss, max_tasks_per_child, max_worker_age, protocol, failed_start } =
-            other;
+        let Self {
+            crashed,
+            job_ended,
+            max_rss,
+            max_tasks_per_child,
+            max_worker_age,
+            protocol,
+            failed_start,
+            lost,
+        } = other;
         self.crashed += crashed;
         self.job_ended += job_ended;
         self.max_rss += max_rss;
@@ -140,6 +159,7 @@ impl Restarts {
         self.max_worker_age += max_worker_age;
         self.protocol += protocol;
         self.failed_start += failed_start;
+        self.lost += lost;
     }
 }
 

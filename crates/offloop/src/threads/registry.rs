@@ -8,9 +8,11 @@ use super::config::{Config, Growth};
 use super::injector::{Injector, Pushed};
 use super::scheduler::{Role, Scheduler, Wakeup, WorkerRecord};
 use super::spawn;
+use crate::base::cores::cores;
 use crate::base::fork::OwnProcess;
 use crate::base::panic::drop_quietly;
-use crate::base::sync::{Condvar, Mutex, MutexGuard, cores, thread};
+use crate::base::spawn::spawn;
+use crate::base::sync::{Condvar, Mutex, MutexGuard, thread};
 use crate::core::compensation::Compensate;
 use crate::core::error::ErrorKind;
 use crate::core::header::Header;
@@ -220,7 +222,7 @@ impl Registry {
         if let Some(bytes) = self.config.stack_size {
             builder = builder.stack_size(bytes);
         }
-        builder.spawn(move || serve(&registry, &worker, role)).map(drop)
+        spawn(builder, move || serve(&registry, &worker, role)).map(drop)
     }
 
     /// Gives a thread up that could not be started.
@@ -263,8 +265,11 @@ impl Registry {
 }
 
 impl Owner for Registry {
-    fn withdraw(&self, header: &Header, outcome: Outcome) {
+    fn count(&self, outcome: Outcome) {
         self.counts.count(outcome);
+    }
+
+    fn withdraw(&self, header: &Header) {
         let Some(mut scheduler) = self.lock() else { return };
         // The job may still be in the injector.
         self.collect(&mut scheduler);
@@ -276,10 +281,8 @@ impl Owner for Registry {
         }
     }
 
-    /// Only counts the outcome: a thread cannot be stopped from outside, and the job has its stop request already.
-    fn interrupt(&self, _: &Header, outcome: Outcome) {
-        self.counts.count(outcome);
-    }
+    /// Does nothing: a thread cannot be stopped from outside, and the job has its stop request already.
+    fn interrupt(&self, _: &Header) {}
 }
 
 impl Measured for Registry {

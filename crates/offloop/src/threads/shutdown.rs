@@ -87,14 +87,15 @@ impl Registry {
         (removed, asked)
     }
 
-    /// Returns the jobs that still run.
+    /// Returns the jobs that still run. A job whose function has returned does not, although its thread may not have
+    /// come back for the next one yet.
     fn stuck(scheduler: MutexGuard<'_, Scheduler>) -> Vec<StuckJob> {
         let running = scheduler.running();
         drop(scheduler);
         let stuck = |(worker, job, since): &(Arc<WorkerRecord>, Arc<dyn Runnable>, Moment)| {
             StuckJob::new(job.header(), worker.name.clone(), since.elapsed())
         };
-        let stuck = running.iter().map(stuck).collect();
+        let stuck = running.iter().filter(|(_, job, _)| !job.header().has_returned()).map(stuck).collect();
         drop_quietly(running);
         stuck
     }

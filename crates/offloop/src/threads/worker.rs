@@ -21,8 +21,8 @@ use crate::metrics::stats::WorkerClock;
 /// number of looks, since on a crowded core one look may take milliseconds.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// The number of looks before the clock is read. Few under the model checker, for which each is a step.
-const FIRST_LOOKS: usize = if cfg!(shuttle) { 1 } else { 3 };
+/// The number of looks before the clock is read. Few under a model checker, for which each is a step.
+const FIRST_LOOKS: usize = if cfg!(any(shuttle, weak_memory)) { 1 } else { 3 };
 
 /// The first and the longest time for which a searcher watches threads that keep up, before it looks again.
 const WATCH: (Duration, Duration) = (Duration::from_micros(50), Duration::from_micros(200));

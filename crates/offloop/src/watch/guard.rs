@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::io;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use super::clock::{Clock, Nanos, duration};
 use crate::base::fork::OwnProcess;
+use crate::base::spawn;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::{park_timeout, thread};
 
@@ -21,6 +23,10 @@ pub struct WatchGuard {
     thread: Option<OwnProcess<thread::JoinHandle<()>>>,
 }
 
+// A panic does not change the guard: it shares an atomic with the thread and otherwise only waits for its end.
+impl UnwindSafe for WatchGuard {}
+impl RefUnwindSafe for WatchGuard {}
+
 /// Tells the watch's thread that the guard was dropped. There is no lock, which a forked child might find held.
 pub(super) struct StopSignal(Arc<AtomicBool>);
 
@@ -29,7 +35,8 @@ impl WatchGuard {
     pub(super) fn spawn(body: impl FnOnce(&StopSignal) + Send + 'static) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let signal = StopSignal(Arc::clone(&stop));
-        let thread = thread::Builder::new().name("offloop-watch".into()).spawn(move || body(&signal))?;
+        let thread = thread::Builder::new().name("offloop-watch".into());
+        let thread = spawn::spawn(thread, move || body(&signal))?;
         Ok(Self { stop, thread: Some(OwnProcess::new(thread)) })
     }
 }

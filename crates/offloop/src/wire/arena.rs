@@ -15,7 +15,6 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::mm::Advice;
 use rustix::process::Resource;
@@ -24,6 +23,7 @@ use super::fork_copy::{ForkFile, ForkRange};
 use super::memfd::{Mapping, MemoryFile, PrivateMapping, largest_file};
 use crate::base::fork::{OwnProcess, PerProcess};
 use crate::base::sync::Mutex;
+use crate::base::sync::atomic::{AtomicUsize, Ordering};
 use crate::metrics::ArenaBytes;
 
 /// The smallest block, in bytes: a page.
@@ -360,5 +360,8 @@ impl Drop for Block {
     }
 }
 
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 pub(crate) mod tests;
+
+#[cfg(all(test, weak_memory))]
+mod weak_model;

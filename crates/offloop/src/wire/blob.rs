@@ -425,5 +425,5 @@ impl fmt::Debug for BlobMut {
     }
 }
 
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;

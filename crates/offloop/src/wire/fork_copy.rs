@@ -20,6 +20,7 @@ use rustix::mm::{MapFlags, MremapFlags, ProtFlags};
 
 use crate::base::fork::{OwnProcess, PerProcess};
 use crate::base::sync::{Mutex, MutexGuard};
+use crate::base::syscall::NameCall;
 
 /// Keeps a range of memory in the list for forked children, until it is dropped. In a child it does nothing.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ pub(super) type FileIdentity = (u64, u64);
 
 /// Returns the identity of an open file.
 pub(super) fn identity_of(file: BorrowedFd<'_>) -> io::Result<FileIdentity> {
-    let status = rustix::fs::fstat(file)?;
+    let status = rustix::fs::fstat(file).of_call("fstat")?;
     Ok((status.st_dev, status.st_ino))
 }
 
@@ -268,5 +269,5 @@ extern "C" fn in_child() {
     }
 }
 
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;

@@ -3,17 +3,19 @@
 //! Processes share memory by passing the descriptor of such a file. It has no name that could be left behind, and
 //! since it cannot shrink, a reader can map it without the risk of a bus error.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use rustix::process::Resource;
 
 use super::fork_copy::{FileIdentity, ForkFile, ForkRange, identity_of};
+use crate::base::syscall::NameCall;
 
 /// A memory file of a fixed size, which is to be sealed.
 ///
@@ -34,15 +36,24 @@ impl MemoryFile {
             )));
         }
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = rustix::fs::memfd_create(name, flags).map_err(|error| refused("memfd_create", error))?;
-        rustix::fs::ftruncate(&file, size as u64).map_err(|error| refused("ftruncate", error))?;
+        let file = rustix::fs::memfd_create(name, flags).of_call("memfd_create")?;
+        rustix::fs::ftruncate(&file, size as u64).of_call("ftruncate of a memory file")?;
         let file = Self { file, size };
         file.seal(SealFlags::SHRINK | SealFlags::GROW)?;
         Ok(file)
     }
 
+    /// Makes a file of these bytes. Nobody can change it.
+    pub(crate) fn of_bytes(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+        let file = File::from(Self::new(name, bytes.len())?.file);
+        file.write_all_at(bytes, 0).of_call("pwrite of a memory file")?;
+        let seals = SealFlags::WRITE | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&file, seals).of_call("fcntl(F_ADD_SEALS)")?;
+        Ok(file.into())
+    }
+
     fn seal(&self, seals: SealFlags) -> io::Result<()> {
-        rustix::fs::fcntl_add_seals(&self.file, seals).map_err(|error| refused("fcntl(F_ADD_SEALS)", error))
+        rustix::fs::fcntl_add_seals(&self.file, seals).of_call("fcntl(F_ADD_SEALS)")
     }
 
     /// Maps all of the file, to be written.
@@ -64,28 +75,17 @@ impl MemoryFile {
     }
 }
 
+/// Reads all of a memory file.
+pub(crate) fn read_all(file: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let size = usize::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0);
+    let mut bytes = vec![0; size];
+    File::from(file.try_clone_to_owned()?).read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
 /// Returns the size of the largest file that this process may make, in bytes. `None` if there is no limit.
 pub(crate) fn largest_file() -> Option<usize> {
     usize::try_from(rustix::process::getrlimit(Resource::Fsize).current?).ok()
-}
-
-/// Returns the error of a system call that was refused: its name, the reason, and what may be the cause.
-fn refused(call: &str, error: Errno) -> io::Error {
-    let cause = match error {
-        Errno::PERM | Errno::NOSYS | Errno::ACCESS => {
-            "; if a seccomp filter refuses this system call, allow it"
-        }
-        Errno::MFILE => "; raise RLIMIT_NOFILE (`ulimit -n`), or close files",
-        Errno::NOMEM if call == "mmap" => {
-            "; raise RLIMIT_AS (`ulimit -v`) if the address space is limited, or vm.max_map_count"
-        }
-        Errno::AGAIN if call == "mmap" => {
-            "; this program locks its memory (mlockall), so raise RLIMIT_MEMLOCK (`ulimit -l`)"
-        }
-        _ => "",
-    };
-    let kind = io::Error::from(error).kind();
-    io::Error::new(kind, format!("{call}: {}{cause}", io::Error::from(error)))
 }
 
 /// A shared mapping of the beginning of a memory file.
@@ -112,8 +112,8 @@ impl Mapping {
     /// Fails unless the file is sealed against shrinking and has that size: reading a mapping beyond the end of its
     /// file raises SIGBUS.
     pub(crate) fn new(file: BorrowedFd<'_>, size: usize, writable: bool) -> io::Result<Self> {
-        let seals = rustix::fs::fcntl_get_seals(file)?;
-        let actual = rustix::fs::fstat(file)?.st_size;
+        let seals = rustix::fs::fcntl_get_seals(file).of_call("fcntl(F_GET_SEALS)")?;
+        let actual = rustix::fs::fstat(file).of_call("fstat")?.st_size;
         if !seals.contains(SealFlags::SHRINK)
             || u64::try_from(actual).is_ok_and(|actual| actual < size as u64)
         {
@@ -128,12 +128,12 @@ impl Mapping {
         // inaccessible. So the mapping is made without access, and unlocked before it gets some.
         // SAFETY: the kernel chooses an unused address, so no existing memory is affected.
         let start =
-            unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, ProtFlags::empty(), flags, file, 0) }
-                .map_err(|error| refused("mmap", error))?;
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, ProtFlags::empty(), flags, file, 0) };
+        let start = start.of_call("mmap of a memory file")?;
         // SAFETY: the range is the mapping that was just made, and nothing refers to it yet.
         let is_accessible = unsafe {
             let _ = rustix::mm::munlock(start, size);
-            rustix::mm::mprotect(start, size, access).map_err(|error| refused("mprotect", error))
+            rustix::mm::mprotect(start, size, access).of_call("mprotect of a memory file")
         };
         if let Err(error) = is_accessible {
             // SAFETY: as above.
@@ -156,8 +156,7 @@ impl Mapping {
 
     /// Keeps a copy of the descriptor `file`.
     pub(crate) fn keep_copy_of(self, file: BorrowedFd<'_>) -> io::Result<Self> {
-        let copy =
-            rustix::io::fcntl_dupfd_cloexec(file, 3).map_err(|error| refused("fcntl(F_DUPFD)", error))?;
+        let copy = rustix::io::fcntl_dupfd_cloexec(file, 3).of_call("fcntl(F_DUPFD_CLOEXEC)")?;
         self.keep_file(copy)
     }
 
@@ -246,5 +245,5 @@ impl Drop for PrivateMapping {
     }
 }
 
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;

@@ -27,9 +27,9 @@ pub(crate) const PARTS: usize = 32;
 /// Smaller blobs are copied into the body, in bytes.
 const SMALL_BLOB: usize = 1024;
 
-/// Not public API: encoded values that are to be sent.
+/// Encoded values that are to be sent.
 #[derive(Debug)]
-pub struct Payload {
+pub(crate) struct Payload {
     body: Body,
     parts: Vec<Blob>,
 }
@@ -260,9 +260,9 @@ fn attach(blob: &Blob) -> Option<u32> {
     })
 }
 
-/// Not public API: encoded values that have arrived.
+/// Encoded values that have arrived.
 #[derive(Debug, Clone, Copy)]
-pub struct Incoming<'a> {
+pub(crate) struct Incoming<'a> {
     pub(crate) body: &'a [u8],
     pub(crate) parts: &'a [Blob],
 }
@@ -353,9 +353,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Bytes<'a> {
     }
 }
 
-/// Not public API: a byte vector that is encoded as one block, not byte by byte.
+/// A byte vector that is encoded as one block, not byte by byte.
 #[derive(Debug)]
-pub struct ByteBuf(pub Vec<u8>);
+pub(crate) struct ByteBuf(pub(crate) Vec<u8>);
 
 impl Serialize for ByteBuf {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -429,5 +429,5 @@ impl<'de> de::Visitor<'de> for BlobVisitor {
     }
 }
 
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;

@@ -8,12 +8,13 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use super::arena::{Arena, Block, RESERVE, RETAINED, SMALLEST};
 use super::memfd::largest_file;
 use crate::base::fork::OwnProcess;
 use crate::base::sync::Mutex;
+use crate::base::sync::atomic::{AtomicUsize, Ordering};
 use crate::metrics::ArenaBytes;
 
 /// The size of the first segments, in bytes. It is address space, of which only what is written to takes memory.
@@ -192,5 +193,5 @@ impl Memory for PoolMemory {
     }
 }
 
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;

@@ -4,7 +4,6 @@ use std::any::{Any, TypeId};
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::de::DeserializeOwned;
@@ -51,8 +50,8 @@ impl<A: Serialize + Send, R> BoundCall<R> for Arguments<A, R> {
     }
 }
 
-/// Not public API: makes the call that `f.with(…)` returns, for a function marked `#[offloop::task]`.
-pub fn call<'a, A, R>(task: &'static Task, arguments: A, body: fn(A) -> R) -> Call<'a, R>
+/// Makes the call of a task: arguments, and the function that takes them.
+pub(crate) fn call<'a, A, R>(task: &'static Task, arguments: A, body: fn(A) -> R) -> Call<'a, R>
 where
     A: Serialize + Send + 'a,
     R: 'a,
@@ -72,6 +71,7 @@ impl<R> Call<'_, R> {
         context: Option<&CallContext<'_>>,
         memory: &dyn Memory,
     ) -> Result<Encoded, ErrorKind> {
+        self.task.check_registered()?;
         match self.bound.encode(context, memory) {
             Ok(arguments) => {
                 Ok(Encoded { task: self.task, arguments, has_context: context.is_some(), kind: 0 })
@@ -170,12 +170,12 @@ pub struct Task {
     index: AtomicU32,
 }
 
-/// Not public API: the encoded result of a task.
-pub type EncodedResult = Result<Payload, Fault>;
+/// The encoded result of a task.
+pub(crate) type EncodedResult = Result<Payload, Fault>;
 
-/// Not public API: the reason why a task has no result that could be sent.
+/// The reason why a task has no result that could be sent.
 #[derive(Debug)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Its arguments could not be decoded, so it was not run.
     Arguments(String),
     /// Its result could not be encoded.
@@ -195,8 +195,7 @@ impl Fault {
 }
 
 impl Task {
-    /// Not public API: makes the entry of a task.
-    pub const fn new(
+    pub(super) const fn new(
         name: &'static str,
         signature: &'static str,
         location: (&'static str, u32, u32),
@@ -209,6 +208,19 @@ impl Task {
     pub(crate) fn index(&self) -> u32 {
         registry();
         self.index.load(Ordering::Relaxed)
+    }
+
+    /// Fails if workers cannot find the task. The linker collects the tasks of each shared object by itself, and the
+    /// registry is that of the object which contains this crate.
+    fn check_registered(&self) -> Result<(), ErrorKind> {
+        if self.index() != u32::MAX {
+            return Ok(());
+        }
+        Err(ErrorKind::Encode(format!(
+            "a call of `{}`: the task is not in the registry, because it and the crate `offloop` are in different shared \
+             objects; link the crates with tasks and `offloop` statically: as `rlib`, without `dylib` or `prefer-dynamic`",
+            self.name
+        )))
     }
 
     fn identity(&self) -> impl Ord + Hash + use<> {
@@ -247,15 +259,17 @@ pub(crate) fn fingerprint() -> u64 {
     for task in registry() {
         task.identity().hash(&mut hasher);
     }
+    #[cfg(target_os = "linux")]
     if let Ok(exe) = std::fs::metadata("/proc/self/exe") {
+        use std::os::unix::fs::MetadataExt;
         (exe.dev(), exe.ino(), exe.size(), exe.mtime(), exe.mtime_nsec()).hash(&mut hasher);
     }
     hasher.finish()
 }
 
-/// Not public API: decodes the arguments, calls the function and encodes its result. Borrowed arguments borrow from
+/// Decodes the arguments, calls the function and encodes its result. Borrowed arguments borrow from
 /// `input`.
-pub fn run<'a, A, R>(input: Incoming<'a>, body: impl FnOnce(A) -> R) -> EncodedResult
+pub(crate) fn run<'a, A, R>(input: Incoming<'a>, body: impl FnOnce(A) -> R) -> EncodedResult
 where
     A: Deserialize<'a>,
     R: Serialize + 'static,
@@ -279,4 +293,35 @@ pub(crate) fn decode<R: DeserializeOwned + 'static>(encoded: Incoming<'_>) -> Re
         return Ok(result.expect("it was just set"));
     }
     encoded.decode()
+}
+
+#[cfg(all(test, not(shuttle), not(miri)))]
+mod tests {
+    use super::*;
+    use crate::wire::pool_memory::PoolMemory;
+    use crate::wire::task_fn::{self, TaskFn};
+
+    /// A task that is not in the slice, as are those of another shared object.
+    struct Stray;
+
+    impl TaskFn for Stray {
+        type Arguments<'call> = (u8,);
+        type Output = u8;
+
+        fn task() -> &'static Task {
+            static TASK: Task = Task::of::<Stray>("plugin::stray", "fn(u8) -> u8", (file!(), 1, 1));
+            &TASK
+        }
+
+        fn apply((n,): (u8,)) -> u8 {
+            n + 1
+        }
+    }
+
+    #[test]
+    fn a_task_of_another_shared_object_is_refused_at_submission_and_runs_on_threads() {
+        let error = task_fn::call::<Stray>((1,)).encode(None, &PoolMemory::new()).unwrap_err().to_string();
+        assert!(error.contains("`plugin::stray`") && error.contains("different shared objects"), "{error}");
+        assert_eq!(task_fn::call::<Stray>((1,)).perform().unwrap(), 2);
+    }
 }

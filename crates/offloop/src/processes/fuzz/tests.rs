@@ -18,7 +18,7 @@ fn corpus() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/answer"))
 }
 
-fn input(header: SlotHeader, rest: &[u8]) -> Vec<u8> {
+pub(super) fn input(header: SlotHeader, rest: &[u8]) -> Vec<u8> {
     let SlotHeader { job, tag, flags, began, nanos, on_core, run_delay, parts, inline, offset, length } =
         header;
     let mut bytes = Vec::new();
@@ -120,7 +120,7 @@ fn well_formed_seeds_are_decoded_and_the_others_are_refused() {
 }
 
 /// Changes an input in a few places, as a fuzzer would.
-fn change(bytes: &mut Vec<u8>, roll: &mut impl FnMut(usize) -> usize) {
+pub(super) fn change(bytes: &mut Vec<u8>, roll: &mut impl FnMut(usize) -> usize) {
     const HEADER: usize = size_of::<SlotHeader>();
     const NUMBERS: [u64; 8] = [0, 1, 32, 1024, LIMIT, ARENA as u64, u64::MAX >> 1, u64::MAX];
     for _ in 0..=roll(3) {
@@ -149,12 +149,13 @@ fn change(bytes: &mut Vec<u8>, roll: &mut impl FnMut(usize) -> usize) {
 }
 
 #[test]
-fn no_answer_of_any_bits_does_harm() {
+fn no_answer_or_item_of_any_bits_does_harm() {
     let mut inputs: Vec<Vec<u8>> = seeds().into_iter().map(|(_, bytes)| bytes).collect();
     let files = std::fs::read_dir(corpus()).into_iter().flatten();
     inputs.extend(files.map(|file| std::fs::read(file.unwrap().path()).unwrap()));
     for bytes in &inputs {
         answer(bytes);
+        item(bytes);
     }
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut roll = |bound: usize| {
@@ -165,10 +166,14 @@ fn no_answer_of_any_bits_does_harm() {
     };
     let mut bytes = Vec::new();
     let mut decoded = 0;
-    for _ in 0..INPUTS {
+    for at in 0..INPUTS {
         bytes.clone_from(&inputs[roll(inputs.len())]);
         change(&mut bytes, &mut roll);
         decoded += usize::from(examine(&bytes) > 1);
+        // It takes the same way but for the slot's state.
+        if at % 8 == 0 {
+            item(&bytes);
+        }
     }
     assert!(decoded > INPUTS / 20, "{decoded}: hardly any input comes far");
 }

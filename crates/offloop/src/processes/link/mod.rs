@@ -14,12 +14,14 @@ mod pool_end;
 mod ring;
 mod segments;
 pub(super) mod template;
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;
+#[cfg(all(test, weak_memory))]
+mod weak_model;
 mod worker_end;
 
 pub(super) use message::{AnswerTag, CAPTURE, CONTEXT, Malformed, PanicNote, STREAM, SlotHeader};
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 pub(super) use message::{FAR, SPAN};
 #[cfg(any(test, fuzzing))]
 pub(super) use message::{Frame, FrameBody, Span, decode_frame};

@@ -2,23 +2,23 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::message::{AnswerTag, FrameBody, Malformed, SlotHeader, Span, decode_frame};
 use super::ring::{RETURNS, Ring, Shared, listener, state};
-use super::segments::{self, LOOK};
+use super::segments;
 use crate::base::clock::Moment;
 use crate::base::sync::Mutex;
+use crate::base::sync::atomic::Ordering;
+use crate::base::syscall::NameCall;
 use crate::metrics::cpu::Usage;
 use crate::metrics::stats::Timing;
-use crate::processes::os::fd::drain_socket;
+use crate::processes::os::fd::{drain_socket, end_sending, send_byte};
 use crate::processes::os::futex;
 use crate::processes::os::process::this_core;
 use crate::wire::arena::{self, Arena};
@@ -52,20 +52,19 @@ pub(in crate::processes) struct Link {
 impl Link {
     /// Makes a link for a new worker.
     pub(in crate::processes) fn create(max_payload: u64) -> io::Result<(Self, Handout)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        let ring_file = MemoryFile::new("offloop-link", size_of::<Shared>())?;
-        let ring = Ring(ring_file.map()?);
+        let (ours, theirs) = UnixStream::pair().of_call("socketpair")?;
+        ours.set_nonblocking(true).of_call("ioctl(FIONBIO)")?;
+        let ring_file = MemoryFile::new("offloop-link", size_of::<Shared>())?.sealed()?;
+        let ring = Ring::map(ring_file.as_fd())?;
         let (arena_file, results) = arena::create(arena::reserve(), false)?;
-        let link = Self {
-            ring,
-            socket: ours,
-            results: Arc::new(results),
-            returns: Mutex::new(Vec::new()),
-            attached: Mutex::default(),
-            max_payload,
-        };
-        Ok((link, Handout { socket: theirs.into(), files: [ring_file.sealed()?, arena_file] }))
+        let link = Self::over(ring, ours, Arc::new(results), max_payload);
+        Ok((link, Handout { socket: theirs.into(), files: [ring_file, arena_file] }))
+    }
+
+    /// Makes the end of a link whose memory is mapped.
+    pub(super) fn over(ring: Ring, socket: UnixStream, results: Arc<Mapping>, max_payload: u64) -> Self {
+        let (returns, attached) = (Mutex::new(Vec::new()), Mutex::new(HashSet::new()));
+        Self { ring, socket, results, returns, attached, max_payload }
     }
 
     pub(in crate::processes) fn socket(&self) -> BorrowedFd<'_> {
@@ -79,7 +78,7 @@ impl Link {
 
     /// Returns the worker's fingerprint; 0 until the worker is up.
     pub(in crate::processes) fn greeting(&self) -> u64 {
-        self.ring.shared().greeting.load(Ordering::Acquire)
+        self.ring.shared().greeting.load(Ordering::Relaxed)
     }
 
     /// Returns the state of a slot.
@@ -119,13 +118,14 @@ impl Link {
     /// Withdraws an offer. Returns false if the worker has claimed it.
     pub(in crate::processes) fn withdraw(&self, at: u32) -> bool {
         let state = &self.ring.slot(at).state;
-        state.compare_exchange(state::OFFERED, state::WITHDRAWN, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        state.compare_exchange(state::OFFERED, state::WITHDRAWN, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Takes the answer out of a slot in the state `Answered`, and empties the slot.
     pub(in crate::processes) fn take(self: &Arc<Self>, at: u32, job: u64) -> Result<Answer, Malformed> {
         let (header, data) = self.ring.read(at);
-        self.ring.slot(at).state.store(state::EMPTY, Ordering::SeqCst);
+        // The slot stays on this side, so this publishes nothing.
+        self.ring.slot(at).state.store(state::EMPTY, Ordering::Relaxed);
         self.decode_answer(&header, data, job)
     }
 
@@ -183,7 +183,7 @@ impl Link {
     /// caller has to [`wake`](Self::wake) it.
     pub(in crate::processes) fn must_wake(&self) -> bool {
         let sleeps = &self.ring.shared().worker_sleeps.0;
-        sleeps.load(Ordering::SeqCst) != 0 && sleeps.swap(0, Ordering::SeqCst) != 0
+        sleeps.load(Ordering::SeqCst) != 0 && sleeps.swap(0, Ordering::Relaxed) != 0
     }
 
     /// Wakes the worker. A system call; does not block.
@@ -192,7 +192,7 @@ impl Link {
     /// sleep, and need not wake another core.
     pub(in crate::processes) fn wake(&self) {
         // If the socket is full, the worker has bytes to wake up for. If it is closed, the worker is gone.
-        let _ = rustix::net::send(&self.socket, &[LOOK], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        send_byte(&self.socket, SendFlags::DONTWAIT);
     }
 
     /// Returns whether the worker was last seen on another core than the caller's.
@@ -210,12 +210,12 @@ impl Link {
     /// The caller then takes all answers of this link: it may have been woken in the supervisor's place.
     pub(in crate::processes) fn await_answer(&self, at: u32, limit: Duration) {
         let slot = self.ring.slot(at);
-        slot.awaited.store(1, Ordering::SeqCst);
+        slot.awaited.fetch_add(1, Ordering::SeqCst);
         let state = slot.state.load(Ordering::SeqCst);
         if state != state::ANSWERED {
             futex::wait(&slot.state, state, limit);
         }
-        slot.awaited.store(0, Ordering::SeqCst);
+        slot.awaited.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Asks the worker to notify the supervisor of its next answer. The supervisor looks at the slots after this,
@@ -236,7 +236,7 @@ impl Link {
 
     /// Ends the link: the worker leaves when it finds nothing more to do.
     pub(in crate::processes) fn close(&self) {
-        let _ = self.socket.shutdown(Shutdown::Write);
+        end_sending(&self.socket);
     }
 
     /// Gives a block of the worker's arena back to the worker.
@@ -254,7 +254,10 @@ impl Link {
             if put.wrapping_sub(returns.taken.0.load(Ordering::Acquire)) >= RETURNS {
                 return false;
             }
-            returns.offsets[(put % RETURNS) as usize].store(offset, Ordering::Relaxed);
+            returns.offsets[(put % RETURNS) as usize].with_mut(|slot| {
+                // SAFETY: the pointer is to mapped memory. The worker does not read this entry until `put` counts it.
+                unsafe { slot.write(offset) };
+            });
             returns.put.0.store(put.wrapping_add(1), Ordering::Release);
             waiting.pop();
         }

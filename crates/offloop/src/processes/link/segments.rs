@@ -23,7 +23,7 @@ use crate::wire::arena::{Arena, split_address};
 use crate::wire::memfd::Mapping;
 
 /// A message without content: the worker is to look at its ring.
-pub(super) const LOOK: u8 = 0;
+const LOOK: u8 = 0;
 
 /// The message that a segment comes with. Its number and its size follow.
 const ATTACH: u8 = 1;
@@ -66,8 +66,8 @@ impl Segments {
         loop {
             let received = match fd::receive_some(socket, flags) {
                 Ok(received) => received,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return error == rustix::io::Errno::AGAIN,
             };
             if received.bytes.is_empty() {
                 return false;

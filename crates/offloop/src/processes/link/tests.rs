@@ -769,6 +769,24 @@ fn an_announcement_notifies_a_supervisor_once_if_it_has_asked_for_that() {
 }
 
 #[test]
+fn a_caller_that_leaves_does_not_hide_the_next_one_that_waits_for_the_slot() {
+    let (link, mut end) = link(0);
+    let word = &link.ring.slot(0).awaited;
+    link.offer(0, 1, 0, 0, &value(1));
+    assert!(end.claim().is_some());
+    thread::scope(|scope| {
+        let first = scope.spawn(|| link.await_answer(0, Duration::from_millis(50)));
+        wait_for("the first sleeps", || word.load(Ordering::SeqCst) != 0);
+        let next = scope.spawn(|| await_one(&link, 0, 1));
+        first.join().unwrap();
+        wait_for("the next one sleeps", || word.load(Ordering::SeqCst) != 0);
+        end.answer(done(1), &value(1));
+        end.announce();
+        next.join().unwrap();
+    });
+}
+
+#[test]
 fn an_announcement_wakes_only_the_callers_that_wait_for_that_answer() {
     for round in 0..200_u32 {
         let (first, second) = (2 * round, 2 * round + 1);

@@ -5,20 +5,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::message::{Frame, FrameBody, SlotHeader, decode_frame};
-use super::ring::{RETURNS, Ring, Shared, listener, state};
+use super::ring::{RETURNS, Ring, listener, state};
 use super::segments::Segments;
-use crate::processes::os::fd::{self, is_readable_within};
+use crate::base::sync::atomic::Ordering;
+use crate::base::syscall::NameCall;
+use crate::processes::os::fd::{self, is_readable_within, send_byte};
 use crate::processes::os::futex;
 use crate::processes::os::process::this_core;
 use crate::wire::blob::{Blob, Foreign};
 use crate::wire::fork_copy::ForkRange;
-use crate::wire::memfd::Mapping;
 use crate::wire::payload::Payload;
 
 /// The time that a listener has to take an answer. After that the supervisor is notified as well.
@@ -87,8 +87,12 @@ impl WorkerEnd {
         listener: OwnedFd,
         ring: BorrowedFd<'_>,
     ) -> io::Result<Self> {
-        let ring = Ring(Mapping::new(ring, size_of::<Shared>(), true)?);
-        let status = rustix::fs::fstat(&socket)?;
+        Self::over(Ring::map(ring)?, socket, listener)
+    }
+
+    /// Makes the end of a link whose memory is mapped.
+    pub(super) fn over(ring: Ring, socket: UnixStream, listener: OwnedFd) -> io::Result<Self> {
+        let status = rustix::fs::fstat(&socket).of_call("fstat")?;
         let identity = (status.st_dev, status.st_ino);
         Ok(Self {
             ring,
@@ -106,7 +110,7 @@ impl WorkerEnd {
 
     /// Publishes the fingerprint of this process, and notifies the supervisor.
     pub(in crate::processes) fn greet(&self, fingerprint: u64) {
-        self.ring.shared().greeting.store(fingerprint, Ordering::SeqCst);
+        self.ring.shared().greeting.store(fingerprint, Ordering::Relaxed);
         self.notify();
     }
 
@@ -129,7 +133,7 @@ impl WorkerEnd {
     /// Returns whether the pool has taken the last answer, and there is nothing else to announce.
     pub(in crate::processes) fn is_heard(&self) -> bool {
         !self.has_passed
-            && self.ring.slot(self.at.wrapping_sub(1)).state.load(Ordering::SeqCst) != state::ANSWERED
+            && self.ring.slot(self.at.wrapping_sub(1)).state.load(Ordering::Relaxed) != state::ANSWERED
     }
 
     /// Claims the next call, if there is one. A call whose memory is missing stays offered, for another worker: then there
@@ -138,7 +142,7 @@ impl WorkerEnd {
         loop {
             let state = &self.ring.slot(self.at).state;
             let claimed =
-                state.compare_exchange(state::OFFERED, state::CLAIMED, Ordering::SeqCst, Ordering::SeqCst);
+                state.compare_exchange(state::OFFERED, state::CLAIMED, Ordering::Acquire, Ordering::Relaxed);
             match claimed {
                 Ok(_) => break,
                 Err(state::WITHDRAWN) => {
@@ -218,7 +222,7 @@ impl WorkerEnd {
     /// Waits until the last item has been taken. If the pool dies, so does this process.
     fn await_room(&self) {
         let slot = self.ring.slot(self.at);
-        while slot.state.load(Ordering::SeqCst) == state::ITEM {
+        while slot.state.load(Ordering::Acquire) == state::ITEM {
             slot.blocked.store(1, Ordering::SeqCst);
             if slot.state.load(Ordering::SeqCst) == state::ITEM {
                 let is_late = futex::wait(&slot.state, state::ITEM, UNHEARD);
@@ -226,7 +230,7 @@ impl WorkerEnd {
                     self.wake_supervisor();
                 }
             }
-            slot.blocked.store(0, Ordering::SeqCst);
+            slot.blocked.store(0, Ordering::Relaxed);
         }
     }
 
@@ -253,7 +257,8 @@ impl WorkerEnd {
     /// A listener may be busy, so this replaces the supervisor only for a while.
     fn notify_listener(&self) -> bool {
         let state = &self.ring.shared().listener.0;
-        match state.compare_exchange(listener::OPEN, listener::NOTIFIED, Ordering::SeqCst, Ordering::SeqCst) {
+        match state.compare_exchange(listener::OPEN, listener::NOTIFIED, Ordering::Relaxed, Ordering::SeqCst)
+        {
             Ok(_) => fd::notify(self.listener.as_fd()),
             Err(state) => state == listener::NOTIFIED,
         }
@@ -262,7 +267,7 @@ impl WorkerEnd {
     /// Notifies the supervisor, if it sleeps.
     pub(in crate::processes) fn wake_supervisor(&self) {
         let waits = &self.ring.shared().pool_waits.0;
-        if waits.load(Ordering::SeqCst) != 0 && waits.swap(0, Ordering::SeqCst) != 0 {
+        if waits.load(Ordering::SeqCst) != 0 && waits.swap(0, Ordering::Relaxed) != 0 {
             self.notify();
         }
     }
@@ -278,7 +283,7 @@ impl WorkerEnd {
     }
 
     fn notify(&self) {
-        let _ = rustix::net::send(&self.socket, &[0], SendFlags::NOSIGNAL);
+        send_byte(&self.socket, SendFlags::empty());
     }
 
     /// Sleeps until the pool has something, for at most `limit` if there is one. Returns false if the link has ended.
@@ -292,7 +297,7 @@ impl WorkerEnd {
             self.segments.receive(self.socket.as_fd(), flags)
         };
         let sleeps = &self.ring.shared().worker_sleeps.0;
-        sleeps.store(0, Ordering::SeqCst);
+        sleeps.store(0, Ordering::Relaxed);
         goes_on
     }
 
@@ -303,7 +308,11 @@ impl WorkerEnd {
         if taken == returns.put.0.load(Ordering::Acquire) {
             return None;
         }
-        let offset = returns.offsets[(taken % RETURNS) as usize].load(Ordering::Relaxed);
+        let offset = returns.offsets[(taken % RETURNS) as usize].with(|slot| {
+            // SAFETY: the pointer is to mapped memory. The pool has written this entry before `put` counted it, and does
+            // not write to it again until `taken` counts it.
+            unsafe { slot.read() }
+        });
         returns.taken.0.store(taken.wrapping_add(1), Ordering::Release);
         Some(offset)
     }

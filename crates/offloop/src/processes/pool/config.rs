@@ -45,6 +45,8 @@ pub(super) struct Config {
     pub(super) memory: Arc<PoolMemory>,
     pub(super) queue: QueueConfig,
     pub(super) on_crash: OnCrash,
+    /// The processes that a worker's jobs have started are ended with it, unless it ends by itself.
+    pub(super) kill_children: bool,
     /// The time between SIGTERM and SIGKILL.
     pub(super) grace: Duration,
     /// The time that a worker may take to start and to run its initializer.

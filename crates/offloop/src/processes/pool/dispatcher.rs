@@ -17,7 +17,7 @@ use crate::core::id::{JobId, JobState};
 use crate::core::outcome::Outcome;
 use crate::core::pool_ref::Close;
 use crate::core::runnable::{AbortIf, Owner};
-use crate::core::shutdown::{ShutdownReport, StuckJob};
+use crate::core::shutdown::ShutdownReport;
 use crate::core::spin::{self, SpinOutcome};
 use crate::metrics::stats::{OutcomeCounters, Timing};
 use crate::metrics::{Activity, Advisor, Measured, Metrics, PoolKind};
@@ -151,6 +151,7 @@ impl Dispatcher {
         let mut left = scheduler.drain();
         left.extend(scheduler.in_flight().map(Arc::clone));
         drop(scheduler);
+        let ids: Vec<JobId> = left.iter().map(|job| job.header().id).collect();
         // For a job in a worker this calls `interrupt`, which ends the worker.
         let cancelled = left.iter().filter(|job| job.abort(ErrorKind::Cancelled, AbortIf::Live)).count();
         self.change(Scheduler::notify);
@@ -158,18 +159,13 @@ impl Dispatcher {
         // SIGKILL follows after one grace period, and what it ends is collected within the second.
         let grace = self.config.grace.saturating_mul(2).saturating_add(Duration::from_secs(1));
         let scheduler = wait_until(&self.changed, self.lock_here(), grace, |scheduler| scheduler.over);
-        let stuck: Vec<StuckJob> = scheduler
-            .workers
-            .iter()
-            .filter_map(|worker| {
-                let (job, since) = worker.running()?;
-                Some(StuckJob::new(job.header(), format!("process {}", worker.pid), since.elapsed()))
-            })
-            .collect();
-        let killed = (scheduler.killed - killed_before).min(cancelled).saturating_sub(stuck.len());
+        let stuck = scheduler.stuck();
+        // Jobs of workers that could not be ended may have ended, for the pool, long ago.
+        let lived_on = stuck.iter().filter(|stuck| ids.contains(&stuck.job)).count();
+        let killed = (scheduler.killed - killed_before).min(cancelled).saturating_sub(lived_on);
         ShutdownReport {
             drained: pending.saturating_sub(cancelled),
-            cancelled: cancelled.saturating_sub(killed + stuck.len()),
+            cancelled: cancelled.saturating_sub(killed + lived_on),
             killed,
             stuck,
         }
@@ -313,8 +309,11 @@ impl Close for Dispatcher {
 }
 
 impl Owner for Dispatcher {
-    fn withdraw(&self, header: &Header, outcome: Outcome) {
+    fn count(&self, outcome: Outcome) {
         self.counts.count(outcome);
+    }
+
+    fn withdraw(&self, header: &Header) {
         let removed = self.change(|scheduler, after| {
             let removed = scheduler.withdraw(header, after);
             if scheduler.closed {
@@ -326,8 +325,7 @@ impl Owner for Dispatcher {
         drop(removed);
     }
 
-    fn interrupt(&self, header: &Header, outcome: Outcome) {
-        self.counts.count(outcome);
+    fn interrupt(&self, header: &Header) {
         self.change(|scheduler, after| {
             scheduler.interrupt(header, after);
             if scheduler.closed {

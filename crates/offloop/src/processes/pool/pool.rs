@@ -34,8 +34,22 @@ type Refusal = Box<(ErrorKind, Options)>;
 ///
 /// It runs [`Call`]s of functions marked `#[offloop::task]`. A job that crashes its process fails alone, with
 /// [`ErrorKind::WorkerDied`], and the worker is replaced. A job that is cancelled, whose handle is dropped, or whose
-/// run timeout passes, is killed: SIGTERM, and SIGKILL after the grace period. Workers never outlive this process,
-/// however it ends.
+/// run timeout passes, is killed: SIGTERM, and SIGKILL after the grace period. What it has started is killed with it,
+/// unless [`kill_children`](crate::ProcessPoolBuilder::kill_children) is off. Workers never outlive this process, however it
+/// ends.
+///
+/// # Rights
+///
+/// A worker has the user, the groups and the other rights that this process has at the moment in which the worker is
+/// started; a fork of a template has those of the template. If this process gives up rights later, the workers that
+/// are there keep theirs, and a template goes on to make workers with them. So a program that starts as root gives up
+/// its rights first and then builds its pool. One that cannot can let each worker give them up in its
+/// [`initializer`](crate::ProcessPoolBuilder::initializer).
+///
+/// The pool can end its workers in each of these cases, even if the system refuses to let this process signal them. A
+/// worker that lives on nevertheless is given up after 10 s: another one takes its place, its job ends with
+/// [`WorkerExit::Lost`](crate::WorkerExit::Lost), the metrics count it
+/// ([`Restarts::lost`](crate::metrics::Restarts::lost)), and a shutdown reports its job as stuck.
 ///
 /// Clones are the same pool. When the last one is dropped, the pool takes no more work, runs what it has accepted and
 /// then lets its workers go. The drop does not block. [`shutdown`](Self::shutdown) does the same under supervision.

@@ -72,7 +72,7 @@ fn decoders() -> &'static ThreadPool {
     static DECODERS: PerProcess<ThreadPool> = PerProcess::new();
     DECODERS.get(|| {
         let pool =
-            ThreadPool::builder().name("offloop-decode").max_workers(crate::base::sync::cores()).unlisted();
+            ThreadPool::builder().name("offloop-decode").max_workers(crate::base::cores::cores()).unlisted();
         pool.build().expect("these settings are valid")
     })
 }

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -17,14 +16,17 @@ use serde::Serialize;
 use super::perform;
 use crate::base::clock::Moment;
 use crate::base::fork::OwnProcess;
+use crate::base::thread;
 use crate::core::error::NotSent;
 use crate::core::spin::{self, AdaptiveSpin};
 use crate::metrics::cpu::CpuMeter;
 use crate::metrics::stats::Timing;
-use crate::processes::handshake::{self, MARKER, WorkerSetup, become_worker};
+use crate::processes::handshake::{
+    self, CANNOT_BECOME_WORKER, Origin, Role, Ties, WorkerSetup, become_worker,
+};
 use crate::processes::link::{AnswerTag, CAPTURE, Request, STREAM, SlotHeader, UNHEARD, WorkerEnd};
-use crate::processes::os::fd::{StdioRedirect, move_stdin};
-use crate::processes::os::process::{die_with, is_first_thread};
+use crate::processes::os::fd::StdioRedirect;
+use crate::processes::os::process::is_first_thread;
 use crate::wire::arena::Arena;
 use crate::wire::blob::Blob;
 use crate::wire::payload::Payload;
@@ -41,7 +43,7 @@ const MOMENT: Duration = Duration::from_micros(3);
 /// receive the answer and to send the next call.
 const SPIN: Duration = Duration::from_micros(200);
 
-/// Closing a socket takes longer than this. A job that took less has not closed ours.
+/// Closing a socket takes longer than this, and so does changing the user. A job that took less has done neither.
 const QUICK: Duration = Duration::from_nanos(250);
 
 /// The time without a call after which a worker gives freed memory back to the system.
@@ -59,42 +61,48 @@ pub fn init() {
         return;
     }
     handshake::set_initialised();
-    if let Some(parent) = std::env::var_os(MARKER) {
-        serve(&parent);
+    match handshake::started_by(Role::Worker) {
+        Ok(Origin::Other) => {}
+        Ok(Origin::DeadPool) => exit(0),
+        Ok(Origin::Pool(socket)) => serve(socket),
+        Err(error) => refuse(&error),
+    }
+    warn_of_threads();
+}
+
+/// Says so if the program has started threads before [`init`], as `#[tokio::main]` does.
+fn warn_of_threads() {
+    let threads = thread::ids().len();
+    if threads > 1 {
+        eprintln!(
+            "offloop: `init` was called when this program already had {threads} threads; each worker starts them, too, \
+             and jobs run within what `main` has set up, such as the runtime of `#[tokio::main]`. Call `offloop::init()` \
+             first in a plain `main`"
+        );
     }
 }
 
-/// Runs jobs until the link closes, then exits.
-fn serve(parent: &OsStr) -> ! {
-    // SAFETY: `init` is documented to be called first in `main`, while this is the only thread. The variable must go:
-    // programs that a job starts would take themselves for workers.
-    unsafe { std::env::remove_var(MARKER) };
-    let Some(parent) = parent.to_str().and_then(|text| text.parse().ok()) else {
-        eprintln!(
-            "offloop: the environment variable {MARKER} is set to {parent:?}, which is no process id; it is reserved for \
-             the workers of a process pool, so remove it from the environment"
-        );
-        exit(1);
-    };
-    match begin(parent) {
-        Ok(Some(worker)) => {
-            worker.serve();
+/// Returns whether [`init`] makes this process a worker.
+pub(super) fn is_worker() -> bool {
+    is_first_thread() && handshake::is_awaited_by_pool()
+}
+
+/// Runs the jobs of the pool at the other end of `socket` until the link closes, then exits.
+fn serve(socket: OwnedFd) -> ! {
+    match become_worker(socket) {
+        Ok(Some(setup)) => {
+            Worker::new(setup).serve();
             exit(0)
         }
         Ok(None) => exit(0),
-        Err(error) => {
-            eprintln!("offloop: this process could not become a worker: {error}");
-            exit(1);
-        }
+        Err(error) => refuse(&error),
     }
 }
 
-/// Returns `None` if the parent is dead already.
-fn begin(parent: u32) -> io::Result<Option<Worker>> {
-    if !die_with(parent)? {
-        return Ok(None);
-    }
-    Ok(Some(Worker::new(become_worker(move_stdin()?)?)))
+/// Ends this process, which must not run the program's own code either: a pool has started it.
+fn refuse(error: &io::Error) -> ! {
+    eprintln!("{CANNOT_BECOME_WORKER}: {error}");
+    exit(1);
 }
 
 /// A process that runs a pool's jobs. All of it is used by one thread.
@@ -106,6 +114,7 @@ pub struct Worker {
     max_payload: u64,
     /// The pipes that replace standard output and standard error while a job is captured.
     captured: [OwnedFd; 2],
+    ties: Ties,
     /// The running job, if it may send items. Set when the job begins, cleared when it ends.
     streaming: Option<u64>,
     /// The blobs of this process's arena that the pool still reads, by their offset, each with the number of times that
@@ -124,6 +133,7 @@ impl Worker {
             arena: setup.arena,
             max_payload: setup.max_payload,
             captured: setup.captured,
+            ties: setup.ties,
             streaming: None,
             lent: HashMap::new(),
             unheard_since: Moment::now(),
@@ -137,6 +147,9 @@ impl Worker {
         CURRENT.set(Some(Rc::clone(&worker)));
         run_jobs(&worker);
         CURRENT.set(None);
+        if let Some(worker) = worker.get() {
+            worker.borrow_mut().ties.spare_children();
+        }
         // It is not dropped: a job may have closed its files, and another file may have their numbers.
         std::mem::forget(worker);
     }
@@ -324,10 +337,11 @@ fn run_jobs(own: &OwnProcess<RefCell<Worker>>) {
         if worker.link.has_announced() {
             worker.unheard_since = ended;
         }
-        let is_intact = took < QUICK || worker.link.is_intact();
+        let is_intact = took < QUICK || (worker.link.is_intact() && worker.ties.renew());
         worker.answer(&request, tag, payload, Timing { began, took, usage });
         if !is_intact {
-            // The job has closed or replaced our files. Its answer is valid, but no other job may run without them.
+            // The job has closed or replaced our files, or the pool is gone. The answer is valid, but no other job may
+            // run.
             return;
         }
         if ended.since(worker.unheard_since) >= TOGETHER {

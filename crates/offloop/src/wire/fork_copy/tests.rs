@@ -12,7 +12,7 @@ const SIZE: usize = 64 * 1024;
 fn in_child(child: impl FnOnce() -> i32) -> i32 {
     // SAFETY: the child runs nothing but `child`, which makes system calls and accesses memory, and `_exit`.
     match unsafe { libc::fork() } {
-        // SAFETY: as above.
+        // SAFETY: the child ends here, without running anything of the parent's.
         0 => unsafe { libc::_exit(child()) },
         pid => {
             let mut status = 0;

@@ -127,10 +127,8 @@ fn only_ranges_within_the_mapping_of_the_kept_file_are_mapped_privately() {
     // A job may close all descriptors, and another file may then get the number of the kept one.
     let (kept, _) = mapping.file.as_ref().unwrap();
     let (other, _) = mapped(4 * PAGE);
+    let kept = kept.get().unwrap().as_raw_fd();
     // SAFETY: both descriptors are open. Only the mapping uses the one that now refers to another file.
-    assert_eq!(
-        unsafe { libc::dup2(other.as_raw_fd(), kept.get().unwrap().as_raw_fd()) },
-        kept.get().unwrap().as_raw_fd()
-    );
+    assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), kept) }, kept);
     assert!(of_page(&mapping, 1, PAGE).is_none(), "it is another file");
 }
