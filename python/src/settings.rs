@@ -53,6 +53,7 @@ fn unknown(setting: &str, word: &str, choices: &str) -> PyErr {
 }
 
 /// A job's priority, as an argument of a function.
+#[derive(Clone, Copy)]
 pub(crate) struct Priority(pub(crate) i8);
 
 impl<'py> FromPyObject<'_, 'py> for Priority {

@@ -432,6 +432,7 @@ fn generate(krate: &Path, mut function: ItemFn, arguments: &[Argument]) -> Token
         }
 
         #(#cfgs)*
+        #(#allows)*
         #[doc(hidden)]
         #make
 

@@ -148,8 +148,8 @@ fn a_forked_child_reads_a_result_as_it_was_at_the_fork() {
 #[test]
 fn what_a_forked_child_writes_to_a_blob_does_not_reach_the_parent() {
     let pool = one_worker();
-    let mut bytes = BlobMut::zeroed(SIZE);
-    bytes.fill(b'A');
+    let mut bytes = pool.blob(SIZE);
+    bytes.resize(SIZE, b'A');
     in_child(Fork::Libc, || {
         bytes.fill(b'Y');
         assert!(is_all(&bytes, b'Y'));
@@ -186,11 +186,11 @@ fn the_child_of_a_job_keeps_its_arguments_while_the_pool_reuses_their_memory() {
         bytes.fill(value);
         bytes.freeze()
     };
-    let job = pool.run(fork_and_read.with(&[b'A'; SIZE], blob(b'A'), gate.path(), seen.path()));
+    let job = pool.run(fork_and_read.with(&vec![b'A'; SIZE], blob(b'A'), gate.path(), seen.path()));
     assert_eq!(job.wait().unwrap(), SIZE);
     for _ in 0..10 {
         assert_eq!(pool.run(length.with(blob(b'X'))).wait().unwrap(), SIZE);
-        assert_eq!(pool.run(count.with(&[b'X'; SIZE])).wait().unwrap(), SIZE);
+        assert_eq!(pool.run(count.with(&vec![b'X'; SIZE])).wait().unwrap(), SIZE);
     }
     gate.open();
     eventually("the job's child ends", || std::fs::exists(seen.path()).unwrap());

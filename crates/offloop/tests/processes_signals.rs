@@ -39,11 +39,13 @@ fn wait_for_a_program(text: &str, gate: &str) {
     script(text, gate).status().unwrap();
 }
 
+#[expect(clippy::zombie_processes, reason = "it outlives its worker on purpose")]
 #[offloop::task]
 fn leave_a_program(text: &str, gate: &str) {
     script(text, gate).spawn().unwrap();
 }
 
+#[expect(clippy::zombie_processes, reason = "it outlives its worker on purpose")]
 #[offloop::task]
 fn leave_a_program_in_a_group_of_its_own(text: &str, gate: &str) {
     script(text, gate).process_group(0).spawn().unwrap();

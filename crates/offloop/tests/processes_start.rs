@@ -156,7 +156,7 @@ fn affinity_and_policy() -> (String, i32) {
 
 #[test]
 fn a_worker_has_the_affinity_of_the_process_and_not_of_the_thread_that_built_the_pool() {
-    let usual = std::thread::spawn(|| affinity_and_policy()).join().unwrap();
+    let usual = affinity_and_policy();
     std::thread::spawn(move || {
         // SAFETY: the sets are live locals, and each call changes this thread alone.
         unsafe {

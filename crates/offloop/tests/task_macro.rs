@@ -238,3 +238,8 @@ fn tasks_within_functions_are_tasks() {
     assert_eq!(everywhere!(inner.with(3)), 1);
     assert!(format!("{inner:?}").contains("task_macro::inner"));
 }
+
+/// The test is that this compiles without a warning: what the function allows holds for all that is made of it.
+#[offloop::task]
+#[allow(dead_code)]
+fn allowed() {}

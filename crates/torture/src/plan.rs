@@ -209,6 +209,8 @@ impl Job {
         let nap = Self { kind: Kind::Nap, millis: 3, ..self.clone() };
         match self.kind.nature() {
             _ if matches!(self.kind, Kind::DropPrivileges | Kind::LoseSignals) => nap,
+            // The children would stay as zombies.
+            _ if matches!(self.kind, Kind::Fork | Kind::ForkAndDrop) => nap,
             Nature::Dies | Nature::MayDie | Nature::Stays => nap,
             _ => self,
         }

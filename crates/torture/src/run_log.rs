@@ -15,7 +15,7 @@ use std::time::Duration;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 
-use crate::clock::Moment;
+use crate::clock::{Moment, now};
 use crate::places::{Place, Places};
 use crate::proc::{self, Identity};
 
@@ -46,9 +46,12 @@ struct Log {
 
 /// More jobs at once than a pool has workers.
 struct Crowd {
-    /// The job that began last.
-    job: AtomicU64,
+    /// The number of jobs, of which as many as there is room for are listed.
     at_once: AtomicUsize,
+    jobs: [AtomicU64; 8],
+    /// The job that began last, and when.
+    job: AtomicU64,
+    time: AtomicU64,
 }
 
 struct Entry {
@@ -188,8 +191,10 @@ impl Running {
             log.pools[pool].enter(me, number, |other| proc::identity(other.pid()) == Some(other));
         if !crowd.is_empty() {
             if let Some(found) = log.found.get(log.crowds.fetch_add(1, SeqCst)) {
-                found.job.store(number, SeqCst);
                 found.at_once.store(crowd.len(), SeqCst);
+                found.jobs.iter().zip(&crowd).for_each(|(to, job)| to.store(*job, SeqCst));
+                found.job.store(number, SeqCst);
+                found.time.store(nanos(now()), SeqCst);
             }
         }
         Self(place)
@@ -223,11 +228,18 @@ pub(crate) fn read(number: u64) -> JobRuns {
 /// Describes the moments when a pool ran more jobs at once than it has workers.
 pub(crate) fn crowds() -> Vec<String> {
     let log = log();
-    let line = |Crowd { job, at_once }: &Crowd| {
-        let (job, at_once) = (job.load(SeqCst), at_once.load(SeqCst));
+    let line = |Crowd { at_once, jobs, job, time }: &Crowd| {
+        let (job, time) = (job.load(SeqCst), Duration::from_nanos(time.load(SeqCst)));
         let pool = entry(job).pool.load(SeqCst).saturating_sub(1);
         let size = log.pools[pool as usize].size();
-        format!("pool {pool} ran {at_once} jobs at once when job {job} began; it has workers for {size}")
+        let describe = |job: u64| {
+            let runs = read(job);
+            format!("{job} ({runs}, begun {:?} before)", time.saturating_sub(runs.time.real))
+        };
+        let jobs: Vec<_> = jobs.iter().take(at_once.load(SeqCst)).map(|job| job.load(SeqCst)).collect();
+        let jobs: Vec<_> = jobs.into_iter().map(describe).collect();
+        let jobs = jobs.join(", ");
+        format!("pool {pool} with workers for {size} jobs ran others when job {job} began: {jobs}")
     };
     log.found.iter().take(log.crowds.load(SeqCst)).map(line).collect()
 }

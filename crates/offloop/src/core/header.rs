@@ -156,12 +156,12 @@ impl Header {
 
     /// Records that the job's function has returned or panicked.
     pub(crate) fn mark_returned(&self) {
-        self.returned.store(true, Ordering::Release);
+        self.returned.store(true, Ordering::Relaxed);
     }
 
     /// Returns whether the job's function has returned or panicked on a thread of this process.
     pub(crate) fn has_returned(&self) -> bool {
-        self.returned.load(Ordering::Acquire)
+        self.returned.load(Ordering::Relaxed)
     }
 
     /// Asks the running job to stop.

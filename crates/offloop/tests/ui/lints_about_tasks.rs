@@ -1,14 +1,9 @@
-#![deny(warnings, missing_docs)]
+#![deny(deprecated, missing_docs)]
 //! What the compiler says of a function, it says of a task.
 
 #[offloop::task]
 #[deprecated = "use `new`"]
 fn old(x: u64) -> u64 {
-    x
-}
-
-#[offloop::task]
-fn unused(x: u64) -> u64 {
     x
 }
 

@@ -94,8 +94,8 @@ pub(crate) enum Error {
     TooLong,
     /// A `Serialize` has announced another number of elements than it wrote.
     Announced { announced: usize, written: usize },
-    /// The system gives no shared memory, or all of it is in use.
-    NoMemory,
+    /// The system gives no shared memory, or all of it is in use, for this reason.
+    NoMemory(Box<str>),
     /// The bytes end within a value.
     End,
     /// The bytes go on behind the value.
@@ -122,9 +122,7 @@ impl fmt::Display for Error {
                 f,
                 "its `Serialize` announced {announced} elements and wrote {written}; the two must be equal"
             ),
-            Self::NoMemory => f.write_str(
-                "the shared memory of this process is used up; are results kept, or are too many calls queued?",
-            ),
+            Self::NoMemory(reason) => write!(f, "there is no more shared memory for it: {reason}"),
             Self::End => f.write_str("its bytes end within a value"),
             Self::Left(count) => write!(
                 f,
