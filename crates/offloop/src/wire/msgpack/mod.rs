@@ -10,6 +10,7 @@
 //!   `None`. Here a `Some` around a nil is an extension of type [`SOME`], whose one byte counts the `Some`s.
 //! - **Blobs** are extensions too: of type [`PART`] with the number of a part of the payload, or of type [`BLOB`] with the
 //!   bytes. So an untagged enum takes a blob for nothing else, wherever its bytes are.
+//! - **Bytes are one block**, also a `[u8]` or a `Vec<u8>` that serde writes as a list. A `&[u8]` can borrow from it.
 //! - **Lengths are checked**: a value that writes more or fewer elements than it has announced is refused, and so is a
 //!   body with bytes that belong to no value.
 //!
