@@ -263,7 +263,7 @@ class Metrics:
         not be ended). Empty for threads."""
     @property
     def arena(self) -> dict[str, int] | None:
-        """The bytes of shared memory that this process has for large payloads: "used", and "kept" for later ones."""
+        """The bytes of shared memory that a process pool has for large payloads: "used", and "kept" for later ones."""
     @property
     def advice(self) -> list[Advice]:
         """The functions whose calls should run elsewhere."""

@@ -86,12 +86,15 @@ impl Drop for Exported {
 /// The length in bytes from which the interpreter is released while memory is copied.
 const LONG: usize = 256 * 1024;
 
-/// Copies what `object` exports to memory that workers see.
-pub(crate) fn to_blob(object: &Bound<'_, PyAny>) -> PyResult<Blob> {
+/// Makes a byte string with room for a number of bytes, where its readers see it.
+pub(crate) type Reserve<'a> = &'a (dyn Fn(usize) -> BlobMut + Sync);
+
+/// Copies what `object` exports to memory that `reserve` makes for a number of bytes.
+pub(crate) fn to_blob(object: &Bound<'_, PyAny>, reserve: Reserve<'_>) -> PyResult<Blob> {
     let exported = Exported::of(object)?;
     let bytes = exported.bytes();
     let copy = || {
-        let mut blob = BlobMut::with_capacity(bytes.len());
+        let mut blob = reserve(bytes.len());
         blob.extend_from_slice(bytes);
         blob.freeze()
     };

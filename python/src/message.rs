@@ -8,7 +8,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 use serde::{Deserialize, Serialize};
 
-use crate::buffer;
+use crate::buffer::{self, Reserve};
 use crate::interpreter::{attach, try_detach};
 use crate::once::Once;
 use crate::receive::{Receive, Results};
@@ -35,7 +35,8 @@ impl Reply {
     /// Makes a reply of the tuple that the worker's Python code returns.
     fn from_python(reply: &Bound<'_, PyAny>) -> PyResult<Self> {
         let (code, body, buffers): (u8, Bound<'_, PyBytes>, Vec<Bound<'_, PyAny>>) = reply.extract()?;
-        Ok(Self { code, body: to_body(body.as_bytes()), buffers: to_blobs(&buffers)? })
+        let reserve = &BlobMut::with_capacity;
+        Ok(Self { code, body: to_body(body.as_bytes(), reserve), buffers: to_blobs(&buffers, reserve)? })
     }
 
     /// Logs the reply if it is a log record. Otherwise returns it.
@@ -74,19 +75,19 @@ pub(crate) fn emit(reply: &Bound<'_, PyAny>) -> PyResult<()> {
     try_detach(reply.py(), || offloop::job::emit(&item))
 }
 
-/// Copies a pickle to a blob: to memory that workers see, if it is long.
-pub(crate) fn to_body(pickled: &[u8]) -> Blob {
+/// Copies a pickle to a blob: to memory that `reserve` makes, if it is long.
+pub(crate) fn to_body(pickled: &[u8], reserve: Reserve<'_>) -> Blob {
     if pickled.len() <= SHORT {
         return Blob::from(pickled.to_vec());
     }
-    let mut blob = BlobMut::with_capacity(pickled.len());
+    let mut blob = reserve(pickled.len());
     blob.extend_from_slice(pickled);
     blob.freeze()
 }
 
-/// Copies what these objects export to memory that workers see.
-pub(crate) fn to_blobs(buffers: &[Bound<'_, PyAny>]) -> PyResult<Vec<Blob>> {
-    buffers.iter().map(buffer::to_blob).collect()
+/// Copies what these objects export to memory that `reserve` makes.
+pub(crate) fn to_blobs(buffers: &[Bound<'_, PyAny>], reserve: Reserve<'_>) -> PyResult<Vec<Blob>> {
+    buffers.iter().map(|buffer| buffer::to_blob(buffer, reserve)).collect()
 }
 
 /// Returns a sequence of objects that export the blobs.

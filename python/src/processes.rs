@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use offloop::embed::{ProcessPoolBuilderExt as _, ProcessPoolExt as _};
-use offloop::{ProcessPoolBuilder, ShutdownReport, StuckJob, prepare};
+use offloop::{BlobMut, ProcessPoolBuilder, ShutdownReport, StuckJob, prepare};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -76,10 +76,11 @@ impl ProcessPool {
         queue_timeout: Option<f64>,
         buffersize: Option<usize>,
     ) -> PyResult<Job> {
-        let buffers = message::to_blobs(&buffers)?;
-        let mut work = prepare(call.with(message::to_body(body), buffers, self.results == Results::Data))
-            .name(name)
-            .priority(priority.0);
+        let reserve = |length| self.pool.blob(length);
+        let buffers = message::to_blobs(&buffers, &reserve)?;
+        let body = message::to_body(body, &reserve);
+        let mut work =
+            prepare(call.with(body, buffers, self.results == Results::Data)).name(name).priority(priority.0);
         if let Some(limit) = timeout {
             work = work.run_timeout(seconds("timeout", limit)?);
         }
@@ -220,9 +221,10 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
             let variables: Vec<(OsString, OsString)> = value.extract()?;
             variables.into_iter().fold(builder, |builder, (name, value)| builder.env(name, value))
         }
-        "initializer" => {
-            builder.initializer(&message::initialise.with(message::to_body(&value.extract::<Vec<u8>>()?)))
-        }
+        "initializer" => builder.initializer(
+            &message::initialise
+                .with(message::to_body(&value.extract::<Vec<u8>>()?, &BlobMut::with_capacity)),
+        ),
         other => return Err(PyValueError::new_err(format!("a process pool has no setting {other:?}"))),
     })
 }

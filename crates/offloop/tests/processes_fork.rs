@@ -148,8 +148,8 @@ fn a_forked_child_reads_a_result_as_it_was_at_the_fork() {
 #[test]
 fn what_a_forked_child_writes_to_a_blob_does_not_reach_the_parent() {
     let pool = one_worker();
-    let mut bytes = BlobMut::zeroed(SIZE);
-    bytes.fill(b'A');
+    let mut bytes = pool.blob(SIZE);
+    bytes.resize(SIZE, b'A');
     in_child(Fork::Libc, || {
         bytes.fill(b'Y');
         assert!(is_all(&bytes, b'Y'));

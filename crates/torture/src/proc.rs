@@ -11,14 +11,11 @@ use crate::clock::ThreadTimes;
 use crate::run_log;
 
 /// Things that the library keeps for the whole life of a process: the beginning of the line, and the number.
-const KEPT: [(&str, usize); 6] = [
+const KEPT: [(&str, usize); 4] = [
     ("thread offloop-timer", usize::MAX),
     ("thread offloop-decode", usize::MAX),
     ("thread offloop-io", usize::MAX),
     ("thread offloop-cpu", usize::MAX),
-    ("mapping of /memfd:offloop-arena", 1),
-    // One to write by, and one to lend to readers.
-    ("descriptor of /memfd:offloop-arena", 2),
 ];
 
 /// The things that this process holds: a line for each, with their number.

@@ -197,7 +197,7 @@ impl Contender for Blobs {
 
     /// The blob is filled before the measured time begins, like one that was read or computed in place.
     fn argument(&mut self, bytes: &[u8]) -> Option<Duration> {
-        let mut blob = BlobMut::with_capacity(bytes.len());
+        let mut blob = self.0.blob(bytes.len());
         blob.extend_from_slice(bytes);
         let blob = blob.freeze();
         let begin = Instant::now();

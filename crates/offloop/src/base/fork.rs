@@ -193,6 +193,14 @@ impl<T: Send + Sync> PerProcess<T> {
         self.0.load(Ordering::Relaxed);
     }
 
+    /// Returns the value of this process, if there is one.
+    #[allow(dead_code, reason = "the layer that needs it may be left out")]
+    pub(crate) fn existing(&'static self) -> Option<&'static T> {
+        // SAFETY: as in `try_get`.
+        let found = unsafe { self.0.load(Ordering::Acquire).as_ref() }?;
+        (!found.born.is_past()).then_some(&found.value)
+    }
+
     /// Returns the value of this process. Makes it with `make` if there is none yet.
     pub(crate) fn get(&'static self, make: impl FnOnce() -> T) -> &'static T {
         let Ok(value) = self.try_get(|| Ok::<_, Infallible>(make()));

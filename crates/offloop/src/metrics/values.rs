@@ -163,7 +163,7 @@ impl Restarts {
     }
 }
 
-/// The shared memory that carries large payloads from this process to its workers. All pools of a process share it.
+/// The shared memory that carries large payloads from a pool to its workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ArenaBytes {
@@ -172,6 +172,12 @@ pub struct ArenaBytes {
     /// Freed memory that is kept for later payloads, in bytes. It goes back to the system when it is not needed for a
     /// while.
     pub kept: u64,
+}
+
+impl ArenaBytes {
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self { used: self.used + other.used, kept: self.kept + other.kept }
+    }
 }
 
 /// The metrics of one pool. Counts and histograms begin when the pool is built.
@@ -198,7 +204,7 @@ pub struct Metrics {
     pub workers: WorkerCounts,
     /// The number of worker processes that were replaced, by reason.
     pub restarts: Restarts,
-    /// The shared memory of this process. Only of process pools, and only if there is any.
+    /// The pool's shared memory. Only of process pools.
     pub arena: Option<ArenaBytes>,
     /// The time that threads waited for an interpreter's lock, if the pool was built with
     /// [`lock_wait`](crate::embed::ThreadPoolBuilderExt::lock_wait).
@@ -248,8 +254,12 @@ impl Metrics {
         self.running += other.running;
         self.workers.add(other.workers);
         self.restarts.add(other.restarts);
-        // All pools of a process report the same arena.
-        self.arena = self.arena.or(other.arena);
+        self.arena = self
+            .arena
+            .zip(other.arena)
+            .map(|(ours, theirs)| ours.plus(theirs))
+            .or(self.arena)
+            .or(other.arena);
         if let Some(theirs) = &other.lock_wait {
             self.lock_wait.get_or_insert_default().merge(theirs);
         }

@@ -1,7 +1,7 @@
 //! How a started process becomes a worker: what the pool sends it, and what the process makes of it.
 //!
 //! The pool starts this program again with [`MARKER`] in its environment and the worker's end of the link's socket as
-//! its standard input. It writes the first message to that socket before the process exists: the [`Orders`] and seven
+//! its standard input. It writes the first message to that socket before the process exists: the [`Orders`] and six
 //! descriptors. The new process reads the message in [`become_worker`] and greets the pool with its fingerprint.
 //!
 //! The environment and the command line of a process can be read in `/proc`, and anyone who starts a program can set
@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::Pid;
@@ -25,7 +26,7 @@ use super::os::lifeline::Hold;
 use super::os::process::{self, SpawnEnv};
 use super::os::start::begin_from_known_state;
 use crate::wire::arena::Arena;
-use crate::wire::memfd::{self, Mapping};
+use crate::wire::memfd::{self, Mapping, MemoryFile};
 
 /// The environment variable that makes a copy of this program a worker or a template. Its value is the process id of
 /// its parent.
@@ -152,8 +153,8 @@ pub(super) fn is_initialised() -> bool {
 /// The first message to a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Orders {
-    /// The sizes of the parent's arena and of the worker's own, in bytes.
-    pub(super) arenas: (u64, u64),
+    /// The size of the worker's arena, in bytes.
+    pub(super) arena: u64,
     /// The largest payload that the parent accepts, in bytes.
     pub(super) max_payload: u64,
     pub(super) limits: Limits,
@@ -161,9 +162,9 @@ pub(super) struct Orders {
     pub(super) leads_group: bool,
 }
 
-/// The number of descriptors that go with the orders: the ring, the worker's own arena, the parent's arena, two pipes
-/// for captured output, the listener's event, and the lifeline.
-const FILES: usize = 7;
+/// The number of descriptors that go with the orders: the ring, the worker's arena, two pipes for captured output, the
+/// listener's event, and the lifeline.
+const FILES: usize = 6;
 const _: () = assert!(FILES <= MAX_FILES);
 
 /// Sends a worker its orders, before its process exists.
@@ -175,17 +176,9 @@ pub(super) fn instruct(
     listener: BorrowedFd<'_>,
     lifeline: &OwnedFd,
 ) -> io::Result<()> {
-    let arena = Arena::try_of_this_process()?;
-    let ([ring, own], [out, err]) = (files, captured);
-    let files: [_; FILES] = [
-        ring.as_fd(),
-        own.as_fd(),
-        arena.for_readers(),
-        out.as_fd(),
-        err.as_fd(),
-        listener,
-        lifeline.as_fd(),
-    ];
+    let ([ring, arena], [out, err]) = (files, captured);
+    let files: [_; FILES] =
+        [ring.as_fd(), arena.as_fd(), out.as_fd(), err.as_fd(), listener, lifeline.as_fd()];
     let message = postcard::to_extend(orders, Role::Worker.head().to_vec()).map_err(io::Error::other)?;
     fd::send_with_files(link.socket(), &message, &files)
 }
@@ -193,7 +186,7 @@ pub(super) fn instruct(
 /// Sends a template its first message, before its process exists: its lifeline, and the data that it starts with, of
 /// any length, which go in a sealed file.
 pub(super) fn greet_template(socket: BorrowedFd<'_>, lifeline: &OwnedFd, data: &[u8]) -> io::Result<()> {
-    let file = if data.is_empty() { None } else { Some(memfd::sealed("offloop-start", data)?) };
+    let file = if data.is_empty() { None } else { Some(MemoryFile::of_bytes("offloop-start", data)?) };
     let files: Vec<_> = [lifeline.as_fd()].into_iter().chain(file.iter().map(AsFd::as_fd)).collect();
     fd::send_with_files(socket, Role::Template.head(), &files)
 }
@@ -209,7 +202,7 @@ pub(super) fn receive_greeting(socket: BorrowedFd<'_>) -> io::Result<(OwnedFd, V
     let (_, files) = fd::receive_with_files(socket, Role::Template.head().len())?;
     let mut files = files.into_iter();
     let lifeline = files.next().ok_or(io::ErrorKind::InvalidData)?;
-    let data = files.next().map_or(Ok(Vec::new()), |file| memfd::read_sealed(file.as_fd()))?;
+    let data = files.next().map_or(Ok(Vec::new()), |file| memfd::read_all(file.as_fd()))?;
     Ok((lifeline, data))
 }
 
@@ -237,7 +230,7 @@ pub(super) fn decode_orders(message: &[u8]) -> postcard::Result<Orders> {
 pub(super) struct WorkerSetup {
     pub(super) link: WorkerEnd,
     /// The worker's own arena, for its results.
-    pub(super) arena: &'static Arena,
+    pub(super) arena: &'static Arc<Arena>,
     /// The largest payload that the pool accepts, in bytes.
     pub(super) max_payload: u64,
     /// The pipes that replace standard output and standard error while a job is captured.
@@ -300,15 +293,13 @@ pub(super) fn become_worker(socket: OwnedFd) -> io::Result<Option<WorkerSetup>> 
         io::Error::new(io::ErrorKind::InvalidData, text)
     };
     let orders: Orders = decode_orders(&orders).map_err(unclear)?;
-    let [ring, own, parents, out, err, listener, lifeline]: [OwnedFd; FILES] =
+    let [ring, arena, out, err, listener, lifeline]: [OwnedFd; FILES] =
         files.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
     let Some(ties) = Ties::bind(lifeline, orders.leads_group) else { return Ok(None) };
     let size = |size: u64| usize::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
-    let mapping = Mapping::new(own.as_fd(), size(orders.arenas.1)?, true)?;
-    let arena = Arena::adopt(&own, mapping)?;
+    let arena = Arena::adopt(Mapping::new(arena.as_fd(), size(orders.arena)?, true)?);
     arena.allow(size(orders.limits.idle_memory)?);
-    let calls = Mapping::new(parents.as_fd(), size(orders.arenas.0)?, false)?.keep_file(parents.as_fd())?;
-    let link = WorkerEnd::new(socket, listener, ring.as_fd(), calls)?;
+    let link = WorkerEnd::new(socket, listener, ring.as_fd())?;
     orders.limits.impose()?;
     Ok(Some(WorkerSetup { link, arena, max_payload: orders.max_payload, captured: [out, err], ties }))
 }

@@ -22,6 +22,7 @@ use crate::core::map::MapStream;
 use crate::core::options::{Options, Prepared};
 use crate::core::shutdown::ShutdownReport;
 use crate::metrics::{Advice, Metrics};
+use crate::wire::blob::BlobMut;
 use crate::wire::task::Call;
 
 /// Does nothing: on this system no program is started as a worker. On Linux it lets this program act as one, and is
@@ -238,6 +239,10 @@ impl ProcessPool {
     }
 
     pub fn resize(&self, _: usize) {
+        match self.0 {}
+    }
+
+    pub fn blob(&self, _: usize) -> BlobMut {
         match self.0 {}
     }
 

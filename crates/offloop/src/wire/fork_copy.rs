@@ -3,7 +3,7 @@
 //! A block of shared memory is used again when its holder has released it. A forked child has the holder's values, but
 //! nobody waits for it: the block would change under its hands, and what it writes would reach its parent. So `fork`
 //! copies each range that is held, the child gets the copies in the places of the ranges, and no other shared memory stays
-//! mapped there. A fork costs as much time and memory as the ranges that are held at that moment.
+//! mapped or open there. A fork costs as much time and memory as the ranges that are held at that moment.
 //!
 //! The copies are made before the fork. After it the parent may release a range at once.
 //!
@@ -11,6 +11,8 @@
 //! the child has the shared memory.
 
 use std::cell::{Cell, UnsafeCell};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Once;
 
@@ -18,6 +20,7 @@ use rustix::mm::{MapFlags, MremapFlags, ProtFlags};
 
 use crate::base::fork::{OwnProcess, PerProcess};
 use crate::base::sync::{Mutex, MutexGuard};
+use crate::base::syscall::NameCall;
 
 /// Keeps a range of memory in the list for forked children, until it is dropped. In a child it does nothing.
 #[derive(Debug)]
@@ -30,6 +33,18 @@ enum InChild {
     Copied,
     /// It is made inaccessible, except for copied ranges within it.
     Removed,
+    /// It is no range, but the descriptor of this file, which is closed. A job may have closed it and opened another file
+    /// under its number.
+    Closed(FileIdentity),
+}
+
+/// A file's device and inode number.
+pub(super) type FileIdentity = (u64, u64);
+
+/// Returns the identity of an open file.
+pub(super) fn identity_of(file: BorrowedFd<'_>) -> io::Result<FileIdentity> {
+    let status = rustix::fs::fstat(file).of_call("fstat")?;
+    Ok((status.st_dev, status.st_ino))
 }
 
 impl ForkRange {
@@ -51,6 +66,24 @@ impl ForkRange {
     }
 }
 
+/// A file of shared memory. It is closed in each forked child, which would keep the memory and could map it.
+#[derive(Debug)]
+pub(crate) struct ForkFile(OwnProcess<(Entry, OwnedFd)>);
+
+impl ForkFile {
+    pub(crate) fn new(file: OwnedFd) -> io::Result<Self> {
+        let range = Range::of_file(file.as_fd())?;
+        let ranges = Ranges::of_this_process();
+        let at = ranges.lock().add(range);
+        Ok(Self(OwnProcess::new((Entry { ranges, at }, file))))
+    }
+
+    /// Returns the file. `None` in a forked child.
+    pub(crate) fn get(&self) -> Option<BorrowedFd<'_>> {
+        self.0.get().map(|(_, file)| file.as_fd())
+    }
+}
+
 /// A range's place in the list. Removed from it when dropped.
 #[derive(Debug)]
 struct Entry {
@@ -66,7 +99,7 @@ impl Drop for Entry {
 
 #[derive(Debug, Clone, Copy)]
 struct Range {
-    /// An address.
+    /// An address, or a descriptor.
     start: usize,
     /// 0 for a place in the list that is free.
     length: usize,
@@ -79,6 +112,12 @@ struct Range {
 unsafe impl Send for Range {}
 
 impl Range {
+    fn of_file(file: BorrowedFd<'_>) -> io::Result<Self> {
+        let descriptor = usize::try_from(file.as_raw_fd()).expect("a descriptor is not negative");
+        let in_child = InChild::Closed(identity_of(file)?);
+        Ok(Self { start: descriptor, length: 1, in_child, copy: ptr::null_mut() })
+    }
+
     /// Returns the start and the length of the pages that the range lies in.
     fn pages(&self) -> (*mut u8, usize) {
         let page = rustix::param::page_size();
@@ -159,6 +198,18 @@ impl Ranges {
 
     /// Puts the copies in the places of the ranges and removes the other memory, in the child.
     fn replace(&mut self) {
+        for range in self.all.iter().filter(|range| range.length > 0) {
+            if let InChild::Closed(identity) = range.in_child {
+                let descriptor = i32::try_from(range.start).unwrap_or(-1);
+                // SAFETY: the descriptor belongs to a `ForkFile`, which neither returns it nor closes it in a child. If
+                // it is another file's by now, it stays open.
+                unsafe {
+                    if identity_of(BorrowedFd::borrow_raw(descriptor)).is_ok_and(|found| found == identity) {
+                        rustix::io::close(descriptor);
+                    }
+                }
+            }
+        }
         let all_copied = self.those(InChild::Copied).all(|range| !range.copy.is_null());
         for range in self.those(InChild::Removed).filter(|_| all_copied) {
             let (start, length) = range.pages();

@@ -4,7 +4,7 @@
 //! since it cannot shrink, a reader can map it without the risk of a bus error.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -14,46 +14,69 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use rustix::process::Resource;
 
-use super::fork_copy::ForkRange;
+use super::fork_copy::{FileIdentity, ForkFile, ForkRange, identity_of};
 use crate::base::syscall::NameCall;
 
-/// Makes a memory file of `size` bytes. It is sealed, so it can neither shrink under a reader nor grow.
-pub(crate) fn memory_file(name: &str, size: usize) -> io::Result<OwnedFd> {
-    let file = create(name, size)?;
-    rustix::fs::ftruncate(&file, size as u64).of_call("ftruncate of a memory file")?;
-    seal(&file, SealFlags::empty())?;
-    Ok(file)
+/// A memory file of a fixed size, which is to be sealed.
+///
+/// All memory files are made here.
+pub(crate) struct MemoryFile {
+    file: OwnedFd,
+    size: usize,
 }
 
-/// Makes a memory file of these bytes. It is sealed, so nobody can change it.
-pub(crate) fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = File::from(create(name, bytes.len())?);
-    file.write_all(bytes)?;
-    seal(&file, SealFlags::WRITE)?;
-    Ok(file.into())
-}
-
-/// Makes an empty memory file, which is to have `size` bytes. All memory files are made here.
-fn create(name: &str, size: usize) -> io::Result<OwnedFd> {
-    // The limit holds for memory files too, and the kernel ends a program that exceeds it with SIGXFSZ.
-    if let Some(limit) = largest_file().filter(|limit| size > *limit) {
-        return Err(io::Error::other(format!(
-            "this process may make no file of more than {limit} bytes, and the limit holds for shared memory too: \
-             {size} bytes are needed, so raise RLIMIT_FSIZE (`ulimit -f`, systemd's LimitFSIZE=)"
-        )));
+impl MemoryFile {
+    /// Makes a file of `size` bytes. It can neither shrink under a reader nor grow.
+    pub(crate) fn new(name: &str, size: usize) -> io::Result<Self> {
+        // The limit holds for memory files too, and the kernel ends a program that exceeds it with SIGXFSZ.
+        if let Some(limit) = largest_file().filter(|limit| size > *limit) {
+            return Err(io::Error::other(format!(
+                "this process may make no file of more than {limit} bytes, and the limit holds for shared memory too: \
+                 {size} bytes are needed, so raise RLIMIT_FSIZE (`ulimit -f`, systemd's LimitFSIZE=)"
+            )));
+        }
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = rustix::fs::memfd_create(name, flags).of_call("memfd_create")?;
+        rustix::fs::ftruncate(&file, size as u64).of_call("ftruncate of a memory file")?;
+        let file = Self { file, size };
+        file.seal(SealFlags::SHRINK | SealFlags::GROW)?;
+        Ok(file)
     }
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    rustix::fs::memfd_create(name, flags).of_call("memfd_create")
-}
 
-/// Seals a memory file against a change of its size, and against `more`.
-fn seal(file: impl AsFd, more: SealFlags) -> io::Result<()> {
-    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL | more;
-    rustix::fs::fcntl_add_seals(file, seals).of_call("fcntl(F_ADD_SEALS)")
+    /// Makes a file of these bytes. Nobody can change it.
+    pub(crate) fn of_bytes(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+        let file = File::from(Self::new(name, bytes.len())?.file);
+        file.write_all_at(bytes, 0).of_call("pwrite of a memory file")?;
+        let seals = SealFlags::WRITE | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&file, seals).of_call("fcntl(F_ADD_SEALS)")?;
+        Ok(file.into())
+    }
+
+    fn seal(&self, seals: SealFlags) -> io::Result<()> {
+        rustix::fs::fcntl_add_seals(&self.file, seals).of_call("fcntl(F_ADD_SEALS)")
+    }
+
+    /// Maps all of the file, to be written.
+    pub(crate) fn map(&self) -> io::Result<Mapping> {
+        Mapping::new(self.file.as_fd(), self.size, true)
+    }
+
+    /// Returns the file for processes that read and write it.
+    pub(crate) fn sealed(self) -> io::Result<OwnedFd> {
+        self.seal(SealFlags::SEAL)?;
+        Ok(self.file)
+    }
+
+    /// Returns the file for processes that only read it. The mappings that exist are the last that can be written to,
+    /// however the file is opened. Nor can anybody give its memory back to the system, except by closing it.
+    pub(crate) fn sealed_against_writers(self) -> io::Result<OwnedFd> {
+        self.seal(SealFlags::FUTURE_WRITE | SealFlags::SEAL)?;
+        Ok(self.file)
+    }
 }
 
 /// Reads all of a memory file.
-pub(crate) fn read_sealed(file: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+pub(crate) fn read_all(file: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     let size = usize::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0);
     let mut bytes = vec![0; size];
     File::from(file.try_clone_to_owned()?).read_exact_at(&mut bytes, 0)?;
@@ -71,18 +94,10 @@ pub(crate) struct Mapping {
     start: NonNull<u8>,
     size: usize,
     /// The file, if parts of it are to be mapped privately. Its identity is kept too: faulty code in a job may close
-    /// all descriptors and open other files under their numbers.
-    file: Option<(OwnedFd, FileIdentity)>,
+    /// all descriptors and open other files under their numbers. In a forked child it is closed.
+    file: Option<(ForkFile, FileIdentity)>,
     /// Keeps the mapping away from forked children. `None` from when it is unmapped.
     in_child: Option<ForkRange>,
-}
-
-/// A file's device and inode number.
-type FileIdentity = (u64, u64);
-
-fn identity_of(file: BorrowedFd<'_>) -> io::Result<FileIdentity> {
-    let status = rustix::fs::fstat(file).of_call("fstat")?;
-    Ok((status.st_dev, status.st_ino))
 }
 
 // SAFETY: a mapping is plain memory that belongs to no thread. The type only returns raw pointers; code that reads or
@@ -133,10 +148,16 @@ impl Mapping {
     }
 
     /// Keeps `file`, which this is a mapping of, so that [`map_private`](Self::map_private) can map parts of it.
-    pub(crate) fn keep_file(mut self, file: BorrowedFd<'_>) -> io::Result<Self> {
-        let copy = rustix::io::fcntl_dupfd_cloexec(file, 3).of_call("fcntl(F_DUPFD_CLOEXEC)")?;
-        self.file = Some((copy, identity_of(file)?));
+    pub(crate) fn keep_file(mut self, file: OwnedFd) -> io::Result<Self> {
+        let identity = identity_of(file.as_fd())?;
+        self.file = Some((ForkFile::new(file)?, identity));
         Ok(self)
+    }
+
+    /// Keeps a copy of the descriptor `file`.
+    pub(crate) fn keep_copy_of(self, file: BorrowedFd<'_>) -> io::Result<Self> {
+        let copy = rustix::io::fcntl_dupfd_cloexec(file, 3).of_call("fcntl(F_DUPFD_CLOEXEC)")?;
+        self.keep_file(copy)
     }
 
     /// Maps `length` bytes once more, privately and writable, from `start` on, which is an address in this mapping. A
@@ -146,9 +167,10 @@ impl Mapping {
     /// if the system refuses.
     pub(crate) fn map_private(&self, start: NonNull<u8>, length: usize) -> Option<PrivateMapping> {
         let (file, identity) = self.file.as_ref()?;
+        let file = file.get()?;
         let offset = (start.as_ptr() as usize).checked_sub(self.start.as_ptr() as usize)?;
         let is_inside = offset.checked_add(length).is_some_and(|end| end <= self.size);
-        if !is_inside || length == 0 || identity_of(file.as_fd()).ok()? != *identity {
+        if !is_inside || length == 0 || identity_of(file).ok()? != *identity {
             return None;
         }
         let protection = ProtFlags::READ | ProtFlags::WRITE;

@@ -11,10 +11,12 @@ pub(crate) mod msgpack;
 #[cfg(not(target_os = "linux"))]
 mod no_shared_memory;
 pub(crate) mod payload;
+#[cfg(target_os = "linux")]
+pub(crate) mod pool_memory;
 pub(crate) mod task;
 pub(crate) mod task_fn;
 pub(crate) mod type_names;
 pub(crate) mod unmarked;
 
 #[cfg(not(target_os = "linux"))]
-use no_shared_memory::{arena, fork_copy, memfd};
+use no_shared_memory::{arena, fork_copy, memfd, pool_memory};

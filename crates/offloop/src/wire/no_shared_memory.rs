@@ -1,8 +1,9 @@
-//! The names of `arena`, `fork_copy` and `memfd` on systems that have no process pool. There is never an arena, so payloads and blobs
+//! The names of `arena`, `fork_copy`, `memfd` and `pool_memory` on systems that have no process pool. There is never an arena, so payloads and blobs
 //! are on the heap.
 
 pub(crate) mod arena {
     use std::convert::Infallible;
+    use std::sync::Arc;
 
     use super::fork_copy::ForkRange;
     use super::memfd::PrivateMapping;
@@ -14,11 +15,11 @@ pub(crate) mod arena {
     pub(crate) struct Block(Infallible);
 
     impl Arena {
-        pub(crate) fn of_this_process() -> Option<&'static Self> {
+        pub(crate) fn of_this_worker() -> Option<&'static Arc<Self>> {
             None
         }
 
-        pub(crate) fn take(&'static self, _size: usize) -> Option<Block> {
+        pub(crate) fn take(self: &Arc<Self>, _size: usize) -> Option<Block> {
             match self.0 {}
         }
     }
@@ -36,7 +37,11 @@ pub(crate) mod arena {
             match self.0 {}
         }
 
-        pub(crate) fn offset(&self) -> u64 {
+        pub(crate) fn arena(&self) -> &Arc<Arena> {
+            match self.0 {}
+        }
+
+        pub(crate) fn address(&self) -> u64 {
             match self.0 {}
         }
 
@@ -60,6 +65,43 @@ pub(crate) mod fork_copy {
         /// Does nothing: no range is shared with other processes.
         pub(crate) fn copied(_start: NonNull<u8>, _length: usize) -> Self {
             Self(())
+        }
+    }
+}
+
+pub(crate) mod pool_memory {
+    use std::convert::Infallible;
+    use std::io;
+    use std::sync::Arc;
+
+    use super::arena::{Arena, Block};
+
+    pub(crate) trait Memory: Sync {
+        fn take(&self, size: usize) -> io::Result<Block>;
+
+        fn has(&self, block: &Block) -> bool;
+    }
+
+    impl Memory for Arc<Arena> {
+        fn take(&self, size: usize) -> io::Result<Block> {
+            Arena::take(self, size).ok_or_else(|| io::ErrorKind::Unsupported.into())
+        }
+
+        fn has(&self, block: &Block) -> bool {
+            Arc::ptr_eq(self, block.arena())
+        }
+    }
+
+    #[derive(Debug)]
+    pub(crate) struct PoolMemory(Infallible);
+
+    impl Memory for PoolMemory {
+        fn take(&self, _size: usize) -> io::Result<Block> {
+            match self.0 {}
+        }
+
+        fn has(&self, _block: &Block) -> bool {
+            match self.0 {}
         }
     }
 }

@@ -1,18 +1,20 @@
 //! Payloads: the encoded values that a call or an answer carries.
 //!
 //! A payload has a body and parts. A body of up to [`INLINE`] bytes is a small vector, which is copied into the link.
-//! A longer one is encoded straight into a block of this process's arena. Blobs in shared memory are not encoded:
-//! they become parts, and the body only has their numbers.
+//! A longer one is encoded straight into a block of the memory that its readers see. Blobs are not encoded: they become
+//! parts, and the body only has their numbers. Those that are in other memory are copied first.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::arena::{Arena, Block};
 use super::blob::Blob;
 use super::msgpack::{BLOB_NAME, Decoder, Encoder, Error, Output, is_ours};
+use super::pool_memory::Memory;
 
 /// The longest body that is copied into the link, in bytes.
 pub(crate) const INLINE: usize = 1408;
@@ -40,36 +42,49 @@ enum Body {
 /// The location of the bytes of a payload's body.
 pub(crate) enum BodyLocation<'a> {
     Inline(&'a [u8]),
-    /// In this process's arena, `length` bytes from `offset` on.
+    /// In shared memory, `length` bytes from this address on.
     InArena {
-        offset: u64,
+        address: u64,
         length: usize,
     },
 }
 
+/// The memory that a worker's answers go to. `None` in a process that is no worker: there a payload stays in the process.
+fn memory_of_this_worker() -> Option<&'static dyn Memory> {
+    Arena::of_this_worker().map(|arena| arena as &dyn Memory)
+}
+
 impl Payload {
-    /// Encodes a value.
+    /// Encodes a value for the parent of this worker. In a process that is no worker, the payload stays in the process.
     pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, Error> {
-        Self::encode_with(|encoder| value.serialize(encoder))
+        Self::encode_with(memory_of_this_worker(), |encoder| value.serialize(encoder))
     }
 
-    /// Encodes two values, the one after the other. The first is not `()` or `None`.
+    /// Encodes a value for the workers of a pool.
+    #[cfg(test)]
+    pub(crate) fn encode_for<T: Serialize + ?Sized>(value: &T, memory: &dyn Memory) -> Result<Self, Error> {
+        Self::encode_with(Some(memory), |encoder| value.serialize(encoder))
+    }
+
+    /// Encodes two values for the parent of this worker, the one after the other. The first is not `()` or `None`.
     pub(crate) fn encode_pair<A: Serialize + ?Sized, B: Serialize + ?Sized>(
         first: &A,
         second: &B,
     ) -> Result<Self, Error> {
-        Self::encode_with(|encoder| {
+        Self::encode_with(memory_of_this_worker(), |encoder| {
             first.serialize(&mut *encoder)?;
             second.serialize(encoder)
         })
     }
 
-    /// Encodes the arguments of a call, a tuple. If there is something else for the worker, it precedes them.
+    /// Encodes the arguments of a call, a tuple, for the workers that read `memory`. If there is something else for the
+    /// worker, it precedes them.
     pub(crate) fn encode_call<C: Serialize, A: Serialize>(
         context: Option<&C>,
         arguments: &A,
+        memory: &dyn Memory,
     ) -> Result<Self, Error> {
-        Self::encode_with(|encoder| {
+        Self::encode_with(Some(memory), |encoder| {
             if let Some(context) = context {
                 context.serialize(&mut *encoder)?;
             }
@@ -77,13 +92,24 @@ impl Payload {
         })
     }
 
-    fn encode_with(write: impl FnOnce(&mut Encoder<Writer>) -> Result<(), Error>) -> Result<Self, Error> {
+    fn encode_with(
+        memory: Option<&dyn Memory>,
+        write: impl FnOnce(&mut Encoder<Writer<'_>>) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
         let scope = Encoding::begin();
-        let mut encoder = Encoder::new(Writer::default());
+        let mut encoder = Encoder::new(Writer { body: Body::Inline(Vec::new()), memory });
         write(&mut encoder)?;
         let body = encoder.into_output().body;
-        let parts = ENCODING.take().unwrap_or_default();
+        let mut parts = ENCODING.take().unwrap_or_default();
         drop(scope);
+        if let Some(memory) = memory {
+            for part in &mut parts {
+                if !part.is_in(memory) {
+                    *part =
+                        part.copy_to(memory).map_err(|error| Error::NoMemory(error.to_string().into()))?;
+                }
+            }
+        }
         Ok(Self { body, parts })
     }
 
@@ -99,7 +125,9 @@ impl Payload {
     pub(crate) fn location(&self) -> BodyLocation<'_> {
         match &self.body {
             Body::Inline(bytes) => BodyLocation::Inline(bytes),
-            Body::InArena(block, length) => BodyLocation::InArena { offset: block.offset(), length: *length },
+            Body::InArena(block, length) => {
+                BodyLocation::InArena { address: block.address(), length: *length }
+            }
         }
     }
 
@@ -112,6 +140,15 @@ impl Payload {
 
     pub(crate) fn parts(&self) -> &[Blob] {
         &self.parts
+    }
+
+    /// Returns the arenas that it lies in.
+    pub(crate) fn arenas(&self) -> impl Iterator<Item = &Arc<Arena>> {
+        let body = match &self.body {
+            Body::Inline(_) => None,
+            Body::InArena(block, _) => Some(block.arena()),
+        };
+        body.into_iter().chain(self.parts.iter().filter_map(Blob::arena))
     }
 
     /// Returns what of it is in this process's arena, and so must be kept while another process reads it.
@@ -129,18 +166,14 @@ impl Payload {
     }
 }
 
-/// Collects encoded bytes: in a vector up to the length of an inline body, in a block of the arena beyond.
-struct Writer {
+/// Collects encoded bytes: in a vector up to the length of an inline body, in a block of the memory beyond. Without a
+/// memory, all of them in a vector.
+struct Writer<'a> {
     body: Body,
+    memory: Option<&'a dyn Memory>,
 }
 
-impl Default for Writer {
-    fn default() -> Self {
-        Self { body: Body::Inline(Vec::new()) }
-    }
-}
-
-impl Writer {
+impl Writer<'_> {
     /// Moves to a block that has room for `additional` more bytes.
     #[cold]
     fn grow(&mut self, additional: usize) -> Result<(), Error> {
@@ -148,11 +181,12 @@ impl Writer {
             Body::Inline(bytes) => bytes.as_slice(),
             Body::InArena(block, length) => block.bytes(*length),
         };
-        let needed = written.len().checked_add(additional).ok_or(Error::NoMemory)?;
-        let arena = Arena::of_this_process().ok_or(Error::NoMemory)?;
+        let no_memory = |reason: &dyn fmt::Display| Error::NoMemory(reason.to_string().into());
+        let needed = written.len().checked_add(additional).ok_or_else(|| no_memory(&"it is too large"))?;
+        let memory = self.memory.ok_or_else(|| no_memory(&"this process has none"))?;
         // The size at least doubles, so all moves together copy less than twice the final length.
         let size = needed.max(2 * written.len());
-        let mut block = arena.take(size).ok_or(Error::NoMemory)?;
+        let mut block = memory.take(size).map_err(|error| no_memory(&error))?;
         block.bytes_mut(written.len()).copy_from_slice(written);
         let length = written.len();
         self.body = Body::InArena(block, length);
@@ -160,11 +194,11 @@ impl Writer {
     }
 }
 
-impl Output for Writer {
+impl Output for Writer<'_> {
     fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
         loop {
             match &mut self.body {
-                Body::Inline(body) if body.len() + bytes.len() <= INLINE => {
+                Body::Inline(body) if self.memory.is_none() || body.len() + bytes.len() <= INLINE => {
                     body.extend_from_slice(bytes);
                     return Ok(());
                 }
@@ -227,7 +261,7 @@ fn is_encoding() -> bool {
 /// Makes a blob a part of the payload that is being encoded. Returns the part's number, and `None` if the blob must
 /// be copied into the body.
 fn attach(blob: &Blob) -> Option<u32> {
-    if blob.len() < SMALL_BLOB || blob.location().is_none() {
+    if blob.len() < SMALL_BLOB {
         return None;
     }
     ENCODING.with_borrow_mut(|parts| {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::blob::Blob;
 use super::msgpack::{Error, whole_block};
 use super::payload::{ByteBuf, Bytes, Incoming, Payload, Received};
+use super::pool_memory::Memory;
 use crate::base::fork::PerProcess;
 use crate::base::panic::Panic;
 use crate::core::error::ErrorKind;
@@ -30,7 +31,7 @@ pub struct Call<'a, R> {
 
 /// A task's function with its arguments, whatever their types.
 trait BoundCall<R>: Send {
-    fn encode(&self, context: Option<&CallContext<'_>>) -> Result<Payload, Error>;
+    fn encode(&self, context: Option<&CallContext<'_>>, memory: &dyn Memory) -> Result<Payload, Error>;
     fn call(self: Box<Self>) -> R;
 }
 
@@ -40,8 +41,8 @@ struct Arguments<A, R> {
 }
 
 impl<A: Serialize + Send, R> BoundCall<R> for Arguments<A, R> {
-    fn encode(&self, context: Option<&CallContext<'_>>) -> Result<Payload, Error> {
-        Payload::encode_call(context, &self.arguments)
+    fn encode(&self, context: Option<&CallContext<'_>>, memory: &dyn Memory) -> Result<Payload, Error> {
+        Payload::encode_call(context, &self.arguments, memory)
     }
 
     fn call(self: Box<Self>) -> R {
@@ -68,9 +69,14 @@ impl<R> Call<'_, R> {
         self.task
     }
 
-    pub(crate) fn encode(&self, context: Option<&CallContext<'_>>) -> Result<Encoded, ErrorKind> {
+    /// Encodes the call for the workers of a pool, which read `memory`.
+    pub(crate) fn encode(
+        &self,
+        context: Option<&CallContext<'_>>,
+        memory: &dyn Memory,
+    ) -> Result<Encoded, ErrorKind> {
         self.task.check_registered()?;
-        match self.bound.encode(context) {
+        match self.bound.encode(context, memory) {
             Ok(arguments) => {
                 Ok(Encoded { task: self.task, arguments, has_context: context.is_some(), kind: 0 })
             }
@@ -392,6 +398,7 @@ impl DecodePace {
 #[cfg(all(test, not(shuttle), not(miri)))]
 mod tests {
     use super::*;
+    use crate::wire::pool_memory::PoolMemory;
     use crate::wire::task_fn::{self, TaskFn};
 
     /// A task that is not in the slice, as are those of another shared object.
@@ -413,7 +420,7 @@ mod tests {
 
     #[test]
     fn a_task_of_another_shared_object_is_refused_at_submission_and_runs_on_threads() {
-        let error = task_fn::call::<Stray>((1,)).encode(None).unwrap_err().to_string();
+        let error = task_fn::call::<Stray>((1,)).encode(None, &PoolMemory::new()).unwrap_err().to_string();
         assert!(error.contains("`plugin::stray`") && error.contains("different shared objects"), "{error}");
         assert_eq!(task_fn::call::<Stray>((1,)).perform().unwrap(), 2);
     }

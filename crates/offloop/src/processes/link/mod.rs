@@ -6,11 +6,13 @@
 //! | `message` | what a slot holds: headers, tags, and the check of everything that has come |
 //! | `pool_end` | the pool's end: offers calls, takes answers |
 //! | `worker_end` | the worker's end: claims calls, answers them |
+//! | `segments` | the memory of the pool that a worker has been given |
 //! | `template` | the messages between a pool and its template, on a socket of their own |
 
 mod message;
 mod pool_end;
 mod ring;
+mod segments;
 pub(super) mod template;
 #[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;

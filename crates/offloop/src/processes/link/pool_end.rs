@@ -1,5 +1,6 @@
 //! The pool's end of a link.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -10,6 +11,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::message::{AnswerTag, FrameBody, Malformed, SlotHeader, Span, decode_frame};
 use super::ring::{RETURNS, Ring, Shared, listener, state};
+use super::segments;
 use crate::base::clock::Moment;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::Ordering;
@@ -19,9 +21,9 @@ use crate::metrics::stats::Timing;
 use crate::processes::os::fd::{drain_socket, end_sending, send_byte};
 use crate::processes::os::futex;
 use crate::processes::os::process::this_core;
-use crate::wire::arena;
+use crate::wire::arena::{self, Arena};
 use crate::wire::blob::{Blob, Foreign, Keeper};
-use crate::wire::memfd::{self, Mapping};
+use crate::wire::memfd::{Mapping, MemoryFile};
 use crate::wire::payload::Payload;
 
 /// The descriptors that a new worker is given.
@@ -41,6 +43,8 @@ pub(in crate::processes) struct Link {
     pub(in crate::processes) results: Arc<Mapping>,
     /// Freed blocks for which there was no room in the ring's queue of returns.
     pub(super) returns: Mutex<Vec<u64>>,
+    /// The numbers of the segments of the pool's memory that the worker has been given.
+    attached: Mutex<HashSet<u32>>,
     /// The largest payload that is accepted from the worker, in bytes.
     max_payload: u64,
 }
@@ -50,7 +54,7 @@ impl Link {
     pub(in crate::processes) fn create(max_payload: u64) -> io::Result<(Self, Handout)> {
         let (ours, theirs) = UnixStream::pair().of_call("socketpair")?;
         ours.set_nonblocking(true).of_call("ioctl(FIONBIO)")?;
-        let ring_file = memfd::memory_file("offloop-link", size_of::<Shared>())?;
+        let ring_file = MemoryFile::new("offloop-link", size_of::<Shared>())?.sealed()?;
         let ring = Ring::map(ring_file.as_fd())?;
         let (arena_file, results) = arena::create(arena::reserve(), false)?;
         let link = Self::over(ring, ours, Arc::new(results), max_payload);
@@ -59,7 +63,8 @@ impl Link {
 
     /// Makes the end of a link whose memory is mapped.
     pub(super) fn over(ring: Ring, socket: UnixStream, results: Arc<Mapping>, max_payload: u64) -> Self {
-        Self { ring, socket, results, returns: Mutex::new(Vec::new()), max_payload }
+        let (returns, attached) = (Mutex::new(Vec::new()), Mutex::new(HashSet::new()));
+        Self { ring, socket, results, returns, attached, max_payload }
     }
 
     pub(in crate::processes) fn socket(&self) -> BorrowedFd<'_> {
@@ -81,12 +86,33 @@ impl Link {
         self.ring.slot(at).state.load(Ordering::SeqCst)
     }
 
-    /// Offers a call in a slot, which is empty. Callers take turns.
+    /// Offers a call in a slot, which is empty. Callers take turns. Gives the worker the segments that the call lies in.
     pub(in crate::processes) fn offer(&self, at: u32, job: u64, task: u32, flags: u32, payload: &Payload) {
+        for segment in payload.arenas() {
+            self.attach(segment);
+        }
         let header = SlotHeader { job, tag: task, flags, ..SlotHeader::default() };
         self.ring.write(at, header, payload);
         self.ring.shared().pool_core.0.store(this_core(), Ordering::Relaxed);
         self.ring.slot(at).state.store(state::OFFERED, Ordering::SeqCst);
+    }
+
+    fn attach(&self, segment: &Arena) {
+        if self.attached.lock().insert(segment.number()) {
+            // If this fails, the worker has ended, or it has not read its socket for very long. Then it answers the call
+            // with the reason.
+            let _ = segments::attach(self.socket.as_fd(), segment);
+        }
+    }
+
+    /// Tells the worker that segments of the pool's memory are used no more.
+    pub(in crate::processes) fn detach(&self, numbers: &[u32]) {
+        for number in numbers {
+            if self.attached.lock().remove(number) {
+                // If this fails, the worker keeps the memory until it ends.
+                let _ = segments::detach(self.socket.as_fd(), *number);
+            }
+        }
     }
 
     /// Withdraws an offer. Returns false if the worker has claimed it.

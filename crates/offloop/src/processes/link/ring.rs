@@ -7,7 +7,8 @@
 //!                      └────────▶ Withdrawn ─────────────── worker ───────────────┘
 //! ```
 //!
-//! A job may send items before its answer: `Claimed ─worker─▶ Item ─pool─▶ Claimed`.
+//! A job may send items before its answer: `Claimed ─worker─▶ Item ─pool─▶ Claimed`. A worker that cannot read a call puts
+//! it back, `Claimed ─worker─▶ Offered`, and leaves.
 //!
 //! Both sides go round the ring in the same order. The state of a slot says which side may write to it. Only `Offered`
 //! is contended: both sides leave it by compare-and-swap, so a call is either claimed or withdrawn, never both. What
@@ -199,8 +200,8 @@ impl Ring {
         };
         header.parts = 0;
         for part in payload.parts() {
-            let (offset, length) = part.location().expect("only blobs of this process's arena are attached");
-            put(&offset.to_le_bytes());
+            let (address, length) = part.location().expect("parts were copied to shared memory");
+            put(&address.to_le_bytes());
             put(&(length as u64).to_le_bytes());
             header.parts += 1;
         }
@@ -209,8 +210,8 @@ impl Ring {
                 header.inline = u32::try_from(bytes.len()).expect("inline bodies are small");
                 put(bytes);
             }
-            BodyLocation::InArena { offset, length } => {
-                (header.inline, header.offset, header.length) = (FAR, offset, length as u64);
+            BodyLocation::InArena { address, length } => {
+                (header.inline, header.offset, header.length) = (FAR, address, length as u64);
             }
         }
         slot.header.with_mut(|slot| {

@@ -28,20 +28,11 @@ use crate::base::sync::weak::check;
 use crate::base::sync::{Mutex, UnsafeCell, thread};
 use crate::processes::os::block;
 use crate::wire::arena;
-use crate::wire::memfd::Mapping;
 use crate::wire::payload::Payload;
 
-/// The eventfd on which the pool's listener waits. Keeps the memory that the worker has mapped for one execution.
+/// The eventfd on which the pool's listener waits.
 struct Listener {
     event: OwnedFd,
-    calls: *mut Mapping,
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // SAFETY: it comes from a box. Each model drops the worker's end, which has the only reference, before this.
-        drop(unsafe { Box::from_raw(self.calls) });
-    }
 }
 
 impl Listener {
@@ -56,15 +47,12 @@ impl Listener {
 
 /// Makes both ends of a link, and the listener's event.
 fn link() -> (Arc<Link>, WorkerEnd, Listener) {
-    let mapping = || arena::create(4096, false).unwrap().1;
-    let calls = Box::into_raw(Box::new(mapping()));
+    let (_, results) = arena::create(4096, false).unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
     let ring = Ring::new();
-    // SAFETY: the listener keeps it for longer than the worker's end lives.
-    let theirs_mapped: &'static Mapping = unsafe { &*calls };
-    let end = WorkerEnd::over(ring.clone(), theirs, event.try_clone().unwrap(), theirs_mapped).unwrap();
-    (Arc::new(Link::over(ring, ours, Arc::new(mapping()), 1 << 20)), end, Listener { event, calls })
+    let end = WorkerEnd::over(ring.clone(), theirs, event.try_clone().unwrap()).unwrap();
+    (Arc::new(Link::over(ring, ours, Arc::new(results), 1 << 20)), end, Listener { event })
 }
 
 fn offer(link: &Link, job: u64) {

@@ -11,7 +11,6 @@ pub(super) use self::real::{poll_within, receive, wake};
 
 #[cfg(not(weak_memory))]
 mod real {
-    use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
     use rustix::net::RecvFlags;
@@ -21,13 +20,12 @@ mod real {
         call()
     }
 
-    /// Reads from a socket, which may block.
-    pub(in super::super) fn receive(
-        socket: &UnixStream,
-        bytes: &mut [u8],
+    /// Reads from a socket by `call`, which blocks if the flags allow it.
+    pub(in super::super) fn receive<T>(
         flags: RecvFlags,
-    ) -> rustix::io::Result<(usize, usize)> {
-        rustix::net::recv(socket, bytes, flags)
+        mut call: impl FnMut(RecvFlags) -> rustix::io::Result<T>,
+    ) -> rustix::io::Result<T> {
+        call(flags)
     }
 
     /// Makes a system call that blocks for at most `limit`.
@@ -39,7 +37,6 @@ mod real {
 #[cfg(weak_memory)]
 mod model {
     use std::collections::HashMap;
-    use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
     use loom::sync::{Condvar, Mutex, MutexGuard};
@@ -81,12 +78,11 @@ mod model {
         }
     }
 
-    pub(in crate::processes) fn receive(
-        socket: &UnixStream,
-        bytes: &mut [u8],
+    pub(in crate::processes) fn receive<T>(
         flags: RecvFlags,
-    ) -> rustix::io::Result<(usize, usize)> {
-        wait_for(|| match rustix::net::recv(socket, &mut *bytes, flags | RecvFlags::DONTWAIT) {
+        mut call: impl FnMut(RecvFlags) -> rustix::io::Result<T>,
+    ) -> rustix::io::Result<T> {
+        wait_for(|| match call(flags | RecvFlags::DONTWAIT) {
             Err(Errno::AGAIN) if !flags.contains(RecvFlags::DONTWAIT) => None,
             result => Some(result),
         })

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use rustix::pipe::PipeFlags;
@@ -20,7 +20,7 @@ use crate::base::syscall::NameCall;
 /// The largest number of descriptors that one message carries.
 pub(in crate::processes) const MAX_FILES: usize = 7;
 
-/// Sends `bytes` in one message, with copies of up to [`MAX_FILES`] descriptors.
+/// Sends `bytes` in one message, with copies of up to [`MAX_FILES`] descriptors. The socket decides whether it blocks.
 pub(in crate::processes) fn send_with_files(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
@@ -28,7 +28,9 @@ pub(in crate::processes) fn send_with_files(
 ) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(files));
+    if !files.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(files));
+    }
     let sent = rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL);
     let sent = sent.of_call("sendmsg")?;
     if sent < bytes.len() { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) }
@@ -57,6 +59,38 @@ pub(in crate::processes) fn receive_with_files(
     Ok((bytes, files.flatten().collect()))
 }
 
+/// Bytes of a stream, and a file that has come with them.
+pub(in crate::processes) struct Received {
+    /// None mean that the stream has ended.
+    pub(in crate::processes) bytes: Vec<u8>,
+    pub(in crate::processes) file: Option<OwnedFd>,
+    /// Another read may bring more at once.
+    pub(in crate::processes) may_be_more: bool,
+}
+
+/// Reads some bytes of a stream. A read ends after bytes with which a file was sent. If this process can have no further
+/// descriptor, the file is lost.
+pub(in crate::processes) fn receive_some(
+    socket: BorrowedFd<'_>,
+    flags: RecvFlags,
+) -> rustix::io::Result<Received> {
+    block::receive(flags, |flags| {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut bytes = [0; 64];
+        let mut buffers = [IoSliceMut::new(&mut bytes)];
+        let flags = flags | RecvFlags::CMSG_CLOEXEC;
+        let message = rustix::net::recvmsg(socket, &mut buffers, &mut control, flags)?;
+        let file = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+            _ => None,
+        });
+        let has_file = file.is_some() || message.flags.contains(ReturnFlags::CTRUNC);
+        let bytes = bytes[..message.bytes].to_vec();
+        Ok(Received { may_be_more: has_file || bytes.len() == 64, bytes, file })
+    })
+}
+
 /// Copies the beginning of the next message on a socket without taking it. Returns the number of bytes. Does not block.
 ///
 /// Fails if there is no message, and if the descriptor is no socket.
@@ -79,7 +113,7 @@ pub(in crate::processes) fn message_sockets() -> io::Result<(OwnedFd, OwnedFd)> 
 pub(in crate::processes) fn drain_socket(socket: &UnixStream, mut flags: RecvFlags) -> bool {
     let mut bytes = [0; 64];
     loop {
-        match block::receive(socket, &mut bytes, flags) {
+        match block::receive(flags, |flags| rustix::net::recv(socket, &mut bytes, flags)) {
             Ok((0, _)) => return false,
             Ok((count, _)) if count < bytes.len() => return true,
             Ok(_) => flags = RecvFlags::DONTWAIT,

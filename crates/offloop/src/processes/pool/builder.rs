@@ -26,6 +26,7 @@ use crate::processes::limits::Limits;
 use crate::processes::os::process::SpawnEnv;
 use crate::processes::os::start;
 use crate::wire::payload::Received;
+use crate::wire::pool_memory::PoolMemory;
 use crate::wire::task::{Call, decode, is_plain};
 
 /// The increment of the workers' nice level by default: enough for the event loop to come first if cores are short.
@@ -65,6 +66,7 @@ impl ProcessPoolBuilder {
                 carry: None,
                 min_workers: None,
                 max_workers: cores(),
+                memory: Arc::new(PoolMemory::new()),
                 queue: QueueConfig::default(),
                 on_crash: OnCrash::Isolate,
                 kill_children: true,
@@ -316,7 +318,7 @@ impl ProcessPoolBuilder {
     /// A worker whose initializer panics or returns an error is not used. If the pool cannot get any worker, the jobs
     /// end with [`ErrorKind::WorkerStart`](crate::ErrorKind::WorkerStart) and the reason.
     pub fn initializer<R: InitializerResult>(mut self, call: &Call<'_, R>) -> Self {
-        match call.encode(None) {
+        match call.encode(None, &*self.config.memory) {
             Ok(call) => {
                 let into_result =
                     |result: Received<'_>| decode::<R>(result).map_err(|e| e.to_string())?.into_result();

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -16,6 +17,7 @@ use crate::metrics::OnAdvice;
 use crate::processes::limits::Limits;
 use crate::processes::os::process::SpawnEnv;
 use crate::wire::payload::Received;
+use crate::wire::pool_memory::PoolMemory;
 use crate::wire::task::Encoded;
 
 /// Returns the bytes that travel with a job. Called at each submission.
@@ -39,6 +41,8 @@ pub(super) struct Config {
     /// The number of workers that are started at once, for a pool that grows on demand. `None`: all `max_workers`.
     pub(super) min_workers: Option<usize>,
     pub(super) max_workers: usize,
+    /// The memory that calls are encoded to.
+    pub(super) memory: Arc<PoolMemory>,
     pub(super) queue: QueueConfig,
     pub(super) on_crash: OnCrash,
     /// The processes that a worker's jobs have started are ended with it, unless it ends by itself.

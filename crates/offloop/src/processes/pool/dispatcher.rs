@@ -23,7 +23,6 @@ use crate::metrics::stats::{OutcomeCounters, Timing};
 use crate::metrics::{Activity, Advisor, Measured, Metrics, PoolKind};
 use crate::processes::link::{Link, state};
 use crate::processes::os::fd::EventFd;
-use crate::wire::arena::Arena;
 
 /// The engine of a process pool, which submitters, waiting callers and the supervisor share.
 ///
@@ -292,7 +291,7 @@ impl Measured for Dispatcher {
         let mut metrics = Metrics::new(&self.advisor, PoolKind::Processes);
         self.counts.add_to(&mut metrics.outcomes);
         if let Some(scheduler) = self.lock() {
-            metrics.arena = Arena::of_this_process().map(Arena::bytes);
+            metrics.arena = Some(self.config.memory.bytes());
             scheduler.add_to(&mut metrics);
         }
         metrics

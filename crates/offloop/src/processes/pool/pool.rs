@@ -23,6 +23,7 @@ use crate::core::pool_ref::PoolRef;
 use crate::core::runnable::AnyJob;
 use crate::core::shutdown::{self, ShutdownReport};
 use crate::metrics::{Measured, Metrics};
+use crate::wire::blob::BlobMut;
 use crate::wire::payload::Bytes;
 use crate::wire::task::{Call, CallContext};
 
@@ -173,6 +174,15 @@ impl ProcessPool {
         self.dispatcher.resize(workers);
     }
 
+    /// Makes an empty byte string in the pool's shared memory, with room for at least `capacity` bytes. As an argument of
+    /// this pool's calls it is passed on without a copy.
+    ///
+    /// It is on the heap if the system refuses the memory, if the pool has ended, and in a forked child. Then it is copied
+    /// like any other blob.
+    pub fn blob(&self, capacity: usize) -> BlobMut {
+        BlobMut::in_memory(Some(Arc::clone(&self.dispatcher.config.memory)), capacity)
+    }
+
     /// Returns the process ids of the workers that are busy, idle or starting.
     pub fn worker_pids(&self) -> Vec<u32> {
         self.dispatcher.worker_pids()
@@ -241,7 +251,7 @@ impl ProcessPool {
             carried: options.carried.as_deref().map(Bytes),
         };
         let is_needed = has_name || context.parent.is_some() || context.carried.is_some();
-        let encoded = call.encode(is_needed.then_some(&context));
+        let encoded = call.encode(is_needed.then_some(&context), &*config.memory);
         let encoded = match encoded.and_then(|encoded| config.check_size(encoded)) {
             Ok(encoded) => encoded,
             Err(kind) => {

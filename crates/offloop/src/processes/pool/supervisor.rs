@@ -26,7 +26,6 @@ use crate::processes::os::fd;
 use crate::processes::os::lifeline::Lifeline;
 use crate::processes::os::process::{self, End, Process, ProcessEnd};
 use crate::processes::os::start;
-use crate::wire::arena::Arena;
 use crate::wire::task::fingerprint;
 
 /// After this many failed starts in a row the queued jobs end, if no worker is up that could run them.
@@ -56,7 +55,7 @@ const REMNANTS: Duration = Duration::from_millis(20);
 /// The interval at which the memory of busy workers is measured, if it is limited.
 const MEASURE: Duration = Duration::from_millis(50);
 
-/// The time without use after which the arena gives freed memory back to the system.
+/// The time without use after which freed memory goes back to the system.
 const IDLE: Duration = Duration::from_secs(2);
 
 /// A job whose workers die this many times before they begin with it is considered the cause.
@@ -97,8 +96,8 @@ pub(super) struct Supervisor {
     measured: Instant,
     /// The number of calls that had been given to workers when the supervisor last went to sleep.
     given: u64,
-    /// The arena's count of uses when the supervisor last looked, and when it was last seen to change.
-    arena_uses: (usize, Instant),
+    /// The memory's count of uses when the supervisor last looked, and when it was last seen to change.
+    memory_uses: (usize, Instant),
     /// The verdicts of initializers that another thread has decoded. Added to by that thread, taken by the supervisor.
     verdicts: Arc<Mutex<Vec<(u32, Verdict)>>>,
 }
@@ -117,23 +116,18 @@ impl Supervisor {
             out_of_memory_kills: OutOfMemoryKills::new(),
             measured: Instant::now(),
             given: 0,
-            arena_uses: (0, Instant::now()),
+            memory_uses: (0, Instant::now()),
             verdicts: Arc::default(),
         }
     }
 
     /// Supervises until the pool is closed and the last worker is gone.
     pub(super) fn run(mut self) {
-        if let Some(arena) = Arena::of_this_process() {
-            arena.enter();
-        }
         let end = panic::catch(|| while self.step() {});
-        if let Some(arena) = Arena::of_this_process() {
-            arena.leave();
-        }
         self.forks.end_template();
         self.output.close();
         let left = self.dispatcher.end();
+        self.dispatcher.config.memory.close();
         if let Err(panic) = end {
             // A bug of this library. The jobs must not wait forever because of it. The workers die with this thread.
             let reason = format!("the pool's supervisor panicked{panic}");
@@ -184,7 +178,7 @@ impl Supervisor {
         {
             return false;
         }
-        self.tidy_arena(now);
+        self.tidy_memory(now);
         self.wait();
         true
     }
@@ -220,7 +214,7 @@ impl Supervisor {
         let (link, handout) = Link::create(u64::from(config.max_payload))?;
         let (lifeline, end_of_worker) = Lifeline::new()?;
         let orders = Orders {
-            arenas: (Arena::of_this_process().map_or(0, Arena::size) as u64, link.arena_size()),
+            arena: link.arena_size(),
             max_payload: u64::from(config.max_payload),
             limits: config.limits.clone(),
             leads_group: config.kill_children,
@@ -509,17 +503,18 @@ impl Supervisor {
         }
     }
 
-    /// Gives memory of the arena back to the system if it is not needed.
-    fn tidy_arena(&mut self, now: Instant) {
-        let Some(arena) = Arena::of_this_process() else { return };
-        if arena.is_over() {
-            arena.tidy();
+    /// Gives memory for calls back to the system if it is not needed.
+    fn tidy_memory(&mut self, now: Instant) {
+        let memory = &self.dispatcher.config.memory;
+        let (uses, since) = self.memory_uses;
+        let is_idle = memory.uses() == uses && now.saturating_duration_since(since) >= IDLE;
+        let gone = if is_idle { memory.shrink_to(0) } else { memory.tidy() };
+        for child in &self.children {
+            child.link.detach(&gone);
         }
-        let (uses, since) = self.arena_uses;
-        if arena.uses() != uses {
-            self.arena_uses = (arena.uses(), now);
-        } else if arena.retains() && now.saturating_duration_since(since) >= IDLE {
-            arena.shrink_to(0);
+        let uses = memory.uses();
+        if uses != self.memory_uses.0 {
+            self.memory_uses = (uses, now);
         }
     }
 
@@ -608,7 +603,7 @@ impl Supervisor {
         let next_start = if self.failures > 0 { self.not_before } else { None };
         // Links whose queue has no room for all the freed blocks. They are tried again later.
         let blocked_returns = self.children.iter().filter(|child| !child.link.pass_on_returns()).count();
-        let retains = Arena::of_this_process().is_some_and(Arena::retains);
+        let retains = self.dispatcher.config.memory.retains();
         let idle = if retains || blocked_returns > 0 { now.checked_add(IDLE) } else { None };
         let children = self.children.iter().filter_map(|child| child.deadline);
         let remnants = self.remnants.iter().map(|remnant| remnant.deadline.min(now + REMNANTS));
@@ -666,7 +661,8 @@ impl Supervisor {
                 false
             }
         };
-        let is_collected = !may_live || process.group_outlasts_it();
+        // If other code has collected it, as the system does where SIGCHLD is ignored, its id is kept no longer.
+        let is_collected = !may_live || process.group_outlasts_it() || !process.has_its_id();
         if is_collected {
             self.collect(&mut process, reaped_by);
         }

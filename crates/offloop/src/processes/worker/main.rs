@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::process::exit;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -108,7 +109,7 @@ fn refuse(error: &io::Error) -> ! {
 pub struct Worker {
     link: WorkerEnd,
     /// The memory for results. Only this process writes to it.
-    arena: &'static Arena,
+    arena: &'static Arc<Arena>,
     /// The largest payload that the pool accepts, in bytes.
     max_payload: u64,
     /// The pipes that replace standard output and standard error while a job is captured.
@@ -175,7 +176,7 @@ impl Worker {
     /// Records the blobs of a payload that the pool reads from now on.
     fn lend(&mut self, payload: Payload) {
         for blob in payload.into_blobs() {
-            let (offset, _) = blob.location().expect("only blobs of this process's arena are attached");
+            let (offset, _) = blob.location().expect("parts were copied to shared memory");
             self.lent.entry(offset).or_insert((blob, 0)).1 += 1;
         }
     }
@@ -213,12 +214,16 @@ impl Worker {
         }
     }
 
-    /// Waits for the next call. Returns `None` when the link has ended.
+    /// Waits for the next call. Returns `None` when the link has ended, or when this worker cannot read its calls.
     fn next(&mut self) -> Option<Request> {
         loop {
             let request = self.link.claim();
             if request.is_some() {
                 return request;
+            }
+            if let Some(reason) = self.link.failure() {
+                eprintln!("offloop: this worker leaves, since the memory of a call did not arrive: {reason}");
+                return None;
             }
             if !self.spin_for_call() && !self.sleep() {
                 return None;

@@ -7,14 +7,12 @@ use crate::base::sync::weak::check;
 #[test]
 fn no_block_is_held_twice_and_the_kept_bytes_are_counted_exactly() {
     check(2, || {
-        let (file, mapping) = create(4 * SMALLEST, true).unwrap();
-        let made: *mut Arena = Box::into_raw(Box::new(Arena::new(&file, mapping).unwrap()));
-        // SAFETY: it is freed at the end of this execution, when no block is left.
-        let arena: &'static Arena = unsafe { &*made };
-        arena.enter();
+        let (_file, mapping) = create(4 * SMALLEST, true).unwrap();
+        let arena = Arc::new(Arena::new(mapping));
         // The values of this process are made here, before there are other threads.
         drop(arena.take(1));
         let threads = [1, 2].map(|number: u8| {
+            let arena = Arc::clone(&arena);
             thread::spawn(move || {
                 for _ in 0..2 {
                     let mut block = arena.take(100).unwrap();
@@ -31,10 +29,8 @@ fn no_block_is_held_twice_and_the_kept_bytes_are_counted_exactly() {
         let touched = |arena: &Arena| -> usize {
             arena.blocks.get().unwrap().lock().free.iter().flatten().map(|free| free.touched).sum()
         };
-        assert_eq!(arena.bytes(), ArenaBytes { used: 0, kept: touched(arena) as u64 });
-        arena.leave();
-        assert_eq!((touched(arena), arena.retains()), (0, false));
-        // SAFETY: it comes from a box, and there are no other references.
-        drop(unsafe { Box::from_raw(made) });
+        assert_eq!(arena.bytes(), ArenaBytes { used: 0, kept: touched(&arena) as u64 });
+        arena.shrink_to(0);
+        assert_eq!((touched(&arena), arena.retains()), (0, false));
     });
 }

@@ -1,16 +1,16 @@
 //! Forks of a process that holds ranges of shared memory.
 
-use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
-use super::ForkRange;
-use crate::wire::memfd::{Mapping, memory_file};
+use super::{ForkFile, ForkRange};
+use crate::wire::memfd::{Mapping, MemoryFile};
 
 const SIZE: usize = 64 * 1024;
 
 /// Returns the exit status of a forked child that runs `child`, or the negated signal that ended it.
 fn in_child(child: impl FnOnce() -> i32) -> i32 {
-    // SAFETY: the child runs nothing but `child`, which only reads memory, and `_exit`.
+    // SAFETY: the child runs nothing but `child`, which makes system calls and accesses memory, and `_exit`.
     match unsafe { libc::fork() } {
         // SAFETY: the child ends here, without running anything of the parent's.
         0 => unsafe { libc::_exit(child()) },
@@ -29,8 +29,9 @@ fn at(mapping: &Mapping, offset: usize) -> NonNull<u8> {
 
 #[test]
 fn a_child_has_copies_of_the_held_ranges_and_no_other_shared_memory() {
-    let file = memory_file("offloop-test", SIZE).unwrap();
-    let mapping = Mapping::new(file.as_fd(), SIZE, true).unwrap();
+    let file = MemoryFile::new("offloop-test", SIZE).unwrap();
+    let mapping = file.map().unwrap();
+    let file = ForkFile::new(file.sealed().unwrap()).unwrap();
     // SAFETY: the whole mapping is written to and read by this thread alone.
     let (read, write) = (
         |at: NonNull<u8>| unsafe { at.read_volatile() },
@@ -56,4 +57,9 @@ fn a_child_has_copies_of_the_held_ranges_and_no_other_shared_memory() {
     assert_eq!(in_child(|| i32::from(read(never))), -libc::SIGSEGV, "nobody holds it");
     drop(range);
     assert_eq!(in_child(|| i32::from(read(held))), -libc::SIGSEGV);
+
+    let descriptor = file.get().unwrap().as_raw_fd();
+    // SAFETY: the call only looks at the descriptor.
+    let is_open = || i32::from(unsafe { libc::fcntl(descriptor, libc::F_GETFD) } >= 0);
+    assert_eq!((is_open(), in_child(is_open), in_child(|| i32::from(file.get().is_some()))), (1, 0, 0));
 }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use serde::ser::Error as _;
 
 use super::*;
+use crate::wire::arena::tests::arena_of_this_process;
 use crate::wire::blob::BlobMut;
 
 /// Values as users nest them.
@@ -45,7 +46,7 @@ impl Tree {
     /// Collects the blobs that must become parts, in order.
     fn large_blobs<'a>(&'a self, found: &mut Vec<&'a Blob>) {
         match self {
-            Self::Blob(blob) if blob.len() >= SMALL_BLOB && blob.location().is_some() => found.push(blob),
+            Self::Blob(blob) if blob.len() >= SMALL_BLOB => found.push(blob),
             Self::Pair { left, right } => {
                 left.large_blobs(found);
                 if let Some(right) = right {
@@ -61,6 +62,7 @@ impl Tree {
 
 /// Makes a blob in shared memory.
 fn own(bytes: &[u8]) -> Blob {
+    arena_of_this_process();
     let mut blob = BlobMut::zeroed(bytes.len());
     blob.copy_from_slice(bytes);
     blob.freeze()
@@ -117,16 +119,19 @@ proptest! {
 
     #[test]
     fn a_decoded_value_equals_the_encoded_one(tree in tree()) {
+        arena_of_this_process();
         let payload = Payload::encode(&tree).unwrap();
         prop_assert!(!is_encoding());
         let mut blobs = Vec::new();
         tree.large_blobs(&mut blobs);
         blobs.truncate(PARTS);
-        // Parts are the very memory of the blobs.
-        let ranges = |blobs: &mut dyn Iterator<Item = &Blob>| -> Vec<_> {
-            blobs.map(|it| it.location().unwrap()).collect()
+        // Parts are the very memory of the blobs that are in shared memory, and copies of the others.
+        let is_sent = |(part, blob): (&Blob, &&Blob)| match blob.location() {
+            Some(location) => part.location() == Some(location),
+            None => part.location().is_some() && part == *blob,
         };
-        prop_assert_eq!(ranges(&mut payload.parts().iter()), ranges(&mut blobs.iter().copied()));
+        prop_assert_eq!(payload.parts().len(), blobs.len());
+        prop_assert!(payload.parts().iter().zip(&blobs).all(is_sent));
         prop_assert_eq!(
             payload.size(),
             payload.body().len() + blobs.iter().map(|blob| blob.len()).sum::<usize>()
@@ -186,13 +191,14 @@ proptest! {
 
 #[test]
 fn bodies_move_to_the_arena_when_they_are_too_long_for_the_link() {
+    arena_of_this_process();
     for (length, is_inline) in [(0, true), (INLINE - 3, true), (INLINE - 2, false), (100_000, false)] {
         // Three bytes more for the marker and the length.
         let bytes = vec![3; length];
         let payload = Payload::encode(&Bytes(&bytes)).unwrap();
         assert_eq!(matches!(payload.location(), BodyLocation::Inline(_)), is_inline, "{length}");
-        if let BodyLocation::InArena { offset, length } = payload.location() {
-            assert_eq!((offset % 4096, length), (0, payload.body().len()));
+        if let BodyLocation::InArena { address, length } = payload.location() {
+            assert_eq!((address % 4096, length), (0, payload.body().len()));
         }
         assert_eq!(Incoming::from(&payload).decode::<Bytes>().unwrap().0, bytes);
     }
@@ -214,11 +220,16 @@ fn blobs_beyond_the_limit_and_small_ones_and_those_on_the_heap_are_copied() {
     assert!(payload.body().len() > 5 * 2000);
     assert_eq!(Incoming::from(&payload).decode::<Vec<Blob>>().unwrap(), blobs);
 
-    for copied in [own(&[]), own(&[1; SMALL_BLOB - 1]), Blob::default(), vec![2; 50_000].into()] {
+    for copied in [own(&[]), own(&[1; SMALL_BLOB - 1]), Blob::default()] {
         let payload = Payload::encode(&copied).unwrap();
         assert!(payload.parts().is_empty());
         assert_eq!(Incoming::from(&payload).decode::<Blob>().unwrap(), copied);
     }
+
+    let heap = Blob::from(vec![2; 50_000]);
+    let payload = Payload::encode(&heap).unwrap();
+    assert!(payload.parts()[0].location().is_some() && payload.parts()[0] == heap);
+    assert_eq!(Incoming::from(&payload).decode::<Blob>().unwrap(), heap);
 }
 
 #[test]
@@ -339,9 +350,7 @@ fn a_blob_in_a_value_that_uses_another_serialiser_is_copied() {
         }
     }
 
-    let mut blob = crate::wire::blob::BlobMut::zeroed(2000);
-    blob[7] = 9;
-    let blob = blob.freeze();
+    let blob = own(&[9; 2000]);
     let payload = Payload::encode(&(Sealed(blob.clone()), blob.clone())).unwrap();
     assert_eq!(payload.parts().len(), 1, "the one that is the payload's own");
     let (sealed, open): (Sealed, Blob) = Incoming::from(&payload).decode().unwrap();

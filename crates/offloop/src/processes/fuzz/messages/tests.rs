@@ -7,6 +7,7 @@ use super::*;
 use crate::processes::handshake::{Orders, Role};
 use crate::processes::limits::Limits;
 use crate::processes::link::SlotHeader;
+use crate::wire::pool_memory::PoolMemory;
 
 /// The number of changed inputs of each entry that are tried.
 const INPUTS: usize = 5_000;
@@ -37,7 +38,7 @@ fn tree() -> Tree {
 
 /// Makes the input of a call with arguments in its slot.
 fn call<T: Serialize>(arguments: &T, context: Option<&CallContext<'_>>) -> Vec<u8> {
-    let payload = Payload::encode_call(context, arguments).unwrap();
+    let payload = Payload::encode_call(context, arguments, &PoolMemory::new()).unwrap();
     let flags = if context.is_some() { CONTEXT } else { 0 };
     let inline = u32::try_from(payload.body().len()).unwrap();
     input(SlotHeader { job: 1, flags, inline, ..SlotHeader::default() }, payload.body())
@@ -56,7 +57,7 @@ fn seeds(name: &str) -> Vec<(&'static str, Vec<u8>)> {
         open_files: Some(64),
         idle_memory: 256 << 20,
     };
-    let orders = Orders { arenas: (1 << 36, 1 << 30), max_payload: 1 << 30, limits, leads_group: true };
+    let orders = Orders { arena: 1 << 30, max_payload: 1 << 30, limits, leads_group: true };
     let notice = |notice: &Notice| postcard::to_stdvec(notice).unwrap();
     let context = CallContext { name: Some("name"), parent: None, carried: None };
     match name {
