@@ -34,7 +34,9 @@ pub(crate) struct SentItems {
 }
 
 impl SentItems {
-    pub(crate) fn new(items: ItemStream<Reply>, is_read: bool, results: Results) -> Self {
+    pub(crate) fn new(mut items: ItemStream<Reply>, is_read: bool, results: Results) -> Self {
+        // A reply is some numbers, and blobs that stay where they are.
+        items.decode_here();
         Self { items: Mutex::new(items), is_read, results }
     }
 

@@ -272,7 +272,7 @@ impl VisitMut for CheckResult {
     }
 }
 
-/// How an argument of bytes is encoded: as one block instead of byte by byte.
+/// How an argument is encoded: bytes as one block instead of byte by byte, and a `Cow` so that it borrows what has arrived.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Encoding {
     /// A type of no known form, which encodes itself.
@@ -282,6 +282,10 @@ enum Encoding {
     /// A type that is written as `Vec<u8>`, within `OwnedBytes`. Only the compiler knows whether it is the `Vec` of the
     /// standard library.
     Vec,
+    /// `Cow<'_, str>`, within `Text`.
+    Text,
+    /// `Cow<'_, [u8]>`, within `CowBytes`.
+    CowBytes,
 }
 
 impl Encoding {
@@ -295,12 +299,20 @@ impl Encoding {
                 _ => Self::Itself,
             },
             Type::Path(path) if path.qself.is_none() => {
-                let last = path.path.segments.last().filter(|last| last.ident == "Vec");
-                match last.map(|last| &last.arguments) {
-                    Some(PathArguments::AngleBracketed(it)) if it.args.len() == 1 => match &it.args[0] {
-                        GenericArgument::Type(ty) if is_u8(ty) => Self::Vec,
-                        _ => Self::Itself,
-                    },
+                let Some(last) = path.path.segments.last() else { return Self::Itself };
+                let PathArguments::AngleBracketed(arguments) = &last.arguments else { return Self::Itself };
+                match arguments.args.iter().collect::<Vec<_>>()[..] {
+                    [GenericArgument::Type(ty)] if last.ident == "Vec" && is_u8(ty) => Self::Vec,
+                    // A `Cow<'static, _>` does not borrow.
+                    [GenericArgument::Lifetime(lifetime), GenericArgument::Type(ty)]
+                        if last.ident == "Cow" && lifetime.ident == "call" =>
+                    {
+                        match ty {
+                            Type::Path(path) if path.path.is_ident("str") => Self::Text,
+                            Type::Slice(slice) if is_u8(&slice.elem) => Self::CowBytes,
+                            _ => Self::Itself,
+                        }
+                    }
                     _ => Self::Itself,
                 }
             }
@@ -343,6 +355,16 @@ fn sent(krate: &Path, arguments: &[Argument], site: Span, parentheses: Span) -> 
             Encoding::Slice => (
                 quote_spanned!(site=> #krate::__private::Bytes<'call>),
                 quote_spanned!(site=> #krate::__private::Bytes(#name)),
+                quote_spanned!(site=> #name.0),
+            ),
+            Encoding::Text => (
+                quote_spanned!(site=> #krate::__private::Text<'call>),
+                quote_spanned!(site=> #krate::__private::Text(#name)),
+                quote_spanned!(site=> #name.0),
+            ),
+            Encoding::CowBytes => (
+                quote_spanned!(site=> #krate::__private::CowBytes<'call>),
+                quote_spanned!(site=> #krate::__private::CowBytes(#name)),
                 quote_spanned!(site=> #name.0),
             ),
             Encoding::Vec => (

@@ -191,9 +191,14 @@ pub use crate::wire::task::Call;
 /// # Ok::<(), offloop::Error>(())
 /// ```
 ///
-/// Arguments implement serde's `Serialize` and `Deserialize`. They may borrow (`&str`, `&[u8]`, `Cow<'_, str>`): in the
-/// worker they then point into the memory that has arrived. Each borrow is written: `Cow<str>` without its lifetime does
-/// not compile. The result implements both traits too, and owns its data.
+/// Arguments implement serde's `Serialize` and `Deserialize`. They may borrow (`&str`, `&[u8]`, `Cow<'_, str>`,
+/// `Cow<'_, [u8]>`): in the worker they then point into the memory that has arrived. Within another type a `Cow` borrows
+/// only with `#[serde(borrow)]`. Each borrow is written: `Cow<str>` without its lifetime does not compile. The result
+/// implements both traits too, and owns its data.
+///
+/// For another process, arguments and results are encoded as MessagePack with the names of fields and variants. All of
+/// serde's attributes work, and what cannot be sent is an error of its job. A value may be nested up to 128 levels. The
+/// guide "Which executor?" in the repository has the details.
 ///
 /// A task has at most 16 arguments. It is a free function, not in an `impl`, and neither `async` nor generic nor `unsafe`.
 /// Its lifetimes have no bounds, and its arguments no `cfg`.
@@ -285,7 +290,7 @@ macro_rules! init_tests {
 pub mod __private {
     #[cfg(target_os = "linux")]
     pub use crate::processes::worker::constructor::{Constructor, init_as_constructor};
-    pub use crate::wire::payload::Bytes;
+    pub use crate::wire::payload::{Bytes, CowBytes, Text};
     pub use crate::wire::task::{TASKS, Task};
     pub use crate::wire::task_fn::{OwnedBytes, TaskFn, call};
     pub use crate::wire::unmarked::{MarkTheFunctionWithOffloopTask, Marked};

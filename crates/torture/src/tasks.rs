@@ -8,7 +8,7 @@ use crate::clock::wait_fairly;
 use crate::havoc;
 use crate::payload::{self, mix};
 use crate::plan::Kind;
-use crate::run_log::record;
+use crate::run_log::{self, record};
 use crate::values::{self, Value};
 
 /// How the message of every planned panic begins.
@@ -79,7 +79,8 @@ pub(crate) fn nest(number: u64, inner: u64, shuts_down: bool, forks: bool) -> Ve
         }
         let pool = ProcessPool::builder().max_workers(1).start_timeout(START_TIMEOUT).build();
         let pool = pool.expect("a worker can have a pool of its own");
-        if forks {
+        // A child of the program itself would stay as a zombie.
+        if forks && std::process::id() != run_log::main_process() {
             let inherited = pool.clone();
             havoc::fork(move || drop(inherited));
         }

@@ -7,6 +7,7 @@ use futures_lite::future::block_on;
 use offloop::{Blob, BlobMut, Handle, ProcessPool};
 use tokio::runtime::Runtime;
 
+use super::rows::there_and_back;
 use super::{BURST, BYTE, Contender, Life, WORKERS, check, life, make, pages};
 use crate::support::{Spread, median, per_second};
 
@@ -161,6 +162,10 @@ impl<W: Way> Contender for Ours<W> {
             check(pages, length);
             Some(time)
         })
+    }
+
+    fn rows(&mut self, count: u64) -> Option<Duration> {
+        (W::NAME == WAIT).then(|| there_and_back(&self.pool, count))
     }
 
     fn life(&mut self) -> Option<Life> {

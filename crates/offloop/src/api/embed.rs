@@ -294,19 +294,27 @@ pub trait ItemStreamExt<T>: sealed::Sealed {
 
     /// Registers `waker` to be woken when another item comes or the job ends. Returns true if there are items already, or
     /// if the job has ended. Does not block.
-    fn on_item(&self, waker: &Waker) -> bool;
+    fn on_item(&mut self, waker: &Waker) -> bool;
+
+    /// Makes [`try_next`](Self::try_next) decode each item itself, for a type that is known to be decoded quickly. So an
+    /// item can be taken as soon as it has come. By default another thread decodes items that may take long.
+    fn decode_here(&mut self);
 }
 
 #[cfg(all(feature = "process", target_os = "linux"))]
 impl<T> sealed::Sealed for ItemStream<T> {}
 
 #[cfg(all(feature = "process", target_os = "linux"))]
-impl<T: DeserializeOwned + 'static> ItemStreamExt<T> for ItemStream<T> {
+impl<T: DeserializeOwned + Send + 'static> ItemStreamExt<T> for ItemStream<T> {
     fn try_next(&mut self) -> Option<Result<T, Error>> {
         ItemStream::try_next(self)
     }
 
-    fn on_item(&self, waker: &Waker) -> bool {
+    fn on_item(&mut self, waker: &Waker) -> bool {
         ItemStream::on_item(self, waker)
+    }
+
+    fn decode_here(&mut self) {
+        ItemStream::decode_here(self);
     }
 }

@@ -220,7 +220,7 @@ impl ProcessPool {
         _: usize,
     ) -> (Handle<R>, ItemStream<T>)
     where
-        T: DeserializeOwned + 'static,
+        T: DeserializeOwned + Send + 'static,
         R: DeserializeOwned + Send + 'static,
     {
         match self.0 {}
@@ -281,7 +281,7 @@ impl fmt::Debug for ProcessPool {
 pub struct ItemStream<T>(Infallible, PhantomData<fn() -> T>);
 
 #[allow(missing_docs, reason = "there is no stream to call these methods of")]
-impl<T: DeserializeOwned + 'static> ItemStream<T> {
+impl<T: DeserializeOwned + Send + 'static> ItemStream<T> {
     #[expect(clippy::unused_async, reason = "it is async on Linux")]
     pub async fn next(&mut self) -> Option<Result<T, Error>> {
         match self.0 {}

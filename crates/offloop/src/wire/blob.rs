@@ -42,6 +42,15 @@ use crate::base::fork::OwnProcess;
 /// }
 /// ```
 ///
+/// # The bytes are those of another process
+///
+/// What safe code of a task has frozen does not change any more. But a worker maps the memory of its results for
+/// writing, and it may misbehave: with `unsafe` code that is wrong, or because somebody has taken it over. Then the bytes
+/// of its results may change while you read them, and a check of them holds for the moment of the check only. Where that
+/// would matter (before the bytes are taken as UTF-8, or before a length in them is used), copy first and check the copy:
+/// `String::from_utf8(blob.to_vec())`. Every other type of result is copied before it is decoded, so its promises hold
+/// whatever the worker does. The arguments of a task are in memory that only its caller's process can write to.
+///
 /// With other serialisers than offloop's a blob is a byte string. A blob that a task keeps beyond its job (in a
 /// static, for instance) stays valid. Its memory is then used again only when that worker has ended.
 #[derive(Clone)]
@@ -85,7 +94,8 @@ unsafe impl Sync for Foreign {}
 impl Foreign {
     /// # Safety
     ///
-    /// `length` bytes from `start` on are mapped and not written to for as long as `keeper` lives.
+    /// `length` bytes from `start` on are mapped for as long as `keeper` lives. Meanwhile no process writes to them that
+    /// keeps to the protocol: see the documentation of [`Blob`].
     pub(crate) unsafe fn new(start: NonNull<u8>, length: usize, keeper: Box<dyn Keeper>) -> Self {
         let in_child = ForkRange::copied(start, length);
         Self { start, length, _in_child: in_child, keeper: OwnProcess::new(keeper) }
@@ -162,7 +172,8 @@ impl Deref for Blob {
         match &*self.0 {
             Storage::Heap(bytes) => bytes,
             Storage::Own(_, block, length) => block.bytes(*length),
-            // SAFETY: the caller of `Foreign::new` has promised that the bytes are mapped and not written to.
+            // SAFETY: the caller of `Foreign::new` has promised that the bytes are mapped, and that they do not change
+            // unless the other process violates the protocol. `Blob` documents what that would mean.
             Storage::Foreign(it) => unsafe { std::slice::from_raw_parts(it.start.as_ptr(), it.length) },
         }
     }

@@ -7,6 +7,7 @@ pub(crate) mod blob;
 pub(crate) mod fork_copy;
 #[cfg(target_os = "linux")]
 pub(crate) mod memfd;
+pub(crate) mod msgpack;
 #[cfg(not(target_os = "linux"))]
 mod no_shared_memory;
 pub(crate) mod payload;
@@ -14,6 +15,7 @@ pub(crate) mod payload;
 pub(crate) mod pool_memory;
 pub(crate) mod task;
 pub(crate) mod task_fn;
+pub(crate) mod type_names;
 pub(crate) mod unmarked;
 
 #[cfg(not(target_os = "linux"))]

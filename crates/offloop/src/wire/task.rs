@@ -5,11 +5,14 @@ use std::borrow::Cow;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
-use super::payload::{Bytes, EncodeError, Incoming, Payload};
+use super::blob::Blob;
+use super::msgpack::{Error, whole_block};
+use super::payload::{ByteBuf, Bytes, Incoming, Payload, Received};
 use super::pool_memory::Memory;
 use crate::base::fork::PerProcess;
 use crate::base::panic::Panic;
@@ -28,7 +31,7 @@ pub struct Call<'a, R> {
 
 /// A task's function with its arguments, whatever their types.
 trait BoundCall<R>: Send {
-    fn encode(&self, context: Option<&CallContext<'_>>, memory: &dyn Memory) -> Result<Payload, EncodeError>;
+    fn encode(&self, context: Option<&CallContext<'_>>, memory: &dyn Memory) -> Result<Payload, Error>;
     fn call(self: Box<Self>) -> R;
 }
 
@@ -38,11 +41,8 @@ struct Arguments<A, R> {
 }
 
 impl<A: Serialize + Send, R> BoundCall<R> for Arguments<A, R> {
-    fn encode(&self, context: Option<&CallContext<'_>>, memory: &dyn Memory) -> Result<Payload, EncodeError> {
-        match context {
-            Some(context) => Payload::encode_for(&(context, &self.arguments), memory),
-            None => Payload::encode_for(&self.arguments, memory),
-        }
+    fn encode(&self, context: Option<&CallContext<'_>>, memory: &dyn Memory) -> Result<Payload, Error> {
+        Payload::encode_call(context, &self.arguments, memory)
     }
 
     fn call(self: Box<Self>) -> R {
@@ -63,6 +63,10 @@ impl<R> Call<'_, R> {
     /// Returns the path of the task, `crate::module::function`.
     pub fn task_name(&self) -> &'static str {
         self.task.name
+    }
+
+    pub(crate) fn task(&self) -> &'static Task {
+        self.task
     }
 
     /// Encodes the call for the workers of a pool, which read `memory`.
@@ -103,22 +107,28 @@ impl<R: Send + 'static> Work for Call<'static, R> {
 
 /// Details of a job that its worker needs beside the arguments. If there are any, they precede the arguments in the
 /// payload.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct CallContext<'a> {
     /// The job's name, if it is not the task's.
     pub(crate) name: Option<&'a str>,
     /// The name of the submitter's span.
     pub(crate) parent: Option<&'a str>,
     /// The bytes that the job [carries](crate::Prepared::carry).
-    #[serde(borrow)]
     pub(crate) carried: Option<Bytes<'a>>,
+}
+
+/// Both ends are of one build, so the fields need no names.
+impl Serialize for CallContext<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (self.name, self.parent, self.carried).serialize(serializer)
+    }
 }
 
 impl<'a> CallContext<'a> {
     /// Splits the context off the front of a payload.
-    pub(crate) fn take(incoming: Incoming<'a>) -> Result<(Self, Incoming<'a>), postcard::Error> {
-        let (context, body) = postcard::take_from_bytes(incoming.body)?;
-        Ok((context, Incoming { body, ..incoming }))
+    pub(crate) fn take(incoming: Incoming<'a>) -> Result<(Self, Incoming<'a>), Error> {
+        let ((name, parent, carried), arguments) = incoming.split()?;
+        Ok((Self { name, parent, carried }, arguments))
     }
 }
 
@@ -168,6 +178,10 @@ pub struct Task {
     pub(crate) run: fn(Incoming<'_>) -> EncodedResult,
     /// The position in the sorted registry, by which the task is called over a link. Written by `registry`.
     index: AtomicU32,
+    /// How long its results take to be decoded.
+    pub(crate) results: DecodePace,
+    /// How long its items take to be decoded.
+    pub(crate) items: DecodePace,
 }
 
 /// The encoded result of a task.
@@ -202,7 +216,8 @@ impl Task {
         marker: fn() -> TypeId,
         run: fn(Incoming<'_>) -> EncodedResult,
     ) -> Self {
-        Self { name, signature, location, marker, run, index: AtomicU32::new(u32::MAX) }
+        let (results, items) = (DecodePace::new(), DecodePace::new());
+        Self { name, signature, location, marker, run, index: AtomicU32::new(u32::MAX), results, items }
     }
 
     pub(crate) fn index(&self) -> u32 {
@@ -274,28 +289,113 @@ where
     A: Deserialize<'a>,
     R: Serialize + 'static,
 {
-    let arguments = input.decode().map_err(|error| Fault::Arguments(error.to_string()))?;
+    let arguments = input.decode_arguments().map_err(|error| Fault::Arguments(error.to_string()))?;
     let result = body(arguments);
     let encoded = match (&result as &dyn Any).downcast_ref::<Vec<u8>>() {
-        // The same encoding as the general one, but of one block instead of single bytes.
+        // One block instead of single bytes.
         Some(bytes) => Payload::encode(&Bytes(bytes)),
         None => Payload::encode(&result),
     };
     encoded.map_err(|error| Fault::Result(error.to_string()))
 }
 
-/// Decodes a result.
-pub(crate) fn decode<R: DeserializeOwned + 'static>(encoded: Incoming<'_>) -> Result<R, postcard::Error> {
-    let mut result: Option<R> = None;
-    if let Some(bytes) = (&mut result as &mut dyn Any).downcast_mut::<Option<Vec<u8>>>() {
-        // One block, as in `run`.
-        *bytes = Some(encoded.decode::<Bytes>()?.0.to_vec());
-        return Ok(result.expect("it was just set"));
+/// Decodes a value that a worker has sent.
+pub(crate) fn decode<R: DeserializeOwned + 'static>(received: Received<'_>) -> Result<R, Error> {
+    // Large bytes and texts are copied once, straight to where they stay. A text is validated there.
+    if is::<R, Vec<u8>>() {
+        if let Some(block) = whole_block(received.body, false) {
+            return Ok(same(block.to_vec()));
+        }
+    } else if is::<R, String>() {
+        if let Some(block) = whole_block(received.body, true) {
+            return String::from_utf8(block.to_vec()).map(same).map_err(|_| Error::Utf8);
+        }
     }
-    encoded.decode()
+    decode_in_place(Incoming { body: &received.settled(), parts: received.parts })
 }
 
-#[cfg(all(test, not(shuttle), not(miri)))]
+/// Decodes a value from memory that does not change.
+pub(crate) fn decode_in_place<R: DeserializeOwned + 'static>(incoming: Incoming<'_>) -> Result<R, Error> {
+    if is::<R, Vec<u8>>() {
+        return incoming.decode::<ByteBuf>().map(|bytes| same(bytes.0));
+    }
+    incoming.decode()
+}
+
+fn is<A: 'static, B: 'static>() -> bool {
+    TypeId::of::<A>() == TypeId::of::<B>()
+}
+
+/// Returns a value whose type `A` is known to be `B`.
+fn same<A: 'static, B: 'static>(value: A) -> B {
+    let mut value = Some(value);
+    let value = (&mut value as &mut dyn Any).downcast_mut::<Option<B>>().and_then(Option::take);
+    value.expect("the types were compared")
+}
+
+/// Returns whether values of this type are decoded by the standard library or by this crate alone, and quickly.
+pub(crate) fn is_plain<R: 'static>() -> bool {
+    macro_rules! is_one_of {
+        ($($plain:ty),*) => { [$(TypeId::of::<$plain>()),*].contains(&TypeId::of::<R>()) };
+    }
+    is_one_of!(
+        (), bool, char, u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize, f32, f64,
+        String, Vec<u8>, Blob, Result<(), String>
+    )
+}
+
+/// Learns how long values of one kind take to be decoded.
+///
+/// `Deserialize` is the user's code, and may do anything. A thread that has taken an answer, such as the thread of an
+/// event loop or the pool's supervisor, decodes the value only if values of its kind have been quick. Otherwise another
+/// thread does. The first value of a kind is always for another thread. A kind that turns out to be slow now and then is
+/// trusted less each time, up to once in [`MAX_DISTRUST`](Self::MAX_DISTRUST) values.
+#[derive(Debug)]
+pub(crate) struct DecodePace {
+    /// The number of values that are to be quick, one after the other, until the kind counts as quick.
+    missing: AtomicU32,
+    /// The number that `missing` was set to by the last slow value.
+    distrust: AtomicU32,
+}
+
+impl DecodePace {
+    /// A value that takes no longer is quick. To wake another thread takes about as long.
+    const QUICK: Duration = Duration::from_micros(20);
+
+    const MAX_DISTRUST: u32 = 1024;
+
+    const fn new() -> Self {
+        Self { missing: AtomicU32::new(1), distrust: AtomicU32::new(1) }
+    }
+
+    /// Returns whether values of this kind have been decoded quickly.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.missing.load(Ordering::Relaxed) == 0
+    }
+
+    /// Calls `decode` and learns how long it takes.
+    pub(crate) fn measure<T>(&self, decode: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let value = decode();
+        self.learn(began.elapsed());
+        value
+    }
+
+    /// Records the time that one value has taken. Threads that do this at a time may lose one another's records, which
+    /// does no harm.
+    fn learn(&self, took: Duration) {
+        let missing = self.missing.load(Ordering::Relaxed);
+        if took > Self::QUICK {
+            let distrust = (2 * self.distrust.load(Ordering::Relaxed)).min(Self::MAX_DISTRUST);
+            self.distrust.store(distrust, Ordering::Relaxed);
+            self.missing.store(distrust, Ordering::Relaxed);
+        } else if missing > 0 {
+            self.missing.store(missing - 1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests {
     use super::*;
     use crate::wire::pool_memory::PoolMemory;

@@ -516,7 +516,7 @@ fn an_answer_larger_than_the_limit_is_refused() {
         let at = u32::try_from(extra).unwrap();
         link.offer(at, 1, 0, 0, &value(1));
         assert!(end.claim().is_some());
-        let result = blob((1 << 20) - 4 + extra, 3);
+        let result = blob((1 << 20) - 9 + extra, 3);
         let payload = Payload::encode(&(0_u8, 0_u8, result)).unwrap();
         assert_eq!(payload.size(), (1 << 20) + extra);
         end.answer(done(1), &payload);
@@ -933,11 +933,11 @@ fn link_without_memory() -> (Arc<Link>, WorkerEnd) {
 }
 
 fn long(memory: &PoolMemory, value: u8) -> Payload {
-    Payload::encode_for(&(vec![value; 3000], Blob::from(vec![value; 5000])), memory).unwrap()
+    Payload::encode_call(None::<&()>, &(vec![value; 3000], Blob::from(vec![value; 5000])), memory).unwrap()
 }
 
 fn decode(request: &Request) -> (Vec<u8>, Blob) {
-    Incoming { body: request.body(), parts: &request.parts }.decode().unwrap()
+    Incoming { body: request.body(), parts: &request.parts }.decode_arguments().unwrap()
 }
 
 #[test]

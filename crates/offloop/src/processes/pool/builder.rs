@@ -25,9 +25,9 @@ use crate::processes::handshake;
 use crate::processes::limits::Limits;
 use crate::processes::os::process::SpawnEnv;
 use crate::processes::os::start;
-use crate::wire::payload::Incoming;
+use crate::wire::payload::Received;
 use crate::wire::pool_memory::PoolMemory;
-use crate::wire::task::{Call, decode};
+use crate::wire::task::{Call, decode, is_plain};
 
 /// The increment of the workers' nice level by default: enough for the event loop to come first if cores are short.
 const NICE: i32 = 5;
@@ -321,8 +321,8 @@ impl ProcessPoolBuilder {
         match call.encode(None, &*self.config.memory) {
             Ok(call) => {
                 let into_result =
-                    |result: Incoming<'_>| decode::<R>(result).map_err(|e| e.to_string())?.into_result();
-                self.config.initializer = Some(Initializer { call, into_result });
+                    |result: Received<'_>| decode::<R>(result).map_err(|e| e.to_string())?.into_result();
+                self.config.initializer = Some(Initializer { call, into_result, is_plain: is_plain::<R>() });
             }
             Err(error) => {
                 self.refuse(format!("the initializer: {error}"));

@@ -16,7 +16,7 @@ use crate::core::error::ErrorKind;
 use crate::metrics::OnAdvice;
 use crate::processes::limits::Limits;
 use crate::processes::os::process::SpawnEnv;
-use crate::wire::payload::Incoming;
+use crate::wire::payload::Received;
 use crate::wire::pool_memory::PoolMemory;
 use crate::wire::task::Encoded;
 
@@ -94,7 +94,9 @@ impl Config {
 pub(super) struct Initializer {
     pub(super) call: Encoded,
     /// Decodes the call's result. An error is the reason why the worker cannot be used.
-    pub(super) into_result: fn(Incoming<'_>) -> Result<(), String>,
+    pub(super) into_result: fn(Received<'_>) -> Result<(), String>,
+    /// The result is of a type that is known to be decoded quickly. Otherwise another thread than the supervisor does.
+    pub(super) is_plain: bool,
 }
 
 /// A type that an initializer task may return: nothing, or a result whose error keeps the worker from starting.

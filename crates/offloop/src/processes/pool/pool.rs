@@ -118,6 +118,10 @@ impl ProcessPool {
     /// Runs `work`, whose task sends items of type `T` by [`job::emit`](crate::job::emit) before its result.
     ///
     /// Up to `buffersize` items wait to be read. When that many wait, the task waits.
+    ///
+    /// The type of each item is compared with `T`, and an item of another type is read as an error,
+    /// [`ErrorKind::Decode`]. Borrowed forms are the same type: a task that emits a `&str` or a `&[u32]` is read as
+    /// `String` or `Vec<u32>`.
     #[track_caller]
     pub fn stream<'a, T, R>(
         &self,
@@ -125,7 +129,7 @@ impl ProcessPool {
         buffersize: usize,
     ) -> (Handle<R>, ItemStream<T>)
     where
-        T: DeserializeOwned + 'static,
+        T: DeserializeOwned + Send + 'static,
         R: DeserializeOwned + Send + 'static,
     {
         let Prepared { work, mut options } = work.into();
@@ -136,7 +140,8 @@ impl ProcessPool {
             Cell::<Outbound, R>::ended(options, kind)
         });
         let dispatcher = self.dispatcher.engine();
-        let items = ItemStream::new(queue, Arc::clone(&job) as Arc<dyn RemoteCall>, &dispatcher);
+        let job_of_items = Arc::clone(&job) as Arc<dyn RemoteCall>;
+        let items = ItemStream::new(queue, job_of_items, work.task(), &dispatcher);
         (Handle::new(job), items)
     }
 

@@ -15,7 +15,10 @@ use super::scheduler::Sleep;
 use super::template::{Forks, TemplateEvent};
 use super::worker::{LeaveReason, WorkerPhase, WorkerRecord};
 use crate::base::panic;
+use crate::base::sync::Mutex;
 use crate::core::error::{ErrorKind, WorkerDied};
+use crate::core::executor::Accepts;
+use crate::core::options::Options;
 use crate::core::runnable::AbortIf;
 use crate::processes::handshake::{self, Orders};
 use crate::processes::link::{Answer, Link, Malformed};
@@ -58,6 +61,20 @@ const IDLE: Duration = Duration::from_secs(2);
 /// A job whose workers die this many times before they begin with it is considered the cause.
 const MAX_LOSSES: u32 = 16;
 
+/// Decodes the answer to an initializer.
+fn judge(dispatcher: &Dispatcher, answer: Result<Answer, Malformed>) -> Verdict {
+    let Some(initializer) = &dispatcher.config.initializer else { return Ok(()) };
+    let result = answer.map_err(|error| error.to_string()).and_then(|answer| {
+        let result = results::into_result(&answer, "the initializer").map_err(|kind| kind.to_string())?;
+        panic::catch(|| (initializer.into_result)(result))
+            .unwrap_or_else(|panic| Err(format!("panicked{panic}")))
+    });
+    result.map_err(|reason| format!("its initializer failed: {reason}"))
+}
+
+/// Whether the worker with this process id may go on, or the reason why it is refused.
+type Verdict = Result<(), String>;
+
 /// The supervisor of one pool. All of it is used by its thread alone.
 pub(super) struct Supervisor {
     dispatcher: Arc<Dispatcher>,
@@ -81,6 +98,8 @@ pub(super) struct Supervisor {
     given: u64,
     /// The memory's count of uses when the supervisor last looked, and when it was last seen to change.
     memory_uses: (usize, Instant),
+    /// The verdicts of initializers that another thread has decoded. Added to by that thread, taken by the supervisor.
+    verdicts: Arc<Mutex<Vec<(u32, Verdict)>>>,
 }
 
 impl Supervisor {
@@ -98,6 +117,7 @@ impl Supervisor {
             measured: Instant::now(),
             given: 0,
             memory_uses: (0, Instant::now()),
+            verdicts: Arc::default(),
         }
     }
 
@@ -290,20 +310,24 @@ impl Supervisor {
     /// Takes the next step with workers that are coming up: checks their fingerprint, gives them the initializer, and
     /// makes them ready.
     fn complete_handshakes(&mut self) {
-        let config = &self.dispatcher.config;
+        let dispatcher = Arc::clone(&self.dispatcher);
+        let config = &dispatcher.config;
         let mut came_up = false;
-        let steps: Vec<_> = self.dispatcher.look(|scheduler, _| {
+        let steps: Vec<_> = dispatcher.look(|scheduler, _| {
             let step = |worker: &WorkerRecord| Some((worker.pid, HandshakeStep::of(worker)?));
             scheduler.workers.iter().filter_map(step).collect()
         });
-        for (pid, step) in steps {
-            let refusal = self.refusal(step);
+        let mut verdicts = std::mem::take(&mut *self.verdicts.lock());
+        verdicts.extend(steps.into_iter().filter_map(|(pid, step)| Some((pid, self.verdict(pid, step)?))));
+        for (pid, verdict) in verdicts {
             let child = self.children.iter_mut().find(|child| child.process.pid() == pid);
-            self.dispatcher.look(|scheduler, after| {
-                let Some(at) = scheduler.find(pid) else { return };
-                match (&config.initializer, refusal) {
-                    (_, Some(reason)) => scheduler.dismiss(at, LeaveReason::HandshakeFailed(reason), after),
-                    (Some(initializer), None) if scheduler.workers[at].phase == WorkerPhase::Starting => {
+            dispatcher.look(|scheduler, after| {
+                let Some(at) = scheduler.find(pid).filter(|at| !scheduler.workers[*at].is_leaving()) else {
+                    return;
+                };
+                match (&config.initializer, verdict) {
+                    (_, Err(reason)) => scheduler.dismiss(at, LeaveReason::HandshakeFailed(reason), after),
+                    (Some(initializer), Ok(())) if scheduler.workers[at].phase == WorkerPhase::Starting => {
                         scheduler.workers[at].initialise(&initializer.call);
                     }
                     _ => {
@@ -327,28 +351,32 @@ impl Supervisor {
         }
     }
 
-    /// Returns the reason why a worker is refused after this step, if it is.
-    fn refusal(&self, step: HandshakeStep) -> Option<String> {
-        match step {
-            HandshakeStep::Greeting(theirs) if theirs == fingerprint() => None,
+    /// Returns whether a worker may go on after this step, or the reason why it is refused. Returns nothing if another
+    /// thread finds out.
+    fn verdict(&self, pid: u32, step: HandshakeStep) -> Option<Verdict> {
+        let answer = match step {
+            HandshakeStep::Greeting(theirs) if theirs == fingerprint() => return Some(Ok(())),
             HandshakeStep::Greeting(_) => {
-                Some("its build differs from this program's; start the same program".to_owned())
+                return Some(Err("its build differs from this program's; start the same program".to_owned()));
             }
-            HandshakeStep::Initialised(answer) => {
-                let reason = self.initializer_error(answer)?;
-                Some(format!("its initializer failed: {reason}"))
-            }
+            HandshakeStep::Initialised(answer) => answer,
+        };
+        if self.dispatcher.config.initializer.as_ref().is_none_or(|initializer| initializer.is_plain) {
+            return Some(judge(&self.dispatcher, answer));
         }
-    }
-
-    fn initializer_error(&self, answer: Result<Answer, Malformed>) -> Option<String> {
-        let initializer = self.dispatcher.config.initializer.as_ref()?;
-        let result = answer.map_err(|error| error.to_string()).and_then(|answer| {
-            let result = results::into_result(&answer, "the initializer").map_err(|kind| kind.to_string())?;
-            panic::catch(|| (initializer.into_result)(result))
-                .unwrap_or_else(|panic| Err(format!("panicked{panic}")))
-        });
-        result.err()
+        // The user's code decodes the verdict, and may take long.
+        let (dispatcher, verdicts) = (Arc::clone(&self.dispatcher), Arc::clone(&self.verdicts));
+        let decode = move || {
+            let verdict = judge(&dispatcher, answer);
+            verdicts.lock().push((pid, verdict));
+            dispatcher.event.notify();
+        };
+        match results::decoders().try_place(decode, Options::new()) {
+            Ok(decoding) => decoding.detach(),
+            // The system gives no thread.
+            Err(rejected) => rejected.into_work()(),
+        }
+        None
     }
 
     /// Measures the memory of the workers that are up, and ends those that use too much.

@@ -300,7 +300,9 @@ pub(crate) fn emit<T: Serialize + ?Sized>(item: &T) -> Result<(), NotSent> {
     let forked =
         || "this process was forked by the job; only the job itself can send items, so return them to it";
     let worker = worker.get().ok_or_else(|| NotSent(forked().to_owned()))?;
-    let payload = Payload::encode(item).map_err(|error| NotSent(error.to_string()))?;
+    // Its type precedes it, so that the reader can compare it with the one that it expects.
+    let payload =
+        Payload::encode_pair(std::any::type_name::<T>(), item).map_err(|error| NotSent(error.to_string()))?;
     worker.borrow_mut().emit(payload)
 }
 

@@ -94,12 +94,12 @@ fn a_payload_lies_in_the_memory_of_its_pool_whatever_it_is_made_of() {
     };
     let (own, heap, foreign) = (blob(Some(Arc::clone(&ours))), blob(None), blob(Some(Arc::clone(&theirs))));
     let value = (vec![7_u32; 3000], &own, &heap, &foreign);
-    let payload = Payload::encode_for(&value, &*ours).unwrap();
+    let payload = Payload::encode_call(None::<&()>, &value, &*ours).unwrap();
     assert_eq!(payload.arenas().count(), 4);
     assert!(payload.arenas().all(|arena| arena.owner() == ours.identity));
     assert_eq!(payload.parts()[0].as_ptr(), own.as_ptr(), "it is there already");
     assert!(payload.parts().iter().all(|part| *part == own && part.is_in(&*ours)));
-    let decoded: (Vec<u32>, Blob, Blob, Blob) = Incoming::from(&payload).decode().unwrap();
+    let decoded: (Vec<u32>, Blob, Blob, Blob) = Incoming::from(&payload).decode_arguments().unwrap();
     assert!(decoded.0 == value.0 && decoded.1 == own && decoded.2 == heap && decoded.3 == foreign);
 }
 
@@ -108,12 +108,12 @@ fn a_payload_for_a_memory_that_is_refused_says_why() {
     let memory = PoolMemory::new();
     memory.close();
     for error in [
-        Payload::encode_for(&vec![7_u32; 3000], &memory).unwrap_err(),
-        Payload::encode_for(&Blob::from(vec![7; 3000]), &memory).unwrap_err(),
+        Payload::encode_call(None::<&()>, &(vec![7_u32; 3000],), &memory).unwrap_err(),
+        Payload::encode_call(None::<&()>, &(Blob::from(vec![7; 3000]),), &memory).unwrap_err(),
     ] {
         assert!(error.to_string().contains("the pool has ended"), "{error}");
     }
-    assert!(Payload::encode_for(&7, &memory).is_ok(), "it needs none");
+    assert!(Payload::encode_call(None::<&()>, &(7,), &memory).is_ok(), "it needs none");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::*;
 use crate::processes::handshake::{Orders, Role};
 use crate::processes::limits::Limits;
 use crate::processes::link::SlotHeader;
+use crate::wire::pool_memory::PoolMemory;
 
 /// The number of changed inputs of each entry that are tried.
 const INPUTS: usize = 5_000;
@@ -36,8 +37,9 @@ fn tree() -> Tree {
 }
 
 /// Makes the input of a call with arguments in its slot.
-fn call<T: Serialize + ?Sized>(arguments: &T, flags: u32) -> Vec<u8> {
-    let payload = Payload::encode(arguments).unwrap();
+fn call<T: Serialize>(arguments: &T, context: Option<&CallContext<'_>>) -> Vec<u8> {
+    let payload = Payload::encode_call(context, arguments, &PoolMemory::new()).unwrap();
+    let flags = if context.is_some() { CONTEXT } else { 0 };
     let inline = u32::try_from(payload.body().len()).unwrap();
     input(SlotHeader { job: 1, flags, inline, ..SlotHeader::default() }, payload.body())
 }
@@ -60,11 +62,11 @@ fn seeds(name: &str) -> Vec<(&'static str, Vec<u8>)> {
     let context = CallContext { name: Some("name"), parent: None, carried: None };
     match name {
         "request" => vec![
-            ("numbers", call(&(7_u64, 8_u64), 0)),
-            ("texts", call(&("text", Some("other")), 0)),
-            ("blobs", call(&(Blob::from(vec![1; 30]), vec![Blob::from(vec![2; 3])], true), 0)),
-            ("tree", call(&(Tree::List(vec![Tree::Nothing, Tree::Number(Some(5))]),), 0)),
-            ("context", call(&(&context, &(7_u64, 8_u64)), CONTEXT)),
+            ("numbers", call(&(7_u64, 8_u64), None)),
+            ("texts", call(&("text", Some("other")), None)),
+            ("blobs", call(&(Blob::from(vec![1; 30]), vec![Blob::from(vec![2; 3])], true), None)),
+            ("tree", call(&(Tree::List(vec![Tree::Nothing, Tree::Number(Some(5))]),), None)),
+            ("context", call(&(7_u64, 8_u64), Some(&context))),
         ],
         "handshake" => {
             vec![("orders", postcard::to_extend(&orders, Role::Worker.head().to_vec()).unwrap())]
