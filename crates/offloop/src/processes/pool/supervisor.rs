@@ -126,8 +126,8 @@ impl Supervisor {
         let end = panic::catch(|| while self.step() {});
         self.forks.end_template();
         self.output.close();
-        let left = self.dispatcher.end();
         self.dispatcher.config.memory.close();
+        let left = self.dispatcher.end();
         if let Err(panic) = end {
             // A bug of this library. The jobs must not wait forever because of it. The workers die with this thread.
             let reason = format!("the pool's supervisor panicked{panic}");
