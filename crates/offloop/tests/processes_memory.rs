@@ -8,7 +8,7 @@ mod process_support;
 
 use std::time::Duration;
 
-use offloop::{Blob, ProcessPool};
+use offloop::{Blob, ErrorKind, ProcessPool};
 use process_support::{pool, process_id, this_test_again};
 
 offloop::init_tests!();
@@ -251,4 +251,6 @@ fn the_memory_of_a_pool_goes_back_when_the_pool_ends() {
     pool.shutdown(SOON).wait().unwrap();
     let arena = pool.metrics().arena.unwrap();
     assert_eq!((arena.used, arena.kept), (0, 0));
+    let late = pool.run(length.with(vec![1; 1 << 20])).wait().unwrap_err();
+    assert!(matches!(late.kind(), ErrorKind::Closed), "{late}");
 }

@@ -20,9 +20,8 @@ offloop::init_tests!();
 /// A shell script that reports its process id, and goes on when it is told to end.
 const STUBBORN: &str = "trap '' TERM; echo $$ >> $0; while :; do sleep 0.05; done";
 
-/// One that cleans up when it is told to end, which takes a while.
-const ORDERLY: &str =
-    "trap 'sleep 0.2; echo cleaned up >> $0; exit' TERM; echo $$ >> $0; while :; do sleep 0.01; done";
+/// One that cleans up when it is told to end, which takes a while, and says so.
+const ORDERLY: &str = "trap 'sleep 0.2; echo on its way >&2; echo cleaned up >> $0; exit' TERM; echo $$ >> $0; while :; do sleep 0.01; done";
 
 fn builder() -> ProcessPoolBuilder {
     ProcessPool::builder().max_workers(1).grace(Duration::from_secs(1))
@@ -56,6 +55,11 @@ fn leave_a_program_and_die(text: &str, gate: &str, way: Death) {
     script(text, gate).spawn().unwrap();
     eventually("the program has begun", || std::fs::read_to_string(gate).unwrap().ends_with('\n'));
     std::process::exit(if let Death::WorkerExit(status) = way { status } else { std::process::abort() });
+}
+
+#[offloop::task]
+fn sleep_on() {
+    std::thread::sleep(Duration::from_secs(600));
 }
 
 #[offloop::task]
@@ -125,30 +129,31 @@ fn forbid(call: libc::c_long, argument: Option<u32>, error: i32) {
     }
 }
 
-/// Runs a job that is out of time while it waits for this program. Returns the program's process id.
-fn time_out(pool: &ProcessPool, text: &str, gate: &Gate) -> u32 {
-    let job = prepare(wait_for_a_program.with(text, gate.path())).run_timeout(Duration::from_millis(300));
-    let job = pool.run(job);
+/// Runs a job and cancels it when it waits for this program. Returns the program's process id.
+fn run_and_cancel(pool: &ProcessPool, text: &str, gate: &Gate) -> u32 {
+    let job = pool.run(wait_for_a_program.with(text, gate.path()));
     let program = gate.wait_for_pid();
-    assert!(matches!(job.wait().unwrap_err().kind(), ErrorKind::RunTimeout(_)));
+    drop(job);
     program
 }
 
 #[test]
 fn a_program_that_a_job_started_ends_with_the_job() {
     let (pool, gate) = (builder().build().unwrap(), Gate::new());
-    let program = time_out(&pool, "echo $$ >> $0; exec sleep 600", &gate);
+    let program = run_and_cancel(&pool, "echo $$ >> $0; exec sleep 600", &gate);
     eventually("the program is gone", || is_gone(program));
     assert_eq!(pool.run(add.with(1, 2)).wait().unwrap(), 3);
 }
 
 #[test]
 fn a_program_that_a_job_started_has_the_grace_period_and_no_longer() {
-    let (pool, stubborn, orderly) = (builder().build().unwrap(), Gate::new(), Gate::new());
-    let program = time_out(&pool, ORDERLY, &orderly);
+    let (stubborn, orderly) = (Gate::new(), Gate::new());
+    let pool = builder().grace(Duration::from_secs(60)).build().unwrap();
+    let program = run_and_cancel(&pool, ORDERLY, &orderly);
     eventually("the program is gone", || is_gone(program));
     assert_eq!(orderly.lines()[1..], ["cleaned up"]);
-    let program = time_out(&pool, STUBBORN, &stubborn);
+    let pool = builder().build().unwrap();
+    let program = run_and_cancel(&pool, STUBBORN, &stubborn);
     eventually("the program is gone", || is_gone(program));
 }
 
@@ -159,7 +164,7 @@ fn a_shutdown_ends_what_the_jobs_that_it_kills_have_started() {
     let program = gate.wait_for_pid();
     let report = pool.shutdown(Duration::ZERO).wait().unwrap();
     assert_eq!((report.killed, report.stuck.len()), (1, 0));
-    assert!(is_gone(program));
+    eventually("the program is gone", || is_gone(program));
     assert!(job.wait().unwrap_err().is_cancelled());
 }
 
@@ -205,7 +210,7 @@ fn with_kill_children_off_a_program_outlives_its_job_in_the_pools_group() {
     let (pool, gate) = (builder().kill_children(false).build().unwrap(), Gate::new());
     // SAFETY: the call takes and returns plain numbers.
     assert_eq!(pool.run(process_group.with()).wait().unwrap(), unsafe { libc::getpgrp() });
-    let program = time_out(&pool, STUBBORN, &gate);
+    let program = run_and_cancel(&pool, STUBBORN, &gate);
     pool.shutdown(Duration::ZERO).wait().unwrap();
     assert!(!is_gone(program));
     kill(program, libc::SIGKILL);
@@ -229,11 +234,10 @@ fn ends_groups_on_an_old_kernel() {
 /// Has a job that runs away in a pool that may not signal its workers any more. Then uses the pool as if nothing had
 /// happened, and shuts it down.
 fn a_runaway_costs_nothing(pool: &ProcessPool) {
-    let gate = Gate::new();
-    let job = prepare(announce_and_sleep.with(gate.path())).run_timeout(Duration::from_millis(300));
+    let worker = pool.run(process_id.with()).wait().unwrap();
+    let job = prepare(sleep_on.with()).run_timeout(Duration::from_millis(300));
     let error = pool.run(job).wait().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::RunTimeout(_)), "{error}");
-    let worker = gate.wait_for_pid();
     eventually("the runaway is gone", || is_gone(worker));
     let replacement = pool.run(process_id.with()).wait().unwrap();
     assert_ne!(replacement, worker);
@@ -265,7 +269,7 @@ fn runs_in_a_sandbox_that_refuses_signals() {
     }
     a_runaway_costs_nothing(&pool(1));
     let gate = Gate::new();
-    let program = time_out(&pool(1), "echo $$ >> $0; exec sleep 600", &gate);
+    let program = run_and_cancel(&pool(1), "echo $$ >> $0; exec sleep 600", &gate);
     eventually("the program is gone", || is_gone(program));
 }
 
@@ -306,15 +310,15 @@ fn a_pool_that_gives_up_root_ends_its_workers_and_starts_others() {
 #[test]
 #[ignore = "run by the test above"]
 fn gives_up_root() {
-    let (pool, gate) = (pool(1), Gate::new());
+    let pool = pool(1);
     assert_eq!(pool.run(user.with()).wait().unwrap(), 0);
     become_nobody();
     // The worker was started before.
     assert_eq!(pool.run(user.with()).wait().unwrap(), 0);
-    let job = prepare(announce_and_sleep.with(gate.path())).run_timeout(Duration::from_millis(300));
+    let worker = pool.run(process_id.with()).wait().unwrap();
+    let job = prepare(sleep_on.with()).run_timeout(Duration::from_millis(300));
     let error = pool.run(job).wait().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::RunTimeout(_)), "{error}");
-    let worker = gate.wait_for_pid();
     eventually("the runaway is gone", || is_gone(worker));
     assert_eq!(pool.run(user.with()).wait().unwrap(), NOBODY);
     let report = pool.shutdown(Duration::ZERO).wait().unwrap();

@@ -294,6 +294,12 @@ fn wait_for_a_sleeping_program(gate: &str) {
     std::process::Command::new("/bin/sh").args(["-c", script, gate]).status().unwrap();
 }
 
+#[offloop::task]
+fn wait_for_a_stubborn_program(gate: &str) {
+    let script = "trap '' TERM; echo $$ >> $0; while :; do sleep 0.05; done";
+    std::process::Command::new("/bin/sh").args(["-c", script, gate]).status().unwrap();
+}
+
 #[test]
 fn a_program_that_a_job_started_ends_with_the_job_in_a_fork_too() {
     let (pool, gate) = (pool(1), Gate::new());
@@ -314,18 +320,23 @@ fn the_template_ends_workers_that_the_pool_may_not_signal() {
 #[test]
 #[ignore = "run by the test above"]
 fn gives_up_root_beside_a_template() {
-    let (pool, gates) = (pool(1), [Gate::new(), Gate::new()]);
-    assert_eq!(pool.run(add.with(1, 2)).wait().unwrap(), 3);
+    let gates = [Gate::new(), Gate::new()];
+    let pool = builder_of("").max_workers(1).grace(Duration::from_secs(60)).build().unwrap();
+    let other = builder_of("").max_workers(1).grace(Duration::from_secs(1)).build().unwrap();
+    for pool in [&pool, &other] {
+        assert_eq!(pool.run(add.with(1, 2)).wait().unwrap(), 3);
+    }
     become_nobody();
-    let orderly = prepare(clean_up_on_sigterm.with(gates[0].path())).run_timeout(Duration::from_millis(300));
-    assert!(matches!(pool.run(orderly).wait().unwrap_err().kind(), ErrorKind::RunTimeout(_)));
+    let orderly = pool.run(clean_up_on_sigterm.with(gates[0].path()));
     let worker = gates[0].wait_for_pid();
+    drop(orderly);
     eventually("the worker is gone", || is_gone(worker));
     assert_eq!(gates[0].arrivals(), 2, "it got SIGTERM and cleaned up");
 
-    let stubborn = pool.run(wait_for_a_sleeping_program.with(gates[1].path()));
+    // Its worker ends at SIGTERM, and the program must be killed.
+    let stubborn = other.run(wait_for_a_stubborn_program.with(gates[1].path()));
     let program = gates[1].wait_for_pid();
-    let report = pool.shutdown(Duration::ZERO).wait().unwrap();
+    let report = other.shutdown(Duration::ZERO).wait().unwrap();
     assert_eq!((report.killed, report.stuck.len()), (1, 0));
     eventually("the program is gone", || is_gone(program));
     assert!(stubborn.wait().unwrap_err().is_cancelled());

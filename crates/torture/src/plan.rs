@@ -116,7 +116,7 @@ pub(crate) const KINDS: [(Kind, u32, Nature); 29] = [
     (Kind::Odd, 15, Nature::Returns),
     (Kind::Deep, 8, Nature::Returns),
     (Kind::Deeper, 8, Nature::MayBeRefused),
-    (Kind::TooDeep, 0, Nature::IsRefused),
+    (Kind::TooDeep, 5, Nature::IsRefused),
     (Kind::Lie, 10, Nature::IsRefused),
     (Kind::LongLie, 5, Nature::MayBeRefused),
 ];

@@ -60,12 +60,6 @@ impl Payload {
         Self::encode_with(memory_of_this_worker(), |encoder| value.serialize(encoder))
     }
 
-    /// Encodes a value for the workers of a pool.
-    #[cfg(test)]
-    pub(crate) fn encode_for<T: Serialize + ?Sized>(value: &T, memory: &dyn Memory) -> Result<Self, Error> {
-        Self::encode_with(Some(memory), |encoder| value.serialize(encoder))
-    }
-
     /// Encodes two values for the parent of this worker, the one after the other. The first is not `()` or `None`.
     pub(crate) fn encode_pair<A: Serialize + ?Sized, B: Serialize + ?Sized>(
         first: &A,

@@ -60,7 +60,7 @@ struct Segments {
     all: Vec<Arc<Arena>>,
     /// The number of the next segment. Numbers are not used again.
     next: u32,
-    /// The pool has ended, and no block is taken any more.
+    /// The pool has ended. A segment lives only as long as its blocks.
     closed: bool,
 }
 
@@ -102,8 +102,8 @@ impl PoolMemory {
         free.iter().map(|segment| segment.number()).collect()
     }
 
-    /// Gives all memory back to the system that is not in use, and the rest when it is not in use any more. No block is
-    /// taken from now on.
+    /// Gives all memory back to the system that is not in use, and the rest when it is not in use any more. Blocks that are
+    /// taken from now on, for a call that the pool will refuse, have a segment each.
     pub(crate) fn close(&self) {
         if let Some(segments) = self.segments.get() {
             let mut segments = segments.lock();
@@ -160,19 +160,18 @@ impl Segments {
         };
         let segment = Arc::new(segment);
         self.next += 1;
-        self.all.push(Arc::clone(&segment));
+        if !self.closed {
+            self.all.push(Arc::clone(&segment));
+        }
         Ok(segment)
     }
 }
 
 impl Memory for PoolMemory {
     fn take(&self, size: usize) -> io::Result<Block> {
-        let gone = |text: &str| io::Error::new(io::ErrorKind::NotFound, text.to_owned());
-        let segments = self.segments.get().ok_or_else(|| gone("the pool's memory is another process's"))?;
-        let mut segments = segments.lock();
-        if segments.closed {
-            return Err(gone("the pool has ended"));
-        }
+        let forked =
+            || io::Error::new(io::ErrorKind::NotFound, "the pool's memory is its parent's".to_owned());
+        let mut segments = self.segments.get().ok_or_else(forked)?.lock();
         self.taken.fetch_add(1, Ordering::Relaxed);
         let used = segments.all.iter().find_map(|segment| segment.take_used(size));
         let fresh = || segments.all.iter().find_map(|segment| segment.take_fresh(size));

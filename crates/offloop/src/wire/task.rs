@@ -395,7 +395,7 @@ impl DecodePace {
     }
 }
 
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests {
     use super::*;
     use crate::wire::pool_memory::PoolMemory;

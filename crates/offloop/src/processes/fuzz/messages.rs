@@ -107,5 +107,5 @@ enum Tree {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Chain(Option<Box<Chain>>);
 
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;

@@ -933,11 +933,11 @@ fn link_without_memory() -> (Arc<Link>, WorkerEnd) {
 }
 
 fn long(memory: &PoolMemory, value: u8) -> Payload {
-    Payload::encode_for(&(vec![value; 3000], Blob::from(vec![value; 5000])), memory).unwrap()
+    Payload::encode_call(None::<&()>, &(vec![value; 3000], Blob::from(vec![value; 5000])), memory).unwrap()
 }
 
 fn decode(request: &Request) -> (Vec<u8>, Blob) {
-    Incoming { body: request.body(), parts: &request.parts }.decode().unwrap()
+    Incoming { body: request.body(), parts: &request.parts }.decode_arguments().unwrap()
 }
 
 #[test]

@@ -206,7 +206,7 @@ impl Process {
     /// If the system refuses the signal. Then the process goes on: the caller has to bring it to its end in another way.
     #[must_use = "a process that the system does not let us signal goes on"]
     pub(in crate::processes) fn end(&self, how: End, whole_group: bool) -> io::Result<()> {
-        if whole_group && self.end_group(how).is_ok() && how == End::Ask {
+        if whole_group && self.end_group(how).unwrap_or(false) && how == End::Ask {
             return Ok(());
         }
         // SIGKILL is sent to the process itself in any case: a job can have moved its process to another group.
@@ -221,14 +221,20 @@ impl Process {
         }
     }
 
-    /// Sends a signal to the members of the group that the process leads, or has led. An error means that there are
-    /// none, or that the system refuses it.
-    pub(in crate::processes) fn end_group(&self, how: End) -> io::Result<()> {
-        match self.signal_group(how.signal().as_raw()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound && self.has_its_id() => {
-                Ok(rustix::process::kill_process_group(self.pid, how.signal())?)
+    /// Asks the members of the group that the process leads, or has led, to end, or ends them. Returns whether there are
+    /// any. An error means that the system refuses it.
+    pub(in crate::processes) fn end_group(&self, how: End) -> io::Result<bool> {
+        let is_there = |error: &io::Error| error.raw_os_error() != Some(libc::ESRCH);
+        let sent = match self.signal_group(how.signal().as_raw()) {
+            Err(error) if is_there(&error) && self.has_its_id() => {
+                rustix::process::kill_process_group(self.pid, how.signal()).map_err(io::Error::from)
             }
-            result => result,
+            sent => sent,
+        };
+        match sent {
+            Ok(()) => Ok(true),
+            Err(error) if is_there(&error) => Err(error),
+            Err(_) => Ok(false),
         }
     }
 
@@ -254,7 +260,7 @@ impl Process {
     }
 
     /// Returns whether the process id means this process, or what is left of it, and no other one.
-    fn has_its_id(&self) -> bool {
+    pub(in crate::processes) fn has_its_id(&self) -> bool {
         match self.collector {
             // A program that ignores SIGCHLD, or that waits for any child, may have collected it.
             Collector::Us => self.wait(libc::WNOWAIT).is_ok(),

@@ -97,6 +97,8 @@ pub(super) struct Remnant {
     pub(super) is_collected: bool,
     /// When the group is killed.
     pub(super) deadline: Instant,
+    /// Kept open: a program that writes to standard error while it cleans up would be ended by SIGPIPE.
+    pub(super) _pipes: Arc<WorkerPipes>,
 }
 
 impl Remnant {

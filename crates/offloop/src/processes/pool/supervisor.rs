@@ -126,8 +126,8 @@ impl Supervisor {
         let end = panic::catch(|| while self.step() {});
         self.forks.end_template();
         self.output.close();
-        let left = self.dispatcher.end();
         self.dispatcher.config.memory.close();
+        let left = self.dispatcher.end();
         if let Err(panic) = end {
             // A bug of this library. The jobs must not wait forever because of it. The workers die with this thread.
             let reason = format!("the pool's supervisor panicked{panic}");
@@ -583,8 +583,8 @@ impl Supervisor {
             return;
         }
         child.link_is_open = false;
-        // One that has been killed closes its link as well, and has its own time until it counts as lost.
-        if child.ending != Ending::Killed {
+        // One that was told to end has its own time for that, and one that was killed until it counts as lost.
+        if child.ending == Ending::NotBegun {
             let soon = Instant::now().checked_add(LINK_CLOSED_TIMEOUT);
             child.deadline = child.deadline.into_iter().chain(soon).min();
         }
@@ -648,34 +648,43 @@ impl Supervisor {
     /// Collects a worker that has ended. If it has `failed`, it ends what is left of its group, after the grace period
     /// if the group was not killed already.
     fn clear_up(&mut self, child: Child, failed: bool) {
-        let Child { mut process, reaped_by, ending, .. } = child;
+        let Child { mut process, reaped_by, ending, pipes, .. } = child;
         let config = &self.dispatcher.config;
         if !failed || !config.kill_children {
             return self.collect(&mut process, reaped_by);
         }
-        // An error means that there is no group.
-        let has_group = match ending {
-            Ending::NotBegun => process.end_group(End::Ask),
-            Ending::Asked => Ok(()),
-            Ending::Killed => process.end_group(End::Kill),
+        let may_live = match ending {
+            Ending::NotBegun => self.end_group(&process, reaped_by, End::Ask),
+            Ending::Asked => true,
+            Ending::Killed => {
+                self.end_group(&process, reaped_by, End::Kill);
+                false
+            }
         };
-        let is_over = has_group.is_err() || ending == Ending::Killed;
-        let is_collected = is_over || process.group_outlasts_it();
+        // If other code has collected it, as the system does where SIGCHLD is ignored, its id is kept no longer.
+        let is_collected = !may_live || process.group_outlasts_it() || !process.has_its_id();
         if is_collected {
             self.collect(&mut process, reaped_by);
         }
         let deadline = Instant::now() + config.grace.min(LONGEST_GRACE);
-        let remnant = Remnant { process, reaped_by, is_collected, deadline };
-        if !is_over && remnant.may_live() {
+        let remnant = Remnant { process, reaped_by, is_collected, deadline, _pipes: pipes };
+        if may_live && remnant.may_live() {
             self.remnants.push(remnant);
         }
+    }
+
+    /// Asks what is left of the group of a worker to end, or kills it. If the system refuses the signal, the worker's
+    /// parent sends it, where that is the template. Returns whether something may have got the signal.
+    fn end_group(&self, process: &Process, reaped_by: ReapedBy, how: End) -> bool {
+        process.end_group(how).unwrap_or_else(|_| {
+            reaped_by != ReapedBy::Supervisor && self.forks.end_worker(process.pid(), how, true)
+        })
     }
 
     /// Ends what is left of the group of a worker that has ended.
     fn kill_remnant(&self, remnant: Remnant) {
         let Remnant { mut process, reaped_by, is_collected, .. } = remnant;
-        // An error means that nothing is left.
-        let _ = process.end_group(End::Kill);
+        self.end_group(&process, reaped_by, End::Kill);
         if !is_collected {
             self.collect(&mut process, reaped_by);
         }

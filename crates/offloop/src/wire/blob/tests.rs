@@ -267,6 +267,7 @@ fn pattern(length: usize) -> Vec<u8> {
 
 /// The same bytes in each kind of memory that a blob may be in.
 fn in_all_kinds_of_memory(bytes: &[u8]) -> [Blob; 3] {
+    arena_of_this_process();
     let mut own = BlobMut::with_capacity(bytes.len());
     own.extend_from_slice(bytes);
     [Blob::from(bytes.to_vec()), own.freeze(), lent(bytes).1.blob(0, bytes.len())]

@@ -75,13 +75,18 @@ fn memory_that_was_freed_last_is_used_first() {
 }
 
 #[test]
-fn a_closed_memory_gives_no_blocks_and_keeps_those_in_use() {
+fn a_closed_memory_keeps_what_is_in_use_and_nothing_else() {
     let memory = PoolMemory::new();
     let block = filled(&memory, 5000);
     memory.close();
-    assert!(memory.take(1).is_err());
     assert_eq!(memory.bytes(), ArenaBytes::default());
     assert_eq!(block.bytes(5000), [1; 5000]);
+    let late = filled(&memory, 5000);
+    let file = late.arena().for_readers().unwrap().try_clone_to_owned().unwrap();
+    assert!(rustix::fs::fstat(&file).unwrap().st_blocks > 0);
+    let arena = Arc::downgrade(late.arena());
+    drop(late);
+    assert!(arena.upgrade().is_none() && segments(&memory).is_empty());
 }
 
 #[test]
@@ -94,26 +99,35 @@ fn a_payload_lies_in_the_memory_of_its_pool_whatever_it_is_made_of() {
     };
     let (own, heap, foreign) = (blob(Some(Arc::clone(&ours))), blob(None), blob(Some(Arc::clone(&theirs))));
     let value = (vec![7_u32; 3000], &own, &heap, &foreign);
-    let payload = Payload::encode_for(&value, &*ours).unwrap();
+    let payload = Payload::encode_call(None::<&()>, &value, &*ours).unwrap();
     assert_eq!(payload.arenas().count(), 4);
     assert!(payload.arenas().all(|arena| arena.owner() == ours.identity));
     assert_eq!(payload.parts()[0].as_ptr(), own.as_ptr(), "it is there already");
     assert!(payload.parts().iter().all(|part| *part == own && part.is_in(&*ours)));
-    let decoded: (Vec<u32>, Blob, Blob, Blob) = Incoming::from(&payload).decode().unwrap();
+    let decoded: (Vec<u32>, Blob, Blob, Blob) = Incoming::from(&payload).decode_arguments().unwrap();
     assert!(decoded.0 == value.0 && decoded.1 == own && decoded.2 == heap && decoded.3 == foreign);
 }
 
 #[test]
 fn a_payload_for_a_memory_that_is_refused_says_why() {
-    let memory = PoolMemory::new();
-    memory.close();
-    for error in [
-        Payload::encode_for(&vec![7_u32; 3000], &memory).unwrap_err(),
-        Payload::encode_for(&Blob::from(vec![7; 3000]), &memory).unwrap_err(),
-    ] {
-        assert!(error.to_string().contains("the pool has ended"), "{error}");
+    struct Refused;
+
+    impl Memory for Refused {
+        fn take(&self, _: usize) -> io::Result<Block> {
+            Err(io::Error::other("on purpose"))
+        }
+
+        fn has(&self, _: &Block) -> bool {
+            false
+        }
     }
-    assert!(Payload::encode_for(&7, &memory).is_ok(), "it needs none");
+
+    let encode = |value: Blob| Payload::encode_call(None::<&()>, &(vec![7_u8], value), &Refused);
+    let long = Payload::encode_call(None::<&()>, &(vec![7_u32; 3000],), &Refused);
+    for error in [long.unwrap_err(), encode(Blob::from(vec![7; 3000])).unwrap_err()] {
+        assert!(error.to_string().ends_with("on purpose"), "{error}");
+    }
+    assert!(encode(Blob::from(vec![7; 30])).is_ok(), "it needs none");
 }
 
 #[test]
