@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use offloop::{Blob, BlobMut, ErrorKind, ProcessPool, job};
-use process_support::{add, eventually, pool};
+use process_support::{add, eventually, pool, this_test_again};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -325,6 +325,36 @@ fn a_slow_result_or_item_holds_up_nobody_else() {
     for (number, handle) in (0..).zip(held) {
         assert_eq!(handle.wait().unwrap().0, number);
     }
+}
+
+#[offloop::task]
+fn slow_of_bytes(bytes: Vec<u8>) -> Slow {
+    Slow(u32::from(bytes[0]))
+}
+
+#[test]
+fn the_memory_of_arguments_goes_back_while_a_slow_result_is_decoded() {
+    // In a process of its own, since the memory of all pools is measured.
+    assert!(this_test_again("gives_memory_back_beside_a_slow_result", &[]).contains("memory went back"));
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn gives_memory_back_beside_a_slow_result() {
+    let shared = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("RssShmem:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+    };
+    let pool = pool(1);
+    IS_HELD.store(true, Ordering::SeqCst);
+    let handle = pool.run(slow_of_bytes.with(vec![7; 32 << 20]));
+    assert!(shared() >= 32, "{} MiB", shared());
+    eventually("the result is being decoded", || WAITING.load(Ordering::SeqCst) == 1);
+    eventually("the memory has gone back", || shared() < 8);
+    IS_HELD.store(false, Ordering::SeqCst);
+    assert_eq!(handle.wait().unwrap().0, 7);
+    println!("memory went back");
 }
 
 #[test]

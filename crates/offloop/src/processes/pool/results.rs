@@ -55,7 +55,10 @@ pub(super) fn is_quick(answer: &Answer, is_plain: bool, pace: &DecodePace) -> bo
 
 /// Ends a job with its worker's answer. The user's code decodes it: on this thread if that is known to be quick, else on
 /// another one.
-pub(super) fn finish(finished: Finished, counts: &Arc<OutcomeCounters>) {
+pub(super) fn finish(mut finished: Finished, counts: &Arc<OutcomeCounters>) {
+    // Their memory is free for other jobs before the caller learns of the end. Also before another thread decodes the
+    // result: the supervisor may be this thread, and gives back only what is free when it goes to sleep.
+    drop(finished.arguments.take());
     let Finished { job, answer, pace, .. } = &finished;
     let is_plain = job.has_plain_result() || !matches!(answer.tag, AnswerTag::Done | AnswerTag::Failed);
     if is_quick(answer, is_plain, pace) {
@@ -70,9 +73,7 @@ pub(super) fn finish(finished: Finished, counts: &Arc<OutcomeCounters>) {
 }
 
 fn end(finished: Finished, counts: &OutcomeCounters) {
-    let Finished { job, arguments, answer, pace, .. } = finished;
-    // Their memory is free for other jobs before the caller learns of the end.
-    drop(arguments);
+    let Finished { job, answer, pace, .. } = finished;
     match into_result(&answer, &job.header().options.name) {
         Ok(result) => {
             if answer.tag == AnswerTag::Failed {
