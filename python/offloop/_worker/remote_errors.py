@@ -4,7 +4,7 @@ import contextlib
 import pickle
 import sys
 import traceback
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .. import _offloop
 from .._calls import name_of
@@ -73,10 +73,13 @@ def unpack_data(data: bytes) -> RemoteError:
     Unpickles nothing. Raises ValueError if `pack` has not made the data.
     """
     match _offloop.decode_data(data, ()):
-        case (bytes(), str(type_name), str(text), str(formatted), list(notes)):
-            if all(type(note) is str for note in notes):
+        case (bytes(), str(type_name), str(text), str(formatted), list() as notes):
+            texts = [note for note in cast("list[object]", notes) if isinstance(note, str)]
+            if len(texts) == len(notes):
                 error = RemoteError(type_name, text, 'the pool has results="data"')
-                return _complete(error, formatted, notes)
+                return _complete(error, formatted, texts)
+        case _:
+            pass
     raise ValueError("a worker sent malformed data: it is no exception")
 
 
