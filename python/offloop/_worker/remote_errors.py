@@ -4,7 +4,7 @@ import contextlib
 import pickle
 import sys
 import traceback
-from typing import Any, TypeVar, cast
+from typing import Any, TypeGuard, TypeVar, cast
 
 from .. import _offloop
 from .._calls import name_of
@@ -73,14 +73,17 @@ def unpack_data(data: bytes) -> RemoteError:
     Unpickles nothing. Raises ValueError if `pack` has not made the data.
     """
     match _offloop.decode_data(data, ()):
-        case (bytes(), str(type_name), str(text), str(formatted), list() as notes):
-            texts = [note for note in cast("list[object]", notes) if isinstance(note, str)]
-            if len(texts) == len(notes):
-                error = RemoteError(type_name, text, 'the pool has results="data"')
-                return _complete(error, formatted, texts)
+        case (bytes(), str(type_name), str(text), str(formatted), notes) if _are_texts(notes):
+            error = RemoteError(type_name, text, 'the pool has results="data"')
+            return _complete(error, formatted, notes)
         case _:
-            pass
-    raise ValueError("a worker sent malformed data: it is no exception")
+            raise ValueError("a worker sent malformed data: it is no exception")
+
+
+def _are_texts(value: object) -> TypeGuard[list[str]]:
+    if not isinstance(value, list):
+        return False
+    return all(type(item) is str for item in cast("list[object]", value))
 
 
 def _complete(exc: _E, formatted: str, notes: list[str]) -> _E:
