@@ -23,8 +23,9 @@ def state():
     with open("/proc/self/status") as status:
         fields = dict(line.split(":", 1) for line in status)
     blocked, ignored = (int(fields[name], 16) for name in ("SigBlk", "SigIgn"))
-    # SIGINT is left to the parent. Python itself ignores SIGPIPE and SIGXFSZ, and 32 and 33 are the C library's.
-    usual = {signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, 32, 33}
+    # SIGINT is left to the parent. A worker is in the background of its terminal and ignores SIGTTOU. Python itself
+    # ignores SIGPIPE and SIGXFSZ, and 32 and 33 are the C library's.
+    usual = {signal.SIGINT, signal.SIGTTOU, signal.SIGPIPE, signal.SIGXFSZ, 32, 33}
     refused = {number for number in range(1, 65) if (blocked | ignored) >> (number - 1) & 1} - usual
     handlers = {number for number in signal.valid_signals() - usual if callable(signal.getsignal(number))}
     return sorted(refused), sorted(handlers)

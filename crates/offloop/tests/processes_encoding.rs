@@ -176,6 +176,19 @@ fn a_cow_borrows_what_has_arrived() {
     }
 }
 
+#[offloop::task]
+fn borrows_within(pair: (&str, Option<&[u8]>)) -> usize {
+    pair.0.len() + pair.1.map_or(0, <[u8]>::len)
+}
+
+#[test]
+fn text_and_bytes_within_other_types_are_borrowed_too() {
+    let pool = pool(1);
+    let bytes = vec![200; 5000];
+    assert_eq!(pool.run(borrows_within.with(("text", Some(&bytes)))).wait().unwrap(), 5004);
+    assert_eq!(pool.run(borrows_within.with(("text", None))).wait().unwrap(), 4);
+}
+
 // ---- Deep values ----
 
 #[derive(Serialize, Deserialize, Debug)]

@@ -7,7 +7,6 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -50,10 +49,15 @@ pub(crate) enum BodyLocation<'a> {
     },
 }
 
+/// The memory that a worker's answers go to. `None` in a process that is no worker: there a payload stays in the process.
+fn memory_of_this_worker() -> Option<&'static dyn Memory> {
+    Arena::of_this_worker().map(|arena| arena as &dyn Memory)
+}
+
 impl Payload {
     /// Encodes a value for the parent of this worker. In a process that is no worker, the payload stays in the process.
     pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, Error> {
-        Self::encode_with(parents(), |encoder| value.serialize(encoder))
+        Self::encode_with(memory_of_this_worker(), |encoder| value.serialize(encoder))
     }
 
     /// Encodes two values for the parent of this worker, the one after the other. The first is not `()` or `None`.
@@ -61,7 +65,7 @@ impl Payload {
         first: &A,
         second: &B,
     ) -> Result<Self, Error> {
-        Self::encode_with(parents(), |encoder| {
+        Self::encode_with(memory_of_this_worker(), |encoder| {
             first.serialize(&mut *encoder)?;
             second.serialize(encoder)
         })
@@ -82,10 +86,9 @@ impl Payload {
         })
     }
 
-    /// Encodes what `write` writes to memory that its readers see. Without a memory, it stays in this process.
-    fn encode_with<'m>(
-        memory: Option<&'m dyn Memory>,
-        write: impl FnOnce(&mut Encoder<Writer<'m>>) -> Result<(), Error>,
+    fn encode_with(
+        memory: Option<&dyn Memory>,
+        write: impl FnOnce(&mut Encoder<Writer<'_>>) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let scope = Encoding::begin();
         let mut encoder = Encoder::new(Writer { body: Body::Inline(Vec::new()), memory });
@@ -96,7 +99,8 @@ impl Payload {
         if let Some(memory) = memory {
             for part in &mut parts {
                 if !part.is_in(memory) {
-                    *part = part.copy_to(memory).map_err(no_memory)?;
+                    *part =
+                        part.copy_to(memory).map_err(|error| Error::NoMemory(error.to_string().into()))?;
                 }
             }
         }
@@ -163,16 +167,6 @@ struct Writer<'a> {
     memory: Option<&'a dyn Memory>,
 }
 
-/// Returns the memory that the parent of this worker reads. `None` in a process that is no worker.
-fn parents() -> Option<&'static dyn Memory> {
-    Arena::of_this_worker().map(|arena| arena as &dyn Memory)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "it is the function of `map_err`")]
-fn no_memory(error: io::Error) -> Error {
-    Error::NoMemory(error.to_string())
-}
-
 impl Writer<'_> {
     /// Moves to a block that has room for `additional` more bytes.
     #[cold]
@@ -181,11 +175,12 @@ impl Writer<'_> {
             Body::Inline(bytes) => bytes.as_slice(),
             Body::InArena(block, length) => block.bytes(*length),
         };
-        let needed = written.len().checked_add(additional).ok_or(Error::TooLong)?;
-        let memory = self.memory.ok_or(Error::TooLong)?;
+        let no_memory = |reason: &dyn fmt::Display| Error::NoMemory(reason.to_string().into());
+        let needed = written.len().checked_add(additional).ok_or_else(|| no_memory(&"it is too large"))?;
+        let memory = self.memory.ok_or_else(|| no_memory(&"this process has none"))?;
         // The size at least doubles, so all moves together copy less than twice the final length.
         let size = needed.max(2 * written.len());
-        let mut block = memory.take(size).map_err(no_memory)?;
+        let mut block = memory.take(size).map_err(|error| no_memory(&error))?;
         block.bytes_mut(written.len()).copy_from_slice(written);
         let length = written.len();
         self.body = Body::InArena(block, length);

@@ -254,7 +254,7 @@ impl Process {
     }
 
     /// Returns whether the process id means this process, or what is left of it, and no other one.
-    fn has_its_id(&self) -> bool {
+    pub(in crate::processes) fn has_its_id(&self) -> bool {
         match self.collector {
             // A program that ignores SIGCHLD, or that waits for any child, may have collected it.
             Collector::Us => self.wait(libc::WNOWAIT).is_ok(),

@@ -660,7 +660,8 @@ impl Supervisor {
             Ending::Killed => process.end_group(End::Kill),
         };
         let is_over = has_group.is_err() || ending == Ending::Killed;
-        let is_collected = is_over || process.group_outlasts_it();
+        // If other code has collected it, as the system does where SIGCHLD is ignored, its id is kept no longer.
+        let is_collected = is_over || process.group_outlasts_it() || !process.has_its_id();
         if is_collected {
             self.collect(&mut process, reaped_by);
         }

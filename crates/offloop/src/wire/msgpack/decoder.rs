@@ -1,6 +1,10 @@
 //! Reads values.
 
-use serde::de::value::{BorrowedBytesDeserializer, BorrowedStrDeserializer, U32Deserializer};
+use std::any::type_name;
+
+use serde::de::value::{
+    BorrowedBytesDeserializer, BorrowedStrDeserializer, SeqDeserializer, U32Deserializer,
+};
 use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error as _, IntoDeserializer, MapAccess,
     SeqAccess, Unexpected, VariantAccess, Visitor,
@@ -215,6 +219,9 @@ impl<'de> Decoder<'de> {
             Head::F32(value) => visitor.visit_f32(value),
             Head::F64(value) => visitor.visit_f64(value),
             Head::Text(text) => visitor.visit_borrowed_str(text),
+            // They may have been a `Vec<u8>`, which serde's buffer gives back as a list only. And as bytes it would give
+            // them to a `String` that comes first in an untagged enum.
+            Head::Bytes(bytes) if is_buffer::<V>() => visitor.visit_seq(list_of(bytes)),
             Head::Bytes(bytes) => visitor.visit_borrowed_bytes(bytes),
             Head::Array(length) => self.list(length, visitor),
             Head::Map(length) => self.table(length, visitor),
@@ -316,9 +323,7 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.head()? {
             // A type may be written as bytes and read as a list of them.
-            Head::Bytes(bytes) => {
-                visitor.visit_seq(serde::de::value::SeqDeserializer::new(bytes.iter().copied()))
-            }
+            Head::Bytes(bytes) => visitor.visit_seq(list_of(bytes)),
             head => self.visit(head, visitor),
         }
     }
@@ -368,6 +373,19 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf unit map struct identifier
     }
+}
+
+type ListOf<'a> = SeqDeserializer<std::iter::Copied<std::slice::Iter<'a, u8>>, Error>;
+
+fn list_of(bytes: &[u8]) -> ListOf<'_> {
+    SeqDeserializer::new(bytes.iter().copied())
+}
+
+/// Returns whether a visitor fills the buffer through which serde reads flattened, tagged and untagged types. If serde
+/// gives it another name, lists of bytes in such types are refused.
+fn is_buffer<V>() -> bool {
+    let name = type_name::<V>();
+    name.starts_with("serde") && name.contains("ContentVisitor")
 }
 
 /// Returns the bytes of a number of 128 bits.

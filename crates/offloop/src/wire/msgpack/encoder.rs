@@ -1,11 +1,16 @@
 //! Writes values.
 
+use std::any::type_name;
+
 use serde::{Serialize, Serializer, ser};
 
 use super::{
     ARRAY, BIN, BLOB, BLOB_NAME, DEPTH, EXT1, EXT4, EXT32, Error, F32, F64, FALSE, Family, I8, I16, I32, I64,
     MAP, NIL, PART, SOME, STR, TRUE, U8, U16, U32, U64,
 };
+
+/// The number of bytes of a list that are written at a time.
+const RUN: usize = 4096;
 
 /// The place for the encoded bytes.
 pub(crate) trait Output {
@@ -30,11 +35,13 @@ pub(crate) struct Encoder<O> {
     is_blob: bool,
     /// The next tuple is a call's arguments, which are written without the tuple's header.
     is_bare: bool,
+    /// The last bytes of the list of bytes that is being written.
+    run: Option<Vec<u8>>,
 }
 
 impl<O: Output> Encoder<O> {
     pub(crate) fn new(out: O) -> Self {
-        Self { out, levels: DEPTH, somes: 0, is_blob: false, is_bare: false }
+        Self { out, levels: DEPTH, somes: 0, is_blob: false, is_bare: false, run: None }
     }
 
     /// Appends the arguments of a call.
@@ -147,6 +154,25 @@ impl<O: Output> Encoder<O> {
         Ok(Compound { encoder: self, announced, written: 0, levels: 1 })
     }
 
+    /// Writes a list of bytes as one block, from which it can be borrowed.
+    fn run<T: Serialize>(&mut self, bytes: impl Iterator<Item = T>, length: usize) -> Result<(), Error> {
+        self.length(&BIN, length)?;
+        let mut written = 0;
+        let mut run = Vec::with_capacity(length.min(RUN));
+        for byte in bytes {
+            self.run = Some(run);
+            byte.serialize(&mut *self)?;
+            run = self.run.take().unwrap_or_default();
+            written += 1;
+            if run.len() == RUN {
+                self.put(&run)?;
+                run.clear();
+            }
+        }
+        self.put(&run)?;
+        if written == length { Ok(()) } else { Err(Error::Announced { announced: length, written }) }
+    }
+
     /// Begins a table with one entry: the name of a variant, and its content.
     fn variant(&mut self, name: &str) -> Result<(), Error> {
         self.length(&MAP, 1)?;
@@ -248,6 +274,10 @@ impl<'e, O: Output> Serializer for &'e mut Encoder<O> {
     }
 
     fn serialize_u8(self, value: u8) -> Result<(), Error> {
+        if let Some(run) = &mut self.run {
+            run.push(value);
+            return Ok(());
+        }
         self.unsigned(value.into())
     }
 
@@ -343,6 +373,27 @@ impl<'e, O: Output> Serializer for &'e mut Encoder<O> {
 
     fn serialize_seq(self, length: Option<usize>) -> Result<Compound<'e, O>, Error> {
         self.begin(&ARRAY, length)
+    }
+
+    fn collect_seq<I>(self, items: I) -> Result<(), Error>
+    where
+        I: IntoIterator<Item: Serialize>,
+    {
+        let items = items.into_iter();
+        let length = match items.size_hint() {
+            (least, most) if most == Some(least) => Some(least),
+            _ => None,
+        };
+        // A `[u8]` and a `Vec<u8>` come here. Their elements have no other sign.
+        let item = type_name::<I::Item>();
+        if let Some(length) = length.filter(|_| item == type_name::<&u8>() || item == type_name::<u8>()) {
+            return self.run(items, length);
+        }
+        let mut list = self.begin(&ARRAY, length)?;
+        for item in items {
+            list.element(&item)?;
+        }
+        list.finish()
     }
 
     fn serialize_tuple(self, length: usize) -> Result<Compound<'e, O>, Error> {

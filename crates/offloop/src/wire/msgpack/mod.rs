@@ -10,6 +10,7 @@
 //!   `None`. Here a `Some` around a nil is an extension of type [`SOME`], whose one byte counts the `Some`s.
 //! - **Blobs** are extensions too: of type [`PART`] with the number of a part of the payload, or of type [`BLOB`] with the
 //!   bytes. So an untagged enum takes a blob for nothing else, wherever its bytes are.
+//! - **Bytes are one block**, also a `[u8]` or a `Vec<u8>` that serde writes as a list. A `&[u8]` can borrow from it.
 //! - **Lengths are checked**: a value that writes more or fewer elements than it has announced is refused, and so is a
 //!   body with bytes that belong to no value.
 //!
@@ -93,8 +94,8 @@ pub(crate) enum Error {
     TooLong,
     /// A `Serialize` has announced another number of elements than it wrote.
     Announced { announced: usize, written: usize },
-    /// There is no shared memory for it, for this reason.
-    NoMemory(String),
+    /// The system gives no shared memory, or all of it is in use, for this reason.
+    NoMemory(Box<str>),
     /// The bytes end within a value.
     End,
     /// The bytes go on behind the value.
@@ -121,7 +122,7 @@ impl fmt::Display for Error {
                 f,
                 "its `Serialize` announced {announced} elements and wrote {written}; the two must be equal"
             ),
-            Self::NoMemory(reason) => write!(f, "there is no shared memory for it: {reason}"),
+            Self::NoMemory(reason) => write!(f, "there is no more shared memory for it: {reason}"),
             Self::End => f.write_str("its bytes end within a value"),
             Self::Left(count) => write!(
                 f,

@@ -118,8 +118,17 @@ fn is_zero(number: &u8) -> bool {
 #[serde(tag = "type")]
 enum Internal {
     Unit,
+    Bytes {
+        list: Vec<u8>,
+        #[serde(with = "serde_bytes")]
+        block: Vec<u8>,
+    },
     Newtype(Fields),
-    Struct { at: IpAddr, time: Duration, list: Vec<Internal> },
+    Struct {
+        at: IpAddr,
+        time: Duration,
+        list: Vec<Internal>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -187,7 +196,12 @@ fn external() -> impl Strategy<Value = External> {
 }
 
 fn internal() -> impl Strategy<Value = Internal> {
-    let leaf = prop_oneof![Just(Internal::Unit), fields().prop_map(Internal::Newtype)];
+    let bytes = || prop::collection::vec(any::<u8>(), 0..5000);
+    let leaf = prop_oneof![
+        Just(Internal::Unit),
+        fields().prop_map(Internal::Newtype),
+        (bytes(), bytes()).prop_map(|(list, block)| Internal::Bytes { list, block }),
+    ];
     leaf.prop_recursive(4, 16, 4, |inner| {
         (any::<IpAddr>(), any::<Duration>(), prop::collection::vec(inner, 0..4))
             .prop_map(|(at, time, list)| Internal::Struct { at, time, list })
@@ -297,7 +311,7 @@ proptest! {
         let value = (fields, external, Newtype(3), numbers, BTreeMap::from([(json.to_string(), json)]));
         let bytes = encode(&value).unwrap();
         let mut theirs = Vec::new();
-        let mut serializer = rmp_serde::Serializer::new(&mut theirs).with_struct_map().with_human_readable();
+        let mut serializer = rmp_serde::Serializer::new(&mut theirs).with_struct_map().with_human_readable().with_bytes(rmp_serde::config::BytesMode::ForceIterables);
         value.serialize(&mut serializer).unwrap();
         prop_assert_eq!(&bytes, &theirs);
         let mut reader = rmp_serde::Deserializer::from_read_ref(&bytes).with_human_readable();
@@ -306,7 +320,7 @@ proptest! {
         // It writes maps of unknown length with the shortest header.
         let mut theirs = Vec::new();
         let value = Flat { first: 1, fields: value.0, rest: value.4 };
-        let mut serializer = rmp_serde::Serializer::new(&mut theirs).with_struct_map().with_human_readable();
+        let mut serializer = rmp_serde::Serializer::new(&mut theirs).with_struct_map().with_human_readable().with_bytes(rmp_serde::config::BytesMode::ForceIterables);
         value.serialize(&mut serializer).unwrap();
         prop_assert_eq!(&decode::<Flat>(&theirs).unwrap(), &value);
     }
@@ -360,6 +374,31 @@ fn arguments_have_no_header_and_the_empty_value_no_bytes() {
     assert_eq!(decode::<Option<u8>>(&[]).unwrap(), None);
     assert_eq!(decode::<u8>(&[]).unwrap_err().to_string(), "invalid type: unit value, expected u8");
     assert_eq!(decode::<((), u8)>(&[0x92]).unwrap_err(), Error::End);
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum TextOrBytes {
+    Text(String),
+    Bytes(#[serde(with = "serde_bytes")] Vec<u8>),
+}
+
+#[test]
+fn bytes_are_borrowed_wherever_they_are_and_are_no_text() {
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Borrows<'a> {
+        text: &'a str,
+        #[serde(borrow)]
+        list: Vec<Option<&'a [u8]>>,
+    }
+
+    let long = vec![7; 10_000];
+    let value = (Borrows { text: "text", list: vec![Some(&[1, 200]), None, Some(&long)] }, &b"x"[..]);
+    let bytes = encode(&value).unwrap();
+    assert!(bytes.len() < long.len() + 40, "each byte is one");
+    assert_eq!(decode::<(Borrows, &[u8])>(&bytes).unwrap(), value);
+    same(&(BTreeSet::from([1_u8, 200]), [1_u8, 200], vec![vec![200_u8; 9000]; 2]));
+    same(&(TextOrBytes::Text("text".to_owned()), TextOrBytes::Bytes(b"text".to_vec())));
 }
 
 #[test]
