@@ -442,57 +442,30 @@ impl<'e, O: Output> Serializer for &'e mut Encoder<O> {
     }
 }
 
-impl<O: Output> ser::SerializeSeq for Compound<'_, O> {
-    type Ok = ();
-    type Error = Error;
+/// Implements serde's traits of lists, which differ in their names alone.
+macro_rules! write_elements {
+    ($($list:ident: $method:ident),*) => {
+        $(impl<O: Output> ser::$list for Compound<'_, O> {
+            type Ok = ();
+            type Error = Error;
 
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        self.element(value)
-    }
+            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+                self.element(value)
+            }
 
-    fn end(self) -> Result<(), Error> {
-        self.finish()
-    }
+            fn end(self) -> Result<(), Error> {
+                self.finish()
+            }
+        })*
+    };
 }
 
-impl<O: Output> ser::SerializeTuple for Compound<'_, O> {
-    type Ok = ();
-    type Error = Error;
-
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        self.element(value)
-    }
-
-    fn end(self) -> Result<(), Error> {
-        self.finish()
-    }
-}
-
-impl<O: Output> ser::SerializeTupleStruct for Compound<'_, O> {
-    type Ok = ();
-    type Error = Error;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        self.element(value)
-    }
-
-    fn end(self) -> Result<(), Error> {
-        self.finish()
-    }
-}
-
-impl<O: Output> ser::SerializeTupleVariant for Compound<'_, O> {
-    type Ok = ();
-    type Error = Error;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        self.element(value)
-    }
-
-    fn end(self) -> Result<(), Error> {
-        self.finish()
-    }
-}
+write_elements!(
+    SerializeSeq: serialize_element,
+    SerializeTuple: serialize_element,
+    SerializeTupleStruct: serialize_field,
+    SerializeTupleVariant: serialize_field
+);
 
 impl<O: Output> ser::SerializeMap for Compound<'_, O> {
     type Ok = ();
@@ -511,28 +484,26 @@ impl<O: Output> ser::SerializeMap for Compound<'_, O> {
     }
 }
 
-impl<O: Output> ser::SerializeStruct for Compound<'_, O> {
-    type Ok = ();
-    type Error = Error;
+/// Implements serde's traits of named fields, which differ in their names alone.
+macro_rules! write_fields {
+    ($($fields:ident),*) => {
+        $(impl<O: Output> ser::$fields for Compound<'_, O> {
+            type Ok = ();
+            type Error = Error;
 
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Error> {
-        self.field(name, value)
-    }
+            fn serialize_field<T: Serialize + ?Sized>(
+                &mut self,
+                name: &'static str,
+                value: &T,
+            ) -> Result<(), Error> {
+                self.field(name, value)
+            }
 
-    fn end(self) -> Result<(), Error> {
-        self.finish()
-    }
+            fn end(self) -> Result<(), Error> {
+                self.finish()
+            }
+        })*
+    };
 }
 
-impl<O: Output> ser::SerializeStructVariant for Compound<'_, O> {
-    type Ok = ();
-    type Error = Error;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Error> {
-        self.field(name, value)
-    }
-
-    fn end(self) -> Result<(), Error> {
-        self.finish()
-    }
-}
+write_fields!(SerializeStruct, SerializeStructVariant);
