@@ -29,7 +29,8 @@ pub fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> io::Res
 /// Gives this thread the signal mask, the affinity and the scheduling class of the main thread. For threads that a
 /// binding starts by other means than [`start_thread`], before they run jobs.
 ///
-/// What the system refuses, such as a better nice level, stays as it is. Does nothing on other systems than Linux.
+/// Leaves as it is each setting that the system refuses to change, such as a better nice level. Does nothing on other systems
+/// than Linux.
 pub fn begin_thread() {
     #[cfg(all(target_os = "linux", not(any(shuttle, weak_memory)), not(miri)))]
     linux::begin_thread();

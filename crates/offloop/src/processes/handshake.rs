@@ -35,7 +35,7 @@ pub(super) const MARKER: &str = "OFFLOOP_WORKER";
 /// The beginning of the line that a process writes to standard error if it cannot become a worker.
 pub(super) const CANNOT_BECOME_WORKER: &str = "offloop: this process could not become a worker";
 
-/// What a pool starts a process as. The first message to it begins with the role.
+/// The role in which a pool starts a process. The first message to the process begins with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Worker,
@@ -238,7 +238,7 @@ pub(super) struct WorkerSetup {
     pub(super) ties: Ties,
 }
 
-/// What makes a worker end when the pool's process does, or when the pool cuts its lifeline.
+/// The ties that end a worker when the pool's process ends, or when the pool cuts its lifeline.
 #[derive(Debug)]
 pub(super) struct Ties {
     /// The process that has started this one: the pool's, or the template.

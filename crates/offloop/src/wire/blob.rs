@@ -44,7 +44,7 @@ use crate::base::fork::OwnProcess;
 ///
 /// # The bytes are those of another process
 ///
-/// What safe code of a task has frozen does not change any more. But a worker maps the memory of its results for
+/// Safe code of a task cannot change a blob that it has frozen. But a worker maps the memory of its results for
 /// writing, and it may misbehave: with `unsafe` code that is wrong, or because somebody has taken it over. Then the bytes
 /// of its results may change while you read them, and a check of them holds for the moment of the check only. Where that
 /// would matter (before the bytes are taken as UTF-8, or before a length in them is used), copy first and check the copy:

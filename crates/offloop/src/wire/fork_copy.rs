@@ -26,7 +26,7 @@ use crate::base::syscall::NameCall;
 #[derive(Debug)]
 pub(crate) struct ForkRange(#[expect(dead_code, reason = "it is kept for its drop")] OwnProcess<Entry>);
 
-/// What becomes of a range of memory in a forked child.
+/// The treatment of a range of memory in a forked child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum InChild {
     /// It gets a private copy.

@@ -178,7 +178,7 @@ pub struct Task {
     pub(crate) run: fn(Incoming<'_>) -> EncodedResult,
     /// The position in the sorted registry, by which the task is called over a link. Written by `registry`.
     index: AtomicU32,
-    /// How long its results take to be decoded.
+    /// The time that its results take to be decoded.
     pub(crate) results: DecodePace,
     /// How long its items take to be decoded.
     pub(crate) items: DecodePace,

@@ -49,7 +49,7 @@ impl fmt::Display for Place {
 }
 
 loom::thread_local! {
-    /// Whether this thread has made a `SeqCst` store since its last fence.
+    /// True from a `SeqCst` store of this thread until its next fence.
     static HAS_STORED: Cell<bool> = Cell::new(false);
 }
 

@@ -50,7 +50,7 @@ pub(super) struct Child {
     pub(super) lifeline: Lifeline,
     /// How far the worker has been brought to its end. Goes forward only, from when its record says that it leaves.
     pub(super) ending: Ending,
-    /// What its jobs have left running goes on. Set when its link is closed.
+    /// The programs that its jobs have left running go on. Set when its link is closed.
     pub(super) spares_group: bool,
     /// The error with which the system has refused to signal the worker, if it has.
     pub(super) refusal: Option<io::Error>,
@@ -87,7 +87,7 @@ pub(super) enum Ending {
     Killed,
 }
 
-/// What is left of the process group of a worker that has ended: programs that its jobs have started.
+/// The rest of the process group of a worker that has ended: programs that its jobs have started.
 pub(super) struct Remnant {
     /// The worker.
     pub(super) process: Process,

@@ -72,7 +72,7 @@ fn judge(dispatcher: &Dispatcher, answer: Result<Answer, Malformed>) -> Verdict 
     result.map_err(|reason| format!("its initializer failed: {reason}"))
 }
 
-/// Whether the worker with this process id may go on, or the reason why it is refused.
+/// The decision about the worker with this process id: it may go on, or it is refused for a reason.
 type Verdict = Result<(), String>;
 
 /// The supervisor of one pool. All of it is used by its thread alone.
@@ -83,7 +83,7 @@ pub(super) struct Supervisor {
     children: Vec<Child>,
     /// Workers that were killed and live on. They have no record, and other workers take their places.
     lost: Vec<Child>,
-    /// What is left of the groups of workers that have ended.
+    /// The rests of the groups of workers that have ended.
     remnants: Vec<Remnant>,
     /// The template and the workers that it was asked for. Empty in a pool without a template.
     forks: Forks,

@@ -122,7 +122,7 @@ pub(super) struct Finished {
     /// `None` if the worker still uses parts of them.
     pub(super) arguments: Option<Payload>,
     pub(super) answer: Answer,
-    /// How long the results of its task take to be decoded.
+    /// The time that results of its task take to be decoded.
     pub(super) pace: &'static DecodePace,
 }
 
