@@ -43,7 +43,7 @@ class QueueTimeout(OffloopError, TimeoutError):
 
 
 class RunTimeout(OffloopError, TimeoutError):
-    """The job ran for longer than its `timeout`: its process was killed, or its thread was asked to stop."""
+    """The job ran for longer than its `timeout`: its process is being ended, or its thread was asked to stop."""
 
 
 class PoolBroken(OffloopError, BrokenProcessPool):

@@ -95,10 +95,19 @@ class ProcessPool:
 def flush() -> None:
     """Waits until the futures of all ended jobs have ended, for at most a second."""
 
+def encode_data(value: object, beside: bool) -> tuple[bytes, list[Buffer]]:
+    """Returns a plain value as bytes, and the long byte strings and views in it that travel beside them: none unless
+    `beside`. Raises TypeError for a value that is not plain, and ValueError for one that is nested too deeply."""
+
+def decode_data(body: bytes, buffers: Sequence[bytes]) -> Any:
+    """Returns the value that `encode_data` was given. Raises ValueError for anything else. Runs no code but its own."""
+
 def emit(item: tuple[int, bytes, Sequence[Buffer]]) -> None:
     """Sends an item or a log record of the job that runs here, before its reply. Blocks while there is no room."""
 
-def set_call_handler(handler: Callable[[Buffer, Iterable[Buffer]], tuple[int, bytes, Sequence[Buffer]]]) -> None:
+def set_call_handler(
+    handler: Callable[[Buffer, Iterable[Buffer], bool], tuple[int, bytes, Sequence[Buffer]]],
+) -> None:
     """Sets the function that performs calls in this process. Called before the first call."""
 
 @final
@@ -111,6 +120,8 @@ class Template:
     @staticmethod
     def adopt(socket: int, parent: int) -> Template | None:
         """Makes this process, a fork of the process `parent`, a template. Takes the socket over."""
+    def start_data(self) -> bytes:
+        """Returns the bytes that the pool was given as `start_data`."""
     def serve(self, fork: Callable[[], int]) -> Worker | None:
         """Forks workers when the pool asks for them. Returns in each worker, and at the end, with None, in the
         template."""
@@ -248,10 +259,11 @@ class Metrics:
     @property
     def restarts(self) -> dict[str, int]:
         """The number of worker processes that were replaced because they "crashed", or for "job_ended" (it was cancelled
-        or out of time), "max_rss", "max_tasks_per_child", "max_worker_age", "protocol", "failed_start". Empty for threads."""
+        or out of time), "max_rss", "max_tasks_per_child", "max_worker_age", "protocol", "failed_start", "lost" (it could
+        not be ended). Empty for threads."""
     @property
     def arena(self) -> dict[str, int] | None:
-        """The bytes of shared memory that this process has for large payloads: "used", and "kept" for later ones."""
+        """The bytes of shared memory that a process pool has for large payloads: "used", and "kept" for later ones."""
     @property
     def advice(self) -> list[Advice]:
         """The functions whose calls should run elsewhere."""

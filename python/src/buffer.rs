@@ -86,12 +86,15 @@ impl Drop for Exported {
 /// The length in bytes from which the interpreter is released while memory is copied.
 const LONG: usize = 256 * 1024;
 
-/// Copies what `object` exports to memory that workers see.
-pub(crate) fn to_blob(object: &Bound<'_, PyAny>) -> PyResult<Blob> {
+/// Makes a byte string with room for a number of bytes, where its readers see it.
+pub(crate) type Reserve<'a> = &'a (dyn Fn(usize) -> BlobMut + Sync);
+
+/// Copies what `object` exports to memory that `reserve` makes for a number of bytes.
+pub(crate) fn to_blob(object: &Bound<'_, PyAny>, reserve: Reserve<'_>) -> PyResult<Blob> {
     let exported = Exported::of(object)?;
     let bytes = exported.bytes();
     let copy = || {
-        let mut blob = BlobMut::with_capacity(bytes.len());
+        let mut blob = reserve(bytes.len());
         blob.extend_from_slice(bytes);
         blob.freeze()
     };
@@ -101,6 +104,33 @@ pub(crate) fn to_blob(object: &Bound<'_, PyAny>) -> PyResult<Blob> {
 /// Returns an object that exports a blob, as memory that may be written to without changing the blob. The object owns
 /// it.
 pub(crate) fn from_blob<'py>(py: Python<'py>, blob: &Blob) -> PyResult<Bound<'py, PyAny>> {
+    let mut content = Box::new(blob.to_private());
+    let (start, length) = (content.as_mut_ptr(), content.len());
+    let content = Box::new(Content::Private(content));
+    // SAFETY: the private copy owns this memory, and only the object uses it. Moving the box does not move the memory.
+    unsafe { make(py, start, length, false, content) }
+}
+
+/// Returns an object that exports a blob as memory that is only read. The object, and whatever has a view of it, keep
+/// the memory.
+pub(crate) fn view_of<'py>(py: Python<'py>, blob: &Blob) -> PyResult<Bound<'py, PyAny>> {
+    let content = Box::new(Content::Shared(blob.clone()));
+    // SAFETY: each clone of a blob keeps its bytes, which are not written to since the object is read-only.
+    unsafe { make(py, blob.as_ptr().cast_mut(), blob.len(), true, content) }
+}
+
+/// Makes an object that exports the `length` bytes from `start` on.
+///
+/// # Safety
+///
+/// `content` keeps them valid. Unless the object is read-only, nothing else uses them.
+unsafe fn make(
+    py: Python<'_>,
+    start: *mut u8,
+    length: usize,
+    is_read_only: bool,
+    content: Box<Content>,
+) -> PyResult<Bound<'_, PyAny>> {
     let class = class(py)?;
     // SAFETY: the class is the one that `make_class` has made. `PyType_GenericAlloc` returns an owned object of it, or
     // null with an exception set.
@@ -108,16 +138,15 @@ pub(crate) fn from_blob<'py>(py: Python<'py>, blob: &Blob) -> PyResult<Bound<'py
         let made = ffi::PyType_GenericAlloc(class.as_type_ptr(), 0);
         Bound::from_owned_ptr_or_err(py, made)?
     };
-    let mut content = Box::new(blob.to_private());
-    let start = content.as_mut_ptr();
     // Memory is never longer than that.
-    let length = ffi::Py_ssize_t::try_from(content.len()).unwrap_or(ffi::Py_ssize_t::MAX);
+    let length = ffi::Py_ssize_t::try_from(length).unwrap_or(ffi::Py_ssize_t::MAX);
     // SAFETY: the object is a `Shared`, whose fields are zero except for the head. This function has the only
     // reference.
     unsafe {
         let shared = object.as_ptr().cast::<Shared>();
         (*shared).start = start;
         (*shared).length = length;
+        (*shared).is_read_only = c_int::from(is_read_only);
         (*shared).content = Box::into_raw(content);
     }
     Ok(object)
@@ -130,8 +159,16 @@ struct Shared {
     /// The start of the memory that it exports.
     start: *mut u8,
     length: ffi::Py_ssize_t,
-    /// The owner of that memory, which belongs to this object. Null until `from_blob` sets it.
-    content: *mut PrivateBlob,
+    /// 1 if the memory must not be written to, otherwise 0.
+    is_read_only: c_int,
+    /// The owner of that memory, which belongs to this object. Null until `make` sets it.
+    content: *mut Content,
+}
+
+/// The owner of exported memory. It is only kept.
+enum Content {
+    Private(#[expect(dead_code, reason = "kept for its drop")] Box<PrivateBlob>),
+    Shared(#[expect(dead_code, reason = "kept for its drop")] Blob),
 }
 
 unsafe extern "C" fn export(object: *mut ffi::PyObject, view: *mut View, flags: c_int) -> c_int {
@@ -139,7 +176,8 @@ unsafe extern "C" fn export(object: *mut ffi::PyObject, view: *mut View, flags: 
     // they are not freed as long as a view of theirs is in use.
     unsafe {
         let shared = object.cast::<Shared>();
-        PyBuffer_FillInfo(view, object, (*shared).start.cast(), (*shared).length, 0, flags)
+        let Shared { start, length, is_read_only, .. } = *shared;
+        PyBuffer_FillInfo(view, object, start.cast(), length, is_read_only, flags)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::deferred_result;
 use crate::interpreter::{self, Mutex};
 use crate::once::{Once, intern};
 use crate::pool_state::PoolState;
-use crate::receive::Receive;
+use crate::receive::{Receive, Results};
 
 /// The shortest call that gets its own name in advice. Making the name would take a large part of a shorter call.
 const NAMED_FROM: Duration = Duration::from_millis(1);
@@ -116,7 +116,7 @@ fn check_result(function: &Bound<'_, PyAny>, value: Bound<'_, PyAny>) -> PyResul
 pub(crate) struct Returned(pub(crate) PyResult<Py<PyAny>>);
 
 impl Receive for Returned {
-    fn receive(self, _: Python<'_>) -> PyResult<Py<PyAny>> {
+    fn receive(self, _: Python<'_>, _: Results) -> PyResult<Py<PyAny>> {
         self.0
     }
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, MutexGuard};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use offloop::embed::{self, OwnProcess};
 use pyo3::prelude::*;
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
@@ -30,7 +31,9 @@ pub(crate) trait Completion: Send + Sync {
 
 /// The completions for one consumer.
 pub(crate) struct CompletionQueue {
-    state: Mutex<QueueState>,
+    /// In a child made by `fork()` there is none: the lock may be held there forever, and the notifications are the
+    /// parent's.
+    state: OwnProcess<Mutex<QueueState>>,
     /// Notified when completions have been delivered and [`flush`](Self::flush) waits for that.
     delivered: Condvar,
     /// An eventfd, which is readable while `state.is_notified`.
@@ -56,16 +59,17 @@ impl CompletionQueue {
     fn new() -> PyResult<Arc<Self>> {
         let notifier = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let notifier = notifier.map_err(std::io::Error::from)?;
-        Ok(Arc::new(Self { state: Mutex::default(), delivered: Condvar::new(), notifier }))
+        let state = OwnProcess::new(Mutex::default());
+        Ok(Arc::new(Self { state, delivered: Condvar::new(), notifier }))
     }
 
-    fn state(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock()
+    fn state(&self) -> Option<MutexGuard<'_, QueueState>> {
+        self.state.get().map(Mutex::lock)
     }
 
     /// Appends a completion and notifies the consumer. On any thread.
     pub(crate) fn push(&self, completion: Arc<dyn Completion>) {
-        let mut state = self.state();
+        let Some(mut state) = self.state() else { return };
         state.completions.push_back(completion);
         state.pushed += 1;
         if !std::mem::replace(&mut state.is_notified, true) {
@@ -77,7 +81,9 @@ impl CompletionQueue {
     /// Calls `work` without notifying the consumer of the completions that it brings. The consumer itself calls this,
     /// and delivers them afterwards.
     pub(crate) fn without_notifying(&self, work: impl FnOnce()) {
-        self.state().is_notified = true;
+        if let Some(mut state) = self.state() {
+            state.is_notified = true;
+        }
         work();
     }
 
@@ -88,14 +94,20 @@ impl CompletionQueue {
 
     /// Delivers the completions that have come: all of them, or as many as `limit` has time for.
     fn deliver(&self, py: Python<'_>, limit: Option<Duration>) {
+        if self.state.get().is_none() {
+            return;
+        }
         // Fails if the consumer was not notified through the descriptor, and then there is nothing to reset.
         let _ = rustix::io::read(&self.notifier, &mut [0; 8]);
-        self.state().is_notified = false;
+        if let Some(mut state) = self.state() {
+            state.is_notified = false;
+        }
         let began = Instant::now();
         loop {
-            let Some(completion) = self.state().completions.pop_front() else { return };
+            let next = self.state().and_then(|mut state| state.completions.pop_front());
+            let Some(completion) = next else { return };
             completion.deliver(py);
-            let mut state = self.state();
+            let Some(mut state) = self.state() else { return };
             state.delivered += 1;
             if state.flushing > 0 {
                 self.delivered.notify_all();
@@ -105,7 +117,7 @@ impl CompletionQueue {
                 break;
             }
         }
-        let mut state = self.state();
+        let Some(mut state) = self.state() else { return };
         if !state.completions.is_empty() && !std::mem::replace(&mut state.is_notified, true) {
             drop(state);
             self.notify();
@@ -114,7 +126,7 @@ impl CompletionQueue {
 
     /// Waits until the completions that have come are delivered. Must be called with the interpreter released.
     fn flush(&self) {
-        let mut state = self.state();
+        let Some(mut state) = self.state() else { return };
         if state.consumer == Some(thread::current().id()) {
             return;
         }
@@ -127,7 +139,9 @@ impl CompletionQueue {
 
     /// Delivers as long as there is an interpreter: the body of the results thread.
     fn serve(&self) {
-        self.state().consumer = Some(thread::current().id());
+        if let Some(mut state) = self.state() {
+            state.consumer = Some(thread::current().id());
+        }
         loop {
             let mut notifier = [PollFd::from_borrowed_fd(self.notifier.as_fd(), PollFlags::IN)];
             // Fails if a signal interrupts it or memory is short. A needless delivery does no harm.
@@ -154,7 +168,7 @@ pub(crate) fn results_thread() -> PyResult<Arc<CompletionQueue>> {
     }
     let new = CompletionQueue::new()?;
     let served = Arc::clone(&new);
-    thread::Builder::new().name("offloop-results".into()).spawn(move || served.serve())?;
+    embed::start_thread("offloop-results", move || served.serve())?;
     let old = queue.replace((pid, Arc::clone(&new)));
     drop(queue);
     drop(old);

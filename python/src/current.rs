@@ -35,9 +35,10 @@ pub(crate) fn is_cancelled() -> bool {
 #[pyfunction]
 pub(crate) fn on_cancel(callback: Py<PyAny>) -> CancelGuard {
     let guard = job::on_cancel(move || {
-        let thread = std::thread::Builder::new().name("offloop-cancel".into());
         // If the system starts no thread, the callback is not called, and the job goes on as it would without one.
-        let _ = thread.spawn(move || attach(|py| call_back(&callback.into_bound(py))));
+        let _ = embed::start_thread("offloop-cancel", || {
+            let _ = attach(|py| call_back(&callback.into_bound(py)));
+        });
     });
     CancelGuard(Mutex::new(Some(guard)))
 }

@@ -83,7 +83,7 @@ fn details_of<'py>(py: Python<'py>, died: &WorkerDied) -> PyResult<Bound<'py, Py
     let exitcode = match died.exit {
         WorkerExit::Code(code) => Some(code),
         WorkerExit::Signal(signal) => Some(-signal),
-        WorkerExit::Protocol | WorkerExit::Unknown => None,
+        WorkerExit::Protocol | WorkerExit::Unknown | WorkerExit::Lost => None,
     };
     let details = PyDict::new(py);
     details.set_item("pid", died.pid)?;

@@ -14,7 +14,7 @@ use crate::completion_queue::{Completion, CompletionQueue};
 use crate::errors::IntoException as _;
 use crate::interpreter::{Mutex, detach};
 use crate::message::Reply;
-use crate::receive::Receive;
+use crate::receive::{Receive, Results};
 
 /// A job, and the receiver that learns how it ends.
 struct WatchedJob<T> {
@@ -30,11 +30,14 @@ pub(crate) struct SentItems {
     items: Mutex<ItemStream<Reply>>,
     /// The receiver reads items. Otherwise there are log records only.
     is_read: bool,
+    results: Results,
 }
 
 impl SentItems {
-    pub(crate) fn new(items: ItemStream<Reply>, is_read: bool) -> Self {
-        Self { items: Mutex::new(items), is_read }
+    pub(crate) fn new(mut items: ItemStream<Reply>, is_read: bool, results: Results) -> Self {
+        // A reply is some numbers, and blobs that stay where they are.
+        items.decode_here();
+        Self { items: Mutex::new(items), is_read, results }
     }
 
     /// Returns the next item that has come. Passes log records on to the logging.
@@ -43,8 +46,8 @@ impl SentItems {
             let next = self.items.lock().try_next();
             let Some(next) = next else { return Ok(None) };
             let next = next.map_err(|error| error.into_exception(py))?;
-            if let Some(item) = next.or_log(py)? {
-                return item.receive(py).map(Some);
+            if let Some(item) = next.or_log(py, self.results)? {
+                return item.receive(py, self.results).map(Some);
             }
         }
     }
@@ -125,7 +128,9 @@ impl<T: Receive> Completion for WatchedJob<T> {
             error.write_unraisable(py, None);
         }
         let Some((result, receiver)) = self.take_result() else { return };
-        let result = result.map_err(|error| error.into_exception(py)).and_then(|value| value.receive(py));
+        let results = self.sent.as_ref().map(|sent| sent.results).unwrap_or_default();
+        let result =
+            result.map_err(|error| error.into_exception(py)).and_then(|value| value.receive(py, results));
         let reported = match result {
             Ok(value) => receiver.call_method1(py, "_arrive", (value,)),
             Err(error) => receiver.call_method1(py, "_fail", (error,)),

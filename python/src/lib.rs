@@ -15,6 +15,7 @@
 //! | `job` | submitted jobs, and how their ends reach the receivers |
 //! | `completion_queue` | ended jobs on their way to the interpreter |
 //! | `message`, `buffer` | what travels to a worker process and back |
+//! | `data` | plain values as bytes, for results that are not unpickled |
 //! | `receive` | how a result becomes a Python object |
 //! | `metrics`, `settings` | metrics and settings as values of Python |
 //! | `interpreter` | the only way into the interpreter and out of it |
@@ -25,6 +26,7 @@ mod buffer;
 mod call;
 mod completion_queue;
 mod current;
+mod data;
 mod deferred_result;
 mod errors;
 mod future_call;
@@ -53,6 +55,9 @@ mod _offloop {
 
     #[pymodule_export]
     use crate::current::{CancelGuard, blocking, is_cancelled, on_cancel, run_delay};
+
+    #[pymodule_export]
+    use crate::data::{decode_data, encode_data};
 
     #[pymodule_export]
     use crate::future_call::SubmittedCall;

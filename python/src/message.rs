@@ -1,20 +1,17 @@
 //! Messages between this interpreter and those of the workers: pickled calls and results, with the buffers beside them.
 
-use std::ffi::c_char;
-
 use offloop::embed::mark_failed;
 use offloop::{Blob, BlobMut};
 use pyo3::exceptions::PyRuntimeError;
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 use serde::{Deserialize, Serialize};
 
-use crate::buffer;
+use crate::buffer::{self, Reserve};
 use crate::interpreter::{attach, try_detach};
 use crate::once::Once;
-use crate::receive::Receive;
+use crate::receive::{Receive, Results};
 
 /// The code of a reply that holds a result, as the package's `_worker.replies` defines it.
 const RESULT: u8 = 0;
@@ -24,9 +21,6 @@ const LOG: u8 = 4;
 
 /// The longest body, in bytes, that is copied to the message. A longer one is put where it need not be copied again.
 const SHORT: usize = 1024;
-
-/// The flag of a view that is only read; `PyO3` has it only for Python 3.11 and later.
-const PYBUF_READ: std::ffi::c_int = 0x100;
 
 /// A message from a worker: the reply of a job, or an item or a log record before it.
 #[derive(Serialize, Deserialize)]
@@ -41,31 +35,32 @@ impl Reply {
     /// Makes a reply of the tuple that the worker's Python code returns.
     fn from_python(reply: &Bound<'_, PyAny>) -> PyResult<Self> {
         let (code, body, buffers): (u8, Bound<'_, PyBytes>, Vec<Bound<'_, PyAny>>) = reply.extract()?;
-        let bytes = body.as_bytes();
-        let body = if bytes.len() <= SHORT {
-            Blob::from(bytes.to_vec())
-        } else {
-            let mut blob = BlobMut::with_capacity(bytes.len());
-            blob.extend_from_slice(bytes);
-            blob.freeze()
-        };
-        Ok(Self { code, body, buffers: to_blobs(&buffers)? })
+        let reserve = &BlobMut::with_capacity;
+        Ok(Self { code, body: to_body(body.as_bytes(), reserve), buffers: to_blobs(&buffers, reserve)? })
     }
 
     /// Logs the reply if it is a log record. Otherwise returns it.
-    pub(crate) fn or_log(self, py: Python<'_>) -> PyResult<Option<Self>> {
+    pub(crate) fn or_log(self, py: Python<'_>, results: Results) -> PyResult<Option<Self>> {
         static EMIT: Once<Py<PyAny>> = Once::new();
         if self.code != LOG {
             return Ok(Some(self));
         }
-        EMIT.attribute(py, "offloop._worker.logs", "emit")?.call1((PyBytes::new(py, &self.body),))?;
+        let emit = EMIT.attribute(py, "offloop._worker.logs", "emit")?;
+        emit.call1((PyBytes::new(py, &self.body), results == Results::Pickle))?;
         Ok(None)
     }
 }
 
 impl Receive for Reply {
-    fn receive(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+    fn receive(self, py: Python<'_>, results: Results) -> PyResult<Py<PyAny>> {
         static OPEN: Once<Py<PyAny>> = Once::new();
+        static OPEN_DATA: Once<Py<PyAny>> = Once::new();
+        if results == Results::Data {
+            let open = OPEN_DATA.attribute(py, "offloop._worker.replies", "open_data")?;
+            // Copies, which the worker cannot change while they are checked and read.
+            let buffers: Vec<_> = self.buffers.iter().map(|blob| PyBytes::new(py, blob)).collect();
+            return open.call1((self.code, PyBytes::new(py, &self.body), buffers)).map(Bound::unbind);
+        }
         let open = OPEN.attribute(py, "offloop._worker.replies", "open_reply")?;
         let buffers = exports(py, &self.buffers)?;
         let body = view(py, &self.body)?;
@@ -80,9 +75,19 @@ pub(crate) fn emit(reply: &Bound<'_, PyAny>) -> PyResult<()> {
     try_detach(reply.py(), || offloop::job::emit(&item))
 }
 
-/// Copies what these objects export to memory that workers see.
-pub(crate) fn to_blobs(buffers: &[Bound<'_, PyAny>]) -> PyResult<Vec<Blob>> {
-    buffers.iter().map(buffer::to_blob).collect()
+/// Copies a pickle to a blob: to memory that `reserve` makes, if it is long.
+pub(crate) fn to_body(pickled: &[u8], reserve: Reserve<'_>) -> Blob {
+    if pickled.len() <= SHORT {
+        return Blob::from(pickled.to_vec());
+    }
+    let mut blob = reserve(pickled.len());
+    blob.extend_from_slice(pickled);
+    blob.freeze()
+}
+
+/// Copies what these objects export to memory that `reserve` makes.
+pub(crate) fn to_blobs(buffers: &[Bound<'_, PyAny>], reserve: Reserve<'_>) -> PyResult<Vec<Blob>> {
+    buffers.iter().map(|buffer| buffer::to_blob(buffer, reserve)).collect()
 }
 
 /// Returns a sequence of objects that export the blobs.
@@ -94,23 +99,13 @@ fn exports<'py>(py: Python<'py>, blobs: &[Blob]) -> PyResult<Bound<'py, PyAny>> 
     Ok(PyList::new(py, exports)?.into_any())
 }
 
-/// Returns a pickle to be read: a copy of a short one, a view of a long one.
-fn view<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    if body.len() <= SHORT {
-        return Ok(PyBytes::new(py, body).into_any());
-    }
-    let start = body.as_ptr().cast::<c_char>().cast_mut();
-    // Memory is never longer than that.
-    let length = ffi::Py_ssize_t::try_from(body.len()).unwrap_or(ffi::Py_ssize_t::MAX);
-    // SAFETY: the memory has this length and is only read, as the flag says. It must outlive the view: the only use of
-    // the view is to unpickle it, which copies what it keeps, and the callers keep `body` until that is done.
-    unsafe {
-        let view = ffi::PyMemoryView_FromMemory(start, length, PYBUF_READ);
-        Bound::from_owned_ptr_or_err(py, view)
-    }
+/// Returns a pickle to be read: a copy of a short one, a view of a long one. The view keeps the memory: if unpickling
+/// fails, the traceback of the exception has the view for as long as anyone keeps that.
+fn view<'py>(py: Python<'py>, body: &Blob) -> PyResult<Bound<'py, PyAny>> {
+    if body.len() <= SHORT { Ok(PyBytes::new(py, body).into_any()) } else { buffer::view_of(py, body) }
 }
 
-/// The worker's Python function that performs calls: `handler(pickled, buffers) -> (code, pickled, buffers)`.
+/// The worker's Python function that performs calls: `handler(pickled, buffers, as_data) -> (code, body, buffers)`.
 static CALL_HANDLER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// Sets the function that performs calls in this process. Called before the first call.
@@ -120,20 +115,20 @@ pub(crate) fn set_call_handler(py: Python<'_>, handler: Py<PyAny>) {
 }
 
 /// Performs a call with the interpreter.
-fn perform(body: &[u8], buffers: &[Blob]) -> PyResult<Reply> {
+fn perform(body: &Blob, buffers: &[Blob], as_data: bool) -> PyResult<Reply> {
     attach(|py| {
         let unset = || PyRuntimeError::new_err("this process performs no calls: it is no worker of a pool");
         let handler = CALL_HANDLER.get(py).ok_or_else(unset)?;
-        let reply = handler.bind(py).call1((view(py, body)?, exports(py, buffers)?))?;
+        let reply = handler.bind(py).call1((view(py, body)?, exports(py, buffers)?, as_data))?;
         Reply::from_python(&reply)
     })?
 }
 
-/// Performs a call in a worker process.
+/// Performs a call in a worker process. The result is pickled, or is plain data.
 #[offloop::task]
-pub(crate) fn call(body: &[u8], buffers: Vec<Blob>) -> Reply {
+pub(crate) fn call(body: Blob, buffers: Vec<Blob>, as_data: bool) -> Reply {
     // The Python code returns all errors of the job. If it fails itself, there is no memory or no interpreter any more.
-    let reply = perform(body, &buffers).unwrap_or_else(|error| panic!("{error}"));
+    let reply = perform(&body, &buffers, as_data).unwrap_or_else(|error| panic!("{error}"));
     if reply.code != RESULT {
         mark_failed();
     }
@@ -142,8 +137,8 @@ pub(crate) fn call(body: &[u8], buffers: Vec<Blob>) -> Reply {
 
 /// Runs a worker's initializer, which is pickled like a call. If it fails, the body of the reply is the reason.
 #[offloop::task]
-pub(crate) fn initialise(body: &[u8]) -> Result<(), String> {
-    match perform(body, &[]) {
+pub(crate) fn initialise(body: Blob) -> Result<(), String> {
+    match perform(&body, &[], false) {
         Ok(Reply { code: RESULT, .. }) => Ok(()),
         Ok(Reply { body, .. }) => Err(String::from_utf8_lossy(&body).into_owned()),
         Err(error) => Err(error.to_string()),

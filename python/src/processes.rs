@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use offloop::embed::{ProcessPoolBuilderExt as _, ProcessPoolExt as _};
-use offloop::{ProcessPoolBuilder, ShutdownReport, StuckJob, prepare};
+use offloop::{BlobMut, ProcessPoolBuilder, ShutdownReport, StuckJob, prepare};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -18,7 +18,8 @@ use crate::interpreter::{attach, detach, wait};
 use crate::job::{Job, SentItems, watch};
 use crate::message::{self, call};
 use crate::metrics::{self, Metrics};
-use crate::settings::{on_crash, policy, seconds};
+use crate::receive::Results;
+use crate::settings::{self, Priority, name_setting, on_crash, policy, seconds};
 
 /// The number of a job's log records that wait for the interpreter. If there are more, the job waits.
 const LOG_RECORDS: usize = 100;
@@ -28,7 +29,10 @@ const FOREVER: Duration = Duration::from_secs(1 << 32);
 
 /// A pool of worker processes: interpreters that are forks of one template.
 #[pyclass(frozen, module = "offloop._offloop")]
-pub(crate) struct ProcessPool(offloop::ProcessPool);
+pub(crate) struct ProcessPool {
+    pool: offloop::ProcessPool,
+    results: Results,
+}
 
 #[pymethods]
 impl ProcessPool {
@@ -39,12 +43,20 @@ impl ProcessPool {
     #[new]
     fn new(py: Python<'_>, settings: &Bound<'_, PyDict>) -> PyResult<Self> {
         let mut builder = offloop::ProcessPool::builder().on_advice(metrics::log_advice);
+        let mut results = Results::default();
         for (name, value) in settings {
-            if !value.is_none() {
-                builder = set(builder, &name.extract::<String>()?, &value)?;
+            let name: String = name.extract()?;
+            if name == "results" {
+                results = value
+                    .extract::<String>()
+                    .and_then(|value| settings::results(&value))
+                    .map_err(|error| name_setting(py, &name, error))?;
+            } else if !value.is_none() {
+                builder = set(builder, &name, &value).map_err(|error| name_setting(py, &name, error))?;
             }
         }
-        builder.build().map(Self).map_err(|error| error.into_exception(py))
+        let pool = builder.build().map_err(|error| error.into_exception(py))?;
+        Ok(Self { pool, results })
     }
 
     /// Submits a pickled call. `receiver` learns of its end through `mailbox`, or on the results thread if that is
@@ -59,21 +71,24 @@ impl ProcessPool {
         receiver: Py<PyAny>,
         mailbox: Option<&Bound<'_, Mailbox>>,
         name: String,
-        priority: i8,
+        priority: Priority,
         timeout: Option<f64>,
         queue_timeout: Option<f64>,
         buffersize: Option<usize>,
     ) -> PyResult<Job> {
-        let buffers = message::to_blobs(&buffers)?;
-        let mut work = prepare(call.with(body, buffers)).name(name).priority(priority);
+        let reserve = |length| self.pool.blob(length);
+        let buffers = message::to_blobs(&buffers, &reserve)?;
+        let body = message::to_body(body, &reserve);
+        let mut work =
+            prepare(call.with(body, buffers, self.results == Results::Data)).name(name).priority(priority.0);
         if let Some(limit) = timeout {
             work = work.run_timeout(seconds("timeout", limit)?);
         }
         if let Some(limit) = queue_timeout {
             work = work.queue_timeout(seconds("queue_timeout", limit)?);
         }
-        let (handle, items) = self.0.stream(work, buffersize.unwrap_or(LOG_RECORDS));
-        let sent = Some(SentItems::new(items, buffersize.is_some()));
+        let (handle, items) = self.pool.stream(work, buffersize.unwrap_or(LOG_RECORDS));
+        let sent = Some(SentItems::new(items, buffersize.is_some(), self.results));
         Ok(match mailbox {
             Some(mailbox) => watch(handle, receiver, mailbox.get().completions(), sent),
             None => watch(handle, receiver, &results_thread()?, sent),
@@ -82,71 +97,71 @@ impl ProcessPool {
 
     /// Returns the pool's metrics.
     fn metrics(&self, py: Python<'_>) -> PyResult<Metrics> {
-        detach(py, || self.0.metrics().into())
+        detach(py, || self.pool.metrics().into())
     }
 
     /// Returns the process ids of the workers that have started.
     fn workers(&self) -> Vec<u32> {
-        self.0.worker_pids()
+        self.pool.worker_pids()
     }
 
     /// Returns the number of jobs that wait for a worker.
     fn queued(&self) -> usize {
-        self.0.queued()
+        self.pool.queued()
     }
 
     /// Returns the number of workers that the pool should have by now. Some of them may still be starting.
     fn target_workers(&self) -> usize {
-        self.0.target_workers()
+        self.pool.target_workers()
     }
 
     /// Breaks the pool: it takes no more jobs, and all its jobs end with `PoolBroken` and this reason. Does not block. If
     /// the pool is broken already, the first reason is kept.
     fn break_with(&self, py: Python<'_>, reason: &str) -> PyResult<()> {
-        detach(py, || self.0.break_with(reason))
+        detach(py, || self.pool.break_with(reason))
     }
 
     /// The reason why the pool is broken; None if it is not.
     #[getter]
     fn broken(&self) -> Option<String> {
-        self.0.broken()
+        self.pool.broken()
     }
 
     /// Sets the target number of workers.
     fn resize(&self, workers: usize) {
-        self.0.resize(workers);
+        self.pool.resize(workers);
     }
 
     /// Cancels the jobs that no worker has. Returns their number.
     fn cancel_queued(&self, py: Python<'_>) -> PyResult<usize> {
-        detach(py, || self.0.cancel_queued())
+        detach(py, || self.pool.cancel_queued())
     }
 
     /// Returns the number of jobs that have not ended.
     fn outstanding(&self) -> usize {
-        self.0.outstanding()
+        self.pool.outstanding()
     }
 
     /// Returns the descriptor that becomes readable when workers have answered. From then on the caller must watch it,
     /// and call `take_answers`.
     fn listen(&self) -> i32 {
-        self.0.listen().as_raw_fd()
+        self.pool.listen().as_raw_fd()
     }
 
     /// Takes the workers' answers, and ends the futures of the mailbox. Does not block.
     fn take_answers(&self, py: Python<'_>, mailbox: &Bound<'_, Mailbox>) {
-        mailbox.get().completions().without_notifying(|| self.0.take_answers());
+        mailbox.get().completions().without_notifying(|| self.pool.take_answers());
         mailbox.get().deliver(py);
     }
 
     /// Takes no more jobs. Accepted ones still run. Does not wait for them.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        detach(py, || self.0.close())
+        detach(py, || self.pool.close())
     }
 
     /// Returns whether the pool is closed and its last worker is gone.
     fn is_over(&self) -> bool {
-        self.0.is_over()
+        self.pool.is_over()
     }
 
     /// Takes no more jobs, waits for accepted ones for `drain` seconds (None: forever), then cancels and kills.
@@ -154,7 +169,7 @@ impl ProcessPool {
     /// Returns the numbers of jobs that were drained, cancelled and killed, and the names of those that are stuck.
     fn shutdown(&self, py: Python<'_>, drain: Option<f64>) -> PyResult<(usize, usize, usize, Vec<String>)> {
         let drain = drain.map_or(Ok(FOREVER), |drain| seconds("drain", drain))?;
-        let mut handle = detach(py, || self.0.shutdown(drain))?;
+        let mut handle = detach(py, || self.pool.shutdown(drain))?;
         let report = match wait(py, |limit| handle.wait_timeout(limit)) {
             Ok(report) => report.map_err(|error| error.into_exception(py))?,
             Err(interruption) => {
@@ -179,6 +194,7 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
                 .ok_or_else(|| PyValueError::new_err("program is empty; it must be a command line"))?;
             builder.program(program).args(arguments).template()
         }
+        "start_data" => builder.start_data(value.extract::<Vec<u8>>()?),
         "fork" => {
             let fork = value.clone().unbind();
             builder.template_by(move |socket| fork_template(&fork, socket))
@@ -190,6 +206,7 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
         "on_full" => builder.on_full(policy(&value.extract::<String>()?)?),
         "on_crash" => builder.on_crash(on_crash(&value.extract::<String>()?)?),
         "grace" => builder.grace(seconds(name, value.extract()?)?),
+        "kill_children" => builder.kill_children(value.extract()?),
         "start_timeout" => builder.start_timeout(seconds(name, value.extract()?)?),
         "max_payload" => builder.max_payload(value.extract()?),
         "max_tasks_per_child" => builder.max_tasks_per_child(value.extract()?),
@@ -204,7 +221,10 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
             let variables: Vec<(OsString, OsString)> = value.extract()?;
             variables.into_iter().fold(builder, |builder, (name, value)| builder.env(name, value))
         }
-        "initializer" => builder.initializer(&message::initialise.with(&value.extract::<Vec<u8>>()?)),
+        "initializer" => builder.initializer(
+            &message::initialise
+                .with(message::to_body(&value.extract::<Vec<u8>>()?, &BlobMut::with_capacity)),
+        ),
         other => return Err(PyValueError::new_err(format!("a process pool has no setting {other:?}"))),
     })
 }

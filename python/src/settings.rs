@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use offloop::metrics::Activity;
 use offloop::{OnCrash, OnFull};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+
+use crate::receive::Results;
 
 /// Returns the policy of a pool whose queue is full.
 pub(crate) fn policy(word: &str) -> PyResult<OnFull> {
@@ -36,9 +38,48 @@ pub(crate) fn activity(word: &str) -> PyResult<Activity> {
     })
 }
 
+/// Returns the way in which a pool's results travel.
+pub(crate) fn results(word: &str) -> PyResult<Results> {
+    Ok(match word {
+        "pickle" => Results::Pickle,
+        "data" => Results::Data,
+        _ => return Err(unknown("results", word, "'pickle' or 'data'")),
+    })
+}
+
 /// Returns the exception for a setting whose value is none of the `choices`.
 fn unknown(setting: &str, word: &str, choices: &str) -> PyErr {
     PyValueError::new_err(format!("{setting} is '{word}'; it must be {choices}"))
+}
+
+/// A job's priority, as an argument of a function.
+#[derive(Clone, Copy)]
+pub(crate) struct Priority(pub(crate) i8);
+
+impl<'py> FromPyObject<'_, 'py> for Priority {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        value.extract().map(Self).map_err(|error: PyErr| {
+            if error.is_instance_of::<PyOverflowError>(value.py()) {
+                PyValueError::new_err(format!("priority is {}; it must be from -128 to 127", &*value))
+            } else {
+                error
+            }
+        })
+    }
+}
+
+/// Adds the name of a setting to the exception that its value has the wrong type or size.
+pub(crate) fn name_setting(py: Python<'_>, name: &str, error: PyErr) -> PyErr {
+    let text = || format!("{name}: {}", error.value(py));
+    if error.is_instance_of::<PyOverflowError>(py) {
+        PyOverflowError::new_err(text())
+    } else if error.is_instance_of::<PyTypeError>(py) {
+        PyTypeError::new_err(text())
+    } else {
+        error
+    }
 }
 
 /// Returns the duration that the setting or argument `name` gives in seconds.

@@ -28,7 +28,7 @@ use crate::job::{Job, watch};
 use crate::metrics::{self, GilWait, Metrics};
 use crate::once::intern;
 use crate::pool_state::PoolState;
-use crate::settings::{self, policy, seconds};
+use crate::settings::{self, Priority, policy, seconds};
 
 /// The time for which a thread keeps the interpreter while it has calls.
 ///
@@ -126,7 +126,7 @@ impl ThreadPool {
         kwargs: Option<Py<PyDict>>,
         timeout: Option<f64>,
         queue_timeout: Option<f64>,
-        priority: i8,
+        priority: Priority,
     ) -> PyResult<Job> {
         // The errors of timeouts show it.
         let name = if timeout.is_some() || queue_timeout.is_some() {
@@ -136,7 +136,7 @@ impl ThreadPool {
         };
         let call = Call::new(&self.state, run, args, kwargs);
         let work = move || Returned(attach(|py| call.run(py)).unwrap_or_else(|error| Err(error.into())));
-        let mut work = prepare(work).name(name).priority(priority);
+        let mut work = prepare(work).name(name).priority(priority.0);
         if let Some(limit) = queue_timeout {
             work = work.queue_timeout(seconds("queue_timeout", limit)?);
         }
@@ -231,6 +231,7 @@ impl WorkerThread {
     fn run(&self, py: Python<'_>) -> PyResult<()> {
         let thread = self.engine.lock().take();
         let Some(thread) = thread else { return Ok(()) };
+        embed::begin_thread();
         set_current_function(Some(Arc::clone(&self.function)));
         let served = detach(py, || thread.run());
         set_current_function(None);

@@ -6,6 +6,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use offloop::embed;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use crate::interpreter::{Mutex, attach, detach, try_detach};
 
@@ -33,6 +34,14 @@ impl Template {
         // SAFETY: the caller hands the open descriptor over and does not use it any more.
         let socket = unsafe { OwnedFd::from_raw_fd(socket) };
         Ok(embed::Template::adopt(socket, parent)?.map(Self::new))
+    }
+
+    /// Returns the bytes that the pool was given as `start_data`.
+    fn start_data<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let template = self.0.lock();
+        let template =
+            template.as_ref().ok_or_else(|| PyRuntimeError::new_err("the template has served already"))?;
+        Ok(PyBytes::new(py, template.start_data()))
     }
 
     /// Forks workers by `fork` when the pool asks for them. Returns in each worker, and at the end, with None, in the

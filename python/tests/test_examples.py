@@ -21,6 +21,7 @@ PAGES = {
     "docs/cpu-bound-work.md": None,
     "docs/which-executor.md": None,
     "docs/what-blocks-a-loop.md": None,
+    "docs/security.md": None,
     "docs/opentelemetry.md": "opentelemetry",
 }
 """The pages' programs that need a package, and that package."""

@@ -89,6 +89,14 @@ def test_an_invalid_value_is_reported_and_the_program_runs(tmp_path: Path) -> No
     assert line.startswith("offloop: OFFLOOP_WATCH is 'soon'")
 
 
+@pytest.mark.parametrize("flag", ["-E", "-I"])
+def test_the_variable_has_no_effect_if_the_interpreter_ignores_the_environment(flag: str) -> None:
+    code = "import sys; sys.exit(any(name.partition('.')[0] == 'offloop' for name in sys.modules))"
+    environment = {**os.environ, "OFFLOOP_WATCH": "1"}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 1
+    assert subprocess.run([sys.executable, flag, "-c", code], env=environment).returncode == 0
+
+
 def test_without_the_variable_nothing_is_imported() -> None:
     code = "import sys; sys.exit(any(name.partition('.')[0] == 'offloop' for name in sys.modules))"
     environment = {key: value for key, value in os.environ.items() if key != "OFFLOOP_WATCH"}

@@ -20,7 +20,7 @@ use imports::{Import, Location, Sources};
 ///
 /// A room is a folder or a file below `src`. It may import itself, the rooms that it stands on, and those that these
 /// stand on. So `threads` and `wire` import neither each other nor `watch`.
-const ROOMS: [(&str, &[&str]); 15] = [
+const ROOMS: [(&str, &[&str]); 16] = [
     ("base", &[]),
     ("core", &["base"]),
     ("watch", &["base"]),
@@ -33,7 +33,8 @@ const ROOMS: [(&str, &[&str]); 15] = [
     ("processes/handshake.rs", &["processes/limits.rs"]),
     ("processes/pool", &["processes/handshake.rs", "threads"]),
     ("processes/worker", &["processes/handshake.rs"]),
-    ("processes/mod.rs", &["processes/pool", "processes/worker"]),
+    ("processes/unsupported.rs", &["wire"]),
+    ("processes/mod.rs", &["processes/pool", "processes/worker", "processes/unsupported.rs"]),
     ("api", &["threads", "processes/mod.rs"]),
     ("lib.rs", &["api", "watch"]),
 ];
@@ -43,6 +44,9 @@ const PROCESS_FEATURE: [(&str, &str); 2] = [
     ("lib.rs", "it leaves out the rooms `wire` and `processes`, and what they make public"),
     ("api", "its functions serve both kinds of pools"),
 ];
+
+/// The file that starts all threads, so that each begins from a known state.
+const STARTS_THREADS: &str = "base/spawn.rs";
 
 /// The files that may only declare and re-export modules.
 const REEXPORTS_ONLY: [&str; 1] = ["processes/mod.rs"];
@@ -95,6 +99,9 @@ fn check(sources: &Sources) -> Result<Vec<String>, String> {
             let Location { file, line } = at;
             findings.push(format!("{file}:{line}: cfg(feature = \"process\") is allowed in {places} only"));
         }
+    }
+    for Location { file, line } in imports.thread_starts.iter().filter(|at| at.file != STARTS_THREADS) {
+        findings.push(format!("{file}:{line}: threads are started by `spawn` of {STARTS_THREADS} only"));
     }
     for Location { file, line } in &imports.definitions {
         if REEXPORTS_ONLY.contains(&file.as_str()) {

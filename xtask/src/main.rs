@@ -1,11 +1,12 @@
 //! The workspace's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask conformance`, `cargo xtask layers`,
-//! `cargo xtask torture`.
+//! `cargo xtask other-systems`, `cargo xtask torture`.
 
 mod bench;
 mod conformance;
 mod debian;
 mod host;
 mod layers;
+mod other_systems;
 mod plan;
 mod python;
 mod tail;
@@ -36,6 +37,8 @@ enum Chore {
     Torture(torture::TortureArguments),
     /// Checks that the engine's files import only from the layers beneath them, and not in a circle.
     Layers(layers::LayersArguments),
+    /// Checks that the crate builds for systems other than Linux, by an emulation of their conditions.
+    OtherSystems(other_systems::OtherSystemsArguments),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Chore::Conformance(arguments) => conformance::run(&arguments),
         Chore::Torture(arguments) => torture::run(&arguments),
         Chore::Layers(arguments) => layers::run(&arguments),
+        Chore::OtherSystems(arguments) => other_systems::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("{error}");

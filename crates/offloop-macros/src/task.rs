@@ -1,29 +1,91 @@
 //! Expands `#[offloop::task]`.
 //!
-//! A task `fn name(…)` becomes a constant `name` of a zero-sized type, also called `name`. The type dereferences to the
-//! function pointer, so `name(…)` still calls the function. The type has the method `with`, which returns a call for an
-//! executor. A static in the slice `TASKS`, which the linker collects, lets a worker find the task by its name.
+//! A task `fn name(…)` becomes a constant `name` of a type of its own. The type dereferences to the function pointer, so
+//! `name(…)` still calls the function. It has the method `with`, which returns a call for an executor. A static in the
+//! slice `TASKS`, which the linker collects, lets a worker find the task by its name.
+//!
+//! The expansion of a task `total`:
+//!
+//! ```text
+//! struct __offloop_task_total { … }
+//! const fn offloop_task_total() -> __offloop_task_total { … }
+//! const total: __offloop_task_total = offloop_task_total();
+//! const _: () = {
+//!     fn total(…) { … }                       // as the user wrote it
+//!     impl __offloop_task_total { fn with(…) }
+//!     impl Deref, Debug, TaskFn for __offloop_task_total
+//! };
+//! ```
+//!
+//! # Hygiene
+//!
+//! The names of items are not hygienic on stable: what stands beside the user's tokens is visible to them. So nothing
+//! with a name does. The block holds the user's function under its own name, and `impl`s, which have no names. Items that
+//! need a name are in methods whose bodies have no tokens of the user's, such as the static, or begin with
+//! `offloop_task_` or `__offloop_task_`. Types of the signature that are used again are resolved in the block, so they
+//! mean what they mean in the function.
+//!
+//! The other generated tokens have the span `mixed_site`. It resolves items as the span of the call does, but marks the
+//! tokens as the macro's, for which lints are silent. So no `#[allow]` is needed, which a crate may forbid.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{ToTokens, format_ident, quote};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::ext::IdentExt;
+use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::visit_mut::VisitMut;
 use syn::{
-    Attribute, Error, FnArg, GenericArgument, GenericParam, ItemFn, Lifetime, PathArguments, Result,
-    ReturnType, Signature, Type,
+    Attribute, Error, FnArg, GenericArgument, GenericParam, Ident, ItemFn, Lifetime, LitStr, Meta, Path,
+    PathArguments, Result, ReturnType, Signature, Token, Type,
 };
 
+/// The largest number of arguments. Serde encodes longer tuples as little.
+const MOST_ARGUMENTS: usize = 16;
+
 /// Expands the attribute on `item`. Returns an error at the token that is wrong.
-pub(crate) fn expand(attributes: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    if !attributes.is_empty() {
-        return Err(Error::new_spanned(attributes, "`#[offloop::task]` takes no arguments"));
-    }
+pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    let Options { krate } = syn::parse2(options)?;
     let function: ItemFn = syn::parse2(item).map_err(|error| {
         Error::new(error.span(), "`#[offloop::task]` applies to a free function with a body")
     })?;
     check(&function.sig)?;
     let arguments = arguments(&function.sig)?;
-    Ok(generate(function, &arguments))
+    Ok(generate(&krate, function, &arguments))
+}
+
+/// The options in the parentheses of the attribute.
+struct Options {
+    /// The path of the crate `offloop`: the value of `crate = …`, else `::offloop`.
+    krate: Path,
+}
+
+impl Parse for Options {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        if input.is_empty() {
+            return Ok(Self { krate: syn::parse_quote!(::offloop) });
+        }
+        let wrong = |span| {
+            Error::new(
+                span,
+                "`#[offloop::task]` has one option, the path under which the crate `offloop` is found here: \
+                 `#[offloop::task(crate = path)]`",
+            )
+        };
+        let name = Ident::parse_any(input)?;
+        if name != "crate" || !input.peek(Token![=]) {
+            return Err(wrong(name.span()));
+        }
+        input.parse::<Token![=]>()?;
+        let span = input.span();
+        let krate = if input.peek(LitStr) {
+            input.parse::<LitStr>()?.parse_with(Path::parse_mod_style)
+        } else {
+            input.call(Path::parse_mod_style)
+        };
+        let krate = krate.map_err(|_| wrong(span))?;
+        input.parse::<Option<Token![,]>>()?;
+        if input.is_empty() { Ok(Self { krate }) } else { Err(wrong(input.span())) }
+    }
 }
 
 /// Rejects signatures that cannot work in another process, with advice.
@@ -42,23 +104,47 @@ fn check(signature: &Signature) -> Result<()> {
         ));
     }
     for parameter in &signature.generics.params {
-        if !matches!(parameter, GenericParam::Lifetime(_)) {
-            return Err(Error::new_spanned(
-                parameter,
-                "a task cannot be generic: a worker finds it by its name alone; write one task per type",
-            ));
+        match parameter {
+            GenericParam::Lifetime(it) if it.bounds.is_empty() => {}
+            GenericParam::Lifetime(it) => return Err(bounded_lifetime(&it.bounds)),
+            GenericParam::Type(_) | GenericParam::Const(_) => {
+                return Err(Error::new_spanned(
+                    parameter,
+                    "a task cannot be generic: a worker finds it by its name alone; write one task per type",
+                ));
+            }
         }
     }
-    let mut borrows = Borrows(None);
-    borrows.visit_return_type_mut(&mut signature.output.clone());
-    if let Some(span) = borrows.0 {
-        return Err(Error::new(
-            span,
-            "a task's result comes from another process, so it must own its data: return a `String` or a `Vec`, \
-             for instance",
+    if let Some(bounds) = &signature.generics.where_clause {
+        return Err(bounded_lifetime(bounds));
+    }
+    if let Some(variadic) = &signature.variadic {
+        return Err(Error::new_spanned(variadic, "a task has a fixed number of arguments"));
+    }
+    if let Some(argument) = signature.inputs.iter().nth(MOST_ARGUMENTS) {
+        return Err(Error::new_spanned(
+            argument,
+            format!("a task has at most {MOST_ARGUMENTS} arguments: put some of them into a struct"),
         ));
     }
-    Ok(())
+    let mut result = CheckResult(None);
+    result.visit_return_type_mut(&mut signature.output.clone());
+    result.0.map_or(Ok(()), Err)
+}
+
+/// Returns the error for lifetimes that must outlive each other. The pointer to such a function has not the type that
+/// the same function without the bounds has.
+fn bounded_lifetime(bounds: impl ToTokens) -> Error {
+    Error::new_spanned(
+        bounds,
+        "a task is not generic, and the lifetimes of its arguments have no bounds: all of them are valid for the \
+         whole call; use one lifetime for the arguments that must live equally long",
+    )
+}
+
+/// Returns the error for `self` and `Self`.
+fn method(tokens: impl ToTokens) -> Error {
+    Error::new_spanned(tokens, "a task is a free function: pass the value as an argument, and name its type")
 }
 
 /// The types of one argument.
@@ -69,17 +155,19 @@ struct Argument {
     bound: Type,
 }
 
-/// Returns the arguments of the function. Returns an error for `self`, for `&mut` and for `impl Trait`.
+/// Returns the arguments of the function. Returns an error for `self`, for `cfg`, for `&mut` and for `impl Trait`.
 fn arguments(signature: &Signature) -> Result<Vec<Argument>> {
     let lifetimes: Vec<_> = signature.generics.lifetimes().map(|it| it.lifetime.clone()).collect();
     let mut arguments = Vec::new();
     for input in &signature.inputs {
-        let FnArg::Typed(input) = input else {
+        let FnArg::Typed(input) = input else { return Err(method(input)) };
+        if let Some(cfg) = input.attrs.iter().find(|it| is_cfg(it)) {
             return Err(Error::new_spanned(
-                input,
-                "a task is a free function: pass the value as an argument",
+                cfg,
+                "an argument of a task cannot depend on `cfg`: write one function for each configuration, \
+                 and put `#[cfg(…)]` on the functions",
             ));
-        };
+        }
         let mut bind = Bind { lifetimes: &lifetimes, error: None };
         let mut bound = (*input.ty).clone();
         bind.visit_type_mut(&mut bound);
@@ -131,47 +219,105 @@ impl VisitMut for Bind<'_> {
             "a task cannot be generic: a worker finds it by its name alone; name the type",
         ));
     }
+
+    fn visit_ident_mut(&mut self, ident: &mut Ident) {
+        if ident == "Self" {
+            self.error = Some(method(ident));
+        }
+    }
 }
 
-/// Finds the last borrow in a return type.
-struct Borrows(Option<Span>);
+/// Looks for what a result cannot have.
+struct CheckResult(Option<Error>);
 
-impl VisitMut for Borrows {
+impl CheckResult {
+    fn borrows(&mut self, tokens: impl ToTokens) {
+        self.0 = Some(Error::new_spanned(
+            tokens,
+            "a task's result comes from another process, so it must own its data: return a `String` or a `Vec`, \
+             for instance",
+        ));
+    }
+}
+
+impl VisitMut for CheckResult {
     fn visit_type_reference_mut(&mut self, reference: &mut syn::TypeReference) {
-        self.0 = Some(reference.span());
+        self.borrows(reference);
     }
 
     fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
         if lifetime.ident != "static" {
-            self.0 = Some(lifetime.span());
+            self.borrows(lifetime);
         }
     }
 
     fn visit_type_impl_trait_mut(&mut self, impl_trait: &mut syn::TypeImplTrait) {
-        self.0 = Some(impl_trait.span());
+        self.0 = Some(Error::new_spanned(
+            impl_trait,
+            "a task's result is decoded by the caller, who must know its type: name the type",
+        ));
+    }
+
+    fn visit_type_never_mut(&mut self, never: &mut syn::TypeNever) {
+        self.0 = Some(Error::new_spanned(
+            never,
+            "a task returns: a result of `()` does for one that is ended from outside",
+        ));
+    }
+
+    fn visit_ident_mut(&mut self, ident: &mut Ident) {
+        if ident == "Self" {
+            self.0 = Some(method(ident));
+        }
     }
 }
 
-/// Returns the wrapper for a type of bytes, which encodes them as one block instead of byte by byte. Returns `None` for
-/// other types.
-fn wrapper(ty: &Type) -> Option<TokenStream> {
-    let is_u8 = |ty: &Type| matches!(ty, Type::Path(path) if path.path.is_ident("u8"));
-    match ty {
-        Type::Reference(reference) => match &*reference.elem {
-            Type::Slice(slice) if is_u8(&slice.elem) => Some(quote!(::offloop::__private::Bytes)),
-            _ => None,
-        },
-        Type::Path(path) if path.qself.is_none() => {
-            let last = path.path.segments.last().filter(|last| last.ident == "Vec")?;
-            let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
-            match arguments.args.first() {
-                Some(GenericArgument::Type(ty)) if arguments.args.len() == 1 && is_u8(ty) => {
-                    Some(quote!(::offloop::__private::ByteBuf))
+/// How an argument is encoded: bytes as one block instead of byte by byte, and a `Cow` so that it borrows what has arrived.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    /// A type of no known form, which encodes itself.
+    Itself,
+    /// `&[u8]`, within `Bytes`.
+    Slice,
+    /// A type that is written as `Vec<u8>`, within `OwnedBytes`. Only the compiler knows whether it is the `Vec` of the
+    /// standard library.
+    Vec,
+    /// `Cow<'_, str>`, within `Text`.
+    Text,
+    /// `Cow<'_, [u8]>`, within `CowBytes`.
+    CowBytes,
+}
+
+impl Encoding {
+    fn of(ty: &Type) -> Self {
+        let is_u8 = |ty: &Type| matches!(ty, Type::Path(path) if path.path.is_ident("u8"));
+        match ty {
+            Type::Group(group) => Self::of(&group.elem),
+            Type::Paren(paren) => Self::of(&paren.elem),
+            Type::Reference(reference) => match &*reference.elem {
+                Type::Slice(slice) if is_u8(&slice.elem) => Self::Slice,
+                _ => Self::Itself,
+            },
+            Type::Path(path) if path.qself.is_none() => {
+                let Some(last) = path.path.segments.last() else { return Self::Itself };
+                let PathArguments::AngleBracketed(arguments) = &last.arguments else { return Self::Itself };
+                match arguments.args.iter().collect::<Vec<_>>()[..] {
+                    [GenericArgument::Type(ty)] if last.ident == "Vec" && is_u8(ty) => Self::Vec,
+                    // A `Cow<'static, _>` does not borrow.
+                    [GenericArgument::Lifetime(lifetime), GenericArgument::Type(ty)]
+                        if last.ident == "Cow" && lifetime.ident == "call" =>
+                    {
+                        match ty {
+                            Type::Path(path) if path.path.is_ident("str") => Self::Text,
+                            Type::Slice(slice) if is_u8(&slice.elem) => Self::CowBytes,
+                            _ => Self::Itself,
+                        }
+                    }
+                    _ => Self::Itself,
                 }
-                _ => None,
             }
+            _ => Self::Itself,
         }
-        _ => None,
     }
 }
 
@@ -179,110 +325,169 @@ fn is_cfg(attribute: &Attribute) -> bool {
     attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr")
 }
 
+/// Returns `#[allow(…)]` for the lints that the user's function allows or expects. The types of its signature are used
+/// again outside of it.
+fn allowed(attribute: &Attribute) -> Option<TokenStream> {
+    let Meta::List(list) = &attribute.meta else { return None };
+    let lints = &list.tokens;
+    (list.path.is_ident("allow") || list.path.is_ident("expect")).then(|| quote!(#[allow(#lints)]))
+}
+
+/// The arguments as they are encoded: one tuple, in which bytes are wrapped.
+struct Sent {
+    /// The names of the arguments in the generated functions.
+    names: Vec<Ident>,
+    /// The type of the tuple.
+    tuple: TokenStream,
+    /// The tuple, made of the arguments.
+    packed: TokenStream,
+    /// The arguments, taken from the elements of the tuple, which have the same names.
+    unpacked: Vec<TokenStream>,
+}
+
+/// Returns how the arguments are sent. The compiler's errors about the type of the tuple point to `parentheses`.
+fn sent(krate: &Path, arguments: &[Argument], site: Span, parentheses: Span) -> Sent {
+    let names: Vec<_> = (0..arguments.len()).map(|at| format_ident!("arg{at}", span = site)).collect();
+    let (mut types, mut values, mut unpacked) = (Vec::new(), Vec::new(), Vec::new());
+    for (Argument { bound, .. }, name) in arguments.iter().zip(&names) {
+        let (ty, value, inner) = match Encoding::of(bound) {
+            Encoding::Itself => (bound.to_token_stream(), name.to_token_stream(), name.to_token_stream()),
+            Encoding::Slice => (
+                quote_spanned!(site=> #krate::__private::Bytes<'call>),
+                quote_spanned!(site=> #krate::__private::Bytes(#name)),
+                quote_spanned!(site=> #name.0),
+            ),
+            Encoding::Text => (
+                quote_spanned!(site=> #krate::__private::Text<'call>),
+                quote_spanned!(site=> #krate::__private::Text(#name)),
+                quote_spanned!(site=> #name.0),
+            ),
+            Encoding::CowBytes => (
+                quote_spanned!(site=> #krate::__private::CowBytes<'call>),
+                quote_spanned!(site=> #krate::__private::CowBytes(#name)),
+                quote_spanned!(site=> #name.0),
+            ),
+            Encoding::Vec => (
+                quote_spanned!(site=> #krate::__private::OwnedBytes<#bound>),
+                quote_spanned!(site=> #krate::__private::OwnedBytes(#name)),
+                quote_spanned!(site=> #name.0),
+            ),
+        };
+        types.push(ty);
+        values.push(value);
+        unpacked.push(inner);
+    }
+    Sent {
+        names,
+        tuple: quote_spanned!(parentheses=> (#(#types,)*)),
+        packed: quote_spanned!(site=> (#(#values,)*)),
+        unpacked,
+    }
+}
+
 /// Returns the items that take the place of the function.
 ///
-/// The function's attributes are divided. Documentation goes to the constant and `cfg` to all items. `must_use` is
-/// dropped, since it has no effect on calls through a pointer. The others stay with the function.
-fn generate(mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
+/// The function's attributes are divided. Those for its users, documentation and `deprecated`, go to the constant. `cfg`
+/// goes to all items. The others stay with the function.
+fn generate(krate: &Path, mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
     let name = function.sig.ident.clone();
-    let body = format_ident!("{name}__body");
+    let site = Span::mixed_site().located_at(name.span());
+    let mut constant = name.clone();
+    constant.set_span(site);
+    let task = format_ident!("__offloop_task_{}", name, span = site);
+    // With the user's span, for which lints are not silent: if the constant is unused, so is this function. The compiler
+    // does not report names that begin with an underscore.
+    let reported = format_ident!("offloop_task_{}", name);
+    let visible = Ident::new(&task.to_string(), name.span());
+    let make = quote_spanned!(name.span()=> const fn #reported() -> #visible { #visible { _private: () } });
+    let path = name.unraw().to_string();
+
     let visibility = std::mem::replace(&mut function.vis, syn::Visibility::Inherited);
-    let (docs, rest): (Vec<_>, Vec<_>) =
-        std::mem::take(&mut function.attrs).into_iter().partition(|it| it.path().is_ident("doc"));
-    let cfgs: Vec<_> = rest.iter().filter(|it| is_cfg(it)).cloned().collect();
-    function.attrs = rest.into_iter().filter(|it| !is_cfg(it) && !it.path().is_ident("must_use")).collect();
-    function.sig.ident = body.clone();
+    let is_for_users = |it: &Attribute| it.path().is_ident("doc") || it.path().is_ident("deprecated");
+    let (for_users, rest): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut function.attrs).into_iter().partition(is_for_users);
+    let (cfgs, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(is_cfg);
+    let allows: Vec<_> = rest.iter().filter_map(allowed).collect();
+    function.attrs = rest;
 
     let lifetimes = &function.sig.generics.params;
+    let abi = &function.sig.abi;
     let output = match &function.sig.output {
         ReturnType::Default => quote!(()),
         ReturnType::Type(_, ty) => ty.to_token_stream(),
     };
+    let Sent { names, tuple, packed, unpacked } =
+        sent(krate, arguments, site, function.sig.paren_token.span.join());
     let written: Vec<_> = arguments.iter().map(|it| &it.written).collect();
-    let bound: Vec<_> = arguments.iter().map(|it| &it.bound).collect();
-    let names: Vec<_> = (0..arguments.len()).map(|at| format_ident!("arg{at}")).collect();
-    // The arguments are encoded as one tuple, in which bytes are wrapped.
-    let wrappers: Vec<_> = bound.iter().map(|ty| wrapper(ty)).collect();
-    let sent = bound.iter().zip(&wrappers).map(|(ty, wrapper)| match (wrapper, ty) {
-        (Some(wrapper), Type::Reference(_)) => quote!(#wrapper<'call>),
-        (Some(wrapper), _) => wrapper.clone(),
-        (None, ty) => ty.to_token_stream(),
-    });
-    let packed = names.iter().zip(&wrappers).map(|(name, wrapper)| {
-        if let Some(wrapper) = wrapper { quote!(#wrapper(#name)) } else { quote!(#name) }
-    });
-    let unpacked: Vec<_> = names
-        .iter()
-        .zip(&wrappers)
-        .map(|(name, wrapper)| if wrapper.is_some() { quote!(#name.0) } else { quote!(#name) })
-        .collect();
-    let pointer = quote!(for<#lifetimes> fn(#(#written),*) -> #output);
+    let bound = arguments.iter().map(|it| &it.bound);
+    let pointer = quote_spanned!(site=> for<#lifetimes> #abi fn(#(#written),*) -> #output);
     let signature = format!("fn({}) -> {output}", quote!(#(#written),*));
 
-    quote! {
+    quote_spanned! {site=>
         #(#cfgs)*
         #[doc(hidden)]
-        #[allow(non_camel_case_types)]
-        #[derive(Clone, Copy, Debug)]
-        #visibility struct #name {
+        #[derive(::core::clone::Clone, ::core::marker::Copy)]
+        #visibility struct #task {
             _private: (),
         }
 
         #(#cfgs)*
-        #(#docs)*
-        #[allow(non_upper_case_globals)]
-        #visibility const #name: #name = #name { _private: () };
+        #(#allows)*
+        #[doc(hidden)]
+        #make
 
         #(#cfgs)*
+        #(#for_users)*
+        #visibility const #constant: #task = #reported();
+
+        #(#cfgs)*
+        #(#allows)*
         const _: () = {
             // The arguments are decoded for this one call, so taking them by value costs nothing.
-            #[allow(non_snake_case, clippy::needless_pass_by_value)]
+            #[allow(clippy::needless_pass_by_value)]
             #function
 
-            impl ::core::ops::Deref for #name {
+            impl #task {
+                /// Returns a call of this task with these arguments, for an executor.
+                #[must_use = "a call does nothing until an executor is given it"]
+                #visibility fn with<'call>(&self, #(#names: #bound),*) -> #krate::Call<'call, #output> {
+                    #krate::__private::call::<Self>(#packed)
+                }
+            }
+
+            impl #krate::__private::TaskFn for #task {
+                type Arguments<'call> = #tuple;
+                type Output = #output;
+
+                fn task() -> &'static #krate::__private::Task {
+                    #[#krate::__private::linkme::distributed_slice(#krate::__private::TASKS)]
+                    #[linkme(crate = #krate::__private::linkme)]
+                    static TASK: #krate::__private::Task = #krate::__private::Task::of::<#task>(
+                        ::core::concat!(::core::module_path!(), "::", #path),
+                        #signature,
+                        (::core::file!(), ::core::line!(), ::core::column!()),
+                    );
+                    &TASK
+                }
+
+                fn apply<'call>((#(#names,)*): Self::Arguments<'call>) -> #output {
+                    #name(#(#unpacked),*)
+                }
+            }
+
+            impl ::core::ops::Deref for #task {
                 type Target = #pointer;
 
                 fn deref(&self) -> &Self::Target {
-                    static BODY: #pointer = #body;
-                    &BODY
+                    const { &(#name as #pointer) }
                 }
             }
 
-            type Sent<'call> = (#(#sent,)* ::core::marker::PhantomData<&'call ()>,);
-
-            impl #name {
-                /// Returns a call of this task with these arguments, for an executor.
-                #[must_use = "a call does nothing until an executor is given it"]
-                #[allow(clippy::too_many_arguments)]
-                pub fn with<'call>(&self, #(#names: #bound),*) -> ::offloop::Call<'call, #output> {
-                    ::offloop::__private::call::<Sent<'call>, #output>(
-                        &TASK,
-                        (#(#packed,)* ::core::marker::PhantomData,),
-                        |(#(#names,)* _)| #body(#(#unpacked),*),
-                    )
+            impl ::core::fmt::Debug for #task {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    ::core::fmt::Debug::fmt(<Self as #krate::__private::TaskFn>::task(), f)
                 }
             }
-
-            fn run(input: ::offloop::__private::Incoming<'_>) -> ::offloop::__private::EncodedResult {
-                fn decoded<'call>(
-                    input: ::offloop::__private::Incoming<'call>,
-                ) -> ::offloop::__private::EncodedResult {
-                    ::offloop::__private::run::<Sent<'call>, #output>(input, |(#(#names,)* _)| {
-                        #body(#(#unpacked),*)
-                    })
-                }
-                decoded(input)
-            }
-
-            #[::offloop::__private::linkme::distributed_slice(::offloop::__private::TASKS)]
-            #[linkme(crate = ::offloop::__private::linkme)]
-            static TASK: ::offloop::__private::Task = ::offloop::__private::Task::new(
-                ::core::concat!(::core::module_path!(), "::", ::core::stringify!(#name)),
-                #signature,
-                (::core::file!(), ::core::line!(), ::core::column!()),
-                ::core::any::TypeId::of::<#name>,
-                run,
-            );
         };
     }
 }

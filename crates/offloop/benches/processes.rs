@@ -14,6 +14,8 @@
 //! - *Burst*: submit 1000 no-ops, then await them all.
 //! - *Argument*: one job that reads one byte of each page of its argument.
 //! - *Result*: one job that makes a `Vec<u8>`. The caller reads one byte of each page.
+//! - *Rows*: one job that returns its argument, a list of structs with twenty fields. Encoding and decoding count, on both
+//!   sides.
 //! - *Cold start*: from building a pool of one worker to the first result.
 //! - *Replacement*: from killing the only worker, while it is idle, to the next result.
 //! - *Memory*: the proportional set size (PSS) of that worker, after its first job.
@@ -37,6 +39,8 @@ struct Plan {
     trips: usize,
     bursts: usize,
     payloads: [Payload; 2],
+    /// The rounds and the calls in each round, for rows.
+    rows: (usize, usize),
     lives: usize,
 }
 
@@ -62,6 +66,7 @@ fn main() {
             Payload { mib: 1, rounds: effort.pick(2, 40), times: effort.pick(5, 20) },
             Payload { mib: 64, rounds: effort.pick(2, 20), times: 1 },
         ],
+        rows: (effort.pick(2, 40), effort.pick(20, 100)),
         lives: effort.pick(2, 20),
     };
     let mut bench = Bench { contenders: contenders::all(), comparison: Comparison::new(&OURS, &PEERS) };
@@ -70,6 +75,7 @@ fn main() {
         let _hogs = Hogs::release();
         bench.no_ops(&plan, "busy");
     }
+    bench.rows(plan.rows);
     bench.lives(plan.lives);
     for payload in &plan.payloads {
         bench.payloads(payload);
@@ -126,6 +132,19 @@ impl Bench {
                 better: Better::Less,
                 goals,
                 values: medians(&measured, |millis| Some(*millis)),
+            });
+        }
+    }
+
+    /// Measures structs that go to a worker and come back.
+    fn rows(&mut self, (rounds, times): (usize, usize)) {
+        for count in [1, 1000] {
+            let measured = self.in_rounds(rounds, "rows", |it| median_millis(times, || it.rows(count)));
+            self.comparison.add(Row {
+                label: format!("{count} rows of 20 fields, there and back, µs"),
+                better: Better::Less,
+                goals: &[],
+                values: medians(&measured, |millis| Some(millis * 1e3)),
             });
         }
     }

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use offloop::{Blob, BlobMut, ProcessPool};
+use offloop::{Blob, ProcessPool};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use support::{Heartbeat, milliseconds};
@@ -141,18 +141,21 @@ fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), String> {
-    let file = std::env::args_os().nth(1);
-    let (name, json) = match file {
-        Some(path) => {
-            let name = path.to_string_lossy().into_owned();
-            let read = offloop::run(move || BlobMut::read_from(File::open(path)?));
-            let read = read.await.map_err(|error| error.to_string())?;
-            let json = read.map_err(|error| format!("{name}: {error}"))?;
-            (name, json.freeze())
-        }
-        None => ("8 MB made up for the purpose".to_owned(), Blob::from(made_up(8_000_000))),
-    };
     let pool = ProcessPool::builder().max_workers(1).build().map_err(|error| error.to_string())?;
+    let file = std::env::args_os().nth(1);
+    // In the pool's memory, so that it is not copied on its way to the worker.
+    let mut json = pool.blob(0);
+    let name = if let Some(path) = file {
+        let name = path.to_string_lossy().into_owned();
+        let read = offloop::run(move || json.fill_from(File::open(path)?).map(|_| json));
+        let read = read.await.map_err(|error| error.to_string())?;
+        json = read.map_err(|error| format!("{name}: {error}"))?;
+        name
+    } else {
+        json.extend_from_slice(&made_up(8_000_000));
+        "8 MB made up for the purpose".to_owned()
+    };
+    let json = json.freeze();
     // The worker starts in the background. A first job waits for it, so that only the walk is measured.
     pool.run(walk.with(b"{}".to_vec().into())).await.map_err(|error| error.to_string())??;
 

@@ -66,16 +66,56 @@
 //! # }
 //! ```
 //!
+//! # What process pools need
+//!
+//! Linux 5.3 or newer, for `pidfd_open`; `/proc`, from which a worker is started; and `/dev/null`. A seccomp profile or an
+//! emulator has to allow `memfd_create`, `eventfd2`, `pidfd_open`, `pidfd_send_signal`, `socketpair`, `sendmsg`, `recvmsg`,
+//! `pipe2`, `futex` and `prctl(PR_SET_PDEATHSIG)`, as those of Docker and systemd do; Valgrind 3.19 has no `pidfd_open`. If
+//! a call is refused, the error names it.
+//!
+//! A worker begins from a known state, whatever its program was: no signal is blocked, and none is ignored except SIGPIPE;
+//! standard descriptors that are closed are on `/dev/null`; its affinity and its scheduling class are those of the
+//! program's main thread, as are those of all threads of this library.
+//!
 //! # Features
 //!
 //! | feature | what it adds |
 //! | --- | --- |
-//! | `process` (default) | [`ProcessPool`] and tasks, on Linux |
+//! | `process` (default) | [`ProcessPool`] and tasks. See [other systems than Linux](#other-systems-than-linux) |
 //! | `watch` (default) | [`watch`](mod@watch): notices a stalled loop; with `tokio` a stalled runtime |
 //! | `watch-stacks` | the stack of the stalled thread, on x86-64 Linux |
 //! | `tracing` | a span for each job, within the span of its submitter |
 //! | `metrics` | the metrics go to the recorder of the `metrics` crate |
 //! | `rayon`, `tokio` | adapters that run jobs on the threads of those crates |
+//!
+//! # Other systems than Linux
+//!
+//! The crate builds everywhere with its default features. Threads, tasks, their calls and blobs are the same everywhere.
+//! Process pools need Linux. Elsewhere they have the same methods, but `build` fails with
+//! [`BuildError::Unsupported`]. A program that is developed on another system than it runs on can fall back to threads:
+//!
+//! ```
+//! # #[cfg(feature = "process")] mod example {
+//! use offloop::{BuildError, Call, Handle, ProcessPool};
+//!
+//! fn open() -> Result<Option<ProcessPool>, BuildError> {
+//!     match ProcessPool::builder().build() {
+//!         Err(BuildError::Unsupported) => Ok(None),
+//!         pool => pool.map(Some),
+//!     }
+//! }
+//!
+//! fn submit<R>(pool: Option<&ProcessPool>, call: Call<'static, R>) -> Handle<R>
+//! where
+//!     R: serde::de::DeserializeOwned + Send + 'static,
+//! {
+//!     match pool {
+//!         Some(pool) => pool.run(call),
+//!         None => offloop::run_cpu(call),
+//!     }
+//! }
+//! # }
+//! ```
 
 mod api;
 #[cfg_attr(
@@ -93,12 +133,13 @@ mod core;
     allow(dead_code, unreachable_pub, reason = "some of it is for jobs in other processes")
 )]
 pub mod metrics;
-#[cfg(all(feature = "process", target_os = "linux"))]
+#[cfg(feature = "process")]
 mod processes;
 mod threads;
 #[cfg(feature = "watch")]
 pub mod watch;
-#[cfg(all(feature = "process", target_os = "linux"))]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "some of it is for jobs in other processes"))]
+#[cfg(feature = "process")]
 mod wire;
 
 pub use crate::api::lanes::{cpu_lane, io_lane};
@@ -117,18 +158,22 @@ pub use crate::core::shutdown::{ShutdownReport, StuckJob};
 pub use crate::core::work::Work;
 pub use crate::threads::{StatePool, ThreadPool, ThreadPoolBuilder};
 
-#[cfg(all(feature = "process", target_os = "linux"))]
-pub use {
-    crate::processes::{
-        pool::builder::ProcessPoolBuilder,
-        pool::config::{InitializerResult, OnCrash},
-        pool::items::ItemStream,
-        pool::pool::ProcessPool,
-        worker::main::init,
-    },
-    crate::wire::blob::{Blob, BlobMut, PrivateBlob},
-    crate::wire::task::Call,
+#[cfg(all(feature = "process", not(target_os = "linux")))]
+pub use crate::processes::unsupported::{
+    InitializerResult, ItemStream, OnCrash, ProcessPool, ProcessPoolBuilder, init,
 };
+#[cfg(all(feature = "process", target_os = "linux"))]
+pub use crate::processes::{
+    pool::builder::ProcessPoolBuilder,
+    pool::config::{InitializerResult, OnCrash},
+    pool::items::ItemStream,
+    pool::pool::ProcessPool,
+    worker::main::init,
+};
+#[cfg(feature = "process")]
+pub use crate::wire::blob::{Blob, BlobMut, PrivateBlob};
+#[cfg(feature = "process")]
+pub use crate::wire::task::Call;
 
 /// Makes a function a task: a function with a name, which another process can be told to call.
 ///
@@ -146,40 +191,109 @@ pub use {
 /// # Ok::<(), offloop::Error>(())
 /// ```
 ///
-/// Arguments implement serde's `Serialize` and `Deserialize`. They may borrow (`&str`, `&[u8]`, `Cow<str>`): in the worker
-/// they then point into the memory that has arrived. The result implements both traits too, and owns its data. A task has
-/// at most 15 arguments. It is a free function, neither `async` nor generic nor `unsafe`.
+/// Arguments implement serde's `Serialize` and `Deserialize`. They may borrow (`&str`, `&[u8]`, `Cow<'_, str>`,
+/// `Cow<'_, [u8]>`): in the worker they then point into the memory that has arrived. Within another type a `Cow` borrows
+/// only with `#[serde(borrow)]`. Each borrow is written: `Cow<str>` without its lifetime does not compile. The result
+/// implements both traits too, and owns its data.
 ///
-/// The name becomes a constant of a type of that name. So a local variable cannot have the name of a task that is in
-/// scope, and a task is passed on as a function by `*longest`.
-#[cfg(all(feature = "process", target_os = "linux"))]
+/// For another process, arguments and results are encoded as MessagePack with the names of fields and variants. All of
+/// serde's attributes work, and what cannot be sent is an error of its job. A value may be nested up to 128 levels. The
+/// guide "Which executor?" in the repository has the details.
+///
+/// A task has at most 16 arguments. It is a free function, not in an `impl`, and neither `async` nor generic nor `unsafe`.
+/// Its lifetimes have no bounds, and its arguments no `cfg`.
+///
+/// # The name
+///
+/// The name becomes a constant. Its type dereferences to the function pointer, so a task is passed on as a function by
+/// `*longest`. As for any constant, a variable in its scope cannot have the same name: the compiler then says that the
+/// name "is interpreted as a constant, not a new binding".
+///
+/// The body sees what it would see without the attribute. In there the name is the function itself: a variable may have
+/// it, and a call is a recursion. A task makes calls of itself by its path, such as `self::longest.with(…)`.
+///
+/// `with` is missing if the attribute is. The compiler then finds no method of this name "for fn item".
+///
+/// # Attributes
+///
+/// Documentation and `deprecated` go to the constant, and `cfg` to everything. All others stay with the function. So
+/// `must_use` has no effect, since the function is called through a pointer.
+///
+/// # Another name for the crate
+///
+/// The code that is generated refers to `::offloop`. If the crate is renamed, or is used through another one that
+/// re-exports it, `crate` gives its path:
+///
+/// ```
+/// mod framework {
+///     pub use offloop;
+/// }
+///
+/// #[framework::offloop::task(crate = framework::offloop)]
+/// fn double(number: u64) -> u64 {
+///     2 * number
+/// }
+/// # fn main() {
+/// assert_eq!(double(2), 4);
+/// # }
+/// ```
+///
+/// In a `macro_rules!` macro that writes tasks, the path begins with `$crate`.
+///
+/// # Dynamic libraries
+///
+/// The linker collects the tasks of each shared object by itself. A process pool runs those that are linked into the same
+/// object as this crate. In a program with crates of the type `dylib`, the call of another task fails when it is
+/// submitted, with [`ErrorKind::Encode`] and the reason. On threads it runs.
+#[cfg(feature = "process")]
 pub use offloop_macros::task;
 
 /// Calls [`init`] before `main`. For test crates, which have no `main` of their own: write `offloop::init_tests!();` once
-/// at the top level of the crate. A worker then never reaches the test harness.
-#[cfg(all(feature = "process", target_os = "linux"))]
+/// at the top level of the crate. A worker then never reaches the test harness. On systems other than Linux it does
+/// nothing.
+///
+/// The worker first runs the constructors (`.init_array`) of all crates of the program, as it would before `main`. But
+/// Rust's runtime is not set up in it: a job that overflows its stack ends by a bare SIGSEGV, without a message.
+#[cfg(feature = "process")]
 #[macro_export]
 macro_rules! init_tests {
     () => {
+        #[cfg(target_os = "linux")]
         const _: () = {
+            use $crate::__private::Constructor;
+
+            unsafe extern "C" {
+                // The linker puts these symbols around the section of constructors.
+                #[link_name = "__init_array_start"]
+                static START: [Constructor; 0];
+                #[link_name = "__init_array_end"]
+                static END: [Constructor; 0];
+            }
+
             extern "C" fn init() {
-                $crate::init();
+                let all = (&raw const START).cast::<Constructor>()..(&raw const END).cast::<Constructor>();
+                // SAFETY: the range is the program's section of constructors, and this is one of them.
+                unsafe { $crate::__private::init_as_constructor(init, all) };
             }
 
             // SAFETY: the dynamic loader calls the functions of this section, with this signature, before `main`.
             #[used]
             #[unsafe(link_section = ".init_array")]
-            static INIT: extern "C" fn() = init;
+            static INIT: Constructor = init;
         };
     };
 }
 
 /// Not public API: used by the code that `#[offloop::task]` makes.
-#[cfg(all(feature = "process", target_os = "linux"))]
+#[cfg(feature = "process")]
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::wire::payload::{ByteBuf, Bytes, Incoming};
-    pub use crate::wire::task::{EncodedResult, TASKS, Task, call, run};
+    #[cfg(target_os = "linux")]
+    pub use crate::processes::worker::constructor::{Constructor, init_as_constructor};
+    pub use crate::wire::payload::{Bytes, CowBytes, Text};
+    pub use crate::wire::task::{TASKS, Task};
+    pub use crate::wire::task_fn::{OwnedBytes, TaskFn, call};
+    pub use crate::wire::unmarked::{MarkTheFunctionWithOffloopTask, Marked};
     pub use linkme;
 }
 
@@ -187,7 +301,8 @@ pub mod __private {
 #[cfg(all(any(test, fuzzing), feature = "process", target_os = "linux"))]
 #[doc(hidden)]
 pub mod __fuzz {
-    pub use crate::processes::fuzz::answer;
+    pub use crate::processes::fuzz::messages::{handshake, nested, request, template};
+    pub use crate::processes::fuzz::{answer, item};
 }
 
 use crate::core::options::Options;

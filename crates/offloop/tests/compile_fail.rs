@@ -5,5 +5,7 @@
 
 #[test]
 fn misuse_does_not_compile_and_says_what_to_do() {
-    trybuild::TestCases::new().compile_fail("tests/ui/*.rs");
+    let tests = trybuild::TestCases::new();
+    tests.compile_fail("tests/ui/*.rs");
+    tests.pass("tests/ui_pass/*.rs");
 }

@@ -269,3 +269,28 @@ fn a_job_whose_executor_refuses_it_after_running_it_has_its_result() {
     }
     assert_eq!(end(run_in_executor(&Liar, || 7)).unwrap(), 7);
 }
+
+/// Compiles if the types can be used across `catch_unwind`.
+#[test]
+fn pools_handles_and_errors_can_be_used_across_catch_unwind() {
+    fn check<T: std::panic::UnwindSafe + std::panic::RefUnwindSafe>() {}
+    check::<offloop::Handle<std::cell::Cell<u32>>>();
+    check::<offloop::ThreadPool>();
+    check::<offloop::StatePool<std::cell::Cell<u32>>>();
+    check::<offloop::Job>();
+    check::<offloop::Error>();
+    check::<offloop::BuildError>();
+    check::<offloop::Panic>();
+    check::<offloop::Captured>();
+    check::<offloop::ShutdownReport>();
+    #[cfg(feature = "watch")]
+    check::<offloop::watch::WatchGuard>();
+    #[cfg(all(feature = "process", target_os = "linux"))]
+    {
+        check::<offloop::ProcessPool>();
+        check::<offloop::ItemStream<std::cell::Cell<u32>>>();
+        check::<offloop::Blob>();
+        check::<offloop::BlobMut>();
+        check::<offloop::PrivateBlob>();
+    }
+}

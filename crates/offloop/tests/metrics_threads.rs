@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{Gate, comes_back, end, eventually, occupy, single};
 use offloop::metrics::{self, Activity, Metrics, Outcome};
-use offloop::{Executor, Job, OnFull, Rejected, ThreadPool, prepare};
+use offloop::{Executor, Job, JobState, OnFull, Rejected, ThreadPool, prepare};
 
 /// The outcomes that were seen, with their counts.
 fn seen(metrics: &Metrics) -> Vec<(Outcome, u64)> {
@@ -26,6 +26,36 @@ fn a_job_is_counted_before_anybody_can_know_that_it_has_ended() {
         assert_eq!((metrics.queue_wait.count(), metrics.run_time.count()), (job, job));
     }
     assert_eq!(seen(&pool.metrics()), [(Outcome::Completed, 2000)]);
+}
+
+#[test]
+fn a_job_that_its_deadline_ends_is_counted_before_its_state_says_so() {
+    let pool = single();
+    let (gate, busy) = occupy(&pool);
+    for job in 1..=1000 {
+        let handle = pool.run(prepare(|| ()).queue_timeout(Duration::from_micros(50)));
+        // Not by a wait, which the timer's thread would wake only after it has done everything else.
+        while handle.state() != JobState::Ended {
+            std::hint::spin_loop();
+        }
+        assert_eq!(pool.metrics().outcomes[Outcome::QueueTimeout], job);
+    }
+    gate.open();
+    end(busy).unwrap();
+}
+
+#[test]
+fn a_job_that_exceeds_its_run_timeout_on_the_submitting_thread_is_counted() {
+    let pool =
+        ThreadPool::builder().max_workers(1).queue_capacity(1).on_full(OnFull::CallerRuns).build().unwrap();
+    let (gate, busy) = occupy(&pool);
+    let queued = pool.run(|| ());
+    let slow = || while !offloop::job::is_cancelled() {};
+    end(pool.run(prepare(slow).run_timeout(Duration::from_millis(1)))).unwrap_err();
+    assert_eq!(seen(&pool.metrics()), [(Outcome::RunTimeout, 1)]);
+    gate.open();
+    end(busy).unwrap();
+    end(queued).unwrap();
 }
 
 #[test]

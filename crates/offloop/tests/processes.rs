@@ -28,6 +28,21 @@ fn a_task_runs_in_another_process_and_an_ordinary_call_does_not() {
 }
 
 #[test]
+fn a_workers_environment_and_arguments_have_nothing_but_the_marker_added() {
+    let pool = ProcessPool::builder().max_workers(1).initializer(&set_up.with(1)).build().unwrap();
+    let worker = pool.run(process_id.with()).wait().unwrap();
+    let read = |pid: u32, file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap();
+    let lines =
+        |bytes: &[u8]| -> HashSet<Vec<u8>> { bytes.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect() };
+    let inherited = std::env::vars_os()
+        .map(|(name, value)| [name.into_encoded_bytes(), b"=".to_vec(), value.into_encoded_bytes()].concat());
+    let added = &lines(&read(worker, "environ")) - &inherited.chain([Vec::new()]).collect();
+    assert_eq!(added, HashSet::from([format!("OFFLOOP_WORKER={}", std::process::id()).into_bytes()]));
+    let arguments = read(worker, "cmdline");
+    assert_eq!(arguments.split(|byte| *byte == 0).filter(|it| !it.is_empty()).count(), 1);
+}
+
+#[test]
 fn a_call_runs_on_threads_too() {
     let threads = offloop::ThreadPool::builder().max_workers(1).build().unwrap();
     assert_eq!(threads.run(process_id.with()).wait().unwrap(), std::process::id());

@@ -154,7 +154,7 @@ fn a_worker_that_has_slept_for_a_while_is_woken() {
 
 #[test]
 fn memory_is_used_again_and_goes_back_when_it_is_not_needed() {
-    // In a process of its own, since all pools of a process share one arena.
+    // In a process of its own, since the memory of the whole process is measured.
     assert!(this_test_again("watches_its_memory", &[]).contains("memory went back"));
 }
 

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,9 +19,9 @@ use offloop::{
     prepare,
 };
 use process_support::{
-    Death, Gate, about_itself, add, announce_and_nap, announce_and_sleep, compute_for_ever, die, eventually,
-    is_gone, kill, nap, process_id, reversed, set_up, set_up_badly, this_test_again,
-    this_test_in_the_background, use_memory_and_abort, what_was_set_up,
+    Death, Gate, about_itself, add, announce_and_nap, announce_and_sleep, become_nobody, clean_up_on_sigterm,
+    compute_for_ever, die, eventually, is_gone, is_root, kill, nap, process_id, reversed, set_up,
+    set_up_badly, this_test_again, this_test_in_the_background, use_memory_and_abort, what_was_set_up,
 };
 
 /// The first argument of a copy of this program that is to be a template. The second one says which template.
@@ -50,6 +51,9 @@ static BEGIN: extern "C" fn() = begin;
 /// The process that has made the preparations which workers inherit.
 static PREPARED_BY: AtomicU32 = AtomicU32::new(0);
 
+/// The data that the template was started with.
+static START_DATA: OnceLock<Vec<u8>> = OnceLock::new();
+
 /// Counts the workers that a template was asked for.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
@@ -57,7 +61,11 @@ fn be_a_template(way: &str) -> io::Result<()> {
     if way == "fails" {
         return Err(io::Error::other("it has no licence"));
     }
+    if way == "has-threads" {
+        std::thread::spawn(|| std::thread::sleep(Duration::from_secs(600)));
+    }
     let Some(template) = Template::connect()? else { return Ok(()) };
+    START_DATA.set(template.start_data().to_vec()).unwrap();
     prepare_for_workers();
     if way == "never-serves" {
         std::thread::sleep(Duration::from_secs(600));
@@ -148,6 +156,18 @@ fn prepared_by() -> u32 {
 }
 
 #[offloop::task]
+fn start_data() -> Vec<u8> {
+    START_DATA.get().unwrap().clone()
+}
+
+/// Runs this program as a job might, and returns what it prints.
+#[offloop::task]
+fn lists_this_programs_tests() -> String {
+    let output = std::process::Command::new("/proc/self/exe").arg("--list").output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[offloop::task]
 fn sockets() -> usize {
     let files = std::fs::read_dir("/proc/self/fd").unwrap();
     let targets = files.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
@@ -212,7 +232,11 @@ fn forked_workers_do_all_that_others_do() {
     let (name, marker) = pool.run(about_itself.with()).wait().unwrap();
     assert!(name.unwrap().ends_with("::about_itself"));
     assert_eq!(marker, None, "programs started by a job would take themselves for workers");
-    assert_eq!(pool.run(sockets.with()).wait().unwrap(), 1, "a worker has its link, and none of others");
+    assert_eq!(
+        pool.run(sockets.with()).wait().unwrap(),
+        2,
+        "a worker has its link and lifeline, and none of others"
+    );
 }
 
 #[test]
@@ -262,6 +286,84 @@ fn the_template_reports_how_its_workers_ended() {
     assert_eq!(died.stderr, "it was the butler");
     let died = death(pool.run(use_memory_and_abort.with(200 << 20)).wait());
     assert!((200 << 20..300 << 20).contains(&died.peak_memory), "{} MiB", died.peak_memory >> 20);
+}
+
+#[offloop::task]
+fn wait_for_a_sleeping_program(gate: &str) {
+    let script = "echo $$ >> $0; exec sleep 600";
+    std::process::Command::new("/bin/sh").args(["-c", script, gate]).status().unwrap();
+}
+
+#[offloop::task]
+fn wait_for_a_stubborn_program(gate: &str) {
+    let script = "trap '' TERM; echo $$ >> $0; while :; do sleep 0.05; done";
+    std::process::Command::new("/bin/sh").args(["-c", script, gate]).status().unwrap();
+}
+
+#[test]
+fn a_program_that_a_job_started_ends_with_the_job_in_a_fork_too() {
+    let (pool, gate) = (pool(1), Gate::new());
+    let job = pool.run(wait_for_a_sleeping_program.with(gate.path()));
+    let program = gate.wait_for_pid();
+    drop(job);
+    eventually("the program is gone", || is_gone(program));
+    assert_eq!(pool.run(add.with(1, 2)).wait().unwrap(), 3);
+}
+
+#[test]
+fn the_template_ends_workers_that_the_pool_may_not_signal() {
+    if is_root() {
+        this_test_again("gives_up_root_beside_a_template", &[]);
+    }
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn gives_up_root_beside_a_template() {
+    let gates = [Gate::new(), Gate::new()];
+    let pool = builder_of("").max_workers(1).grace(Duration::from_secs(60)).build().unwrap();
+    let other = builder_of("").max_workers(1).grace(Duration::from_secs(1)).build().unwrap();
+    for pool in [&pool, &other] {
+        assert_eq!(pool.run(add.with(1, 2)).wait().unwrap(), 3);
+    }
+    become_nobody();
+    let orderly = pool.run(clean_up_on_sigterm.with(gates[0].path()));
+    let worker = gates[0].wait_for_pid();
+    drop(orderly);
+    eventually("the worker is gone", || is_gone(worker));
+    assert_eq!(gates[0].arrivals(), 2, "it got SIGTERM and cleaned up");
+
+    // Its worker ends at SIGTERM, and the program must be killed.
+    let stubborn = other.run(wait_for_a_stubborn_program.with(gates[1].path()));
+    let program = gates[1].wait_for_pid();
+    let report = other.shutdown(Duration::ZERO).wait().unwrap();
+    assert_eq!((report.killed, report.stuck.len()), (1, 0));
+    eventually("the program is gone", || is_gone(program));
+    assert!(stubborn.wait().unwrap_err().is_cancelled());
+}
+
+#[test]
+fn a_template_that_hangs_is_ended_even_if_the_pool_may_not_signal_it() {
+    if is_root() {
+        this_test_again("gives_up_root_beside_a_template_that_hangs", &[]);
+    }
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn gives_up_root_beside_a_template_that_hangs() {
+    let children = || {
+        let threads = std::fs::read_dir("/proc/self/task").unwrap();
+        let lists = threads.filter_map(|it| std::fs::read_to_string(it.ok()?.path().join("children")).ok());
+        lists.flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()).next()
+    };
+    let pool =
+        builder_of("never-serves").max_workers(1).start_timeout(Duration::from_secs(2)).build().unwrap();
+    eventually("there is a template", || children().is_some());
+    let template = children().unwrap();
+    become_nobody();
+    eventually("the template is gone", || is_gone(template));
+    drop(pool);
 }
 
 #[test]
@@ -634,6 +736,57 @@ fn a_broken_pool_of_forks_has_no_processes_and_starts_none() {
     assert!(matches!(running.wait().unwrap_err().kind(), ErrorKind::Broken(_)));
     eventually("it is over", || pool.is_over());
     assert!(is_gone(template) && workers.into_iter().all(is_gone));
+}
+
+#[test]
+fn a_template_gets_data_of_any_length_that_nobody_can_read_in_proc() {
+    let secret = b"a planted secret".repeat(200_000);
+    let pool = builder_of("").max_workers(1).start_data(secret.clone()).build().unwrap();
+    assert!(pool.run(start_data.with()).wait().unwrap() == secret);
+    let worker = pool.worker_pids()[0];
+    for pid in [worker, parent_of(worker)] {
+        for file in ["environ", "cmdline"] {
+            let content = std::fs::read(format!("/proc/{pid}/{file}")).unwrap();
+            assert!(!content.is_empty());
+            assert!(!content.windows(16).any(|bytes| bytes == b"a planted secret"), "{file} of {pid}");
+        }
+    }
+}
+
+#[test]
+fn a_template_without_data_gets_none() {
+    assert_eq!(pool(1).run(start_data.with()).wait().unwrap(), b"");
+}
+
+#[test]
+fn a_template_that_has_threads_already_serves_and_its_jobs_may_start_this_program() {
+    // The environment is not changed beside other threads, so what the job starts inherits the marker.
+    let pool = builder_of("has-threads").max_workers(1).build().unwrap();
+    let (_, marker) = pool.run(about_itself.with()).wait().unwrap();
+    assert_eq!(marker.as_deref(), Some(&*std::process::id().to_string()));
+    let printed = pool.run(lists_this_programs_tests.with()).wait().unwrap();
+    assert!(printed.contains("a_template_that_has_threads_already"), "{printed}");
+}
+
+#[test]
+fn a_program_in_the_wrong_role_says_so() {
+    let printed = this_test_again("plays_the_wrong_role", &[]);
+    assert!(printed.contains("wants it as a template, but it calls offloop::init()"), "{printed}");
+    assert!(printed.contains("wants it as a worker, but it calls Template::connect()"), "{printed}");
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn plays_the_wrong_role() {
+    // SAFETY: both are open; from here on standard error goes to standard output, which the test above reads.
+    unsafe { libc::dup2(1, 2) };
+    let is_worker = ProcessPool::builder().template();
+    let is_template = ProcessPool::builder().args([TEMPLATE, ""]);
+    for builder in [is_worker, is_template] {
+        let pool = builder.max_workers(1).stderr_tail(0).build().unwrap();
+        let error = pool.run(process_id.with()).wait().unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::WorkerStart(_)), "{error}");
+    }
 }
 
 #[test]

@@ -53,6 +53,71 @@ fn a_wait_with_a_limit_gives_up_and_leaves_the_job_alone() {
 }
 
 #[test]
+fn a_panics_location_is_its_own_or_missing_and_never_that_of_another_panic() {
+    use std::panic::{catch_unwind, panic_any, resume_unwind};
+    let pool = single();
+    let located = |work: fn()| {
+        let panic = panic_of(pool.run(work).wait());
+        (
+            panic.message().to_owned(),
+            panic.location().map(|it| it.rsplit(':').nth(1).unwrap().parse().unwrap()),
+        )
+    };
+    let none = |message: &str| (message.to_owned(), None::<u32>);
+    let at = |message: &str, line| (message.to_owned(), Some(line));
+    // One that an earlier job has handled, on the same thread.
+    pool.run(|| drop(catch_unwind(|| panic!("handled by the first job")))).wait().unwrap();
+    assert_eq!(
+        located(|| {
+            let thread = std::thread::spawn(|| panic!("from elsewhere"));
+            thread.join().unwrap_or_else(|payload| resume_unwind(payload));
+        }),
+        none("from elsewhere")
+    );
+    assert_eq!(located(|| rayon::scope(|s| s.spawn(|_| panic!("in rayon")))), none("in rayon"));
+    // One that the same job has handled.
+    assert_eq!(
+        located(|| {
+            let _ = catch_unwind(|| panic!("handled"));
+            resume_unwind(Box::new("resumed by itself"));
+        }),
+        none("resumed by itself")
+    );
+    assert_eq!(
+        located(|| {
+            let _ = catch_unwind(|| panic!("handled"));
+            panic!("not handled");
+        }),
+        at("not handled", line!() - 2)
+    );
+    // One that is handled while the thread unwinds from the job's own.
+    assert_eq!(
+        located(|| {
+            struct Tidy;
+            impl Drop for Tidy {
+                fn drop(&mut self) {
+                    let _ = catch_unwind(|| panic!("while {}", "unwinding"));
+                    let _ = catch_unwind(|| panic_any(2));
+                }
+            }
+            let _tidy = Tidy;
+            panic!("the {}", "first");
+        }),
+        at("the first", line!() - 2)
+    );
+    // Its own that the job has caught and resumed.
+    assert_eq!(
+        located(|| {
+            let payload = catch_unwind(|| panic!("kept {}", 1)).unwrap_err();
+            let _ = catch_unwind(|| panic!("another {}", 2));
+            resume_unwind(payload);
+        }),
+        at("kept 1", line!() - 4)
+    );
+    assert_eq!(located(|| panic_any(42)), at("a value that is not a string", line!()));
+}
+
+#[test]
 fn a_panic_reaches_its_handle_with_message_and_location() {
     let line = line!() + 1;
     let panic = panic_of(end(single().run(|| panic!("boom {}", seven()))));

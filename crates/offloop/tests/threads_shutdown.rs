@@ -131,6 +131,19 @@ fn the_numbers_of_a_report_add_up() {
 }
 
 #[test]
+fn a_job_whose_result_has_been_taken_is_never_reported_as_stuck() {
+    for _ in 0..300 {
+        let pool = ThreadPool::builder().max_workers(2).grace(Duration::ZERO).build().unwrap();
+        for number in 0..5 {
+            assert_eq!(pool.run(move || number).wait().unwrap(), number);
+        }
+        assert!(pool.run(|| panic!("this is its end, too")).wait().is_err());
+        let report = pool.shutdown(Duration::ZERO).wait().unwrap();
+        assert_eq!(report.stuck, []);
+    }
+}
+
+#[test]
 fn a_job_that_was_cancelled_but_runs_on_is_reported_as_stuck() {
     let pool = ThreadPool::builder().max_workers(1).grace(SHORT).build().unwrap();
     let (gate, busy) = occupy(&pool);

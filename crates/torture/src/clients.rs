@@ -8,32 +8,37 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures_lite::future::{block_on, poll_fn};
-use offloop::{Error, Handle, JobId, JobState, OnFull, ProcessPool, prepare};
+use offloop::{Blob, BlobMut, Call, Error, Handle, JobId, JobState, OnFull, ProcessPool, prepare};
+use serde::de::DeserializeOwned;
 
+use crate::clock::{Moment, poll_fairly};
+use crate::handles::{JobHandle, Returned};
 use crate::oracle::{Cancel, Observation, Outcome};
-use crate::os::{now, poll_until};
 use crate::payload;
 use crate::plan::{HandleUse, Job, Kind, chance};
 use crate::run_log;
-use crate::tasks::{chatter, compute, echo, misbehave, nap, nest};
+use crate::tasks::{chatter, compute, degrade, echo, fork, fork_and_drop, give, misbehave, nap, nest};
 use crate::world::{OpenPool, SLOTS, World};
 
-/// The longest time in which a blocker begins. It is the next job to run in its pool.
+/// The longest fair time in which a blocker begins. It is the next job to run in its pool.
 const UNTIL_BLOCKED: Duration = Duration::from_secs(10);
 
-struct Client(&'static World);
+struct Client {
+    world: &'static World,
+    index: usize,
+}
 
 /// A submitted job whose end is still to be received.
 struct Pending {
     number: u64,
     job: Arc<Job>,
     id: JobId,
-    handle: Handle<Vec<u8>>,
+    handle: JobHandle,
 }
 
 impl Pending {
     /// Checks that a job whose handle returned a result has ended, and returns its outcome.
-    fn outcome(&self, result: Result<Vec<u8>, Error>) -> Outcome {
+    fn outcome(&self, result: Result<Returned, Error>) -> Outcome {
         if self.handle.state() != JobState::Ended || self.handle.cancel() {
             return Outcome::Unexpected("it continued after its end".to_owned());
         }
@@ -42,8 +47,8 @@ impl Pending {
 }
 
 /// Runs a client.
-pub(crate) fn run(world: &'static World, _: usize, mut rng: Rng) {
-    let client = Client(world);
+pub(crate) fn run(world: &'static World, index: usize, mut rng: Rng) {
+    let client = Client { world, index };
     while !world.load_over.load(SeqCst) {
         // A generator per burst: how many jobs a pool accepts depends on time, but the next burst's choices must not.
         let rng = &mut rng.fork();
@@ -83,9 +88,9 @@ impl Client {
         let Some(blocker) = self.submit(&open, blocker) else { return };
         let has_begun =
             || run_log::read(blocker.number).begun > 0 || blocker.handle.state() == JobState::Ended;
-        if !poll_until(UNTIL_BLOCKED, Duration::from_millis(1), has_begun) {
+        if !poll_fairly(UNTIL_BLOCKED, Duration::from_millis(1), has_begun) {
             let number = blocker.number;
-            self.0.oracle().report(format!("job {number} did not begin within {UNTIL_BLOCKED:?}"));
+            self.world.oracle().report(format!("job {number} did not begin within {UNTIL_BLOCKED:?}"));
         }
         let mut pending: Vec<_> = jobs.into_iter().filter_map(|job| self.submit(&open, job)).collect();
         rng.shuffle(&mut pending);
@@ -108,7 +113,7 @@ impl Client {
 
     /// Returns the pool in a slot, or in the next slot that has one.
     fn pool(&self, slot: usize) -> Option<Arc<OpenPool>> {
-        let found = (0..SLOTS).find_map(|next| self.0.pool((slot + next) % SLOTS));
+        let found = (0..SLOTS).find_map(|next| self.world.pool((slot + next) % SLOTS));
         if found.is_none() {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -117,13 +122,14 @@ impl Client {
 
     fn submit(&self, open: &OpenPool, job: Job) -> Option<Pending> {
         let job = Arc::new(if open.plan.on_full == OnFull::CallerRuns { job.tamed() } else { job });
-        let Some(number) = self.0.oracle().submit(&job, open.number, now()) else {
-            self.0.load_over.store(true, SeqCst);
+        let Some(number) = self.world.oracle().submit(&job, open.number, self.index, Moment::now()) else {
+            self.world.load_over.store(true, SeqCst);
             return None;
         };
+        run_log::add_job(number, open.number);
         // A pool may run the job here meanwhile.
         let start = || start(&open.pool, &job, number);
-        let handle = match self.0.waits.during("the submission of job", number, start) {
+        let handle = match self.world.waits.during("the submission of job", number, start) {
             Ok(handle) => handle,
             Err(outcome) => {
                 self.settle(number, outcome);
@@ -140,7 +146,7 @@ impl Client {
 
     fn settle(&self, number: u64, observed: impl Into<Observation>) {
         let observed = observed.into();
-        self.0.oracle().settle(number, &observed, run_log::read(number), now());
+        self.world.oracle().settle(number, &observed, run_log::read(number), Moment::now());
         if observed.outcome == Outcome::Closed {
             // Until the next pool is built.
             std::thread::sleep(Duration::from_millis(2));
@@ -160,7 +166,7 @@ impl Client {
 
     /// Receives the end of a job. `is_blocked` returns whether no worker can have begun a queued job until now.
     fn receive(&self, mut pending: Pending, handle: HandleUse, is_blocked: &dyn Fn() -> bool) {
-        let (waits, number) = (&self.0.waits, pending.number);
+        let (waits, number) = (&self.world.waits, pending.number);
         let is_queued = |state| matches!(state, JobState::Queued | JobState::Waiting);
         if let HandleUse::Cancel(pause) | HandleUse::Drop(pause) = handle {
             std::thread::sleep(pause);
@@ -200,7 +206,7 @@ impl Client {
     }
 
     fn wait(&self, Pending { number, job, id, handle }: Pending) -> Outcome {
-        let result = self.0.waits.during("the end of job", number, || handle.wait());
+        let result = self.world.waits.during("the end of job", number, || handle.wait());
         Outcome::of(result, number, &job, id)
     }
 
@@ -217,7 +223,7 @@ impl Client {
                 ready.next().map_or(Poll::Pending, Poll::Ready)
             });
             let what = "one of several jobs, of which the first is job";
-            let (at, result) = self.0.waits.during(what, first, || block_on(first_ready));
+            let (at, result) = self.world.waits.during(what, first, || block_on(first_ready));
             let pending = all.swap_remove(at);
             self.settle(pending.number, pending.outcome(result));
         }
@@ -225,18 +231,42 @@ impl Client {
 }
 
 /// Submits a job. The error is its outcome if the pool refused it.
-fn start(pool: &ProcessPool, job: &Job, number: u64) -> Result<Handle<Vec<u8>>, Outcome> {
+fn start(pool: &ProcessPool, job: &Job, number: u64) -> Result<JobHandle, Outcome> {
     let argument = payload::argument(number, job.argument);
-    let call = match job.kind {
+    let kind = job.kind;
+    let call = match kind {
         Kind::Echo | Kind::EchoLarge | Kind::EchoHuge => {
             echo.with(number, &argument, job.argument, job.result)
         }
         Kind::Nap => nap.with(number, job.millis),
         Kind::Compute => compute.with(number, job.millis),
         Kind::Chatter => chatter.with(number, job.variant % 40),
-        Kind::Nest => nest.with(number, number + 1, job.variant % 2 == 0),
+        Kind::Nest => nest.with(number, number + 1, job.variant % 2 == 0, job.variant % 8 < 2),
+        Kind::Fork => fork.with(number, &argument, job.argument, job.millis),
+        Kind::ForkAndDrop => fork_and_drop.with(number, blob(&argument), job.argument, job.millis),
+        Kind::DropPrivileges | Kind::LoseSignals => degrade.with(number, kind, job.variant),
+        Kind::Odd | Kind::Deep | Kind::Deeper | Kind::TooDeep | Kind::Lie | Kind::LongLie => {
+            let call = give.with(number, kind, job.variant);
+            return submit(pool, job, number, call, JobHandle::Value);
+        }
         kind => misbehave.with(number, kind, job.status()),
     };
+    submit(pool, job, number, call, JobHandle::Bytes)
+}
+
+fn blob(bytes: &[u8]) -> Blob {
+    let mut blob = BlobMut::with_capacity(bytes.len());
+    blob.extend_from_slice(bytes);
+    blob.freeze()
+}
+
+fn submit<R: DeserializeOwned + Send + 'static>(
+    pool: &ProcessPool,
+    job: &Job,
+    number: u64,
+    call: Call<'_, R>,
+    into_handle: fn(Handle<R>) -> JobHandle,
+) -> Result<JobHandle, Outcome> {
     let mut work = prepare(call).priority(job.priority);
     if let Some(name) = &job.name {
         work = work.name(name.clone());
@@ -252,6 +282,7 @@ fn start(pool: &ProcessPool, job: &Job, number: u64) -> Result<Handle<Vec<u8>>, 
     } else {
         pool.run(work)
     };
+    let handle = into_handle(handle);
     Ok(match job.total_timeout {
         Some(limit) => handle.timeout(limit),
         None => handle,

@@ -8,8 +8,9 @@ use fastrand::Rng;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::os::{now, poll_until};
+use crate::clock::{Moment, now, poll_until};
 use crate::plan::millis;
+use crate::proc;
 use crate::world::{SLOTS, World};
 
 /// A worker that was stopped, and when it is continued.
@@ -37,7 +38,7 @@ pub(crate) fn inject(world: &'static World, _: usize, mut rng: Rng) {
         } else {
             let kill = world.oracle().pools[open.number].intend_kill(*pid);
             let was_sent = pidfd_send_signal(&worker, Signal::KILL).is_ok();
-            world.oracle().pools[open.number].confirm_kill(kill, now(), was_sent);
+            world.oracle().pools[open.number].confirm_kill(kill, Moment::now(), was_sent);
         }
     }
     continue_workers(&mut stopped, Duration::MAX);
@@ -59,8 +60,6 @@ fn find_child(pid: u32) -> rustix::io::Result<OwnedFd> {
     let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
     let descriptor = pidfd_open(number, PidfdFlags::empty())?;
     // Read after the descriptor was opened, so it is that process's parent, or the process is gone.
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, in brackets, may contain anything; after it come the state and the parent.
-    let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+    let parent = proc::stat(pid).map(|stat| stat.parent);
     if parent == Some(std::process::id()) { Ok(descriptor) } else { Err(Errno::SRCH) }
 }

@@ -9,22 +9,29 @@
 //!    │ outcomes     and replaced)              │ tasks: what jobs do
 //!    ▼                                         ▼
 //!  oracle ◀──── how often each job ran ──── run_log, in shared memory
+//!               when, and beside which others
 //! ```
 //!
-//! A watchdog ends the program when one of the `waits` is a hang. What the process holds (`proc`) is compared before and
+//! A watchdog ends the program when one of the `waits` is a hang, by a `clock` that stands still while the program gets
+//! no computing time. What the process holds (`proc`) is compared before and
 //! after: processes, descriptors, mappings, threads. The seed replays the choices, but not the timing.
 
 mod clients;
+mod clock;
 mod faults;
+mod handles;
+mod havoc;
 mod oracle;
 mod os;
 mod payload;
+mod places;
 mod plan;
 mod pools;
 mod proc;
 mod report;
 mod run_log;
 mod tasks;
+mod values;
 mod waits;
 mod world;
 
@@ -39,13 +46,14 @@ use clap::Parser;
 use fastrand::Rng;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use os::{poll_until, say};
+use clock::{Meter, Moment, poll_fairly, poll_until};
+use os::say;
 use proc::Holdings;
 use world::{SLOTS, World};
 
 const CLIENTS: usize = 4;
 
-/// The time in which processes, threads and descriptors disappear after the run.
+/// The fair time in which processes, threads and descriptors disappear after the run.
 const UNTIL_GONE: Duration = Duration::from_secs(15);
 
 #[derive(Parser)]
@@ -72,10 +80,11 @@ fn main() -> ExitCode {
         world.seed
     ));
     let (before, memory_before) = (Holdings::now(), proc::memory());
+    let began = Moment::now();
     run(world, Duration::from_secs(seconds));
     pools::check_metrics(world);
     let mut surplus = Vec::new();
-    poll_until(UNTIL_GONE, Duration::from_millis(50), || {
+    poll_fairly(UNTIL_GONE, Duration::from_millis(50), || {
         surplus = Holdings::now().surplus(&before);
         surplus.is_empty()
     });
@@ -83,7 +92,10 @@ fn main() -> ExitCode {
         world.oracle().report(line);
     }
     world.oracle().audit(run_log::read);
-    report::print(world, &memory_before)
+    for line in run_log::crowds() {
+        world.oracle().report(line);
+    }
+    report::print(world, &memory_before, began)
 }
 
 /// Prepares what workers inherit while there is only one thread, then starts the watchdog.
@@ -141,10 +153,12 @@ fn run(world: &'static World, duration: Duration) {
     join(keepers);
 }
 
-/// Runs the watchdog: ends the program with a report when a wait is a hang.
+/// Runs the watchdog: moves the fair clock on, and ends the program with a report when a wait is a hang.
 fn watch(world: &'static World) -> ! {
+    let mut meter = Meter::new();
     loop {
         std::thread::sleep(Duration::from_millis(500));
+        meter.tick();
         let overdue = world.waits.overdue();
         if overdue.is_empty() {
             continue;

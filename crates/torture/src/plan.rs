@@ -47,12 +47,38 @@ pub(crate) enum Kind {
     Overrun,
     /// The same, and it ignores SIGTERM.
     Stubborn,
+    /// The same, and it has started a process.
+    LeaveBehind,
+    /// Forks a child that lives for a while.
+    Fork,
+    /// Forks a child that drops the job's argument.
+    ForkAndDrop,
+    /// Gives up the rights of its process, for all later jobs there.
+    DropPrivileges,
+    /// Ignores or blocks signals, for all later jobs there.
+    LoseSignals,
+    /// Returns a value of every type.
+    Odd,
+    /// Returns a nested value that is surely not too deep.
+    Deep,
+    /// Returns one that may be too deep.
+    Deeper,
+    /// Returns one that is.
+    TooDeep,
+    /// Returns a value that encodes itself as one that does not exist.
+    Lie,
+    /// Returns a value that encodes itself as more than it is.
+    LongLie,
 }
 
 /// The end of a job that is not cancelled, timed out or killed from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Nature {
     Returns,
+    /// Its result cannot be encoded or decoded.
+    IsRefused,
+    /// It returns, or its result is refused.
+    MayBeRefused,
     Panics,
     /// Its worker dies of it.
     Dies,
@@ -62,8 +88,8 @@ pub(crate) enum Nature {
     Stays,
 }
 
-/// All kinds: how many of a thousand jobs are of each, and their natures.
-pub(crate) const KINDS: [(Kind, u32, Nature); 18] = [
+/// All kinds: the share of the jobs that are of each, and their natures.
+pub(crate) const KINDS: [(Kind, u32, Nature); 29] = [
     (Kind::Echo, 418, Nature::Returns),
     (Kind::EchoLarge, 60, Nature::Returns),
     (Kind::EchoHuge, 4, Nature::Returns),
@@ -82,6 +108,17 @@ pub(crate) const KINDS: [(Kind, u32, Nature); 18] = [
     (Kind::Garbage, 15, Nature::Dies),
     (Kind::Overrun, 30, Nature::Stays),
     (Kind::Stubborn, 15, Nature::Stays),
+    (Kind::LeaveBehind, 10, Nature::Stays),
+    (Kind::Fork, 15, Nature::Returns),
+    (Kind::ForkAndDrop, 15, Nature::Returns),
+    (Kind::DropPrivileges, 5, Nature::Returns),
+    (Kind::LoseSignals, 8, Nature::Returns),
+    (Kind::Odd, 15, Nature::Returns),
+    (Kind::Deep, 8, Nature::Returns),
+    (Kind::Deeper, 8, Nature::MayBeRefused),
+    (Kind::TooDeep, 5, Nature::IsRefused),
+    (Kind::Lie, 10, Nature::IsRefused),
+    (Kind::LongLie, 5, Nature::MayBeRefused),
 ];
 
 impl Kind {
@@ -169,9 +206,13 @@ impl Job {
 
     /// Makes it harmless for a pool that runs jobs on the submitting thread.
     pub(crate) fn tamed(self) -> Self {
+        let nap = Self { kind: Kind::Nap, millis: 3, ..self.clone() };
         match self.kind.nature() {
-            Nature::Returns | Nature::Panics => self,
-            _ => Self { kind: Kind::Nap, millis: 3, ..self },
+            _ if matches!(self.kind, Kind::DropPrivileges | Kind::LoseSignals) => nap,
+            // The children would stay as zombies.
+            _ if matches!(self.kind, Kind::Fork | Kind::ForkAndDrop) => nap,
+            Nature::Dies | Nature::MayDie | Nature::Stays => nap,
+            _ => self,
         }
     }
 
@@ -197,6 +238,8 @@ pub(crate) struct PoolPlan {
     pub(crate) on_full: OnFull,
     pub(crate) grace: Duration,
     pub(crate) has_initializer: bool,
+    pub(crate) max_tasks_per_child: Option<u64>,
+    pub(crate) max_worker_age: Option<Duration>,
     /// The time for which it is used.
     pub(crate) life: Duration,
     /// The time for which its shutdown drains; `None` if its last clone is dropped instead.
@@ -215,6 +258,8 @@ impl PoolPlan {
             on_full: pick(rng, &[Wait, Wait, Reject, CallerRuns, ShedOldest]),
             grace: millis(rng, 10..400),
             has_initializer: chance(rng, 25),
+            max_tasks_per_child: chance(rng, 25).then(|| rng.u64(1..12)),
+            max_worker_age: chance(rng, 20).then(|| millis(rng, 20..800)),
             life: millis(rng, 500..4000),
             drain: chance(rng, 75).then(|| Duration::from_millis(pick(rng, &[0, 10, 100, 1000, 3000]))),
             report: pick(rng, &[ReportUse::Wait, ReportUse::Wait, ReportUse::Drop, ReportUse::Detach]),
@@ -276,6 +321,7 @@ fn lengths(rng: &mut Rng, kind: Kind) -> (usize, usize) {
         Kind::Echo => return (small(rng), small(rng)),
         Kind::EchoLarge => 1 << 20,
         Kind::EchoHuge => 64 << 20,
+        Kind::Fork | Kind::ForkAndDrop => return (pick(rng, &[100, 4096, 70_000, 1 << 20]), 0),
         _ => return (0, 0),
     };
     let (argument, result) = (near(rng, large), near(rng, large));
@@ -303,7 +349,8 @@ mod tests {
     fn every_kind_is_chosen_and_its_row_is_where_its_nature_is_looked_up() {
         let chosen: std::collections::BTreeSet<_> =
             jobs(7, "client-0", 10_000).iter().map(|job| job.kind).collect();
-        assert_eq!(chosen.len(), KINDS.len());
+        let on = KINDS.iter().filter(|(_, weight, _)| *weight > 0);
+        assert!(on.map(|(kind, ..)| *kind).eq(chosen));
         assert!(KINDS.iter().enumerate().all(|(row, (kind, ..))| *kind as usize == row));
     }
 
@@ -311,7 +358,9 @@ mod tests {
     fn a_job_that_stays_has_a_run_timeout_and_a_tamed_job_is_harmless() {
         for job in jobs(7, "client-0", 10_000) {
             assert!(job.kind.nature() != Nature::Stays || job.run_timeout.is_some());
-            assert!(matches!(job.tamed().kind.nature(), Nature::Returns | Nature::Panics));
+            let tamed = job.tamed();
+            assert!(!matches!(tamed.kind.nature(), Nature::Dies | Nature::MayDie | Nature::Stays));
+            assert!(!matches!(tamed.kind, Kind::DropPrivileges | Kind::LoseSignals));
         }
     }
 }

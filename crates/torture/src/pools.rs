@@ -7,22 +7,23 @@ use std::time::Duration;
 use fastrand::Rng;
 use offloop::{Handle, ProcessPool, ShutdownReport};
 
-use crate::os::{now, poll_until};
+use crate::clock::{now, poll_until, wait_fairly};
 use crate::plan::{PoolPlan, ReportUse};
-use crate::tasks::set_up;
+use crate::run_log;
+use crate::tasks::{START_TIMEOUT, set_up};
 use crate::world::{OpenPool, SLOTS, World, lock};
 
 /// The time for which the last pools drain: long enough to run everything that they accepted.
 const LAST_DRAIN: Duration = Duration::from_secs(10);
 
-/// The time that a shutdown may take in addition to its drain and grace.
+/// The fair time that a shutdown may take in addition to its drain and grace.
 const SLACK: Duration = Duration::from_secs(6);
 
 /// A shutdown whose report is waited for.
 struct Shutdown {
     open: Arc<OpenPool>,
     report: Handle<ShutdownReport>,
-    /// The longest time that it may take.
+    /// The longest fair time that it may take.
     limit: Duration,
 }
 
@@ -55,12 +56,23 @@ fn open(world: &World, plan: PoolPlan) -> Option<Arc<OpenPool>> {
         .max_workers(plan.workers)
         .queue_capacity(plan.capacity)
         .on_full(plan.on_full)
+        .start_timeout(START_TIMEOUT)
         .grace(plan.grace);
     if plan.has_initializer {
         builder = builder.initializer(&set_up.with());
     }
+    if let Some(tasks) = plan.max_tasks_per_child {
+        builder = builder.max_tasks_per_child(tasks);
+    }
+    if let Some(age) = plan.max_worker_age {
+        builder = builder.max_worker_age(age);
+    }
     match builder.build() {
-        Ok(pool) => Some(Arc::new(OpenPool { number: world.oracle().add_pool(&plan), plan, pool })),
+        Ok(pool) => {
+            let number = world.oracle().add_pool(&plan);
+            run_log::add_pool(number, plan.workers);
+            Some(Arc::new(OpenPool { number, plan, pool }))
+        }
         Err(error) => {
             world.oracle().report(format!("a pool could not be built: {error}; {plan:?}"));
             None
@@ -95,7 +107,8 @@ impl Shutdown {
     fn wait(self, world: &World) {
         let Self { open, mut report, limit } = self;
         let number = open.number;
-        let report = world.waits.during("the shutdown of pool", number as u64, || report.wait_timeout(limit));
+        let wait = || wait_fairly(limit, |slice| report.wait_timeout(slice));
+        let report = world.waits.during("the shutdown of pool", number as u64, wait);
         let fault = match report {
             None => format!("did not shut down within {limit:?}"),
             Some(Err(error)) => format!("has no report of its shutdown: {error}"),

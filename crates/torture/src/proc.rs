@@ -2,21 +2,20 @@
 //!
 //! The process must hold the same before the run and after it, or it leaks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use crate::clock::ThreadTimes;
 use crate::run_log;
 
 /// Things that the library keeps for the whole life of a process: the beginning of the line, and the number.
-const KEPT: [(&str, usize); 6] = [
+const KEPT: [(&str, usize); 4] = [
     ("thread offloop-timer", usize::MAX),
     ("thread offloop-decode", usize::MAX),
     ("thread offloop-io", usize::MAX),
     ("thread offloop-cpu", usize::MAX),
-    ("mapping of /memfd:offloop-arena", 1),
-    // One to write by, and one to lend to readers.
-    ("descriptor of /memfd:offloop-arena", 2),
 ];
 
 /// The things that this process holds: a line for each, with their number.
@@ -78,18 +77,73 @@ fn shared_files() -> Vec<String> {
 /// Returns the children of this process, including zombies, and all other processes of this run.
 fn processes() -> Vec<String> {
     let others = all_pids().filter(|pid| *pid != std::process::id() && is_of_this_run(*pid));
-    let pids: BTreeSet<u32> = child_pids().into_iter().chain(others).collect();
-    let state = |pid: u32| {
-        read(format!("/proc/{pid}/stat"))
-            .rsplit_once(") ")
-            .map_or('?', |(_, rest)| rest.chars().next().unwrap_or('?'))
-    };
+    let pids: BTreeSet<u32> = child_pids(std::process::id()).into_iter().chain(others).collect();
+    let state = |pid: u32| stat(pid).map_or('?', |stat| stat.state);
     pids.into_iter().map(|pid| format!("process {pid} (state {})", state(pid))).collect()
 }
 
-fn child_pids() -> Vec<u32> {
-    let lists: Vec<_> = entries("/proc/self/task").iter().map(|task| read(task.join("children"))).collect();
+fn child_pids(parent: u32) -> Vec<u32> {
+    let tasks = entries(format!("/proc/{parent}/task"));
+    let lists: Vec<_> = tasks.iter().map(|task| read(task.join("children"))).collect();
     lists.concat().split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Returns this process and all that descend from it.
+fn family() -> Vec<u32> {
+    let mut found = vec![std::process::id()];
+    let mut at = 0;
+    while let Some(parent) = found.get(at).copied() {
+        found.extend(child_pids(parent));
+        at += 1;
+    }
+    found
+}
+
+/// What the kernel says of a process.
+pub(crate) struct Stat {
+    state: char,
+    pub(crate) parent: u32,
+    /// When it started, in ticks.
+    start: u64,
+}
+
+/// Returns what the kernel says of a process, or `None` if there is none of this number.
+pub(crate) fn stat(pid: u32) -> Option<Stat> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in brackets, may contain anything; after it come the state and the parent.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    let state = fields.first()?.chars().next()?;
+    Some(Stat { state, parent: u32::try_from(number(1)?).ok()?, start: number(19)? })
+}
+
+/// A process that is not confused with a later one of the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity(pub(crate) u64);
+
+impl Identity {
+    pub(crate) fn pid(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// Returns the identity of a process, or `None` if it is dead.
+pub(crate) fn identity(pid: u32) -> Option<Identity> {
+    let Stat { state, start, .. } = stat(pid)?;
+    let is_alive = !matches!(state, 'Z' | 'X');
+    is_alive.then(|| Identity(u64::from(pid) << 32 | (start & u64::from(u32::MAX))))
+}
+
+/// Returns the times of all threads of this run.
+pub(crate) fn thread_times() -> HashMap<u32, ThreadTimes> {
+    let tasks = family().into_iter().flat_map(|pid| entries(format!("/proc/{pid}/task")));
+    let times = tasks.filter_map(|task| {
+        let stat = read(task.join("schedstat"));
+        let mut fields = stat.split_whitespace().map(|field| field.parse().map(Duration::from_nanos));
+        let (ran, waited) = (fields.next()?.ok()?, fields.next()?.ok()?);
+        Some((task.file_name()?.to_str()?.parse().ok()?, ThreadTimes { ran, waited }))
+    });
+    times.collect()
 }
 
 fn all_pids() -> impl Iterator<Item = u32> {
@@ -122,12 +176,9 @@ pub(crate) fn memory() -> String {
     format!("{}, heap in use: {in_use} kB", resident.collect::<Vec<_>>().join(" "))
 }
 
-/// Returns a line for each thread of this process and its workers: what it does now.
+/// Returns a line for each thread of this run: what it does now.
 pub(crate) fn thread_states() -> Vec<String> {
-    let tasks = child_pids()
-        .into_iter()
-        .chain([std::process::id()])
-        .flat_map(|pid| entries(format!("/proc/{pid}/task")));
+    let tasks = family().into_iter().flat_map(|pid| entries(format!("/proc/{pid}/task")));
     let line = |task: PathBuf| {
         let [name, place, call, status] =
             ["comm", "wchan", "syscall", "status"].map(|file| read(task.join(file)));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use crate::clock::Moment;
 use crate::oracle::PoolRecord;
 use crate::os::say;
 use crate::proc::memory;
@@ -12,7 +13,7 @@ use crate::world::World;
 const PRINTED: usize = 60;
 
 /// Prints what the run did, and the oracle's verdict.
-pub(crate) fn print(world: &World, memory_before: &str) -> ExitCode {
+pub(crate) fn print(world: &World, memory_before: &str, began: Moment) -> ExitCode {
     let oracle = world.oracle();
     let mut all: BTreeMap<String, usize> = BTreeMap::new();
     for (kind, counts) in &oracle.counts {
@@ -34,6 +35,9 @@ pub(crate) fn print(world: &World, memory_before: &str) -> ExitCode {
     say(format!("jobs cancelled or dropped while surely queued, and not run: {}", oracle.surely_queued));
     drop(oracle);
     say(format!("longest wait: {}", world.waits.longest()));
+    let now = Moment::now();
+    let (real, fair) = (now.real.saturating_sub(began.real), now.fair.saturating_sub(began.fair));
+    say(format!("time: {real:.1?}, of which the program was not kept from running for {fair:.1?}"));
     say(format!("memory before: {memory_before}\nmemory after: {}", memory()));
     say(format!("--seed {}", world.seed));
     let discrepancies = world.discrepancies();

@@ -9,13 +9,15 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 
-use crate::os::now;
+use crate::clock::{Moment, now};
+use crate::places::{Place, Places};
+use crate::proc::{self, Identity};
 
 /// The environment variable with the path of the log. The leak check finds workers of this run by it.
 const VARIABLE: &str = "OFFLOOP_TORTURE_RUN_LOG";
@@ -23,17 +25,50 @@ const VARIABLE: &str = "OFFLOOP_TORTURE_RUN_LOG";
 /// The largest number of jobs of a run. Memory is used only for entries that are written.
 pub(crate) const CAPACITY: usize = 1 << 24;
 
-#[derive(Debug, Default)]
+/// The largest number of pools of a run.
+pub(crate) const POOLS: usize = 1 << 16;
+
+/// The number of crowds that are kept. One is a fault already.
+const CROWDS: usize = 32;
+
+/// The whole log. It is never made by code: zeroed memory is a valid one.
+struct Log {
+    /// The process that started the run.
+    main: AtomicU32,
+    /// The fair clock, in nanoseconds.
+    fair: AtomicU64,
+    pools: [Places; POOLS],
+    /// Counts the crowds that were found, and the first of them.
+    crowds: AtomicUsize,
+    found: [Crowd; CROWDS],
+    entries: [Entry; CAPACITY],
+}
+
+/// More jobs at once than a pool has workers.
+struct Crowd {
+    /// The number of jobs, of which as many as there is room for are listed.
+    at_once: AtomicUsize,
+    jobs: [AtomicU64; 8],
+    /// The job that began last, and when.
+    job: AtomicU64,
+    time: AtomicU64,
+}
+
 struct Entry {
     begun: AtomicU32,
     ended: AtomicU32,
     /// The process that began it last.
     pid: AtomicU32,
-    /// When that was, in nanoseconds.
+    /// The number of the pool that it was submitted to, plus one; 0 if it belongs to a pool inside a job.
+    pool: AtomicU32,
+    /// When it began last, in nanoseconds.
     time: AtomicU64,
+    fair: AtomicU64,
+    /// When the process that it started was last alive, in nanoseconds of fair time; 0 if it started none.
+    child_seen: AtomicU64,
 }
 
-static ENTRIES: OnceLock<&'static [Entry]> = OnceLock::new();
+static LOG: OnceLock<&'static Log> = OnceLock::new();
 
 /// The entry of one job in the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -44,7 +79,11 @@ pub(crate) struct JobRuns {
     pub(crate) ended: u32,
     /// The process that began it last, and when; 0 if it never began.
     pub(crate) pid: u32,
-    pub(crate) time: Duration,
+    pub(crate) time: Moment,
+    /// The thread that submitted it ran it.
+    pub(crate) is_here: bool,
+    /// When the process that it started was last alive, in fair time.
+    pub(crate) child_seen: Option<Duration>,
 }
 
 impl fmt::Display for JobRuns {
@@ -57,9 +96,10 @@ impl fmt::Display for JobRuns {
 /// Creates the log for this process and its workers. Call it while there is only one thread.
 pub(crate) fn create() -> io::Result<()> {
     let file = File::from(memfd_create("offloop-torture-runs", MemfdFlags::CLOEXEC)?);
-    file.set_len((CAPACITY * size_of::<Entry>()) as u64)?;
-    let entries = map(&file)?;
-    ENTRIES.get_or_init(|| entries);
+    file.set_len(size_of::<Log>() as u64)?;
+    let log = map(&file)?;
+    log.main.store(std::process::id(), SeqCst);
+    LOG.get_or_init(|| log);
     let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
     // SAFETY: there is only one thread, as the caller guarantees.
     unsafe { std::env::set_var(VARIABLE, path) };
@@ -73,41 +113,133 @@ pub(crate) fn environment_line() -> String {
     format!("{VARIABLE}={}", std::env::var(VARIABLE).unwrap_or_default())
 }
 
-fn map(file: impl AsFd) -> io::Result<&'static [Entry]> {
-    let (length, access) = (CAPACITY * size_of::<Entry>(), ProtFlags::READ | ProtFlags::WRITE);
+fn map(file: impl AsFd) -> io::Result<&'static Log> {
+    let (length, access) = (size_of::<Log>(), ProtFlags::READ | ProtFlags::WRITE);
     // SAFETY: creates a new shared mapping at an address that the kernel chooses.
     let address = unsafe { mmap(std::ptr::null_mut(), length, access, MapFlags::SHARED, file, 0)? };
-    // SAFETY: the mapping holds `CAPACITY` entries, which are valid when zero and are written by atomics only. It is
-    // never unmapped, and the file never shrinks.
-    Ok(unsafe { std::slice::from_raw_parts(address.cast(), CAPACITY) })
+    // SAFETY: the mapping has the size and the alignment of a log. A log consists of atomics only, so it is valid when
+    // zero, and other processes may write to it. It is never unmapped, and the file never shrinks.
+    Ok(unsafe { &*address.cast() })
 }
 
-fn entry(number: u64) -> &'static Entry {
-    let entries = ENTRIES.get_or_init(|| {
+fn log() -> &'static Log {
+    LOG.get_or_init(|| {
         let path = std::env::var_os(VARIABLE).expect("a worker inherits the path of the run log");
         let file = File::options().read(true).write(true).open(path).expect("the run log can be opened");
         map(&file).expect("the run log can be mapped")
-    });
-    &entries[usize::try_from(number).expect("job numbers are below the capacity")]
+    })
+}
+
+fn entry(number: u64) -> &'static Entry {
+    &log().entries[usize::try_from(number).expect("job numbers are below the capacity")]
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Returns the process that started the run.
+pub(crate) fn main_process() -> u32 {
+    log().main.load(SeqCst)
+}
+
+pub(crate) fn fair_time() -> Duration {
+    Duration::from_nanos(log().fair.load(SeqCst))
+}
+
+pub(crate) fn advance_fair_time(by: Duration) {
+    log().fair.fetch_add(nanos(by), SeqCst);
+}
+
+/// Records the number of jobs that a pool may run at once. Call it before the pool's first job.
+pub(crate) fn add_pool(pool: usize, workers: usize) {
+    log().pools[pool].set_size(u32::try_from(workers).unwrap_or(u32::MAX));
+}
+
+/// Records the pool of a job, before its submission.
+pub(crate) fn add_job(number: u64, pool: usize) {
+    entry(number).pool.store(u32::try_from(pool + 1).unwrap_or(0), SeqCst);
 }
 
 /// Runs the body of a job and records its begin and its end.
 pub(crate) fn record<R>(number: u64, body: impl FnOnce() -> R) -> R {
-    let entry = entry(number);
+    let (entry, now) = (entry(number), Moment::now());
     entry.pid.store(std::process::id(), SeqCst);
-    entry.time.store(u64::try_from(now().as_nanos()).unwrap_or(u64::MAX), SeqCst);
+    entry.time.store(nanos(now.real), SeqCst);
+    entry.fair.store(nanos(now.fair), SeqCst);
     entry.begun.fetch_add(1, SeqCst);
+    let running = Running::begin(entry, number);
     let result = body();
+    drop(running);
     entry.ended.fetch_add(1, SeqCst);
     result
+}
+
+/// Holds a job's place among those that run in its pool's workers, until it returns or panics.
+struct Running(Option<&'static Place>);
+
+impl Running {
+    fn begin(entry: &Entry, number: u64) -> Self {
+        static ME: OnceLock<Option<Identity>> = OnceLock::new();
+        let log = log();
+        // A job that runs on the submitting thread needs no worker.
+        let is_here = std::process::id() == log.main.load(SeqCst);
+        let pool = (entry.pool.load(SeqCst) as usize).checked_sub(1).filter(|_| !is_here);
+        let me = ME.get_or_init(|| proc::identity(std::process::id()));
+        let (Some(pool), Some(me)) = (pool, *me) else { return Self(None) };
+        let (place, crowd) =
+            log.pools[pool].enter(me, number, |other| proc::identity(other.pid()) == Some(other));
+        if !crowd.is_empty() {
+            if let Some(found) = log.found.get(log.crowds.fetch_add(1, SeqCst)) {
+                found.at_once.store(crowd.len(), SeqCst);
+                found.jobs.iter().zip(&crowd).for_each(|(to, job)| to.store(*job, SeqCst));
+                found.job.store(number, SeqCst);
+                found.time.store(nanos(now()), SeqCst);
+            }
+        }
+        Self(place)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.inspect(|place| place.leave());
+    }
+}
+
+/// Records that the process that a job started is alive.
+pub(crate) fn see_child(number: u64) {
+    entry(number).child_seen.store(nanos(fair_time()).max(1), SeqCst);
 }
 
 /// Returns what the log says of a job now.
 pub(crate) fn read(number: u64) -> JobRuns {
     let entry = entry(number);
+    let nanos = |time: &AtomicU64| Duration::from_nanos(time.load(SeqCst));
     // `ended` is read first: a job that runs meanwhile must not seem to have ended more often than it began.
     let ended = entry.ended.load(SeqCst);
     let begun = entry.begun.load(SeqCst);
     let pid = if begun == 0 { 0 } else { entry.pid.load(SeqCst) };
-    JobRuns { begun, ended, pid, time: Duration::from_nanos(entry.time.load(SeqCst)) }
+    let time = Moment { real: nanos(&entry.time), fair: nanos(&entry.fair) };
+    let child_seen = Some(nanos(&entry.child_seen)).filter(|seen| !seen.is_zero());
+    JobRuns { begun, ended, pid, time, is_here: pid == main_process(), child_seen }
+}
+
+/// Describes the moments when a pool ran more jobs at once than it has workers.
+pub(crate) fn crowds() -> Vec<String> {
+    let log = log();
+    let line = |Crowd { at_once, jobs, job, time }: &Crowd| {
+        let (job, time) = (job.load(SeqCst), Duration::from_nanos(time.load(SeqCst)));
+        let pool = entry(job).pool.load(SeqCst).saturating_sub(1);
+        let size = log.pools[pool as usize].size();
+        let describe = |job: u64| {
+            let runs = read(job);
+            format!("{job} ({runs}, begun {:?} before)", time.saturating_sub(runs.time.real))
+        };
+        let jobs: Vec<_> = jobs.iter().take(at_once.load(SeqCst)).map(|job| job.load(SeqCst)).collect();
+        let jobs: Vec<_> = jobs.into_iter().map(describe).collect();
+        let jobs = jobs.join(", ");
+        format!("pool {pool} with workers for {size} jobs ran others when job {job} began: {jobs}")
+    };
+    log.found.iter().take(log.crowds.load(SeqCst)).map(line).collect()
 }

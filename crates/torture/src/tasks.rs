@@ -1,21 +1,24 @@
 //! The jobs: each records its begin and end in the run log and does what its kind says.
 
-use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
 
-use offloop::ProcessPool;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use offloop::{Blob, ProcessPool};
 
+use crate::clock::wait_fairly;
+use crate::havoc;
 use crate::payload::{self, mix};
 use crate::plan::Kind;
-use crate::run_log::record;
+use crate::run_log::{self, record};
+use crate::values::{self, Value};
 
 /// How the message of every planned panic begins.
 pub(crate) const PLANNED_PANIC: &str = "as planned, job ";
 
 /// The exit status of a job whose worker should have been killed for what it did, and was not within [`LINGER`].
 pub(crate) const NOT_KILLED: i32 = 117;
+
+/// A worker may take this long to start. On an overloaded machine it takes long, and that is no fault.
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(300);
 
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -66,18 +69,79 @@ pub(crate) fn chatter(number: u64, lines: u64) -> Vec<u8> {
     })
 }
 
-/// Runs the job `inner` in a pool of its own, which it shuts down or drops.
+/// Runs the job `inner` in a pool of its own, which it shuts down or drops. A forked child may drop its copy before.
 #[offloop::task]
-pub(crate) fn nest(number: u64, inner: u64, shuts_down: bool) -> Vec<u8> {
+pub(crate) fn nest(number: u64, inner: u64, shuts_down: bool, forks: bool) -> Vec<u8> {
     record(number, || {
-        let pool =
-            ProcessPool::builder().max_workers(1).build().expect("a worker can have a pool of its own");
-        let result = pool.run(nap.with(inner, 1)).wait_timeout(Duration::from_secs(20));
+        if havoc::has_lost_privileges() {
+            // It may not start this program any more.
+            return record(inner, || payload::result(number, 0));
+        }
+        let pool = ProcessPool::builder().max_workers(1).start_timeout(START_TIMEOUT).build();
+        let pool = pool.expect("a worker can have a pool of its own");
+        // A child of the program itself would stay as a zombie.
+        if forks && std::process::id() != run_log::main_process() {
+            let inherited = pool.clone();
+            havoc::fork(move || drop(inherited));
+        }
+        let mut result = pool.run(nap.with(inner, 1));
+        let result = wait_fairly(Duration::from_secs(20), |slice| result.wait_timeout(slice));
         let value = result.expect("the inner job ends in time").expect("the inner job returns");
         assert_eq!(value, payload::result(inner, 0), "the inner job returned another job's value");
         if shuts_down {
-            let report = pool.shutdown(Duration::from_secs(5)).wait_timeout(Duration::from_secs(20));
+            let mut report = pool.shutdown(Duration::from_secs(5));
+            let report = wait_fairly(Duration::from_secs(20), |slice| report.wait_timeout(slice));
             report.expect("the inner pool shuts down in time").expect("the inner pool reports");
+        }
+        payload::result(number, 0)
+    })
+}
+
+/// Forks a child that lives for this time beside the job, and perhaps longer.
+#[offloop::task]
+pub(crate) fn fork(number: u64, argument: &[u8], sent: usize, millis: u64) -> Vec<u8> {
+    record(number, || {
+        let time = Duration::from_millis(millis);
+        havoc::fork(|| std::thread::sleep(time));
+        if millis % 2 == 0 {
+            std::thread::sleep(time);
+            havoc::collect_children();
+        }
+        if let Err(fault) = payload::check_argument(argument, number, sent) {
+            panic!("the argument of job {number} is damaged: {fault}");
+        }
+        payload::result(number, 0)
+    })
+}
+
+/// Forks a child that drops its copy of the argument, which this job goes on to use.
+#[offloop::task]
+pub(crate) fn fork_and_drop(number: u64, argument: Blob, sent: usize, millis: u64) -> Vec<u8> {
+    record(number, || {
+        let mut argument = Some(argument);
+        havoc::fork(|| drop(argument.take()));
+        std::thread::sleep(Duration::from_millis(millis));
+        let bytes = argument.as_deref().unwrap_or_default();
+        if let Err(fault) = payload::check_argument(bytes, number, sent) {
+            panic!("the argument of job {number} is damaged: {fault}");
+        }
+        payload::result(number, 0)
+    })
+}
+
+/// Returns a value of more than bytes.
+#[offloop::task]
+pub(crate) fn give(number: u64, kind: Kind, variant: u64) -> Value {
+    record(number, || values::value(kind, number, variant))
+}
+
+/// Leaves its process in another state than it found it, for the jobs after it.
+#[offloop::task]
+pub(crate) fn degrade(number: u64, kind: Kind, variant: u64) -> Vec<u8> {
+    record(number, || {
+        match kind {
+            Kind::DropPrivileges => havoc::drop_privileges(),
+            _ => havoc::lose_signals(variant),
         }
         payload::result(number, 0)
     })
@@ -90,25 +154,26 @@ pub(crate) fn misbehave(number: u64, kind: Kind, status: i32) -> Vec<u8> {
         Kind::Panic => panic!("{PLANNED_PANIC}{number}"),
         Kind::Exit => std::process::exit(status),
         Kind::Abort => std::process::abort(),
-        Kind::Segfault => raise(libc::SIGSEGV),
-        Kind::KillSelf => raise(libc::SIGKILL),
-        Kind::Exhaust => exhaust_memory(),
+        Kind::Segfault => havoc::raise(libc::SIGSEGV),
+        Kind::KillSelf => havoc::raise(libc::SIGKILL),
+        Kind::Exhaust => havoc::exhaust_memory(),
         Kind::CloseAllReturn => {
-            close_all();
+            havoc::close_all();
             payload::result(number, 0)
         }
         Kind::CloseAll => {
-            close_all();
+            havoc::close_all();
             wait_to_be_killed()
         }
         Kind::Garbage => {
-            write_garbage(number);
+            havoc::write_garbage(number);
             wait_to_be_killed()
         }
-        Kind::Overrun | Kind::Stubborn => {
-            if kind == Kind::Stubborn {
-                // SAFETY: ignoring a signal installs no handler.
-                unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+        Kind::Overrun | Kind::Stubborn | Kind::LeaveBehind => {
+            match kind {
+                Kind::Stubborn => havoc::ignore_sigterm(),
+                Kind::LeaveBehind => havoc::leave_a_process_behind(number),
+                _ => {}
             }
             loop {
                 std::thread::sleep(Duration::from_secs(600));
@@ -122,51 +187,4 @@ fn wait_to_be_killed() -> ! {
     std::thread::sleep(LINGER);
     // SAFETY: ends this process at once; no code runs afterwards.
     unsafe { libc::_exit(NOT_KILLED) }
-}
-
-fn raise(signal: libc::c_int) -> ! {
-    loop {
-        // The first SIGSEGV goes to the handler of the standard library, which lets the second one through.
-        // SAFETY: takes a plain number.
-        unsafe { libc::raise(signal) };
-    }
-}
-
-fn close_all() {
-    // SAFETY: a closed descriptor leaves all memory valid. Code that uses one fails, as this job intends.
-    unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) };
-}
-
-fn exhaust_memory() -> ! {
-    const MARGIN: u64 = 48 << 20;
-    // Limits data, not the address space: a pool that an earlier job left behind may still unmap 64 GiB of it.
-    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = pages.split(' ').nth(5).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    let bytes = Some(pages * rustix::param::page_size() as u64 + MARGIN);
-    let _ = setrlimit(Resource::Data, Rlimit { current: bytes, maximum: bytes });
-    let mut hoard = Vec::new();
-    loop {
-        hoard.push(std::hint::black_box(vec![1u8; 1 << 20]));
-    }
-}
-
-/// Writes garbage to every descriptor above 2 that takes it without blocking.
-fn write_garbage(number: u64) {
-    let garbage = match number % 3 {
-        0 => vec![0xab; 4096],
-        1 => vec![0xff; 100],
-        _ => payload::pattern(number, 10_000),
-    };
-    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-    let descriptors: Vec<RawFd> =
-        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    for descriptor in descriptors.into_iter().filter(|descriptor| *descriptor > 2) {
-        // SAFETY: a descriptor that is no longer open is refused by the kernel; nothing else is done with it.
-        let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
-        let mut polled = [PollFd::new(&descriptor, PollFlags::OUT)];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        if poll(&mut polled, Some(&at_once)).is_ok() && polled[0].revents().contains(PollFlags::OUT) {
-            let _ = rustix::io::write(descriptor, &garbage);
-        }
-    }
 }

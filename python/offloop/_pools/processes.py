@@ -70,8 +70,15 @@ class ProcessPoolExecutor(Pool):
     - `max_payload`: the bytes that a call or a result may have, large buffers included; below 4 GiB.
     - `nice`: the number by which workers' niceness is raised; `cpu_affinity`: the cores that they may use.
     - `grace`: the seconds between SIGTERM and SIGKILL when a job is to end.
+    - `kill_children`: whether the programs that a job has started are ended with it when it is killed or its worker
+      crashes. What a job has left in the background outlives a worker that leaves by itself. With False, workers and
+      what they start stay in the process group of this process.
     - `start_timeout`: the seconds that a worker may take to start, including the preloading and the initializer.
     - `env`: environment variables that workers have in addition to this process's; `cwd`: their directory.
+    - `results`: "pickle", or "data": results, items and exceptions travel as plain data, and nothing that a worker has
+      sent is unpickled. Results may consist of None, bool, int, float, str, bytes, bytearray, memoryview, list, tuple,
+      dict, set and frozenset; an exception arrives as `RemoteError`. For workers that may be taken over by what they
+      process, and have less rights than this process.
     - `context_vars`: the context variables, defined at the top level of modules, whose values travel with each call.
     - `exit_timeout`: the seconds for which the interpreter's exit waits for accepted jobs; None: forever.
     - `name`: the pool's name in `metrics()`. Calls that wait and do not compute, which threads could do, are logged
@@ -99,9 +106,11 @@ class ProcessPoolExecutor(Pool):
         nice: int = 5,
         cpu_affinity: Iterable[int] | None = None,
         grace: float = 0.5,
+        kill_children: bool = True,
         start_timeout: float = 10.0,
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
+        results: Literal["pickle", "data"] = "pickle",
         context_vars: Sequence[ContextVar[Any]] = (),
         exit_timeout: float | None = 60.0,
         name: str = "",
@@ -116,14 +125,17 @@ class ProcessPoolExecutor(Pool):
                 raise TypeError("max_tasks_per_child must be an integer")
             if max_tasks_per_child <= 0:
                 raise ValueError("max_tasks_per_child must be >= 1")
+        if isinstance(preload, str):
+            raise TypeError(f"preload is a sequence of module names, not one name: give [{preload!r}]")
         forks = mp_context is not None and mp_context.get_start_method() == "fork"
         if forks and max_tasks_per_child is not None:
             raise ValueError("max_tasks_per_child is incompatible with the 'fork' multiprocessing start method")
-        self._max_workers = max_workers or len(os.sched_getaffinity(0))
+        self._max_workers = max_workers or len(os.sched_getaffinity(os.getpid()))
         self._starts_all = forks
         """Whether the next call starts all workers. The first one does, as in the standard pool, if they are forks of
         this process."""
         self._capture = _capture(context_vars)
+        self._as_data = results == "data"
         self._start_timeout = start_timeout
         self._seen: dict[int, WorkerProcess] = {}
         """The workers that `_processes` has returned last."""
@@ -142,6 +154,7 @@ class ProcessPoolExecutor(Pool):
             "on_full": on_full,
             "on_crash": on_crash,
             "grace": grace,
+            "kill_children": kill_children,
             "start_timeout": start_timeout,
             "max_tasks_per_child": max_tasks_per_child,
             "max_worker_age": max_worker_age,
@@ -151,6 +164,7 @@ class ProcessPoolExecutor(Pool):
             "nice": nice,
             "cpu_affinity": None if cpu_affinity is None else list(cpu_affinity),
             "cwd": directory,
+            "results": results,
         }
         initialisation = initializer, initargs, worker_state, close_worker_state
         if forks:
@@ -160,8 +174,8 @@ class ProcessPoolExecutor(Pool):
 
             settings["fork"] = fork
         else:
-            settings["program"], variables = main.command(preparation)
-            settings["env"] = list({**(env or {}), **variables}.items())
+            settings["program"], settings["start_data"] = main.command(preparation)
+            settings["env"] = None if env is None else list(env.items())
         if initializer is not None or worker_state is not None:
             inherited: main.Call = main.initialise_inherited, (), {}, None
             settings["initializer"] = (
@@ -227,7 +241,13 @@ class ProcessPoolExecutor(Pool):
         limits = CallLimits(timeout, priority=priority)
         try:
             stream._job = self._dispatch(
-                stream._receiver, None, main.send_items, (fn, args, kwargs), {}, limits, buffersize
+                stream._receiver,
+                None,
+                main.send_items,
+                (fn, args, kwargs, self._as_data),
+                {},
+                limits,
+                buffersize,
             )
         except PicklingFailed as failed:
             stream._receiver._fail(failed.error)

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from .. import _offloop
+
 _PENDING_LIMIT = 10_000
 """The number of records that may wait for the next job; beyond that, the oldest are dropped."""
 
@@ -68,13 +70,13 @@ def install(send: Callable[[bytes], None], level: int) -> Forwarder:
     return forwarder
 
 
-def emit(data: bytes) -> None:
+def emit(data: bytes, trusts_worker: bool) -> None:
     """Hands a worker's record to the logger of its name, if that takes its level. Never raises.
 
-    Called in the parent, by the engine's binding.
+    Unpickles nothing unless it trusts the worker. Called in the parent, by the engine's binding.
     """
     try:
-        record = _unpack(data)
+        record = _unpack(data, trusts_worker)
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)
@@ -100,18 +102,22 @@ def _pack(record: logging.LogRecord) -> bytes:
     pickled: dict[str, bytes] = {}
     for name, value in fields.items():
         if type(value) in _PLAIN:
-            plain[name] = value
+            plain["".join((name,))] = value
         else:
             try:
-                pickled[name] = pickle.dumps(value, 5)
+                pickled["".join((name,))] = pickle.dumps(value, 5)
             except Exception:
                 continue
-    return pickle.dumps((plain, pickled), 5)
+    return _offloop.encode_data((plain, pickled), False)[0]
 
 
-def _unpack(data: bytes) -> logging.LogRecord:
+def _unpack(data: bytes, trusts_worker: bool) -> logging.LogRecord:
     fields: dict[str, Any]
-    fields, pickled = pickle.loads(data)
+    fields, pickled = _offloop.decode_data(data, ())
+    if not trusts_worker:
+        # Nothing but plain values, and none that would be formatted as something else.
+        fields = {name: value for name, value in fields.items() if type(value) in _PLAIN}
+        return logging.makeLogRecord({**fields, "args": None, "exc_info": None})
     for name, value in pickled.items():
         try:
             fields[name] = pickle.loads(value)

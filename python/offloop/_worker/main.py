@@ -10,7 +10,6 @@ import gc
 import os
 import signal
 import sys
-from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,6 @@ from .replies import LOG, RAISED, REFUSED, RESULT, UNREADABLE
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-PREPARATION = "OFFLOOP_PREPARATION"
-"""The environment variable by which a template gets its settings."""
 
 MARKER = "OFFLOOP_WORKER"
 """The engine's variable. It is removed, so that a program that a job starts does not act as a worker."""
@@ -40,8 +36,12 @@ _forwarder: logs.Forwarder | None = None
 """The handler that sends log records to the parent, if this process is a worker."""
 
 
-def command(preparation: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
-    """Returns the command line of a template, and the environment variables that it needs."""
+def command(preparation: Mapping[str, Any]) -> tuple[list[str], bytes]:
+    """Returns the command line of a template, and the data that it starts with.
+
+    The data hold secrets, such as multiprocessing's authentication key, and may be long. So they go over the
+    template's socket: other processes can read its environment and its command line, whose lengths are limited.
+    """
     import pickle
     from multiprocessing import spawn, util
 
@@ -50,8 +50,7 @@ def command(preparation: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
     program = f"import sys; sys.path.insert(0, {parent!r}); from offloop._worker.main import main; main()"
     flags: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
     executable = os.fsdecode(spawn.get_executable())
-    environment = {PREPARATION: b2a_base64(pickle.dumps(dict(preparation)), newline=False).decode()}
-    return [executable, *flags, "-c", program], environment
+    return [executable, *flags, "-c", program], pickle.dumps(dict(preparation), 5)
 
 
 def main() -> None:
@@ -59,10 +58,10 @@ def main() -> None:
     import pickle
 
     template = _offloop.Template.connect()
-    preparation = pickle.loads(a2b_base64(os.environ.pop(PREPARATION)))
     os.environ.pop(MARKER, None)
     if template is None:
         return
+    preparation = pickle.loads(template.start_data())
     main_module.prepare_base(preparation["process"])
     _serve(template, preparation, is_fork=False)
 
@@ -92,10 +91,7 @@ def fork(socket: int, preparation: Mapping[str, Any]) -> int:
 def _serve(template: _offloop.Template, preparation: Mapping[str, Any], is_fork: bool) -> None:
     """Forks workers until the pool has ended. Never returns."""
     global _preparation, _awaits_main, _awaits_multiprocessing
-    # Ctrl-C goes to the whole foreground group; the parent decides what happens to the jobs.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The parent may ignore the signal; then the workers' exit statuses would be lost.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _reset_signals()
     _preparation = preparation["process"]
     # A fork of the parent already has its main module.
     _awaits_main = not is_fork
@@ -116,6 +112,22 @@ def _serve(template: _offloop.Template, preparation: Mapping[str, Any], is_fork:
     _offloop.set_call_handler(perform)
     worker.serve()
     _end()
+
+
+def _reset_signals() -> None:
+    """Makes this process handle signals as a new interpreter does, whatever the parent has blocked or ignored.
+
+    Otherwise SIGTERM would not end a worker, programs that a job starts would ignore what the parent ignores, and with
+    SIGCHLD the workers' exit statuses would be lost. A fork of the parent has its handlers, too.
+    """
+    ignored_by_python = {signal.SIGPIPE, getattr(signal, "SIGXFSZ", None)}
+    for number in signal.valid_signals() - ignored_by_python:
+        # A handler that was not installed from Python, such as that of `faulthandler`, is shown as None.
+        if signal.getsignal(number) not in (signal.SIG_DFL, None):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # Ctrl-C goes to the whole foreground group; the parent decides what happens to the jobs.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _begin(log_level: int) -> None:
@@ -188,21 +200,25 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], "dict[str, 
 """A call as it is pickled: the function, its arguments, and the values of context variables, if any."""
 
 
-def perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
+def perform(
+    body: Buffer, buffers: Iterable[Buffer], as_data: bool
+) -> tuple[int, bytes, Sequence[Buffer]]:
     """Performs a pickled call and returns the reply. An exception, whatever it is, is in the reply."""
     if _forwarder is None or _forwarder.job_runs:
         # This is the process that has the pool, and runs a call for which its queue has no room.
-        return _perform(body, buffers)
+        return _perform(body, buffers, as_data)
     _forwarder.job_runs = True
     try:
-        return _perform(body, buffers)
+        return _perform(body, buffers, as_data)
     finally:
         _forwarder.flush()
         _forwarder.job_runs = False
         _flush()
 
 
-def _perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Sequence[Buffer]]:
+def _perform(
+    body: Buffer, buffers: Iterable[Buffer], as_data: bool
+) -> tuple[int, bytes, Sequence[Buffer]]:
     try:
         if _awaits_main and main_module.needs_main(bytes(body)):
             _import_main()
@@ -224,17 +240,26 @@ def _perform(body: Buffer, buffers: Iterable[Buffer]) -> tuple[int, bytes, Seque
 
             value = run_in(context, fn, *args, **kwargs)
         _calls.check_result(fn, value)
-        return RESULT, *pickling.dumps(pickling.wrap_large(value), travels_beside)
+        return _reply(value, as_data)
     except InitializerFailed as error:
         return REFUSED, str(error).encode(errors="replace"), ()
     except BaseException as error:
         return RAISED, remote_errors.pack(error), ()
 
 
-def send_items(fn: Callable[..., Iterable[Any]], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def _reply(value: object, as_data: bool) -> tuple[int, bytes, Sequence[Buffer]]:
+    """Returns a result, or an item of a stream, as it travels."""
+    if as_data:
+        return RESULT, *_offloop.encode_data(value, True)
+    return RESULT, *pickling.dumps(pickling.wrap_large(value), travels_beside)
+
+
+def send_items(
+    fn: Callable[..., Iterable[Any]], args: tuple[Any, ...], kwargs: Mapping[str, Any], as_data: bool
+) -> None:
     """Sends the items of the iterable that `fn` returns. The call that `pool.stream` submits."""
     for item in fn(*args, **kwargs):
-        _offloop.emit((RESULT, *pickling.dumps(pickling.wrap_large(item), travels_beside)))
+        _offloop.emit(_reply(item, as_data))
 
 
 class InitializerFailed(Exception):

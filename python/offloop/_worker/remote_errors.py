@@ -3,12 +3,15 @@
 import contextlib
 import pickle
 import traceback
-from typing import Any
+from typing import Any, TypeGuard, TypeVar, cast
 
+from .. import _offloop
 from .._calls import name_of
 from . import pickling
 
 __all__ = ["RemoteError"]
+
+_E = TypeVar("_E", bound=BaseException)
 
 
 class RemoteError(Exception):
@@ -46,7 +49,7 @@ def pack(exc: BaseException) -> bytes:
     """
     type_name, text = _type_name(exc), _text(exc)
     pickled, _ = _pickle(exc)
-    return pickle.dumps((pickled, type_name, text, _format(exc), _notes(exc)), 5)
+    return _offloop.encode_data((pickled, type_name, text, _format(exc), _notes(exc)), False)[0]
 
 
 def unpack(data: bytes) -> BaseException:
@@ -54,12 +57,36 @@ def unpack(data: bytes) -> BaseException:
 
     If it cannot be unpickled in this process, returns a RemoteError that says why.
     """
-    pickled, type_name, text, formatted, notes = pickle.loads(data)
+    pickled, type_name, text, formatted, notes = _offloop.decode_data(data, ())
     exc: BaseException
     try:
         exc = pickle.loads(pickled)
     except (Exception, SystemExit) as error:
         exc = RemoteError(type_name, text, f"it cannot be unpickled in this process: {_describe(error)}")
+    return _complete(exc, formatted, notes)
+
+
+def unpack_data(data: bytes) -> RemoteError:
+    """Returns the exception that `pack` was given as a RemoteError, with the remote traceback as its `__cause__`.
+
+    Unpickles nothing. Raises ValueError if `pack` has not made the data.
+    """
+    match _offloop.decode_data(data, ()):
+        case (bytes(), str(type_name), str(text), str(formatted), notes) if _are_texts(notes):
+            error = RemoteError(type_name, text, 'the pool has results="data"')
+            return _complete(error, formatted, notes)
+        case _:
+            raise ValueError("a worker sent malformed data: it is no exception")
+
+
+def _are_texts(value: object) -> TypeGuard[list[str]]:
+    if not isinstance(value, list):
+        return False
+    return all(type(item) is str for item in cast("list[object]", value))
+
+
+def _complete(exc: _E, formatted: str, notes: list[str]) -> _E:
+    """Gives an exception its remote traceback and its notes. Returns it."""
     # Callers look for the standard library's type.
     from concurrent.futures import process
 
@@ -119,7 +146,8 @@ def _describe(error: BaseException) -> str:
 
 
 def _type_name(exc: BaseException) -> str:
-    return name_of(type(exc)).removeprefix("builtins.")
+    # `join` makes a plain `str` even if the class's name is of a subclass.
+    return "".join((name_of(type(exc)),)).removeprefix("builtins.")
 
 
 def _text(value: object) -> str:

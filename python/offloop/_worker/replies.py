@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .. import _offloop
 from . import pickling, remote_errors
 
 if TYPE_CHECKING:
@@ -44,6 +45,19 @@ def open_reply(code: int, body: Buffer, buffers: Sequence[Buffer]) -> Any:
         except BaseException as why:
             raise Unreadable(why, has_run=True) from None
     error = remote_errors.unpack(bytes(body))
+    if code == UNREADABLE:
+        raise Unreadable(error, has_run=False)
+    raise error
+
+
+def open_data(code: int, body: bytes, buffers: Sequence[bytes]) -> Any:
+    """Does the same for a pool with `results="data"`, whose workers are not trusted: unpickles nothing."""
+    try:
+        if code == RESULT:
+            return _offloop.decode_data(body, buffers)
+        error = remote_errors.unpack_data(body)
+    except ValueError as why:
+        raise Unreadable(why, has_run=True) from None
     if code == UNREADABLE:
         raise Unreadable(error, has_run=False)
     raise error

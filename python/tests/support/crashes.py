@@ -201,6 +201,20 @@ def fork_and_leave_child() -> int:
     return child
 
 
+def start_stubborn_program(path: Path) -> subprocess.Popen[bytes]:
+    """Starts a program that writes its process id to a file, and goes on when it is told to end."""
+    script = "trap '' TERM; echo $$ > $0; while :; do sleep 0.05; done"
+    return subprocess.Popen(["/bin/sh", "-c", script, path])
+
+
+def run_stubborn_program(path: Path) -> int:
+    return start_stubborn_program(path).wait()
+
+
+def leave_stubborn_program(path: Path) -> None:
+    start_stubborn_program(path)
+
+
 def install_handlers() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD, signal.SIGALRM):
         signal.signal(number, lambda *_: None)

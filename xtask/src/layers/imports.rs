@@ -49,6 +49,8 @@ pub(crate) struct Imports {
     pub(crate) process_features: Vec<Location>,
     /// The items that are neither modules nor imports.
     pub(crate) definitions: Vec<Location>,
+    /// Each call of `thread::spawn`, and each method call `spawn` in a file that names `thread::Builder`.
+    pub(crate) thread_starts: Vec<Location>,
     /// The files that are compiled for tests only.
     pub(crate) test_files: BTreeSet<String>,
 }
@@ -79,10 +81,13 @@ pub(crate) fn read(sources: &Sources) -> Result<Imports, String> {
         locations.retain(|location| !test_files.contains(&location.file));
         locations
     };
+    let mut thread_starts = found.thread_spawns;
+    thread_starts.extend(found.spawn_calls.into_iter().filter(|at| found.thread_builders.contains(&at.file)));
     Ok(Imports {
         all,
         process_features: outside_tests(found.process_features),
         definitions: outside_tests(found.definitions),
+        thread_starts: outside_tests(thread_starts),
         test_files,
     })
 }
@@ -122,6 +127,12 @@ struct Found {
     references: Vec<Reference>,
     process_features: Vec<Location>,
     definitions: Vec<Location>,
+    /// The paths that end with `thread::spawn`.
+    thread_spawns: Vec<Location>,
+    /// The calls of methods with the name `spawn`.
+    spawn_calls: Vec<Location>,
+    /// The files that name `thread::Builder`.
+    thread_builders: BTreeSet<String>,
     test_modules: Vec<Path>,
 }
 
@@ -225,6 +236,12 @@ impl Reader<'_> {
 
     fn refer(&mut self, span: Span, path: Path, is_reexport: bool) {
         let (at, module) = (self.location(span), self.module.clone());
+        if path.ends_with(&["thread".to_owned(), "spawn".to_owned()]) {
+            self.found.thread_spawns.push(at.clone());
+        }
+        if path.windows(2).any(|pair| pair == ["thread", "Builder"]) {
+            self.found.thread_builders.insert(at.file.clone());
+        }
         self.found.references.push(Reference { at, module, path, is_reexport });
     }
 
@@ -362,6 +379,13 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         visit::visit_path(self, path);
     }
 
+    fn visit_expr_method_call(&mut self, call: &'ast syn::ExprMethodCall) {
+        if call.method == "spawn" {
+            self.found.spawn_calls.push(self.location(call.method.span()));
+        }
+        visit::visit_expr_method_call(self, call);
+    }
+
     fn visit_macro(&mut self, call: &'ast syn::Macro) {
         self.visit_path(&call.path);
         self.read_tokens(call.tokens.clone());
@@ -425,7 +449,9 @@ fn parts_of(item: &Item) -> (&[Attribute], Option<&Ident>) {
 /// Returns whether the condition of a `cfg` holds in builds for tests, fuzzing or model checking only.
 fn requires_tests(condition: &Meta) -> bool {
     let Meta::List(list) = condition else {
-        return ["test", "doctest", "fuzzing", "shuttle"].iter().any(|name| condition.path().is_ident(name));
+        return ["test", "doctest", "fuzzing", "shuttle", "weak_memory"]
+            .iter()
+            .any(|name| condition.path().is_ident(name));
     };
     let parts = list.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated).unwrap_or_default();
     if list.path.is_ident("all") {

@@ -222,6 +222,23 @@ fn the_feature_process_is_found_outside_its_places() {
 }
 
 #[test]
+fn a_thread_that_is_started_elsewhere_is_found() {
+    for code in [
+        "fn f() { std::thread::spawn(g); }",
+        "use crate::base::sync::thread; fn f() { thread::spawn(g); }",
+        "fn f() { thread::Builder::new().name(name()).spawn(g); }",
+        "use std::thread::Builder; fn f() { let builder = Builder::new(); builder.spawn(g); }",
+    ] {
+        assert_finds(
+            &[("core/f.rs", code)],
+            "core/f.rs:1: threads are started by `spawn` of base/spawn.rs only",
+        );
+        assert_eq!(check_with(&[("base/spawn.rs", code)]), [""; 0]);
+    }
+    assert_eq!(check_with(&[("core/f.rs", "fn f() { command.spawn(); pool.spawn(g); }")]), [""; 0]);
+}
+
+#[test]
 fn an_unknown_room_is_reported_once() {
     let findings = check_with(&[
         ("arena.rs", ""),

@@ -22,6 +22,7 @@ pub(super) fn all() -> Vec<Step> {
             plan: || cargo("clippy -p offloop --no-default-features --lib -- -D warnings").into(),
         },
         Step { name: "layers", plan: || cargo("xtask layers").into() },
+        Step { name: "other-systems", plan: || cargo("xtask other-systems").into() },
         Step { name: "tests", plan: || workspace("test --workspace --all-features").into() },
         Step { name: "nextest", plan: nextest },
         Step { name: "tests-bare", plan: || cargo("test -p offloop --no-default-features --lib").into() },
@@ -79,14 +80,20 @@ fn nextest() -> Plan {
     cargo("nextest run -p offloop-example-testing").into()
 }
 
-/// Runs the concurrency models under shuttle, a scheduler that tries many orders of events. The flag `shuttle` selects
-/// these tests. They have a target directory of their own, because another flag would rebuild everything each time.
+/// Runs the concurrency models: under shuttle, a scheduler that tries many orders of events, and under loom, which also
+/// lets loads return old values where their orderings allow it. A flag selects the tests of each. They have target
+/// directories of their own, because another flag would rebuild everything each time.
 fn models() -> Plan {
-    let target = host::target_dir().join("shuttle").display().to_string();
-    cargo("test -p offloop --no-default-features --features watch --lib --release")
-        .and(["--target-dir", &target])
-        .with("RUSTFLAGS", "--cfg shuttle")
-        .into()
+    let models = |directory: &str, flag, features: &str, filter: &str| {
+        let target = host::target_dir().join(directory).display().to_string();
+        cargo("test -p offloop --no-default-features --lib --release")
+            .and(["--features", features, "--target-dir", &target, "--", filter])
+            .with("RUSTFLAGS", flag)
+    };
+    Plan::Run(vec![
+        models("shuttle", "--cfg shuttle", "watch", "model"),
+        models("weak-memory", "--cfg weak_memory", "process", "weak_model"),
+    ])
 }
 
 /// Runs the unit tests under Miri, on the first installed toolchain that has it.

@@ -3,6 +3,7 @@
 mod bare;
 mod ours;
 mod peer;
+mod rows;
 mod shm;
 
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ pub(crate) use shm::SHM_COPY;
 use crate::alarm::Alarm;
 use crate::support::{Spread, field};
 
-pub(crate) const OURS: [&str; 3] = [ours::AWAIT, ours::WAIT, ours::BLOB];
+pub(crate) const OURS: [&str; 4] = [ours::AWAIT, ours::WAIT, ours::BLOB, rows::POSTCARD];
 pub(crate) const PEERS: [&str; 5] = [PROCSPAWN, peer::PROCSPAWN_SHM, BARE_PIPE, bare::SOCKETPAIR, SHM_COPY];
 
 /// All contenders, started, in the order of their names above.
@@ -24,6 +25,7 @@ pub(crate) fn all() -> Vec<Box<dyn Contender>> {
         Box::new(ours::Ours::<ours::Await>::start()),
         Box::new(ours::Ours::<ours::Wait>::start()),
         Box::new(ours::Blobs::start()),
+        Box::new(rows::Postcard::start()),
         Box::new(peer::Procspawn::start()),
         Box::new(peer::Shared::start()),
         Box::new(bare::Bare::over_pipes()),
@@ -61,6 +63,11 @@ pub(crate) trait Contender {
 
     /// Measures one job that [makes](make) `length` bytes, whose pages are counted here.
     fn result(&mut self, _length: usize) -> Option<Duration> {
+        None
+    }
+
+    /// Measures one job that returns its argument, a list of `count` structs with twenty fields.
+    fn rows(&mut self, _count: u64) -> Option<Duration> {
         None
     }
 

@@ -7,6 +7,7 @@ use futures_lite::future::block_on;
 use offloop::{Blob, BlobMut, Handle, ProcessPool};
 use tokio::runtime::Runtime;
 
+use super::rows::there_and_back;
 use super::{BURST, BYTE, Contender, Life, WORKERS, check, life, make, pages};
 use crate::support::{Spread, median, per_second};
 
@@ -163,6 +164,10 @@ impl<W: Way> Contender for Ours<W> {
         })
     }
 
+    fn rows(&mut self, count: u64) -> Option<Duration> {
+        (W::NAME == WAIT).then(|| there_and_back(&self.pool, count))
+    }
+
     fn life(&mut self) -> Option<Life> {
         let begin = Instant::now();
         let pool = ProcessPool::builder().max_workers(1).build().expect("a pool");
@@ -192,7 +197,7 @@ impl Contender for Blobs {
 
     /// The blob is filled before the measured time begins, like one that was read or computed in place.
     fn argument(&mut self, bytes: &[u8]) -> Option<Duration> {
-        let mut blob = BlobMut::with_capacity(bytes.len());
+        let mut blob = self.0.blob(bytes.len());
         blob.extend_from_slice(bytes);
         let blob = blob.freeze();
         let begin = Instant::now();

@@ -12,7 +12,10 @@
 //!   forks the pool's workers.
 //! - **Functions that Rust does not see.** Jobs of a binding all have one type. [`describe`] gives a job its own name in
 //!   [advice](crate::metrics::Advice), and [`mark_failed`] counts a job as failed that returns an exception as a value.
+//! - **Threads of a binding's own.** [`start_thread`] starts one as the pools start theirs, and [`begin_thread`] makes one that
+//!   was started otherwise begin as these do.
 //! - **Threads seen from outside.** [`thread`] returns the CPU time, the state and the name of any thread of this process.
+//! - **Forks.** [`OwnProcess`] keeps a value away from forked children, which must not use it or drop it.
 //! - **Measurements of a binding's own.** [`run_delay`] returns the time that a thread has waited for a core, and
 //!   [`activity_of`] the verdict of the pools' advice.
 
@@ -27,6 +30,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 #[cfg(all(feature = "process", target_os = "linux"))]
 use serde::de::DeserializeOwned;
 
+pub use crate::base::fork::OwnProcess;
+pub use crate::base::spawn::{begin_thread, start_thread};
 pub use crate::base::thread;
 pub use crate::core::current::{describe, mark_failed};
 use crate::core::error::Error;
@@ -192,6 +197,12 @@ pub trait ProcessPoolBuilderExt: sealed::Sealed + Sized {
     /// It gets the template's end of a socket, and returns its process id. In that process [`Template::adopt`] takes over.
     /// It is called on a thread that lives as long as the pool. What it starts must be a child of this process.
     fn template_by(self, start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static) -> Self;
+
+    /// Sets bytes, of any length, that the template gets as [`Template::start_data`].
+    ///
+    /// They go in a sealed file over the template's socket. Unlike arguments and environment variables, they cannot be
+    /// read in `/proc`. They have no effect without a template.
+    fn start_data(self, data: impl Into<Vec<u8>>) -> Self;
 }
 
 #[cfg(all(feature = "process", target_os = "linux"))]
@@ -201,6 +212,10 @@ impl sealed::Sealed for ProcessPoolBuilder {}
 impl ProcessPoolBuilderExt for ProcessPoolBuilder {
     fn template_by(self, start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static) -> Self {
         ProcessPoolBuilder::template_by(self, start)
+    }
+
+    fn start_data(self, data: impl Into<Vec<u8>>) -> Self {
+        ProcessPoolBuilder::start_data(self, data.into())
     }
 }
 
@@ -279,19 +294,27 @@ pub trait ItemStreamExt<T>: sealed::Sealed {
 
     /// Registers `waker` to be woken when another item comes or the job ends. Returns true if there are items already, or
     /// if the job has ended. Does not block.
-    fn on_item(&self, waker: &Waker) -> bool;
+    fn on_item(&mut self, waker: &Waker) -> bool;
+
+    /// Makes [`try_next`](Self::try_next) decode each item itself, for a type that is known to be decoded quickly. So an
+    /// item can be taken as soon as it has come. By default another thread decodes items that may take long.
+    fn decode_here(&mut self);
 }
 
 #[cfg(all(feature = "process", target_os = "linux"))]
 impl<T> sealed::Sealed for ItemStream<T> {}
 
 #[cfg(all(feature = "process", target_os = "linux"))]
-impl<T: DeserializeOwned + 'static> ItemStreamExt<T> for ItemStream<T> {
+impl<T: DeserializeOwned + Send + 'static> ItemStreamExt<T> for ItemStream<T> {
     fn try_next(&mut self) -> Option<Result<T, Error>> {
         ItemStream::try_next(self)
     }
 
-    fn on_item(&self, waker: &Waker) -> bool {
+    fn on_item(&mut self, waker: &Waker) -> bool {
         ItemStream::on_item(self, waker)
+    }
+
+    fn decode_here(&mut self) {
+        ItemStream::decode_here(self);
     }
 }

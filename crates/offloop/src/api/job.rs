@@ -13,7 +13,7 @@ pub use crate::threads::discard_worker_state;
 
 use super::lanes::cancel_lane;
 
-#[cfg(all(feature = "process", target_os = "linux"))]
+#[cfg(feature = "process")]
 pub use crate::core::error::NotSent;
 
 /// Calls `callback` when the job that runs on this thread is asked to stop: when its handle is cancelled or dropped, its
@@ -45,13 +45,15 @@ pub use crate::core::error::NotSent;
 /// - A panic in it is caught, and reported by the panic hook alone.
 /// - Dropping the guard waits for a callback that has begun, so the callback must not wait for its job.
 ///
-/// Outside of a job it is dropped uncalled at once. So it is in a worker process, which is killed instead.
+/// Outside of a job it is dropped uncalled at once. So it is in a worker process, which is killed instead, and in a child
+/// that a job has forked.
 pub fn on_cancel(callback: impl FnOnce() + Send + 'static) -> OnCancel {
     let hook = Hook::new(Box::new(callback), run_on_cancel_lane);
-    match current(|header| {
-        header.hooks.add(&hook);
-        header.is_cancelled()
-    }) {
+    let is_cancelled = current(|header| {
+        header.hooks()?.add(&hook);
+        Some(header.is_cancelled())
+    });
+    match is_cancelled.flatten() {
         Some(true) => Arc::clone(&hook).call(),
         Some(false) => {}
         None => hook.disarm(),
@@ -70,9 +72,12 @@ fn run_on_cancel_lane(hook: Arc<Hook>) {
 ///
 /// Blocks while the stream is full. Fails if nobody can read the item: the job was not submitted by
 /// [`ProcessPool::stream`](crate::ProcessPool::stream), or it runs in a thread.
-#[cfg(all(feature = "process", target_os = "linux"))]
+#[cfg(feature = "process")]
 pub fn emit<T: serde::Serialize + ?Sized>(item: &T) -> Result<(), NotSent> {
-    crate::processes::worker::main::emit(item)
+    #[cfg(target_os = "linux")]
+    return crate::processes::worker::main::emit(item);
+    #[cfg(not(target_os = "linux"))]
+    crate::processes::unsupported::emit(item)
 }
 
 /// Installs `hook` around each job that this worker process runs from now on. Returns whether it is the first hook;
@@ -81,7 +86,15 @@ pub fn emit<T: serde::Serialize + ?Sized>(item: &T) -> Result<(), NotSent> {
 /// To be called once, by the pool's initializer. The hook gets the job as a function and should call it. [`name`], [`id`]
 /// and [`carried`] describe the job. If the hook does not call it, or panics, the job ends with the reason. This is the
 /// place to make a context that was carried the context of the thread.
-#[cfg(all(feature = "process", target_os = "linux"))]
+///
+/// On systems other than Linux there are no worker processes, and it returns true.
+#[cfg(feature = "process")]
 pub fn surround(hook: impl Fn(&mut dyn FnMut()) + Send + Sync + 'static) -> bool {
-    crate::processes::worker::perform::surround(Box::new(hook))
+    #[cfg(target_os = "linux")]
+    return crate::processes::worker::perform::surround(Box::new(hook));
+    #[cfg(not(target_os = "linux"))]
+    {
+        drop(hook);
+        true
+    }
 }

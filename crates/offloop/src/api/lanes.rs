@@ -1,8 +1,8 @@
 //! The default executor: an elastic lane for calls that wait, and a lane with one thread per core for calls that compute.
 
 use crate::base::activity::Activity;
+use crate::base::cores::cores;
 use crate::base::fork::PerProcess;
-use crate::base::sync::cores;
 use crate::threads::{ThreadPool, ThreadPoolBuilder};
 
 /// Returns the pool behind [`run`](crate::run): up to 512 threads, for calls that wait.

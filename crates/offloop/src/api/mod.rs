@@ -4,3 +4,4 @@ pub mod adapters;
 pub mod embed;
 pub mod job;
 pub(crate) mod lanes;
+mod unwind;

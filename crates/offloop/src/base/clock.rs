@@ -1,15 +1,18 @@
-//! The monotonic clock as a number, which all processes of a machine read alike.
+//! The monotonic clock as a number. On Unix all processes of a machine read it alike.
 
 use std::time::Duration;
 
-/// A moment, in nanoseconds since the system started.
+/// A moment, in nanoseconds since the system started, or since some other moment before this process's first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Moment(u64);
 
 impl Moment {
     /// Reads the clock.
     pub(crate) fn now() -> Self {
-        Self(read(libc::CLOCK_MONOTONIC).expect("there is a monotonic clock"))
+        #[cfg(unix)]
+        return Self(read(libc::CLOCK_MONOTONIC).expect("there is a monotonic clock"));
+        #[cfg(not(unix))]
+        return Self(since_first_use());
     }
 
     pub(crate) fn from_nanos(nanos: u64) -> Self {
@@ -30,8 +33,21 @@ impl Moment {
     }
 }
 
+/// Returns the nanoseconds since this process first called this function, and 1 at that call. No other process reads the
+/// clock here, since process pools need Linux.
+#[cfg(not(unix))]
+fn since_first_use() -> u64 {
+    use std::sync::OnceLock;
+    use std::time::Instant;
+
+    static FIRST_USE: OnceLock<Instant> = OnceLock::new();
+    let elapsed = FIRST_USE.get_or_init(Instant::now).elapsed();
+    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX).saturating_add(1)
+}
+
 /// Reads a clock of the system, in nanoseconds. Returns `None` if there is no such clock, as for a thread that has
 /// ended.
+#[cfg(unix)]
 pub(crate) fn read(clock: libc::clockid_t) -> Option<u64> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a `timespec` that outlives the call. An unknown clock is an error.

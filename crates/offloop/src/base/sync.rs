@@ -1,6 +1,12 @@
-//! The primitives that threads race on: from `std`, or from the model checker with `--cfg shuttle`.
+//! The primitives that threads and processes race on: from `std`, or from a model checker.
+//!
+//! With `--cfg shuttle` the models try many orders of steps, in which each store is seen at once. With `--cfg weak_memory` they
+//! try all orders with few preemptions, and a load may return an old value where its ordering allows that.
 
-#[cfg(not(shuttle))]
+#[cfg(weak_memory)]
+pub(crate) mod weak;
+
+#[cfg(not(any(shuttle, weak_memory)))]
 pub(crate) use std::{
     sync::{Condvar, MutexGuard, atomic},
     thread, thread_local,
@@ -12,24 +18,49 @@ pub(crate) use shuttle::{
     thread, thread_local,
 };
 
-#[cfg(not(shuttle))]
+#[cfg(weak_memory)]
+pub(crate) use self::weak as atomic;
+#[cfg(weak_memory)]
+pub(crate) use loom::{
+    cell::UnsafeCell,
+    sync::{Condvar, MutexGuard},
+    thread,
+};
+
+/// Loom's macro, for the syntax of `std` that it does not know.
+#[cfg(weak_memory)]
+macro_rules! modelled_thread_local {
+    ($($(#[$attribute:meta])* static $name:ident: $type:ty = const { $value:expr };)*) => {
+        loom::thread_local! { $($(#[$attribute])* static $name: $type = $value;)* }
+    };
+}
+#[cfg(weak_memory)]
+pub(crate) use modelled_thread_local as thread_local;
+
+#[cfg(not(any(shuttle, weak_memory)))]
 use std::sync::Mutex as RawMutex;
 
 #[cfg(shuttle)]
 use shuttle::sync::Mutex as RawMutex;
 
-use std::num::NonZero;
+#[cfg(weak_memory)]
+use loom::sync::Mutex as RawMutex;
+
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
-
-use crate::base::fork::PerProcess;
 
 /// A mutex without poisoning. No user code runs under the engine's locks, so a panic cannot leave a value half-changed.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(RawMutex<T>);
 
 impl<T> Mutex<T> {
+    #[cfg(not(weak_memory))]
     pub(crate) const fn new(value: T) -> Self {
+        Self(RawMutex::new(value))
+    }
+
+    #[cfg(weak_memory)]
+    pub(crate) fn new(value: T) -> Self {
         Self(RawMutex::new(value))
     }
 
@@ -38,10 +69,24 @@ impl<T> Mutex<T> {
     }
 }
 
-/// Returns the number of cores that this process may use. Its affinity and the quota of its cgroup are respected.
-pub(crate) fn cores() -> usize {
-    static CORES: PerProcess<usize> = PerProcess::new();
-    *CORES.get(|| std::thread::available_parallelism().map_or(1, NonZero::get))
+/// Memory whose exclusive use is agreed by other means. The model checker looks for accesses that race.
+#[cfg(not(weak_memory))]
+#[derive(Debug)]
+#[repr(transparent)]
+pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+#[cfg(not(weak_memory))]
+#[allow(dead_code, reason = "the layer that needs it may be left out")]
+impl<T> UnsafeCell<T> {
+    /// Calls `f` with a pointer to read through.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+        f(self.0.get())
+    }
+
+    /// Calls `f` with a pointer to write through.
+    pub(crate) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+        f(self.0.get())
+    }
 }
 
 /// Waits on `condvar` until `done` returns true, for at most `limit`.
@@ -74,10 +119,16 @@ pub(crate) fn wait_timeout<'a, T>(
     condvar.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner).0
 }
 
-/// Returns whether `deadline` has passed. The model checker has no clock, so with it any deadline may have.
+/// Returns whether `deadline` has passed. The model checkers have no clock. With shuttle any deadline may have passed,
+/// with loom every one has.
 pub(crate) fn has_passed(deadline: Instant) -> bool {
-    #[cfg(not(shuttle))]
+    #[cfg(not(any(shuttle, weak_memory)))]
     return Instant::now() >= deadline;
+    #[cfg(weak_memory)]
+    {
+        let _ = deadline;
+        true
+    }
     #[cfg(shuttle)]
     {
         let _ = deadline;
@@ -85,11 +136,11 @@ pub(crate) fn has_passed(deadline: Instant) -> bool {
     }
 }
 
-/// Parks for at most `limit`. The model checker has no clock, so with it any park with a limit may end at once.
+/// Parks for at most `limit`. The model checkers have no clock, so with them any park with a limit may end at once.
 pub(crate) fn park_timeout(limit: Duration) {
-    #[cfg(not(shuttle))]
+    #[cfg(not(any(shuttle, weak_memory)))]
     thread::park_timeout(limit);
-    #[cfg(shuttle)]
+    #[cfg(any(shuttle, weak_memory))]
     {
         let _ = limit;
         thread::yield_now();

@@ -16,6 +16,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, Weak};
 
 use super::compensation::Compensation;
+use crate::base::fork::OwnProcess;
 use crate::base::panic::{self, drop_quietly};
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::{Condvar, Mutex, thread};
@@ -24,7 +25,8 @@ type Callback = Box<dyn FnOnce() + Send>;
 
 /// One callback and its state.
 pub(crate) struct Hook {
-    stage: Mutex<Stage>,
+    /// In a forked child nothing is called or waited for: the callback is its parent's.
+    stage: OwnProcess<Mutex<Stage>>,
     /// Signalled when the callback has returned.
     over: Condvar,
     /// Calls [`Hook::run`] soon, on a thread that may block. The layer that arms the hook brings it along, since this
@@ -40,7 +42,8 @@ enum Stage {
 
 impl Hook {
     pub(crate) fn new(callback: Callback, spawn: fn(Arc<Hook>)) -> Arc<Self> {
-        Arc::new(Self { stage: Mutex::new(Stage::Armed(callback)), over: Condvar::new(), spawn })
+        let stage = OwnProcess::new(Mutex::new(Stage::Armed(callback)));
+        Arc::new(Self { stage, over: Condvar::new(), spawn })
     }
 
     /// Makes the callback run soon, on another thread.
@@ -50,12 +53,13 @@ impl Hook {
 
     /// Runs the callback on this thread, unless it runs, has run or was disarmed.
     pub(crate) fn run(&self) {
-        let mut stage = self.stage.lock();
+        let Some(lock) = self.stage.get() else { return };
+        let mut stage = lock.lock();
         match std::mem::replace(&mut *stage, Stage::Running(thread::current().id())) {
             Stage::Armed(callback) => {
                 drop(stage);
                 drop_quietly(panic::catch(callback));
-                *self.stage.lock() = Stage::Over;
+                *lock.lock() = Stage::Over;
                 self.over.notify_all();
             }
             other => *stage = other,
@@ -64,7 +68,8 @@ impl Hook {
 
     /// Makes sure that the callback does not run from now on. Blocks while it runs on another thread.
     pub(crate) fn disarm(&self) {
-        let mut stage = self.stage.lock();
+        let Some(lock) = self.stage.get() else { return };
+        let mut stage = lock.lock();
         match &*stage {
             Stage::Armed(_) => {
                 let armed = std::mem::replace(&mut *stage, Stage::Over);
@@ -77,7 +82,7 @@ impl Hook {
                 drop(stage);
                 // The callback may use the pool whose thread waits here.
                 let _stand_in = Compensation::begin();
-                let mut stage = self.stage.lock();
+                let mut stage = lock.lock();
                 while !matches!(*stage, Stage::Over) {
                     stage = self.over.wait(stage).unwrap_or_else(PoisonError::into_inner);
                 }

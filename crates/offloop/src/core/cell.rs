@@ -10,8 +10,9 @@
 //! lock is released.
 //!
 //! There are two ways to end a job. Its executor calls [`Cell::finish`] and records the end itself. Everybody else
-//! calls `abort`. Then the pool that owns the job is told, and counts it. If no pool owns it yet, the outcome stays in
-//! the cell until an executor meets the job and counts it ([`EndedEarly`]).
+//! calls `abort`. Then the pool that owns the job counts it and is told. If no pool owns it, the outcome stays in the
+//! cell until an executor meets the job and counts it ([`EndedEarly`]). Each end is counted under the cell's lock,
+//! before it can be seen.
 
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -197,6 +198,10 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
             AbortIf::Live => slot.stage.is_live(),
         };
         if !applies {
+            if let By::Executor(observer) = by {
+                // It was aborted while this executor, which does not own it, ran it.
+                slot.ended_early().count(observer);
+            }
             drop(slot);
             drop_quietly(result);
             return false;
@@ -212,7 +217,7 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
                 if owner.is_none() {
                     slot.uncounted = Some(outcome);
                 }
-                owner
+                owner.and_then(|owner| owner.upgrade()).inspect(|owner| owner.count(outcome))
             }
             // The owner stays, to be dropped with the cell. A worker that dropped it here would take the cache line of
             // the owner's reference count away from the submitters.
@@ -229,15 +234,17 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
         timer::cancel(&timers);
         self.header.span.record_outcome(outcome);
         if failed && matches!(before, Stage::Running) {
-            self.header.hooks.call();
+            if let Some(hooks) = self.header.hooks() {
+                hooks.call();
+            }
         }
         if let Some(on_end) = &self.header.options.on_end {
             on_end.job_ended(waker.as_ref());
         }
-        if let Some(owner) = owner.and_then(|owner| owner.upgrade()) {
+        if let Some(owner) = owner {
             match before {
-                Stage::Pending(_) => owner.withdraw(&self.header, outcome),
-                _ => owner.interrupt(&self.header, outcome),
+                Stage::Pending(_) => owner.withdraw(&self.header),
+                _ => owner.interrupt(&self.header),
             }
         }
         if let Some(waker) = waker {
@@ -338,6 +345,7 @@ impl<W: Work> Runnable for Cell<W, W::Output> {
                     observer.returned(&self.header);
                     self.finish(result, observer);
                 } else {
+                    self.slot.lock().ended_early().count(observer);
                     drop_quietly(work);
                 }
             }

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use crate::base::fork::OwnProcess;
 use crate::base::sync::{Mutex, thread_local};
 
 /// A pool whose worker threads may block on handles.
@@ -48,13 +49,13 @@ pub(crate) fn leave() {
 /// One job that waits. However many handles it waits for, it holds one thread, so one thread may stand in.
 struct BlockedJob {
     pool: Arc<dyn Compensate>,
-    /// Counts the handles that the job waits for. `None` once the job has ended.
-    pending: Mutex<Option<usize>>,
+    /// Counts the handles that the job waits for. `None` once the job has ended. In a forked child no thread stands in.
+    pending: OwnProcess<Mutex<Option<usize>>>,
 }
 
 impl BlockedJob {
     fn add(&self) {
-        let mut pending = self.pending.lock();
+        let Some(mut pending) = self.pending.get().map(Mutex::lock) else { return };
         let before = *pending;
         *pending = before.map(|pending| pending + 1);
         drop(pending);
@@ -64,7 +65,7 @@ impl BlockedJob {
     }
 
     fn remove(&self) {
-        let mut pending = self.pending.lock();
+        let Some(mut pending) = self.pending.get().map(Mutex::lock) else { return };
         *pending = pending.map(|pending| pending - 1);
         let after = *pending;
         drop(pending);
@@ -74,7 +75,7 @@ impl BlockedJob {
     }
 
     fn close(&self) {
-        let pending = self.pending.lock().take();
+        let pending = self.pending.get().and_then(|pending| pending.lock().take());
         if pending.is_some_and(|pending| pending > 0) {
             self.pool.unblock();
         }
@@ -90,7 +91,9 @@ impl Compensation {
         let blocked = CURRENT_POOL.try_with(|current| {
             let mut current = current.borrow_mut();
             let CurrentPool { pool, blocked } = current.as_mut()?;
-            let new = || Arc::new(BlockedJob { pool: Arc::clone(pool), pending: Mutex::new(Some(0)) });
+            let new = || {
+                Arc::new(BlockedJob { pool: Arc::clone(pool), pending: OwnProcess::new(Mutex::new(Some(0))) })
+            };
             Some(Arc::clone(blocked.get_or_insert_with(new)))
         });
         let blocked = blocked.ok().flatten()?;

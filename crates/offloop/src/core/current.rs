@@ -46,7 +46,10 @@ impl Header {
         let _current = Current::enter(self);
         let in_span = || self.span.within(body);
         let result = panic::catch(in_span).unwrap_or_else(|panic| Err(ErrorKind::Panicked(panic)));
-        self.hooks.close();
+        if let Some(hooks) = self.hooks() {
+            hooks.close();
+        }
+        self.mark_returned();
         result
     }
 }

@@ -94,9 +94,11 @@ pub enum ErrorKind {
     /// It waited in the queue for longer than its limit, and was removed unrun.
     #[error("still queued after its limit of {0:?}, so it was removed unrun; add workers or raise the limit")]
     QueueTimeout(Duration),
-    /// It ran for longer than its limit. A process was killed. A thread was asked to stop, and goes on until the
+    /// It ran for longer than its limit. Its worker process is ended. A thread was asked to stop, and goes on until the
     /// function returns.
-    #[error("still running after its limit of {0:?}; a process is killed for it, a thread is asked to stop")]
+    #[error(
+        "still running after its limit of {0:?}; its worker process is being ended, or its thread was asked to stop"
+    )]
     RunTimeout(Duration),
     /// The queue was full, and the pool's policy is to reject work then.
     #[error(
@@ -195,6 +197,9 @@ pub enum WorkerExit {
     Signal(i32),
     /// It violated the protocol of its link, and was killed for that.
     Protocol,
+    /// It could not be ended, and may run on: the system refuses to signal it, or it hangs in a system call. Another
+    /// worker takes its place.
+    Lost,
     /// It has ended, but other code of this program has collected its status.
     Unknown,
 }
@@ -207,12 +212,23 @@ impl fmt::Display for WorkerExit {
                 Some(name) => write!(f, "was ended by signal {signal} ({name})"),
                 None => write!(f, "was ended by signal {signal}"),
             },
-            Self::Protocol => f.write_str("sent data on its link that is no answer, and was killed"),
+            Self::Protocol => {
+                f.write_str("closed its link or sent data on it that is no answer, and was killed")
+            }
+            Self::Lost => f.write_str(
+                "could not be killed and was given up: the system refuses the signal, or it hangs in a system call",
+            ),
             Self::Unknown => f.write_str("ended (other code of this program collected its status)"),
         }
     }
 }
 
+#[cfg(not(unix))]
+fn signal_name(_signal: i32) -> Option<&'static str> {
+    None
+}
+
+#[cfg(unix)]
 fn signal_name(signal: i32) -> Option<&'static str> {
     Some(match signal {
         libc::SIGHUP => "SIGHUP",
@@ -296,6 +312,11 @@ pub enum BuildError {
          (in tests: `offloop::init_tests!();` once in the test crate)"
     )]
     NotInitialised,
+    /// Process pools need Linux, and this program was built for another system.
+    #[error(
+        "process pools need Linux; on this system run the task's call on a thread: `offloop::run_cpu(f.with(args))`"
+    )]
+    Unsupported,
     /// The system refused to start a thread or to open a file that the pool needs.
     #[error("{what}: {source}")]
     System {

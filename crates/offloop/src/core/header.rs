@@ -38,8 +38,10 @@ pub(crate) struct Header {
     cancelled: AtomicBool,
     /// Set by the job itself when it counts as failed although its function returns.
     failed: AtomicBool,
+    /// The job's function has returned or panicked. Set once, by its thread, before the job ends.
+    returned: AtomicBool,
     /// The callbacks for the moment in which the running job is asked to stop.
-    pub(crate) hooks: Hooks,
+    hooks: Hooks,
     /// An [`Expected`]. Written by the pool when it gives the job to a worker.
     expected: AtomicU8,
     /// Counts the worker processes that died while they held the job but had not begun with it. Written by the
@@ -76,11 +78,17 @@ impl Header {
             state: AtomicU8::new(JobState::Queued as u8),
             cancelled: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            returned: AtomicBool::new(false),
             hooks: Hooks::default(),
             expected: AtomicU8::new(Expected::No as u8),
             losses: AtomicU32::new(0),
             deaths: AtomicU32::new(0),
         }
+    }
+
+    /// Returns the job's callbacks. `None` in a forked child, whose parent calls them.
+    pub(crate) fn hooks(&self) -> Option<&Hooks> {
+        if self.born.is_past() { None } else { Some(&self.hooks) }
     }
 
     /// Makes the error of this job for the given reason.
@@ -144,6 +152,16 @@ impl Header {
 
     pub(crate) fn mark_failed(&self) {
         self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Records that the job's function has returned or panicked.
+    pub(crate) fn mark_returned(&self) {
+        self.returned.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether the job's function has returned or panicked on a thread of this process.
+    pub(crate) fn has_returned(&self) -> bool {
+        self.returned.load(Ordering::Relaxed)
     }
 
     /// Asks the running job to stop.

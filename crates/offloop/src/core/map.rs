@@ -46,7 +46,7 @@ impl<I: Iterator, T> MapStream<I, T> {
         Self {
             items: items.fuse(),
             submit: Box::new(submit),
-            buffersize: 2 * crate::base::sync::cores(),
+            buffersize: 2 * crate::base::cores::cores(),
             ordered: true,
             under_way: VecDeque::new(),
         }

@@ -132,7 +132,7 @@ impl<J> Queue<J> {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(all(test, not(any(shuttle, weak_memory))))]
 mod tests {
     use proptest::prelude::*;
 

@@ -15,11 +15,15 @@ use super::spin::SpinOutcome;
 
 /// The pool that has accepted a job. It is told when somebody else ends the job.
 pub(crate) trait Owner: Send + Sync {
-    /// Removes a job that was aborted while it was queued or waiting for room, and counts its outcome.
-    fn withdraw(&self, header: &Header, outcome: Outcome);
+    /// Counts the end of a job that is being aborted. Called under the job's lock, before anybody can see the end: who
+    /// has seen it finds it counted.
+    fn count(&self, outcome: Outcome);
 
-    /// Stops a job that was aborted while it ran, if that is possible, and counts its outcome.
-    fn interrupt(&self, header: &Header, outcome: Outcome);
+    /// Removes a job that was aborted while it was queued or waiting for room.
+    fn withdraw(&self, header: &Header);
+
+    /// Stops a job that was aborted while it ran, if that is possible.
+    fn interrupt(&self, header: &Header);
 
     /// Waits for the job's end on behalf of a caller: spins for at most `spinning`, then sleeps for at most `sleeping`.
     fn spin_for_end(&self, _header: &Header, _spinning: Duration, _sleeping: Duration) -> SpinOutcome {
@@ -40,6 +44,8 @@ pub(crate) enum AbortIf {
 ///
 /// Somebody aborted it while no pool owned it, so no pool has counted it. The outcome is handed out once, to the first
 /// executor that meets the job, which counts it. It is `None` where a pool has counted the end already.
+///
+/// A job that is aborted while an executor runs it that does not own it has no such proof: `finish` counts its end.
 #[derive(Debug)]
 pub(crate) struct EndedEarly {
     pub(crate) uncounted: Option<Outcome>,

@@ -12,6 +12,7 @@ use super::id::JobId;
 use super::observer::Unobserved;
 use super::options::Options;
 use crate::base::panic;
+use crate::base::spawn::spawn;
 use crate::base::sync::{Mutex, thread};
 
 /// The jobs that a pool had when its shutdown began, counted by the way in which they ended.
@@ -72,7 +73,7 @@ pub(crate) fn run_in_background(
     })));
     let on_thread = Arc::clone(&work);
     let thread = thread::Builder::new().name("offloop-shutdown".into());
-    if thread.spawn(move || run_once(&on_thread)).is_err() {
+    if spawn(thread, move || run_once(&on_thread)).is_err() {
         run_once(&work);
     }
     handle

@@ -101,7 +101,7 @@ impl SpinWait {
     /// spins for at most the first time and sleeps for at most the second.
     pub(crate) fn wait(&self, header: &Header, spin_for_end: impl FnOnce(Duration, Duration) -> SpinOutcome) {
         let expected = header.expected();
-        if cfg!(shuttle) || expected == Expected::No {
+        if cfg!(any(shuttle, weak_memory)) || expected == Expected::No {
             return;
         }
         let spins = expected != Expected::FromSleeper && self.spins.may_pay();

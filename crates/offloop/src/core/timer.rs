@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Weak;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::base::fork::PerProcess;
 use crate::base::panic;
+use crate::base::spawn::spawn;
 use crate::base::sync::{Condvar, Mutex, thread, wait_timeout};
 
 /// The limit of a job that a timer keeps.
@@ -40,9 +42,11 @@ struct Entry {
 
 struct Timers {
     due: BTreeMap<Key, Entry>,
-    next_serial: u64,
     running: bool,
 }
+
+/// Counts the timers. A forked child counts on, so that no key of its parent's fits a timer of its own.
+static SERIALS: AtomicU64 = AtomicU64::new(0);
 
 /// The timers of one process.
 struct Clock {
@@ -53,10 +57,7 @@ struct Clock {
 
 impl Clock {
     fn new() -> Self {
-        Self {
-            timers: Mutex::new(Timers { due: BTreeMap::new(), next_serial: 0, running: false }),
-            earlier: Condvar::new(),
-        }
+        Self { timers: Mutex::new(Timers { due: BTreeMap::new(), running: false }), earlier: Condvar::new() }
     }
 
     /// Returns this process's clock.
@@ -72,11 +73,10 @@ pub(crate) fn set(deadline: Instant, target: Weak<dyn Expire>, limit: Limit) -> 
     let clock = Clock::current();
     let mut timers = clock.timers.lock();
     if !timers.running {
-        thread::Builder::new().name("offloop-timer".into()).spawn(|| clock.run())?;
+        spawn(thread::Builder::new().name("offloop-timer".into()), || clock.run())?;
         timers.running = true;
     }
-    let key = Key { deadline, serial: timers.next_serial };
-    timers.next_serial += 1;
+    let key = Key { deadline, serial: SERIALS.fetch_add(1, Ordering::Relaxed) };
     let is_first = timers.due.first_key_value().is_none_or(|(first, _)| key < *first);
     timers.due.insert(key, Entry { target, limit });
     if is_first {

@@ -200,7 +200,7 @@ impl fmt::Debug for Advisor {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(all(test, not(any(shuttle, weak_memory))))]
 mod tests {
     use super::*;
 

@@ -141,14 +141,17 @@ fn restarts(pools: &[Metrics]) -> Family<'_> {
     }
 }
 
-/// The arena is that of the process, so its samples name no pool.
+/// Returns `None` if no pool has shared memory.
 fn arena(pools: &[Metrics]) -> Option<Family<'_>> {
-    let arena = pools.iter().find_map(|pool| pool.arena)?;
-    let sample = |state, value| Sample { labels: vec![("state", state)], value };
-    Some(Family {
+    let samples = pools.iter().filter_map(|pool| Some((pool, pool.arena?))).flat_map(|(pool, arena)| {
+        let sample = |state, value| Sample::of_pool(pool, &[("state", state)], value);
+        [sample("used", arena.used), sample("kept", arena.kept)]
+    });
+    let samples: Vec<_> = samples.collect();
+    (!samples.is_empty()).then_some(Family {
         name: "offloop_arena_bytes",
-        help: "Shared memory for large payloads, of this process.",
-        samples: Samples::Gauges(vec![sample("used", arena.used), sample("kept", arena.kept)]),
+        help: "Shared memory for large payloads to the workers.",
+        samples: Samples::Gauges(samples),
     })
 }
 

@@ -106,13 +106,23 @@ pub struct Restarts {
     pub protocol: u64,
     /// Workers that ended before they could take jobs.
     pub failed_start: u64,
+    /// Workers that could not be ended and may run on: the system refuses to signal them, or they hang in a system call.
+    pub lost: u64,
 }
 
 impl Restarts {
     /// Iterates over all reasons, as words for labels, and their counts.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let Self { crashed, job_ended, max_rss, max_tasks_per_child, max_worker_age, protocol, failed_start } =
-            *self;
+        let Self {
+            crashed,
+            job_ended,
+            max_rss,
+            max_tasks_per_child,
+            max_worker_age,
+            protocol,
+            failed_start,
+            lost,
+        } = *self;
         [
             ("crashed", crashed),
             ("job_ended", job_ended),
@@ -121,6 +131,7 @@ impl Restarts {
             ("max_worker_age", max_worker_age),
             ("protocol", protocol),
             ("failed_start", failed_start),
+            ("lost", lost),
         ]
         .into_iter()
     }
@@ -131,8 +142,16 @@ impl Restarts {
     }
 
     fn add(&mut self, other: Self) {
-        let Self { crashed, job_ended, max_rss, max_tasks_per_child, max_worker_age, protocol, failed_start } =
-            other;
+        let Self {
+            crashed,
+            job_ended,
+            max_rss,
+            max_tasks_per_child,
+            max_worker_age,
+            protocol,
+            failed_start,
+            lost,
+        } = other;
         self.crashed += crashed;
         self.job_ended += job_ended;
         self.max_rss += max_rss;
@@ -140,10 +159,11 @@ impl Restarts {
         self.max_worker_age += max_worker_age;
         self.protocol += protocol;
         self.failed_start += failed_start;
+        self.lost += lost;
     }
 }
 
-/// The shared memory that carries large payloads from this process to its workers. All pools of a process share it.
+/// The shared memory that carries large payloads from a pool to its workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ArenaBytes {
@@ -152,6 +172,12 @@ pub struct ArenaBytes {
     /// Freed memory that is kept for later payloads, in bytes. It goes back to the system when it is not needed for a
     /// while.
     pub kept: u64,
+}
+
+impl ArenaBytes {
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self { used: self.used + other.used, kept: self.kept + other.kept }
+    }
 }
 
 /// The metrics of one pool. Counts and histograms begin when the pool is built.
@@ -178,7 +204,7 @@ pub struct Metrics {
     pub workers: WorkerCounts,
     /// The number of worker processes that were replaced, by reason.
     pub restarts: Restarts,
-    /// The shared memory of this process. Only of process pools, and only if there is any.
+    /// The pool's shared memory. Only of process pools.
     pub arena: Option<ArenaBytes>,
     /// The time that threads waited for an interpreter's lock, if the pool was built with
     /// [`lock_wait`](crate::embed::ThreadPoolBuilderExt::lock_wait).
@@ -228,8 +254,12 @@ impl Metrics {
         self.running += other.running;
         self.workers.add(other.workers);
         self.restarts.add(other.restarts);
-        // All pools of a process report the same arena.
-        self.arena = self.arena.or(other.arena);
+        self.arena = self
+            .arena
+            .zip(other.arena)
+            .map(|(ours, theirs)| ours.plus(theirs))
+            .or(self.arena)
+            .or(other.arena);
         if let Some(theirs) = &other.lock_wait {
             self.lock_wait.get_or_insert_default().merge(theirs);
         }

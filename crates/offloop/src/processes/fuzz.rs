@@ -1,4 +1,5 @@
-//! The entry for a fuzzer: an answer of any bits, on the way that answers take from the link to their caller.
+//! The entries for a fuzzer: an answer or an item of any bits, on the way from the link to its reader. The entries for
+//! other messages are in `messages`.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -29,17 +30,32 @@ pub fn answer(bytes: &[u8]) {
     examine(bytes);
 }
 
+/// Does the same with an item, which a job sends before its answer.
+pub fn item(bytes: &[u8]) {
+    examine_in(state::ITEM, bytes);
+}
+
+/// Splits an input into a header and the rest.
+fn split(bytes: &[u8]) -> Option<(SlotHeader, &[u8])> {
+    let (header, rest) = bytes.split_at_checked(size_of::<SlotHeader>())?;
+    // SAFETY: it has the size of a header, for which all bits are valid. It need not be aligned.
+    Some((unsafe { header.as_ptr().cast::<SlotHeader>().read_unaligned() }, rest))
+}
+
 /// Returns the number of types of which a value could be decoded.
 fn examine(bytes: &[u8]) -> usize {
-    let Some((header, rest)) = bytes.split_at_checked(size_of::<SlotHeader>()) else { return 0 };
-    // SAFETY: it has the size of a header, for which all bits are valid. It need not be aligned.
-    let header = unsafe { header.as_ptr().cast::<SlotHeader>().read_unaligned() };
+    examine_in(state::ANSWERED, bytes)
+}
+
+/// Does the same with a slot in this state.
+fn examine_in(state: u32, bytes: &[u8]) -> usize {
+    let Some((header, rest)) = split(bytes) else { return 0 };
     check_decode(&header, rest);
     // One for each thread, since it costs more to make than all the rest.
     thread_local! {
         static LINK: OnceCell<Arc<Link>> = const { OnceCell::new() };
     }
-    LINK.with(|link| check_take(link.get_or_init(link_to_fuzzer), &header, rest))
+    LINK.with(|link| check_take(link.get_or_init(link_to_fuzzer), state, &header, rest))
 }
 
 /// Checks that every decoded frame lies within its bounds, in an arena of any size.
@@ -64,19 +80,22 @@ fn check_decode(header: &SlotHeader, data: &[u8]) {
 }
 
 /// Goes the whole way: out of the slot, to a result, to values. Checks that all memory that was lent is given back.
-fn check_take(link: &Arc<Link>, header: &SlotHeader, rest: &[u8]) -> usize {
+fn check_take(link: &Arc<Link>, state: u32, header: &SlotHeader, rest: &[u8]) -> usize {
     let slot = link.ring.slot(0);
     let data = &rest[..rest.len().min(DATA)];
     let memory = &rest[..rest.len().min(ARENA)];
     // SAFETY: both ranges are within mappings that only this thread has, and no blob in the arena is alive.
     unsafe {
-        slot.header.get().write(*header);
-        slot.data.get().cast::<u8>().copy_from_nonoverlapping(data.as_ptr(), data.len());
+        slot.header.with_mut(|slot| slot.write(*header));
+        slot.data.with_mut(|slot| slot.cast::<u8>().copy_from_nonoverlapping(data.as_ptr(), data.len()));
         link.results.start().as_ptr().copy_from_nonoverlapping(memory.as_ptr(), memory.len());
     }
-    slot.state.store(state::ANSWERED, Ordering::SeqCst);
-    let taken = link.take(0, JOB);
-    assert_eq!(link.state(0), state::EMPTY);
+    slot.state.store(state, Ordering::SeqCst);
+    let (taken, left_in) = match state {
+        state::ITEM => (link.take_item(0, JOB), state::CLAIMED),
+        _ => (link.take(0, JOB), state::EMPTY),
+    };
+    assert_eq!(link.state(0), left_in);
     let (mut lent, mut decoded) = (0, 0);
     if let Ok(answer) = taken {
         lent = answer.parts.len() + usize::from(matches!(answer.body, AnswerBody::Far(_)));
@@ -119,5 +138,6 @@ fn link_to_fuzzer() -> Arc<Link> {
     Arc::new(link)
 }
 
-#[cfg(all(test, not(shuttle), not(miri)))]
+pub(crate) mod messages;
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;

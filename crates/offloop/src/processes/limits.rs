@@ -6,6 +6,8 @@ use rustix::process::{Resource, Rlimit};
 use rustix::thread::CpuSet;
 use serde::{Deserialize, Serialize};
 
+use crate::base::syscall::NameCall;
+
 /// The limits that a worker imposes on itself before its first job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Limits {
@@ -31,7 +33,8 @@ impl Limits {
         if !self.cores.is_empty() {
             let mut set = CpuSet::new();
             self.cores.iter().for_each(|core| set.set(*core));
-            rustix::thread::sched_setaffinity(None, &set)?;
+            rustix::thread::sched_setaffinity(None, &set)
+                .of_call("sched_setaffinity (the option cpu_affinity)")?;
         }
         let lower = |resource, limit: Option<u64>| match limit {
             Some(limit) => {
@@ -41,8 +44,8 @@ impl Limits {
             }
             None => Ok(()),
         };
-        lower(Resource::Nofile, self.open_files)?;
-        lower(Resource::Data, self.max_data)?;
+        lower(Resource::Nofile, self.open_files).of_call("setrlimit (the option max_open_files)")?;
+        lower(Resource::Data, self.max_data).of_call("setrlimit (the option max_data)")?;
         Ok(())
     }
 }

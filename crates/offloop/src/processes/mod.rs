@@ -7,14 +7,23 @@
 //! | `link/` | the channel between them; one end in each |
 //! | `handshake`, `limits` | how a started process becomes a worker |
 //! | `os/` | the system calls beneath |
+//! | `unsupported` | the same public names on systems other than Linux, where no pool can be built |
 //!
 //! `pool` and `worker` never import each other.
 
-#[cfg(any(test, fuzzing))]
+#[cfg(all(any(test, fuzzing), target_os = "linux"))]
 pub(crate) mod fuzz;
+#[cfg(target_os = "linux")]
 mod handshake;
+#[cfg(target_os = "linux")]
 mod limits;
+#[cfg(target_os = "linux")]
 mod link;
+#[cfg(target_os = "linux")]
 mod os;
+#[cfg(target_os = "linux")]
 pub(crate) mod pool;
+#[cfg(not(target_os = "linux"))]
+pub(crate) mod unsupported;
+#[cfg(target_os = "linux")]
 pub(crate) mod worker;

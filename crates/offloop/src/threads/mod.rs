@@ -25,6 +25,8 @@ mod scheduler;
 mod shutdown;
 mod spawn;
 mod state;
+#[cfg(all(test, weak_memory))]
+mod weak_model;
 mod worker;
 
 pub use builder::ThreadPoolBuilder;

@@ -8,9 +8,11 @@ use super::config::{Config, Growth};
 use super::injector::{Injector, Pushed};
 use super::scheduler::{Role, Scheduler, Wakeup, WorkerRecord};
 use super::spawn;
-use crate::base::fork::Generation;
+use crate::base::cores::cores;
+use crate::base::fork::OwnProcess;
 use crate::base::panic::drop_quietly;
-use crate::base::sync::{Condvar, Mutex, MutexGuard, cores, thread};
+use crate::base::spawn::spawn;
+use crate::base::sync::{Condvar, Mutex, MutexGuard, thread};
 use crate::core::compensation::Compensate;
 use crate::core::error::ErrorKind;
 use crate::core::header::Header;
@@ -25,8 +27,8 @@ pub(super) type Serve = fn(&Arc<Registry>, &Arc<WorkerRecord>, Role);
 /// A pool: what its clones, its threads and its jobs share.
 pub(super) struct Registry {
     pub(super) config: Config,
-    /// Locked directly only where the process cannot be a forked child, else by [`lock`](Self::lock).
-    pub(super) scheduler: Mutex<Scheduler>,
+    /// Locked by [`lock`](Self::lock).
+    scheduler: OwnProcess<Mutex<Scheduler>>,
     /// The way to the backlog for ordinary jobs. Its lock is taken after the scheduler's by those that need both.
     pub(super) injector: Injector,
     /// Signalled when a thread has ended or could not be started. A shutdown waits for it.
@@ -35,8 +37,6 @@ pub(super) struct Registry {
     pub(super) counts: OutcomeCounters,
     /// Finds jobs that do not suit the pool's purpose. Shared with the threads, which report to it.
     pub(super) advisor: Arc<Advisor>,
-    /// The process that the pool's threads live in.
-    born: Generation,
     /// The number of cores that the process may use, as it was when the pool was built.
     pub(super) cores: usize,
     /// Handed over by the builder, since this file is below the one that has the function.
@@ -56,13 +56,12 @@ impl Registry {
             Growth::Eager => 0,
         };
         let registry = Arc::new_cyclic(|me: &Weak<Self>| Self {
-            scheduler: Mutex::new(Scheduler::new(&config)),
+            scheduler: OwnProcess::new(Mutex::new(Scheduler::new(&config))),
             injector: Injector::new(through_injector),
             worker_left: Condvar::new(),
             counts: OutcomeCounters::default(),
             advisor: Arc::new(advisor),
             config,
-            born: Generation::now(),
             cores: cores(),
             serve,
             me: me.clone(),
@@ -90,7 +89,7 @@ impl Registry {
         match self.injector.push(job, &self.owner) {
             Pushed::Covered => Ok(()),
             Pushed::Announce => {
-                self.release(self.scheduler.lock());
+                self.release(self.lock_here());
                 Ok(())
             }
             Pushed::Ended(job, ended) => {
@@ -105,7 +104,7 @@ impl Registry {
     /// Accepts a job that is not for the injector: it has a priority, or there is no room, or the pool is closed or
     /// grows eagerly.
     fn offer(&self, job: Arc<dyn Runnable>) -> Result<(), (Arc<dyn Runnable>, ErrorKind)> {
-        let mut scheduler = self.scheduler.lock();
+        let mut scheduler = self.lock_here();
         if scheduler.closed {
             return Err((job, ErrorKind::Closed));
         }
@@ -126,12 +125,18 @@ impl Registry {
     /// Takes the scheduler's lock. Returns `None` in a child that was forked from the pool's process: the pool's
     /// threads are not there, and one of them may have held the lock at that moment.
     pub(super) fn lock(&self) -> Option<MutexGuard<'_, Scheduler>> {
-        if self.is_forked() { None } else { Some(self.scheduler.lock()) }
+        self.scheduler.get().map(Mutex::lock)
+    }
+
+    /// Takes the scheduler's lock where the process cannot be a forked child: on one of the pool's threads, or after
+    /// another look.
+    pub(super) fn lock_here(&self) -> MutexGuard<'_, Scheduler> {
+        self.lock().expect("the pool's threads are in this process")
     }
 
     /// Returns whether this is a child that was forked from the pool's process.
     pub(super) fn is_forked(&self) -> bool {
-        self.born.is_past()
+        self.scheduler.get().is_none()
     }
 
     /// Releases the lock after a change of the backlog or of who may run, with the rule restored.
@@ -217,7 +222,7 @@ impl Registry {
         if let Some(bytes) = self.config.stack_size {
             builder = builder.stack_size(bytes);
         }
-        builder.spawn(move || serve(&registry, &worker, role)).map(drop)
+        spawn(builder, move || serve(&registry, &worker, role)).map(drop)
     }
 
     /// Gives a thread up that could not be started.
@@ -225,7 +230,7 @@ impl Registry {
     /// If other threads will come back for the queued jobs, the jobs wait for those. Otherwise each job ends with the
     /// reason, for it would wait forever.
     fn start_failed(&self, worker: &Arc<WorkerRecord>, role: Role, error: &io::Error) {
-        let mut scheduler = self.scheduler.lock();
+        let mut scheduler = self.lock_here();
         scheduler.remove(worker);
         scheduler.threads -= 1;
         scheduler.searching &= role != Role::Searcher;
@@ -260,9 +265,12 @@ impl Registry {
 }
 
 impl Owner for Registry {
-    fn withdraw(&self, header: &Header, outcome: Outcome) {
+    fn count(&self, outcome: Outcome) {
         self.counts.count(outcome);
-        let mut scheduler = self.scheduler.lock();
+    }
+
+    fn withdraw(&self, header: &Header) {
+        let Some(mut scheduler) = self.lock() else { return };
         // The job may still be in the injector.
         self.collect(&mut scheduler);
         let (removed, admitted) = scheduler.backlog.withdraw(header);
@@ -273,10 +281,8 @@ impl Owner for Registry {
         }
     }
 
-    /// Only counts the outcome: a thread cannot be stopped from outside, and the job has its stop request already.
-    fn interrupt(&self, _: &Header, outcome: Outcome) {
-        self.counts.count(outcome);
-    }
+    /// Does nothing: a thread cannot be stopped from outside, and the job has its stop request already.
+    fn interrupt(&self, _: &Header) {}
 }
 
 impl Measured for Registry {

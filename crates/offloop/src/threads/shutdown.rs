@@ -76,7 +76,7 @@ impl Registry {
     /// asked to stop.
     fn cancel_all(&self) -> (usize, Vec<JobId>) {
         let removed = self.cancel_queued();
-        let running = self.scheduler.lock().running();
+        let running = self.lock_here().running();
         let mut asked = Vec::new();
         for (_, job, _) in running {
             if job.fail(ErrorKind::Cancelled, &self.counts) {
@@ -87,20 +87,21 @@ impl Registry {
         (removed, asked)
     }
 
-    /// Returns the jobs that still run.
+    /// Returns the jobs that still run. A job whose function has returned does not, although its thread may not have
+    /// come back for the next one yet.
     fn stuck(scheduler: MutexGuard<'_, Scheduler>) -> Vec<StuckJob> {
         let running = scheduler.running();
         drop(scheduler);
         let stuck = |(worker, job, since): &(Arc<WorkerRecord>, Arc<dyn Runnable>, Moment)| {
             StuckJob::new(job.header(), worker.name.clone(), since.elapsed())
         };
-        let stuck = running.iter().map(stuck).collect();
+        let stuck = running.iter().filter(|(_, job, _)| !job.header().has_returned()).map(stuck).collect();
         drop_quietly(running);
         stuck
     }
 
     /// Waits until all threads have left, for at most `limit`.
     fn wait_for_threads(&self, limit: Duration) -> MutexGuard<'_, Scheduler> {
-        wait_until(&self.worker_left, self.scheduler.lock(), limit, Scheduler::is_empty)
+        wait_until(&self.worker_left, self.lock_here(), limit, Scheduler::is_empty)
     }
 }

@@ -21,8 +21,8 @@ use crate::metrics::stats::WorkerClock;
 /// number of looks, since on a crowded core one look may take milliseconds.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// The number of looks before the clock is read. Few under the model checker, for which each is a step.
-const FIRST_LOOKS: usize = if cfg!(shuttle) { 1 } else { 3 };
+/// The number of looks before the clock is read. Few under a model checker, for which each is a step.
+const FIRST_LOOKS: usize = if cfg!(any(shuttle, weak_memory)) { 1 } else { 3 };
 
 /// The first and the longest time for which a searcher watches threads that keep up, before it looks again.
 const WATCH: (Duration, Duration) = (Duration::from_micros(50), Duration::from_micros(200));
@@ -67,7 +67,7 @@ pub(super) fn serve(registry: &Arc<Registry>, record: &Arc<WorkerRecord>, mut ro
     }
     local::close();
     compensation::leave();
-    let mut scheduler = registry.scheduler.lock();
+    let mut scheduler = registry.lock_here();
     scheduler.remove(record);
     if scheduler.is_empty() {
         scheduler.backlog.shrink();
@@ -82,7 +82,7 @@ impl WorkerLoop<'_> {
         let Registry { config, injector, .. } = self.registry;
         let mut may_spin = role == Role::Returning || config.around_batch.is_some();
         let mut watch = WATCH.0;
-        let mut scheduler = self.registry.scheduler.lock();
+        let mut scheduler = self.registry.lock_here();
         *scheduler.running_of(self.record) = None;
         scheduler.arrive(&mut role);
         loop {
@@ -107,7 +107,7 @@ impl WorkerLoop<'_> {
                         self.clock.pause();
                         park_timeout(watch);
                         watch = (watch * 2).min(WATCH.1);
-                        scheduler = self.registry.scheduler.lock();
+                        scheduler = self.registry.lock_here();
                         continue;
                     }
                     SearchStep::Rest => {}
@@ -122,7 +122,7 @@ impl WorkerLoop<'_> {
                 drop(scheduler);
                 self.clock.pause();
                 self.spin();
-                scheduler = self.registry.scheduler.lock();
+                scheduler = self.registry.lock_here();
                 injector.set_spinning(false);
                 continue;
             }
@@ -212,7 +212,7 @@ impl WorkerLoop<'_> {
     /// submitted while this one leaves its batch.
     fn take_at_hand(&self, role: &mut Role) -> Option<Arc<dyn Runnable>> {
         let injector = &self.registry.injector;
-        let mut scheduler = self.registry.scheduler.lock();
+        let mut scheduler = self.registry.lock_here();
         *scheduler.running_of(self.record) = None;
         scheduler.arrive(role);
         if scheduler.too_many_run() {
@@ -258,7 +258,7 @@ impl WorkerLoop<'_> {
                 Some(deadline) => park_timeout(deadline.saturating_duration_since(Instant::now())),
                 None => thread::park(),
             }
-            scheduler = self.registry.scheduler.lock();
+            scheduler = self.registry.lock_here();
             if self.record.woken.swap(false, Ordering::Relaxed) {
                 return Some(scheduler);
             }

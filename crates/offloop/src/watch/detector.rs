@@ -114,7 +114,7 @@ impl StallDetector {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(all(test, not(any(shuttle, weak_memory))))]
 mod tests {
     use super::{PAUSED, Reading, StallDetector, StallEvent, StallTiming, duration};
 

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::io;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use super::clock::{Clock, Nanos, duration};
-use crate::base::fork::Generation;
+use crate::base::fork::OwnProcess;
+use crate::base::spawn;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::{park_timeout, thread};
 
@@ -17,10 +19,13 @@ use crate::base::sync::{park_timeout, thread};
 #[must_use = "dropping the guard ends the watch"]
 pub struct WatchGuard {
     stop: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<()>>,
-    /// The process that has the thread.
-    born: Generation,
+    /// Taken by the drop. A forked child does not have the thread, and can neither join nor detach it.
+    thread: Option<OwnProcess<thread::JoinHandle<()>>>,
 }
+
+// A panic does not change the guard: it shares an atomic with the thread and otherwise only waits for its end.
+impl UnwindSafe for WatchGuard {}
+impl RefUnwindSafe for WatchGuard {}
 
 /// Tells the watch's thread that the guard was dropped. There is no lock, which a forked child might find held.
 pub(super) struct StopSignal(Arc<AtomicBool>);
@@ -30,18 +35,15 @@ impl WatchGuard {
     pub(super) fn spawn(body: impl FnOnce(&StopSignal) + Send + 'static) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let signal = StopSignal(Arc::clone(&stop));
-        let thread = thread::Builder::new().name("offloop-watch".into()).spawn(move || body(&signal))?;
-        Ok(Self { stop, thread: Some(thread), born: Generation::now() })
+        let thread = thread::Builder::new().name("offloop-watch".into());
+        let thread = spawn::spawn(thread, move || body(&signal))?;
+        Ok(Self { stop, thread: Some(OwnProcess::new(thread)) })
     }
 }
 
 impl Drop for WatchGuard {
     fn drop(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
-        if self.born.is_past() {
-            // The thread is not in this process, so it can be neither joined nor detached.
-            return std::mem::forget(thread);
-        }
+        let Some(thread) = self.thread.take().and_then(OwnProcess::into_inner) else { return };
         self.stop.store(true, Ordering::Release);
         thread.thread().unpark();
         if thread.thread().id() != thread::current().id() {

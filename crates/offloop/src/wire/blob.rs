@@ -7,13 +7,18 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::arena::{Arena, Block};
+use super::fork_copy::ForkRange;
 use super::memfd::{Mapping, PrivateMapping};
+use super::pool_memory::{Memory, PoolMemory};
+use crate::base::fork::OwnProcess;
 
-/// Bytes in shared memory. As an argument or a result of a task they are passed on without a copy.
+/// A byte string that tasks and their callers pass to each other without needless copies.
 ///
-/// Clones share the same bytes. A task that takes a `Blob` reads the memory that its caller has filled, and a caller
-/// that gets one as a result reads the memory that the task has filled. It is filled as a [`BlobMut`]. The memory is
-/// used again when the last clone is dropped.
+/// Clones share the same bytes. A caller that gets a `Blob` as a result reads the memory that the task has filled, as a
+/// [`BlobMut`]. A task that takes one reads the memory of its pool. If the caller has filled that memory itself, by
+/// [`ProcessPool::blob`](crate::ProcessPool::blob), nothing is copied. All other bytes are copied there once for each call:
+/// those of the caller's own, results, and those of another pool, whose memory the workers of this one cannot read. The
+/// memory is used again when the last clone is dropped.
 ///
 /// ```
 /// use offloop::{Blob, BlobMut};
@@ -28,22 +33,34 @@ use super::memfd::{Mapping, PrivateMapping};
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///     offloop::init();
 ///     let pool = offloop::ProcessPool::builder().max_workers(1).build()?;
-///     let bytes = BlobMut::read_from(std::fs::File::open("/proc/self/exe")?)?.freeze();
+///     let mut bytes = pool.blob(1 << 20);
+///     bytes.fill_from(std::fs::File::open("/proc/self/exe")?)?;
+///     let bytes = bytes.freeze();
 ///     let reversed = pool.run(reverse.with(bytes.clone())).wait()?;
 ///     assert_eq!(reversed.first(), bytes.last());
 ///     Ok(())
 /// }
 /// ```
 ///
+/// # The bytes are those of another process
+///
+/// Safe code of a task cannot change a blob that it has frozen. But a worker maps the memory of its results for
+/// writing, and it may misbehave: with `unsafe` code that is wrong, or because somebody has taken it over. Then the bytes
+/// of its results may change while you read them, and a check of them holds for the moment of the check only. Where that
+/// would matter (before the bytes are taken as UTF-8, or before a length in them is used), copy first and check the copy:
+/// `String::from_utf8(blob.to_vec())`. Every other type of result is copied before it is decoded, so its promises hold
+/// whatever the worker does. The arguments of a task are in memory that only its caller's process can write to.
+///
 /// With other serialisers than offloop's a blob is a byte string. A blob that a task keeps beyond its job (in a
 /// static, for instance) stays valid. Its memory is then used again only when that worker has ended.
 #[derive(Clone)]
-pub struct Blob(Arc<Memory>);
+pub struct Blob(Arc<Storage>);
 
-enum Memory {
+enum Storage {
     Heap(Vec<u8>),
-    /// In this process's arena.
-    Own(Block, usize),
+    /// In shared memory of this process: what forked children get, the block and the length. Children get nothing of a blob that is
+    /// only kept for another process. The range is dropped before the block.
+    Own(#[allow(dead_code, reason = "it is kept for its drop")] Option<ForkRange>, Block, usize),
     /// In another process's arena.
     Foreign(Foreign),
 }
@@ -52,8 +69,10 @@ enum Memory {
 pub(crate) struct Foreign {
     start: NonNull<u8>,
     length: usize,
-    /// Keeps the bytes valid until it is dropped.
-    keeper: Box<dyn Keeper>,
+    /// Gives forked children a copy. Dropped before the keeper, which may release the memory.
+    _in_child: ForkRange,
+    /// Keeps the bytes valid until it is dropped. A forked child has a copy of the bytes, and releases nothing.
+    keeper: OwnProcess<Box<dyn Keeper>>,
 }
 
 /// Keeps another process's memory mapped and unchanged. Its drop may release the memory there.
@@ -61,7 +80,7 @@ pub(crate) trait Keeper: Send + Sync {
     fn mapping(&self) -> &Mapping;
 }
 
-impl Keeper for &'static Mapping {
+impl Keeper for Arc<Mapping> {
     fn mapping(&self) -> &Mapping {
         self
     }
@@ -75,27 +94,51 @@ unsafe impl Sync for Foreign {}
 impl Foreign {
     /// # Safety
     ///
-    /// `length` bytes from `start` on are mapped and not written to for as long as `keeper` lives.
+    /// `length` bytes from `start` on are mapped for as long as `keeper` lives. Meanwhile no process writes to them that
+    /// keeps to the protocol: see the documentation of [`Blob`].
     pub(crate) unsafe fn new(start: NonNull<u8>, length: usize, keeper: Box<dyn Keeper>) -> Self {
-        Self { start, length, keeper }
+        let in_child = ForkRange::copied(start, length);
+        Self { start, length, _in_child: in_child, keeper: OwnProcess::new(keeper) }
     }
 }
 
 impl Blob {
     pub(crate) fn foreign(foreign: Foreign) -> Self {
-        Self(Arc::new(Memory::Foreign(foreign)))
+        Self(Arc::new(Storage::Foreign(foreign)))
     }
 
+    /// Keeps a block of this process for another one that reads it.
     pub(crate) fn own(block: Block, length: usize) -> Self {
-        Self(Arc::new(Memory::Own(block, length)))
+        Self(Arc::new(Storage::Own(None, block, length)))
     }
 
-    /// Returns the offset and the length of the bytes in this process's arena. `None` if they are elsewhere.
+    /// Returns the address and the length of the bytes in shared memory of this process. `None` if they are elsewhere.
     pub(crate) fn location(&self) -> Option<(u64, usize)> {
+        self.block().map(|block| (block.address(), self.len()))
+    }
+
+    fn block(&self) -> Option<&Block> {
         match &*self.0 {
-            Memory::Own(block, length) => Some((block.offset(), *length)),
+            Storage::Own(_, block, _) => Some(block),
             _ => None,
         }
+    }
+
+    /// Returns the arena of this process that the bytes are in, if they are in one.
+    pub(crate) fn arena(&self) -> Option<&Arc<Arena>> {
+        self.block().map(Block::arena)
+    }
+
+    /// Returns whether the readers of `memory` can read the bytes.
+    pub(crate) fn is_in(&self, memory: &dyn Memory) -> bool {
+        self.block().is_some_and(|block| memory.has(block))
+    }
+
+    /// Copies the bytes for the readers of `memory`.
+    pub(crate) fn copy_to(&self, memory: &dyn Memory) -> io::Result<Self> {
+        let mut block = memory.take(self.len())?;
+        block.bytes_mut(self.len()).copy_from_slice(self);
+        Ok(Self::own(block, self.len()))
     }
 
     /// Returns a writable view of the same bytes. Writes to it are not seen through the blob or its clones.
@@ -104,9 +147,11 @@ impl Blob {
     pub fn to_private(&self) -> PrivateBlob {
         let mapped = match &*self.0 {
             _ if self.len() < SMALL => None,
-            Memory::Heap(_) => None,
-            Memory::Own(block, length) => block.map_private(*length),
-            Memory::Foreign(it) => it.keeper.mapping().map_private(it.start, it.length),
+            Storage::Heap(_) => None,
+            Storage::Own(_, block, length) => block.map_private(*length),
+            Storage::Foreign(it) => {
+                it.keeper.get().and_then(|keeper| keeper.mapping().map_private(it.start, it.length))
+            }
         };
         PrivateBlob(match mapped {
             Some(mapped) => Writable::Mapped(mapped, self.clone()),
@@ -125,10 +170,11 @@ impl Deref for Blob {
 
     fn deref(&self) -> &[u8] {
         match &*self.0 {
-            Memory::Heap(bytes) => bytes,
-            Memory::Own(block, length) => block.bytes(*length),
-            // SAFETY: the caller of `Foreign::new` has promised that the bytes are mapped and not written to.
-            Memory::Foreign(it) => unsafe { std::slice::from_raw_parts(it.start.as_ptr(), it.length) },
+            Storage::Heap(bytes) => bytes,
+            Storage::Own(_, block, length) => block.bytes(*length),
+            // SAFETY: the caller of `Foreign::new` has promised that the bytes are mapped, and that they do not change
+            // unless the other process violates the protocol. `Blob` documents what that would mean.
+            Storage::Foreign(it) => unsafe { std::slice::from_raw_parts(it.start.as_ptr(), it.length) },
         }
     }
 }
@@ -142,7 +188,7 @@ impl AsRef<[u8]> for Blob {
 impl From<Vec<u8>> for Blob {
     /// Takes over the bytes, which stay on the heap. They are copied when they are sent to another process.
     fn from(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(Memory::Heap(bytes)))
+        Self(Arc::new(Storage::Heap(bytes)))
     }
 }
 
@@ -204,26 +250,42 @@ impl fmt::Debug for PrivateBlob {
     }
 }
 
-/// A growable byte string in shared memory, which [`freeze`](Self::freeze) makes a [`Blob`].
+/// A growable byte string, which [`freeze`](Self::freeze) makes a [`Blob`].
 ///
-/// It grows as it is written to, like a `Vec`; [`with_capacity`](Self::with_capacity) avoids the moves. If the system
-/// refuses shared memory it uses the heap, and the bytes are copied when they are sent to another process.
+/// It grows as it is written to, like a `Vec`; [`with_capacity`](Self::with_capacity) avoids the moves. In a worker process
+/// it is in shared memory, so that a result is not copied. Elsewhere it is on the heap, unless a pool has made it:
+/// [`ProcessPool::blob`](crate::ProcessPool::blob). If the system refuses shared memory it uses the heap, and the bytes are
+/// copied when they are sent to another process.
 pub struct BlobMut {
     memory: Growing,
     length: usize,
+    /// The memory of the pool that has made it.
+    pool: Option<Arc<PoolMemory>>,
 }
 
 enum Growing {
     Heap(Vec<u8>),
-    Block(Block),
+    /// The range is dropped before the block.
+    Block(ForkRange, Block),
 }
 
 impl BlobMut {
     /// Makes an empty byte string with room for at least `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Self {
-        let block = Arena::of_this_process().and_then(|arena| arena.take(capacity));
-        let memory = block.map_or_else(|| Growing::Heap(vec![0; capacity]), Growing::Block);
-        Self { memory, length: 0 }
+        Self::in_memory(None, capacity)
+    }
+
+    /// Makes an empty byte string in the memory of a pool, or else where the results of this worker are.
+    pub(crate) fn in_memory(pool: Option<Arc<PoolMemory>>, capacity: usize) -> Self {
+        let block = match &pool {
+            Some(pool) => pool.take(capacity).ok(),
+            None => Arena::of_this_worker().and_then(|arena| arena.take(capacity)),
+        };
+        let memory = block.map_or_else(
+            || Growing::Heap(vec![0; capacity]),
+            |block| Growing::Block(block.in_forked_children(), block),
+        );
+        Self { memory, length: 0, pool }
     }
 
     /// Makes a byte string of `length` zeros.
@@ -233,21 +295,33 @@ impl BlobMut {
         blob
     }
 
-    /// Reads all bytes of `source` until its end, straight into shared memory. Reads that are interrupted are repeated.
+    /// Reads all bytes of `source` until its end, straight into the memory. Reads that are interrupted are repeated.
     ///
     /// # Errors
     ///
     /// The first other error of `source`. The bytes that were read until then are lost.
-    pub fn read_from(mut source: impl Read) -> io::Result<Self> {
+    pub fn read_from(source: impl Read) -> io::Result<Self> {
         let mut blob = Self::with_capacity(64 * 1024);
+        blob.fill_from(source)?;
+        Ok(blob)
+    }
+
+    /// Appends all bytes of `source` until its end, which are read straight into the memory. Reads that are interrupted
+    /// are repeated. Returns their number.
+    ///
+    /// # Errors
+    ///
+    /// The first other error of `source`. The bytes that were read until then are kept.
+    pub fn fill_from(&mut self, mut source: impl Read) -> io::Result<usize> {
+        let before = self.length;
         loop {
-            if blob.capacity() == blob.length {
-                blob.reserve(blob.length.max(1));
+            if self.capacity() == self.length {
+                self.reserve(self.length.max(64 * 1024));
             }
-            let room = blob.capacity() - blob.length;
-            match source.read(blob.spare(room)) {
-                Ok(0) => return Ok(blob),
-                Ok(count) => blob.length += count.min(room),
+            let room = self.capacity() - self.length;
+            match source.read(self.spare(room)) {
+                Ok(0) => return Ok(self.length - before),
+                Ok(count) => self.length += count.min(room),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -284,7 +358,7 @@ impl BlobMut {
             return;
         }
         // The capacity at least doubles, so all moves together copy less than twice the final length.
-        let mut larger = Self::with_capacity(needed.max(self.length.saturating_mul(2)));
+        let mut larger = Self::in_memory(self.pool.take(), needed.max(self.length.saturating_mul(2)));
         larger.append(self);
         *self = larger;
     }
@@ -293,7 +367,7 @@ impl BlobMut {
     pub fn capacity(&self) -> usize {
         match &self.memory {
             Growing::Heap(bytes) => bytes.len(),
-            Growing::Block(block) => block.capacity(),
+            Growing::Block(_, block) => block.capacity(),
         }
     }
 
@@ -302,9 +376,9 @@ impl BlobMut {
         Blob(Arc::new(match self.memory {
             Growing::Heap(mut bytes) => {
                 bytes.truncate(self.length);
-                Memory::Heap(bytes)
+                Storage::Heap(bytes)
             }
-            Growing::Block(block) => Memory::Own(block, self.length),
+            Growing::Block(range, block) => Storage::Own(Some(range), block, self.length),
         }))
     }
 
@@ -320,7 +394,7 @@ impl BlobMut {
         let range = self.length..self.length + count;
         match &mut self.memory {
             Growing::Heap(bytes) => &mut bytes[range],
-            Growing::Block(block) => &mut block.bytes_mut(range.end)[range.start..],
+            Growing::Block(_, block) => &mut block.bytes_mut(range.end)[range.start..],
         }
     }
 }
@@ -331,7 +405,7 @@ impl Deref for BlobMut {
     fn deref(&self) -> &[u8] {
         match &self.memory {
             Growing::Heap(bytes) => &bytes[..self.length],
-            Growing::Block(block) => block.bytes(self.length),
+            Growing::Block(_, block) => block.bytes(self.length),
         }
     }
 }
@@ -340,7 +414,7 @@ impl DerefMut for BlobMut {
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.memory {
             Growing::Heap(bytes) => &mut bytes[..self.length],
-            Growing::Block(block) => block.bytes_mut(self.length),
+            Growing::Block(_, block) => block.bytes_mut(self.length),
         }
     }
 }
@@ -362,5 +436,5 @@ impl fmt::Debug for BlobMut {
     }
 }
 
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;

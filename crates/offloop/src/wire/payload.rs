@@ -1,19 +1,20 @@
 //! Payloads: the encoded values that a call or an answer carries.
 //!
 //! A payload has a body and parts. A body of up to [`INLINE`] bytes is a small vector, which is copied into the link.
-//! A longer one is encoded straight into a block of this process's arena. Blobs in shared memory are not encoded:
-//! they become parts, and the body only has their numbers.
+//! A longer one is encoded straight into a block of the memory that its readers see. Blobs are not encoded: they become
+//! parts, and the body only has their numbers. Those that are in other memory are copied first.
 
-use std::any::type_name;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
+use std::sync::Arc;
 
-use postcard::de_flavors;
-use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::arena::{Arena, Block};
 use super::blob::Blob;
+use super::msgpack::{BLOB_NAME, Decoder, Encoder, Error, Output, is_ours};
+use super::pool_memory::Memory;
 
 /// The longest body that is copied into the link, in bytes.
 pub(crate) const INLINE: usize = 1408;
@@ -24,9 +25,9 @@ pub(crate) const PARTS: usize = 32;
 /// Smaller blobs are copied into the body, in bytes.
 const SMALL_BLOB: usize = 1024;
 
-/// Not public API: encoded values that are to be sent.
+/// Encoded values that are to be sent.
 #[derive(Debug)]
-pub struct Payload {
+pub(crate) struct Payload {
     body: Body,
     parts: Vec<Blob>,
 }
@@ -41,33 +42,68 @@ enum Body {
 /// The location of the bytes of a payload's body.
 pub(crate) enum BodyLocation<'a> {
     Inline(&'a [u8]),
-    /// In this process's arena, `length` bytes from `offset` on.
+    /// In shared memory, `length` bytes from this address on.
     InArena {
-        offset: u64,
+        address: u64,
         length: usize,
     },
 }
 
-/// The reason why a value could not be encoded.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum EncodeError {
-    #[error("{0}")]
-    Value(postcard::Error),
-    #[error("the shared memory of this process is used up; are results kept, or are too many calls queued?")]
-    NoMemory,
+/// The memory that a worker's answers go to. `None` in a process that is no worker: there a payload stays in the process.
+fn memory_of_this_worker() -> Option<&'static dyn Memory> {
+    Arena::of_this_worker().map(|arena| arena as &dyn Memory)
 }
 
 impl Payload {
-    /// Encodes a value.
-    pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, EncodeError> {
+    /// Encodes a value for the parent of this worker. In a process that is no worker, the payload stays in the process.
+    pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, Error> {
+        Self::encode_with(memory_of_this_worker(), |encoder| value.serialize(encoder))
+    }
+
+    /// Encodes two values for the parent of this worker, the one after the other. The first is not `()` or `None`.
+    pub(crate) fn encode_pair<A: Serialize + ?Sized, B: Serialize + ?Sized>(
+        first: &A,
+        second: &B,
+    ) -> Result<Self, Error> {
+        Self::encode_with(memory_of_this_worker(), |encoder| {
+            first.serialize(&mut *encoder)?;
+            second.serialize(encoder)
+        })
+    }
+
+    /// Encodes the arguments of a call, a tuple, for the workers that read `memory`. If there is something else for the
+    /// worker, it precedes them.
+    pub(crate) fn encode_call<C: Serialize, A: Serialize>(
+        context: Option<&C>,
+        arguments: &A,
+        memory: &dyn Memory,
+    ) -> Result<Self, Error> {
+        Self::encode_with(Some(memory), |encoder| {
+            if let Some(context) = context {
+                context.serialize(&mut *encoder)?;
+            }
+            encoder.arguments(arguments)
+        })
+    }
+
+    fn encode_with(
+        memory: Option<&dyn Memory>,
+        write: impl FnOnce(&mut Encoder<Writer<'_>>) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
         let scope = Encoding::begin();
-        let body =
-            postcard::serialize_with_flavor(value, Writer::default()).map_err(|error| match error {
-                postcard::Error::SerializeBufferFull => EncodeError::NoMemory,
-                error => EncodeError::Value(error),
-            })?;
-        let parts = ENCODING.take().unwrap_or_default();
+        let mut encoder = Encoder::new(Writer { body: Body::Inline(Vec::new()), memory });
+        write(&mut encoder)?;
+        let body = encoder.into_output().body;
+        let mut parts = ENCODING.take().unwrap_or_default();
         drop(scope);
+        if let Some(memory) = memory {
+            for part in &mut parts {
+                if !part.is_in(memory) {
+                    *part =
+                        part.copy_to(memory).map_err(|error| Error::NoMemory(error.to_string().into()))?;
+                }
+            }
+        }
         Ok(Self { body, parts })
     }
 
@@ -83,7 +119,9 @@ impl Payload {
     pub(crate) fn location(&self) -> BodyLocation<'_> {
         match &self.body {
             Body::Inline(bytes) => BodyLocation::Inline(bytes),
-            Body::InArena(block, length) => BodyLocation::InArena { offset: block.offset(), length: *length },
+            Body::InArena(block, length) => {
+                BodyLocation::InArena { address: block.address(), length: *length }
+            }
         }
     }
 
@@ -96,6 +134,15 @@ impl Payload {
 
     pub(crate) fn parts(&self) -> &[Blob] {
         &self.parts
+    }
+
+    /// Returns the arenas that it lies in.
+    pub(crate) fn arenas(&self) -> impl Iterator<Item = &Arc<Arena>> {
+        let body = match &self.body {
+            Body::Inline(_) => None,
+            Body::InArena(block, _) => Some(block.arena()),
+        };
+        body.into_iter().chain(self.parts.iter().filter_map(Blob::arena))
     }
 
     /// Returns what of it is in this process's arena, and so must be kept while another process reads it.
@@ -113,30 +160,27 @@ impl Payload {
     }
 }
 
-/// Collects encoded bytes: in a vector up to the length of an inline body, in a block of the arena beyond.
-struct Writer {
+/// Collects encoded bytes: in a vector up to the length of an inline body, in a block of the memory beyond. Without a
+/// memory, all of them in a vector.
+struct Writer<'a> {
     body: Body,
+    memory: Option<&'a dyn Memory>,
 }
 
-impl Default for Writer {
-    fn default() -> Self {
-        Self { body: Body::Inline(Vec::new()) }
-    }
-}
-
-impl Writer {
+impl Writer<'_> {
     /// Moves to a block that has room for `additional` more bytes.
     #[cold]
-    fn grow(&mut self, additional: usize) -> postcard::Result<()> {
+    fn grow(&mut self, additional: usize) -> Result<(), Error> {
         let written = match &self.body {
             Body::Inline(bytes) => bytes.as_slice(),
             Body::InArena(block, length) => block.bytes(*length),
         };
-        let needed = written.len().checked_add(additional).ok_or(postcard::Error::SerializeBufferFull)?;
-        let arena = Arena::of_this_process().ok_or(postcard::Error::SerializeBufferFull)?;
+        let no_memory = |reason: &dyn fmt::Display| Error::NoMemory(reason.to_string().into());
+        let needed = written.len().checked_add(additional).ok_or_else(|| no_memory(&"it is too large"))?;
+        let memory = self.memory.ok_or_else(|| no_memory(&"this process has none"))?;
         // The size at least doubles, so all moves together copy less than twice the final length.
         let size = needed.max(2 * written.len());
-        let mut block = arena.take(size).ok_or(postcard::Error::SerializeBufferFull)?;
+        let mut block = memory.take(size).map_err(|error| no_memory(&error))?;
         block.bytes_mut(written.len()).copy_from_slice(written);
         let length = written.len();
         self.body = Body::InArena(block, length);
@@ -144,17 +188,11 @@ impl Writer {
     }
 }
 
-impl Flavor for Writer {
-    type Output = Body;
-
-    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.try_extend(&[byte])
-    }
-
-    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+impl Output for Writer<'_> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
         loop {
             match &mut self.body {
-                Body::Inline(body) if body.len() + bytes.len() <= INLINE => {
+                Body::Inline(body) if self.memory.is_none() || body.len() + bytes.len() <= INLINE => {
                     body.extend_from_slice(bytes);
                     return Ok(());
                 }
@@ -169,8 +207,19 @@ impl Flavor for Writer {
         }
     }
 
-    fn finalize(self) -> postcard::Result<Body> {
-        Ok(self.body)
+    fn len(&self) -> usize {
+        match &self.body {
+            Body::Inline(bytes) => bytes.len(),
+            Body::InArena(_, length) => *length,
+        }
+    }
+
+    fn replace(&mut self, at: usize, bytes: [u8; 4]) {
+        let range = at..at + bytes.len();
+        match &mut self.body {
+            Body::Inline(body) => body[range].copy_from_slice(&bytes),
+            Body::InArena(block, _) => block.bytes_mut(range.end)[range.start..].copy_from_slice(&bytes),
+        }
     }
 }
 
@@ -199,12 +248,6 @@ impl Drop for Encoding {
     }
 }
 
-/// Returns whether this serialiser is the one that encodes a payload on this thread, and not one that a value uses for
-/// itself. With a wrong answer the blob would be decoded as other bytes, but memory stays safe.
-fn is_encoding_with<S>() -> bool {
-    is_encoding() && type_name::<S>() == type_name::<&mut postcard::Serializer<Writer>>()
-}
-
 fn is_encoding() -> bool {
     ENCODING.with_borrow(Option::is_some)
 }
@@ -212,7 +255,7 @@ fn is_encoding() -> bool {
 /// Makes a blob a part of the payload that is being encoded. Returns the part's number, and `None` if the blob must
 /// be copied into the body.
 fn attach(blob: &Blob) -> Option<u32> {
-    if blob.len() < SMALL_BLOB || blob.location().is_none() {
+    if blob.len() < SMALL_BLOB {
         return None;
     }
     ENCODING.with_borrow_mut(|parts| {
@@ -222,16 +265,37 @@ fn attach(blob: &Blob) -> Option<u32> {
     })
 }
 
-/// Not public API: encoded values that have arrived.
+/// Encoded values that have arrived, in memory that does not change while they are read.
+///
+/// Values may borrow from the body, and a text that was found to be UTF-8 stays UTF-8. Two kinds of memory will do. The
+/// one is private to this process: what was copied out of the link, or what [`Received`] copies. The other is the arena
+/// of a worker's parent, which holds the worker's arguments. Only the parent can write there, a worker trusts its parent,
+/// and the parent does not use the memory again before the worker has answered. A worker's own arena will not do: any
+/// thread of the worker may still write to it.
 #[derive(Debug, Clone, Copy)]
-pub struct Incoming<'a> {
+pub(crate) struct Incoming<'a> {
     pub(crate) body: &'a [u8],
     pub(crate) parts: &'a [Blob],
 }
 
 impl<'a> Incoming<'a> {
-    /// Decodes a value, which may borrow from the body.
-    pub(crate) fn decode<T: Deserialize<'a>>(self) -> postcard::Result<T> {
+    /// Decodes a value, which may borrow from the body. Fails if anything is left over.
+    pub(crate) fn decode<T: Deserialize<'a>>(self) -> Result<T, Error> {
+        self.read(Decoder::value)?.whole()
+    }
+
+    /// Decodes the arguments of a call. Fails if anything is left over.
+    pub(crate) fn decode_arguments<T: Deserialize<'a>>(self) -> Result<T, Error> {
+        self.read(Decoder::arguments)?.whole()
+    }
+
+    /// Decodes the first of two values. Returns the second one as it has arrived.
+    pub(crate) fn split<T: Deserialize<'a>>(self) -> Result<(T, Self), Error> {
+        let Read { value, decoder } = self.read(Decoder::value)?;
+        Ok((value, Self { body: decoder.rest(), ..self }))
+    }
+
+    fn read<T>(self, read: impl FnOnce(&mut Decoder<'a>) -> Result<T, Error>) -> Result<Read<'a, T>, Error> {
         /// The scope in which blobs that are deserialised on this thread find their parts.
         struct Decoding {
             outer: Option<Vec<Blob>>,
@@ -246,36 +310,53 @@ impl<'a> Incoming<'a> {
         }
 
         let _decoding = Decoding { outer: DECODING.replace(Some(self.parts.to_vec())) };
-        T::deserialize(&mut postcard::Deserializer::from_flavor(Reader(self.body)))
+        let mut decoder = Decoder::new(self.body);
+        let value = read(&mut decoder)?;
+        Ok(Read { value, decoder })
     }
 }
 
-/// Reads a body in place. It is a type of its own, so that [`is_decoding_with`] can recognise the deserialiser.
-struct Reader<'a>(&'a [u8]);
+/// A value, and what follows it.
+struct Read<'a, T> {
+    value: T,
+    decoder: Decoder<'a>,
+}
 
-impl<'a> de_flavors::Flavor<'a> for Reader<'a> {
-    type Remainder = &'a [u8];
-    type Source = &'a [u8];
+impl<T> Read<'_, T> {
+    /// Returns the value if nothing follows it.
+    fn whole(self) -> Result<T, Error> {
+        self.decoder.finish()?;
+        Ok(self.value)
+    }
+}
 
-    fn pop(&mut self) -> postcard::Result<u8> {
-        let (byte, rest) = self.0.split_first().ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
-        self.0 = rest;
-        Ok(*byte)
+/// An encoded value that a worker has sent.
+///
+/// Its body may be in the worker's arena. Any thread of the worker may still write there, even while it is read here, so
+/// it is copied before it is decoded. Blobs are not copied: [`Blob`] says what that means.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Received<'a> {
+    pub(crate) body: &'a [u8],
+    pub(crate) parts: &'a [Blob],
+    /// The body is in the worker's arena.
+    pub(crate) is_shared: bool,
+}
+
+impl<'a> Received<'a> {
+    /// Returns the body, copied if that is needed, so that it does not change any more.
+    pub(crate) fn settled(self) -> Cow<'a, [u8]> {
+        if self.is_shared { Cow::Owned(self.body.to_vec()) } else { Cow::Borrowed(self.body) }
     }
 
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.0.len())
+    /// Returns the body as a text.
+    pub(crate) fn text(self) -> String {
+        String::from_utf8_lossy(&self.settled()).into_owned()
     }
+}
 
-    fn try_take_n(&mut self, count: usize) -> postcard::Result<&'a [u8]> {
-        let (taken, rest) =
-            self.0.split_at_checked(count).ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn finalize(self) -> postcard::Result<&'a [u8]> {
-        Ok(self.0)
+impl<'a> From<&'a Payload> for Received<'a> {
+    fn from(payload: &'a Payload) -> Self {
+        Self { body: payload.body(), parts: payload.parts(), is_shared: false }
     }
 }
 
@@ -283,11 +364,6 @@ impl<'a> From<&'a Payload> for Incoming<'a> {
     fn from(payload: &'a Payload) -> Self {
         Self { body: payload.body(), parts: payload.parts() }
     }
-}
-
-/// Returns whether this deserialiser is the one that decodes a payload on this thread.
-fn is_decoding_with<D>() -> bool {
-    is_decoding() && type_name::<D>() == type_name::<&mut postcard::Deserializer<'_, Reader<'_>>>()
 }
 
 fn is_decoding() -> bool {
@@ -315,9 +391,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Bytes<'a> {
     }
 }
 
-/// Not public API: a byte vector that is encoded as one block, not byte by byte.
+/// A byte vector that is encoded as one block, not byte by byte.
 #[derive(Debug)]
-pub struct ByteBuf(pub Vec<u8>);
+pub(crate) struct ByteBuf(pub(crate) Vec<u8>);
 
 impl Serialize for ByteBuf {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -327,51 +403,111 @@ impl Serialize for ByteBuf {
 
 impl<'de> Deserialize<'de> for ByteBuf {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Bytes::deserialize(deserializer).map(|bytes| Self(bytes.0.to_vec()))
+        // The task may have sent a list of single bytes.
+        deserializer.deserialize_byte_buf(BytesVisitor).map(Self)
     }
 }
 
-/// A blob in the body of a payload.
-#[derive(Serialize, Deserialize)]
-enum EncodedBlob<'a> {
-    Inline(#[serde(borrow)] Bytes<'a>),
-    /// The number of a part of the payload.
-    Part(u32),
+/// Not public API: a text that borrows what has arrived, if it can. serde's own `Cow` never does.
+#[derive(Debug)]
+pub struct Text<'a>(pub Cow<'a, str>);
+
+impl Serialize for Text<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <&'a str>::deserialize(deserializer).map(|text| Self(Cow::Borrowed(text)))
+    }
+}
+
+/// Not public API: bytes that borrow what has arrived.
+#[derive(Debug)]
+pub struct CowBytes<'a>(pub Cow<'a, [u8]>);
+
+impl Serialize for CowBytes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for CowBytes<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <&'a [u8]>::deserialize(deserializer).map(|bytes| Self(Cow::Borrowed(bytes)))
+    }
 }
 
 impl Serialize for Blob {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if !is_encoding_with::<S>() {
+        // With a wrong answer the blob would be decoded as other bytes, but memory stays safe.
+        if !is_encoding() || !is_ours::<S::Error>() {
             return serializer.serialize_bytes(self);
         }
         match attach(self) {
-            Some(number) => EncodedBlob::Part(number).serialize(serializer),
-            None => EncodedBlob::Inline(Bytes(self)).serialize(serializer),
+            Some(number) => serializer.serialize_newtype_struct(BLOB_NAME, &number),
+            None => serializer.serialize_newtype_struct(BLOB_NAME, &Bytes(self)),
         }
     }
 }
 
 impl<'de> Deserialize<'de> for Blob {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        if !is_decoding_with::<D>() {
-            return deserializer.deserialize_byte_buf(BlobVisitor);
+        if is_decoding() && is_ours::<D::Error>() {
+            return deserializer.deserialize_newtype_struct(BLOB_NAME, BlobVisitor { newtypes: 0 });
         }
-        match EncodedBlob::deserialize(deserializer)? {
-            EncodedBlob::Inline(bytes) => Ok(Self::from(bytes.0.to_vec())),
-            EncodedBlob::Part(number) => part(number)
-                .ok_or_else(|| de::Error::custom("a blob refers to a part that the payload does not have")),
-        }
+        deserializer.deserialize_byte_buf(BytesVisitor).map(Self::from)
     }
 }
 
 /// Takes bytes in each form that a format may have for them.
-struct BlobVisitor;
+struct BytesVisitor;
+
+impl<'de> de::Visitor<'de> for BytesVisitor {
+    type Value = Vec<u8>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("bytes")
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+        Ok(bytes.to_vec())
+    }
+
+    fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+        Ok(bytes)
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<u8>, A::Error> {
+        let mut bytes = Vec::new();
+        while let Some(byte) = sequence.next_element()? {
+            bytes.push(byte);
+        }
+        Ok(bytes)
+    }
+}
+
+/// Takes a blob of this encoding: within two newtype structs, the number of a part or bytes. Or plain bytes.
+///
+/// From one of serde's buffers each value comes within one newtype struct, and a number that is no part's must not be
+/// taken for one.
+struct BlobVisitor {
+    /// Counts the newtype structs that were opened.
+    newtypes: u8,
+}
 
 impl<'de> de::Visitor<'de> for BlobVisitor {
     type Value = Blob;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("bytes")
+        f.write_str("a blob")
+    }
+
+    fn visit_u32<E: de::Error>(self, number: u32) -> Result<Blob, E> {
+        let part = if self.newtypes == 2 { part(number) } else { None };
+        part.ok_or_else(|| E::custom("a number that is no part of the payload, expected a blob"))
     }
 
     fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Blob, E> {
@@ -382,14 +518,14 @@ impl<'de> de::Visitor<'de> for BlobVisitor {
         Ok(bytes.into())
     }
 
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut sequence: A) -> Result<Blob, A::Error> {
-        let mut bytes = Vec::new();
-        while let Some(byte) = sequence.next_element()? {
-            bytes.push(byte);
-        }
-        Ok(bytes.into())
+    fn visit_seq<A: de::SeqAccess<'de>>(self, sequence: A) -> Result<Blob, A::Error> {
+        BytesVisitor.visit_seq(sequence).map(Blob::from)
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, content: D) -> Result<Blob, D::Error> {
+        content.deserialize_any(Self { newtypes: self.newtypes.saturating_add(1) })
     }
 }
 
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;

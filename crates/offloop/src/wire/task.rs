@@ -4,13 +4,16 @@ use std::any::{Any, TypeId};
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
-use super::payload::{Bytes, EncodeError, Incoming, Payload};
+use super::blob::Blob;
+use super::msgpack::{Error, whole_block};
+use super::payload::{ByteBuf, Bytes, Incoming, Payload, Received};
+use super::pool_memory::Memory;
 use crate::base::fork::PerProcess;
 use crate::base::panic::Panic;
 use crate::core::error::ErrorKind;
@@ -28,7 +31,7 @@ pub struct Call<'a, R> {
 
 /// A task's function with its arguments, whatever their types.
 trait BoundCall<R>: Send {
-    fn encode(&self, context: Option<&CallContext<'_>>) -> Result<Payload, EncodeError>;
+    fn encode(&self, context: Option<&CallContext<'_>>, memory: &dyn Memory) -> Result<Payload, Error>;
     fn call(self: Box<Self>) -> R;
 }
 
@@ -38,11 +41,8 @@ struct Arguments<A, R> {
 }
 
 impl<A: Serialize + Send, R> BoundCall<R> for Arguments<A, R> {
-    fn encode(&self, context: Option<&CallContext<'_>>) -> Result<Payload, EncodeError> {
-        match context {
-            Some(context) => Payload::encode(&(context, &self.arguments)),
-            None => Payload::encode(&self.arguments),
-        }
+    fn encode(&self, context: Option<&CallContext<'_>>, memory: &dyn Memory) -> Result<Payload, Error> {
+        Payload::encode_call(context, &self.arguments, memory)
     }
 
     fn call(self: Box<Self>) -> R {
@@ -50,8 +50,8 @@ impl<A: Serialize + Send, R> BoundCall<R> for Arguments<A, R> {
     }
 }
 
-/// Not public API: makes the call that `f.with(…)` returns, for a function marked `#[offloop::task]`.
-pub fn call<'a, A, R>(task: &'static Task, arguments: A, body: fn(A) -> R) -> Call<'a, R>
+/// Makes the call of a task: arguments, and the function that takes them.
+pub(crate) fn call<'a, A, R>(task: &'static Task, arguments: A, body: fn(A) -> R) -> Call<'a, R>
 where
     A: Serialize + Send + 'a,
     R: 'a,
@@ -65,8 +65,18 @@ impl<R> Call<'_, R> {
         self.task.name
     }
 
-    pub(crate) fn encode(&self, context: Option<&CallContext<'_>>) -> Result<Encoded, ErrorKind> {
-        match self.bound.encode(context) {
+    pub(crate) fn task(&self) -> &'static Task {
+        self.task
+    }
+
+    /// Encodes the call for the workers of a pool, which read `memory`.
+    pub(crate) fn encode(
+        &self,
+        context: Option<&CallContext<'_>>,
+        memory: &dyn Memory,
+    ) -> Result<Encoded, ErrorKind> {
+        self.task.check_registered()?;
+        match self.bound.encode(context, memory) {
             Ok(arguments) => {
                 Ok(Encoded { task: self.task, arguments, has_context: context.is_some(), kind: 0 })
             }
@@ -97,22 +107,28 @@ impl<R: Send + 'static> Work for Call<'static, R> {
 
 /// Details of a job that its worker needs beside the arguments. If there are any, they precede the arguments in the
 /// payload.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct CallContext<'a> {
     /// The job's name, if it is not the task's.
     pub(crate) name: Option<&'a str>,
     /// The name of the submitter's span.
     pub(crate) parent: Option<&'a str>,
     /// The bytes that the job [carries](crate::Prepared::carry).
-    #[serde(borrow)]
     pub(crate) carried: Option<Bytes<'a>>,
+}
+
+/// Both ends are of one build, so the fields need no names.
+impl Serialize for CallContext<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (self.name, self.parent, self.carried).serialize(serializer)
+    }
 }
 
 impl<'a> CallContext<'a> {
     /// Splits the context off the front of a payload.
-    pub(crate) fn take(incoming: Incoming<'a>) -> Result<(Self, Incoming<'a>), postcard::Error> {
-        let (context, body) = postcard::take_from_bytes(incoming.body)?;
-        Ok((context, Incoming { body, ..incoming }))
+    pub(crate) fn take(incoming: Incoming<'a>) -> Result<(Self, Incoming<'a>), Error> {
+        let ((name, parent, carried), arguments) = incoming.split()?;
+        Ok((Self { name, parent, carried }, arguments))
     }
 }
 
@@ -162,14 +178,18 @@ pub struct Task {
     pub(crate) run: fn(Incoming<'_>) -> EncodedResult,
     /// The position in the sorted registry, by which the task is called over a link. Written by `registry`.
     index: AtomicU32,
+    /// The time that its results take to be decoded.
+    pub(crate) results: DecodePace,
+    /// How long its items take to be decoded.
+    pub(crate) items: DecodePace,
 }
 
-/// Not public API: the encoded result of a task.
-pub type EncodedResult = Result<Payload, Fault>;
+/// The encoded result of a task.
+pub(crate) type EncodedResult = Result<Payload, Fault>;
 
-/// Not public API: the reason why a task has no result that could be sent.
+/// The reason why a task has no result that could be sent.
 #[derive(Debug)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Its arguments could not be decoded, so it was not run.
     Arguments(String),
     /// Its result could not be encoded.
@@ -189,20 +209,33 @@ impl Fault {
 }
 
 impl Task {
-    /// Not public API: makes the entry of a task.
-    pub const fn new(
+    pub(super) const fn new(
         name: &'static str,
         signature: &'static str,
         location: (&'static str, u32, u32),
         marker: fn() -> TypeId,
         run: fn(Incoming<'_>) -> EncodedResult,
     ) -> Self {
-        Self { name, signature, location, marker, run, index: AtomicU32::new(u32::MAX) }
+        let (results, items) = (DecodePace::new(), DecodePace::new());
+        Self { name, signature, location, marker, run, index: AtomicU32::new(u32::MAX), results, items }
     }
 
     pub(crate) fn index(&self) -> u32 {
         registry();
         self.index.load(Ordering::Relaxed)
+    }
+
+    /// Fails if workers cannot find the task. The linker collects the tasks of each shared object by itself, and the
+    /// registry is that of the object which contains this crate.
+    fn check_registered(&self) -> Result<(), ErrorKind> {
+        if self.index() != u32::MAX {
+            return Ok(());
+        }
+        Err(ErrorKind::Encode(format!(
+            "a call of `{}`: the task is not in the registry, because it and the crate `offloop` are in different shared \
+             objects; link the crates with tasks and `offloop` statically: as `rlib`, without `dylib` or `prefer-dynamic`",
+            self.name
+        )))
     }
 
     fn identity(&self) -> impl Ord + Hash + use<> {
@@ -241,36 +274,154 @@ pub(crate) fn fingerprint() -> u64 {
     for task in registry() {
         task.identity().hash(&mut hasher);
     }
+    #[cfg(target_os = "linux")]
     if let Ok(exe) = std::fs::metadata("/proc/self/exe") {
+        use std::os::unix::fs::MetadataExt;
         (exe.dev(), exe.ino(), exe.size(), exe.mtime(), exe.mtime_nsec()).hash(&mut hasher);
     }
     hasher.finish()
 }
 
-/// Not public API: decodes the arguments, calls the function and encodes its result. Borrowed arguments borrow from
+/// Decodes the arguments, calls the function and encodes its result. Borrowed arguments borrow from
 /// `input`.
-pub fn run<'a, A, R>(input: Incoming<'a>, body: impl FnOnce(A) -> R) -> EncodedResult
+pub(crate) fn run<'a, A, R>(input: Incoming<'a>, body: impl FnOnce(A) -> R) -> EncodedResult
 where
     A: Deserialize<'a>,
     R: Serialize + 'static,
 {
-    let arguments = input.decode().map_err(|error| Fault::Arguments(error.to_string()))?;
+    let arguments = input.decode_arguments().map_err(|error| Fault::Arguments(error.to_string()))?;
     let result = body(arguments);
     let encoded = match (&result as &dyn Any).downcast_ref::<Vec<u8>>() {
-        // The same encoding as the general one, but of one block instead of single bytes.
+        // One block instead of single bytes.
         Some(bytes) => Payload::encode(&Bytes(bytes)),
         None => Payload::encode(&result),
     };
     encoded.map_err(|error| Fault::Result(error.to_string()))
 }
 
-/// Decodes a result.
-pub(crate) fn decode<R: DeserializeOwned + 'static>(encoded: Incoming<'_>) -> Result<R, postcard::Error> {
-    let mut result: Option<R> = None;
-    if let Some(bytes) = (&mut result as &mut dyn Any).downcast_mut::<Option<Vec<u8>>>() {
-        // One block, as in `run`.
-        *bytes = Some(encoded.decode::<Bytes>()?.0.to_vec());
-        return Ok(result.expect("it was just set"));
+/// Decodes a value that a worker has sent.
+pub(crate) fn decode<R: DeserializeOwned + 'static>(received: Received<'_>) -> Result<R, Error> {
+    // Large bytes and texts are copied once, straight to where they stay. A text is validated there.
+    if is::<R, Vec<u8>>() {
+        if let Some(block) = whole_block(received.body, false) {
+            return Ok(same(block.to_vec()));
+        }
+    } else if is::<R, String>() {
+        if let Some(block) = whole_block(received.body, true) {
+            return String::from_utf8(block.to_vec()).map(same).map_err(|_| Error::Utf8);
+        }
     }
-    encoded.decode()
+    decode_in_place(Incoming { body: &received.settled(), parts: received.parts })
+}
+
+/// Decodes a value from memory that does not change.
+pub(crate) fn decode_in_place<R: DeserializeOwned + 'static>(incoming: Incoming<'_>) -> Result<R, Error> {
+    if is::<R, Vec<u8>>() {
+        return incoming.decode::<ByteBuf>().map(|bytes| same(bytes.0));
+    }
+    incoming.decode()
+}
+
+fn is<A: 'static, B: 'static>() -> bool {
+    TypeId::of::<A>() == TypeId::of::<B>()
+}
+
+/// Returns a value whose type `A` is known to be `B`.
+fn same<A: 'static, B: 'static>(value: A) -> B {
+    let mut value = Some(value);
+    let value = (&mut value as &mut dyn Any).downcast_mut::<Option<B>>().and_then(Option::take);
+    value.expect("the types were compared")
+}
+
+/// Returns whether values of this type are decoded by the standard library or by this crate alone, and quickly.
+pub(crate) fn is_plain<R: 'static>() -> bool {
+    macro_rules! is_one_of {
+        ($($plain:ty),*) => { [$(TypeId::of::<$plain>()),*].contains(&TypeId::of::<R>()) };
+    }
+    is_one_of!(
+        (), bool, char, u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize, f32, f64,
+        String, Vec<u8>, Blob, Result<(), String>
+    )
+}
+
+/// Learns how long values of one kind take to be decoded.
+///
+/// `Deserialize` is the user's code, and may do anything. A thread that has taken an answer, such as the thread of an
+/// event loop or the pool's supervisor, decodes the value only if values of its kind have been quick. Otherwise another
+/// thread does. The first value of a kind is always for another thread. A kind that turns out to be slow now and then is
+/// trusted less each time, up to once in [`MAX_DISTRUST`](Self::MAX_DISTRUST) values.
+#[derive(Debug)]
+pub(crate) struct DecodePace {
+    /// The number of values that are to be quick, one after the other, until the kind counts as quick.
+    missing: AtomicU32,
+    /// The number that `missing` was set to by the last slow value.
+    distrust: AtomicU32,
+}
+
+impl DecodePace {
+    /// A value that takes no longer is quick. To wake another thread takes about as long.
+    const QUICK: Duration = Duration::from_micros(20);
+
+    const MAX_DISTRUST: u32 = 1024;
+
+    const fn new() -> Self {
+        Self { missing: AtomicU32::new(1), distrust: AtomicU32::new(1) }
+    }
+
+    /// Returns whether values of this kind have been decoded quickly.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.missing.load(Ordering::Relaxed) == 0
+    }
+
+    /// Calls `decode` and learns how long it takes.
+    pub(crate) fn measure<T>(&self, decode: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let value = decode();
+        self.learn(began.elapsed());
+        value
+    }
+
+    /// Records the time that one value has taken. Threads that do this at a time may lose one another's records, which
+    /// does no harm.
+    fn learn(&self, took: Duration) {
+        let missing = self.missing.load(Ordering::Relaxed);
+        if took > Self::QUICK {
+            let distrust = (2 * self.distrust.load(Ordering::Relaxed)).min(Self::MAX_DISTRUST);
+            self.distrust.store(distrust, Ordering::Relaxed);
+            self.missing.store(distrust, Ordering::Relaxed);
+        } else if missing > 0 {
+            self.missing.store(missing - 1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
+mod tests {
+    use super::*;
+    use crate::wire::pool_memory::PoolMemory;
+    use crate::wire::task_fn::{self, TaskFn};
+
+    /// A task that is not in the slice, as are those of another shared object.
+    struct Stray;
+
+    impl TaskFn for Stray {
+        type Arguments<'call> = (u8,);
+        type Output = u8;
+
+        fn task() -> &'static Task {
+            static TASK: Task = Task::of::<Stray>("plugin::stray", "fn(u8) -> u8", (file!(), 1, 1));
+            &TASK
+        }
+
+        fn apply((n,): (u8,)) -> u8 {
+            n + 1
+        }
+    }
+
+    #[test]
+    fn a_task_of_another_shared_object_is_refused_at_submission_and_runs_on_threads() {
+        let error = task_fn::call::<Stray>((1,)).encode(None, &PoolMemory::new()).unwrap_err().to_string();
+        assert!(error.contains("`plugin::stray`") && error.contains("different shared objects"), "{error}");
+        assert_eq!(task_fn::call::<Stray>((1,)).perform().unwrap(), 2);
+    }
 }

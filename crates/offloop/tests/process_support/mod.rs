@@ -43,6 +43,26 @@ pub fn kill(pid: u32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
+/// A user and a group without rights.
+pub const NOBODY: u32 = 65534;
+
+/// Makes this process another user and another group, for good.
+pub fn become_nobody() {
+    // SAFETY: the calls take plain numbers. They change the rights of all threads of this process, as is meant.
+    let results = unsafe { (libc::setgid(NOBODY), libc::setuid(NOBODY)) };
+    assert_eq!(results, (0, 0));
+}
+
+/// Returns whether this process may change its user. If not, says that the test is skipped.
+pub fn is_root() -> bool {
+    // SAFETY: the call returns a plain number.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    if !is_root {
+        println!("skipped: this test changes its user, which takes root");
+    }
+    is_root
+}
+
 /// A file to which a job in another process writes a line when it has arrived.
 pub struct Gate(PathBuf);
 
@@ -56,8 +76,21 @@ impl Gate {
         Self(path)
     }
 
+    /// Makes one that a job may use whatever rights it has given up.
+    pub fn for_everybody() -> Self {
+        let gate = Self::new();
+        let file = std::fs::File::open(&gate.0).unwrap();
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        gate
+    }
+
     pub fn path(&self) -> &str {
         self.0.to_str().unwrap()
+    }
+
+    /// Removes the file. A job that waits for that goes on.
+    pub fn open(&self) {
+        std::fs::remove_file(&self.0).unwrap();
     }
 
     pub fn lines(&self) -> Vec<String> {

@@ -111,9 +111,14 @@ fn judge_outcome(evidence: &Evidence<'_>) -> Result<ExpectedRuns, String> {
     let Evidence { job, on_full, .. } = *evidence;
     let nature = job.kind.nature();
     let (is_right, runs, fault) = match evidence.outcome {
-        Outcome::Ok if !matches!(nature, Nature::Returns | Nature::MayDie) => {
+        Outcome::Ok if !matches!(nature, Nature::Returns | Nature::MayDie | Nature::MayBeRefused) => {
             (false, Once, "a job of this kind has no result")
         }
+        Outcome::Refused(_) => (
+            matches!(nature, Nature::IsRefused | Nature::MayBeRefused) && evidence.runs.ended > 0,
+            Once,
+            "its result is right, or its body did not reach its end",
+        ),
         Outcome::Ok => (evidence.runs.ended > 0, Once, "it has a result, but its body did not reach its end"),
         Outcome::Panicked => (nature == Nature::Panics, Once, "a job of this kind does not panic"),
         Outcome::Cancelled => (
@@ -205,12 +210,20 @@ fn is_own_death(job: &Job, exit: WorkerExit) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Moment;
 
     const PID: u32 = 4000;
     const KILLED: WorkerExit = WorkerExit::Signal(libc::SIGKILL);
     const OUTSIDE: OutsideKill = OutsideKill::Unclaimed { kill: 0, age: Duration::ZERO };
-    const NEVER_RAN: JobRuns = JobRuns { begun: 0, ended: 0, pid: 0, time: Duration::ZERO };
-    const BEGUN: JobRuns = JobRuns { begun: 1, ended: 0, pid: PID, time: Duration::ZERO };
+    const NEVER_RAN: JobRuns = JobRuns {
+        begun: 0,
+        ended: 0,
+        pid: 0,
+        time: Moment { real: Duration::ZERO, fair: Duration::ZERO },
+        is_here: false,
+        child_seen: None,
+    };
+    const BEGUN: JobRuns = JobRuns { begun: 1, pid: PID, ..NEVER_RAN };
     const RAN: JobRuns = JobRuns { ended: 1, ..BEGUN };
 
     fn job(kind: Kind) -> Job {
@@ -251,6 +264,18 @@ mod tests {
         assert!(!is_right(&evidence(&nap, &Outcome::Ok, JobRuns { begun: 2, ..RAN })));
         assert!(!is_right(&evidence(&job(Kind::Abort), &Outcome::Ok, RAN)));
         assert!(!is_right(&evidence(&nap, &Outcome::WrongValue(String::new()), RAN)));
+    }
+
+    #[test]
+    fn a_result_is_refused_only_if_it_cannot_be_right() {
+        let refused = Outcome::Refused("its depth".to_owned());
+        for kind in [Kind::Lie, Kind::TooDeep, Kind::Deeper] {
+            assert!(is_right(&evidence(&job(kind), &refused, RAN)), "{kind:?}");
+            assert!(!is_right(&evidence(&job(kind), &refused, BEGUN)), "{kind:?} before its end");
+        }
+        assert!(!is_right(&evidence(&job(Kind::Odd), &refused, RAN)));
+        assert!(!is_right(&evidence(&job(Kind::Lie), &Outcome::Ok, RAN)));
+        assert!(is_right(&evidence(&job(Kind::Deeper), &Outcome::Ok, RAN)));
     }
 
     #[test]

@@ -7,20 +7,22 @@
 
 mod audit;
 mod judge;
+mod order;
 mod outcome;
 mod pool_record;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use audit::EndedJob;
 use judge::{Evidence, ExpectedRuns, OutsideKill, judge};
+use order::{Begins, Line};
 
 pub(crate) use judge::Cancel;
 pub(crate) use outcome::Outcome;
 pub(crate) use pool_record::PoolRecord;
 
+use crate::clock::Moment;
 use crate::plan::{Job, Kind, PoolPlan};
 use crate::run_log::{self, JobRuns};
 
@@ -45,9 +47,9 @@ pub(crate) struct Oracle {
 
 struct SubmittedJob {
     job: Arc<Job>,
-    pool: usize,
+    line: Line,
     /// When it was submitted.
-    at: Duration,
+    at: Moment,
 }
 
 /// The end of a job as its client saw it.
@@ -80,27 +82,28 @@ impl Oracle {
         self.pools.len() - 1
     }
 
-    /// Records a job before it is submitted. Returns its number; the next one is that of the job nested in it.
+    /// Records a job before its client submits it. Returns its number; the next one is that of the job nested in it.
     /// Returns `None` when the run log is full.
-    pub(crate) fn submit(&mut self, job: &Arc<Job>, pool: usize, now: Duration) -> Option<u64> {
+    pub(crate) fn submit(&mut self, job: &Arc<Job>, pool: usize, client: usize, now: Moment) -> Option<u64> {
         let number = self.next;
         if number + 1 >= run_log::CAPACITY as u64 {
             return None;
         }
         self.next += 2;
         self.pools[pool].submitted += 1;
-        self.submitted.insert(number, SubmittedJob { job: Arc::clone(job), pool, at: now });
+        let line = Line { pool, client, priority: job.priority };
+        self.submitted.insert(number, SubmittedJob { job: Arc::clone(job), line, at: now });
         Some(number)
     }
 
     /// Judges a job's end. `runs` is what the run log says of the job now.
-    pub(crate) fn settle(&mut self, number: u64, observed: &Observation, runs: JobRuns, now: Duration) {
+    pub(crate) fn settle(&mut self, number: u64, observed: &Observation, runs: JobRuns, now: Moment) {
         let Observation { outcome, cancel, surely_queued } = observed;
         let Some(submitted) = self.submitted.remove(&number) else {
             return self.report(format!("job {number} ended a second time: {outcome:?}"));
         };
-        let SubmittedJob { job, pool: at, .. } = &submitted;
-        let pool = &mut self.pools[*at];
+        let SubmittedJob { job, line, .. } = &submitted;
+        let pool = &mut self.pools[line.pool];
         let outside_kill = match outcome {
             Outcome::Died { pid, .. } => pool.outside_kill(*pid, submitted.at, now),
             _ => OutsideKill::No,
@@ -110,13 +113,13 @@ impl Oracle {
             outcome,
             cancel: *cancel,
             surely_queued: *surely_queued,
-            lasted: now.saturating_sub(submitted.at),
+            lasted: now.real.saturating_sub(submitted.at.real),
             runs,
             outside_kill,
             on_full: pool.plan.on_full,
             capacity: pool.plan.capacity,
             pool_closing: pool.is_closing(),
-            pool_cancels: pool.cancels_from.is_some_and(|from| from <= now),
+            pool_cancels: pool.cancels_from.is_some_and(|from| from <= now.real),
             pool_kills: pool.killed_pids().count(),
         });
         pool.gave_up |= matches!(outcome, Outcome::NoWorker(_));
@@ -137,7 +140,8 @@ impl Oracle {
         };
         self.surely_queued += usize::from(*surely_queued);
         *self.counts.entry(job.kind).or_default().entry(label).or_default() += 1;
-        let ended = EndedJob::new((number, job, *at), outcome, expected, now, self.pools[*at].plan.on_full);
+        let on_full = self.pools[line.pool].plan.on_full;
+        let ended = EndedJob::new((number, job, *line), outcome, expected, now.fair, on_full);
         if job.kind == Kind::Nest {
             self.ended.push(ended.nested(number + 1, outcome));
         }
@@ -149,8 +153,13 @@ impl Oracle {
         let never_ended = self.pending(&read).into_iter().map(|job| format!("never ended: {job}"));
         let mut wrong: Vec<_> = never_ended.collect();
         let mut missing: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
-        for ended @ EndedJob { number, pool, kind, .. } in &self.ended {
+        let mut begins = Begins::default();
+        for ended @ EndedJob { number, pool, kind, line, .. } in &self.ended {
             let runs = read(*number);
+            let shows_order = self.pools[*pool].plan.workers == 1 && runs.begun == 1 && !runs.is_here;
+            if let Some(line) = line.filter(|_| shows_order) {
+                begins.add(line, *number, runs.time.real);
+            }
             match ended.is_missing(&runs, &self.pools[*pool]) {
                 Ok(false) => {}
                 Ok(true) => missing.entry(*pool).or_default().push(*number),
@@ -166,6 +175,7 @@ impl Oracle {
                 ));
             }
         }
+        wrong.extend(begins.faults());
         self.discrepancies.extend(wrong);
     }
 
@@ -175,25 +185,29 @@ impl Oracle {
         self.submitted.iter().map(line).collect()
     }
 
-    fn describe(&self, number: u64, SubmittedJob { job, pool, .. }: &SubmittedJob) -> String {
-        format!("job {number} ({job:?}) of pool {pool} ({:?})", self.pools[*pool].plan)
+    fn describe(&self, number: u64, SubmittedJob { job, line, .. }: &SubmittedJob) -> String {
+        let pool = line.pool;
+        format!("job {number} ({job:?}) of pool {pool} ({:?})", self.pools[pool].plan)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use offloop::{OnFull, WorkerExit};
 
-    use super::audit::LATE;
+    use super::audit::{LATE, UNTIL_KILLED};
     use super::pool_record::UNNOTICED;
     use super::*;
-    use crate::os::now;
+    use crate::clock;
     use crate::plan::generator;
 
     const PID: u32 = 4000;
     const KILLED: Outcome = Outcome::Died { pid: PID, exit: WorkerExit::Signal(libc::SIGKILL) };
     /// The only pool.
     const POOL: usize = 0;
+    const CLIENT: usize = 0;
 
     impl Oracle {
         /// Makes one that knows a pool which neither rejects nor sheds jobs.
@@ -206,7 +220,7 @@ mod tests {
 
         fn submit_nap(&mut self) -> u64 {
             let job = Job::blocker(&mut generator(1, "client-0"));
-            self.submit(&Arc::new(job), POOL, now()).unwrap()
+            self.submit(&Arc::new(job), POOL, CLIENT, now()).unwrap()
         }
 
         fn kill(&mut self, was_sent: bool) {
@@ -219,8 +233,13 @@ mod tests {
         }
     }
 
+    /// Returns the present moment, with a fair clock that goes like the other.
+    fn now() -> Moment {
+        Moment { real: clock::now(), fair: clock::now() }
+    }
+
     fn begun(pid: u32) -> JobRuns {
-        JobRuns { begun: 1, ended: 0, pid, time: now() }
+        JobRuns { begun: 1, pid, time: now(), ..JobRuns::default() }
     }
 
     fn ran() -> JobRuns {
@@ -250,7 +269,7 @@ mod tests {
 
         oracle.kill(true);
         let after = oracle.submit_nap();
-        oracle.submitted.get_mut(&after).unwrap().at += 2 * UNNOTICED;
+        oracle.submitted.get_mut(&after).unwrap().at.fair += 2 * UNNOTICED;
         oracle.end(after, KILLED, begun(PID));
         assert_eq!(oracle.discrepancies.len(), 2);
     }
@@ -274,7 +293,9 @@ mod tests {
         let observed = Observation { cancel: Cancel::Done, ..Outcome::Cancelled.into() };
         oracle.end(cancelled, observed, JobRuns::default());
         oracle.audit(|number| {
-            if number == open { JobRuns::default() } else { JobRuns { time: now() + 2 * LATE, ..ran() } }
+            let late = now().fair + 2 * LATE;
+            let late = JobRuns { time: Moment { fair: late, ..now() }, ..ran() };
+            if number == open { JobRuns::default() } else { late }
         });
         let found = &oracle.discrepancies;
         assert_eq!(found.len(), 2, "{found:?}");
@@ -304,11 +325,58 @@ mod tests {
     fn a_shutdown_cancels_only_when_its_drain_is_over() {
         let mut oracle = Oracle::with_pool();
         let jobs = [oracle.submit_nap(), oracle.submit_nap()];
-        oracle.pools[POOL].begin_shutdown(now(), Duration::from_secs(600));
+        oracle.pools[POOL].begin_shutdown(now().real, Duration::from_secs(600));
         oracle.end(jobs[0], Outcome::Cancelled, JobRuns::default());
         assert_eq!(oracle.discrepancies.len(), 1);
-        oracle.pools[POOL].begin_shutdown(now(), Duration::ZERO);
+        oracle.pools[POOL].begin_shutdown(now().real, Duration::ZERO);
         oracle.end(jobs[1], Outcome::Cancelled, JobRuns::default());
         assert_eq!(oracle.discrepancies.len(), 1);
+    }
+
+    #[test]
+    fn a_job_that_overtook_another_is_found_in_a_pool_of_one_worker() {
+        for (workers, found) in [(1, 1), (2, 0)] {
+            let mut oracle = Oracle::with_pool();
+            oracle.pools[POOL].plan.workers = workers;
+            let jobs = [oracle.submit_nap(), oracle.submit_nap()];
+            let at = now();
+            let begun = |number| {
+                let earlier = if number == jobs[0] { Duration::ZERO } else { Duration::from_millis(1) };
+                let real = at.real.saturating_sub(earlier);
+                JobRuns { time: Moment { real, ..at }, ..ran() }
+            };
+            for job in jobs {
+                oracle.end(job, Outcome::Ok, begun(job));
+            }
+            oracle.audit(begun);
+            assert_eq!(oracle.discrepancies.len(), found, "{workers} workers: {:?}", oracle.discrepancies);
+            let here = |number| JobRuns { is_here: number == jobs[1], ..begun(number) };
+            oracle.discrepancies.clear();
+            oracle.audit(here);
+            assert!(oracle.discrepancies.is_empty(), "the submitting thread ran it");
+        }
+    }
+
+    #[test]
+    fn a_process_that_a_killed_job_started_is_gone_soon() {
+        let second = Duration::from_secs(1);
+        for (outcome, lived_on, found) in [
+            (Outcome::RunTimeout(second), second, 0),
+            (Outcome::RunTimeout(second), UNTIL_KILLED + second, 1),
+            (Outcome::Dropped, UNTIL_KILLED + second, 1),
+            (KILLED, second, 0),
+            (KILLED, UNTIL_KILLED + second, 1),
+            (Outcome::Ok, UNTIL_KILLED + second, 0),
+        ] {
+            let mut oracle = Oracle::with_pool();
+            let job = Arc::new(Job { run_timeout: Some(second), ..Job::default() });
+            let number = oracle.submit(&job, POOL, CLIENT, now()).unwrap();
+            oracle.kill(true);
+            let end = Moment { real: now().real + 2 * second, ..now() };
+            let runs = JobRuns { child_seen: Some(end.fair + lived_on), ..ran() };
+            oracle.settle(number, &outcome.clone().into(), runs, end);
+            oracle.audit(|_| runs);
+            assert_eq!(oracle.discrepancies.len(), found, "{outcome:?}: {:?}", oracle.discrepancies);
+        }
     }
 }

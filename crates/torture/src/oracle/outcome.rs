@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use offloop::{Error, ErrorKind, JobId, WorkerExit};
 
+use crate::handles::Returned;
 use crate::payload;
 use crate::plan::Job;
 use crate::tasks::PLANNED_PANIC;
+use crate::values;
 
 /// How a job ended, or that its client gave up its handle before.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub(crate) enum Outcome {
         exit: WorkerExit,
     },
     NoWorker(String),
+    /// Its result could not be encoded or decoded.
+    Refused(String),
     /// An error that no job of this program can have.
     Unexpected(String),
     Dropped,
@@ -35,12 +39,14 @@ pub(crate) enum Outcome {
 
 impl Outcome {
     /// Returns the outcome of a job from what its handle returned.
-    pub(crate) fn of(result: Result<Vec<u8>, Error>, number: u64, job: &Job, id: JobId) -> Self {
-        let error = match result {
-            Ok(value) => {
-                let check = payload::check_result(&value, number, job.result);
-                return check.map_or_else(Self::WrongValue, |()| Self::Ok);
-            }
+    pub(crate) fn of(result: Result<Returned, Error>, number: u64, job: &Job, id: JobId) -> Self {
+        let check = match result {
+            Ok(Returned::Bytes(bytes)) => Ok(payload::check_result(&bytes, number, job.result)),
+            Ok(Returned::Value(value)) => Ok(values::check(&value, job.kind, number, job.variant)),
+            Err(error) => Err(error),
+        };
+        let error = match check {
+            Ok(check) => return check.map_or_else(Self::WrongValue, |()| Self::Ok),
             Err(error) => error,
         };
         if id != error.job() || job.name.as_ref().is_some_and(|name| name != error.job_name()) {
@@ -70,6 +76,7 @@ impl Outcome {
             ErrorKind::Closed => Self::Closed,
             ErrorKind::WorkerDied(died) => Self::Died { pid: died.pid, exit: died.exit },
             ErrorKind::WorkerStart(reason) => Self::NoWorker(reason.to_string()),
+            ErrorKind::Encode(reason) | ErrorKind::Decode(reason) => Self::Refused(reason.clone()),
             other => Self::Unexpected(other.to_string()),
         }
     }

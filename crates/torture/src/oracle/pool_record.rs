@@ -5,9 +5,10 @@ use std::time::Duration;
 use offloop::ShutdownReport;
 
 use super::judge::OutsideKill;
+use crate::clock::Moment;
 use crate::plan::PoolPlan;
 
-/// The longest time that a kill may stay unnoticed. Until then the pool may give that worker jobs.
+/// The longest fair time that a kill may stay unnoticed. Until then the pool may give that worker jobs.
 pub(super) const UNNOTICED: Duration = Duration::from_secs(1);
 
 pub(crate) struct PoolRecord {
@@ -26,7 +27,7 @@ pub(crate) struct PoolRecord {
 struct Kill {
     pid: u32,
     /// When the signal had been sent.
-    sent: Option<Duration>,
+    sent: Option<Moment>,
     /// The process was gone before the signal was sent.
     missed: bool,
     /// The job whose death it explains.
@@ -74,7 +75,7 @@ impl PoolRecord {
     }
 
     /// Records that a signal was sent, or that there was no process to take it.
-    pub(crate) fn confirm_kill(&mut self, kill: usize, now: Duration, was_sent: bool) {
+    pub(crate) fn confirm_kill(&mut self, kill: usize, now: Moment, was_sent: bool) {
         self.kills[kill].sent = Some(now);
         self.kills[kill].missed = !was_sent;
     }
@@ -94,13 +95,13 @@ impl PoolRecord {
     }
 
     /// Returns whether this worker was killed from outside when it can have had a job submitted at that time.
-    pub(super) fn outside_kill(&self, pid: u32, submitted: Duration, now: Duration) -> OutsideKill {
+    pub(super) fn outside_kill(&self, pid: u32, submitted: Moment, now: Moment) -> OutsideKill {
         let possible = |kill: &Kill| {
-            let in_time = kill.sent.is_none_or(|sent| submitted <= sent + UNNOTICED);
+            let in_time = kill.sent.is_none_or(|sent| submitted.fair <= sent.fair + UNNOTICED);
             kill.pid == pid && !kill.missed && in_time
         };
         if let Some(at) = self.kills.iter().position(|kill| possible(kill) && kill.job.is_none()) {
-            let age = self.kills[at].sent.map_or(Duration::ZERO, |sent| now.saturating_sub(sent));
+            let age = self.kills[at].sent.map_or(Duration::ZERO, |sent| now.real.saturating_sub(sent.real));
             return OutsideKill::Unclaimed { kill: at, age };
         }
         let claimed = self.kills.iter().find(|kill| possible(kill)).and_then(|kill| kill.job);

@@ -6,24 +6,26 @@
 //! | `message` | what a slot holds: headers, tags, and the check of everything that has come |
 //! | `pool_end` | the pool's end: offers calls, takes answers |
 //! | `worker_end` | the worker's end: claims calls, answers them |
+//! | `segments` | the memory of the pool that a worker has been given |
 //! | `template` | the messages between a pool and its template, on a socket of their own |
 
 mod message;
 mod pool_end;
 mod ring;
+mod segments;
 pub(super) mod template;
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 mod tests;
+#[cfg(all(test, weak_memory))]
+mod weak_model;
 mod worker_end;
 
 pub(super) use message::{AnswerTag, CAPTURE, CONTEXT, Malformed, PanicNote, STREAM, SlotHeader};
-#[cfg(all(test, not(shuttle), not(miri)))]
+#[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 pub(super) use message::{FAR, SPAN};
 #[cfg(any(test, fuzzing))]
 pub(super) use message::{Frame, FrameBody, Span, decode_frame};
-#[cfg(any(test, fuzzing))]
-pub(super) use pool_end::AnswerBody;
-pub(super) use pool_end::{Answer, Link};
+pub(super) use pool_end::{Answer, AnswerBody, Link};
 #[cfg(any(test, fuzzing))]
 pub(super) use ring::DATA;
 pub(super) use ring::{SLOTS, state};

@@ -1,27 +1,29 @@
 //! The pool's end of a link.
 
+use std::collections::HashSet;
 use std::io;
-use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::message::{AnswerTag, FrameBody, Malformed, SlotHeader, Span, decode_frame};
 use super::ring::{RETURNS, Ring, Shared, listener, state};
+use super::segments;
 use crate::base::clock::Moment;
 use crate::base::sync::Mutex;
+use crate::base::sync::atomic::Ordering;
+use crate::base::syscall::NameCall;
 use crate::metrics::cpu::Usage;
 use crate::metrics::stats::Timing;
-use crate::processes::os::fd::drain_socket;
+use crate::processes::os::fd::{drain_socket, end_sending, send_byte};
 use crate::processes::os::futex;
 use crate::processes::os::process::this_core;
-use crate::wire::arena;
+use crate::wire::arena::{self, Arena};
 use crate::wire::blob::{Blob, Foreign, Keeper};
-use crate::wire::memfd::{self, Mapping};
+use crate::wire::memfd::{Mapping, MemoryFile};
 use crate::wire::payload::Payload;
 
 /// The descriptors that a new worker is given.
@@ -41,6 +43,8 @@ pub(in crate::processes) struct Link {
     pub(in crate::processes) results: Arc<Mapping>,
     /// Freed blocks for which there was no room in the ring's queue of returns.
     pub(super) returns: Mutex<Vec<u64>>,
+    /// The numbers of the segments of the pool's memory that the worker has been given.
+    attached: Mutex<HashSet<u32>>,
     /// The largest payload that is accepted from the worker, in bytes.
     max_payload: u64,
 }
@@ -48,19 +52,19 @@ pub(in crate::processes) struct Link {
 impl Link {
     /// Makes a link for a new worker.
     pub(in crate::processes) fn create(max_payload: u64) -> io::Result<(Self, Handout)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        let ring_file = memfd::memory_file("offloop-link", size_of::<Shared>())?;
-        let ring = Ring(Mapping::new(ring_file.as_fd(), size_of::<Shared>(), true)?);
+        let (ours, theirs) = UnixStream::pair().of_call("socketpair")?;
+        ours.set_nonblocking(true).of_call("ioctl(FIONBIO)")?;
+        let ring_file = MemoryFile::new("offloop-link", size_of::<Shared>())?.sealed()?;
+        let ring = Ring::map(ring_file.as_fd())?;
         let (arena_file, results) = arena::create(arena::reserve(), false)?;
-        let link = Self {
-            ring,
-            socket: ours,
-            results: Arc::new(results),
-            returns: Mutex::new(Vec::new()),
-            max_payload,
-        };
+        let link = Self::over(ring, ours, Arc::new(results), max_payload);
         Ok((link, Handout { socket: theirs.into(), files: [ring_file, arena_file] }))
+    }
+
+    /// Makes the end of a link whose memory is mapped.
+    pub(super) fn over(ring: Ring, socket: UnixStream, results: Arc<Mapping>, max_payload: u64) -> Self {
+        let (returns, attached) = (Mutex::new(Vec::new()), Mutex::new(HashSet::new()));
+        Self { ring, socket, results, returns, attached, max_payload }
     }
 
     pub(in crate::processes) fn socket(&self) -> BorrowedFd<'_> {
@@ -74,7 +78,7 @@ impl Link {
 
     /// Returns the worker's fingerprint; 0 until the worker is up.
     pub(in crate::processes) fn greeting(&self) -> u64 {
-        self.ring.shared().greeting.load(Ordering::Acquire)
+        self.ring.shared().greeting.load(Ordering::Relaxed)
     }
 
     /// Returns the state of a slot.
@@ -82,24 +86,46 @@ impl Link {
         self.ring.slot(at).state.load(Ordering::SeqCst)
     }
 
-    /// Offers a call in a slot, which is empty. Callers take turns.
+    /// Offers a call in a slot, which is empty. Callers take turns. Gives the worker the segments that the call lies in.
     pub(in crate::processes) fn offer(&self, at: u32, job: u64, task: u32, flags: u32, payload: &Payload) {
+        for segment in payload.arenas() {
+            self.attach(segment);
+        }
         let header = SlotHeader { job, tag: task, flags, ..SlotHeader::default() };
         self.ring.write(at, header, payload);
         self.ring.shared().pool_core.0.store(this_core(), Ordering::Relaxed);
         self.ring.slot(at).state.store(state::OFFERED, Ordering::SeqCst);
     }
 
+    fn attach(&self, segment: &Arena) {
+        if self.attached.lock().insert(segment.number()) {
+            // If this fails, the worker has ended, or it has not read its socket for very long. Then it answers the call
+            // with the reason.
+            let _ = segments::attach(self.socket.as_fd(), segment);
+        }
+    }
+
+    /// Tells the worker that segments of the pool's memory are used no more.
+    pub(in crate::processes) fn detach(&self, numbers: &[u32]) {
+        for number in numbers {
+            if self.attached.lock().remove(number) {
+                // If this fails, the worker keeps the memory until it ends.
+                let _ = segments::detach(self.socket.as_fd(), *number);
+            }
+        }
+    }
+
     /// Withdraws an offer. Returns false if the worker has claimed it.
     pub(in crate::processes) fn withdraw(&self, at: u32) -> bool {
         let state = &self.ring.slot(at).state;
-        state.compare_exchange(state::OFFERED, state::WITHDRAWN, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        state.compare_exchange(state::OFFERED, state::WITHDRAWN, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Takes the answer out of a slot in the state `Answered`, and empties the slot.
     pub(in crate::processes) fn take(self: &Arc<Self>, at: u32, job: u64) -> Result<Answer, Malformed> {
         let (header, data) = self.ring.read(at);
-        self.ring.slot(at).state.store(state::EMPTY, Ordering::SeqCst);
+        // The slot stays on this side, so this publishes nothing.
+        self.ring.slot(at).state.store(state::EMPTY, Ordering::Relaxed);
         self.decode_answer(&header, data, job)
     }
 
@@ -157,7 +183,7 @@ impl Link {
     /// caller has to [`wake`](Self::wake) it.
     pub(in crate::processes) fn must_wake(&self) -> bool {
         let sleeps = &self.ring.shared().worker_sleeps.0;
-        sleeps.load(Ordering::SeqCst) != 0 && sleeps.swap(0, Ordering::SeqCst) != 0
+        sleeps.load(Ordering::SeqCst) != 0 && sleeps.swap(0, Ordering::Relaxed) != 0
     }
 
     /// Wakes the worker. A system call; does not block.
@@ -166,7 +192,7 @@ impl Link {
     /// sleep, and need not wake another core.
     pub(in crate::processes) fn wake(&self) {
         // If the socket is full, the worker has bytes to wake up for. If it is closed, the worker is gone.
-        let _ = rustix::net::send(&self.socket, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        send_byte(&self.socket, SendFlags::DONTWAIT);
     }
 
     /// Returns whether the worker was last seen on another core than the caller's.
@@ -184,12 +210,12 @@ impl Link {
     /// The caller then takes all answers of this link: it may have been woken in the supervisor's place.
     pub(in crate::processes) fn await_answer(&self, at: u32, limit: Duration) {
         let slot = self.ring.slot(at);
-        slot.awaited.store(1, Ordering::SeqCst);
+        slot.awaited.fetch_add(1, Ordering::SeqCst);
         let state = slot.state.load(Ordering::SeqCst);
         if state != state::ANSWERED {
             futex::wait(&slot.state, state, limit);
         }
-        slot.awaited.store(0, Ordering::SeqCst);
+        slot.awaited.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Asks the worker to notify the supervisor of its next answer. The supervisor looks at the slots after this,
@@ -210,7 +236,7 @@ impl Link {
 
     /// Ends the link: the worker leaves when it finds nothing more to do.
     pub(in crate::processes) fn close(&self) {
-        let _ = self.socket.shutdown(Shutdown::Write);
+        end_sending(&self.socket);
     }
 
     /// Gives a block of the worker's arena back to the worker.
@@ -228,7 +254,10 @@ impl Link {
             if put.wrapping_sub(returns.taken.0.load(Ordering::Acquire)) >= RETURNS {
                 return false;
             }
-            returns.offsets[(put % RETURNS) as usize].store(offset, Ordering::Relaxed);
+            returns.offsets[(put % RETURNS) as usize].with_mut(|slot| {
+                // SAFETY: the pointer is to mapped memory. The worker does not read this entry until `put` counts it.
+                unsafe { slot.write(offset) };
+            });
             returns.put.0.store(put.wrapping_add(1), Ordering::Release);
             waiting.pop();
         }

@@ -7,27 +7,32 @@
 //!                      └────────▶ Withdrawn ─────────────── worker ───────────────┘
 //! ```
 //!
-//! A job may send items before its answer: `Claimed ─worker─▶ Item ─pool─▶ Claimed`.
+//! A job may send items before its answer: `Claimed ─worker─▶ Item ─pool─▶ Claimed`. A worker that cannot read a call puts
+//! it back, `Claimed ─worker─▶ Offered`, and leaves.
 //!
 //! Both sides go round the ring in the same order. The state of a slot says which side may write to it. Only `Offered`
 //! is contended: both sides leave it by compare-and-swap, so a call is either claimed or withdrawn, never both. What
 //! the states mean for each side, who sleeps when, and who dies where, is in the README of the process pool.
 
-use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::fmt;
+use std::io;
+use std::os::fd::BorrowedFd;
 
 use super::message::{FAR, SPAN, SlotHeader};
+use crate::base::sync::UnsafeCell;
+use crate::base::sync::atomic::{AtomicU32, AtomicU64};
+#[cfg(not(weak_memory))]
 use crate::wire::memfd::Mapping;
 use crate::wire::payload::{BodyLocation, INLINE, PARTS, Payload};
 
-/// The number of calls that a link holds.
-pub(in crate::processes) const SLOTS: u32 = 32;
+/// The number of calls that a link holds. Few in a model, which makes each of them anew in each execution.
+pub(in crate::processes) const SLOTS: u32 = if cfg!(weak_memory) { 2 } else { 32 };
 
 /// The size of a slot's data, in bytes: room for the list of a payload's parts and for its body.
 pub(in crate::processes) const DATA: usize = PARTS * SPAN + INLINE;
 
 /// The number of freed blocks that can be on their way back to the worker.
-pub(super) const RETURNS: u32 = 256;
+pub(super) const RETURNS: u32 = if cfg!(weak_memory) { 2 } else { 256 };
 
 /// The states of a slot.
 pub(in crate::processes) mod state {
@@ -80,8 +85,8 @@ pub(in crate::processes) struct Returns {
     pub(in crate::processes) put: Line<AtomicU32>,
     /// Counts the entries that the worker has taken out. Written by the worker.
     pub(super) taken: Line<AtomicU32>,
-    /// The offsets of the blocks. The entry number `n` is at `n % RETURNS`.
-    pub(super) offsets: [AtomicU64; RETURNS as usize],
+    /// The offsets of the blocks. The entry number `n` is at `n % RETURNS`. The counts decide which side may access it.
+    pub(super) offsets: [UnsafeCell<u64>; RETURNS as usize],
 }
 
 /// The place of one call.
@@ -89,7 +94,8 @@ pub(in crate::processes) struct Returns {
 pub(in crate::processes) struct Slot {
     /// One of [`state`]. Decides which side may access `header` and `data`.
     pub(in crate::processes) state: AtomicU32,
-    /// 1 while a caller sleeps until the state is `Answered`. Written by that caller.
+    /// Counts the callers that sleep until the state is `Answered`. Written by these callers. A caller that wakes late
+    /// may meet the next one, which waits for another call in the same slot.
     pub(super) awaited: AtomicU32,
     /// 1 while the worker sleeps until the state is not `Item` any more. Written by the worker.
     pub(super) blocked: AtomicU32,
@@ -98,17 +104,81 @@ pub(in crate::processes) struct Slot {
 }
 
 /// One side's mapping of the shared memory.
+#[cfg(not(weak_memory))]
 #[derive(Debug)]
 pub(in crate::processes) struct Ring(pub(super) Mapping);
 
+/// One side's view of the memory. The model checker knows memory only as values that were made, so both sides share one.
+#[cfg(weak_memory)]
+#[derive(Debug, Clone)]
+pub(in crate::processes) struct Ring(std::sync::Arc<Shared>);
+
+#[cfg(weak_memory)]
+// SAFETY: the cells are accessed by the side that the states and counts say, as in a mapping, which is `Sync` too. The
+// model checker looks for accesses that race.
+unsafe impl Sync for Ring {}
+#[cfg(weak_memory)]
+// SAFETY: as above.
+unsafe impl Send for Ring {}
+
+#[cfg(not(weak_memory))]
 impl Ring {
-    pub(in crate::processes) fn shared(&self) -> &Shared {
-        // SAFETY: the mapping is at least as large as `Shared`, which both ends of a link ensure when they make it, and
-        // it is aligned to a page. Every pattern of bits is a valid `Shared`: it consists of atomics and of cells, and
-        // the cells are only accessed through raw pointers, since the other process may write to them.
-        unsafe { self.0.start().cast().as_ref() }
+    /// Maps the memory of a link, which is a file of the size of [`Shared`].
+    pub(super) fn map(file: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self(Mapping::new(file, size_of::<Shared>(), true)?))
     }
 
+    pub(in crate::processes) fn shared(&self) -> &Shared {
+        // SAFETY: the mapping is as large as `Shared`, which `map` ensures, and it is aligned to a page. Every pattern
+        // of bits is a valid `Shared`: it consists of atomics and of cells, and the cells are only accessed through raw
+        // pointers, since the other process may write to them.
+        unsafe { self.0.start().cast().as_ref() }
+    }
+}
+
+#[cfg(weak_memory)]
+impl Ring {
+    /// Makes the memory of a link. The file is not used.
+    pub(super) fn map(_: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self::new())
+    }
+
+    pub(super) fn new() -> Self {
+        let word = || Line(AtomicU32::new(0));
+        Self(std::sync::Arc::new(Shared {
+            greeting: AtomicU64::new(0),
+            worker_sleeps: word(),
+            pool_waits: word(),
+            listener: word(),
+            worker_core: word(),
+            pool_core: word(),
+            returns: Returns {
+                put: word(),
+                taken: word(),
+                offsets: std::array::from_fn(|_| UnsafeCell::new(0)),
+            },
+            slots: std::array::from_fn(|_| Slot {
+                state: AtomicU32::new(state::EMPTY),
+                awaited: AtomicU32::new(0),
+                blocked: AtomicU32::new(0),
+                header: UnsafeCell::new(SlotHeader::default()),
+                data: UnsafeCell::new([0; DATA]),
+            }),
+        }))
+    }
+
+    pub(in crate::processes) fn shared(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl Ring {
     /// Returns the slot with this number. Numbers go on when the ring begins anew.
     pub(in crate::processes) fn slot(&self, at: u32) -> &Slot {
         &self.shared().slots[(at % SLOTS) as usize]
@@ -117,18 +187,21 @@ impl Ring {
     /// Writes a payload into a slot that belongs to the caller's side by its state.
     pub(super) fn write(&self, at: u32, mut header: SlotHeader, payload: &Payload) {
         let slot = self.slot(at);
-        let data = slot.data.get().cast::<u8>();
         let mut used = 0;
         let mut put = |bytes: &[u8]| {
             assert!(bytes.len() <= DATA - used, "payloads are made to fit");
-            // SAFETY: the range lies within the slot's data, and by the slot's state only this side accesses it now.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), data.add(used), bytes.len()) };
+            slot.data.with_mut(|data| {
+                // SAFETY: the range lies within the slot's data, and by the slot's state only this side accesses it now.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(bytes.as_ptr(), data.cast::<u8>().add(used), bytes.len());
+                }
+            });
             used += bytes.len();
         };
         header.parts = 0;
         for part in payload.parts() {
-            let (offset, length) = part.location().expect("only blobs of this process's arena are attached");
-            put(&offset.to_le_bytes());
+            let (address, length) = part.location().expect("parts were copied to shared memory");
+            put(&address.to_le_bytes());
             put(&(length as u64).to_le_bytes());
             header.parts += 1;
         }
@@ -137,29 +210,36 @@ impl Ring {
                 header.inline = u32::try_from(bytes.len()).expect("inline bodies are small");
                 put(bytes);
             }
-            BodyLocation::InArena { offset, length } => {
-                (header.inline, header.offset, header.length) = (FAR, offset, length as u64);
+            BodyLocation::InArena { address, length } => {
+                (header.inline, header.offset, header.length) = (FAR, address, length as u64);
             }
         }
-        // SAFETY: the pointer is to the slot's header, and by the slot's state only this side accesses it now.
-        unsafe { slot.header.get().write(header) };
+        slot.header.with_mut(|slot| {
+            // SAFETY: the pointer is to the slot's header, and by the slot's state only this side accesses it now.
+            unsafe { slot.write(header) };
+        });
     }
 
     /// Copies a slot's header and the used part of its data.
     pub(super) fn read(&self, at: u32) -> (SlotHeader, Vec<u8>) {
         let slot = self.slot(at);
-        // SAFETY: the pointer is to mapped memory, where every pattern of bits is a valid header. A worker that
-        // violates the protocol may write meanwhile. Then the copy has arbitrary content, and all content is checked.
-        let header = unsafe { slot.header.get().read_volatile() };
+        let header = slot.header.with(|header| {
+            // SAFETY: the pointer is to mapped memory, where every pattern of bits is a valid header. A worker that
+            // violates the protocol may write meanwhile. Then the copy has arbitrary content, and all content is
+            // checked.
+            unsafe { header.read_volatile() }
+        });
         let inline = if header.inline == FAR { 0 } else { header.inline as usize };
         let used = (header.parts as usize).saturating_mul(SPAN).saturating_add(inline).min(DATA);
         let mut data: Vec<u8> = Vec::with_capacity(used);
-        // SAFETY: `used` bytes are within the slot's data and within the vector's capacity, and the copy initialises
-        // them.
-        unsafe {
-            std::ptr::copy_nonoverlapping(slot.data.get().cast::<u8>(), data.as_mut_ptr(), used);
-            data.set_len(used);
-        }
+        slot.data.with(|from| {
+            // SAFETY: `used` bytes are within the slot's data and within the vector's capacity, and the copy
+            // initialises them.
+            unsafe {
+                std::ptr::copy_nonoverlapping(from.cast::<u8>(), data.as_mut_ptr(), used);
+                data.set_len(used);
+            }
+        });
         (header, data)
     }
 }

@@ -1,10 +1,12 @@
 //! The messages between a pool and its template, a process of which the workers are forks.
 //!
 //! ```text
-//! pool ── order: a number; a worker's socket, its standard error ──▶ template ── fork ──▶ worker
-//!      ◀── born: the number, its process id; a pidfd ───────────────
-//!      ◀── failed: the number, the reason ──────────────────────────
-//!      ◀── ended: its process id, how, its peak memory ─────────────
+//! pool ── fork: a number; a worker's socket, its standard error ──▶ template ── fork ──▶ worker
+//!      ◀── born: the number, its process id; a pidfd ──────────────
+//!      ◀── failed: the number, the reason ─────────────────────────
+//!      ── end: its process id, how ───────────────────────────────▶ template ── signal ──▶ worker
+//!      ◀── ended: its process id, how, its peak memory ────────────
+//!      ── collect: its process id ────────────────────────────────▶ template
 //! ```
 //!
 //! They go over a socket that keeps the bounds of messages.
@@ -15,14 +17,27 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use crate::processes::os::fd;
+use crate::processes::os::process::End;
 
 /// The longest message, in bytes.
 const LONGEST: usize = 256;
 
-/// The pool's order of one worker, with a number for the reply. With it go the worker's end of its socket and, if it
-/// has one of its own, its standard error.
+/// An order of the pool.
 #[derive(Debug, Serialize, Deserialize)]
-pub(in crate::processes) struct Order(pub(in crate::processes) u64);
+pub(in crate::processes) enum Order {
+    /// To fork a worker. The number is for the reply. With it go the worker's end of its socket and, if it has one of
+    /// its own, its standard error.
+    Fork(u64),
+    /// To signal a worker, which the system does not let the pool do.
+    End {
+        /// The worker's process id.
+        pid: u32,
+        how: End,
+        whole_group: bool,
+    },
+    /// To collect the worker with this process id, which has ended. Until then its id is not used again.
+    Collect(u32),
+}
 
 /// A report of the template.
 #[derive(Debug, Serialize, Deserialize)]

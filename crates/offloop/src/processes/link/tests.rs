@@ -17,10 +17,12 @@ use super::*;
 use crate::processes::link::pool_end::Handout;
 use crate::processes::link::ring::{RETURNS, Shared, Slot};
 use crate::processes::os::fd::is_readable_within;
-use crate::wire::arena::{self, Arena};
+use crate::wire::arena;
+use crate::wire::arena::tests::arena_of_this_process;
 use crate::wire::blob::{Blob, BlobMut};
-use crate::wire::memfd::{self, Mapping};
+use crate::wire::memfd::MemoryFile;
 use crate::wire::payload::{Incoming, PARTS, Payload};
+use crate::wire::pool_memory::PoolMemory;
 
 /// A wait that takes this long has failed. No correct run takes nearly as long.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,18 +30,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest limit of a sleep on a futex here. A sleeper that wakes this late was not woken.
 const LONG: Duration = Duration::from_millis(990);
 
-/// Maps the memory that both ends read in these tests: the one arena of this process, to which both write.
-fn common_memory() -> Mapping {
-    let arena = Arena::of_this_process().unwrap();
-    Mapping::new(arena.for_readers(), arena.size(), false).unwrap()
-}
-
 /// Makes both ends of a link, on which the slot number `first` has the first turn.
 fn link(first: u32) -> (Arc<Link>, WorkerEnd) {
     let (mut link, Handout { socket, files: [ring, _arena] }) = Link::create(1 << 20).unwrap();
-    link.results = Arc::new(common_memory());
-    let mut end =
-        WorkerEnd::new(UnixStream::from(socket), no_listener(), ring.as_fd(), common_memory()).unwrap();
+    // Both ends read the one arena of this process, to which both write.
+    link.results = Arc::new(arena_of_this_process());
+    let mut end = WorkerEnd::new(UnixStream::from(socket), no_listener(), ring.as_fd()).unwrap();
+    end.segments.insert(0, arena_of_this_process());
     (end.at, end.announced) = (first, first);
     (Arc::new(link), end)
 }
@@ -519,7 +516,7 @@ fn an_answer_larger_than_the_limit_is_refused() {
         let at = u32::try_from(extra).unwrap();
         link.offer(at, 1, 0, 0, &value(1));
         assert!(end.claim().is_some());
-        let result = blob((1 << 20) - 4 + extra, 3);
+        let result = blob((1 << 20) - 9 + extra, 3);
         let payload = Payload::encode(&(0_u8, 0_u8, result)).unwrap();
         assert_eq!(payload.size(), (1 << 20) + extra);
         end.answer(done(1), &payload);
@@ -558,7 +555,7 @@ fn await_one(link: &Link, at: u32, way: usize) {
 }
 
 /// Sends one call at a time to a worker that is asleep or about to be, in one of these ways.
-fn rounds(count: u64, ways: &'static [fn(&WorkerEnd) -> bool]) {
+fn rounds(count: u64, ways: &'static [fn(&mut WorkerEnd) -> bool]) {
     let (link, mut end) = link(0);
     let worker = thread::spawn(move || {
         let mut dice = Dice(3);
@@ -572,7 +569,7 @@ fn rounds(count: u64, ways: &'static [fn(&WorkerEnd) -> bool]) {
             }
             dice.dawdle();
             let slept = Instant::now();
-            if !ways[dice.below(ways.len())](&end) {
+            if !ways[dice.below(ways.len())](&mut end) {
                 return;
             }
             assert!(slept.elapsed() < LONG || !end.is_due(), "it slept through an offer");
@@ -595,9 +592,9 @@ fn rounds(count: u64, ways: &'static [fn(&WorkerEnd) -> bool]) {
     worker.join().unwrap();
 }
 
-const SOUNDLY: fn(&WorkerEnd) -> bool = |end| end.sleep(None);
-const FOR_A_WHILE: fn(&WorkerEnd) -> bool = |end| end.sleep(Some(LONG));
-const HARDLY: fn(&WorkerEnd) -> bool = |end| end.sleep(Some(Duration::from_micros(20)));
+const SOUNDLY: fn(&mut WorkerEnd) -> bool = |end| end.sleep(None);
+const FOR_A_WHILE: fn(&mut WorkerEnd) -> bool = |end| end.sleep(Some(LONG));
+const HARDLY: fn(&mut WorkerEnd) -> bool = |end| end.sleep(Some(Duration::from_micros(20)));
 
 #[test]
 fn no_wake_up_is_lost_on_a_sleeping_worker() {
@@ -611,7 +608,7 @@ fn no_wake_up_is_lost_on_a_worker_that_sleeps_in_different_ways() {
 }
 
 /// The pool offers each call at about the time at which the worker falls asleep.
-fn rounds_close_to_sleep(count: u32, way: fn(&WorkerEnd) -> bool) {
+fn rounds_close_to_sleep(count: u32, way: fn(&mut WorkerEnd) -> bool) {
     let (link, mut end) = link(0);
     let worker = thread::spawn(move || {
         let mut dice = Dice(13);
@@ -622,7 +619,7 @@ fn rounds_close_to_sleep(count: u32, way: fn(&WorkerEnd) -> bool) {
             }
             dice.hesitate(150);
             let slept = Instant::now();
-            if !way(&end) {
+            if !way(&mut end) {
                 return;
             }
             assert!(slept.elapsed() < LONG || !end.is_due(), "it slept through an offer");
@@ -679,7 +676,7 @@ fn no_answer_is_missed_in_the_moment_of_falling_asleep_for_it() {
 
 #[test]
 fn exactly_one_caller_undertakes_to_wake_a_sleeper() {
-    let (link, end) = link(0);
+    let (link, mut end) = link(0);
     assert!(link.is_awake() && !link.must_wake());
     let sleeper = thread::spawn(move || (end.sleep(None), end));
     wait_for("the worker sleeps", || !link.is_awake());
@@ -696,8 +693,8 @@ fn exactly_one_caller_undertakes_to_wake_a_sleeper() {
 #[test]
 fn the_end_of_the_link_wakes_a_sleeper() {
     for way in [SOUNDLY, FOR_A_WHILE] {
-        let (link, end) = link(0);
-        let sleeper = thread::spawn(move || way(&end));
+        let (link, mut end) = link(0);
+        let sleeper = thread::spawn(move || way(&mut end));
         wait_for("the worker sleeps", || !link.is_awake());
         let closed = Instant::now();
         link.close();
@@ -709,8 +706,8 @@ fn the_end_of_the_link_wakes_a_sleeper() {
 
 #[test]
 fn a_sleep_without_a_call_ends_with_its_limit_and_the_worker_counts_as_awake() {
-    let (link, end) = link(0);
-    let sleeper = thread::spawn(move || (HARDLY(&end), end));
+    let (link, mut end) = link(0);
+    let sleeper = thread::spawn(move || (HARDLY(&mut end), end));
     wait_for("the sleep ends", || sleeper.is_finished());
     assert!(link.is_awake() && !link.must_wake());
     assert!(sleeper.join().unwrap().0, "the link goes on");
@@ -721,10 +718,10 @@ fn calls_that_were_offered_before_the_end_are_still_found() {
     let (link, mut end) = link(0);
     link.offer(0, 1, 0, 0, &value(1));
     link.close();
-    assert!([SOUNDLY, FOR_A_WHILE].iter().all(|way| way(&end)), "there is something to do");
+    assert!([SOUNDLY, FOR_A_WHILE].iter().all(|way| way(&mut end)), "there is something to do");
     assert!(end.claim().is_some());
     end.answer(done(1), &value(1));
-    assert!(![SOUNDLY, FOR_A_WHILE].iter().any(|way| way(&end)), "now there is not");
+    assert!(![SOUNDLY, FOR_A_WHILE].iter().any(|way| way(&mut end)), "now there is not");
 }
 
 #[test]
@@ -769,6 +766,24 @@ fn an_announcement_notifies_a_supervisor_once_if_it_has_asked_for_that() {
     answer_next(3);
     end.announce();
     assert_eq!(notifications(&link), 1);
+}
+
+#[test]
+fn a_caller_that_leaves_does_not_hide_the_next_one_that_waits_for_the_slot() {
+    let (link, mut end) = link(0);
+    let word = &link.ring.slot(0).awaited;
+    link.offer(0, 1, 0, 0, &value(1));
+    assert!(end.claim().is_some());
+    thread::scope(|scope| {
+        let first = scope.spawn(|| link.await_answer(0, Duration::from_millis(50)));
+        wait_for("the first sleeps", || word.load(Ordering::SeqCst) != 0);
+        let next = scope.spawn(|| await_one(&link, 0, 1));
+        first.join().unwrap();
+        wait_for("the next one sleeps", || word.load(Ordering::SeqCst) != 0);
+        end.answer(done(1), &value(1));
+        end.announce();
+        next.join().unwrap();
+    });
 }
 
 #[test]
@@ -908,6 +923,78 @@ fn a_block_is_given_back_once_for_each_time_it_was_sent() {
     assert_eq!((end.returned(), end.returned()), (Some(offset), None));
 }
 
+// ---- The memory of the pool ----
+
+/// Makes a link to a worker that has none of the memory of its pool.
+fn link_without_memory() -> (Arc<Link>, WorkerEnd) {
+    let (link, Handout { socket, files: [ring, _arena] }) = Link::create(1 << 20).unwrap();
+    let end = WorkerEnd::new(UnixStream::from(socket), no_listener(), ring.as_fd()).unwrap();
+    (Arc::new(link), end)
+}
+
+fn long(memory: &PoolMemory, value: u8) -> Payload {
+    Payload::encode_call(None::<&()>, &(vec![value; 3000], Blob::from(vec![value; 5000])), memory).unwrap()
+}
+
+fn decode(request: &Request) -> (Vec<u8>, Blob) {
+    Incoming { body: request.body(), parts: &request.parts }.decode_arguments().unwrap()
+}
+
+#[test]
+fn a_worker_gets_a_segment_with_the_first_call_that_lies_in_it() {
+    let memory = PoolMemory::new();
+    let (link, mut end) = link_without_memory();
+    for at in 0..20_u8 {
+        let payload = if at % 5 == 4 { value(0) } else { long(&memory, at) };
+        // Between the messages there may be others.
+        (0..u32::from(at) * 7).for_each(|_| link.wake());
+        link.offer(at.into(), 1, 0, 0, &payload);
+        let request = end.claim().unwrap();
+        if at % 5 != 4 {
+            let (bytes, blob) = decode(&request);
+            assert!(bytes == [at; 3000] && *blob == [at; 5000]);
+        }
+        end.answer(done(1), &value(0));
+        link.take(at.into(), 1).unwrap();
+    }
+}
+
+#[test]
+fn a_worker_lets_go_of_a_segment_when_the_pool_does_unless_a_blob_holds_it() {
+    let memory = PoolMemory::new();
+    let (link, mut end) = link_without_memory();
+    let offer = |at: u32, end: &mut WorkerEnd| {
+        let payload = long(&memory, u8::try_from(at).unwrap());
+        link.offer(at, 1, 0, 0, &payload);
+        let blob = decode(&end.claim().unwrap()).1;
+        end.answer(done(1), &value(0));
+        link.take(at, 1).unwrap();
+        (payload.arenas().next().unwrap().number(), blob)
+    };
+    let (first, blob) = offer(0, &mut end);
+    link.detach(&memory.shrink_to(0));
+    let (second, _) = offer(1, &mut end);
+    assert_eq!((first, second), (0, 1));
+    link.wake();
+    assert!(end.sleep(Some(LONG)));
+    let span = |number: u64| Span { offset: number << 36, length: 1 };
+    assert!(end.segments.find(span(0)).is_none() && end.segments.find(span(1)).is_some());
+    // Nobody else keeps the file now.
+    assert!(*blob == [0; 5000]);
+}
+
+#[test]
+fn a_call_whose_memory_does_not_arrive_is_left_to_another_worker() {
+    let memory = PoolMemory::new();
+    let (link, mut end) = link_without_memory();
+    let payload = long(&memory, 1);
+    link.offer(0, 1, 0, 0, &payload);
+    // The message is lost.
+    rustix::net::recv(&end.socket, &mut [0; 64], RecvFlags::DONTWAIT).unwrap();
+    assert!(end.claim().is_none() && end.failure().is_some());
+    assert_eq!(link.state(0), state::OFFERED);
+}
+
 // ---- A worker that violates the protocol ----
 
 /// Makes a link whose worker has a small arena, all of which can be read.
@@ -1026,11 +1113,9 @@ fn garbage_that_is_written_all_the_while_does_no_harm() {
 fn a_worker_refuses_a_file_that_is_no_ring() {
     let (_link, Handout { socket, files: [ring, _] }) = Link::create(0).unwrap();
     let socket = UnixStream::from(socket);
-    let small = memfd::memory_file("offloop-test", size_of::<Shared>() - 1).unwrap();
-    assert!(
-        WorkerEnd::new(socket.try_clone().unwrap(), no_listener(), small.as_fd(), common_memory()).is_err()
-    );
-    assert!(WorkerEnd::new(socket, no_listener(), ring.as_fd(), common_memory()).is_ok());
+    let small = MemoryFile::new("offloop-test", size_of::<Shared>() - 1).unwrap().sealed().unwrap();
+    assert!(WorkerEnd::new(socket.try_clone().unwrap(), no_listener(), small.as_fd()).is_err());
+    assert!(WorkerEnd::new(socket, no_listener(), ring.as_fd()).is_ok());
 }
 
 /// Returns a descriptor in the place of a listener's.

@@ -4,22 +4,28 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::ptr::NonNull;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::message::{FrameBody, SlotHeader, Span, decode_frame};
-use super::ring::{RETURNS, Ring, Shared, listener, state};
-use crate::processes::os::fd::{self, drain_socket, is_readable_within};
+use super::message::{Frame, FrameBody, SlotHeader, decode_frame};
+use super::ring::{RETURNS, Ring, listener, state};
+use super::segments::Segments;
+use crate::base::sync::atomic::Ordering;
+use crate::base::syscall::NameCall;
+use crate::processes::os::fd::{self, is_readable_within, send_byte};
 use crate::processes::os::futex;
 use crate::processes::os::process::this_core;
 use crate::wire::blob::{Blob, Foreign};
-use crate::wire::memfd::Mapping;
+use crate::wire::fork_copy::ForkRange;
 use crate::wire::payload::Payload;
 
 /// The time that a listener has to take an answer. After that the supervisor is notified as well.
 pub(in crate::processes) const UNHEARD: Duration = Duration::from_millis(1);
+
+/// After this number of calls a worker that never sleeps looks at its socket, for segments to let go of.
+const READ_EVERY: u32 = 256;
 
 /// The worker's end.
 #[derive(Debug)]
@@ -28,8 +34,12 @@ pub(in crate::processes) struct WorkerEnd {
     pub(super) socket: UnixStream,
     /// The eventfd that wakes the pool's listener.
     listener: OwnedFd,
-    /// The parent's arena, mapped for reading: the pool writes its calls there.
-    calls: &'static Mapping,
+    /// The memory that the pool writes its calls to, as far as this worker has been given it.
+    pub(super) segments: Segments,
+    /// Counts the calls that were claimed.
+    claimed: u32,
+    /// The reason why a call could not be read, once there is one. Then the worker must leave.
+    failure: Option<String>,
     /// The number of the slot whose turn is next.
     pub(super) at: u32,
     /// The number of the first slot whose answer was not announced.
@@ -53,7 +63,8 @@ pub(in crate::processes) struct Request {
 
 enum RequestBody {
     Inline(Vec<u8>),
-    Far(NonNull<u8>, usize),
+    /// The last field gives forked children a copy.
+    Far(NonNull<u8>, usize, #[allow(dead_code, reason = "it is kept for its drop")] ForkRange),
 }
 
 impl Request {
@@ -62,8 +73,10 @@ impl Request {
         match &self.body {
             RequestBody::Inline(bytes) => bytes,
             // SAFETY: the pool has written these bytes before it offered the call, and does not change them until the
-            // call is answered. The mapping lives as long as this process.
-            RequestBody::Far(start, length) => unsafe { std::slice::from_raw_parts(start.as_ptr(), *length) },
+            // call is answered. It detaches the segment after that.
+            RequestBody::Far(start, length, _) => unsafe {
+                std::slice::from_raw_parts(start.as_ptr(), *length)
+            },
         }
     }
 }
@@ -73,16 +86,21 @@ impl WorkerEnd {
         socket: UnixStream,
         listener: OwnedFd,
         ring: BorrowedFd<'_>,
-        calls: Mapping,
     ) -> io::Result<Self> {
-        let ring = Ring(Mapping::new(ring, size_of::<Shared>(), true)?);
-        let status = rustix::fs::fstat(&socket)?;
+        Self::over(Ring::map(ring)?, socket, listener)
+    }
+
+    /// Makes the end of a link whose memory is mapped.
+    pub(super) fn over(ring: Ring, socket: UnixStream, listener: OwnedFd) -> io::Result<Self> {
+        let status = rustix::fs::fstat(&socket).of_call("fstat")?;
         let identity = (status.st_dev, status.st_ino);
         Ok(Self {
             ring,
             socket,
             listener,
-            calls: Box::leak(Box::new(calls)),
+            segments: Segments::default(),
+            claimed: 0,
+            failure: None,
             at: 0,
             announced: 0,
             has_passed: false,
@@ -92,7 +110,7 @@ impl WorkerEnd {
 
     /// Publishes the fingerprint of this process, and notifies the supervisor.
     pub(in crate::processes) fn greet(&self, fingerprint: u64) {
-        self.ring.shared().greeting.store(fingerprint, Ordering::SeqCst);
+        self.ring.shared().greeting.store(fingerprint, Ordering::Relaxed);
         self.notify();
     }
 
@@ -115,20 +133,18 @@ impl WorkerEnd {
     /// Returns whether the pool has taken the last answer, and there is nothing else to announce.
     pub(in crate::processes) fn is_heard(&self) -> bool {
         !self.has_passed
-            && self.ring.slot(self.at.wrapping_sub(1)).state.load(Ordering::SeqCst) != state::ANSWERED
+            && self.ring.slot(self.at.wrapping_sub(1)).state.load(Ordering::Relaxed) != state::ANSWERED
     }
 
-    /// Claims the next call, if there is one.
+    /// Claims the next call, if there is one. A call whose memory is missing stays offered, for another worker: then there
+    /// is a [`failure`](Self::failure).
     pub(in crate::processes) fn claim(&mut self) -> Option<Request> {
         loop {
             let state = &self.ring.slot(self.at).state;
             let claimed =
-                state.compare_exchange(state::OFFERED, state::CLAIMED, Ordering::SeqCst, Ordering::SeqCst);
+                state.compare_exchange(state::OFFERED, state::CLAIMED, Ordering::Acquire, Ordering::Relaxed);
             match claimed {
-                Ok(_) => {
-                    self.ring.shared().worker_core.0.store(this_core(), Ordering::Relaxed);
-                    return Some(self.receive());
-                }
+                Ok(_) => break,
                 Err(state::WITHDRAWN) => {
                     state.store(state::EMPTY, Ordering::SeqCst);
                     self.at = self.at.wrapping_add(1);
@@ -137,33 +153,52 @@ impl WorkerEnd {
                 Err(_) => return None,
             }
         }
+        self.ring.shared().worker_core.0.store(this_core(), Ordering::Relaxed);
+        self.claimed = self.claimed.wrapping_add(1);
+        if self.claimed % READ_EVERY == 0 {
+            self.segments.receive(self.socket.as_fd(), RecvFlags::DONTWAIT);
+        }
+        let request = self.receive();
+        if request.is_none() {
+            self.failure = Some(self.segments.failure().to_owned());
+            self.ring.slot(self.at).state.store(state::OFFERED, Ordering::SeqCst);
+        }
+        request
     }
 
-    fn receive(&self) -> Request {
+    /// Returns the reason why this worker cannot read its calls, if it cannot.
+    pub(in crate::processes) fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// Reads the call that was claimed. `None` if its memory is missing.
+    fn receive(&mut self) -> Option<Request> {
         let (header, data) = self.ring.read(self.at);
-        // The pool is trusted, but the check costs nothing.
-        let frame = decode_frame(&header, data, self.calls.size() as u64, u64::MAX)
-            .expect("the pool's calls are well-formed");
-        let find = |span: Span| {
-            let start = self.calls.at(&(span.offset..span.offset + span.length));
-            let start = start.expect("`decode_frame` has checked the range");
-            (start, usize::try_from(span.length).expect("`decode_frame` has checked the range"))
+        // The pool is trusted, but the check costs nothing. The segments check their ranges.
+        let Frame { body, parts } =
+            decode_frame(&header, data, u64::MAX, u64::MAX).expect("the pool's calls are well-formed");
+        let far = match &body {
+            FrameBody::Inline(_) => None,
+            FrameBody::Far(span) => Some(*span),
         };
-        let body = match frame.body {
+        if far.iter().chain(&parts).any(|span| self.segments.find(*span).is_none()) {
+            self.segments.receive(self.socket.as_fd(), RecvFlags::DONTWAIT);
+        }
+        let body = match body {
             FrameBody::Inline(bytes) => RequestBody::Inline(bytes),
             FrameBody::Far(span) => {
-                let (start, length) = find(span);
-                RequestBody::Far(start, length)
+                let (start, length, _) = self.segments.find(span)?;
+                RequestBody::Far(start, length, ForkRange::copied(start, length))
             }
         };
         let lend = |span| {
-            let (start, length) = find(span);
-            // SAFETY: the mapping is never undone. The pool does not change the bytes until it learns with the answer
-            // that this process holds the blob no more.
-            Blob::foreign(unsafe { Foreign::new(start, length, Box::new(self.calls)) })
+            let (start, length, mapping) = self.segments.find(span)?;
+            // SAFETY: the blob keeps the mapping. The pool does not change the bytes until it learns with the answer that
+            // this process holds the blob no more.
+            Some(Blob::foreign(unsafe { Foreign::new(start, length, Box::new(Arc::clone(mapping))) }))
         };
-        let parts = frame.parts.into_iter().map(lend).collect();
-        Request { job: header.job, task: header.tag, flags: header.flags, body, parts }
+        let parts = parts.into_iter().map(lend).collect::<Option<_>>()?;
+        Some(Request { job: header.job, task: header.tag, flags: header.flags, body, parts })
     }
 
     /// Answers the call that was claimed last. Wakes nobody before [`announce`](Self::announce).
@@ -187,7 +222,7 @@ impl WorkerEnd {
     /// Waits until the last item has been taken. If the pool dies, so does this process.
     fn await_room(&self) {
         let slot = self.ring.slot(self.at);
-        while slot.state.load(Ordering::SeqCst) == state::ITEM {
+        while slot.state.load(Ordering::Acquire) == state::ITEM {
             slot.blocked.store(1, Ordering::SeqCst);
             if slot.state.load(Ordering::SeqCst) == state::ITEM {
                 let is_late = futex::wait(&slot.state, state::ITEM, UNHEARD);
@@ -195,7 +230,7 @@ impl WorkerEnd {
                     self.wake_supervisor();
                 }
             }
-            slot.blocked.store(0, Ordering::SeqCst);
+            slot.blocked.store(0, Ordering::Relaxed);
         }
     }
 
@@ -222,7 +257,8 @@ impl WorkerEnd {
     /// A listener may be busy, so this replaces the supervisor only for a while.
     fn notify_listener(&self) -> bool {
         let state = &self.ring.shared().listener.0;
-        match state.compare_exchange(listener::OPEN, listener::NOTIFIED, Ordering::SeqCst, Ordering::SeqCst) {
+        match state.compare_exchange(listener::OPEN, listener::NOTIFIED, Ordering::Relaxed, Ordering::SeqCst)
+        {
             Ok(_) => fd::notify(self.listener.as_fd()),
             Err(state) => state == listener::NOTIFIED,
         }
@@ -231,7 +267,7 @@ impl WorkerEnd {
     /// Notifies the supervisor, if it sleeps.
     pub(in crate::processes) fn wake_supervisor(&self) {
         let waits = &self.ring.shared().pool_waits.0;
-        if waits.load(Ordering::SeqCst) != 0 && waits.swap(0, Ordering::SeqCst) != 0 {
+        if waits.load(Ordering::SeqCst) != 0 && waits.swap(0, Ordering::Relaxed) != 0 {
             self.notify();
         }
     }
@@ -247,20 +283,21 @@ impl WorkerEnd {
     }
 
     fn notify(&self) {
-        let _ = rustix::net::send(&self.socket, &[0], SendFlags::NOSIGNAL);
+        send_byte(&self.socket, SendFlags::empty());
     }
 
     /// Sleeps until the pool has something, for at most `limit` if there is one. Returns false if the link has ended.
-    pub(in crate::processes) fn sleep(&self, limit: Option<Duration>) -> bool {
+    pub(in crate::processes) fn sleep(&mut self, limit: Option<Duration>) -> bool {
         let sleeps = &self.ring.shared().worker_sleeps.0;
         sleeps.store(1, Ordering::SeqCst);
         let goes_on = self.is_due() || {
             // With a limit the wait is over by then, so the read must not wait unless something has come.
             let has_come = limit.is_some_and(|limit| is_readable_within(self.socket.as_fd(), limit));
             let flags = if limit.is_none() || has_come { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
-            drain_socket(&self.socket, flags)
+            self.segments.receive(self.socket.as_fd(), flags)
         };
-        sleeps.store(0, Ordering::SeqCst);
+        let sleeps = &self.ring.shared().worker_sleeps.0;
+        sleeps.store(0, Ordering::Relaxed);
         goes_on
     }
 
@@ -271,7 +308,11 @@ impl WorkerEnd {
         if taken == returns.put.0.load(Ordering::Acquire) {
             return None;
         }
-        let offset = returns.offsets[(taken % RETURNS) as usize].load(Ordering::Relaxed);
+        let offset = returns.offsets[(taken % RETURNS) as usize].with(|slot| {
+            // SAFETY: the pointer is to mapped memory. The pool has written this entry before `put` counted it, and does
+            // not write to it again until `taken` counts it.
+            unsafe { slot.read() }
+        });
         returns.taken.0.store(taken.wrapping_add(1), Ordering::Release);
         Some(offset)
     }

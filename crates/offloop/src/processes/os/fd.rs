@@ -2,21 +2,25 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use rustix::pipe::PipeFlags;
 
-/// The largest number of descriptors that one message carries.
-pub(in crate::processes) const MAX_FILES: usize = 6;
+use super::block;
+use crate::base::syscall::NameCall;
 
-/// Sends `bytes` in one message, with copies of up to [`MAX_FILES`] descriptors.
+/// The largest number of descriptors that one message carries.
+pub(in crate::processes) const MAX_FILES: usize = 7;
+
+/// Sends `bytes` in one message, with copies of up to [`MAX_FILES`] descriptors. The socket decides whether it blocks.
 pub(in crate::processes) fn send_with_files(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
@@ -24,8 +28,11 @@ pub(in crate::processes) fn send_with_files(
 ) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(files));
-    let sent = rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    if !files.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(files));
+    }
+    let sent = rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL);
+    let sent = sent.of_call("sendmsg")?;
     if sent < bytes.len() { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) }
 }
 
@@ -42,7 +49,8 @@ pub(in crate::processes) fn receive_with_files(
         &mut [IoSliceMut::new(&mut bytes)],
         &mut control,
         RecvFlags::CMSG_CLOEXEC,
-    )?;
+    )
+    .of_call("recvmsg")?;
     bytes.truncate(message.bytes);
     let files = control.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(files) => Some(files),
@@ -51,11 +59,52 @@ pub(in crate::processes) fn receive_with_files(
     Ok((bytes, files.flatten().collect()))
 }
 
+/// Bytes of a stream, and a file that has come with them.
+pub(in crate::processes) struct Received {
+    /// None mean that the stream has ended.
+    pub(in crate::processes) bytes: Vec<u8>,
+    pub(in crate::processes) file: Option<OwnedFd>,
+    /// Another read may bring more at once.
+    pub(in crate::processes) may_be_more: bool,
+}
+
+/// Reads some bytes of a stream. A read ends after bytes with which a file was sent. If this process can have no further
+/// descriptor, the file is lost.
+pub(in crate::processes) fn receive_some(
+    socket: BorrowedFd<'_>,
+    flags: RecvFlags,
+) -> rustix::io::Result<Received> {
+    block::receive(flags, |flags| {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut bytes = [0; 64];
+        let mut buffers = [IoSliceMut::new(&mut bytes)];
+        let flags = flags | RecvFlags::CMSG_CLOEXEC;
+        let message = rustix::net::recvmsg(socket, &mut buffers, &mut control, flags)?;
+        let file = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+            _ => None,
+        });
+        let has_file = file.is_some() || message.flags.contains(ReturnFlags::CTRUNC);
+        let bytes = bytes[..message.bytes].to_vec();
+        Ok(Received { may_be_more: has_file || bytes.len() == 64, bytes, file })
+    })
+}
+
+/// Copies the beginning of the next message on a socket without taking it. Returns the number of bytes. Does not block.
+///
+/// Fails if there is no message, and if the descriptor is no socket.
+pub(in crate::processes) fn peek(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
+    let (count, _) = rustix::net::recv(socket, bytes, RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+    Ok(count)
+}
+
 /// Makes a pair of sockets that keep the bounds of messages. The first one does not block.
 pub(in crate::processes) fn message_sockets() -> io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    rustix::io::ioctl_fionbio(&ours, true)?;
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .of_call("socketpair")?;
+    rustix::io::ioctl_fionbio(&ours, true).of_call("ioctl(FIONBIO)")?;
     Ok((ours, theirs))
 }
 
@@ -64,7 +113,7 @@ pub(in crate::processes) fn message_sockets() -> io::Result<(OwnedFd, OwnedFd)> 
 pub(in crate::processes) fn drain_socket(socket: &UnixStream, mut flags: RecvFlags) -> bool {
     let mut bytes = [0; 64];
     loop {
-        match rustix::net::recv(socket, &mut bytes, flags) {
+        match block::receive(flags, |flags| rustix::net::recv(socket, &mut bytes, flags)) {
             Ok((0, _)) => return false,
             Ok((count, _)) if count < bytes.len() => return true,
             Ok(_) => flags = RecvFlags::DONTWAIT,
@@ -75,13 +124,25 @@ pub(in crate::processes) fn drain_socket(socket: &UnixStream, mut flags: RecvFla
     }
 }
 
+/// Sends a byte, which means nothing but "look". If the socket is full, the other side has bytes to wake up for. If it
+/// has ended, the other side is gone.
+pub(in crate::processes) fn send_byte(socket: &UnixStream, flags: SendFlags) {
+    let _ = block::wake(|| rustix::net::send(socket, &[0], flags | SendFlags::NOSIGNAL));
+}
+
+/// Sends no more on a socket. The other side finds its end.
+pub(in crate::processes) fn end_sending(socket: &UnixStream) {
+    let _ = block::wake(|| socket.shutdown(Shutdown::Write));
+}
+
 /// An event that any thread can signal, and that a thread can wait for together with other descriptors.
 #[derive(Debug)]
 pub(in crate::processes) struct EventFd(OwnedFd);
 
 impl EventFd {
     pub(in crate::processes) fn new() -> io::Result<Self> {
-        Ok(Self(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+        let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        Ok(Self(event.of_call("eventfd2")?))
     }
 
     /// Makes the descriptor readable.
@@ -102,7 +163,7 @@ impl EventFd {
 /// Signals the event of another process, whose descriptor this is. Returns whether it could.
 pub(in crate::processes) fn notify(event: BorrowedFd<'_>) -> bool {
     // For an event of our own this fails only if the counter is full, and then the descriptor is readable.
-    rustix::io::write(event, &1_u64.to_ne_bytes()).is_ok()
+    block::wake(|| rustix::io::write(event, &1_u64.to_ne_bytes())).is_ok()
 }
 
 /// Waits until one of the descriptors is ready or `limit` has passed.
@@ -117,7 +178,7 @@ pub(in crate::processes) fn poll(descriptors: &mut [PollFd<'_>], limit: Option<D
     });
     match rustix::event::poll(descriptors, limit.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error).of_call("ppoll"),
     }
 }
 
@@ -130,13 +191,14 @@ pub(in crate::processes) fn readable(descriptor: BorrowedFd<'_>) -> PollFd<'_> {
 /// the read that follows will meet it.
 pub(in crate::processes) fn is_readable_within(descriptor: BorrowedFd<'_>, limit: Duration) -> bool {
     let mut descriptors = [readable(descriptor)];
-    poll(&mut descriptors, Some(limit)).is_err() || !descriptors[0].revents().is_empty()
+    block::poll_within(limit, |limit| poll(&mut descriptors, Some(limit))).is_err()
+        || !descriptors[0].revents().is_empty()
 }
 
 /// Makes a pipe. Its first end, from which one reads, does not block.
 pub(in crate::processes) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    rustix::io::ioctl_fionbio(&read, true)?;
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).of_call("pipe2")?;
+    rustix::io::ioctl_fionbio(&read, true).of_call("ioctl(FIONBIO)")?;
     Ok((read, write))
 }
 
@@ -183,14 +245,14 @@ impl Drop for StdioRedirect {
 
 /// Makes `target` the standard error of this process from now on.
 pub(in crate::processes) fn replace_stderr(target: &OwnedFd) -> io::Result<()> {
-    Ok(rustix::stdio::dup2_stderr(target)?)
+    rustix::stdio::dup2_stderr(target).of_call("dup2")
 }
 
 /// Takes the socket that this process was started with away from its standard input, and opens `/dev/null` there.
 pub(in crate::processes) fn move_stdin() -> io::Result<OwnedFd> {
     let stdin = rustix::stdio::stdin();
-    let socket = rustix::io::fcntl_dupfd_cloexec(stdin, 3)?;
-    let null = std::fs::File::open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
+    let socket = rustix::io::fcntl_dupfd_cloexec(stdin, 3).of_call("fcntl(F_DUPFD_CLOEXEC)")?;
+    let null = std::fs::File::open("/dev/null").of_call("open of /dev/null")?;
+    rustix::stdio::dup2_stdin(&null).of_call("dup2")?;
     Ok(socket)
 }

@@ -1,16 +1,23 @@
 //! Sleeping on a word of shared memory until another process wakes the sleeper.
 
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+#[cfg(not(weak_memory))]
 use rustix::thread::futex;
+#[cfg(not(weak_memory))]
 use rustix::time::Timespec;
 
+#[cfg(weak_memory)]
+use super::block;
+use crate::base::sync::atomic::AtomicU32;
+
 /// The number of sleepers to wake, for "all of them". The system call takes it as a signed number.
+#[cfg(not(weak_memory))]
 const ALL: u32 = i32::MAX as u32;
 
 /// Sleeps while `word` has the value `expected`, until it is woken or `limit` has passed. May return early. Returns
 /// whether the limit has passed.
+#[cfg(not(weak_memory))]
 pub(in crate::processes) fn wait(word: &AtomicU32, expected: u32, limit: Duration) -> bool {
     let limit = Timespec {
         tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
@@ -21,6 +28,18 @@ pub(in crate::processes) fn wait(word: &AtomicU32, expected: u32, limit: Duratio
 }
 
 /// Wakes all that sleep on `word`, in all processes.
+#[cfg(not(weak_memory))]
 pub(in crate::processes) fn wake_all(word: &AtomicU32) {
     let _ = futex::wake(word, futex::Flags::empty(), ALL);
+}
+
+#[cfg(weak_memory)]
+pub(in crate::processes) fn wait(word: &AtomicU32, expected: u32, _: Duration) -> bool {
+    block::sleep_on(word, expected);
+    false
+}
+
+#[cfg(weak_memory)]
+pub(in crate::processes) fn wake_all(word: &AtomicU32) {
+    block::wake_all_on(word);
 }

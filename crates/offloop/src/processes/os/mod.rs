@@ -2,6 +2,12 @@
 //!
 //! This is the place to port. All that is above is plain Rust over file descriptors and shared memory.
 
+#[cfg(not(weak_memory))]
+mod block;
+#[cfg(weak_memory)]
+pub(super) mod block;
 pub(super) mod fd;
 pub(super) mod futex;
+pub(super) mod lifeline;
 pub(super) mod process;
+pub(super) mod start;

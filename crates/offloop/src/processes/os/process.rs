@@ -2,19 +2,18 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+use serde::{Deserialize, Serialize};
 
+use super::start;
+use crate::base::syscall::NameCall;
 use crate::core::error::WorkerExit;
-
-/// Returns the path of the running executable, which is valid even if its file was replaced or removed meanwhile.
-pub(in crate::processes) fn this_program() -> PathBuf {
-    PathBuf::from("/proc/self/exe")
-}
 
 /// The directory and the environment that a program is started in.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +27,22 @@ pub(in crate::processes) struct SpawnEnv {
 }
 
 impl SpawnEnv {
+    /// Returns the error of a start, which the directory may be the cause of.
+    fn explain(&self, error: io::Error) -> io::Error {
+        match self.directory.as_ref().map(|directory| (directory, std::fs::metadata(directory))) {
+            Some((directory, Err(cause))) => {
+                let text =
+                    format!("the workers' working directory {} cannot be used: {cause}", directory.display());
+                io::Error::new(cause.kind(), text)
+            }
+            Some((directory, Ok(status))) if !status.is_dir() => {
+                let text = format!("the workers' working directory {} is none", directory.display());
+                io::Error::new(error.kind(), text)
+            }
+            _ => error,
+        }
+    }
+
     fn apply(&self, command: &mut Command) {
         if self.cleared {
             command.env_clear();
@@ -60,19 +75,56 @@ pub(in crate::processes) fn spawn(
     stderr: Option<OwnedFd>,
 ) -> io::Result<u32> {
     let mut command = Command::new(program);
-    if let Some(name) = std::env::args_os().next().filter(|_| program == this_program()) {
-        command.arg0(name);
+    if program == start::this_program() {
+        match start::arguments_of_loader()? {
+            [] => command.arg0(std::env::args_os().next().unwrap_or_default()),
+            arguments => command.args(arguments),
+        };
     }
     env.apply(&mut command);
     if let Some(stderr) = stderr {
         command.stderr(Stdio::from(stderr));
     }
+    for (descriptor, target) in [(1, Command::stdout as fn(&mut _, Stdio) -> &mut _), (2, Command::stderr)] {
+        if !start::is_inherited(descriptor) {
+            target(&mut command, Stdio::null());
+        }
+    }
     command.args(arguments).env(marker.0, marker.1).stdin(Stdio::from(socket));
-    Ok(command.spawn()?.id())
+    command.spawn().map(|child| child.id()).map_err(|error| env.explain(error))
 }
 
 fn process_id(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
+}
+
+/// A request to a process to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::processes) enum End {
+    /// SIGTERM: it may clean up first, or ignore the request.
+    Ask,
+    /// SIGKILL.
+    Kill,
+}
+
+impl End {
+    fn signal(self) -> Signal {
+        match self {
+            Self::Ask => Signal::TERM,
+            Self::Kill => Signal::KILL,
+        }
+    }
+}
+
+/// The process that collects another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Collector {
+    /// This process.
+    Us,
+    /// Another process, which waits for our word with it. Until then the process id is not used again.
+    OnOurWord,
+    /// Another process, at any time.
+    Others,
 }
 
 /// Another process. Dropping it neither ends nor collects the process.
@@ -80,8 +132,9 @@ fn process_id(pid: u32) -> Option<Pid> {
 pub(in crate::processes) struct Process {
     pid: Pid,
     pidfd: OwnedFd,
-    /// The peak memory of this process when it started the other, in bytes. What `wait4` reports for a child includes
-    /// it.
+    collector: Collector,
+    /// The peak memory of this process when it started the other, in bytes. What the system reports for a child
+    /// includes it.
     baseline: u64,
 }
 
@@ -96,6 +149,9 @@ pub(in crate::processes) struct ProcessEnd {
 impl ProcessEnd {
     /// The end of a process about which nothing was reported.
     pub(in crate::processes) const UNKNOWN: Self = Self { exit: WorkerExit::Unknown, peak_memory: 0 };
+
+    /// The state of a process that could not be ended.
+    pub(in crate::processes) const LOST: Self = Self { exit: WorkerExit::Lost, peak_memory: 0 };
 }
 
 impl Process {
@@ -104,11 +160,13 @@ impl Process {
         let baseline = peak_memory_of_this_process();
         let found = process_id(pid).ok_or(io::ErrorKind::InvalidInput)?;
         match rustix::process::pidfd_open(found, PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Self { pid: found, pidfd, baseline }),
+            Ok(pidfd) => Ok(Self { pid: found, pidfd, collector: Collector::Us, baseline }),
             Err(error) => {
-                let _ = rustix::process::kill_process(found, Signal::KILL);
-                let _ = rustix::process::waitpid(Some(found), WaitOptions::empty());
-                Err(error.into())
+                // A process that cannot be killed is not waited for.
+                let killed = rustix::process::kill_process(found, Signal::KILL).is_ok();
+                let options = if killed { WaitOptions::empty() } else { WaitOptions::NOHANG };
+                let _ = rustix::process::waitpid(Some(found), options);
+                Err(error).of_call("pidfd_open")
             }
         }
     }
@@ -118,10 +176,17 @@ impl Process {
         Ok(Self { baseline: 0, ..Self::of_child(pid)? })
     }
 
-    /// Refers to a process that is not a child of this one, so that another process collects it. Returns `None` if the
-    /// id is invalid.
+    /// Refers to a process that is not a child of this one. Its parent collects it when it is told to. Returns `None`
+    /// if the id is invalid.
     pub(in crate::processes) fn of_other(pid: u32, pidfd: OwnedFd) -> Option<Self> {
-        Some(Self { pid: process_id(pid)?, pidfd, baseline: 0 })
+        Some(Self { pid: process_id(pid)?, pidfd, collector: Collector::OnOurWord, baseline: 0 })
+    }
+
+    /// Records that the parent of the process may have collected it, so that its id may mean another process.
+    pub(in crate::processes) fn may_be_collected(&mut self) {
+        if self.collector == Collector::OnOurWord {
+            self.collector = Collector::Others;
+        }
     }
 
     pub(in crate::processes) fn pid(&self) -> u32 {
@@ -133,38 +198,118 @@ impl Process {
         self.pidfd.as_fd()
     }
 
-    /// Asks the process to end (SIGTERM). Has no effect on one that has ended.
-    pub(in crate::processes) fn terminate(&self) {
-        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::TERM);
+    /// Asks the process to end, or ends it; with all of its group if it leads one and `whole_group` is set. Has no
+    /// effect on one that has ended.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses the signal. Then the process goes on: the caller has to bring it to its end in another way.
+    #[must_use = "a process that the system does not let us signal goes on"]
+    pub(in crate::processes) fn end(&self, how: End, whole_group: bool) -> io::Result<()> {
+        if whole_group && self.end_group(how).unwrap_or(false) && how == End::Ask {
+            return Ok(());
+        }
+        // SIGKILL is sent to the process itself in any case: a job can have moved its process to another group.
+        match rustix::process::pidfd_send_signal(&self.pidfd, how.signal()) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            // A sandbox may know the older call only.
+            Err(_) if self.has_its_id() => match rustix::process::kill_process(self.pid, how.signal()) {
+                Ok(()) | Err(Errno::SRCH) => Ok(()),
+                Err(error) => Err(error.into()),
+            },
+            Err(error) => Err(error.into()),
+        }
     }
 
-    /// Ends the process (SIGKILL).
-    pub(in crate::processes) fn kill(&self) {
-        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    /// Asks the members of the group that the process leads, or has led, to end, or ends them. Returns whether there are
+    /// any. An error means that the system refuses it.
+    pub(in crate::processes) fn end_group(&self, how: End) -> io::Result<bool> {
+        let is_there = |error: &io::Error| error.raw_os_error() != Some(libc::ESRCH);
+        let sent = match self.signal_group(how.signal().as_raw()) {
+            Err(error) if is_there(&error) && self.has_its_id() => {
+                rustix::process::kill_process_group(self.pid, how.signal()).map_err(io::Error::from)
+            }
+            sent => sent,
+        };
+        match sent {
+            Ok(()) => Ok(true),
+            Err(error) if is_there(&error) => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Returns whether the group can still be signalled when the process has been collected. To be called before.
+    pub(in crate::processes) fn group_outlasts_it(&self) -> bool {
+        self.signal_group(0).is_ok()
+    }
+
+    /// Returns whether the group, which outlasts the process, has members. To be called when the process has been
+    /// collected: until then it counts itself.
+    pub(in crate::processes) fn has_group(&self) -> bool {
+        self.signal_group(0).is_ok()
+    }
+
+    /// Signals the group by the leader's pidfd, so that it cannot be another group. Linux 6.9 or later.
+    fn signal_group(&self, signal: i32) -> io::Result<()> {
+        let (pidfd, none) = (self.pidfd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+        // SAFETY: the call takes plain numbers, and a pointer which may be null.
+        let result = unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, none, PIDFD_SIGNAL_PROCESS_GROUP)
+        };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Returns whether the process id means this process, or what is left of it, and no other one.
+    pub(in crate::processes) fn has_its_id(&self) -> bool {
+        match self.collector {
+            // A program that ignores SIGCHLD, or that waits for any child, may have collected it.
+            Collector::Us => self.wait(libc::WNOWAIT).is_ok(),
+            Collector::OnOurWord => true,
+            Collector::Others => false,
+        }
+    }
+
+    /// Returns how the process, which has ended, has done so. It stays to be [collected](Self::collect), and its id is
+    /// not used again before. Does not block.
+    pub(in crate::processes) fn status(&self) -> ProcessEnd {
+        self.wait(libc::WNOWAIT).ok().flatten().unwrap_or(ProcessEnd::UNKNOWN)
     }
 
     /// Collects the process, which has ended: its pidfd is readable. Does not block. To be called once.
-    pub(in crate::processes) fn collect(&self) -> ProcessEnd {
-        let mut status = 0;
-        // SAFETY: an all-zero `rusage` is a valid value of this plain C struct.
-        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-        // SAFETY: both pointers are to live local variables of the types that `wait4` writes.
-        let collected = unsafe {
-            libc::wait4(self.pid.as_raw_nonzero().get(), &raw mut status, libc::WNOHANG, &raw mut usage)
+    pub(in crate::processes) fn collect(&mut self) -> ProcessEnd {
+        let end = self.wait(0);
+        self.collector = Collector::Others;
+        // A program that ignores SIGCHLD, or that waits for any child, has collected it before.
+        end.ok().flatten().unwrap_or(ProcessEnd::UNKNOWN)
+    }
+
+    /// Calls `waitid`, without waiting. Returns `None` if the process has not ended.
+    fn wait(&self, options: libc::c_int) -> io::Result<Option<ProcessEnd>> {
+        // SAFETY: all-zero values are valid for these plain C structs.
+        let (mut info, mut usage): (libc::siginfo_t, libc::rusage) = unsafe { std::mem::zeroed() };
+        let (pid, options) = (self.pid.as_raw_nonzero().get(), libc::WEXITED | libc::WNOHANG | options);
+        // The system call and not the function of the C library, which does not report the memory.
+        // SAFETY: both pointers are to live local variables of the types that the system call writes.
+        let result = unsafe {
+            libc::syscall(libc::SYS_waitid, libc::P_PID, pid, &raw mut info, options, &raw mut usage)
         };
-        if collected <= 0 {
-            // A program that ignores SIGCHLD, or that waits for any child, has collected it before.
-            return ProcessEnd::UNKNOWN;
+        if result < 0 {
+            return Err(io::Error::last_os_error());
         }
-        let exit = if libc::WIFSIGNALED(status) {
-            WorkerExit::Signal(libc::WTERMSIG(status))
-        } else {
-            WorkerExit::Code(libc::WEXITSTATUS(status))
-        };
+        // SAFETY: the system call has filled in these fields, or left them zero.
+        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        if pid == 0 {
+            return Ok(None);
+        }
+        let is_exit = info.si_code == libc::CLD_EXITED;
+        let exit = if is_exit { WorkerExit::Code(status) } else { WorkerExit::Signal(status) };
         let peak = kilobytes(usage.ru_maxrss);
-        ProcessEnd { exit, peak_memory: if peak > self.baseline { peak } else { 0 } }
+        Ok(Some(ProcessEnd { exit, peak_memory: if peak > self.baseline { peak } else { 0 } }))
     }
 }
+
+/// A flag of `pidfd_send_signal`: the signal goes to the group that the process leads.
+const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
 
 fn kilobytes(count: libc::c_long) -> u64 {
     u64::try_from(count).unwrap_or(0) * 1024
@@ -196,9 +341,56 @@ pub(in crate::processes) fn out_of_memory_kills() -> u64 {
 
 /// Makes this process die when `parent`, which has started it, dies. Returns false if that is dead already.
 pub(in crate::processes) fn die_with(parent: u32) -> io::Result<bool> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .of_call("prctl(PR_SET_PDEATHSIG)")?;
     // The parent may have died before the line above. Then this process has another parent.
-    Ok(rustix::process::getppid() == process_id(parent))
+    Ok(is_child_of(parent))
+}
+
+/// Returns whether `parent` has started this process and is alive.
+pub(in crate::processes) fn is_child_of(parent: u32) -> bool {
+    rustix::process::getppid() == process_id(parent)
+}
+
+/// Returns whether this program was started with more rights than the user has who started it: it is set-user-ID or
+/// set-group-ID, has file capabilities, or a security module says so. Then nothing in its environment may be trusted.
+pub(in crate::processes) fn is_privileged() -> bool {
+    // SAFETY: the function only reads a number that the kernel has given this process. It knows `AT_SECURE`.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+/// Removes an environment variable, so that programs which this one starts do not inherit it. Leaves it if this process
+/// has several threads, of which another might be reading the environment.
+pub(in crate::processes) fn remove_variable(name: &str) {
+    let is_single = std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    if is_single {
+        // SAFETY: this is the only thread, as was just checked, so no other one uses the environment.
+        unsafe { std::env::remove_var(name) };
+    }
+}
+
+/// Makes this process die with its parent again, if the kernel has forgotten that: it does when a process changes its
+/// user or group. Returns false if the parent is dead, and whether the kernel had forgotten.
+pub(in crate::processes) fn still_dies_with(parent: Option<Pid>) -> (bool, bool) {
+    if rustix::process::parent_process_death_signal() == Ok(Some(Signal::KILL)) {
+        return (true, false);
+    }
+    let set = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    (set.is_err() || rustix::process::getppid() == parent, true)
+}
+
+/// Makes this process the leader of a process group of its own, to which the programs that it starts belong as well.
+/// Returns whether it is one.
+///
+/// It is not made the leader of a session. Where sessions share the cores evenly (autogroup), the nice level of a
+/// process means something only within its session.
+pub(in crate::processes) fn lead_group() -> bool {
+    let is_leader = rustix::process::setpgid(None, None).is_ok();
+    if is_leader {
+        // A terminal can be set to stop what writes to it from another group than that in the foreground.
+        handle(libc::SIGTTOU, None);
+    }
+    is_leader
 }
 
 /// Leaves Ctrl-C to the parent. The terminal sends it to the whole foreground group, and the parent decides what

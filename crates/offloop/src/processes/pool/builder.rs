@@ -14,16 +14,20 @@ use super::dispatcher::Dispatcher;
 use super::output::Output;
 use super::pool::ProcessPool;
 use super::supervisor::Supervisor;
-use super::template;
+use super::template::{self, StartTemplate};
+use crate::base::cores::cores;
+use crate::base::spawn::spawn;
 use crate::base::sync::thread;
 use crate::core::backlog::{OnFull, QueueConfig};
 use crate::core::error::BuildError;
 use crate::metrics::{Advice, Measured};
 use crate::processes::handshake;
 use crate::processes::limits::Limits;
-use crate::processes::os::process::{self, SpawnEnv};
-use crate::wire::payload::Incoming;
-use crate::wire::task::{Call, decode};
+use crate::processes::os::process::SpawnEnv;
+use crate::processes::os::start;
+use crate::wire::payload::Received;
+use crate::wire::pool_memory::PoolMemory;
+use crate::wire::task::{Call, decode, is_plain};
 
 /// The increment of the workers' nice level by default: enough for the event loop to come first if cores are short.
 const NICE: i32 = 5;
@@ -42,6 +46,8 @@ pub struct ProcessPoolBuilder {
     invalid: Option<BuildError>,
     /// The program is to be a template: set by `template`.
     uses_template: bool,
+    /// The bytes that the template gets.
+    start_data: Vec<u8>,
 }
 
 impl ProcessPool {
@@ -59,13 +65,15 @@ impl ProcessPoolBuilder {
                 on_advice: None,
                 carry: None,
                 min_workers: None,
-                max_workers: crate::base::sync::cores(),
+                max_workers: cores(),
+                memory: Arc::new(PoolMemory::new()),
                 queue: QueueConfig::default(),
                 on_crash: OnCrash::Isolate,
+                kill_children: true,
                 grace: Duration::from_millis(500),
                 start_timeout: Duration::from_secs(10),
                 max_payload: 1 << 30,
-                program: process::this_program(),
+                program: start::this_program(),
                 arguments: Vec::new(),
                 env: SpawnEnv::default(),
                 template: None,
@@ -84,6 +92,7 @@ impl ProcessPoolBuilder {
             },
             invalid: None,
             uses_template: false,
+            start_data: Vec::new(),
         }
     }
 
@@ -156,6 +165,25 @@ impl ProcessPoolBuilder {
     /// A task may handle SIGTERM to clean up. By default SIGTERM ends the worker at once.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.config.grace = grace;
+        self
+    }
+
+    /// Sets whether the programs that a job has started are ended with it. Default true.
+    ///
+    /// Each worker leads a process group then, to which the programs that its jobs start belong as well. If a job is
+    /// cancelled or out of time, all of the group gets SIGTERM, and what is left of it after the [`grace`](Self::grace)
+    /// SIGKILL. If a worker crashes, what is left of its group is ended in the same way. This includes programs that
+    /// earlier jobs of the worker have left in the background. A worker that leaves by itself, because it is recycled
+    /// or the pool is closed, leaves such programs running. A program that has left the group, for a session of its own
+    /// for instance, is never ended.
+    ///
+    /// Since it is another group than that of this process, Ctrl-C does not reach those programs. They end with their
+    /// jobs.
+    ///
+    /// With false, workers stay in the group of this process, and only they are ended, never what their jobs have
+    /// started.
+    pub fn kill_children(mut self, kill: bool) -> Self {
+        self.config.kill_children = kill;
         self
     }
 
@@ -290,11 +318,11 @@ impl ProcessPoolBuilder {
     /// A worker whose initializer panics or returns an error is not used. If the pool cannot get any worker, the jobs
     /// end with [`ErrorKind::WorkerStart`](crate::ErrorKind::WorkerStart) and the reason.
     pub fn initializer<R: InitializerResult>(mut self, call: &Call<'_, R>) -> Self {
-        match call.encode(None) {
+        match call.encode(None, &*self.config.memory) {
             Ok(call) => {
                 let into_result =
-                    |result: Incoming<'_>| decode::<R>(result).map_err(|e| e.to_string())?.into_result();
-                self.config.initializer = Some(Initializer { call, into_result });
+                    |result: Received<'_>| decode::<R>(result).map_err(|e| e.to_string())?.into_result();
+                self.config.initializer = Some(Initializer { call, into_result, is_plain: is_plain::<R>() });
             }
             Err(error) => {
                 self.refuse(format!("the initializer: {error}"));
@@ -330,7 +358,12 @@ impl ProcessPoolBuilder {
         mut self,
         start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static,
     ) -> Self {
-        self.config.template = Some(Box::new(start));
+        self.config.template = Some(StartTemplate::by(start));
+        self
+    }
+
+    pub(crate) fn start_data(mut self, data: Vec<u8>) -> Self {
+        self.start_data = data;
         self
     }
 
@@ -345,6 +378,11 @@ impl ProcessPoolBuilder {
         if config.max_tasks_per_child == Some(0) {
             return setting("max_tasks_per_child is 0, so workers could run nothing; give at least 1");
         }
+        if config.max_payload == 0 {
+            return setting(
+                "max_payload is 0, so no call could be sent; give the size of the largest one in bytes",
+            );
+        }
         if config.min_workers.is_some_and(|least| least > config.max_workers) {
             return setting("min_workers is larger than max_workers; give at most as many");
         }
@@ -352,7 +390,9 @@ impl ProcessPoolBuilder {
             let (program, arguments) = (config.program.clone(), std::mem::take(&mut config.arguments));
             config.template = Some(template::start_program(program, arguments, config.env.clone()));
         }
-        if config.template.is_none() {
+        if let Some(template) = &mut config.template {
+            template.data = self.start_data;
+        } else {
             if config.max_workers == 0 {
                 return setting("max_workers is 0, so no job could ever run; give at least 1");
             }
@@ -367,14 +407,14 @@ impl ProcessPoolBuilder {
 /// Makes the dispatcher of a new pool, and starts the pool's threads.
 fn open(config: Config) -> Result<Arc<Dispatcher>, BuildError> {
     let system = |what| move |source| BuildError::System { what, source };
+    // Without /dev/null, workers do not start, and their error says why.
+    let _ = start::open_standard_descriptors();
     let tail = config.stderr_tail;
     let dispatcher = Dispatcher::new(config).map_err(system("opening the pool's eventfds"))?;
     crate::metrics::register(Arc::downgrade(&dispatcher) as Weak<dyn Measured>);
     let output = Output::open(tail).map_err(system("starting the thread that reads the workers' output"))?;
     let supervisor = Supervisor::new(Arc::clone(&dispatcher), Arc::clone(&output));
-    thread::Builder::new()
-        .name("offloop-supervisor".into())
-        .spawn(move || supervisor.run())
+    spawn(thread::Builder::new().name("offloop-supervisor".into()), move || supervisor.run())
         .inspect_err(|_| output.close())
         .map_err(system("starting the pool's supervisor thread"))?;
     Ok(dispatcher)

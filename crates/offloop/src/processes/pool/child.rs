@@ -1,17 +1,21 @@
 //! What the supervisor knows of a worker's process, from its launch until it is collected.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::output::WorkerPipes;
 use super::worker::{LeaveReason, WorkerPhase, WorkerRecord};
 use crate::processes::link::{Answer, Link, Malformed};
+use crate::processes::os::lifeline::Lifeline;
 use crate::processes::os::process::Process;
 
 /// A worker that is being started, whose process is not known yet.
 pub(super) struct Launch {
     pub(super) link: Arc<Link>,
     pub(super) pipes: Arc<WorkerPipes>,
+    /// The worker is killed when this is dropped.
+    pub(super) lifeline: Lifeline,
     /// When the start will have taken too long.
     pub(super) deadline: Option<Instant>,
 }
@@ -42,8 +46,14 @@ pub(super) struct Child {
     pub(super) pipes: Arc<WorkerPipes>,
     /// The worker has not closed its end of the socket. Cleared when the supervisor reads the end.
     pub(super) link_is_open: bool,
-    /// The worker has been asked to end. Set once, when its record says that it leaves.
-    pub(super) exit_requested: bool,
+    /// The worker is killed when this is cut or dropped.
+    pub(super) lifeline: Lifeline,
+    /// How far the worker has been brought to its end. Goes forward only, from when its record says that it leaves.
+    pub(super) ending: Ending,
+    /// The programs that its jobs have left running go on. Set when its link is closed.
+    pub(super) spares_group: bool,
+    /// The error with which the system has refused to signal the worker, if it has.
+    pub(super) refusal: Option<io::Error>,
     /// When the worker's start, its exit, or the report of its death will have taken too long. Set at each of these,
     /// and when the worker closes its socket. Cleared when the worker is ready, and when the deadline has passed.
     pub(super) deadline: Option<Instant>,
@@ -51,8 +61,50 @@ pub(super) struct Child {
 
 impl Child {
     pub(super) fn new(process: Process, reaped_by: ReapedBy, launch: Launch) -> Self {
-        let Launch { link, pipes, deadline } = launch;
-        Self { process, reaped_by, link, pipes, link_is_open: true, exit_requested: false, deadline }
+        let Launch { link, pipes, lifeline, deadline } = launch;
+        Self {
+            process,
+            reaped_by,
+            link,
+            pipes,
+            link_is_open: true,
+            lifeline,
+            ending: Ending::NotBegun,
+            spares_group: false,
+            refusal: None,
+            deadline,
+        }
+    }
+}
+
+/// How far a worker has been brought to its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    NotBegun,
+    /// Its link is closed, or it has got SIGTERM.
+    Asked,
+    /// It has got SIGKILL, or its lifeline is cut.
+    Killed,
+}
+
+/// The rest of the process group of a worker that has ended: programs that its jobs have started.
+pub(super) struct Remnant {
+    /// The worker.
+    pub(super) process: Process,
+    pub(super) reaped_by: ReapedBy,
+    /// The worker has been collected. If not, its process id is kept from being used again, since the group can be
+    /// signalled only by that.
+    pub(super) is_collected: bool,
+    /// When the group is killed.
+    pub(super) deadline: Instant,
+    /// Kept open: a program that writes to standard error while it cleans up would be ended by SIGPIPE.
+    pub(super) _pipes: Arc<WorkerPipes>,
+}
+
+impl Remnant {
+    /// Returns whether something is left of the group, as far as that can be seen.
+    pub(super) fn may_live(&self) -> bool {
+        !self.is_collected || self.process.has_group()
     }
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -15,7 +16,8 @@ use crate::core::error::ErrorKind;
 use crate::metrics::OnAdvice;
 use crate::processes::limits::Limits;
 use crate::processes::os::process::SpawnEnv;
-use crate::wire::payload::Incoming;
+use crate::wire::payload::Received;
+use crate::wire::pool_memory::PoolMemory;
 use crate::wire::task::Encoded;
 
 /// Returns the bytes that travel with a job. Called at each submission.
@@ -39,8 +41,12 @@ pub(super) struct Config {
     /// The number of workers that are started at once, for a pool that grows on demand. `None`: all `max_workers`.
     pub(super) min_workers: Option<usize>,
     pub(super) max_workers: usize,
+    /// The memory that calls are encoded to.
+    pub(super) memory: Arc<PoolMemory>,
     pub(super) queue: QueueConfig,
     pub(super) on_crash: OnCrash,
+    /// The processes that a worker's jobs have started are ended with it, unless it ends by itself.
+    pub(super) kill_children: bool,
     /// The time between SIGTERM and SIGKILL.
     pub(super) grace: Duration,
     /// The time that a worker may take to start and to run its initializer.
@@ -88,7 +94,9 @@ impl Config {
 pub(super) struct Initializer {
     pub(super) call: Encoded,
     /// Decodes the call's result. An error is the reason why the worker cannot be used.
-    pub(super) into_result: fn(Incoming<'_>) -> Result<(), String>,
+    pub(super) into_result: fn(Received<'_>) -> Result<(), String>,
+    /// The result is of a type that is known to be decoded quickly. Otherwise another thread than the supervisor does.
+    pub(super) is_plain: bool,
 }
 
 /// A type that an initializer task may return: nothing, or a result whose error keeps the worker from starting.

@@ -3,6 +3,7 @@
 use super::worker::{LeaveReason, WorkerPhase};
 use crate::core::error::{WorkerDied, WorkerExit};
 use crate::metrics::Restarts;
+use crate::processes::handshake::CANNOT_BECOME_WORKER;
 use crate::processes::os::process::{self, ProcessEnd};
 
 /// How a worker ended, and in which phase.
@@ -20,23 +21,29 @@ impl Death {
 
     /// Returns the description of a crash that breaks the pool.
     pub(super) fn describe(&self) -> String {
-        let Self { pid, end, .. } = self;
+        let pid = self.pid;
         match &self.phase {
             WorkerPhase::Leaving(LeaveReason::HandshakeFailed(reason)) => {
                 format!("worker process {pid} was refused: {reason}")
             }
-            _ => format!("worker process {pid} {}", end.exit),
+            _ => format!("worker process {pid} {}", self.exit()),
         }
     }
 
-    /// Returns the reason why the worker did not come up, if it did not.
-    pub(super) fn start_failure(&self) -> Option<String> {
+    /// Returns the reason why the worker did not come up, if it did not. `stderr` is the end of what it wrote there.
+    pub(super) fn start_failure(&self, stderr: &str) -> Option<String> {
         match &self.phase {
             WorkerPhase::Leaving(LeaveReason::HandshakeFailed(_)) => Some(self.describe()),
-            WorkerPhase::Starting | WorkerPhase::Initialising => Some(format!(
-                "worker process {} {} before it was ready; does `main` begin with `offloop::init();`?",
-                self.pid, self.end.exit
-            )),
+            WorkerPhase::Starting | WorkerPhase::Initialising => {
+                let end = format!("worker process {} {} before it was ready", self.pid, self.end.exit);
+                let hint = if stderr.contains(CANNOT_BECOME_WORKER) {
+                    ""
+                } else {
+                    "; does `main` begin with `offloop::init();`?"
+                };
+                let written = if stderr.is_empty() { "" } else { "; it wrote to standard error: " };
+                Some(format!("{end}{hint}{written}{stderr}"))
+            }
             WorkerPhase::Ready | WorkerPhase::Retiring | WorkerPhase::Leaving(_) => None,
         }
     }
@@ -53,16 +60,18 @@ impl Death {
             WorkerPhase::Leaving(LeaveReason::Memory(measured)) => Some(*measured),
             _ => None,
         };
+        let exit = self.exit();
         let out_of_memory = match phase {
+            // It has ended by itself before it could be killed.
+            WorkerPhase::Leaving(LeaveReason::ProtocolError) if exit != WorkerExit::Protocol => {
+                was_out_of_memory(exit, &stderr, kills)
+            }
             WorkerPhase::Leaving(_) => measured.is_some(),
-            _ => was_out_of_memory(end.exit, &stderr, kills),
+            _ => was_out_of_memory(exit, &stderr, kills),
         };
         WorkerDied {
             pid,
-            exit: match phase {
-                WorkerPhase::Leaving(LeaveReason::ProtocolError) => WorkerExit::Protocol,
-                _ => end.exit,
-            },
+            exit,
             task: String::new(),
             peak_memory: end.peak_memory.max(measured.unwrap_or(0)),
             out_of_memory,
@@ -72,15 +81,34 @@ impl Death {
         }
     }
 
+    /// Returns the way in which the worker ended.
+    ///
+    /// A worker that exits closes its link a moment before it is dead. The moment can be long: the kernel may have much
+    /// memory to free. So what counts is the status, which SIGKILL does not change any more at that point.
+    fn exit(&self) -> WorkerExit {
+        match (&self.phase, self.end.exit) {
+            (
+                WorkerPhase::Leaving(LeaveReason::ProtocolError),
+                WorkerExit::Signal(libc::SIGKILL) | WorkerExit::Unknown,
+            ) => WorkerExit::Protocol,
+            (_, exit) => exit,
+        }
+    }
+
     /// Counts the worker among those that were replaced.
     pub(super) fn count(&self, restarts: &mut Restarts) {
+        if self.end.exit == WorkerExit::Lost {
+            restarts.lost += 1;
+            return;
+        }
         match &self.phase {
             WorkerPhase::Ready | WorkerPhase::Retiring => restarts.crashed += 1,
             WorkerPhase::Starting | WorkerPhase::Initialising => restarts.failed_start += 1,
             WorkerPhase::Leaving(reason) => match reason {
                 LeaveReason::JobAborted => restarts.job_ended += 1,
                 LeaveReason::Memory(_) => restarts.max_rss += 1,
-                LeaveReason::ProtocolError => restarts.protocol += 1,
+                LeaveReason::ProtocolError if self.exit() == WorkerExit::Protocol => restarts.protocol += 1,
+                LeaveReason::ProtocolError => restarts.crashed += 1,
                 LeaveReason::HandshakeFailed(_) => restarts.failed_start += 1,
                 // If another worker takes its place, that was counted when it began to retire.
                 LeaveReason::Idle => {}
@@ -119,5 +147,28 @@ fn was_out_of_memory(exit: WorkerExit, stderr: &str, kills: &mut OutOfMemoryKill
             stderr.lines().any(is_it)
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_was_killed_as_it_exited_has_its_own_status() {
+        let verdict = |exit| {
+            let phase = WorkerPhase::Leaving(LeaveReason::ProtocolError);
+            let death = Death { pid: 1, phase, end: ProcessEnd { exit, peak_memory: 0 } };
+            let mut restarts = Restarts::default();
+            death.count(&mut restarts);
+            let died = death.error(String::new(), None, &mut OutOfMemoryKills::new());
+            (died.exit, restarts.crashed, restarts.protocol)
+        };
+        for own in [WorkerExit::Code(3), WorkerExit::Code(0), WorkerExit::Signal(libc::SIGSEGV)] {
+            assert_eq!(verdict(own), (own, 1, 0));
+        }
+        for killed in [WorkerExit::Signal(libc::SIGKILL), WorkerExit::Unknown] {
+            assert_eq!(verdict(killed), (WorkerExit::Protocol, 0, 1));
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::config::Config;
 use super::remote::RemoteCall;
 use super::results;
 use super::scheduler::{Deferred, Scheduler, Sleep};
-use crate::base::fork::Generation;
+use crate::base::fork::OwnProcess;
 use crate::base::sync::{Condvar, Mutex, MutexGuard, wait_until};
 use crate::core::error::ErrorKind;
 use crate::core::header::Header;
@@ -17,13 +17,12 @@ use crate::core::id::{JobId, JobState};
 use crate::core::outcome::Outcome;
 use crate::core::pool_ref::Close;
 use crate::core::runnable::{AbortIf, Owner};
-use crate::core::shutdown::{ShutdownReport, StuckJob};
+use crate::core::shutdown::ShutdownReport;
 use crate::core::spin::{self, SpinOutcome};
 use crate::metrics::stats::{OutcomeCounters, Timing};
 use crate::metrics::{Activity, Advisor, Measured, Metrics, PoolKind};
 use crate::processes::link::{Link, state};
 use crate::processes::os::fd::EventFd;
-use crate::wire::arena::Arena;
 
 /// The engine of a process pool, which submitters, waiting callers and the supervisor share.
 ///
@@ -32,9 +31,9 @@ use crate::wire::arena::Arena;
 pub(super) struct Dispatcher {
     /// Never changes.
     pub(super) config: Config,
-    /// The pool's state. In a forked child another thread may have held the lock at the fork, so the child must not
-    /// take it: see [`lock`](Self::lock).
-    scheduler: Mutex<Scheduler>,
+    /// The pool's state. A forked child has no access: the workers are its parent's, and another thread may have held the
+    /// lock at the fork.
+    scheduler: OwnProcess<Mutex<Scheduler>>,
     /// Wakes the supervisor. Signalled by any thread, drained by the supervisor.
     pub(super) event: EventFd,
     /// Wakes the listener, which takes answers besides the supervisor. Signalled by the workers, drained by the
@@ -48,8 +47,6 @@ pub(super) struct Dispatcher {
     pub(super) counts: Arc<OutcomeCounters>,
     /// Learns from the answers which tasks only wait.
     advisor: Advisor,
-    /// The process that built the pool.
-    born: Generation,
     /// This pool, as the jobs that it has accepted know it.
     owner: Weak<dyn Owner>,
 }
@@ -58,7 +55,7 @@ impl Dispatcher {
     pub(super) fn new(config: Config) -> io::Result<Arc<Self>> {
         let (event, listener) = (EventFd::new()?, EventFd::new()?);
         Ok(Arc::new_cyclic(|this: &Weak<Self>| Self {
-            scheduler: Mutex::new(Scheduler::new(&config)),
+            scheduler: OwnProcess::new(Mutex::new(Scheduler::new(&config))),
             counts: Arc::default(),
             advisor: Advisor::new(&config.name, Some(Activity::Computes), false, config.on_advice.clone()),
             config,
@@ -66,14 +63,18 @@ impl Dispatcher {
             listener,
             has_listener: AtomicBool::new(false),
             changed: Condvar::new(),
-            born: Generation::now(),
             owner: this.clone(),
         }))
     }
 
     /// Locks the state. Returns `None` in a forked child, whose parent has the workers and the supervisor.
     fn lock(&self) -> Option<MutexGuard<'_, Scheduler>> {
-        (!self.born.is_past()).then(|| self.scheduler.lock())
+        self.scheduler.get().map(Mutex::lock)
+    }
+
+    /// Locks the state on a thread that exists only in the process that built the pool.
+    fn lock_here(&self) -> MutexGuard<'_, Scheduler> {
+        self.lock().expect("this thread exists only in the process that built the pool")
     }
 
     /// Changes the state under the lock, then releases the lock and does what follows. Returns `None` in a forked
@@ -150,25 +151,21 @@ impl Dispatcher {
         let mut left = scheduler.drain();
         left.extend(scheduler.in_flight().map(Arc::clone));
         drop(scheduler);
+        let ids: Vec<JobId> = left.iter().map(|job| job.header().id).collect();
         // For a job in a worker this calls `interrupt`, which ends the worker.
         let cancelled = left.iter().filter(|job| job.abort(ErrorKind::Cancelled, AbortIf::Live)).count();
         self.change(Scheduler::notify);
 
         // SIGKILL follows after one grace period, and what it ends is collected within the second.
         let grace = self.config.grace.saturating_mul(2).saturating_add(Duration::from_secs(1));
-        let scheduler = wait_until(&self.changed, self.scheduler.lock(), grace, |scheduler| scheduler.over);
-        let stuck: Vec<StuckJob> = scheduler
-            .workers
-            .iter()
-            .filter_map(|worker| {
-                let (job, since) = worker.running()?;
-                Some(StuckJob::new(job.header(), format!("process {}", worker.pid), since.elapsed()))
-            })
-            .collect();
-        let killed = (scheduler.killed - killed_before).min(cancelled).saturating_sub(stuck.len());
+        let scheduler = wait_until(&self.changed, self.lock_here(), grace, |scheduler| scheduler.over);
+        let stuck = scheduler.stuck();
+        // Jobs of workers that could not be ended may have ended, for the pool, long ago.
+        let lived_on = stuck.iter().filter(|stuck| ids.contains(&stuck.job)).count();
+        let killed = (scheduler.killed - killed_before).min(cancelled).saturating_sub(lived_on);
         ShutdownReport {
             drained: pending.saturating_sub(cancelled),
-            cancelled: cancelled.saturating_sub(killed + stuck.len()),
+            cancelled: cancelled.saturating_sub(killed + lived_on),
             killed,
             stuck,
         }
@@ -224,11 +221,8 @@ impl Dispatcher {
 
     /// Takes the answers that have come, on behalf of the listener.
     pub(super) fn take_answers(&self) {
-        if self.born.is_past() {
-            return;
-        }
-        self.listener.drain();
         self.change(|scheduler, after| {
+            self.listener.drain();
             for at in 0..scheduler.workers.len() {
                 scheduler.workers[at].link.listen();
                 scheduler.harvest(at, after);
@@ -259,7 +253,7 @@ impl Dispatcher {
     /// The supervisor's thread exists only in the process that built the pool.
     pub(super) fn look<R>(&self, look: impl FnOnce(&mut Scheduler, &mut Deferred) -> R) -> R {
         let mut after = Deferred::default();
-        let mut scheduler = self.scheduler.lock();
+        let mut scheduler = self.lock_here();
         scheduler.note_look();
         let result = look(&mut scheduler, &mut after);
         drop(scheduler);
@@ -273,12 +267,12 @@ impl Dispatcher {
     /// The supervisor asks and goes to sleep under one lock. So a thread that gives a worker a job knows whether the
     /// supervisor has taken that into account.
     pub(super) fn fall_asleep(&self, deadline: impl FnOnce(&Scheduler) -> Sleep) -> Option<Sleep> {
-        self.scheduler.lock().fall_asleep(deadline)
+        self.lock_here().fall_asleep(deadline)
     }
 
     /// Records that the supervisor has ended. Returns the jobs that are left.
     pub(super) fn end(&self) -> Vec<Arc<dyn RemoteCall>> {
-        let mut scheduler = self.scheduler.lock();
+        let mut scheduler = self.lock_here();
         scheduler.closed = true;
         scheduler.over = true;
         let mut left = scheduler.drain();
@@ -297,7 +291,7 @@ impl Measured for Dispatcher {
         let mut metrics = Metrics::new(&self.advisor, PoolKind::Processes);
         self.counts.add_to(&mut metrics.outcomes);
         if let Some(scheduler) = self.lock() {
-            metrics.arena = Arena::of_this_process().map(Arena::bytes);
+            metrics.arena = Some(self.config.memory.bytes());
             scheduler.add_to(&mut metrics);
         }
         metrics
@@ -315,8 +309,11 @@ impl Close for Dispatcher {
 }
 
 impl Owner for Dispatcher {
-    fn withdraw(&self, header: &Header, outcome: Outcome) {
+    fn count(&self, outcome: Outcome) {
         self.counts.count(outcome);
+    }
+
+    fn withdraw(&self, header: &Header) {
         let removed = self.change(|scheduler, after| {
             let removed = scheduler.withdraw(header, after);
             if scheduler.closed {
@@ -328,8 +325,7 @@ impl Owner for Dispatcher {
         drop(removed);
     }
 
-    fn interrupt(&self, header: &Header, outcome: Outcome) {
-        self.counts.count(outcome);
+    fn interrupt(&self, header: &Header) {
         self.change(|scheduler, after| {
             scheduler.interrupt(header, after);
             if scheduler.closed {
@@ -340,8 +336,7 @@ impl Owner for Dispatcher {
 
     fn spin_for_end(&self, header: &Header, spinning: Duration, sleeping: Duration) -> SpinOutcome {
         let place = {
-            // A handle does not get here in a forked child.
-            let scheduler = self.scheduler.lock();
+            let Some(scheduler) = self.lock() else { return SpinOutcome::InVain };
             let found = scheduler.workers.iter().find_map(|worker| worker.find(header.id));
             found.map(|(link, slot)| (Arc::clone(link), slot))
         };

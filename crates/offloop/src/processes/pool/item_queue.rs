@@ -5,14 +5,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
 
+use crate::base::fork::OwnProcess;
 use crate::base::panic::{drop_quietly, wake_quietly};
-use crate::base::sync::Mutex;
+use crate::base::sync::{Mutex, MutexGuard};
 use crate::core::options::OnEnd;
 use crate::processes::link::Answer;
 
 /// Items that have come and have not been read. When it is full, the worker waits.
 pub(super) struct ItemQueue {
-    state: Mutex<State>,
+    state: OwnProcess<Mutex<State>>,
     capacity: usize,
 }
 
@@ -25,37 +26,44 @@ struct State {
 
 impl ItemQueue {
     pub(super) fn new(capacity: usize) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), capacity: capacity.max(1) })
+        Arc::new(Self { state: OwnProcess::new(Mutex::default()), capacity: capacity.max(1) })
+    }
+
+    /// Locks the queue. `None` in a forked child, where no items come, and where the lock may be held forever.
+    fn lock(&self) -> Option<MutexGuard<'_, State>> {
+        self.state.get().map(Mutex::lock)
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.state.lock().items.len() < self.capacity
+        self.lock().is_some_and(|state| state.items.len() < self.capacity)
     }
 
     /// Appends an item. The reader is woken separately, after the caller's lock is released.
     pub(super) fn push(&self, item: Answer) {
-        self.state.lock().items.push_back(item);
+        if let Some(mut state) = self.lock() {
+            state.items.push_back(item);
+        }
     }
 
-    /// Takes the next item. The second value is true if the queue was full, so that the worker may wait for room.
+    /// Takes the next item. None in a forked child. The second value is true if the queue was full, so that the worker may wait for room.
     pub(super) fn pop(&self) -> Option<(Answer, bool)> {
-        let mut state = self.state.lock();
+        let mut state = self.lock()?;
         let was_full = state.items.len() >= self.capacity;
         Some((state.items.pop_front()?, was_full))
     }
 
     /// Wakes the reader: an item has come.
     pub(super) fn wake(&self) {
-        let waker = self.state.lock().waker.take();
+        let waker = self.lock().and_then(|mut state| state.waker.take());
         if let Some(waker) = waker {
             wake_quietly(waker);
         }
     }
 
-    /// Registers the waker of the reader. Returns true if there are items already, or if `has_ended` returns true: then
+    /// Registers the waker of the reader. Returns true if there are items already, or none will come: in a forked child, or if `has_ended` returns true. Then
     /// the waker is not kept, since it would not be taken any more, and it may keep this queue alive.
     pub(super) fn subscribe(&self, waker: &Waker, has_ended: impl FnOnce() -> bool) -> bool {
-        let mut state = self.state.lock();
+        let Some(mut state) = self.lock() else { return true };
         let replaced = state.waker.replace(waker.clone());
         let has_items = !state.items.is_empty();
         let has_ended = has_ended();
@@ -69,7 +77,7 @@ impl ItemQueue {
 impl OnEnd for ItemQueue {
     /// Wakes the reader, unless it is the task that is woken anyway.
     fn job_ended(&self, woken: Option<&Waker>) {
-        let waker = self.state.lock().waker.take();
+        let waker = self.lock().and_then(|mut state| state.waker.take());
         match waker {
             Some(waker) if woken.is_some_and(|woken| woken.will_wake(&waker)) => drop_quietly(waker),
             Some(waker) => wake_quietly(waker),

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use rustix::event::PollFd;
 
+use crate::base::spawn::spawn;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::{Mutex, thread};
 use crate::core::captured::{Captured, Stream};
@@ -74,7 +75,7 @@ impl Output {
         let closed = AtomicBool::new(false);
         let output = Arc::new(Self { workers: Mutex::new(Vec::new()), event: EventFd::new()?, tail, closed });
         let reader = Arc::clone(&output);
-        thread::Builder::new().name("offloop-output".into()).spawn(move || reader.run())?;
+        spawn(thread::Builder::new().name("offloop-output".into()), move || reader.run())?;
         Ok(output)
     }
 

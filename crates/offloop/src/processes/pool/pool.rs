@@ -23,6 +23,7 @@ use crate::core::pool_ref::PoolRef;
 use crate::core::runnable::AnyJob;
 use crate::core::shutdown::{self, ShutdownReport};
 use crate::metrics::{Measured, Metrics};
+use crate::wire::blob::BlobMut;
 use crate::wire::payload::Bytes;
 use crate::wire::task::{Call, CallContext};
 
@@ -33,8 +34,22 @@ type Refusal = Box<(ErrorKind, Options)>;
 ///
 /// It runs [`Call`]s of functions marked `#[offloop::task]`. A job that crashes its process fails alone, with
 /// [`ErrorKind::WorkerDied`], and the worker is replaced. A job that is cancelled, whose handle is dropped, or whose
-/// run timeout passes, is killed: SIGTERM, and SIGKILL after the grace period. Workers never outlive this process,
-/// however it ends.
+/// run timeout passes, is killed: SIGTERM, and SIGKILL after the grace period. What it has started is killed with it,
+/// unless [`kill_children`](crate::ProcessPoolBuilder::kill_children) is off. Workers never outlive this process, however it
+/// ends.
+///
+/// # Rights
+///
+/// A worker has the user, the groups and the other rights that this process has at the moment in which the worker is
+/// started; a fork of a template has those of the template. If this process gives up rights later, the workers that
+/// are there keep theirs, and a template goes on to make workers with them. So a program that starts as root gives up
+/// its rights first and then builds its pool. One that cannot can let each worker give them up in its
+/// [`initializer`](crate::ProcessPoolBuilder::initializer).
+///
+/// The pool can end its workers in each of these cases, even if the system refuses to let this process signal them. A
+/// worker that lives on nevertheless is given up after 10 s: another one takes its place, its job ends with
+/// [`WorkerExit::Lost`](crate::WorkerExit::Lost), the metrics count it
+/// ([`Restarts::lost`](crate::metrics::Restarts::lost)), and a shutdown reports its job as stuck.
 ///
 /// Clones are the same pool. When the last one is dropped, the pool takes no more work, runs what it has accepted and
 /// then lets its workers go. The drop does not block. [`shutdown`](Self::shutdown) does the same under supervision.
@@ -103,6 +118,10 @@ impl ProcessPool {
     /// Runs `work`, whose task sends items of type `T` by [`job::emit`](crate::job::emit) before its result.
     ///
     /// Up to `buffersize` items wait to be read. When that many wait, the task waits.
+    ///
+    /// The type of each item is compared with `T`, and an item of another type is read as an error,
+    /// [`ErrorKind::Decode`]. Borrowed forms are the same type: a task that emits a `&str` or a `&[u32]` is read as
+    /// `String` or `Vec<u32>`.
     #[track_caller]
     pub fn stream<'a, T, R>(
         &self,
@@ -110,7 +129,7 @@ impl ProcessPool {
         buffersize: usize,
     ) -> (Handle<R>, ItemStream<T>)
     where
-        T: DeserializeOwned + 'static,
+        T: DeserializeOwned + Send + 'static,
         R: DeserializeOwned + Send + 'static,
     {
         let Prepared { work, mut options } = work.into();
@@ -121,7 +140,8 @@ impl ProcessPool {
             Cell::<Outbound, R>::ended(options, kind)
         });
         let dispatcher = self.dispatcher.engine();
-        let items = ItemStream::new(queue, Arc::clone(&job) as Arc<dyn RemoteCall>, &dispatcher);
+        let job_of_items = Arc::clone(&job) as Arc<dyn RemoteCall>;
+        let items = ItemStream::new(queue, job_of_items, work.task(), &dispatcher);
         (Handle::new(job), items)
     }
 
@@ -152,6 +172,15 @@ impl ProcessPool {
     /// jobs wait until there are some again; but a closed pool keeps one for the jobs that it has accepted.
     pub fn resize(&self, workers: usize) {
         self.dispatcher.resize(workers);
+    }
+
+    /// Makes an empty byte string in the pool's shared memory, with room for at least `capacity` bytes. As an argument of
+    /// this pool's calls it is passed on without a copy.
+    ///
+    /// It is on the heap if the system refuses the memory, if the pool has ended, and in a forked child. Then it is copied
+    /// like any other blob.
+    pub fn blob(&self, capacity: usize) -> BlobMut {
+        BlobMut::in_memory(Some(Arc::clone(&self.dispatcher.config.memory)), capacity)
     }
 
     /// Returns the process ids of the workers that are busy, idle or starting.
@@ -222,7 +251,7 @@ impl ProcessPool {
             carried: options.carried.as_deref().map(Bytes),
         };
         let is_needed = has_name || context.parent.is_some() || context.carried.is_some();
-        let encoded = call.encode(is_needed.then_some(&context));
+        let encoded = call.encode(is_needed.then_some(&context), &*config.memory);
         let encoded = match encoded.and_then(|encoded| config.check_size(encoded)) {
             Ok(encoded) => encoded,
             Err(kind) => {

@@ -10,8 +10,8 @@ use crate::core::cell::Cell;
 use crate::core::error::ErrorKind;
 use crate::core::observer::Observer;
 use crate::core::runnable::{AnyJob, Runnable};
-use crate::wire::payload::Incoming;
-use crate::wire::task::{self, Encoded};
+use crate::wire::payload::Received;
+use crate::wire::task::{self, DecodePace, Encoded};
 
 /// The work of such a job: its call, and the queue for the items that it may send.
 #[derive(Debug)]
@@ -29,8 +29,11 @@ pub(super) trait RemoteCall: Runnable {
     /// Takes back work that no worker has begun with. Returns false if the job has ended.
     fn take_back(&self, work: Outbound) -> bool;
 
-    /// Ends the job with its encoded result. Returns whether it did.
-    fn complete(&self, result: Incoming<'_>, observer: &dyn Observer) -> bool;
+    /// Returns whether its result is of a type that is known to be decoded quickly.
+    fn has_plain_result(&self) -> bool;
+
+    /// Ends the job with its encoded result. `pace` learns how long that takes to be decoded. Returns whether it did.
+    fn complete(&self, result: Received<'_>, pace: &DecodePace, observer: &dyn Observer) -> bool;
 }
 
 impl<R: DeserializeOwned + Send + 'static> RemoteCall for Cell<Outbound, R> {
@@ -43,9 +46,14 @@ impl<R: DeserializeOwned + Send + 'static> RemoteCall for Cell<Outbound, R> {
         Self::take_back(self, work)
     }
 
-    fn complete(&self, result: Incoming<'_>, observer: &dyn Observer) -> bool {
+    fn has_plain_result(&self) -> bool {
+        task::is_plain::<R>()
+    }
+
+    fn complete(&self, result: Received<'_>, pace: &DecodePace, observer: &dyn Observer) -> bool {
         // `Deserialize` is the user's code. A panic in it is this job's, like any other.
-        let result = match panic::catch(|| task::decode(result)) {
+        let decode = || panic::catch(|| task::decode(result));
+        let result = match if task::is_plain::<R>() { decode() } else { pace.measure(decode) } {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
                 let name = &self.header().options.name;
@@ -61,9 +69,9 @@ impl<R: DeserializeOwned + Send + 'static> Runnable for Cell<Outbound, R> {
     fn run(self: Arc<Self>, observer: &dyn Observer) {
         match Self::start(&self) {
             Ok(Outbound { call, .. }) => {
-                let name = call.task.name;
-                match self.header().perform(|| call.run().map_err(|fault| fault.into_kind(name))) {
-                    Ok(result) => self.complete(Incoming::from(&result), observer),
+                let task = call.task;
+                match self.header().perform(|| call.run().map_err(|fault| fault.into_kind(task.name))) {
+                    Ok(result) => self.complete(Received::from(&result), &task.results, observer),
                     Err(kind) => self.finish(Err(kind), observer),
                 };
             }

@@ -10,25 +10,29 @@ use crate::core::executor::Accepts;
 use crate::core::handle::Handle;
 use crate::core::options::Options;
 use crate::metrics::stats::OutcomeCounters;
-use crate::processes::link::{Answer, AnswerTag, PanicNote};
+use crate::processes::link::{Answer, AnswerBody, AnswerTag, PanicNote};
 use crate::threads::ThreadPool;
-use crate::wire::payload::Incoming;
-use crate::wire::task::Fault;
+use crate::wire;
+use crate::wire::payload::Received;
+use crate::wire::task::{DecodePace, Fault};
 
 /// Results above this size are decoded on other threads, so that the thread that took the answer can go on. In bytes.
-const LARGE_RESULT: usize = 64 * 1024;
+const LARGE: usize = 64 * 1024;
+
+/// The number of threads that decode at a time. They may be slow for other reasons than the use of a core.
+const MAX_DECODERS: usize = 32;
 
 /// Returns the encoded result of an answer, or the reason why there is none.
 pub(in crate::processes) fn into_result<'a>(
     answer: &'a Answer,
     task: &str,
-) -> Result<Incoming<'a>, ErrorKind> {
-    let text = || String::from_utf8_lossy(answer.body()).into_owned();
+) -> Result<Received<'a>, ErrorKind> {
+    let received = received(answer);
     match answer.tag {
-        AnswerTag::Done | AnswerTag::Failed => Ok(Incoming { body: answer.body(), parts: &answer.parts }),
-        AnswerTag::BadArguments => Err(Fault::Arguments(text()).into_kind(task)),
-        AnswerTag::BadResult => Err(Fault::Result(text()).into_kind(task)),
-        AnswerTag::Panicked => match postcard::from_bytes::<PanicNote>(answer.body()) {
+        AnswerTag::Done | AnswerTag::Failed => Ok(received),
+        AnswerTag::BadArguments => Err(Fault::Arguments(received.text()).into_kind(task)),
+        AnswerTag::BadResult => Err(Fault::Result(received.text()).into_kind(task)),
+        AnswerTag::Panicked => match wire::task::decode::<PanicNote>(received) {
             Ok(PanicNote { message, location, backtrace }) => {
                 Err(ErrorKind::Panicked(Panic { message, location, backtrace, payload: None }))
             }
@@ -37,28 +41,45 @@ pub(in crate::processes) fn into_result<'a>(
     }
 }
 
-/// Ends a job with its worker's answer, which the user's code decodes.
-pub(super) fn finish(finished: Finished, counts: &Arc<OutcomeCounters>) {
-    if finished.answer.body().len() <= LARGE_RESULT {
+/// Returns the encoded value of an answer or an item.
+pub(super) fn received(answer: &Answer) -> Received<'_> {
+    let is_shared = matches!(answer.body, AnswerBody::Far(_));
+    Received { body: answer.body(), parts: &answer.parts, is_shared }
+}
+
+/// Returns whether a value may be decoded by the thread that has taken it: one that is not large, and of a type that is
+/// known to be quick (`is_plain`) or has been. See [`DecodePace`].
+pub(super) fn is_quick(answer: &Answer, is_plain: bool, pace: &DecodePace) -> bool {
+    answer.body().len() <= LARGE && (is_plain || pace.is_quick())
+}
+
+/// Ends a job with its worker's answer. The user's code decodes it: on this thread if that is known to be quick, else on
+/// another one.
+pub(super) fn finish(mut finished: Finished, counts: &Arc<OutcomeCounters>) {
+    // Their memory is free for other jobs before the caller learns of the end. Also before another thread decodes the
+    // result: the supervisor may be this thread, and gives back only what is free when it goes to sleep.
+    drop(finished.arguments.take());
+    let Finished { job, answer, pace, .. } = &finished;
+    let is_plain = job.has_plain_result() || !matches!(answer.tag, AnswerTag::Done | AnswerTag::Failed);
+    if is_quick(answer, is_plain, pace) {
         return end(finished, counts);
     }
     let counts = Arc::clone(counts);
     let placed = decoders().try_place(move || end(finished, &counts), Options::new());
     if let Err(rejected) = placed.map(Handle::detach) {
+        // The system gives no thread.
         rejected.into_work()();
     }
 }
 
 fn end(finished: Finished, counts: &OutcomeCounters) {
-    let Finished { job, arguments, answer, .. } = finished;
-    // Their memory is free for other jobs before the caller learns of the end.
-    drop(arguments);
+    let Finished { job, answer, pace, .. } = finished;
     match into_result(&answer, &job.header().options.name) {
         Ok(result) => {
             if answer.tag == AnswerTag::Failed {
                 job.header().mark_failed();
             }
-            job.complete(result, counts)
+            job.complete(result, pace, counts)
         }
         Err(kind) => job.fail(kind, counts),
     };
@@ -67,12 +88,13 @@ fn end(finished: Finished, counts: &OutcomeCounters) {
     drop_quietly(job);
 }
 
-/// Returns this process's threads for decoding large results.
-fn decoders() -> &'static ThreadPool {
+/// Returns this process's threads for decoding.
+pub(super) fn decoders() -> &'static ThreadPool {
     static DECODERS: PerProcess<ThreadPool> = PerProcess::new();
     DECODERS.get(|| {
-        let pool =
-            ThreadPool::builder().name("offloop-decode").max_workers(crate::base::sync::cores()).unlisted();
+        // The queue is as long as the pools' own queues allow.
+        let pool = ThreadPool::builder().name("offloop-decode").max_workers(MAX_DECODERS);
+        let pool = pool.queue_capacity(usize::MAX).unlisted();
         pool.build().expect("these settings are valid")
     })
 }

@@ -13,6 +13,7 @@ use crate::core::error::ErrorKind;
 use crate::core::header::{Expected, Header};
 use crate::core::id::JobId;
 use crate::core::runnable::Owner;
+use crate::core::shutdown::StuckJob;
 use crate::metrics::stats::Timing;
 use crate::metrics::{Histogram, Metrics, Restarts};
 use crate::processes::link::Link;
@@ -63,10 +64,19 @@ pub(super) struct Scheduler {
     queue_wait: Histogram,
     /// The times that jobs ran. Recorded at the same time.
     run_time: Histogram,
+    /// The workers that were given up although they may live, with the jobs that they run. Written by the supervisor.
+    lost: Vec<LostWorker>,
     /// Counts the attempts after the first. Incremented by the supervisor.
     pub(super) retried: u64,
     /// Counts the workers that were replaced, by the reason. Written by the supervisor.
     pub(super) restarts: Restarts,
+}
+
+/// A worker that could not be ended.
+struct LostWorker {
+    pid: u32,
+    /// The job that it ran when it was given up, if any, and when that began.
+    job: Option<(StuckJob, Instant)>,
 }
 
 /// How the supervisor sleeps.
@@ -113,6 +123,7 @@ impl Scheduler {
             pace: Box::new([Duration::ZERO; KINDS]),
             queue_wait: Histogram::default(),
             run_time: Histogram::default(),
+            lost: Vec::new(),
             retried: 0,
             restarts: Restarts::default(),
         }
@@ -354,6 +365,30 @@ impl Scheduler {
             self.dismiss(at, LeaveReason::JobAborted, after);
         }
         self.assign(after);
+    }
+
+    /// Records that a worker could not be ended. `description` names it and says why.
+    pub(super) fn note_lost(&mut self, pid: u32, description: &str) {
+        let running = self.find(pid).and_then(|at| self.workers[at].running());
+        let job = running.map(|(job, since)| {
+            (StuckJob::new(job.header(), description.to_owned(), since.elapsed()), since)
+        });
+        self.lost.push(LostWorker { pid, job });
+    }
+
+    /// Forgets a worker that has ended after all.
+    pub(super) fn forget_lost(&mut self, pid: u32) {
+        self.lost.retain(|lost| lost.pid != pid);
+    }
+
+    /// Returns the jobs that run in workers, those included that could not be ended.
+    pub(super) fn stuck(&self) -> Vec<StuckJob> {
+        let there = self.workers.iter().filter_map(|worker| {
+            let (job, since) = worker.running()?;
+            Some(StuckJob::new(job.header(), format!("process {}", worker.pid), since.elapsed()))
+        });
+        let lost = self.lost.iter().filter_map(|lost| lost.job.clone());
+        there.chain(lost.map(|(job, since)| StuckJob { running_for: since.elapsed(), ..job })).collect()
     }
 
     /// Returns the index of the worker with this process id.

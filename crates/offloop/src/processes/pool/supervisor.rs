@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::child::{Child, ExitRequest, HandshakeStep, Launch, ReapedBy};
+use super::child::{Child, Ending, ExitRequest, HandshakeStep, Launch, ReapedBy, Remnant};
 use super::config::OnCrash;
 use super::death::{Death, OutOfMemoryKills};
 use super::dispatcher::Dispatcher;
@@ -15,13 +15,17 @@ use super::scheduler::Sleep;
 use super::template::{Forks, TemplateEvent};
 use super::worker::{LeaveReason, WorkerPhase, WorkerRecord};
 use crate::base::panic;
+use crate::base::sync::Mutex;
 use crate::core::error::{ErrorKind, WorkerDied};
+use crate::core::executor::Accepts;
+use crate::core::options::Options;
 use crate::core::runnable::AbortIf;
 use crate::processes::handshake::{self, Orders};
 use crate::processes::link::{Answer, Link, Malformed};
 use crate::processes::os::fd;
-use crate::processes::os::process::{self, Process, ProcessEnd};
-use crate::wire::arena::Arena;
+use crate::processes::os::lifeline::Lifeline;
+use crate::processes::os::process::{self, End, Process, ProcessEnd};
+use crate::processes::os::start;
 use crate::wire::task::fingerprint;
 
 /// After this many failed starts in a row the queued jobs end, if no worker is up that could run them.
@@ -34,18 +38,42 @@ const LINK_CLOSED_TIMEOUT: Duration = Duration::from_millis(200);
 /// The time that the template has to report how a dead worker ended.
 const EXIT_REPORT_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// The time that a worker may take to be dead when it has been killed. The system needs it to free what the worker had.
+/// One that lives on is given up: the system refuses to signal it, or it hangs in a system call.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest grace period for what is left of a worker's group. A longer one means as good as forever.
+const LONGEST_GRACE: Duration = Duration::from_secs(1 << 32);
+
 /// The interval at which the supervisor looks at a pool that is in use, even without a notification. Whatever a worker
 /// has done to the memory that it shares with the pool, jobs do not wait for longer.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// The interval at which the supervisor looks whether something is left of the groups of workers that have ended.
+const REMNANTS: Duration = Duration::from_millis(20);
+
 /// The interval at which the memory of busy workers is measured, if it is limited.
 const MEASURE: Duration = Duration::from_millis(50);
 
-/// The time without use after which the arena gives freed memory back to the system.
+/// The time without use after which freed memory goes back to the system.
 const IDLE: Duration = Duration::from_secs(2);
 
 /// A job whose workers die this many times before they begin with it is considered the cause.
 const MAX_LOSSES: u32 = 16;
+
+/// Decodes the answer to an initializer.
+fn judge(dispatcher: &Dispatcher, answer: Result<Answer, Malformed>) -> Verdict {
+    let Some(initializer) = &dispatcher.config.initializer else { return Ok(()) };
+    let result = answer.map_err(|error| error.to_string()).and_then(|answer| {
+        let result = results::into_result(&answer, "the initializer").map_err(|kind| kind.to_string())?;
+        panic::catch(|| (initializer.into_result)(result))
+            .unwrap_or_else(|panic| Err(format!("panicked{panic}")))
+    });
+    result.map_err(|reason| format!("its initializer failed: {reason}"))
+}
+
+/// The decision about the worker with this process id: it may go on, or it is refused for a reason.
+type Verdict = Result<(), String>;
 
 /// The supervisor of one pool. All of it is used by its thread alone.
 pub(super) struct Supervisor {
@@ -53,6 +81,10 @@ pub(super) struct Supervisor {
     output: Arc<Output>,
     /// The workers' processes, from their start until they are collected.
     children: Vec<Child>,
+    /// Workers that were killed and live on. They have no record, and other workers take their places.
+    lost: Vec<Child>,
+    /// The rests of the groups of workers that have ended.
+    remnants: Vec<Remnant>,
     /// The template and the workers that it was asked for. Empty in a pool without a template.
     forks: Forks,
     /// Counts the failed starts since the last worker that came up.
@@ -64,8 +96,10 @@ pub(super) struct Supervisor {
     measured: Instant,
     /// The number of calls that had been given to workers when the supervisor last went to sleep.
     given: u64,
-    /// The arena's count of uses when the supervisor last looked, and when it was last seen to change.
-    arena_uses: (usize, Instant),
+    /// The memory's count of uses when the supervisor last looked, and when it was last seen to change.
+    memory_uses: (usize, Instant),
+    /// The verdicts of initializers that another thread has decoded. Added to by that thread, taken by the supervisor.
+    verdicts: Arc<Mutex<Vec<(u32, Verdict)>>>,
 }
 
 impl Supervisor {
@@ -74,27 +108,25 @@ impl Supervisor {
             dispatcher,
             output,
             children: Vec::new(),
+            lost: Vec::new(),
+            remnants: Vec::new(),
             forks: Forks::default(),
             failures: 0,
             not_before: None,
             out_of_memory_kills: OutOfMemoryKills::new(),
             measured: Instant::now(),
             given: 0,
-            arena_uses: (0, Instant::now()),
+            memory_uses: (0, Instant::now()),
+            verdicts: Arc::default(),
         }
     }
 
     /// Supervises until the pool is closed and the last worker is gone.
     pub(super) fn run(mut self) {
-        if let Some(arena) = Arena::of_this_process() {
-            arena.enter();
-        }
         let end = panic::catch(|| while self.step() {});
-        if let Some(arena) = Arena::of_this_process() {
-            arena.leave();
-        }
         self.forks.end_template();
         self.output.close();
+        self.dispatcher.config.memory.close();
         let left = self.dispatcher.end();
         if let Err(panic) = end {
             // A bug of this library. The jobs must not wait forever because of it. The workers die with this thread.
@@ -136,15 +168,17 @@ impl Supervisor {
         self.measure(now);
         dispatcher.look(|scheduler, after| scheduler.retire(now, after));
         self.begin_exits();
+        // Before workers are started and before the end, since it removes some that are over.
+        self.keep_deadlines();
         self.spawn_missing(now);
         if self.children.is_empty()
+            && self.remnants.is_empty()
             && self.forks.pending() == 0
             && dispatcher.look(|scheduler, _| scheduler.closed && scheduler.is_idle())
         {
             return false;
         }
-        self.keep_deadlines();
-        self.tidy_arena(now);
+        self.tidy_memory(now);
         self.wait();
         true
     }
@@ -175,15 +209,20 @@ impl Supervisor {
         if let Some(start) = &config.template {
             self.forks.ensure_template(start)?;
         }
+        // The program may have closed one meanwhile. A link must not get its number.
+        let _ = start::open_standard_descriptors();
         let (link, handout) = Link::create(u64::from(config.max_payload))?;
+        let (lifeline, end_of_worker) = Lifeline::new()?;
         let orders = Orders {
-            arenas: (Arena::of_this_process().map_or(0, Arena::size) as u64, link.arena_size()),
+            arena: link.arena_size(),
             max_payload: u64::from(config.max_payload),
             limits: config.limits.clone(),
+            leads_group: config.kill_children,
         };
         let (pipes, stderr, captured) = self.output.connect()?;
-        handshake::instruct(&orders, &link, &handout.files, &captured, dispatcher.listener.as_fd())?;
-        let launch = Launch { link: Arc::new(link), pipes, deadline };
+        let listener = dispatcher.listener.as_fd();
+        handshake::instruct(&orders, &link, &handout.files, &captured, listener, &end_of_worker)?;
+        let launch = Launch { link: Arc::new(link), pipes, lifeline, deadline };
         if config.template.is_some() {
             let is_there = self.forks.order(launch, &handout.socket, stderr.as_ref())?;
             if !is_there {
@@ -199,15 +238,16 @@ impl Supervisor {
 
     /// Adds a worker whose process has been started.
     fn register(&mut self, process: Process, reaped_by: ReapedBy, launch: Launch) {
-        if self.dispatcher.has_listener() {
-            launch.link.listen();
-        }
         self.output.add(Arc::clone(&launch.pipes));
         let config = &self.dispatcher.config;
         let (link, pipes) = (Arc::clone(&launch.link), Arc::clone(&launch.pipes));
         let worker =
             WorkerRecord::new(process.pid(), link, pipes, config.max_tasks_per_child, config.max_worker_age);
         self.dispatcher.look(|scheduler, _| scheduler.workers.push(worker));
+        // After the push. A listener that comes meanwhile finds the worker, or is found here.
+        if self.dispatcher.has_listener() {
+            launch.link.listen();
+        }
         self.children.push(Child::new(process, reaped_by, launch));
     }
 
@@ -217,8 +257,8 @@ impl Supervisor {
             match event {
                 TemplateEvent::Born { order, process } => match self.forks.take_pending(order) {
                     Some(launch) => self.register(process, ReapedBy::Template, launch),
-                    // It came after its deadline.
-                    None => process.kill(),
+                    // It came after its deadline. Its lifeline is cut, so it ends even if the signal is refused.
+                    None => drop(process.end(End::Kill, false)),
                 },
                 TemplateEvent::Failed { order, reason } => {
                     self.forks.take_pending(order);
@@ -227,6 +267,8 @@ impl Supervisor {
                 TemplateEvent::Ended { pid, end } => {
                     if let Some(at) = self.children.iter().position(|child| child.process.pid() == pid) {
                         self.reap(at, Some(end));
+                    } else if !self.remnants.iter().any(|remnant| remnant.process.pid() == pid) {
+                        self.forks.collect(pid);
                     }
                 }
                 TemplateEvent::Silent => self.lose_template(),
@@ -237,9 +279,14 @@ impl Supervisor {
     /// Gives the template up, which has ended or takes too long.
     fn lose_template(&mut self) {
         let had_pending = self.forks.lose_template();
-        // It will not report how these workers ended.
-        let unreported = self.children.iter_mut().filter(|child| child.reaped_by == ReapedBy::TemplateLate);
-        unreported.for_each(|child| child.deadline = Some(Instant::now()));
+        for child in self.children.iter_mut().chain(&mut self.lost) {
+            child.process.may_be_collected();
+            if child.reaped_by == ReapedBy::TemplateLate {
+                // The template will not report how it has ended.
+                child.deadline = Some(Instant::now());
+            }
+        }
+        self.remnants.iter_mut().for_each(|remnant| remnant.process.may_be_collected());
         if had_pending {
             self.start_failed("the workers' template has ended; what it wrote to standard error says why");
         }
@@ -263,20 +310,24 @@ impl Supervisor {
     /// Takes the next step with workers that are coming up: checks their fingerprint, gives them the initializer, and
     /// makes them ready.
     fn complete_handshakes(&mut self) {
-        let config = &self.dispatcher.config;
+        let dispatcher = Arc::clone(&self.dispatcher);
+        let config = &dispatcher.config;
         let mut came_up = false;
-        let steps: Vec<_> = self.dispatcher.look(|scheduler, _| {
+        let steps: Vec<_> = dispatcher.look(|scheduler, _| {
             let step = |worker: &WorkerRecord| Some((worker.pid, HandshakeStep::of(worker)?));
             scheduler.workers.iter().filter_map(step).collect()
         });
-        for (pid, step) in steps {
-            let refusal = self.refusal(step);
+        let mut verdicts = std::mem::take(&mut *self.verdicts.lock());
+        verdicts.extend(steps.into_iter().filter_map(|(pid, step)| Some((pid, self.verdict(pid, step)?))));
+        for (pid, verdict) in verdicts {
             let child = self.children.iter_mut().find(|child| child.process.pid() == pid);
-            self.dispatcher.look(|scheduler, after| {
-                let Some(at) = scheduler.find(pid) else { return };
-                match (&config.initializer, refusal) {
-                    (_, Some(reason)) => scheduler.dismiss(at, LeaveReason::HandshakeFailed(reason), after),
-                    (Some(initializer), None) if scheduler.workers[at].phase == WorkerPhase::Starting => {
+            dispatcher.look(|scheduler, after| {
+                let Some(at) = scheduler.find(pid).filter(|at| !scheduler.workers[*at].is_leaving()) else {
+                    return;
+                };
+                match (&config.initializer, verdict) {
+                    (_, Err(reason)) => scheduler.dismiss(at, LeaveReason::HandshakeFailed(reason), after),
+                    (Some(initializer), Ok(())) if scheduler.workers[at].phase == WorkerPhase::Starting => {
                         scheduler.workers[at].initialise(&initializer.call);
                     }
                     _ => {
@@ -300,28 +351,32 @@ impl Supervisor {
         }
     }
 
-    /// Returns the reason why a worker is refused after this step, if it is.
-    fn refusal(&self, step: HandshakeStep) -> Option<String> {
-        match step {
-            HandshakeStep::Greeting(theirs) if theirs == fingerprint() => None,
+    /// Returns whether a worker may go on after this step, or the reason why it is refused. Returns nothing if another
+    /// thread finds out.
+    fn verdict(&self, pid: u32, step: HandshakeStep) -> Option<Verdict> {
+        let answer = match step {
+            HandshakeStep::Greeting(theirs) if theirs == fingerprint() => return Some(Ok(())),
             HandshakeStep::Greeting(_) => {
-                Some("its build differs from this program's; start the same program".to_owned())
+                return Some(Err("its build differs from this program's; start the same program".to_owned()));
             }
-            HandshakeStep::Initialised(answer) => {
-                let reason = self.initializer_error(answer)?;
-                Some(format!("its initializer failed: {reason}"))
-            }
+            HandshakeStep::Initialised(answer) => answer,
+        };
+        if self.dispatcher.config.initializer.as_ref().is_none_or(|initializer| initializer.is_plain) {
+            return Some(judge(&self.dispatcher, answer));
         }
-    }
-
-    fn initializer_error(&self, answer: Result<Answer, Malformed>) -> Option<String> {
-        let initializer = self.dispatcher.config.initializer.as_ref()?;
-        let result = answer.map_err(|error| error.to_string()).and_then(|answer| {
-            let result = results::into_result(&answer, "the initializer").map_err(|kind| kind.to_string())?;
-            panic::catch(|| (initializer.into_result)(result))
-                .unwrap_or_else(|panic| Err(format!("panicked{panic}")))
-        });
-        result.err()
+        // The user's code decodes the verdict, and may take long.
+        let (dispatcher, verdicts) = (Arc::clone(&self.dispatcher), Arc::clone(&self.verdicts));
+        let decode = move || {
+            let verdict = judge(&dispatcher, answer);
+            verdicts.lock().push((pid, verdict));
+            dispatcher.event.notify();
+        };
+        match results::decoders().try_place(decode, Options::new()) {
+            Ok(decoding) => decoding.detach(),
+            // The system gives no thread.
+            Err(rejected) => rejected.into_work()(),
+        }
+        None
     }
 
     /// Measures the memory of the workers that are up, and ends those that use too much.
@@ -355,26 +410,44 @@ impl Supervisor {
 
     /// Asks the workers that are to leave to exit.
     fn begin_exits(&mut self) {
-        let grace = self.dispatcher.config.grace;
         let leaving: Vec<(u32, ExitRequest)> = self.dispatcher.look(|scheduler, _| {
             let request = |worker: &WorkerRecord| Some((worker.pid, ExitRequest::of(worker)?));
             scheduler.workers.iter().filter_map(request).collect()
         });
         for (pid, request) in leaving {
-            let mut children = self.children.iter_mut();
-            let child = children.find(|child| child.process.pid() == pid && !child.exit_requested);
-            let Some(child) = child else { continue };
-            child.exit_requested = true;
-            child.deadline = Instant::now().checked_add(grace);
+            let is_it = |child: &Child| child.process.pid() == pid && child.ending == Ending::NotBegun;
+            let Some(at) = self.children.iter().position(is_it) else { continue };
             match request {
-                ExitRequest::CloseLink => child.link.close(),
-                ExitRequest::Terminate => child.process.terminate(),
-                ExitRequest::Kill => {
-                    child.process.kill();
-                    child.deadline = None;
+                ExitRequest::CloseLink => {
+                    let child = &mut self.children[at];
+                    child.link.close();
+                    child.spares_group = true;
+                    child.ending = Ending::Asked;
+                    child.deadline = Instant::now().checked_add(self.dispatcher.config.grace);
                 }
+                ExitRequest::Terminate => self.end(at, End::Ask),
+                ExitRequest::Kill => self.end(at, End::Kill),
             }
         }
+    }
+
+    /// Asks a worker to end, or kills it. If the system refuses the signal, the worker's parent sends it, where that is
+    /// the template. If nobody can ask the worker, and in any case when it is to be killed, its lifeline is cut.
+    fn end(&mut self, at: usize, how: End) {
+        let config = &self.dispatcher.config;
+        let child = &mut self.children[at];
+        let whole_group = config.kill_children && !child.spares_group;
+        let mut is_asked = how == End::Ask;
+        if let Err(error) = child.process.end(how, whole_group) {
+            child.refusal = Some(error);
+            let is_of_template = child.reaped_by == ReapedBy::Template;
+            is_asked &= is_of_template && self.forks.end_worker(child.process.pid(), how, whole_group);
+            if !is_asked {
+                child.lifeline.cut();
+            }
+        }
+        child.ending = if is_asked { Ending::Asked } else { Ending::Killed };
+        child.deadline = Instant::now().checked_add(if is_asked { config.grace } else { KILL_TIMEOUT });
     }
 
     /// Acts on the deadlines that have passed.
@@ -395,9 +468,17 @@ impl Supervisor {
                 return self.keep_deadlines();
             }
             let (pid, link_is_open) = (child.process.pid(), child.link_is_open);
-            if child.exit_requested {
-                child.process.kill();
-                continue;
+            match child.ending {
+                Ending::NotBegun => {}
+                Ending::Asked => {
+                    self.end(at, End::Kill);
+                    continue;
+                }
+                Ending::Killed => {
+                    self.lose(at);
+                    // The indices of the others have changed.
+                    return self.keep_deadlines();
+                }
             }
             self.dispatcher.look(|scheduler, after| {
                 let Some(at) = scheduler.find(pid) else { return };
@@ -413,19 +494,27 @@ impl Supervisor {
             });
         }
         self.begin_exits();
+        for remnant in std::mem::take(&mut self.remnants) {
+            if now < remnant.deadline && remnant.may_live() {
+                self.remnants.push(remnant);
+            } else {
+                self.kill_remnant(remnant);
+            }
+        }
     }
 
-    /// Gives memory of the arena back to the system if it is not needed.
-    fn tidy_arena(&mut self, now: Instant) {
-        let Some(arena) = Arena::of_this_process() else { return };
-        if arena.is_over() {
-            arena.tidy();
+    /// Gives memory for calls back to the system if it is not needed.
+    fn tidy_memory(&mut self, now: Instant) {
+        let memory = &self.dispatcher.config.memory;
+        let (uses, since) = self.memory_uses;
+        let is_idle = memory.uses() == uses && now.saturating_duration_since(since) >= IDLE;
+        let gone = if is_idle { memory.shrink_to(0) } else { memory.tidy() };
+        for child in &self.children {
+            child.link.detach(&gone);
         }
-        let (uses, since) = self.arena_uses;
-        if arena.uses() != uses {
-            self.arena_uses = (arena.uses(), now);
-        } else if arena.retains() && now.saturating_duration_since(since) >= IDLE {
-            arena.shrink_to(0);
+        let uses = memory.uses();
+        if uses != self.memory_uses.0 {
+            self.memory_uses = (uses, now);
         }
     }
 
@@ -444,6 +533,7 @@ impl Supervisor {
             descriptors.extend((!is_late).then(|| fd::readable(child.process.pidfd())));
             descriptors.extend(child.link_is_open.then(|| fd::readable(child.link.socket())));
         }
+        descriptors.extend(self.lost.iter().map(|child| fd::readable(child.process.pidfd())));
         if fd::poll(&mut descriptors, limit).is_err() {
             // Most likely the kernel is out of memory. The state is consistent, so the next round is soon.
             std::thread::sleep(Duration::from_millis(10));
@@ -454,7 +544,7 @@ impl Supervisor {
             self.dispatcher.event.drain();
         }
         let template_is_ready = has_template && ready.next() == Some(true);
-        let ready: Vec<(bool, bool)> = self
+        let children: Vec<(bool, bool)> = self
             .children
             .iter()
             .map(|child| {
@@ -462,8 +552,9 @@ impl Supervisor {
                 (is_dead, child.link_is_open && ready.next() == Some(true))
             })
             .collect();
+        let lost: Vec<bool> = ready.collect();
         // From the back, since dead children are removed on the way.
-        for (at, (is_dead, has_written)) in ready.into_iter().enumerate().rev() {
+        for (at, (is_dead, has_written)) in children.into_iter().enumerate().rev() {
             if has_written {
                 self.drain_link(at);
             }
@@ -474,6 +565,11 @@ impl Supervisor {
             } else if is_dead {
                 self.reap(at, None);
             }
+        }
+        for (at, _) in lost.into_iter().enumerate().rev().filter(|(_, is_dead)| *is_dead) {
+            let child = self.lost.swap_remove(at);
+            self.dispatcher.look(|scheduler, _| scheduler.forget_lost(child.process.pid()));
+            self.clear_up(child, true);
         }
         if template_is_ready {
             self.hear_template();
@@ -487,8 +583,11 @@ impl Supervisor {
             return;
         }
         child.link_is_open = false;
-        let soon = Instant::now().checked_add(LINK_CLOSED_TIMEOUT);
-        child.deadline = child.deadline.into_iter().chain(soon).min();
+        // One that was told to end has its own time for that, and one that was killed until it counts as lost.
+        if child.ending == Ending::NotBegun {
+            let soon = Instant::now().checked_add(LINK_CLOSED_TIMEOUT);
+            child.deadline = child.deadline.into_iter().chain(soon).min();
+        }
         let pid = child.process.pid();
         // If a crash breaks the pool, no other worker is to take its place.
         if self.dispatcher.config.on_crash == OnCrash::Isolate {
@@ -504,10 +603,11 @@ impl Supervisor {
         let next_start = if self.failures > 0 { self.not_before } else { None };
         // Links whose queue has no room for all the freed blocks. They are tried again later.
         let blocked_returns = self.children.iter().filter(|child| !child.link.pass_on_returns()).count();
-        let retains = Arena::of_this_process().is_some_and(Arena::retains);
+        let retains = self.dispatcher.config.memory.retains();
         let idle = if retains || blocked_returns > 0 { now.checked_add(IDLE) } else { None };
         let children = self.children.iter().filter_map(|child| child.deadline);
-        let own = children.chain(self.forks.next_deadline()).chain(idle).min();
+        let remnants = self.remnants.iter().map(|remnant| remnant.deadline.min(now + REMNANTS));
+        let own = children.chain(remnants).chain(self.forks.next_deadline()).chain(idle).min();
         self.dispatcher.fall_asleep(|scheduler| {
             let given = std::mem::replace(&mut self.given, scheduler.given);
             let is_used = scheduler.given != given || !scheduler.is_idle();
@@ -520,22 +620,98 @@ impl Supervisor {
         })
     }
 
-    /// Removes a worker that has ended, and collects it unless `end` says that the template did. Its death becomes the
-    /// error of the job that it ran.
+    /// Removes a worker that has ended, in the way that `end` says if the template has reported it, and clears up after
+    /// it.
     fn reap(&mut self, at: usize, end: Option<ProcessEnd>) {
         let child = self.children.swap_remove(at);
-        let pid = child.process.pid();
         let end = end.unwrap_or_else(|| match child.reaped_by {
-            ReapedBy::Supervisor => child.process.collect(),
+            ReapedBy::Supervisor => child.process.status(),
             ReapedBy::Template | ReapedBy::TemplateLate => ProcessEnd::UNKNOWN,
         });
+        let has_left = self.settle(&child, end);
+        self.clear_up(child, !has_left);
+    }
+
+    /// Gives up a worker that was killed and lives on. Another one takes its place.
+    fn lose(&mut self, at: usize) {
+        let child = self.children.swap_remove(at);
+        let pid = child.process.pid();
+        let reason = match &child.refusal {
+            Some(error) => format!("process {pid}, which could not be killed: {error}"),
+            None => format!("process {pid}, which was killed and has not ended"),
+        };
+        self.dispatcher.look(|scheduler, _| scheduler.note_lost(pid, &reason));
+        self.settle(&child, ProcessEnd::LOST);
+        self.lost.push(child);
+    }
+
+    /// Collects a worker that has ended. If it has `failed`, it ends what is left of its group, after the grace period
+    /// if the group was not killed already.
+    fn clear_up(&mut self, child: Child, failed: bool) {
+        let Child { mut process, reaped_by, ending, pipes, .. } = child;
+        let config = &self.dispatcher.config;
+        if !failed || !config.kill_children {
+            return self.collect(&mut process, reaped_by);
+        }
+        let may_live = match ending {
+            Ending::NotBegun => self.end_group(&process, reaped_by, End::Ask),
+            Ending::Asked => true,
+            Ending::Killed => {
+                self.end_group(&process, reaped_by, End::Kill);
+                false
+            }
+        };
+        // If other code has collected it, as the system does where SIGCHLD is ignored, its id is kept no longer.
+        let is_collected = !may_live || process.group_outlasts_it() || !process.has_its_id();
+        if is_collected {
+            self.collect(&mut process, reaped_by);
+        }
+        let deadline = Instant::now() + config.grace.min(LONGEST_GRACE);
+        let remnant = Remnant { process, reaped_by, is_collected, deadline, _pipes: pipes };
+        if may_live && remnant.may_live() {
+            self.remnants.push(remnant);
+        }
+    }
+
+    /// Asks what is left of the group of a worker to end, or kills it. If the system refuses the signal, the worker's
+    /// parent sends it, where that is the template. Returns whether something may have got the signal.
+    fn end_group(&self, process: &Process, reaped_by: ReapedBy, how: End) -> bool {
+        process.end_group(how).unwrap_or_else(|_| {
+            reaped_by != ReapedBy::Supervisor && self.forks.end_worker(process.pid(), how, true)
+        })
+    }
+
+    /// Ends what is left of the group of a worker that has ended.
+    fn kill_remnant(&self, remnant: Remnant) {
+        let Remnant { mut process, reaped_by, is_collected, .. } = remnant;
+        self.end_group(&process, reaped_by, End::Kill);
+        if !is_collected {
+            self.collect(&mut process, reaped_by);
+        }
+    }
+
+    /// Collects a worker that has ended, or lets the template do that.
+    fn collect(&self, process: &mut Process, reaped_by: ReapedBy) {
+        match reaped_by {
+            ReapedBy::Supervisor => drop(process.collect()),
+            ReapedBy::Template | ReapedBy::TemplateLate => {
+                self.forks.collect(process.pid());
+                process.may_be_collected();
+            }
+        }
+    }
+
+    /// Removes the record of a worker that has ended, or was given up. Its death becomes the error of the job that it
+    /// ran. Returns whether it has left by itself.
+    fn settle(&mut self, child: &Child, end: ProcessEnd) -> bool {
+        let pid = child.process.pid();
         let Some(worker) = self.dispatcher.look(|scheduler, after| {
             let at = scheduler.find(pid)?;
             // Answers that it gave before it died count.
             scheduler.harvest(at, after);
             Some(scheduler.workers.swap_remove(at))
         }) else {
-            return;
+            return false;
         };
         let since = worker.running().map(|(_, since)| since);
         let (phase, begun, untouched) = worker.into_unfinished();
@@ -560,6 +736,7 @@ impl Supervisor {
         });
         let stderr = self.output.finish(&child.pipes);
         let config = &self.dispatcher.config;
+        let start_failure = death.start_failure(&stderr);
         let error = death.error(stderr, config.max_rss, &mut self.out_of_memory_kills);
         if death.is_crash() && config.on_crash == OnCrash::Break {
             self.dispatcher.break_with(&death.describe());
@@ -567,9 +744,10 @@ impl Supervisor {
         for (job, call) in begun.into_iter().chain(suspects) {
             self.worker_died(job, call, error.clone());
         }
-        if let Some(reason) = death.start_failure() {
+        if let Some(reason) = start_failure {
             self.start_failed(&reason);
         }
+        death.phase == WorkerPhase::Leaving(LeaveReason::Idle)
     }
 
     /// Ends a job whose worker has died, or schedules another attempt.

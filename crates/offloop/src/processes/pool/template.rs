@@ -9,23 +9,40 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use rustix::net::Shutdown;
+
 use super::child::{Launch, PendingFork};
 use crate::core::error::WorkerExit;
 use crate::processes::handshake;
 use crate::processes::link::template::{Notice, Order, is_gone, receive, tell};
 use crate::processes::os::fd;
-use crate::processes::os::process::{Process, ProcessEnd, SpawnEnv};
+use crate::processes::os::lifeline::Lifeline;
+use crate::processes::os::process::{End, Process, ProcessEnd, SpawnEnv};
 
 /// Starts a template on the given end of a socket. Returns its process id. The template is a child of the calling
 /// thread.
-pub(super) type StartTemplate = Box<dyn Fn(OwnedFd) -> io::Result<u32> + Send + Sync>;
+type Start = Box<dyn Fn(OwnedFd) -> io::Result<u32> + Send + Sync>;
+
+/// The way in which a pool starts its template.
+pub(super) struct StartTemplate {
+    pub(super) start: Start,
+    /// The bytes that the template gets over its socket.
+    pub(super) data: Vec<u8>,
+}
+
+impl StartTemplate {
+    /// Calls `start`, and sends no data.
+    pub(super) fn by(start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static) -> Self {
+        Self { start: Box::new(start), data: Vec::new() }
+    }
+}
 
 /// The time that a template has to end when the pool needs it no more.
 const TEMPLATE_EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Returns a function that starts `program` as a template.
+/// Returns the way to start `program` as a template.
 pub(super) fn start_program(program: PathBuf, arguments: Vec<OsString>, env: SpawnEnv) -> StartTemplate {
-    Box::new(move |socket| handshake::start_program(&program, &arguments, &env, socket, None))
+    StartTemplate::by(move |socket| handshake::start_program(&program, &arguments, &env, socket, None))
 }
 
 /// A report of the template.
@@ -44,6 +61,8 @@ pub(super) enum TemplateEvent {
 struct TemplateChild {
     process: Process,
     socket: OwnedFd,
+    /// The template is killed when this is cut or dropped.
+    lifeline: Lifeline,
     /// It has ended or reports nothing more. Set once, by [`Forks::lose_template`].
     is_lost: bool,
 }
@@ -51,8 +70,16 @@ struct TemplateChild {
 impl TemplateChild {
     fn start(start: &StartTemplate) -> io::Result<Self> {
         let (ours, theirs) = fd::message_sockets()?;
-        let pid = start(theirs)?;
-        Ok(Self { process: Process::of_child(pid)?, socket: ours, is_lost: false })
+        let (lifeline, end_of_template) = Lifeline::new()?;
+        handshake::greet_template(ours.as_fd(), &end_of_template, &start.data)?;
+        let pid = (start.start)(theirs)?;
+        Ok(Self { process: Process::of_child(pid)?, socket: ours, lifeline, is_lost: false })
+    }
+
+    fn kill(&self) {
+        if self.process.end(End::Kill, false).is_err() {
+            self.lifeline.cut();
+        }
     }
 
     /// Returns what the template has reported since the last call. Does not block.
@@ -126,13 +153,30 @@ impl Forks {
         let template = self.template.as_ref().expect("the template was started for this order");
         let mut files = vec![socket.as_fd()];
         files.extend(stderr.map(OwnedFd::as_fd));
-        let sent = tell(template.socket.as_fd(), &Order(self.ordered), &files);
+        let sent = tell(template.socket.as_fd(), &Order::Fork(self.ordered), &files);
         let has_ended = sent.as_ref().is_err_and(is_gone);
         if !has_ended {
             sent?;
         }
         self.pending.push(PendingFork { order: self.ordered, launch });
         Ok(!has_ended)
+    }
+
+    /// Makes the template signal one of its workers, which the system does not let this process do. Returns false if it
+    /// does not hear the order.
+    pub(super) fn end_worker(&self, pid: u32, how: End, whole_group: bool) -> bool {
+        self.instruct(&Order::End { pid, how, whole_group })
+    }
+
+    /// Lets the template collect a worker that has ended. Until then the worker's process id is not used again.
+    pub(super) fn collect(&self, pid: u32) {
+        // A template that does not hear it keeps the worker until it ends itself.
+        self.instruct(&Order::Collect(pid));
+    }
+
+    /// Sends an order. Returns false if there is no template that hears it.
+    fn instruct(&self, order: &Order) -> bool {
+        self.socket().is_some_and(|socket| tell(socket, order, &[]).is_ok())
     }
 
     /// Returns the socket on which the template reports, as long as it does.
@@ -167,7 +211,7 @@ impl Forks {
     pub(super) fn lose_template(&mut self) -> bool {
         if let Some(template) = &mut self.template {
             template.is_lost = true;
-            template.process.kill();
+            template.kill();
         }
         let had_pending = !self.pending.is_empty();
         self.pending.clear();
@@ -176,13 +220,14 @@ impl Forks {
 
     /// Ends the template and collects it.
     pub(super) fn end_template(&mut self) {
-        if let Some(TemplateChild { process, socket, .. }) = self.template.take() {
-            drop(socket);
-            if !fd::is_readable_within(process.pidfd(), TEMPLATE_EXIT_TIMEOUT) {
-                process.kill();
-                fd::is_readable_within(process.pidfd(), TEMPLATE_EXIT_TIMEOUT);
+        if let Some(mut template) = self.template.take() {
+            // At the end of its socket it exits.
+            let _ = rustix::net::shutdown(&template.socket, Shutdown::Both);
+            if !fd::is_readable_within(template.process.pidfd(), TEMPLATE_EXIT_TIMEOUT) {
+                template.kill();
+                fd::is_readable_within(template.process.pidfd(), TEMPLATE_EXIT_TIMEOUT);
             }
-            process.collect();
+            template.process.collect();
         }
     }
 }

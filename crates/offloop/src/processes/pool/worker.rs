@@ -11,7 +11,7 @@ use super::remote::{Outbound, RemoteCall};
 use crate::core::id::JobId;
 use crate::processes::link::{Answer, CAPTURE, CONTEXT, Link, Malformed, SLOTS, STREAM, state};
 use crate::wire::payload::Payload;
-use crate::wire::task::Encoded;
+use crate::wire::task::{DecodePace, Encoded};
 
 /// A worker that is at one call for this long gives back the calls behind it.
 pub(super) const STALL: Duration = Duration::from_micros(500);
@@ -122,6 +122,8 @@ pub(super) struct Finished {
     /// `None` if the worker still uses parts of them.
     pub(super) arguments: Option<Payload>,
     pub(super) answer: Answer,
+    /// The time that results of its task take to be decoded.
+    pub(super) pace: &'static DecodePace,
 }
 
 impl WorkerRecord {
@@ -303,7 +305,8 @@ impl WorkerRecord {
             match (&call.work, self.link.state(call.slot)) {
                 (Some((job, _)), state::ANSWERED) => {
                     let answer = self.link.take(call.slot, job.header().id.as_u64())?;
-                    let Some((job, Outbound { call: Encoded { kind, arguments, .. }, .. })) = self.pop()
+                    let Some((job, Outbound { call: Encoded { task, kind, arguments, .. }, .. })) =
+                        self.pop()
                     else {
                         continue;
                     };
@@ -316,7 +319,7 @@ impl WorkerRecord {
                     if job.header().options.capture.is_some() {
                         self.pipes.end_capture();
                     }
-                    finished.push(Finished { job, kind, arguments, answer });
+                    finished.push(Finished { job, kind, arguments, answer, pace: &task.results });
                 }
                 (Some((job, _)), state::ITEM) => {
                     let id = job.header().id.as_u64();

@@ -6,13 +6,18 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::main::Worker;
 use super::template;
-use crate::processes::handshake::{MARKER, become_worker};
-use crate::processes::os::fd::{move_stdin, replace_stderr};
+use crate::processes::handshake::{self, Origin, Role, become_worker};
+use crate::processes::os::fd::replace_stderr;
+use crate::processes::os::lifeline::Hold;
 use crate::processes::os::process::{die_with, leave_ctrl_c_to_the_parent};
+use crate::processes::os::start::begin_from_known_state;
 
 /// This process, started as the [template](crate::ProcessPoolBuilder::template) of a pool's workers.
 pub struct Template {
     socket: OwnedFd,
+    start_data: Vec<u8>,
+    /// Kept open. `None` if the system does not know how to signal a hang-up.
+    _lifeline: Option<Hold>,
 }
 
 impl Template {
@@ -20,24 +25,45 @@ impl Template {
     /// dead already. The template dies with that process.
     ///
     /// To be called on the first thread, before the program starts others.
+    ///
+    /// # Errors
+    ///
+    /// If no pool has started this process as its template: it is not enough that the environment says so, the socket
+    /// must be standard input. If the program has more rights than the user who started it (set-user-ID and the like),
+    /// since anyone can set its environment. If the system refuses something.
     pub fn connect() -> io::Result<Option<Self>> {
-        let unclear = || {
-            let text = "this process was not started by a pool as its template (OFFLOOP_WORKER is not set)";
-            io::Error::new(io::ErrorKind::InvalidInput, text)
-        };
-        let parent = std::env::var(MARKER).ok().and_then(|text| text.parse().ok()).ok_or_else(unclear)?;
-        // SAFETY: this is documented to be called on the first thread, while that is the only one. The variable must
-        // go: programs that a job starts would take themselves for workers.
-        unsafe { std::env::remove_var(MARKER) };
-        let socket = move_stdin()?;
-        Self::adopt(socket, parent)
+        match handshake::started_by(Role::Template)? {
+            Origin::Other => {
+                let text = "this process was not started by a pool as its template";
+                Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+            }
+            Origin::DeadPool => Ok(None),
+            Origin::Pool(socket) => Self::at(socket),
+        }
     }
 
     /// Does the same in a process that [`template_by`](crate::embed::ProcessPoolBuilderExt::template_by) has started,
     /// with the socket that it was given and the id of the process that started it.
     pub fn adopt(socket: OwnedFd, parent: u32) -> io::Result<Option<Self>> {
+        begin_from_known_state()?;
+        if die_with(parent)? { Self::at(socket) } else { Ok(None) }
+    }
+
+    /// Returns `None` if the pool is gone.
+    fn at(socket: OwnedFd) -> io::Result<Option<Self>> {
         leave_ctrl_c_to_the_parent();
-        Ok(die_with(parent)?.then_some(Self { socket }))
+        let (lifeline, start_data) = handshake::receive_greeting(socket.as_fd())?;
+        Ok(match Hold::on(lifeline, false) {
+            Ok(None) => None,
+            // Without a lifeline the template ends when it reads the end of its socket.
+            hold => Some(Self { socket, start_data, _lifeline: hold.ok().flatten() }),
+        })
+    }
+
+    /// Returns the bytes that the pool was given by
+    /// [`start_data`](crate::embed::ProcessPoolBuilderExt::start_data); none if it was given none.
+    pub fn start_data(&self) -> &[u8] {
+        &self.start_data
     }
 
     /// Forks workers when the pool asks for them, until the pool is gone. `fork` returns the process id of the child,
@@ -56,7 +82,7 @@ impl Template {
                 if !die_with(template)? {
                     return Ok(None);
                 }
-                become_worker(link).map(|setup| Some(Worker::new(setup)))
+                Ok(become_worker(link)?.map(Worker::new))
             }
         }
     }
@@ -64,6 +90,6 @@ impl Template {
 
 impl fmt::Debug for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Template").field("socket", &self.socket.as_fd()).finish()
+        f.debug_struct("Template").field("socket", &self.socket.as_fd()).finish_non_exhaustive()
     }
 }

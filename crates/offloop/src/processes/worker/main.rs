@@ -3,27 +3,30 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::process::exit;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::perform;
 use crate::base::clock::Moment;
-use crate::base::fork::Generation;
+use crate::base::fork::OwnProcess;
+use crate::base::thread;
 use crate::core::error::NotSent;
 use crate::core::spin::{self, AdaptiveSpin};
 use crate::metrics::cpu::CpuMeter;
 use crate::metrics::stats::Timing;
-use crate::processes::handshake::{self, MARKER, WorkerSetup, become_worker};
+use crate::processes::handshake::{
+    self, CANNOT_BECOME_WORKER, Origin, Role, Ties, WorkerSetup, become_worker,
+};
 use crate::processes::link::{AnswerTag, CAPTURE, Request, STREAM, SlotHeader, UNHEARD, WorkerEnd};
-use crate::processes::os::fd::{StdioRedirect, move_stdin};
-use crate::processes::os::process::{die_with, is_first_thread};
+use crate::processes::os::fd::StdioRedirect;
+use crate::processes::os::process::is_first_thread;
 use crate::wire::arena::Arena;
 use crate::wire::blob::Blob;
 use crate::wire::payload::Payload;
@@ -40,7 +43,7 @@ const MOMENT: Duration = Duration::from_micros(3);
 /// receive the answer and to send the next call.
 const SPIN: Duration = Duration::from_micros(200);
 
-/// Closing a socket takes longer than this. A job that took less has not closed ours.
+/// Closing a socket takes longer than this, and so does changing the user. A job that took less has done neither.
 const QUICK: Duration = Duration::from_nanos(250);
 
 /// The time without a call after which a worker gives freed memory back to the system.
@@ -58,53 +61,60 @@ pub fn init() {
         return;
     }
     handshake::set_initialised();
-    if let Some(parent) = std::env::var_os(MARKER) {
-        serve(&parent);
+    match handshake::started_by(Role::Worker) {
+        Ok(Origin::Other) => {}
+        Ok(Origin::DeadPool) => exit(0),
+        Ok(Origin::Pool(socket)) => serve(socket),
+        Err(error) => refuse(&error),
+    }
+    warn_of_threads();
+}
+
+/// Says so if the program has started threads before [`init`], as `#[tokio::main]` does.
+fn warn_of_threads() {
+    let threads = thread::ids().len();
+    if threads > 1 {
+        eprintln!(
+            "offloop: `init` was called when this program already had {threads} threads; each worker starts them, too, \
+             and jobs run within what `main` has set up, such as the runtime of `#[tokio::main]`. Call `offloop::init()` \
+             first in a plain `main`"
+        );
     }
 }
 
-/// Runs jobs until the link closes, then exits.
-fn serve(parent: &OsStr) -> ! {
-    // SAFETY: `init` is documented to be called first in `main`, while this is the only thread. The variable must go:
-    // programs that a job starts would take themselves for workers.
-    unsafe { std::env::remove_var(MARKER) };
-    let Some(parent) = parent.to_str().and_then(|text| text.parse().ok()) else {
-        eprintln!(
-            "offloop: the environment variable {MARKER} is set to {parent:?}, which is no process id; it is reserved for \
-             the workers of a process pool, so remove it from the environment"
-        );
-        exit(1);
-    };
-    match begin(parent) {
-        Ok(Some(worker)) => {
-            worker.serve();
+/// Returns whether [`init`] makes this process a worker.
+pub(super) fn is_worker() -> bool {
+    is_first_thread() && handshake::is_awaited_by_pool()
+}
+
+/// Runs the jobs of the pool at the other end of `socket` until the link closes, then exits.
+fn serve(socket: OwnedFd) -> ! {
+    match become_worker(socket) {
+        Ok(Some(setup)) => {
+            Worker::new(setup).serve();
             exit(0)
         }
         Ok(None) => exit(0),
-        Err(error) => {
-            eprintln!("offloop: this process could not become a worker: {error}");
-            exit(1);
-        }
+        Err(error) => refuse(&error),
     }
 }
 
-/// Returns `None` if the parent is dead already.
-fn begin(parent: u32) -> io::Result<Option<Worker>> {
-    if !die_with(parent)? {
-        return Ok(None);
-    }
-    Ok(Some(Worker::new(become_worker(move_stdin()?)?)))
+/// Ends this process, which must not run the program's own code either: a pool has started it.
+fn refuse(error: &io::Error) -> ! {
+    eprintln!("{CANNOT_BECOME_WORKER}: {error}");
+    exit(1);
 }
 
 /// A process that runs a pool's jobs. All of it is used by one thread.
 pub struct Worker {
     link: WorkerEnd,
     /// The memory for results. Only this process writes to it.
-    arena: &'static Arena,
+    arena: &'static Arc<Arena>,
     /// The largest payload that the pool accepts, in bytes.
     max_payload: u64,
     /// The pipes that replace standard output and standard error while a job is captured.
     captured: [OwnedFd; 2],
+    ties: Ties,
     /// The running job, if it may send items. Set when the job begins, cleared when it ends.
     streaming: Option<u64>,
     /// The blobs of this process's arena that the pool still reads, by their offset, each with the number of times that
@@ -123,6 +133,7 @@ impl Worker {
             arena: setup.arena,
             max_payload: setup.max_payload,
             captured: setup.captured,
+            ties: setup.ties,
             streaming: None,
             lent: HashMap::new(),
             unheard_since: Moment::now(),
@@ -132,10 +143,13 @@ impl Worker {
 
     /// Runs jobs on this thread until the pool lets the worker go.
     pub fn serve(self) {
-        let worker = Rc::new(RefCell::new(self));
+        let worker = Rc::new(OwnProcess::new(RefCell::new(self)));
         CURRENT.set(Some(Rc::clone(&worker)));
         run_jobs(&worker);
         CURRENT.set(None);
+        if let Some(worker) = worker.get() {
+            worker.borrow_mut().ties.spare_children();
+        }
         // It is not dropped: a job may have closed its files, and another file may have their numbers.
         std::mem::forget(worker);
     }
@@ -162,7 +176,7 @@ impl Worker {
     /// Records the blobs of a payload that the pool reads from now on.
     fn lend(&mut self, payload: Payload) {
         for blob in payload.into_blobs() {
-            let (offset, _) = blob.location().expect("only blobs of this process's arena are attached");
+            let (offset, _) = blob.location().expect("parts were copied to shared memory");
             self.lent.entry(offset).or_insert((blob, 0)).1 += 1;
         }
     }
@@ -200,12 +214,16 @@ impl Worker {
         }
     }
 
-    /// Waits for the next call. Returns `None` when the link has ended.
+    /// Waits for the next call. Returns `None` when the link has ended, or when this worker cannot read its calls.
     fn next(&mut self) -> Option<Request> {
         loop {
             let request = self.link.claim();
             if request.is_some() {
                 return request;
+            }
+            if let Some(reason) = self.link.failure() {
+                eprintln!("offloop: this worker leaves, since the memory of a call did not arrive: {reason}");
+                return None;
             }
             if !self.spin_for_call() && !self.sleep() {
                 return None;
@@ -272,23 +290,29 @@ impl Worker {
 
 thread_local! {
     /// The worker that this thread serves.
-    static CURRENT: RefCell<Option<Rc<RefCell<Worker>>>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Rc<OwnProcess<RefCell<Worker>>>>> = const { RefCell::new(None) };
 }
 
 /// Sends an item of the job that runs on this thread.
 pub(crate) fn emit<T: Serialize + ?Sized>(item: &T) -> Result<(), NotSent> {
     let worker = CURRENT.with_borrow(Clone::clone);
     let worker = worker.ok_or_else(|| NotSent("no job of a process pool runs on this thread".to_owned()))?;
-    let payload = Payload::encode(item).map_err(|error| NotSent(error.to_string()))?;
+    let forked =
+        || "this process was forked by the job; only the job itself can send items, so return them to it";
+    let worker = worker.get().ok_or_else(|| NotSent(forked().to_owned()))?;
+    // Its type precedes it, so that the reader can compare it with the one that it expects.
+    let payload =
+        Payload::encode_pair(std::any::type_name::<T>(), item).map_err(|error| NotSent(error.to_string()))?;
     worker.borrow_mut().emit(payload)
 }
 
 /// Runs jobs until the link ends. Each borrow ends before a job begins, since the job may send items.
-fn run_jobs(worker: &RefCell<Worker>) {
-    let born = Generation::now();
+fn run_jobs(own: &OwnProcess<RefCell<Worker>>) {
     let mut cpu = CpuMeter::default();
-    worker.borrow_mut().link.greet(fingerprint());
-    loop {
+    if let Some(worker) = own.get() {
+        worker.borrow_mut().link.greet(fingerprint());
+    }
+    while let Some(worker) = own.get() {
         let next = worker.borrow_mut().next();
         let Some(request) = next else { return };
         let began = Moment::now();
@@ -297,11 +321,11 @@ fn run_jobs(worker: &RefCell<Worker>) {
             (request.flags & CAPTURE != 0).then(|| StdioRedirect::begin(&worker.borrow().captured));
         worker.borrow_mut().streaming = (request.flags & STREAM != 0).then_some(request.job);
         let (mut tag, mut payload) = perform::run(&request);
-        if born.is_past() {
+        let Some(worker) = own.get() else {
             // The job has forked, and this is the child. The link is its parent's.
             // SAFETY: `_exit` ends this process at once. No destructor needs to run in the child.
             unsafe { libc::_exit(0) };
-        }
+        };
         let mut worker = worker.borrow_mut();
         worker.streaming = None;
         if let Err(reason) = worker.check_size(&payload) {
@@ -315,10 +339,11 @@ fn run_jobs(worker: &RefCell<Worker>) {
         if worker.link.has_announced() {
             worker.unheard_since = ended;
         }
-        let is_intact = took < QUICK || worker.link.is_intact();
+        let is_intact = took < QUICK || (worker.link.is_intact() && worker.ties.renew());
         worker.answer(&request, tag, payload, Timing { began, took, usage });
         if !is_intact {
-            // The job has closed or replaced our files. Its answer is valid, but no other job may run without them.
+            // The job has closed or replaced our files, or the pool is gone. The answer is valid, but no other job may
+            // run.
             return;
         }
         if ended.since(worker.unheard_since) >= TOGETHER {

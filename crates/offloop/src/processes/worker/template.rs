@@ -24,15 +24,23 @@ pub(super) fn serve(socket: &OwnedFd, fork: impl FnMut() -> io::Result<u32>) -> 
     }
 }
 
+/// A worker that has been forked and not been collected.
+struct Child {
+    process: Process,
+    /// The pool was told that it has ended. Set once.
+    is_reported: bool,
+}
+
 fn serve_until_error(
     socket: &OwnedFd,
     mut fork: impl FnMut() -> io::Result<u32>,
 ) -> io::Result<Option<Forked>> {
-    let mut children: HashMap<u32, Process> = HashMap::new();
+    let mut children: HashMap<u32, Child> = HashMap::new();
     loop {
         let mut descriptors = vec![fd::readable(socket.as_fd())];
-        let pids: Vec<u32> = children.keys().copied().collect();
-        descriptors.extend(pids.iter().map(|pid| fd::readable(children[pid].pidfd())));
+        let pids: Vec<u32> =
+            children.iter().filter(|(_, child)| !child.is_reported).map(|(pid, _)| *pid).collect();
+        descriptors.extend(pids.iter().map(|pid| fd::readable(children[pid].process.pidfd())));
         fd::poll(&mut descriptors, None)?;
         let ready: Vec<bool> = descriptors
             .iter()
@@ -40,12 +48,13 @@ fn serve_until_error(
             .collect();
         drop(descriptors);
         for pid in pids.iter().zip(&ready[1..]).filter(|(_, ready)| **ready).map(|(pid, _)| pid) {
-            let Some(child) = children.remove(pid) else { continue };
-            let ProcessEnd { exit, peak_memory } = child.collect();
+            let Some(child) = children.get_mut(pid) else { continue };
+            child.is_reported = true;
+            let ProcessEnd { exit, peak_memory } = child.process.status();
             let (code, signal) = match exit {
                 WorkerExit::Code(code) => (Some(code), None),
                 WorkerExit::Signal(signal) => (None, Some(signal)),
-                WorkerExit::Protocol | WorkerExit::Unknown => (None, None),
+                WorkerExit::Protocol | WorkerExit::Unknown | WorkerExit::Lost => (None, None),
             };
             tell(socket.as_fd(), &Notice::Ended { pid: *pid, code, signal, peak_memory }, &[])?;
         }
@@ -56,15 +65,26 @@ fn serve_until_error(
         if bytes.is_empty() {
             return Ok(None);
         }
-        let Order(order) = postcard::from_bytes(&bytes).map_err(io::Error::other)?;
+        let order = match postcard::from_bytes(&bytes).map_err(io::Error::other)? {
+            Order::Fork(order) => order,
+            Order::End { pid, how, whole_group } => {
+                // If the system refuses it to the template as well, the pool cuts the worker's lifeline.
+                let _ = children.get(&pid).map(|child| child.process.end(how, whole_group));
+                continue;
+            }
+            Order::Collect(pid) => {
+                children.remove(&pid).map(|mut child| child.process.collect());
+                continue;
+            }
+        };
         let mut files = files.into_iter();
         let link = files.next().ok_or(io::ErrorKind::InvalidData)?;
         match fork() {
             Ok(0) => return Ok(Some((link, files.next()))),
             Ok(pid) => {
-                let child = Process::of_fork(pid)?;
-                tell(socket.as_fd(), &Notice::Born { order, pid }, &[child.pidfd()])?;
-                children.insert(pid, child);
+                let process = Process::of_fork(pid)?;
+                tell(socket.as_fd(), &Notice::Born { order, pid }, &[process.pidfd()])?;
+                children.insert(pid, Child { process, is_reported: false });
             }
             Err(error) => {
                 // Short enough for one message.

@@ -239,7 +239,7 @@ pub(super) fn current() -> Option<&'static ThreadSlot> {
     CLAIM.try_with(|claim| claim.0).ok()
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(all(test, not(any(shuttle, weak_memory))))]
 mod tests {
     use std::panic::Location;
     use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,26 +1,49 @@
 //! The allocator against a naive model, the memory that it takes from the system, and what a reader may do.
 
-use std::io;
-use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::ops::{Deref, Range};
+use std::os::fd::AsRawFd;
+use std::sync::OnceLock;
 
 use proptest::prelude::*;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::mm::MprotectFlags;
 
 use super::*;
 
-/// An arena for one test, used by a pool. It is leaked, since blocks refer to it with the lifetime `'static`.
-fn arena(size: usize) -> &'static Arena {
+/// An arena for one test, with its file.
+struct TestArena {
+    arena: Arc<Arena>,
+    file: OwnedFd,
+}
+
+impl Deref for TestArena {
+    type Target = Arc<Arena>;
+
+    fn deref(&self) -> &Arc<Arena> {
+        &self.arena
+    }
+}
+
+fn arena(size: usize) -> TestArena {
     let (file, mapping) = create(size, true).unwrap();
     assert_eq!(mapping.size(), size);
-    let arena: &'static Arena = Box::leak(Box::new(Arena::new(&file, mapping).unwrap()));
-    arena.enter();
-    arena
+    TestArena { arena: Arc::new(Arena::new(mapping)), file }
+}
+
+/// Makes this process a worker with an arena, for all its tests, and maps the arena as its parent does.
+pub(crate) fn arena_of_this_process() -> Mapping {
+    static FILE: OnceLock<OwnedFd> = OnceLock::new();
+    const SIZE: usize = 1 << 30;
+    let file = FILE.get_or_init(|| {
+        let (file, mapping) = create(SIZE, true).unwrap();
+        Arena::adopt(mapping);
+        file
+    });
+    Mapping::new(file.as_fd(), SIZE, false).unwrap()
 }
 
 /// Returns the memory that a file takes, in bytes.
-fn footprint(file: BorrowedFd<'_>) -> usize {
+fn footprint(file: &OwnedFd) -> usize {
     usize::try_from(rustix::fs::fstat(file).unwrap().st_blocks).unwrap() * 512
 }
 
@@ -31,7 +54,7 @@ fn pages(bytes: usize) -> usize {
 impl Arena {
     /// Returns the free blocks: offset, capacity, touched.
     fn free_blocks(&self) -> Vec<(usize, usize, usize)> {
-        let blocks = self.blocks.lock();
+        let blocks = self.blocks.get().unwrap().lock();
         let of_class = |(class, frees): (usize, &Vec<FreeBlock>)| {
             frees.iter().map(|free| (free.offset, SMALLEST << class, free.touched)).collect::<Vec<_>>()
         };
@@ -78,7 +101,7 @@ impl Held {
 
 /// Every block that was ever made is either held or free; nothing is split, merged or forgotten.
 struct Model {
-    arena: &'static Arena,
+    arena: TestArena,
     held: Vec<Held>,
     /// Offset, capacity, touched.
     free: Vec<(usize, usize, usize)>,
@@ -175,7 +198,7 @@ impl Model {
         assert_eq!(shelved, free);
         let held: usize = self.held.iter().map(|held| pages(held.touched)).sum();
         let kept: usize = self.free.iter().map(|free| pages(free.2)).sum();
-        assert_eq!(footprint(self.arena.file.as_fd()), held + kept, "the memory that the system reports");
+        assert_eq!(footprint(&self.arena.file), held + kept, "the memory that the system reports");
     }
 }
 
@@ -201,7 +224,7 @@ proptest! {
         }
         model.shrink(0);
         model.check();
-        assert_eq!(footprint(model.arena.file.as_fd()), 0);
+        assert_eq!(footprint(&model.arena.file), 0);
     }
 }
 
@@ -256,22 +279,7 @@ fn tidying_leaves_as_much_memory_as_is_allowed() {
     assert!(arena.is_over());
     arena.tidy();
     assert!(!arena.is_over());
-    assert_eq!(footprint(arena.file.as_fd()), 3 * SMALLEST);
-}
-
-#[test]
-fn freed_memory_is_kept_only_while_there_is_a_pool() {
-    let arena = arena(64 * SMALLEST);
-    let footprint = || footprint(arena.file.as_fd());
-    let use_block = || arena.take(SMALLEST).unwrap().bytes_mut(SMALLEST).fill(1);
-    arena.enter();
-    arena.leave();
-    use_block();
-    assert_eq!((footprint(), arena.retains()), (SMALLEST, true), "one pool is left");
-    arena.leave();
-    assert_eq!((footprint(), arena.retains()), (0, false));
-    use_block();
-    assert_eq!((footprint(), arena.retains()), (0, false), "it goes back at once");
+    assert_eq!(footprint(&arena.file), 3 * SMALLEST);
 }
 
 /// Threads fill, check and free blocks while another one gives memory back. It must not give back the memory of a block
@@ -316,25 +324,22 @@ fn a_held_block_keeps_its_contents_while_others_are_freed_and_given_back() {
     arena.shrink_to(0);
     let kept: usize = arena.free_blocks().iter().map(|free| free.2).sum();
     assert_eq!((kept, arena.retained.load(Ordering::Relaxed)), (0, 0));
-    assert_eq!(footprint(arena.file.as_fd()), 0);
+    assert_eq!(footprint(&arena.file), 0);
 }
 
 #[test]
 fn a_reader_sees_what_the_owner_writes_and_cannot_write_itself() {
-    let arena = arena(16 * SMALLEST);
+    let arena = Arc::new(Arena::segment(16 * SMALLEST, 1, 3).unwrap());
     let mut block = arena.take(100).unwrap();
     block.bytes_mut(100).fill(7);
+    assert_eq!(split_address(block.address()), (3, block.offset as u64));
 
-    let shared = arena.for_readers();
-    assert_eq!(arena.for_readers().as_raw_fd(), shared.as_raw_fd(), "one descriptor for all");
+    let shared = arena.for_readers().unwrap();
     let mapping = Mapping::new(shared, arena.size(), false).unwrap();
-    let range = block.offset()..block.offset() + 100;
-    let start = mapping.at(&range).unwrap();
+    let (_, offset) = split_address(block.address());
+    let start = mapping.at(&(offset..offset + 100)).unwrap();
     // SAFETY: the range lies within the mapping, and nothing writes to it while the slice is used.
     assert_eq!(unsafe { std::slice::from_raw_parts(start.as_ptr(), 100) }, [7; 100]);
-
-    let refused = Mapping::new(shared, arena.size(), true).unwrap_err();
-    assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
     // SAFETY: the range is a mapping of this test, to which nothing is written even if the call succeeds.
     let made_writable = unsafe {
         rustix::mm::mprotect(
@@ -344,9 +349,22 @@ fn a_reader_sees_what_the_owner_writes_and_cannot_write_itself() {
         )
     };
     assert_eq!(made_writable, Err(rustix::io::Errno::ACCESS));
-    assert_eq!(rustix::io::pwrite(shared, b"x", 0), Err(rustix::io::Errno::BADF));
-    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    assert_eq!(rustix::fs::fallocate(shared, hole, 0, SMALLEST as u64), Err(rustix::io::Errno::BADF));
+    let opened_again = rustix::fs::open(
+        format!("/proc/self/fd/{}", shared.as_raw_fd()),
+        OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    for file in [shared, opened_again.unwrap().as_fd()] {
+        assert!(Mapping::new(file, arena.size(), true).is_err());
+        assert_eq!(rustix::io::pwrite(file, b"x", 0), Err(rustix::io::Errno::PERM));
+        assert_eq!(rustix::fs::ftruncate(file, 0), Err(rustix::io::Errno::PERM));
+        assert_eq!(rustix::fs::ftruncate(file, 1 << 30), Err(rustix::io::Errno::PERM));
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        assert_eq!(rustix::fs::fallocate(file, hole, 0, SMALLEST as u64), Err(rustix::io::Errno::PERM));
+    }
+    block.bytes_mut(100).fill(8);
+    // SAFETY: as above.
+    assert_eq!(unsafe { start.read_volatile() }, 8, "the owner goes on");
 }
 
 #[test]

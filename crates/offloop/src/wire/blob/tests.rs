@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::wire::arena;
+use crate::wire::arena::tests::arena_of_this_process;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -31,13 +32,12 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Makes a blob as where the system refuses shared memory.
 fn on_the_heap(capacity: usize) -> BlobMut {
-    BlobMut { memory: Growing::Heap(vec![0; capacity]), length: 0 }
+    BlobMut { memory: Growing::Heap(vec![0; capacity]), length: 0, pool: None }
 }
 
 /// Leaves free blocks in the arena that are full of other bytes than zeros.
 fn soil() {
-    // Without a pool, freed memory would go back to the system and come again as zeros.
-    Arena::of_this_process().unwrap().enter();
+    arena_of_this_process();
     let mut blocks: Vec<BlobMut> = (0..6).map(|class| BlobMut::with_capacity(4096 << class)).collect();
     for block in &mut blocks {
         let capacity = block.capacity();
@@ -232,7 +232,7 @@ fn lent(bytes: &[u8]) -> (Mapping, Lent) {
     unsafe { ours.start().copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let file = OwnedFd::from(std::fs::File::open(path).unwrap());
-    let theirs = Mapping::new(file.as_fd(), ours.size(), false).unwrap().keep_file(file.as_fd()).unwrap();
+    let theirs = Mapping::new(file.as_fd(), ours.size(), false).unwrap().keep_copy_of(file.as_fd()).unwrap();
     (ours, Lent { hold: Arc::default(), mapping: Box::leak(Box::new(theirs)) })
 }
 
@@ -267,6 +267,7 @@ fn pattern(length: usize) -> Vec<u8> {
 
 /// The same bytes in each kind of memory that a blob may be in.
 fn in_all_kinds_of_memory(bytes: &[u8]) -> [Blob; 3] {
+    arena_of_this_process();
     let mut own = BlobMut::with_capacity(bytes.len());
     own.extend_from_slice(bytes);
     [Blob::from(bytes.to_vec()), own.freeze(), lent(bytes).1.blob(0, bytes.len())]

@@ -11,9 +11,9 @@ const PAGE: usize = 4096;
 
 /// A memory file of `size` bytes and a writable mapping of it.
 fn mapped(size: usize) -> (OwnedFd, Mapping) {
-    let file = memory_file("offloop-test", size).unwrap();
-    let mapping = Mapping::new(file.as_fd(), size, true).unwrap();
-    (file, mapping)
+    let file = MemoryFile::new("offloop-test", size).unwrap();
+    let mapping = file.map().unwrap();
+    (file.sealed().unwrap(), mapping)
 }
 
 proptest! {
@@ -51,12 +51,12 @@ fn a_file_that_could_shrink_is_not_mapped() {
 
 #[test]
 fn a_file_that_is_too_small_is_not_mapped() {
-    let file = memory_file("offloop-test", 4 * PAGE).unwrap();
+    let file = MemoryFile::new("offloop-test", 4 * PAGE).unwrap().sealed().unwrap();
     for size in [4 * PAGE + 1, 5 * PAGE, usize::MAX] {
         let error = Mapping::new(file.as_fd(), size, false).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{size}");
     }
-    let empty = memory_file("offloop-test", 0).unwrap();
+    let empty = MemoryFile::new("offloop-test", 0).unwrap().sealed().unwrap();
     assert!(Mapping::new(empty.as_fd(), 1, false).is_err());
     for size in [1, PAGE, 4 * PAGE] {
         assert_eq!(Mapping::new(file.as_fd(), size, true).unwrap().size(), size);
@@ -73,7 +73,7 @@ fn a_descriptor_of_something_else_is_not_mapped() {
 
 #[test]
 fn a_memory_file_keeps_its_size() {
-    let file = memory_file("offloop-test", 4 * PAGE).unwrap();
+    let file = MemoryFile::new("offloop-test", 4 * PAGE).unwrap().sealed().unwrap();
     for size in [0, 3 * PAGE, 5 * PAGE] {
         assert!(rustix::fs::ftruncate(&file, size as u64).is_err(), "to {size}");
     }
@@ -83,7 +83,7 @@ fn a_memory_file_keeps_its_size() {
 /// A mapping of a file of four pages, each full of its number, that keeps its file.
 fn four_pages() -> Mapping {
     let (file, mapping) = mapped(4 * PAGE);
-    let mapping = mapping.keep_file(file.as_fd()).unwrap();
+    let mapping = mapping.keep_copy_of(file.as_fd()).unwrap();
     for page in 0..4_u8 {
         // SAFETY: the page lies within the mapping, to which there are no references.
         unsafe { mapping.start().add(usize::from(page) * PAGE).write_bytes(page, PAGE) };
@@ -127,7 +127,8 @@ fn only_ranges_within_the_mapping_of_the_kept_file_are_mapped_privately() {
     // A job may close all descriptors, and another file may then get the number of the kept one.
     let (kept, _) = mapping.file.as_ref().unwrap();
     let (other, _) = mapped(4 * PAGE);
+    let kept = kept.get().unwrap().as_raw_fd();
     // SAFETY: both descriptors are open. Only the mapping uses the one that now refers to another file.
-    assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), kept.as_raw_fd()) }, kept.as_raw_fd());
+    assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), kept) }, kept);
     assert!(of_page(&mapping, 1, PAGE).is_none(), "it is another file");
 }

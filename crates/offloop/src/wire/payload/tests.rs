@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use serde::ser::Error as _;
 
 use super::*;
+use crate::wire::arena::tests::arena_of_this_process;
 use crate::wire::blob::BlobMut;
 
 /// Values as users nest them.
@@ -45,7 +46,7 @@ impl Tree {
     /// Collects the blobs that must become parts, in order.
     fn large_blobs<'a>(&'a self, found: &mut Vec<&'a Blob>) {
         match self {
-            Self::Blob(blob) if blob.len() >= SMALL_BLOB && blob.location().is_some() => found.push(blob),
+            Self::Blob(blob) if blob.len() >= SMALL_BLOB => found.push(blob),
             Self::Pair { left, right } => {
                 left.large_blobs(found);
                 if let Some(right) = right {
@@ -61,6 +62,7 @@ impl Tree {
 
 /// Makes a blob in shared memory.
 fn own(bytes: &[u8]) -> Blob {
+    arena_of_this_process();
     let mut blob = BlobMut::zeroed(bytes.len());
     blob.copy_from_slice(bytes);
     blob.freeze()
@@ -117,16 +119,19 @@ proptest! {
 
     #[test]
     fn a_decoded_value_equals_the_encoded_one(tree in tree()) {
+        arena_of_this_process();
         let payload = Payload::encode(&tree).unwrap();
         prop_assert!(!is_encoding());
         let mut blobs = Vec::new();
         tree.large_blobs(&mut blobs);
         blobs.truncate(PARTS);
-        // Parts are the very memory of the blobs.
-        let ranges = |blobs: &mut dyn Iterator<Item = &Blob>| -> Vec<_> {
-            blobs.map(|it| it.location().unwrap()).collect()
+        // Parts are the very memory of the blobs that are in shared memory, and copies of the others.
+        let is_sent = |(part, blob): (&Blob, &&Blob)| match blob.location() {
+            Some(location) => part.location() == Some(location),
+            None => part.location().is_some() && part == *blob,
         };
-        prop_assert_eq!(ranges(&mut payload.parts().iter()), ranges(&mut blobs.iter().copied()));
+        prop_assert_eq!(payload.parts().len(), blobs.len());
+        prop_assert!(payload.parts().iter().zip(&blobs).all(is_sent));
         prop_assert_eq!(
             payload.size(),
             payload.body().len() + blobs.iter().map(|blob| blob.len()).sum::<usize>()
@@ -155,9 +160,12 @@ proptest! {
     }
 
     #[test]
-    fn bytes_as_a_block_and_single_bytes_are_encoded_alike(bytes in prop::collection::vec(any::<u8>(), 0..5000)) {
+    fn bytes_are_read_from_a_block_and_from_single_bytes(bytes in prop::collection::vec(any::<u8>(), 0..5000)) {
         let [block, one_by_one] = [Payload::encode(&Bytes(&bytes)), Payload::encode(&bytes)].map(Result::unwrap);
-        prop_assert_eq!(block.body(), one_by_one.body());
+        for payload in [&block, &one_by_one] {
+            prop_assert_eq!(&Incoming::from(payload).decode::<ByteBuf>().unwrap().0, &bytes);
+            prop_assert_eq!(&Incoming::from(payload).decode::<Vec<u8>>().unwrap(), &bytes);
+        }
         prop_assert_eq!(through(&ByteBuf(bytes.clone())).0, bytes.clone());
         prop_assert_eq!(Incoming::from(&block).decode::<Bytes>().unwrap().0, &bytes);
     }
@@ -183,13 +191,14 @@ proptest! {
 
 #[test]
 fn bodies_move_to_the_arena_when_they_are_too_long_for_the_link() {
-    for (length, is_inline) in [(0, true), (INLINE - 2, true), (INLINE - 1, false), (100_000, false)] {
-        // Two bytes more for the length.
+    arena_of_this_process();
+    for (length, is_inline) in [(0, true), (INLINE - 3, true), (INLINE - 2, false), (100_000, false)] {
+        // Three bytes more for the marker and the length.
         let bytes = vec![3; length];
         let payload = Payload::encode(&Bytes(&bytes)).unwrap();
         assert_eq!(matches!(payload.location(), BodyLocation::Inline(_)), is_inline, "{length}");
-        if let BodyLocation::InArena { offset, length } = payload.location() {
-            assert_eq!((offset % 4096, length), (0, payload.body().len()));
+        if let BodyLocation::InArena { address, length } = payload.location() {
+            assert_eq!((address % 4096, length), (0, payload.body().len()));
         }
         assert_eq!(Incoming::from(&payload).decode::<Bytes>().unwrap().0, bytes);
     }
@@ -211,11 +220,16 @@ fn blobs_beyond_the_limit_and_small_ones_and_those_on_the_heap_are_copied() {
     assert!(payload.body().len() > 5 * 2000);
     assert_eq!(Incoming::from(&payload).decode::<Vec<Blob>>().unwrap(), blobs);
 
-    for copied in [own(&[]), own(&[1; SMALL_BLOB - 1]), Blob::default(), vec![2; 50_000].into()] {
+    for copied in [own(&[]), own(&[1; SMALL_BLOB - 1]), Blob::default()] {
         let payload = Payload::encode(&copied).unwrap();
         assert!(payload.parts().is_empty());
         assert_eq!(Incoming::from(&payload).decode::<Blob>().unwrap(), copied);
     }
+
+    let heap = Blob::from(vec![2; 50_000]);
+    let payload = Payload::encode(&heap).unwrap();
+    assert!(payload.parts()[0].location().is_some() && payload.parts()[0] == heap);
+    assert_eq!(Incoming::from(&payload).decode::<Blob>().unwrap(), heap);
 }
 
 #[test]
@@ -267,7 +281,7 @@ fn a_value_encoded_within_another_one_has_parts_of_its_own() {
 #[test]
 fn a_value_that_fails_or_panics_leaves_nothing_behind() {
     let blob = own(&[1; 2000]);
-    assert!(matches!(Payload::encode(&(&blob, Within(&blob, "fail"))), Err(EncodeError::Value(_))));
+    assert!(matches!(Payload::encode(&(&blob, Within(&blob, "fail"))), Err(Error::Custom(_))));
     assert!(!is_encoding());
     let panic = crate::base::panic::catch(|| Payload::encode(&(&blob, Within(&blob, "panic"))).is_ok());
     assert!(panic.is_err());
@@ -302,10 +316,11 @@ fn a_value_that_panics_when_decoded_leaves_nothing_behind() {
 struct DecodesWithin;
 
 impl<'de> Deserialize<'de> for DecodesWithin {
-    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let blob = own(&[9; 3000]);
         let inner = Payload::encode(&blob).unwrap();
         assert_eq!(Incoming::from(&inner).decode::<Blob>().unwrap(), blob);
+        <()>::deserialize(deserializer)?;
         Ok(Self)
     }
 }
@@ -313,7 +328,7 @@ impl<'de> Deserialize<'de> for DecodesWithin {
 #[test]
 fn a_value_decoded_within_another_one_has_parts_of_its_own() {
     let [first, second] = [own(&[1; 2000]), own(&[2; 2000])];
-    let payload = Payload::encode(&(&first, &second)).unwrap();
+    let payload = Payload::encode(&(&first, (), &second)).unwrap();
     let (one, _, other) = Incoming::from(&payload).decode::<(Blob, DecodesWithin, Blob)>().unwrap();
     assert_eq!((one, other), (first, second));
 }
@@ -335,9 +350,7 @@ fn a_blob_in_a_value_that_uses_another_serialiser_is_copied() {
         }
     }
 
-    let mut blob = crate::wire::blob::BlobMut::zeroed(2000);
-    blob[7] = 9;
-    let blob = blob.freeze();
+    let blob = own(&[9; 2000]);
     let payload = Payload::encode(&(Sealed(blob.clone()), blob.clone())).unwrap();
     assert_eq!(payload.parts().len(), 1, "the one that is the payload's own");
     let (sealed, open): (Sealed, Blob) = Incoming::from(&payload).decode().unwrap();

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 #[cfg(all(feature = "watch-stacks", target_os = "linux", target_arch = "x86_64"))]
 use super::{sample, unwind};
+#[cfg(all(feature = "watch-stacks", target_os = "linux", target_arch = "x86_64"))]
+use crate::base::{spawn::spawn, sync::thread};
 use crate::watch::tokio::stall::StackFrame;
 
 /// Returns the stack of a thread, innermost call first. It is empty if it cannot be had safely.
@@ -20,7 +22,7 @@ pub(in crate::watch::tokio) fn capture(thread: i32, bounds: Range<usize>) -> Vec
 pub(in crate::watch::tokio) fn prepare() {
     sample::prepare();
     // Without that thread the first report takes longer.
-    let _ = std::thread::Builder::new().name("offloop-symbols".into()).spawn(unwind::prepare);
+    let _ = spawn(thread::Builder::new().name("offloop-symbols".into()), unwind::prepare);
 }
 
 /// Returns the addresses of this thread's stack. They are empty if they are unknown.
