@@ -16,11 +16,6 @@ import offloop
 from offloop import ProcessPoolExecutor, ShutdownReport
 
 
-def nap_then_note(seconds: float, path: Path) -> None:
-    time.sleep(seconds)
-    jobs.begun(path)
-
-
 def hold_all(pool: ProcessPoolExecutor, directory: Path, count: int) -> list[Any]:
     """Makes `count` jobs run at the same time. They end when the file `gate` is there."""
     calls = [pool.submit(jobs.hold, directory / f"started-{n}", directory / "gate") for n in range(count)]
@@ -97,10 +92,10 @@ def test_idle_workers_stay_by_default_and_up_to_min_workers(tmp_path: Path) -> N
     for number, pool in enumerate(pools):
         directory = tmp_path / str(number)
         directory.mkdir()
-        calls = hold_all(pool, directory, 2)
+        holding = hold_all(pool, directory, 2)
         (directory / "gate").touch()
-        for call in calls:
-            call.result()
+        for holds in holding:
+            holds.result()
     jobs.until(lambda: len(pools[1]._engine.workers()) == 1, "the end of one worker")
     time.sleep(0.5)
     assert [len(pool._engine.workers()) for pool in pools] == [2, 1]
@@ -126,9 +121,11 @@ def test_a_pool_can_be_resized(tmp_path: Path) -> None:
             pool.resize(0)
 
 
+kept: list[bytes] = []
+
+
 def leak(size: int) -> int:
-    global kept
-    kept = b"x" * size
+    kept.append(b"x" * size)
     return os.getpid()
 
 
@@ -158,7 +155,8 @@ def test_a_shutdown_with_a_drain_reports_what_became_of_the_jobs(tmp_path: Path)
     jobs.wait_for(tmp_path / "started")
     assert pool.shutdown(drain=0.1) == ShutdownReport(drained=0, cancelled=2, killed=1)
     assert ended.result() == 2
-    for call in [running, *queued]:
+    ended_early: list[Any] = [running, *queued]
+    for call in ended_early:
         with pytest.raises(CancelledError):
             call.result()
     assert pool.shutdown(drain=10) == ShutdownReport()
@@ -254,9 +252,10 @@ def test_a_shutdown_may_kill_what_runs(tmp_path: Path) -> None:
 
 def test_a_drain_takes_no_other_argument() -> None:
     with ProcessPoolExecutor(1) as pool:
+        shutdown: Any = pool.shutdown
         for other in {"wait": False}, {"cancel_futures": True}, {"timeout": 1}, {"kill_workers": True}:
             with pytest.raises(TypeError, match="takes no other argument"):
-                pool.shutdown(drain=1, **other)  # type: ignore[call-overload]
+                shutdown(drain=1, **other)
 
 
 def test_a_worker_knows_its_exit_code() -> None:
