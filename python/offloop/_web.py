@@ -1,25 +1,18 @@
 """What the adapters to web frameworks share: answers to errors of jobs, the metrics' page, the end of the pools."""
-# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from http import HTTPStatus
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self, cast, final
+from typing import NamedTuple, Self, cast, final
 
 from ._errors import JobShed, QueueFull, QueueTimeout, RunTimeout
 from ._metrics import prometheus
 from ._pools import default
-from ._pools.executor import Pool, run_in_daemon_thread
-from ._pools.threads import ThreadPoolExecutor
-
-if TYPE_CHECKING:
-    from ._pools.processes import ProcessPoolExecutor
+from ._pools.executor import Pool
 
 STATUSES: Mapping[type[BaseException], int] = MappingProxyType(
     {QueueFull: 503, JobShed: 503, QueueTimeout: 504, RunTimeout: 504}
@@ -144,23 +137,13 @@ async def end_pools(pools: Sequence[Pool], drain: float | None) -> None:
     After that they are cancelled; at once, if this coroutine is cancelled. The shared pools are made anew when they are
     needed again.
     """
-    ending = [*default.take(), *pools]
-    try:
-        await asyncio.gather(*(run_in_daemon_thread(partial(_end_pool, pool, drain)) for pool in ending))
-    except asyncio.CancelledError:
-        await asyncio.gather(*(run_in_daemon_thread(pool._abort) for pool in ending))
-        raise
-
-
-def _end_pool(pool: Pool, drain: float | None) -> None:
-    """Shuts a pool down. Blocks for `drain` seconds and the time that it takes to end what is left then."""
-    if isinstance(pool, ThreadPoolExecutor):
-        pool.shutdown(wait=False)
-        deadline = None if drain is None else time.monotonic() + drain
-        if not pool._workers.join(deadline):
-            pool._abort()
-    else:
-        processes = cast("ProcessPoolExecutor", pool)
-        processes._closed = True
-        processes._engine.shutdown(drain)
-        processes._abort()
+    reports = await asyncio.gather(*(pool.aclose(drain) for pool in (*default.take(), *pools)))
+    cancelled = sum(report.cancelled + report.killed for report in reports)
+    stuck = [f"{job.name} ({job.worker})" for report in reports for job in report.stuck]
+    if cancelled or stuck:
+        logger.warning(
+            "the service ends after %s s (drain): cancelled or killed jobs: %d; jobs in threads that do not stop: %s",
+            drain,
+            cancelled,
+            ", ".join(stuck) or "none",
+        )
