@@ -45,11 +45,16 @@ def service(server: str, framework: str = "starlette") -> Any:
 
 
 SERVICES = [
-    *(service(server) for server in COMMANDS),
-    service("uvicorn", "fastapi"),
+    service("uvicorn"),
+    service("uvicorn-h11", "fastapi"),
     service("uvicorn", "django"),
+    service("uvicorn-workers"),
+    service("uvicorn-reload"),
+    service("gunicorn"),
     service("gunicorn-preload", "django"),
-    service("hypercorn", "fastapi"),
+    service("gunicorn-uvicorn"),
+    service("hypercorn"),
+    service("hypercorn-workers", "fastapi"),
     service("aiohttp", "aiohttp"),
 ]
 
@@ -59,7 +64,8 @@ class Service:
 
     def __init__(self, server: str, framework: str, directory: Path, *options: str, **variables: str):
         self.directory = directory
-        application = f"support.web.on_{framework}"
+        ours = framework in FRAMEWORKS
+        application = f"support.web.on_{framework}" if ours else framework
         if server == "aiohttp":
             with socket.create_server(("127.0.0.1", 0)) as free:
                 port = str(free.getsockname()[1])
@@ -85,7 +91,8 @@ class Service:
         jobs.until(lambda: self.address() or self.process.poll() is not None, "the start")
         assert self.process.poll() is None, self.log.read_text()
         self.port = int(port) if server == "aiohttp" else self.address()
-        self.get("/pids")
+        if ours:
+            self.get("/pids")
 
     def address(self) -> int:
         found = re.search(r"http://127\.0\.0\.1:(\d+)", self.log.read_text())
@@ -343,4 +350,25 @@ def test_a_preloaded_application_may_have_used_the_shared_pools_but_no_pool_of_i
     status, _, text = running.request("/preloaded")
     assert status == 500 and text.startswith("PoolClosed(") and "fork" in text
     running.signal(signal.SIGTERM)
+    running.wait()
+
+
+@pytest.mark.skipif(not all(map(find_spec, ("fastapi", "uvicorn"))), reason="needs fastapi, uvicorn")
+@ON("source", ["docs/in-a-web-service.md", "python/examples/web_service.py"])
+def test_the_services_of_the_guide_and_of_the_examples_run(
+    source: str, start: Any, tmp_path: Path
+) -> None:
+    code = (Path(__file__).parents[2] / source).read_text()
+    if source.endswith(".md"):
+        code = code.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "service.py").write_text(code)
+    running: Service = start("uvicorn", "service")
+    assert running.get("/primes?limit=100") == "25"
+    assert running.request("/metrics")[0] == 200
+    with running.begin("/primes?limit=90000000"):
+        is_busy = 'offloop_workers{pool="offloop",kind="processes",state="busy"} 1'
+        jobs.until(lambda: is_busy in running.get("/metrics"))
+    is_cancelled = 'offloop_jobs_total{pool="offloop",kind="processes",outcome="cancelled"} 1'
+    jobs.until(lambda: is_cancelled in running.get("/metrics"))
+    running.signal(signal.SIGINT)
     running.wait()
