@@ -384,22 +384,28 @@ def test_cancelling_can_be_left_out_for_some_requests() -> None:
 
 def test_a_cancel_by_the_server_is_not_swallowed() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await asyncio.sleep(60)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cancelled.set()
+            await asyncio.sleep(60 if disconnects else 0)
 
     async def main() -> None:
-        for disconnects in (False, True):
-            client = Client()
-            client.body(b"")
-            request = asyncio.create_task(client.call(OffloopMiddleware(app)))
-            await until(lambda: client.received == 2)
-            if disconnects:
-                client.disconnect()
-            request.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await request
-            assert client.sent == []
+        client = Client()
+        client.body(b"")
+        request = asyncio.create_task(client.call(OffloopMiddleware(app)))
+        await until(lambda: client.received == 2)
+        if disconnects:
+            client.disconnect()
+            await until(cancelled.is_set)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        assert client.sent == []
 
-    asyncio.run(main())
+    for disconnects in (False, True):
+        cancelled = threading.Event()
+        asyncio.run(main())
 
 
 def test_a_handler_may_clean_up_when_it_is_cancelled() -> None:
