@@ -248,10 +248,10 @@ impl Scheduler {
             let took = took.max(Duration::from_nanos(1));
             *pace = if pace.is_zero() { took } else { (*pace * 3 + took) / 4 };
         }
-        let is_done = worker.is_done();
+        let has_ended = worker.is_done() && after.finished.len() > first_new;
         if result.is_err() {
             self.dismiss(at, LeaveReason::ProtocolError, after);
-        } else if is_done {
+        } else if has_ended {
             self.notify(after);
         }
     }
