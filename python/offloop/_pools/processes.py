@@ -21,7 +21,7 @@ from .. import _calls, _offloop
 from .._errors import PoolBroken, PoolClosed, WorkerStartError
 from .._offloop import Job, Mailbox, Metrics
 from .._worker import main, main_module, pickling, replies, telemetry
-from .executor import NO_LIMITS, CallLimits, OnFull, PicklingFailed, Pool
+from .executor import NO_LIMITS, CallLimits, OnFull, PicklingFailed, Pool, check_buffersize
 from .exit import exit_handler
 from .futures import Future
 from .loop import mailbox_of
@@ -234,8 +234,7 @@ class ProcessPoolExecutor(Pool):
         be read, then the generator waits. `timeout` is the number of seconds for which it may run, including those in
         which it waits.
         """
-        if buffersize < 1:
-            raise ValueError("buffersize must be >= 1.")
+        check_buffersize(buffersize)
         _calls.check_sync(fn)
         stream: ItemStream[R] = ItemStream(self._crash_policy.translate)
         limits = CallLimits(timeout, priority=priority)
