@@ -29,6 +29,7 @@ use crate::metrics::{self, GilWait, Metrics};
 use crate::once::intern;
 use crate::pool_state::PoolState;
 use crate::settings::{self, Priority, policy, seconds};
+use crate::shutdown;
 
 /// The time for which a thread keeps the interpreter while it has calls.
 ///
@@ -167,6 +168,12 @@ impl ThreadPool {
         self.engine.close();
         self.engine.cancel_queued();
         self.engine.shutdown(Duration::ZERO).detach();
+    }
+
+    /// Takes no more calls, waits for accepted ones for `drain` seconds (None: forever), then cancels queued calls and asks
+    /// running ones to stop. Returns what became of them: see [`shutdown::Report`].
+    fn shutdown(&self, py: Python<'_>, drain: Option<f64>) -> PyResult<shutdown::Report> {
+        shutdown::finish(py, drain, |drain| self.engine.shutdown(drain))
     }
 
     /// Returns the pool's metrics.

@@ -26,10 +26,18 @@ const MAX_LOSSES: u32 = 16;
 impl Supervisor {
     /// Asks the workers that are to leave to exit.
     pub(super) fn begin_exits(&mut self) {
-        let leaving: Vec<(u32, ExitRequest)> = self.dispatcher.look(|scheduler, _| {
+        let (leaving, stopped): (Vec<(u32, ExitRequest)>, _) = self.dispatcher.look(|scheduler, _| {
             let request = |worker: &WorkerRecord| Some((worker.pid, ExitRequest::of(worker)?));
-            scheduler.workers.iter().filter_map(request).collect()
+            (scheduler.workers.iter().filter_map(request).collect(), scheduler.stopped)
         });
+        if stopped == Some(End::Kill) {
+            // Those that were asked before have no more time.
+            for at in 0..self.children.len() {
+                if self.children[at].ending == Ending::Asked {
+                    self.end(at, End::Kill);
+                }
+            }
+        }
         for (pid, request) in leaving {
             let is_it = |child: &Child| child.process.pid() == pid && child.ending == Ending::NotBegun;
             let Some(at) = self.children.iter().position(is_it) else { continue };
@@ -171,6 +179,7 @@ impl Supervisor {
                 }
             }
             death.count(&mut scheduler.restarts);
+            scheduler.note_exit(pid, death.end.exit);
             for (job, call) in untouched {
                 if job.header().count_loss() < MAX_LOSSES {
                     scheduler.requeue(job, call, after);
@@ -185,7 +194,8 @@ impl Supervisor {
         let start_failure = death.start_failure(&stderr);
         let error = death.error(stderr, config.max_rss, &mut self.out_of_memory_kills);
         if death.is_crash() && config.on_crash == OnCrash::Break {
-            self.dispatcher.break_with(&death.describe());
+            let culprit = begun.first().map(|(job, _)| job.header());
+            self.dispatcher.break_with(&death.describe(culprit));
         }
         for (job, call) in begun.into_iter().chain(suspects) {
             self.worker_died(job, call, error.clone());
@@ -200,7 +210,8 @@ impl Supervisor {
     fn worker_died(&self, job: Arc<dyn RemoteCall>, call: Outbound, mut error: WorkerDied) {
         let header = job.header();
         error.workers_lost = header.count_death();
-        let is_over = self.dispatcher.config.on_crash == OnCrash::Break;
+        let is_over = self.dispatcher.config.on_crash == OnCrash::Break
+            || self.dispatcher.look(|scheduler, _| scheduler.stopped.is_some());
         let pause =
             header.options.retry.filter(|_| !is_over).and_then(|retry| retry.pause_after(error.workers_lost));
         if let Some(due) = pause.and_then(|pause| Instant::now().checked_add(pause)) {

@@ -11,7 +11,7 @@ use super::dispatcher::Dispatcher;
 use super::output::Output;
 use super::results;
 use super::scheduler::Sleep;
-use super::template::{Forks, TemplateEvent};
+use super::template::{Forks, TemplateEvent, TemplateStage};
 use super::worker::{LeaveReason, WorkerPhase, WorkerRecord};
 use crate::base::panic;
 use crate::base::sync::Mutex;
@@ -49,6 +49,9 @@ const MEASURE: Duration = Duration::from_millis(50);
 
 /// The time without use after which freed memory goes back to the system.
 const IDLE: Duration = Duration::from_secs(2);
+
+/// The reason for which workers do not start if the template ends.
+const TEMPLATE_ENDED: &str = "the workers' template has ended; what it wrote to standard error says why";
 
 /// Decodes the answer to an initializer.
 fn judge(dispatcher: &Dispatcher, answer: Result<Answer, Malformed>) -> Verdict {
@@ -133,6 +136,7 @@ impl Supervisor {
             scheduler.retry_due(now);
             for at in 0..scheduler.workers.len() {
                 scheduler.collect(at, after);
+                scheduler.workers[at].look_at_beginning(now);
                 if scheduler.workers[at].is_stalled(now) {
                     scheduler.workers[at].extend_estimate();
                     scheduler.recall(at, after);
@@ -142,16 +146,17 @@ impl Supervisor {
             if scheduler.closed && scheduler.is_idle() {
                 (0..scheduler.workers.len()).for_each(|at| scheduler.dismiss(at, LeaveReason::Idle, after));
             }
-            // Another thread may have broken the pool while this one held jobs of a dead worker.
-            let orphans = scheduler.broken.clone().map(|reason| (reason, scheduler.drain()));
+            // Another thread may have broken or stopped the pool while this one held jobs of a dead worker.
+            let is_over = scheduler.broken.is_some() || scheduler.stopped.is_some();
+            let orphans = is_over.then(|| (scheduler.broken.clone(), scheduler.drain()));
             (scheduler.overdue(now), orphans)
         });
-        if let Some((reason, jobs)) = orphans {
-            dispatcher.fail_all(jobs, || ErrorKind::Broken(reason.clone()));
+        if let Some((broken, jobs)) = orphans {
+            let kind = || broken.clone().map_or(ErrorKind::Cancelled, ErrorKind::Broken);
+            dispatcher.fail_all(jobs, kind);
         }
-        for job in overdue {
-            let limit = job.header().options.run_timeout.unwrap_or_default();
-            job.abort(ErrorKind::RunTimeout(limit), AbortIf::Live);
+        for (job, kind) in overdue {
+            job.abort(kind, AbortIf::Live);
         }
         self.complete_handshakes();
         self.measure(now);
@@ -215,7 +220,7 @@ impl Supervisor {
         if config.template.is_some() {
             let is_there = self.forks.order(launch, &handout.socket, stderr.as_ref())?;
             if !is_there {
-                self.lose_template();
+                self.lose_template(TEMPLATE_ENDED);
             }
         } else {
             let (program, arguments) = (&config.program, &config.arguments);
@@ -230,8 +235,7 @@ impl Supervisor {
         self.output.add(Arc::clone(&launch.pipes));
         let config = &self.dispatcher.config;
         let (link, pipes) = (Arc::clone(&launch.link), Arc::clone(&launch.pipes));
-        let worker =
-            WorkerRecord::new(process.pid(), link, pipes, config.max_tasks_per_child, config.max_worker_age);
+        let worker = WorkerRecord::new(process.pid(), link, pipes, config);
         self.dispatcher.look(|scheduler, _| scheduler.workers.push(worker));
         // After the push. A listener that comes meanwhile finds the worker, or is found here.
         if self.dispatcher.has_listener() {
@@ -243,13 +247,24 @@ impl Supervisor {
     /// Handles what the template has reported.
     fn hear_template(&mut self) {
         for event in self.forks.events() {
+            let config = &self.dispatcher.config;
             match event {
-                TemplateEvent::Born { order, process } => match self.forks.take_pending(order) {
-                    Some(launch) => self.register(process, ReapedBy::Template, launch),
-                    // It came after its deadline. Its lifeline is cut, so it ends even if the signal is refused.
-                    None => drop(process.end(End::Kill, false)),
-                },
+                TemplateEvent::Up => {
+                    let deadline = Instant::now().checked_add(config.setup_timeout);
+                    self.forks.advance(TemplateStage::SettingUp(deadline), deadline);
+                }
+                TemplateEvent::Born { order, process } => {
+                    let deadline = self.template_is_ready();
+                    match self.forks.take_pending(order) {
+                        Some(launch) => {
+                            self.register(process, ReapedBy::Template, Launch { deadline, ..launch });
+                        }
+                        // It came after its deadline. Its lifeline is cut, so it ends even if the signal is refused.
+                        None => drop(process.end(End::Kill, false)),
+                    }
+                }
                 TemplateEvent::Failed { order, reason } => {
+                    self.template_is_ready();
                     self.forks.take_pending(order);
                     self.start_failed(&format!("the template could not fork a worker: {reason}"));
                 }
@@ -260,13 +275,49 @@ impl Supervisor {
                         self.forks.collect(pid);
                     }
                 }
-                TemplateEvent::Silent => self.lose_template(),
+                TemplateEvent::Silent => self.lose_template(TEMPLATE_ENDED),
             }
         }
     }
 
-    /// Gives the template up, which has ended or takes too long.
-    fn lose_template(&mut self) {
+    /// Records that the template forks workers. Returns until when a worker that it has forked has to be up.
+    fn template_is_ready(&mut self) -> Option<Instant> {
+        let deadline = Instant::now().checked_add(self.dispatcher.config.start_timeout);
+        if self.forks.stage() != TemplateStage::Ready {
+            self.forks.advance(TemplateStage::Ready, deadline);
+        }
+        deadline
+    }
+
+    /// Gives the template up, which takes too long.
+    fn abandon_template(&mut self) {
+        let config = &self.dispatcher.config;
+        let reason = match self.forks.stage() {
+            TemplateStage::Starting => {
+                format!(
+                    "the workers' template was not up after the pool's start_timeout of {:?}",
+                    config.start_timeout
+                )
+            }
+            TemplateStage::SettingUp(_) => {
+                // Another attempt would take as long again, while jobs wait.
+                self.failures = MAX_FAILED_STARTS - 1;
+                format!(
+                    "the workers' template was still getting ready, with what it imports for instance, after the pool's \
+                     setup_timeout of {:?}; raise that if it needs longer",
+                    config.setup_timeout
+                )
+            }
+            TemplateStage::Ready => format!(
+                "the workers' template did not fork a worker within the pool's start_timeout of {:?}",
+                config.start_timeout
+            ),
+        };
+        self.lose_template(&reason);
+    }
+
+    /// Gives the template up, for this reason.
+    fn lose_template(&mut self, reason: &str) {
         let had_pending = self.forks.lose_template();
         for child in self.children.iter_mut().chain(&mut self.lost) {
             child.process.may_be_collected();
@@ -277,7 +328,7 @@ impl Supervisor {
         }
         self.remnants.iter_mut().for_each(|remnant| remnant.process.may_be_collected());
         if had_pending {
-            self.start_failed("the workers' template has ended; what it wrote to standard error says why");
+            self.start_failed(reason);
         }
     }
 
@@ -318,9 +369,12 @@ impl Supervisor {
                     (_, Err(reason)) => scheduler.dismiss(at, LeaveReason::HandshakeFailed(reason), after),
                     (Some(initializer), Ok(())) if scheduler.workers[at].phase == WorkerPhase::Starting => {
                         scheduler.workers[at].initialise(&initializer.call);
+                        if let Some(child) = child {
+                            child.deadline = Instant::now().checked_add(config.setup_timeout);
+                        }
                     }
                     _ => {
-                        scheduler.workers[at].phase = WorkerPhase::Ready;
+                        scheduler.workers[at].be_ready();
                         if let Some(child) = child {
                             child.deadline = None;
                         }
@@ -401,7 +455,7 @@ impl Supervisor {
     fn keep_deadlines(&mut self) {
         let now = Instant::now();
         if self.forks.next_deadline().is_some_and(|deadline| deadline <= now) {
-            self.lose_template();
+            self.abandon_template();
         }
         for at in 0..self.children.len() {
             let child = &mut self.children[at];
@@ -427,6 +481,8 @@ impl Supervisor {
                     return self.keep_deadlines();
                 }
             }
+            let (start, setup) = (self.dispatcher.config.start_timeout, self.dispatcher.config.setup_timeout);
+            let failures = &mut self.failures;
             self.dispatcher.look(|scheduler, after| {
                 let Some(at) = scheduler.find(pid) else { return };
                 let reason = match scheduler.workers[at].phase {
@@ -434,7 +490,17 @@ impl Supervisor {
                     WorkerPhase::Ready | WorkerPhase::Retiring | WorkerPhase::Leaving(_) => {
                         LeaveReason::ProtocolError
                     }
-                    _ if link_is_open => LeaveReason::HandshakeFailed("it was not ready in time".to_owned()),
+                    WorkerPhase::Initialising if link_is_open => {
+                        // Another attempt would take as long again, while jobs wait.
+                        *failures = MAX_FAILED_STARTS - 1;
+                        LeaveReason::HandshakeFailed(format!(
+                            "its initializer was still running after the pool's setup_timeout of {setup:?}; raise that if \
+                             it needs longer"
+                        ))
+                    }
+                    WorkerPhase::Starting if link_is_open => LeaveReason::HandshakeFailed(format!(
+                        "it was not up after the pool's start_timeout of {start:?}; raise that if it needs longer"
+                    )),
                     _ => LeaveReason::HandshakeFailed("it closed its link".to_owned()),
                 };
                 scheduler.dismiss(at, reason, after);
