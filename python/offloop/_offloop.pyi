@@ -37,6 +37,39 @@ class Job:
         """The job's state."""
 
 @final
+class CallOptions:
+    """The options of a call, checked when they are made. Immutable. `str()` of it is the text of its keywords."""
+
+    def __new__(
+        cls,
+        *,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        priority: int = 0,
+        name: str | None = None,
+        retries: int = 0,
+        buffersize: int | None = None,
+    ) -> CallOptions: ...
+    @property
+    def timeout(self) -> float | None:
+        """The seconds for which the call may run."""
+    @property
+    def queue_timeout(self) -> float | None:
+        """The seconds for which the call may wait for a worker."""
+    @property
+    def priority(self) -> int:
+        """The priority. Calls with a higher one run first."""
+    @property
+    def name(self) -> str | None:
+        """The name that errors have for the call; None: that of its function."""
+    @property
+    def retries(self) -> int:
+        """The number of further workers that the call is given to when its worker has died."""
+    @property
+    def buffersize(self) -> int | None:
+        """The number of results or items that may wait to be read; None: the default of the method."""
+
+@final
 class ProcessPool:
     """A pool of worker processes: interpreters that are forks of one template."""
 
@@ -52,9 +85,7 @@ class ProcessPool:
         receiver: Any,
         mailbox: Mailbox | None,
         name: str,
-        priority: int,
-        timeout: float | None,
-        queue_timeout: float | None,
+        options: CallOptions | None,
         buffersize: int | None,
     ) -> Job:
         """Submits a pickled call. `receiver` learns of its end, and with a `buffersize` of its items as well."""
@@ -172,9 +203,11 @@ class ThreadPool:
         run: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
+        options: CallOptions | None = None,
         /,
     ) -> None:
-        """Calls `run(*args, **kwargs)` on a thread and ends `future`, which gets the job as `_job`."""
+        """Calls `run(*args, **kwargs)` on a thread and ends `future`, which gets the job as `_job`. If the options limit
+        the time of the run, `future._overrun(error)` is called when that has passed."""
     def run(
         self,
         receiver: Any,
@@ -182,12 +215,10 @@ class ThreadPool:
         run: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
-        timeout: float | None,
-        queue_timeout: float | None,
-        priority: int,
+        options: CallOptions | None,
         /,
     ) -> Job:
-        """Calls `run(*args, **kwargs)` on a thread and reports the end to `receiver`. Times in seconds."""
+        """Calls `run(*args, **kwargs)` on a thread and reports the end to `receiver`."""
     def close(self) -> None:
         """Takes no more calls. Accepted ones still run. Does not block."""
     def cancel_queued(self) -> None:
@@ -223,7 +254,7 @@ class SubmittedCall:
     def cancel_queued(self) -> None:
         """Removes the call from the queue, if it is there."""
     def error(self) -> BaseException | None:
-        """Returns the reason why the call ended without being run; only once."""
+        """Returns the reason for which the call ended without being run, or while it ran."""
     def is_forked(self) -> bool:
         """Returns whether this is a child made by fork(), and the call is its parent's."""
 

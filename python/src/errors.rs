@@ -17,6 +17,12 @@ pub(crate) trait IntoException {
 
 impl IntoException for Error {
     fn into_exception(self, py: Python<'_>) -> PyErr {
+        (&self).into_exception(py)
+    }
+}
+
+impl IntoException for &Error {
+    fn into_exception(self, py: Python<'_>) -> PyErr {
         let message = self.to_string();
         let class = match self.kind() {
             ErrorKind::Cancelled => "CancelledError",

@@ -17,6 +17,7 @@
 //! | `message`, `buffer` | what travels to a worker process and back |
 //! | `data` | plain values as bytes, for results that are not unpickled |
 //! | `receive` | how a result becomes a Python object |
+//! | `options` | the options of one call |
 //! | `metrics`, `settings` | metrics and settings as values of Python |
 //! | `interpreter` | the only way into the interpreter and out of it |
 //! | `errors` | errors of the engine as exceptions |
@@ -35,6 +36,7 @@ mod job;
 mod message;
 mod metrics;
 mod once;
+mod options;
 mod pool_state;
 mod processes;
 mod receive;
@@ -71,6 +73,9 @@ mod _offloop {
 
     #[pymodule_export]
     use crate::metrics::{Advice, Histogram, Metrics, metrics, prometheus};
+
+    #[pymodule_export]
+    use crate::options::CallOptions;
 
     #[pymodule_export]
     use crate::processes::ProcessPool;

@@ -18,8 +18,9 @@ use crate::interpreter::{attach, detach, wait};
 use crate::job::{Job, SentItems, watch};
 use crate::message::{self, call};
 use crate::metrics::{self, Metrics};
+use crate::options::CallOptions;
 use crate::receive::Results;
-use crate::settings::{self, Priority, name_setting, on_crash, policy, seconds};
+use crate::settings::{self, name_setting, on_crash, policy, seconds};
 use crate::shutdown;
 
 /// The number of a job's log records that wait for the interpreter. If there are more, the job waits.
@@ -69,21 +70,15 @@ impl ProcessPool {
         receiver: Py<PyAny>,
         mailbox: Option<&Bound<'_, Mailbox>>,
         name: String,
-        priority: Priority,
-        timeout: Option<f64>,
-        queue_timeout: Option<f64>,
+        options: Option<&CallOptions>,
         buffersize: Option<usize>,
     ) -> PyResult<Job> {
         let reserve = |length| self.pool.blob(length);
         let buffers = message::to_blobs(&buffers, &reserve)?;
         let body = message::to_body(body, &reserve);
-        let mut work =
-            prepare(call.with(body, buffers, self.results == Results::Data)).name(name).priority(priority.0);
-        if let Some(limit) = timeout {
-            work = work.run_timeout(seconds("timeout", limit)?);
-        }
-        if let Some(limit) = queue_timeout {
-            work = work.queue_timeout(seconds("queue_timeout", limit)?);
+        let mut work = prepare(call.with(body, buffers, self.results == Results::Data)).name(name);
+        if let Some(options) = options {
+            work = options.apply(work);
         }
         let (handle, items) = self.pool.stream(work, buffersize.unwrap_or(LOG_RECORDS));
         let sent = Some(SentItems::new(items, buffersize.is_some(), self.results));

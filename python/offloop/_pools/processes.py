@@ -1,5 +1,6 @@
 """The process pool."""
 # pyright: reportPrivateUsage=false
+# mypy: disable-error-code="overload-overlap"
 
 from __future__ import annotations
 
@@ -14,13 +15,14 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, overload
 
 from .. import _calls, _offloop
+from .._calls import AsyncFunctionRefused, AsyncResult
 from .._errors import PoolBroken, PoolClosed, WorkerStartError
-from .._offloop import Job, Mailbox, Metrics
+from .._offloop import CallOptions, Job, Mailbox, Metrics
 from .._worker import main, main_module, pickling, replies, telemetry
-from .executor import NO_LIMITS, CallLimits, OnFull, PicklingFailed, Pool
+from .executor import OnFull, PicklingFailed, Pool, PoolOptions
 from .exit import exit_handler
 from .futures import Future
 from .loop import mailbox_of
@@ -30,10 +32,13 @@ from .stream import ItemStream
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
-__all__ = ["ProcessPoolExecutor"]
+__all__ = ["ProcessPoolExecutor", "ProcessPoolOptions"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+BUFFERSIZE = 16
+"""The number of items of a stream that wait to be read, if the options do not give another."""
 
 _unnamed = itertools.count()
 
@@ -214,19 +219,58 @@ class ProcessPoolExecutor(Pool):
         self._finalizer.atexit = False
         _finish_at_exit(self._engine, exit_timeout)
 
-    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+    @overload
+    def submit(
+        self, fn: Callable[P, Never], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[Any]: ...
+    @overload
+    def submit(
+        self, fn: Callable[P, AsyncResult], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncFunctionRefused: ...
+    @overload
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Submits `fn(*args, **kwargs)`. Does not block.
 
         Pickles the call before it returns. If that fails, the future ends with the exception.
         """
-        future: ProcessFuture[R] = ProcessFuture(self._crash_policy)
+        return self._submit(fn, args, kwargs)
+
+    def _submit(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions | None = None,
+    ) -> Future[Any]:
+        future: ProcessFuture[Any] = ProcessFuture(self._crash_policy)
         try:
-            job = self._dispatch(future, None, fn, args, kwargs)
+            job = self._dispatch(future, None, fn, args, kwargs, options)
         except PicklingFailed as failed:
             future._fail(failed.error)
         else:
             future._job = job
         return future
+
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        priority: int = 0,
+        name: str | None = None,
+        retries: int = 0,
+        buffersize: int | None = None,
+    ) -> ProcessPoolOptions:
+        given = super().options(
+            timeout=timeout,
+            queue_timeout=queue_timeout,
+            priority=priority,
+            name=name,
+            retries=retries,
+            buffersize=buffersize,
+        )
+        return ProcessPoolOptions(self, given._options)
 
     def _listen(self, loop: asyncio.AbstractEventLoop, mailbox: Mailbox) -> None:
         """Makes the loop take the workers' answers itself, unless another loop does."""
@@ -239,26 +283,27 @@ class ProcessPoolExecutor(Pool):
             self._stop_listening.atexit = False
 
     def stream(
-        self,
-        fn: Callable[..., Iterable[R]],
-        /,
-        *args: Any,
-        buffersize: int = 16,
-        timeout: float | None = None,
-        priority: int = 0,
-        **kwargs: Any,
+        self, fn: Callable[P, Iterable[R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> ItemStream[R]:
         """Runs a generator function, or one that returns another iterable, in a worker. Does not block.
 
-        Iterate over the result, or `async for`, to get the items as they come. At most `buffersize` of them wait to
-        be read, then the generator waits. `timeout` is the number of seconds for which it may run, including those in
-        which it waits.
+        Iterate over the result, or `async for`, to get the items as they come. At most 16 of them wait to be read, or
+        the `buffersize` of the `options`; then the generator waits.
         """
-        if buffersize < 1:
-            raise ValueError("buffersize must be >= 1.")
+        return self._stream(fn, args, kwargs)
+
+    def _stream(
+        self,
+        fn: Callable[..., Iterable[Any]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions | None = None,
+    ) -> ItemStream[Any]:
+        if options is not None and options.retries:
+            raise ValueError("retries: a stream cannot be run again, because its first items may have been read")
+        buffersize = None if options is None else options.buffersize
         _calls.check_sync(fn)
-        stream: ItemStream[R] = ItemStream(self._crash_policy.translate)
-        limits = CallLimits(timeout, priority=priority)
+        stream: ItemStream[Any] = ItemStream(self._crash_policy.translate)
         try:
             stream._job = self._dispatch(
                 stream._receiver,
@@ -266,8 +311,8 @@ class ProcessPoolExecutor(Pool):
                 main.send_items,
                 (fn, args, kwargs, self._as_data),
                 {},
-                limits,
-                buffersize,
+                options,
+                buffersize or BUFFERSIZE,
             )
         except PicklingFailed as failed:
             stream._receiver._fail(failed.error)
@@ -280,7 +325,7 @@ class ProcessPoolExecutor(Pool):
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        limits: CallLimits = NO_LIMITS,
+        options: CallOptions | None = None,
         buffersize: int | None = None,
     ) -> Job:
         """Submits a call, of a generator if there is a `buffersize`. See `Pool._dispatch`."""
@@ -310,10 +355,7 @@ class ProcessPoolExecutor(Pool):
             raise PicklingFailed(error) from None
         # The call of a map or a stream is named after the user's function.
         name = _calls.name_of(args[0] if fn is _calls.call_each or fn is main.send_items else fn)
-        timeout, queue_timeout, priority = limits
-        return self._engine.submit(
-            body, buffers, receiver, mailbox, name, priority, timeout, queue_timeout, buffersize
-        )
+        return self._engine.submit(body, buffers, receiver, mailbox, name, options, buffersize)
 
     @overload
     def shutdown(
@@ -445,6 +487,24 @@ class ProcessPoolExecutor(Pool):
         if pids or not (self._closed or self._crash_policy.broken is not None):
             self._seen = {pid: self._seen[pid] for pid in pids}
         return self._seen
+
+
+class ProcessPoolOptions(PoolOptions):
+    """A process pool with options for calls, made by `pool.options(...)`. Immutable."""
+
+    def __init__(self, pool: ProcessPoolExecutor, options: CallOptions) -> None:
+        super().__init__(pool, options)
+        self._processes = pool
+
+    def stream(
+        self, fn: Callable[P, Iterable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ItemStream[R]:
+        """Runs a generator function in a worker, as the pool's `stream` does, with these options.
+
+        The `timeout` includes the time for which the generator waits for the reader. Raises ValueError if there are
+        `retries`.
+        """
+        return self._processes._stream(fn, args, kwargs, self._options)
 
 
 class ProcessFuture(Future[R]):
