@@ -366,7 +366,7 @@ fn a_worker_that_cannot_start_is_the_jobs_error() {
     for (program, text) in [
         ("/nonexistent/program", "No such file"),
         ("/bin/true", "offloop::init()"),
-        ("/bin/cat", "not ready in time"),
+        ("/bin/cat", "start_timeout of 500ms"),
         (other_build, "build differs"),
     ] {
         let builder = ProcessPool::builder().max_workers(2).program(program);

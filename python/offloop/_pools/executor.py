@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,7 @@ from .._offloop import CallOptions, Job, Metrics
 from .futures import Future
 from .loop import JobFuture
 from .results import MapStream
+from .shutdown import ShutdownReport
 
 __all__ = ["PoolOptions"]
 
@@ -216,6 +218,22 @@ class Pool(Executor):
         """Shuts the pool down without waiting: cancels queued jobs, and stops running ones as far as possible."""
         raise NotImplementedError
 
+    def _drain(self, seconds: float | None) -> ShutdownReport:
+        """Takes no more jobs, waits for accepted ones for as long (None: forever), then cancels and kills. Blocks."""
+        raise NotImplementedError
+
+    async def aclose(self, drain: float | None = None) -> ShutdownReport:
+        """Shuts the pool down without blocking the loop: takes no more jobs, waits for accepted ones for at most `drain`
+        seconds (None: for as long as they take), then cancels and ends the others as `shutdown(drain=...)` does.
+
+        Returns what became of the jobs. If the task that awaits it is cancelled, the waiting is over at once.
+        """
+        try:
+            return await run_in_daemon_thread(lambda: self._drain(drain))
+        except _INTERRUPTIONS:
+            await run_in_daemon_thread(self._abort)
+            raise
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -314,23 +332,30 @@ _INTERRUPTIONS = KeyboardInterrupt, asyncio.CancelledError
 """The exceptions after which a `with` block does not wait for the results of its jobs."""
 
 
-async def run_in_daemon_thread(fn: Callable[[], object]) -> None:
+async def run_in_daemon_thread(fn: Callable[[], R]) -> R:
     """Runs `fn` on a thread of its own, because the default executor may be the pool that is shut down."""
     loop = asyncio.get_running_loop()
-    done = loop.create_future()
+    done: asyncio.Future[R] = loop.create_future()
 
-    def set_done() -> None:
-        if not done.done():
-            done.set_result(None)
+    def end(value: R | None, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is None:
+            done.set_result(value)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        else:
+            done.set_exception(error)
 
     def call() -> None:
+        value, error = None, None
         try:
-            fn()
-        finally:
-            loop.call_soon_threadsafe(set_done)
+            value = fn()
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits
+            loop.call_soon_threadsafe(end, value, error)
 
     threading.Thread(target=call, name="offloop-shutdown", daemon=True).start()
-    await done
+    return await done
 
 
 def check_buffersize(buffersize: object) -> None:

@@ -26,6 +26,7 @@ from .executor import OnFull, Pool
 from .exit import exit_handler
 from .futures import Future, LimitedFuture
 from .loop import mailbox_of
+from .shutdown import ShutdownReport, check_drain_alone, report_of, still_running
 
 __all__ = ["ThreadPoolExecutor"]
 
@@ -376,19 +377,57 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         if exit_handler.has_begun:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    @overload
+    def shutdown(
+        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+    ) -> None: ...
+
+    @overload
+    def shutdown(self, wait: Literal[True] = True, *, drain: float) -> ShutdownReport: ...
+
+    def shutdown(
+        self,
+        wait: bool = True,
+        *,
+        cancel_futures: bool = False,
+        drain: float | None = None,
+        timeout: float | None = None,
+    ) -> ShutdownReport | None:
         """Takes no more calls. Accepted ones still run, but `cancel_futures` cancels those that have not begun.
 
-        With `wait` it blocks until all have ended. In a child made by fork() it does nothing.
+        With `wait` it blocks until all have ended; for at most `timeout` seconds, after which it raises TimeoutError, and
+        the calls go on. In a child made by fork() it does nothing.
+
+        `drain` is the number of seconds for which it waits for accepted calls. Then queued ones are cancelled, and running
+        ones are asked to stop, as `offloop.is_cancelled()` tells them. Returns what became of the calls.
         """
+        if drain is not None:
+            check_drain_alone(wait, cancel_futures, timeout)
+            return self._drain(drain)
         self._shutdown = True
         if self._workers.pid != os.getpid():
-            return
+            return None
         self._workers.close()
         if cancel_futures:
             self._pool.cancel_queued()
         if wait:
+            deadline = None if timeout is None else time.monotonic() + timeout
+            if not self._workers.join(deadline):
+                raise still_running(timeout, self._pool.queued())
+        return None
+
+    def _drain(self, seconds: float | None) -> ShutdownReport:
+        self._shutdown = True
+        if self._workers.pid != os.getpid():
+            return ShutdownReport()
+        self._workers.close()
+        report = report_of(self._pool.shutdown(seconds))
+        if report.stuck:
+            # They were given their time, so the interpreter's exit does not wait for them again.
+            self._workers.abandoned = True
+        else:
             self._workers.join()
+        return report
 
     def _abort(self) -> None:
         self._shutdown = True
