@@ -39,7 +39,7 @@ class StrictProcessPoolExecutor(ProcessPoolExecutor):
         try:
             return super()._dispatch(*args, **options)
         except PicklingFailed:
-            self._engine.resize(min(self._engine.target_workers() + 1, self._max_workers))
+            self._engine.prestart(self._engine.target_workers() + 1)
             raise
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -11,6 +11,12 @@ T = TypeVar("T")
 VERSION: str
 
 @final
+class Shared:
+    """Bytes that came from another process."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
 class Mailbox:
     """The ended jobs of one event loop."""
 

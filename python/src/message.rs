@@ -108,7 +108,11 @@ fn exports<'py>(py: Python<'py>, blobs: &[Blob]) -> PyResult<Bound<'py, PyAny>> 
 /// Returns a pickle to be read: a copy of a short one, a view of a long one. The view keeps the memory: if unpickling
 /// fails, the traceback of the exception has the view for as long as anyone keeps that.
 fn view<'py>(py: Python<'py>, body: &Blob) -> PyResult<Bound<'py, PyAny>> {
-    if body.len() <= SHORT { Ok(PyBytes::new(py, body).into_any()) } else { buffer::view_of(py, body) }
+    if body.len() <= SHORT {
+        Ok(PyBytes::new(py, body).into_any())
+    } else {
+        Ok(buffer::view_of(py, body)?.into_any())
+    }
 }
 
 /// The worker's Python function that performs calls: `handler(pickled, buffers, as_data) -> (code, body, buffers)`.

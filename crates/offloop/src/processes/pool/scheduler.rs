@@ -268,10 +268,10 @@ impl Scheduler {
         }
         let is_worn = !worker.over_memory && worker.link.is_worn();
         worker.over_memory |= is_worn;
-        let is_done = worker.is_done();
+        let has_ended = worker.is_done() && after.finished.len() > first_new;
         if result.is_err() {
             self.dismiss(at, LeaveReason::ProtocolError, after);
-        } else if is_done || is_worn {
+        } else if has_ended || is_worn {
             self.notify(after);
         }
     }
