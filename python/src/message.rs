@@ -1,6 +1,6 @@
 //! Messages between this interpreter and those of the workers: pickled calls and results, with the buffers beside them.
 
-use offloop::embed::mark_failed;
+use offloop::embed::{self, mark_failed};
 use offloop::{Blob, BlobMut};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -72,6 +72,12 @@ impl Receive for Reply {
 pub(crate) fn emit(reply: &Bound<'_, PyAny>) -> PyResult<()> {
     let item = Reply::from_python(reply)?;
     try_detach(reply.py(), || offloop::job::emit(&item))
+}
+
+/// Says that the function of the call that runs here is loaded and begins now, so that its timeout counts.
+#[pyfunction]
+pub(crate) fn begin_call() {
+    embed::begin_call();
 }
 
 /// Copies a pickle to a blob: to memory that `reserve` makes, if it is long.

@@ -341,8 +341,6 @@ def test_a_buffersize_that_is_no_integer_is_refused_as_by_the_standard_executors
 ) -> None:
     with pytest.raises(TypeError, match="^buffersize must be an integer or None$"):
         pool.map(jobs.double, [1], buffersize=buffersize)
-    with pytest.raises(TypeError, match="^buffersize must be an integer$"):
-        pool.stream(jobs.double, 1, buffersize=buffersize)  # type: ignore[arg-type]
 
 
 def test_a_map_goes_on_when_its_pool_is_shut_down_meanwhile() -> None:
