@@ -11,6 +11,12 @@ T = TypeVar("T")
 VERSION: str
 
 @final
+class Shared:
+    """Bytes that came from another process."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
 class Mailbox:
     """The ended jobs of one event loop."""
 
@@ -105,8 +111,8 @@ class ProcessPool:
     @property
     def broken(self) -> str | None:
         """The reason why the pool is broken; None if it is not."""
-    def resize(self, workers: int) -> None:
-        """Sets the target number of workers."""
+    def prestart(self, workers: int) -> None:
+        """Starts workers until the pool has this number of them. Does not wait for it."""
     def set_max_workers(self, workers: int) -> None:
         """Sets the largest number of workers."""
     def stop(self, kill: bool) -> None:

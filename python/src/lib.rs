@@ -54,6 +54,9 @@ mod _offloop {
     use super::{Bound, PyModule, PyResult};
 
     #[pymodule_export]
+    use crate::buffer::Shared;
+
+    #[pymodule_export]
     use crate::completion_queue::{Mailbox, flush};
 
     #[pymodule_export]

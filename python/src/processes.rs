@@ -125,9 +125,9 @@ impl ProcessPool {
         self.pool.broken()
     }
 
-    /// Sets the target number of workers.
-    fn resize(&self, workers: usize) {
-        self.pool.resize(workers);
+    /// Starts workers until the pool has this number of them. Does not wait for it.
+    fn prestart(&self, workers: usize) {
+        self.pool.prestart(workers);
     }
 
     /// Sets the largest number of workers.

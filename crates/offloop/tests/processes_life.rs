@@ -162,6 +162,16 @@ fn a_pool_that_grows_on_demand_does_so_up_to_the_number_that_was_set_last() {
 }
 
 #[test]
+fn workers_can_be_started_before_there_are_jobs_and_leave_as_always() {
+    let builder = ProcessPool::builder().min_workers(0).max_workers(2);
+    let pool = builder.idle_timeout(Duration::from_millis(300)).build().unwrap();
+    pool.prestart(5);
+    assert_eq!(pool.target_workers(), 2);
+    eventually("both are there", || pool.worker_pids().len() == 2);
+    eventually("both have left", || pool.worker_pids().is_empty());
+}
+
+#[test]
 fn killed_workers_end_their_jobs_and_the_pool_and_nothing_is_tried_again() {
     let gate = Gate::new();
     let pool = one_worker().build().unwrap();

@@ -27,6 +27,10 @@ R = TypeVar("R")
 MAX_THREADS = 512
 """The number of calls that may wait at the same time."""
 
+IDLE_TIMEOUT = 60.0
+"""The seconds without a job after which a worker of the shared process pool leaves. It has no initializer whose work would
+be lost."""
+
 _lock = threading.Lock()
 _threads: ThreadPoolExecutor | None = None
 _processes: ProcessPoolExecutor | None = None
@@ -50,7 +54,7 @@ def processes() -> ProcessPoolExecutor:
         if _processes is None:
             from .processes import ProcessPoolExecutor
 
-            _processes = ProcessPoolExecutor(name="offloop")
+            _processes = ProcessPoolExecutor(name="offloop", idle_timeout=IDLE_TIMEOUT)
         return _processes
 
 

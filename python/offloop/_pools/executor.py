@@ -200,8 +200,8 @@ class Pool(Executor):
         """Calls `fn` with the items of `iterables`, in parallel. Iterate over the result, or `async for`.
 
         With `buffersize`, at most that many calls run or have unread results at a time, and `iterables` are read as
-        needed; without it all calls are submitted at once. `chunksize` items travel together to a process; threads
-        take them one by one. Results come in the order of the items, or with `ordered=False` as they complete.
+        needed; without it all calls are submitted at once. `chunksize` items travel together to a process, as one call;
+        threads take them one by one. Results come in the order of the items, or with `ordered=False` as they complete.
         `timeout` is the number of seconds that the whole map may take, counted from this call. `progress` is called
         with the number of items that have come since its last call, on the thread or loop that iterates; the
         `update` of a tqdm bar fits.
@@ -225,8 +225,7 @@ class Pool(Executor):
         """See `map`."""
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
-        if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or >= 1.")
+        check_buffersize(buffersize)
         _calls.check_sync(fn)
         chunks = _chunks(zip(*iterables), chunksize if self._uses_chunks else 1)
         calls = (self._submit(_calls.call_each, (fn, *chunk), {}, options) for chunk in chunks)
@@ -401,6 +400,16 @@ async def run_in_daemon_thread(fn: Callable[[], R]) -> R:
 
     threading.Thread(target=call, name="offloop-shutdown", daemon=True).start()
     return await done
+
+
+def check_buffersize(buffersize: object) -> None:
+    """Raises what `Executor.map` of Python 3.14 raises for a buffersize that is no number, or too small."""
+    if buffersize is None:
+        return
+    if not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
 
 
 def _chunks(items: Iterator[Any], size: int) -> Iterator[tuple[Any, ...]]:

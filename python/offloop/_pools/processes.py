@@ -309,7 +309,7 @@ class ProcessPoolExecutor(Pool):
             raise RuntimeError("cannot schedule new futures after shutdown")
         if self._starts_all:
             self._starts_all = False
-            self._engine.resize(self._max_workers)
+            self._engine.prestart(self._max_workers)
         context = None if self._capture is None else self._capture()
         if (trace := telemetry.departing()) is not None:
             context = {**(context or {}), telemetry.NAME: trace}

@@ -264,6 +264,10 @@ pub trait ProcessPoolExt: sealed::Sealed {
     /// Returns the reason why the pool is broken, if it is.
     fn broken(&self) -> Option<String>;
 
+    /// Starts workers now until the pool has `workers` of them, at most its `max_workers`, instead of when jobs wait. For a
+    /// pool that [grows on demand](ProcessPoolBuilder::min_workers). Idle workers leave as always. Does not wait.
+    fn prestart(&self, workers: usize);
+
     /// Returns whether the pool is closed and its last worker has left.
     fn is_over(&self) -> bool;
 
@@ -303,6 +307,10 @@ impl ProcessPoolExt for ProcessPool {
 
     fn broken(&self) -> Option<String> {
         ProcessPool::broken(self)
+    }
+
+    fn prestart(&self, workers: usize) {
+        ProcessPool::prestart(self, workers);
     }
 
     fn is_over(&self) -> bool {

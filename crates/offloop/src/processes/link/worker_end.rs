@@ -121,9 +121,16 @@ impl WorkerEnd {
         self.ring.shared().worn.store(1, Ordering::Relaxed);
     }
 
-    /// Returns whether the last job has left the socket alone. A system call.
+    /// Returns whether jobs have left the socket alone. A system call.
     pub(in crate::processes) fn is_intact(&self) -> bool {
         rustix::fs::fstat(&self.socket).is_ok_and(|status| (status.st_dev, status.st_ino) == self.identity)
+    }
+
+    /// Reads the messages about segments that have come, if the socket is still ours.
+    fn read_segments(&mut self) {
+        if self.is_intact() {
+            self.segments.receive(self.socket.as_fd(), RecvFlags::DONTWAIT);
+        }
     }
 
     /// Returns whether there is something to do in the next slot. One atomic load.
@@ -163,7 +170,7 @@ impl WorkerEnd {
         self.ring.shared().worker_core.0.store(this_core(), Ordering::Relaxed);
         self.claimed = self.claimed.wrapping_add(1);
         if self.claimed % READ_EVERY == 0 {
-            self.segments.receive(self.socket.as_fd(), RecvFlags::DONTWAIT);
+            self.read_segments();
         }
         let request = self.receive();
         if request.is_none() {
@@ -189,7 +196,7 @@ impl WorkerEnd {
             FrameBody::Far(span) => Some(*span),
         };
         if far.iter().chain(&parts).any(|span| self.segments.find(*span).is_none()) {
-            self.segments.receive(self.socket.as_fd(), RecvFlags::DONTWAIT);
+            self.read_segments();
         }
         let body = match body {
             FrameBody::Inline(bytes) => RequestBody::Inline(bytes),

@@ -268,10 +268,10 @@ impl Scheduler {
         }
         let is_worn = !worker.over_memory && worker.link.is_worn();
         worker.over_memory |= is_worn;
-        let is_done = worker.is_done();
+        let has_ended = worker.is_done() && after.finished.len() > first_new;
         if result.is_err() {
             self.dismiss(at, LeaveReason::ProtocolError, after);
-        } else if is_done || is_worn {
+        } else if has_ended || is_worn {
             self.notify(after);
         }
     }
@@ -425,6 +425,13 @@ impl Scheduler {
     pub(super) fn resize(&mut self, workers: usize, after: &mut Deferred) {
         self.grow_to = None;
         self.set_target(workers, after);
+    }
+
+    /// Raises the target to this number of workers, as far as a pool that grows on demand may grow.
+    pub(super) fn prestart(&mut self, workers: usize, after: &mut Deferred) {
+        if let Some(most) = self.grow_to {
+            self.set_target(workers.min(most).max(self.target), after);
+        }
     }
 
     /// Sets the largest number of workers. In a pool that does not grow on demand this is the target.

@@ -46,6 +46,10 @@ const SPIN: Duration = Duration::from_micros(200);
 /// Closing a socket takes longer than this, and so does changing the user. A job that took less has done neither.
 const QUICK: Duration = Duration::from_nanos(250);
 
+/// While there is more to do, this worker is checked when the jobs since the last check took so long. So a check costs a
+/// small part of the time of the jobs.
+const UNCHECKED: Duration = Duration::from_micros(10);
+
 /// The time without a call after which a worker gives freed memory back to the system.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -117,6 +121,9 @@ pub struct Worker {
     /// The pipes that replace standard output and standard error while a job is captured.
     captured: [OwnedFd; 2],
     ties: Ties,
+    /// The time that jobs took since [`is_sound`](Self::is_sound) was last called, without those that were too quick to
+    /// do harm.
+    unchecked: Duration,
     /// The running job, if it may send items. Set when the job begins, cleared when it ends.
     streaming: Option<u64>,
     /// The blobs of this process's arena that the pool still reads, by their offset, each with the number of times that
@@ -159,6 +166,7 @@ impl Worker {
             memory_check: setup.recycle_rss.map(|limit| MemoryCheck { limit, checked: None }),
             captured: setup.captured,
             ties: setup.ties,
+            unchecked: Duration::ZERO,
             streaming: None,
             lent: HashMap::new(),
             unheard_since: Moment::now(),
@@ -246,7 +254,17 @@ impl Worker {
         }
     }
 
-    /// Waits for the next call. Returns `None` when the link has ended, or when this worker cannot read its calls.
+    /// Returns whether this worker may run another job and use its files: the jobs since the last check have left them
+    /// alone, and the pool is there. Binds this process again if a job has changed its user.
+    fn is_sound(&mut self) -> bool {
+        self.unchecked.is_zero() || {
+            self.unchecked = Duration::ZERO;
+            self.link.is_intact() && self.ties.renew()
+        }
+    }
+
+    /// Waits for the next call. Returns `None` when the link has ended, or when this worker must not or cannot read its
+    /// calls.
     fn next(&mut self) -> Option<Request> {
         loop {
             let request = self.link.claim();
@@ -257,7 +275,7 @@ impl Worker {
                 eprintln!("offloop: this worker leaves, since the memory of a call did not arrive: {reason}");
                 return None;
             }
-            if !self.spin_for_call() && !self.sleep() {
+            if !self.is_sound() || (!self.spin_for_call() && !self.sleep()) {
                 return None;
             }
         }
@@ -381,15 +399,18 @@ fn run_jobs(own: &OwnProcess<RefCell<Worker>>) {
         if worker.link.has_announced() {
             worker.unheard_since = ended;
         }
-        let is_intact = took < QUICK || (worker.link.is_intact() && worker.ties.renew());
+        if took >= QUICK {
+            worker.unchecked += took;
+        }
         worker.check_memory(ended);
         worker.answer(&request, tag, payload, Timing { began, took, usage });
-        if !is_intact {
+        let is_long_unheard = ended.since(worker.unheard_since) >= TOGETHER;
+        if (is_long_unheard || worker.unchecked >= UNCHECKED) && !worker.is_sound() {
             // The job has closed or replaced our files, or the pool is gone. The answer is valid, but no other job may
             // run.
             return;
         }
-        if ended.since(worker.unheard_since) >= TOGETHER {
+        if is_long_unheard {
             worker.link.announce();
         }
     }
