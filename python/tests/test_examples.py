@@ -53,7 +53,9 @@ def unless_found(package: "str | None") -> Any:
 def test_a_program_on_a_page_runs(code: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(code)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=80)
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=80
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
 
