@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import signal
@@ -92,6 +93,8 @@ def _serve(template: _offloop.Template, preparation: Mapping[str, Any], is_fork:
     """Forks workers until the pool has ended. Never returns."""
     global _preparation, _awaits_main, _awaits_multiprocessing
     _reset_signals()
+    # The end of what a crashed worker writes to standard error is in the error of its job: this adds where it was.
+    faulthandler.enable(2, all_threads=False)
     _preparation = preparation["process"]
     # A fork of the parent already has its main module.
     _awaits_main = not is_fork
@@ -233,6 +236,8 @@ def _perform(
         return UNREADABLE, remote_errors.pack(error), ()
     try:
         fn, args, kwargs, context = call
+        # Until now the modules of the function and of its arguments were imported. Its timeout counts from here.
+        _offloop.begin_call()
         if context is None:
             value = fn(*args, **kwargs)
         else:
