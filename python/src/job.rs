@@ -1,7 +1,8 @@
 //! Submitted jobs: the handles that Python has, and how their ends and items reach the receivers.
 //!
-//! A receiver is a Python object that learns how a job ends: by `receiver._arrive(value)` or
-//! `receiver._fail(exception)`. If it reads the job's items as well, `receiver._wake()` reports that there are some.
+//! A receiver is a Python object that learns how a job ends: by `receiver._arrive(value)`, by
+//! `receiver._raise(exception)` if the job itself has raised one, or by `receiver._fail(exception)` if it has no result
+//! for a reason of the engine. If it reads the job's items as well, `receiver._wake()` reports that there are some.
 
 use std::sync::{Arc, MutexGuard, Weak};
 use std::task::{Wake, Waker};
@@ -129,11 +130,10 @@ impl<T: Receive> Completion for WatchedJob<T> {
         }
         let Some((result, receiver)) = self.take_result() else { return };
         let results = self.sent.as_ref().map(|sent| sent.results).unwrap_or_default();
-        let result =
-            result.map_err(|error| error.into_exception(py)).and_then(|value| value.receive(py, results));
-        let reported = match result {
-            Ok(value) => receiver.call_method1(py, "_arrive", (value,)),
-            Err(error) => receiver.call_method1(py, "_fail", (error,)),
+        let reported = match result.map(|value| value.receive(py, results)) {
+            Ok(Ok(value)) => receiver.call_method1(py, "_arrive", (value,)),
+            Ok(Err(exception)) => receiver.call_method1(py, "_raise", (exception,)),
+            Err(error) => receiver.call_method1(py, "_fail", (error.into_exception(py),)),
         };
         if let Err(error) = reported {
             error.write_unraisable(py, Some(receiver.bind(py)));

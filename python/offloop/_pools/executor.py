@@ -71,12 +71,16 @@ class Pool(Executor):
         loop = asyncio.get_running_loop()
         future: JobFuture[R] = JobFuture(loop=loop)
         try:
-            future._job = self._dispatch(  # pyright: ignore[reportPrivateUsage]
-                future, loop, fn, args, kwargs, CallLimits(timeout, queue_timeout, priority)
-            )
-        except PicklingFailed as failed:
-            future._fail(failed.error)  # pyright: ignore[reportPrivateUsage]
-        return future
+            try:
+                future._job = self._dispatch(  # pyright: ignore[reportPrivateUsage]
+                    future, loop, fn, args, kwargs, CallLimits(timeout, queue_timeout, priority)
+                )
+            except PicklingFailed as failed:
+                future._raise(failed.error)  # pyright: ignore[reportPrivateUsage]
+            return future
+        finally:
+            # The traceback of a pickling error leads to this frame, which must not hold the future that holds the error.
+            del future
 
     def metrics(self) -> Metrics:
         """Returns the pool's metrics: outcomes, times, states. Takes some microseconds."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from .._errors import CancelledError
 from .._offloop import Job, Mailbox
+from .outcomes import Translator, as_error
 
 __all__ = ["JobFuture"]
 
@@ -19,8 +19,7 @@ class JobFuture(asyncio.Future[T], Generic[T]):
     """The future that `pool.run` returns: await it. Cancelling it, or the task that awaits it, cancels the job."""
 
     _job: Job | None = None
-    _translate: Callable[[BaseException], BaseException] | None = None
-    """Turns an exception of the job into the one that the pool's users get."""
+    _translator: Translator | None = None
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancels the job. A queued job never runs; one that runs in a process is killed; one that runs in a thread
@@ -34,18 +33,19 @@ class JobFuture(asyncio.Future[T], Generic[T]):
         if not self.done():
             self.set_result(value)
 
+    def _raise(self, error: BaseException) -> None:
+        if self._translator is not None:
+            error = self._translator.raised(error)
+        if not self.done():
+            self.set_exception(as_error(error))
+
     def _fail(self, error: BaseException) -> None:
-        if self._translate is not None:
-            error = self._translate(error)
+        if self._translator is not None:
+            error = self._translator.failed(error)
         if self.done():
             return
         if isinstance(error, CancelledError):
             super().cancel(str(error))
-        elif isinstance(error, StopIteration):
-            # A future refuses it, because it would end the generator that awaits the future.
-            wrapped = RuntimeError("the job raised StopIteration")
-            wrapped.__cause__ = error
-            self.set_exception(wrapped)
         else:
             self.set_exception(error)
 

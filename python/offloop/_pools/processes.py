@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 from .. import _calls, _offloop
 from .._errors import PoolBroken, PoolClosed, WorkerStartError
 from .._offloop import Job, Mailbox, Metrics
-from .._worker import main, main_module, pickling, replies, telemetry
+from .._worker import main, main_module, pickling, remote_errors, replies, telemetry
 from .executor import NO_LIMITS, CallLimits, OnFull, PicklingFailed, Pool
 from .exit import exit_handler
 from .futures import Future
@@ -201,12 +201,16 @@ class ProcessPoolExecutor(Pool):
         """
         future: ProcessFuture[R] = ProcessFuture(self._crash_policy)
         try:
-            job = self._dispatch(future, None, fn, args, kwargs)
-        except PicklingFailed as failed:
-            future._fail(failed.error)
-        else:
-            future._job = job
-        return future
+            try:
+                job = self._dispatch(future, None, fn, args, kwargs)
+            except PicklingFailed as failed:
+                future._raise(failed.error)
+            else:
+                future._job = job
+            return future
+        finally:
+            # The traceback of a pickling error leads to this frame, which must not hold the future that holds the error.
+            del future
 
     def _listen(self, loop: asyncio.AbstractEventLoop, mailbox: Mailbox) -> None:
         """Makes the loop take the workers' answers itself, unless another loop does."""
@@ -237,21 +241,24 @@ class ProcessPoolExecutor(Pool):
         if buffersize < 1:
             raise ValueError("buffersize must be >= 1.")
         _calls.check_sync(fn)
-        stream: ItemStream[R] = ItemStream(self._crash_policy.translate)
+        stream: ItemStream[R] = ItemStream(self._crash_policy)
         limits = CallLimits(timeout, priority=priority)
         try:
-            stream._job = self._dispatch(
-                stream._receiver,
-                None,
-                main.send_items,
-                (fn, args, kwargs, self._as_data),
-                {},
-                limits,
-                buffersize,
-            )
-        except PicklingFailed as failed:
-            stream._receiver._fail(failed.error)
-        return stream
+            try:
+                stream._job = self._dispatch(
+                    stream._receiver,
+                    None,
+                    main.send_items,
+                    (fn, args, kwargs, self._as_data),
+                    {},
+                    limits,
+                    buffersize,
+                )
+            except PicklingFailed as failed:
+                stream._receiver._raise(failed.error)
+            return stream
+        finally:
+            del stream
 
     def _dispatch(
         self,
@@ -266,7 +273,7 @@ class ProcessPoolExecutor(Pool):
         """Submits a call, of a generator if there is a `buffersize`. See `Pool._dispatch`."""
         mailbox = None
         if loop is not None:
-            receiver._translate = self._crash_policy.translate
+            receiver._translator = self._crash_policy
             mailbox = mailbox_of(loop)
             if self._listener is None or self._listener() is not loop:
                 self._listen(loop, mailbox)
@@ -287,7 +294,9 @@ class ProcessPoolExecutor(Pool):
             args, kwargs = pickling.wrap_call(args, kwargs)
             body, buffers = pickling.dumps((fn, args, kwargs, context), main.travels_beside)
         except BaseException as error:
-            raise PicklingFailed(error) from None
+            # The exception's traceback leads to this frame, which must not hold the future that will hold the exception.
+            del receiver
+            raise PicklingFailed(remote_errors.without_own_frames(error)) from None
         # The call of a map or a stream is named after the user's function.
         name = _calls.name_of(args[0] if fn is _calls.call_each or fn is main.send_items else fn)
         timeout, queue_timeout, priority = limits
@@ -380,8 +389,13 @@ class ProcessFuture(Future[R]):
         if self._claim():
             self.set_result(value)
 
+    def _raise(self, error: BaseException) -> None:
+        error = self._crash_policy.raised(error)
+        if self._claim():
+            self.set_exception(error)
+
     def _fail(self, error: BaseException) -> None:
-        error = self._crash_policy.translate(error)
+        error = self._crash_policy.failed(error)
         if isinstance(error, CancelledError):
             self._job = None
             self.cancel()
@@ -409,15 +423,19 @@ class CrashPolicy:
         """Returns the exception of a call that a broken pool does not run."""
         return PoolBroken(f'the pool is broken (on_crash="break"), build a new one: {self.broken}')
 
-    def translate(self, error: BaseException) -> BaseException:
-        """Returns the exception that a job ends with. Breaks the pool if that is due."""
-        if not self._breaks:
+    def raised(self, error: BaseException) -> BaseException:
+        """Returns the exception of a job that has raised `error`. Breaks the pool if it could not be unpickled."""
+        if not self._breaks or not isinstance(error, replies.Unreadable):
             return replies.translate(error)
-        if isinstance(error, replies.Unreadable):
-            self._engine.break_with(f"a call or a result could not be unpickled: {error.error!r}")
-            broken = self.pool_broken()
-            broken.__cause__ = error.error
-            return broken
+        self._engine.break_with(f"a call or a result could not be unpickled: {error.error!r}")
+        broken = self.pool_broken()
+        broken.__cause__ = error.error
+        return broken
+
+    def failed(self, error: BaseException) -> BaseException:
+        """Returns the exception of a job that has no result for the reason `error`. Breaks the pool if that is due."""
+        if not self._breaks:
+            return error
         if isinstance(error, WorkerStartError):
             self._engine.break_with(str(error))
         elif isinstance(error, PoolClosed) and self.broken is not None:

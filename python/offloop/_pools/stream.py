@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Generic, Self, TypeVar
 
 from .._errors import CancelledError
+from .outcomes import Translator, as_error
 
 __all__ = ["ItemStream"]
 
@@ -22,8 +23,8 @@ class ItemStream(Generic[R]):
     killed, and its worker replaced.
     """
 
-    def __init__(self, translate: Callable[[BaseException], BaseException]) -> None:
-        self._receiver = _StreamReceiver(translate)
+    def __init__(self, translator: Translator) -> None:
+        self._receiver = _StreamReceiver(translator)
         self._job: Any = None
 
     def __iter__(self) -> Self:
@@ -59,8 +60,16 @@ class ItemStream(Generic[R]):
             await changed.wait()
 
     def _next_item(self) -> tuple[R] | None:
-        item: tuple[R] | None = None if self._job is None else self._job.next_item()
-        return item
+        if self._job is None:
+            return None
+        try:
+            item: tuple[R] | None = self._job.next_item()
+            return item
+        except Exception as error:
+            # The item cannot be unpickled. There is no way to go on behind it.
+            self._receiver._raise(error)
+            self.close()
+            return None
 
     def close(self) -> None:
         """Ends the generator, unless it has ended. Does not block."""
@@ -91,8 +100,8 @@ class _StreamReceiver:
     The job refers to this object and not to the stream, so that a stream that is no longer used is closed.
     """
 
-    def __init__(self, translate: Callable[[BaseException], BaseException]) -> None:
-        self._translate = translate
+    def __init__(self, translator: Translator) -> None:
+        self._translator = translator
         self._error: BaseException | None = None
         self.has_ended = False
         """Whether the generator has ended, or the stream was closed."""
@@ -104,8 +113,12 @@ class _StreamReceiver:
     def raise_error(self) -> None:
         """Raises the generator's exception, once."""
         error, self._error = self._error, None
-        if error is not None:
-            raise error
+        try:
+            if error is not None:
+                raise error
+        finally:
+            # The exception's traceback holds this frame, which must not hold the exception.
+            del error
 
     def _wake(self) -> None:
         self.changed.set()
@@ -119,8 +132,13 @@ class _StreamReceiver:
         self.has_ended = True
         self._wake()
 
+    def _raise(self, error: BaseException) -> None:
+        self._error = as_error(self._translator.raised(error))
+        self.has_ended = True
+        self._wake()
+
     def _fail(self, error: BaseException) -> None:
-        self._error = self._translate(error)
+        self._error = self._translator.failed(error)
         if isinstance(self._error, CancelledError):
             self._error = CancelledError("the pool has cancelled the generator")
         self.has_ended = True
