@@ -2,6 +2,7 @@
 
 import concurrent.futures
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context
 from typing import Any, Literal, TypeVar, final
 
 from typing_extensions import Buffer
@@ -56,8 +57,10 @@ class ProcessPool:
         timeout: float | None,
         queue_timeout: float | None,
         buffersize: int | None,
+        context: Context,
     ) -> Job:
-        """Submits a pickled call. `receiver` learns of its end, and with a `buffersize` of its items as well."""
+        """Submits a pickled call. `receiver` learns of its end, and with a `buffersize` of its items as well. Its log
+        records are handled in `context`, on a thread of their own."""
     def metrics(self) -> Metrics:
         """Returns the pool's metrics."""
     def workers(self) -> list[int]:
@@ -93,7 +96,7 @@ class ProcessPool:
         Returns the numbers of jobs that were drained, cancelled and killed, and the names of those that are stuck."""
 
 def flush() -> None:
-    """Waits until the futures of all ended jobs have ended, for at most a second."""
+    """Waits until the futures of all ended jobs have ended and their log records are handled, for about a second."""
 
 def encode_data(value: object, beside: bool) -> tuple[bytes, list[Buffer]]:
     """Returns a plain value as bytes, and the long byte strings and views in it that travel beside them: none unless

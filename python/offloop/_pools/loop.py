@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import weakref
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from .._errors import CancelledError
@@ -50,6 +52,17 @@ class JobFuture(asyncio.Future[T], Generic[T]):
             self.set_exception(error)
 
 
+def watch_descriptor(
+    loop: asyncio.AbstractEventLoop, descriptor: int, callback: Callable[..., object], *args: Any
+) -> None:
+    """Makes the loop call `callback(*args)` when the descriptor becomes readable, in an empty context.
+
+    A loop keeps the context in which a reader was added. That of the caller, whose turn it happens to be, would be kept
+    with all its values for as long as the loop lives.
+    """
+    contextvars.Context().run(loop.add_reader, descriptor, callback, *args)
+
+
 _mailboxes: dict[int, tuple[weakref.ref[asyncio.AbstractEventLoop], Mailbox]] = {}
 
 
@@ -60,6 +73,6 @@ def mailbox_of(loop: asyncio.AbstractEventLoop) -> Mailbox:
         return known[1]
     key = id(loop)
     mailbox = Mailbox()
-    loop.add_reader(mailbox.fileno(), mailbox.deliver)
+    watch_descriptor(loop, mailbox.fileno(), mailbox.deliver)
     _mailboxes[key] = (weakref.ref(loop, lambda _: _mailboxes.pop(key, None)), mailbox)
     return mailbox

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import itertools
-import logging
 import os
 import signal
 import sys
@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 from .. import _calls, _offloop
 from .._errors import PoolBroken, PoolClosed, WorkerStartError
 from .._offloop import Job, Mailbox, Metrics
-from .._worker import main, main_module, pickling, remote_errors, replies, telemetry
+from .._worker import logs, main, main_module, pickling, remote_errors, replies, telemetry
 from .executor import NO_LIMITS, CallLimits, OnFull, PicklingFailed, Pool
 from .exit import exit_handler
 from .futures import Future
-from .loop import mailbox_of
+from .loop import mailbox_of, watch_descriptor
 from .stream import ItemStream
 
 if TYPE_CHECKING:
@@ -140,11 +140,14 @@ class ProcessPoolExecutor(Pool):
         self._seen: dict[int, WorkerProcess] = {}
         """The workers that `_processes` has returned last."""
 
+        self._levels = logs.levels()
+        """The levels of loggers that the workers begin with."""
+
         directory = None if cwd is None else os.fspath(cwd)
         preparation = {
             "process": main_module.preparation(cwd=directory),
             "preload": list(preload),
-            "log_level": logging.getLogger().getEffectiveLevel(),
+            "levels": self._levels,
         }
         settings: dict[str, Any] = {
             "name": name or f"ProcessPoolExecutor-{next(_unnamed)}",
@@ -218,7 +221,7 @@ class ProcessPoolExecutor(Pool):
         if known is None or known.is_closed():
             self._listener = weakref.ref(loop)
             descriptor = self._engine.listen()
-            loop.add_reader(descriptor, self._engine.take_answers, mailbox)
+            watch_descriptor(loop, descriptor, self._engine.take_answers, mailbox)
             self._stop_listening = weakref.finalize(self, _remove_reader, self._listener, descriptor)
             self._stop_listening.atexit = False
 
@@ -290,6 +293,8 @@ class ProcessPoolExecutor(Pool):
         context = None if self._capture is None else self._capture()
         if (trace := telemetry.departing()) is not None:
             context = {**(context or {}), telemetry.NAME: trace}
+        if (levels := logs.levels()) is not self._levels:
+            context = {**(context or {}), logs.NAME: levels}
         try:
             args, kwargs = pickling.wrap_call(args, kwargs)
             body, buffers = pickling.dumps((fn, args, kwargs, context), main.travels_beside)
@@ -301,7 +306,16 @@ class ProcessPoolExecutor(Pool):
         name = _calls.name_of(args[0] if fn is _calls.call_each or fn is main.send_items else fn)
         timeout, queue_timeout, priority = limits
         return self._engine.submit(
-            body, buffers, receiver, mailbox, name, priority, timeout, queue_timeout, buffersize
+            body,
+            buffers,
+            receiver,
+            mailbox,
+            name,
+            priority,
+            timeout,
+            queue_timeout,
+            buffersize,
+            contextvars.copy_context(),
         )
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

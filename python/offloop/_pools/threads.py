@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any, Literal, ParamSpec, TypeVar, final
 
 from .._calls import check_sync, name_of
+from .._contexts import copy_context
 from .._errors import PoolClosed
 from .._jobs import WorkerState, discard_thread_state, set_thread_state
 from .._offloop import Job, Metrics, ThreadPool, WorkerThread
@@ -90,7 +91,9 @@ class _Workers:
             self.worker_threads[thread] = worker
             self.threads = self.threads | {thread}
         try:
-            thread.start()
+            # A thread may inherit the context of the one that starts it. That of the caller, whose turn it happens to be,
+            # would be kept with all its values for as long as the thread lives.
+            contextvars.Context().run(thread.start)
         except BaseException:
             # A signal's handler may raise here. A thread that starts nevertheless finds that its `worker` has ended.
             if thread.ident is None:
@@ -316,7 +319,7 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         # Not `Future[T]()`, which takes a quarter longer.
         future: Future[T] = Future()
         try:
-            self._pool.submit(future, contextvars.copy_context().run, (fn, *args), kwargs or None)
+            self._pool.submit(future, copy_context().run, (fn, *args), kwargs or None)
         except PoolClosed:
             # Raises the exception that the standard pool raises, if that is why.
             self._check_open()
@@ -337,7 +340,7 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         return self._pool.run(
             receiver,
             None if loop is None else mailbox_of(loop),
-            contextvars.copy_context().run,
+            copy_context().run,
             (fn, *args),
             kwargs or None,
             *limits,

@@ -108,7 +108,7 @@ def _serve(template: _offloop.Template, preparation: Mapping[str, Any], is_fork:
     worker = template.serve(os.fork)
     if worker is None:
         os._exit(0)
-    _begin(preparation["log_level"])
+    _begin(preparation["levels"], is_fork)
     _offloop.set_call_handler(perform)
     worker.serve()
     _end()
@@ -130,10 +130,13 @@ def _reset_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _begin(log_level: int) -> None:
+def _begin(levels: logs.Levels, is_fork: bool) -> None:
     """Prepares a worker that was just forked, as multiprocessing does with a child."""
     global _forwarder
-    _forwarder = logs.install(lambda record: _offloop.emit((LOG, record, ())), log_level)
+    if is_fork:
+        logs.drop_handlers()
+    _forwarder = logs.install(lambda record: _offloop.emit((LOG, record, ())), levels)
+    logs.arriving.forwarder = _forwarder
     _begin_multiprocessing()
     numpy = sys.modules.get("numpy")
     if numpy is not None:
@@ -233,12 +236,15 @@ def _perform(
         return UNREADABLE, remote_errors.pack(error), ()
     try:
         fn, args, kwargs, context = call
-        if context is None:
+        if _forwarder is not None:
+            _forwarder.keep_levels()
+        if context is None and _forwarder is not None:
             value = fn(*args, **kwargs)
         else:
+            # In the pool's own process, too, where the call must not change the context of its caller.
             from .context import run_in
 
-            value = run_in(context, fn, *args, **kwargs)
+            value = run_in(context or {}, fn, *args, **kwargs)
         _calls.check_result(fn, value)
         return _reply(value, as_data)
     except InitializerFailed as error:

@@ -203,6 +203,14 @@ pub trait ProcessPoolBuilderExt: sealed::Sealed + Sized {
     /// They go in a sealed file over the template's socket. Unlike arguments and environment variables, they cannot be
     /// read in `/proc`. They have no effect without a template.
     fn start_data(self, data: impl Into<Vec<u8>>) -> Self;
+
+    /// Sets files, at most 62, that the template gets as [`Template::take_start_files`]. They stay open here for as long as
+    /// the pool may have to start another template.
+    fn start_files(self, files: Vec<OwnedFd>) -> Self;
+
+    /// Sets a message that the template finds on its standard input, a socket, before it calls [`Template::connect`], and
+    /// must take from there. For a program whose own start reads its orders from a descriptor. Default: none.
+    fn start_preamble(self, preamble: impl Into<Vec<u8>>) -> Self;
 }
 
 #[cfg(all(feature = "process", target_os = "linux"))]
@@ -216,6 +224,14 @@ impl ProcessPoolBuilderExt for ProcessPoolBuilder {
 
     fn start_data(self, data: impl Into<Vec<u8>>) -> Self {
         ProcessPoolBuilder::start_data(self, data.into())
+    }
+
+    fn start_files(self, files: Vec<OwnedFd>) -> Self {
+        ProcessPoolBuilder::start_files(self, files)
+    }
+
+    fn start_preamble(self, preamble: impl Into<Vec<u8>>) -> Self {
+        ProcessPoolBuilder::start_preamble(self, preamble.into())
     }
 }
 
