@@ -123,6 +123,9 @@ class Template:
     @staticmethod
     def adopt(socket: int, parent: int) -> Template | None:
         """Makes this process, a fork of the process `parent`, a template. Takes the socket over."""
+    def take_start_files(self) -> list[int]:
+        """Returns the descriptors that the pool was given as `start_files`; none after the first call. The caller owns
+        them."""
     def start_data(self) -> bytes:
         """Returns the bytes that the pool was given as `start_data`."""
     def serve(self, fork: Callable[[], int]) -> Worker | None:

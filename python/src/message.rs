@@ -16,6 +16,9 @@ use crate::receive::{Receive, Results};
 /// The code of a reply that holds a result, as the package's `_worker.replies` defines it.
 const RESULT: u8 = 0;
 
+/// The code of a reply whose body is the reason why the initializer has failed.
+const REFUSED: u8 = 3;
+
 /// The code of a log record, which a job sends before its reply.
 const LOG: u8 = 4;
 
@@ -139,12 +142,22 @@ pub(crate) fn call(body: Blob, buffers: Vec<Blob>, as_data: bool) -> Reply {
     reply
 }
 
+/// Returns the exception in a reply as a text.
+fn reason_of(body: &[u8]) -> PyResult<String> {
+    static REASON: Once<Py<PyAny>> = Once::new();
+    attach(|py| {
+        let reason = REASON.attribute(py, "offloop._worker.replies", "reason")?;
+        reason.call1((PyBytes::new(py, body),))?.extract()
+    })?
+}
+
 /// Runs a worker's initializer, which is pickled like a call. If it fails, the body of the reply is the reason.
 #[offloop::task]
 pub(crate) fn initialise(body: Blob) -> Result<(), String> {
     match perform(&body, &[], false) {
         Ok(Reply { code: RESULT, .. }) => Ok(()),
-        Ok(Reply { body, .. }) => Err(String::from_utf8_lossy(&body).into_owned()),
+        Ok(Reply { code: REFUSED, body, .. }) => Err(String::from_utf8_lossy(&body).into_owned()),
+        Ok(Reply { body, .. }) => Err(reason_of(&body).unwrap_or_else(|error| error.to_string())),
         Err(error) => Err(error.to_string()),
     }
 }

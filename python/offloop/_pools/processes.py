@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 from .. import _calls, _offloop
 from .._errors import PoolBroken, PoolClosed, WorkerStartError
 from .._offloop import Job, Mailbox, Metrics
-from .._worker import logs, main, main_module, pickling, remote_errors, replies, telemetry
+from .._worker import launch, logs, main, main_module, pickling, remote_errors, replies, telemetry
+from . import green
 from .executor import NO_LIMITS, CallLimits, OnFull, PicklingFailed, Pool
 from .exit import exit_handler
 from .futures import Future
@@ -116,6 +117,8 @@ class ProcessPoolExecutor(Pool):
         name: str = "",
     ) -> None:
         main_module.refuse_while_importing_main()
+        launch.refuse_in_a_template()
+        green.refuse_for_processes()
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
@@ -148,6 +151,8 @@ class ProcessPoolExecutor(Pool):
             "process": main_module.preparation(cwd=directory),
             "preload": list(preload),
             "levels": self._levels,
+            "as_data": self._as_data,
+            "coverage": launch.coverage_configuration(),
         }
         settings: dict[str, Any] = {
             "name": name or f"ProcessPoolExecutor-{next(_unnamed)}",
@@ -170,20 +175,27 @@ class ProcessPoolExecutor(Pool):
             "results": results,
         }
         initialisation = initializer, initargs, worker_state, close_worker_state
+        self._initialisation = initialisation
+        """Kept, as some of its objects name something that is removed with them, such as a lock of multiprocessing."""
+        pickled, descriptors = b"", list[int]()
+        if not forks and (initializer is not None or worker_state is not None):
+            pickled, descriptors = _pickle_initialisation(initialisation)
         if forks:
+            # The forks inherit its descriptor.
+            tracker = launch.tracker_descriptor()
+            if tracker is not None:
+                os.close(tracker)
 
             def fork(socket: int) -> int:
                 return _fork(socket, preparation, initialisation)
 
             settings["fork"] = fork
         else:
-            settings["program"], settings["start_data"] = main.command(preparation)
+            settings |= launch.settings(preparation, descriptors)
             settings["env"] = None if env is None else list(env.items())
         if initializer is not None or worker_state is not None:
             inherited: main.Call = main.initialise_inherited, (), {}, None
-            settings["initializer"] = (
-                pickling.dumps(inherited, _never)[0] if forks else _pickle_initialisation(initialisation)
-            )
+            settings["initializer"] = pickling.dumps(inherited, _never)[0] if forks else pickled
         if on_full == "caller_runs":
             _offloop.set_call_handler(main.perform)
         self._engine = _offloop.ProcessPool(settings)
@@ -532,27 +544,21 @@ def _fork(socket: int, preparation: Mapping[str, Any], initialisation: Any) -> i
     return main.fork(socket, preparation)
 
 
-def _pickle_initialisation(initialisation: Any) -> bytes:
-    """Pickles the initialisation as multiprocessing does for a process that it starts.
-
-    Some objects, such as locks, can be pickled only while a process is being started.
-    """
-    from multiprocessing import resource_sharer
+def _pickle_initialisation(initialisation: Any) -> tuple[bytes, list[int]]:
+    """Pickles the initialisation as multiprocessing does for a process that it starts. Returns it with the descriptors
+    that the workers need for it."""
     from multiprocessing.context import get_spawning_popen, set_spawning_popen
 
-    class Start:
-        @staticmethod
-        def duplicate_for_child(descriptor: int) -> int:
-            return descriptor
-
-        DupFd = resource_sharer.DupFd
-
     before = get_spawning_popen()
-    start: Any = Start()
-    set_spawning_popen(start)
+    handover: Any = launch.Handover()
+    set_spawning_popen(handover)
     try:
         call: main.Call = main.initialise, initialisation, {}, None
-        return pickling.dumps(call, _never)[0]
+        return pickling.dumps(call, _never)[0], handover.descriptors
+    except BaseException:
+        for descriptor in handover.descriptors:
+            os.close(descriptor)
+        raise
     finally:
         set_spawning_popen(before)
 

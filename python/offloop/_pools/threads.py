@@ -22,6 +22,7 @@ from .._contexts import copy_context
 from .._errors import PoolClosed
 from .._jobs import WorkerState, discard_thread_state, set_thread_state
 from .._offloop import Job, Metrics, ThreadPool, WorkerThread
+from . import green
 from .executor import NO_LIMITS, CallLimits, OnFull, Pool
 from .exit import exit_handler
 from .futures import Future
@@ -83,6 +84,7 @@ class _Workers:
 
     def start(self, worker: WorkerThread) -> None:
         """Starts a thread that runs `worker`. Called by the engine."""
+        green.refuse_for_threads()
         with self.lock:
             number = next(number for number in itertools.count() if number not in self.numbers)
             self.numbers.add(number)
@@ -266,6 +268,7 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         exit_timeout: float | None = 60.0,
         activity: Activity | None = None,
     ) -> None:
+        green.refuse_for_threads()
         if max_workers is None:
             cores: int | None = getattr(os, "process_cpu_count", os.cpu_count)()
             max_workers = min(32, (cores or 1) + 4)

@@ -72,6 +72,12 @@ def open_data(code: int, body: bytes, buffers: Sequence[bytes]) -> Any:
         del error, body, buffers
 
 
+def reason(body: bytes) -> str:
+    """Returns the exception in a reply as a text. Called by the engine's binding, in the worker."""
+    error = remote_errors.unpack_data(body)
+    return f"{error.type_name}: {error.text}"
+
+
 def translate(error: BaseException) -> BaseException:
     """Returns the exception that a job ends with."""
     if isinstance(error, Unreadable):
