@@ -142,14 +142,18 @@ impl CompletionQueue {
         if let Some(mut state) = self.state() {
             state.consumer = Some(thread::current().id());
         }
-        loop {
+        let wait = || {
             let mut notifier = [PollFd::from_borrowed_fd(self.notifier.as_fd(), PollFlags::IN)];
             // Fails if a signal interrupts it or memory is short. A needless delivery does no harm.
             let _ = rustix::event::poll(&mut notifier, None);
-            if attach(|py| self.deliver(py, None)).is_err() {
-                return;
+        };
+        // The interpreter is entered once and only released meanwhile. Otherwise it would need memory for this thread each
+        // time, and could report nothing when there is none.
+        let _ = attach(|py| {
+            while detach(py, wait).is_ok() {
+                self.deliver(py, None);
             }
-        }
+        });
     }
 }
 

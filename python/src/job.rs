@@ -11,9 +11,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
 use std::task::{Wake, Waker};
+use std::time::Duration;
 
 use offloop::embed::{HandleExt as _, ItemStreamExt as _};
 use offloop::{Blob, Handle, ItemStream, JobState};
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 
 use crate::completion_queue::{Completion, CompletionQueue, log_thread};
@@ -25,6 +27,9 @@ use crate::receive::{Receive, Results};
 /// The number of a job's log records that wait to be handled. If there are more, they are not read, and the job waits.
 const LOG_BACKLOG: usize = 100;
 
+/// The time after which an end that could not be reported for lack of memory is reported again.
+const MEMORY_PAUSE: Duration = Duration::from_millis(1);
+
 /// A job, and the receiver that learns how it ends.
 struct WatchedJob<T> {
     /// Taken when the end is reported, or when the job is cancelled from Python: then there is no report.
@@ -32,6 +37,9 @@ struct WatchedJob<T> {
     /// The result of a job that has log records which are not handled yet, and its receiver. Set and taken by the consumer
     /// of `completions`, and taken when the job is cancelled from Python.
     held: Mutex<Option<(T, Py<PyAny>)>>,
+    /// The exception of a job whose end could not be reported because memory was short, and its receiver. Set and taken by
+    /// the consumer of `completions`.
+    unreported: Mutex<Option<(Py<PyAny>, Py<PyAny>)>>,
     completions: Weak<CompletionQueue>,
     /// The items that the job sends before its result. `None` for a call on a thread, which sends none.
     sent: Option<SentItems>,
@@ -142,6 +150,7 @@ pub(crate) fn watch<T: Receive>(
     let watched = Arc::new(WatchedJob {
         pending: Mutex::new(None),
         held: Mutex::new(None),
+        unreported: Mutex::new(None),
         completions: Arc::downgrade(completions),
         sent,
     });
@@ -180,6 +189,21 @@ impl<T: Receive> WatchedJob<T> {
         }
     }
 
+    /// Reports the end to the receiver by calling its `method`. If there is not enough memory for that, the job ends with
+    /// this exception, as soon as there is enough for that.
+    fn report(self: &Arc<Self>, py: Python<'_>, method: &str, outcome: Py<PyAny>, receiver: Py<PyAny>) {
+        let Err(error) = receiver.call_method1(py, method, (outcome,)) else { return };
+        if !error.is_instance_of::<PyMemoryError>(py) {
+            error.write_unraisable(py, Some(receiver.bind(py)));
+            return;
+        }
+        let error = error.into_value(py).into_any();
+        if receiver.call_method1(py, "_raise", (&error,)).is_err() {
+            *self.unreported.lock() = Some((error, receiver));
+            Arc::clone(self).wake();
+        }
+    }
+
     /// Drops the context of the submission, unless there may be log records that were not read.
     fn forget_context(&self) {
         let sent = self.sent.as_ref().filter(|sent| !sent.is_read);
@@ -214,6 +238,12 @@ impl<T: Receive> Wake for WatchedJob<T> {
 
 impl<T: Receive> Completion for WatchedJob<T> {
     fn deliver(self: Arc<Self>, py: Python<'_>) {
+        let unreported = self.unreported.lock().take();
+        if let Some((error, receiver)) = unreported {
+            let _ = detach(py, || std::thread::sleep(MEMORY_PAUSE));
+            self.report(py, "_raise", error, receiver);
+            return;
+        }
         if let Err(error) = self.report_items(py) {
             error.write_unraisable(py, None);
         }
@@ -231,14 +261,12 @@ impl<T: Receive> Completion for WatchedJob<T> {
         };
         let results = self.sent.as_ref().map(|sent| sent.results).unwrap_or_default();
         self.forget_context();
-        let reported = match result.map(|value| value.receive(py, results)) {
-            Ok(Ok(value)) => receiver.call_method1(py, "_arrive", (value,)),
-            Ok(Err(exception)) => receiver.call_method1(py, "_raise", (exception,)),
-            Err(error) => receiver.call_method1(py, "_fail", (error.into_exception(py),)),
+        let (method, outcome) = match result.map(|value| value.receive(py, results)) {
+            Ok(Ok(value)) => ("_arrive", value),
+            Ok(Err(exception)) => ("_raise", exception.into_value(py).into_any()),
+            Err(error) => ("_fail", error.into_exception(py).into_value(py).into_any()),
         };
-        if let Err(error) = reported {
-            error.write_unraisable(py, Some(receiver.bind(py)));
-        }
+        self.report(py, method, outcome, receiver);
     }
 }
 

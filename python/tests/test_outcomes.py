@@ -8,10 +8,11 @@ import gc
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support import outcomes
+from support import outcomes, scripts
 
 from offloop import ProcessPoolExecutor, ThreadPoolExecutor
 
@@ -248,3 +249,38 @@ def test_an_exception_does_not_hold_itself(kind: Any, way: Way) -> None:
                 time.sleep(0.005)
         finally:
             gc.enable()
+
+
+NO_MEMORY = """
+    import asyncio, resource, offloop
+
+    UNLIMITED = resource.RLIM_INFINITY
+
+    async def main(pool):
+        return await asyncio.wait_for(pool.run(pow, 2, 3), 30)
+
+    def attempt(call):
+        try:
+            return call() == 8
+        except MemoryError:
+            return True
+
+    if __name__ == "__main__":
+        with offloop.ProcessPoolExecutor(1) as processes, offloop.ThreadPoolExecutor(1) as threads:
+            for pool in (processes, threads):
+                pool.submit(pow, 2, 3).result(30)
+                asyncio.run(main(pool))
+            for _ in range(20):
+                # Less than is in use, so that no further memory can be had.
+                resource.setrlimit(resource.RLIMIT_AS, (50_000_000, UNLIMITED))
+                ended = [attempt(lambda: pool.submit(pow, 2, 3).result(30)) for pool in (processes, threads)]
+                resource.setrlimit(resource.RLIMIT_AS, (UNLIMITED, UNLIMITED))
+                assert all(ended)
+            print([pool.submit(pow, 2, 3).result(30) for pool in (processes, threads)])
+            print(asyncio.run(main(processes)))
+"""
+
+
+def test_jobs_end_although_the_address_space_is_used_up(tmp_path: Path) -> None:
+    done = scripts.run(scripts.write(tmp_path / "program.py", NO_MEMORY))
+    assert done.stdout == "[8, 8]\n8\n", done.stderr

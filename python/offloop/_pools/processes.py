@@ -406,7 +406,8 @@ class ProcessFuture(Future[R]):
     def _claim(self) -> bool:
         """Returns whether the future still waits for its result. From then on it cannot be cancelled."""
         with self._condition:
-            if self._state != "PENDING":
+            # It is "RUNNING" if an attempt to end it has failed for lack of memory.
+            if self._state not in ("PENDING", "RUNNING"):
                 return False
             self._state = "RUNNING"
             return True
