@@ -127,7 +127,7 @@ async def demonstrate(
         print(f"  a broken connection      ConnectionError: {error}")
 
     try:
-        await pool.run(ask, "SLEEP 60", timeout=0.2)
+        await pool.options(timeout=0.2).run(ask, "SLEEP 60")
     except offloop.RunTimeout as error:
         print(f"  a question out of time   RunTimeout: {error}")
 

@@ -169,7 +169,7 @@ async def end_calls() -> None:
         except asyncio.CancelledError:
             print(f"  cancelled      {await until_running(pool, 0)}")
         try:
-            await pool.run(answer_after, 60, 1, timeout=0.2)
+            await pool.options(timeout=0.2).run(answer_after, 60, 1)
         except offloop.RunTimeout as error:
             print(f"  out of time    {await until_running(pool, 0)}: {error}")
 

@@ -77,7 +77,7 @@ async def measure() -> list[Row]:
                 "default executor": lambda: loop.run_in_executor(None, fn, *args),
                 "thread pool": lambda: loop.run_in_executor(threads, fn, *args),
                 "process pool": lambda: loop.run_in_executor(processes, fn, *args),
-                "process pool.run": lambda: processes.run(fn, *args, timeout=60),
+                "process pool.run": lambda: processes.options(timeout=60).run(fn, *args),
                 "custom executor": lambda: loop.run_in_executor(custom, fn, *args),
             }
 

@@ -4,7 +4,7 @@
 
     with offloop.ProcessPoolExecutor() as pool:
         await loop.run_in_executor(pool, cpu_bound)      # as with concurrent.futures
-        await pool.run(cpu_bound, timeout=5)             # the fast, richer way
+        await pool.options(timeout=5).run(cpu_bound)     # the fast, richer way
 
 The two executors are drop-ins for those of `concurrent.futures`. In addition, a crash costs one job instead of the
 pool, jobs can be cancelled and limited, queues are bounded, and large buffers travel without being copied.
@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from ._jobs import *
     from ._metrics import *
     from ._pools.default import *
+    from ._pools.executor import *
     from ._pools.futures import *
     from ._pools.loop import *
     from ._pools.processes import *
     from ._pools.results import *
+    from ._pools.shutdown import *
     from ._pools.stream import *
     from ._pools.threads import *
     from ._watch.report import *
@@ -49,6 +51,8 @@ _MODULES = (
     "_pools.futures",
     "_pools.loop",
     "_pools.results",
+    "_pools.shutdown",
+    "_pools.executor",
     "_pools.stream",
     "_pools.threads",
     "_pools.default",

@@ -1,7 +1,7 @@
 """Checks of the functions that pools are given: workers call sync functions, whose results are not coroutines."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import (
     AsyncGeneratorType,
     BuiltinFunctionType,
@@ -10,9 +10,21 @@ from types import (
     FunctionType,
     MethodType,
 )
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast, final
 
 _R = TypeVar("_R")
+
+AsyncResult = Coroutine[Any, Any, Any] | AsyncGenerator[Any, Any]
+"""The results of the functions that workers do not run."""
+
+
+@final
+class AsyncFunctionRefused:
+    """The type of a call of an async function, for type checkers: it cannot be awaited, so they refuse the call.
+
+    Workers run sync functions. Await the async function on the event loop, without the pool.
+    """
+
 
 # A call of such a function runs none of its code: it returns something to await or to iterate.
 # The numbers are those of `inspect`, which takes long to import: CO_COROUTINE, CO_ITERABLE_COROUTINE,

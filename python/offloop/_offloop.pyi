@@ -12,6 +12,12 @@ T = TypeVar("T")
 VERSION: str
 
 @final
+class Shared:
+    """Bytes that came from another process."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
 class Mailbox:
     """The ended jobs of one event loop."""
 
@@ -38,6 +44,39 @@ class Job:
         """The job's state."""
 
 @final
+class CallOptions:
+    """The options of a call, checked when they are made. Immutable. `str()` of it is the text of its keywords."""
+
+    def __new__(
+        cls,
+        *,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        priority: int = 0,
+        name: str | None = None,
+        retries: int = 0,
+        buffersize: int | None = None,
+    ) -> CallOptions: ...
+    @property
+    def timeout(self) -> float | None:
+        """The seconds for which the call may run."""
+    @property
+    def queue_timeout(self) -> float | None:
+        """The seconds for which the call may wait for a worker."""
+    @property
+    def priority(self) -> int:
+        """The priority. Calls with a higher one run first."""
+    @property
+    def name(self) -> str | None:
+        """The name that errors have for the call; None: that of its function."""
+    @property
+    def retries(self) -> int:
+        """The number of further workers that the call is given to when its worker has died."""
+    @property
+    def buffersize(self) -> int | None:
+        """The number of results or items that may wait to be read; None: the default of the method."""
+
+@final
 class ProcessPool:
     """A pool of worker processes: interpreters that are forks of one template."""
 
@@ -53,9 +92,7 @@ class ProcessPool:
         receiver: Any,
         mailbox: Mailbox | None,
         name: str,
-        priority: int,
-        timeout: float | None,
-        queue_timeout: float | None,
+        options: CallOptions | None,
         buffersize: int | None,
         context: Context,
     ) -> Job:
@@ -79,6 +116,18 @@ class ProcessPool:
         """The reason why the pool is broken; None if it is not."""
     def resize(self, workers: int) -> None:
         """Sets the target number of workers."""
+    def set_max_workers(self, workers: int) -> None:
+        """Sets the largest number of workers."""
+    def stop(self, kill: bool) -> None:
+        """Ends all workers, by SIGTERM or by SIGKILL, and closes the pool. Queued jobs are cancelled. Does not wait for
+        it."""
+    def stop_worker(self, pid: int, kill: bool) -> None:
+        """Ends one worker, by SIGTERM or by SIGKILL. Does not wait for it."""
+    def exits(self) -> list[tuple[int, int | None]]:
+        """Returns how the last workers have ended, the oldest first: process ids and exit codes."""
+    def wait_over(self, timeout: float) -> bool:
+        """Waits until the pool is closed and its workers are gone, for at most `timeout` seconds. Returns whether they
+        are."""
     def cancel_queued(self) -> int:
         """Cancels the jobs that no worker has. Returns their number."""
     def listen(self) -> int:
@@ -90,10 +139,13 @@ class ProcessPool:
         """Takes no more jobs. Accepted ones still run. Does not wait for them."""
     def is_over(self) -> bool:
         """Returns whether the pool is closed and its last worker is gone."""
-    def shutdown(self, drain: float | None) -> tuple[int, int, int, list[str]]:
+    def shutdown(
+        self, drain: float | None
+    ) -> tuple[int, int, int, list[tuple[str, str, float]]]:
         """Takes no more jobs, waits for accepted ones for `drain` seconds (None: forever), then cancels and kills.
 
-        Returns the numbers of jobs that were drained, cancelled and killed, and the names of those that are stuck."""
+        Returns the numbers of jobs that were drained, cancelled and killed, and those that are stuck: the name of each, its
+        worker, and the seconds for which it has run."""
 
 def flush() -> None:
     """Waits until the futures of all ended jobs have ended and their log records are handled, for about a second."""
@@ -104,6 +156,9 @@ def encode_data(value: object, beside: bool) -> tuple[bytes, list[Buffer]]:
 
 def decode_data(body: bytes, buffers: Sequence[bytes]) -> Any:
     """Returns the value that `encode_data` was given. Raises ValueError for anything else. Runs no code but its own."""
+
+def begin_call() -> None:
+    """Says that the function of the call that runs here is loaded and begins now, so that its timeout counts."""
 
 def emit(item: tuple[int, bytes, Sequence[Buffer]]) -> None:
     """Sends an item or a log record of the job that runs here, before its reply. Blocks while there is no room."""
@@ -160,9 +215,11 @@ class ThreadPool:
         run: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
+        options: CallOptions | None = None,
         /,
     ) -> None:
-        """Calls `run(*args, **kwargs)` on a thread and ends `future`, which gets the job as `_job`."""
+        """Calls `run(*args, **kwargs)` on a thread and ends `future`, which gets the job as `_job`. If the options limit
+        the time of the run, `future._overrun(error)` is called when that has passed."""
     def run(
         self,
         receiver: Any,
@@ -170,18 +227,21 @@ class ThreadPool:
         run: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
-        timeout: float | None,
-        queue_timeout: float | None,
-        priority: int,
+        options: CallOptions | None,
         /,
     ) -> Job:
-        """Calls `run(*args, **kwargs)` on a thread and reports the end to `receiver`. Times in seconds."""
+        """Calls `run(*args, **kwargs)` on a thread and reports the end to `receiver`."""
     def close(self) -> None:
         """Takes no more calls. Accepted ones still run. Does not block."""
     def cancel_queued(self) -> None:
         """Ends the queued calls as cancelled. Does not block."""
     def abandon(self) -> None:
         """Closes the pool, cancels queued calls and asks running ones to stop. Does not block."""
+    def shutdown(
+        self, drain: float | None
+    ) -> tuple[int, int, int, list[tuple[str, str, float]]]:
+        """Takes no more calls, waits for accepted ones for `drain` seconds (None: forever), then cancels queued calls and
+        asks running ones to stop. Returns the same as that of a process pool."""
     def metrics(self) -> Metrics:
         """Returns the pool's metrics."""
     def queued(self) -> int:
@@ -206,7 +266,7 @@ class SubmittedCall:
     def cancel_queued(self) -> None:
         """Removes the call from the queue, if it is there."""
     def error(self) -> BaseException | None:
-        """Returns the reason why the call ended without being run; only once."""
+        """Returns the reason for which the call ended without being run, or while it ran."""
     def is_forked(self) -> bool:
         """Returns whether this is a child made by fork(), and the call is its parent's."""
 

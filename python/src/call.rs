@@ -86,17 +86,22 @@ impl Call {
 /// Names the call that this thread has just made, for advice. A call that a map has submitted is named by the function
 /// that it maps.
 fn describe(args: &Bound<'_, PyTuple>) {
+    embed::describe(name_of_called(args).unwrap_or_default());
+}
+
+/// Returns the name of the user's function in the arguments of a call.
+pub(crate) fn name_of_called(args: &Bound<'_, PyTuple>) -> PyResult<String> {
     let py = args.py();
     let name = args.get_item(0).and_then(|function| {
         let is_ours = function.getattr(intern!(py, "__module__"))?.eq("offloop._calls")?;
         name_of(&if is_ours { args.get_item(1)? } else { function })
     });
     // A callable may be without a module.
-    embed::describe(name.or_else(|_| name_of(&args.get_item(0)?)).unwrap_or_default());
+    name.or_else(|_| name_of(&args.get_item(0)?))
 }
 
 /// Returns the name of a function, or the text that shows another callable.
-pub(crate) fn name_of(function: &Bound<'_, PyAny>) -> PyResult<String> {
+fn name_of(function: &Bound<'_, PyAny>) -> PyResult<String> {
     let name = function.getattr("__qualname__").or_else(|_| function.repr().map(Bound::into_any))?;
     Ok(name.to_string())
 }

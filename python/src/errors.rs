@@ -17,11 +17,17 @@ pub(crate) trait IntoException {
 
 impl IntoException for Error {
     fn into_exception(self, py: Python<'_>) -> PyErr {
+        (&self).into_exception(py)
+    }
+}
+
+impl IntoException for &Error {
+    fn into_exception(self, py: Python<'_>) -> PyErr {
         let message = self.to_string();
         let class = match self.kind() {
             ErrorKind::Cancelled => "CancelledError",
             ErrorKind::QueueTimeout(_) => "QueueTimeout",
-            ErrorKind::RunTimeout(_) => "RunTimeout",
+            ErrorKind::RunTimeout(_) | ErrorKind::LoadTimeout(_) => "RunTimeout",
             ErrorKind::QueueFull { .. } => "QueueFull",
             ErrorKind::Shed => "JobShed",
             ErrorKind::Broken(_) => "PoolBroken",
@@ -77,17 +83,20 @@ fn new(py: Python<'_>, class: &str, message: &str, details: Option<&Bound<'_, Py
     made.map_or_else(|error| error, PyErr::from_value)
 }
 
-/// Returns the keyword arguments of `WorkerDied`.
-fn details_of<'py>(py: Python<'py>, died: &WorkerDied) -> PyResult<Bound<'py, PyDict>> {
-    // As in `multiprocessing`, a signal is a negative exit code.
-    let exitcode = match died.exit {
+/// Returns the exit code of a worker, if the system has reported it. As in `multiprocessing`, a signal is a negative one.
+pub(crate) fn exitcode(exit: WorkerExit) -> Option<i32> {
+    match exit {
         WorkerExit::Code(code) => Some(code),
         WorkerExit::Signal(signal) => Some(-signal),
         WorkerExit::Protocol | WorkerExit::Unknown | WorkerExit::Lost => None,
-    };
+    }
+}
+
+/// Returns the keyword arguments of `WorkerDied`.
+fn details_of<'py>(py: Python<'py>, died: &WorkerDied) -> PyResult<Bound<'py, PyDict>> {
     let details = PyDict::new(py);
     details.set_item("pid", died.pid)?;
-    details.set_item("exitcode", exitcode)?;
+    details.set_item("exitcode", exitcode(died.exit))?;
     details.set_item("task", &died.task)?;
     details.set_item("max_rss", died.peak_memory)?;
     details.set_item("out_of_memory", died.out_of_memory)?;

@@ -1,12 +1,14 @@
 //! A call for a `concurrent.futures.Future`, which the thread that runs the call ends itself.
 
-use std::sync::MutexGuard;
+use std::sync::{Arc, Weak};
+use std::task::{Wake, Waker};
 
 use offloop::embed::HandleExt as _;
-use offloop::{Handle, JobState};
+use offloop::{Error, Handle, JobState};
 use pyo3::prelude::*;
 
 use crate::call::{Call, is_between_calls};
+use crate::completion_queue::{Completion, CompletionQueue, results_thread};
 use crate::deferred_result;
 use crate::errors::IntoException as _;
 use crate::interpreter::{Mutex, attach};
@@ -72,19 +74,55 @@ impl Drop for FutureCall {
 /// A submitted call, as its future holds it.
 #[pyclass(frozen, module = "offloop._offloop")]
 pub(crate) struct SubmittedCall {
-    /// Taken when the call is cancelled, or its error returned.
-    handle: Mutex<Option<Handle<()>>>,
+    state: Mutex<State>,
     /// The process that has submitted the call.
     pid: u32,
 }
 
+/// How a submitted call stands, as far as its future must know.
+enum State {
+    /// The call has not ended, or nobody has asked for its error since.
+    UnderWay(Handle<()>),
+    /// The engine has ended the call for this reason.
+    Refused(Arc<Error>),
+    /// The call has run, or its future has cancelled it.
+    Over,
+}
+
 impl SubmittedCall {
     pub(crate) fn new(handle: Handle<()>, pid: u32) -> Self {
-        Self { handle: Mutex::new(Some(handle)), pid }
+        Self { state: Mutex::new(State::UnderWay(handle)), pid }
     }
 
-    fn handle(&self) -> MutexGuard<'_, Option<Handle<()>>> {
-        self.handle.lock()
+    /// Registers `waker` for the call's end. Returns whether the call has ended.
+    fn on_end(&self, waker: &Waker) -> bool {
+        match &mut *self.state.lock() {
+            State::UnderWay(handle) => handle.on_end(waker),
+            State::Refused(_) | State::Over => true,
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        match &*self.state.lock() {
+            State::UnderWay(handle) => handle.state() == JobState::Ended,
+            State::Refused(_) | State::Over => true,
+        }
+    }
+
+    /// Returns the reason for which the engine has ended the call, if it has.
+    fn refusal(&self) -> Option<Arc<Error>> {
+        let mut state = self.state.lock();
+        if let State::UnderWay(handle) = &mut *state {
+            if handle.state() != JobState::Ended {
+                return None;
+            }
+            let ended = handle.try_result().and_then(Result::err);
+            *state = ended.map_or(State::Over, |error| State::Refused(Arc::new(error)));
+        }
+        match &*state {
+            State::Refused(error) => Some(Arc::clone(error)),
+            State::UnderWay(_) | State::Over => None,
+        }
     }
 }
 
@@ -92,22 +130,16 @@ impl SubmittedCall {
 impl SubmittedCall {
     /// Removes the call from the queue, if it is there.
     fn cancel_queued(&self) {
-        let handle = self.handle().take();
-        if let Some(handle) = handle {
+        let state = std::mem::replace(&mut *self.state.lock(), State::Over);
+        if let State::UnderWay(handle) = state {
             handle.cancel_queued();
             handle.detach();
         }
     }
 
-    /// Returns the reason why the call ended without being run; only once.
+    /// Returns the reason for which the call ended without being run, or while it ran.
     pub(crate) fn error(&self, py: Python<'_>) -> Option<PyErr> {
-        let mut handle = self.handle();
-        if handle.as_ref()?.state() != JobState::Ended {
-            return None;
-        }
-        let ended = handle.take()?.try_result();
-        drop(handle);
-        Some(ended?.err()?.into_exception(py))
+        Some((&*self.refusal()?).into_exception(py))
     }
 
     /// Returns whether this is a child made by `fork()`, and the call is its parent's.
@@ -118,8 +150,60 @@ impl SubmittedCall {
 
 impl Drop for SubmittedCall {
     fn drop(&mut self) {
-        if let Some(handle) = self.handle.get_mut().take() {
+        if let State::UnderWay(handle) = std::mem::replace(self.state.get_mut(), State::Over) {
             handle.detach();
+        }
+    }
+}
+
+/// A call with a limited run, whose future ends when the limit has passed.
+struct LimitedCall {
+    call: Py<SubmittedCall>,
+    future: Py<PyAny>,
+    completions: Weak<CompletionQueue>,
+}
+
+/// Calls `future._overrun(error)`, on the results thread, if the engine ends the call.
+pub(crate) fn report_overrun(
+    py: Python<'_>,
+    call: &Py<SubmittedCall>,
+    future: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let limited = Arc::new(LimitedCall {
+        call: call.clone_ref(py),
+        future: future.clone().unbind(),
+        completions: Arc::downgrade(&results_thread()?),
+    });
+    limited.watch();
+    Ok(())
+}
+
+impl LimitedCall {
+    fn watch(self: &Arc<Self>) {
+        let waker = Waker::from(Arc::clone(self));
+        if self.call.get().on_end(&waker) {
+            waker.wake();
+        }
+    }
+}
+
+impl Wake for LimitedCall {
+    fn wake(self: Arc<Self>) {
+        if let Some(completions) = self.completions.upgrade() {
+            completions.push(self);
+        }
+    }
+}
+
+impl Completion for LimitedCall {
+    fn deliver(self: Arc<Self>, py: Python<'_>) {
+        if let Some(error) = self.call.get().error(py) {
+            if let Err(error) = self.future.call_method1(py, intern!(py, "_overrun"), (error,)) {
+                error.write_unraisable(py, Some(self.future.bind(py)));
+            }
+        } else if !self.call.get().has_ended() {
+            // It was woken early.
+            self.watch();
         }
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! A receiver is a Python object that learns how a job ends: by `receiver._arrive(value)`, by
 //! `receiver._raise(exception)` if the job itself has raised one, or by `receiver._fail(exception)` if it has no result
-//! for a reason of the engine. If it reads the job's items as well, `receiver._wake()` reports that there are some.
+//! for a reason of the engine. If it reads the job's items as well, `receiver._wake()` reports that there are some. A
+//! receiver that has the method `_accept()` also learns that a job which waited for room in the queue has got it.
 //!
 //! Log records that a job sends are handled on the log thread, one after the other, in the context of the job's
 //! submission. The job's result is reported when all its records have been handled, so a slow handler delays the jobs that
 //! log, and neither an event loop nor other jobs.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
 use std::task::{Wake, Waker};
 use std::time::Duration;
@@ -41,6 +42,8 @@ struct WatchedJob<T> {
     /// the consumer of `completions`.
     unreported: Mutex<Option<(Py<PyAny>, Py<PyAny>)>>,
     completions: Weak<CompletionQueue>,
+    /// The job waited for room in the queue, and its receiver has not learnt yet that this is over. Cleared once.
+    awaits_room: AtomicBool,
     /// The items that the job sends before its result. `None` for a call on a thread, which sends none.
     sent: Option<SentItems>,
 }
@@ -147,17 +150,21 @@ pub(crate) fn watch<T: Receive>(
     completions: &Arc<CompletionQueue>,
     sent: Option<SentItems>,
 ) -> Job {
+    let awaits_room = handle.state() == JobState::Waiting;
     let watched = Arc::new(WatchedJob {
         pending: Mutex::new(None),
         held: Mutex::new(None),
         unreported: Mutex::new(None),
         completions: Arc::downgrade(completions),
+        awaits_room: AtomicBool::new(awaits_room),
         sent,
     });
     let waker = Waker::from(Arc::clone(&watched));
     let mut pending = watched.pending();
     let (handle, _) = pending.insert((handle, receiver));
     let mut has_news = handle.on_end(&waker);
+    // It may have got room before the waker was registered.
+    has_news |= awaits_room && handle.state() != JobState::Waiting;
     drop(pending);
     if let Some(sent) = &watched.sent {
         has_news |= sent.items.lock().on_item(&waker);
@@ -210,6 +217,23 @@ impl<T: Receive> WatchedJob<T> {
         drop(sent.and_then(|sent| sent.context.lock().take()));
     }
 
+    /// Reports that the job has got room in the queue, if it waited for that.
+    fn report_room(&self, py: Python<'_>) -> PyResult<()> {
+        if !self.awaits_room.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let pending = self.pending();
+        let has_room = pending.as_ref().filter(|(handle, _)| handle.state() != JobState::Waiting);
+        let receiver = has_room.map(|(_, receiver)| receiver.clone_ref(py));
+        drop(pending);
+        let Some(receiver) = receiver else { return Ok(()) };
+        self.awaits_room.store(false, Ordering::Relaxed);
+        match receiver.bind(py).getattr_opt("_accept")? {
+            Some(accept) => accept.call0().map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Takes the result, and the receiver that gets it. If the job has not ended, registers for its end.
     fn take_result(self: &Arc<Self>) -> Option<(Result<T, offloop::Error>, Py<PyAny>)> {
         let mut pending = self.pending();
@@ -257,7 +281,12 @@ impl<T: Receive> Completion for WatchedJob<T> {
                 return;
             }
             Some(ended) => ended,
-            None => return,
+            None => {
+                if let Err(error) = self.report_room(py) {
+                    error.write_unraisable(py, None);
+                }
+                return;
+            }
         };
         let results = self.sent.as_ref().map(|sent| sent.results).unwrap_or_default();
         self.forget_context();

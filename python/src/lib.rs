@@ -5,7 +5,7 @@
 //!
 //! | module | contents |
 //! | --- | --- |
-//! | `threads`, `processes` | the two pools |
+//! | `threads`, `processes`, `shutdown` | the two pools, and how they end |
 //! | `worker` | the worker's side of a process pool |
 //! | `current` | what a job can do and ask while it runs |
 //! | `watch` | the watchdog of event loops, as far as it must work without the interpreter |
@@ -17,6 +17,7 @@
 //! | `message`, `buffer` | what travels to a worker process and back |
 //! | `data` | plain values as bytes, for results that are not unpickled |
 //! | `receive` | how a result becomes a Python object |
+//! | `options` | the options of one call |
 //! | `metrics`, `settings` | metrics and settings as values of Python |
 //! | `interpreter` | the only way into the interpreter and out of it |
 //! | `errors` | errors of the engine as exceptions |
@@ -35,10 +36,12 @@ mod job;
 mod message;
 mod metrics;
 mod once;
+mod options;
 mod pool_state;
 mod processes;
 mod receive;
 mod settings;
+mod shutdown;
 mod threads;
 mod watch;
 mod worker;
@@ -49,6 +52,9 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _offloop {
     use super::{Bound, PyModule, PyResult};
+
+    #[pymodule_export]
+    use crate::buffer::Shared;
 
     #[pymodule_export]
     use crate::completion_queue::{Mailbox, flush};
@@ -66,10 +72,13 @@ mod _offloop {
     use crate::job::Job;
 
     #[pymodule_export]
-    use crate::message::{emit, set_call_handler};
+    use crate::message::{begin_call, emit, set_call_handler};
 
     #[pymodule_export]
     use crate::metrics::{Advice, Histogram, Metrics, metrics, prometheus};
+
+    #[pymodule_export]
+    use crate::options::CallOptions;
 
     #[pymodule_export]
     use crate::processes::ProcessPool;

@@ -13,22 +13,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use offloop::embed::{self, Growth, ThreadPoolBuilderExt as _};
-use offloop::prepare;
+use offloop::{Prepared, prepare};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::call::{Call, CurrentFunction, Returned, name_of, set_current_function};
+use crate::call::{Call, CurrentFunction, Returned, name_of_called, set_current_function};
 use crate::completion_queue::{Mailbox, results_thread};
 use crate::deferred_result;
 use crate::errors::IntoException as _;
-use crate::future_call::{FutureCall, SubmittedCall};
+use crate::future_call::{FutureCall, SubmittedCall, report_overrun};
 use crate::interpreter::{Mutex, attach, detach};
 use crate::job::{Job, watch};
 use crate::metrics::{self, GilWait, Metrics};
 use crate::once::intern;
+use crate::options::CallOptions;
 use crate::pool_state::PoolState;
-use crate::settings::{self, Priority, policy, seconds};
+use crate::settings::{self, policy, seconds};
+use crate::shutdown;
 
 /// The time for which a thread keeps the interpreter while it has calls.
 ///
@@ -91,7 +93,9 @@ impl ThreadPool {
     }
 
     /// Calls `run(*args, **kwargs)` on a thread and ends `future`, which gets the job as `_job`. `args[0]` is the
-    /// function that the user has submitted. Does not block, unless the policy is `caller_runs`.
+    /// function that the user has submitted. Does not block, unless the policy is `caller_runs`. If the options limit the
+    /// time of the run, `future._overrun(error)` is called when that has passed.
+    #[pyo3(signature = (future, run, args, kwargs, options=None))]
     fn submit(
         &self,
         py: Python<'_>,
@@ -99,12 +103,17 @@ impl ThreadPool {
         run: Py<PyAny>,
         args: Py<PyTuple>,
         kwargs: Option<Py<PyDict>>,
+        options: Option<&CallOptions>,
     ) -> PyResult<()> {
+        let name = name(options, args.bind(py))?;
         let call = Call::new(&self.state, run, args, kwargs);
-        let work = FutureCall::new(call, future.clone().unbind());
-        let handle = self.engine.run(prepare(move || work.run()).name(UNNAMED));
+        let call = FutureCall::new(call, future.clone().unbind());
+        let handle = self.engine.run(with_options(options, prepare(move || call.run()).name(name)));
         let job = Py::new(py, SubmittedCall::new(handle, self.state.pid()))?;
         future.setattr(intern!(py, "_job"), &job)?;
+        if options.is_some_and(CallOptions::limits_run) {
+            report_overrun(py, &job, future)?;
+        }
         let spawn_error = SPAWN_ERROR.take();
         match job.get().error(py) {
             // The pool has refused the call. If it ends later, the future learns of it.
@@ -114,7 +123,7 @@ impl ThreadPool {
     }
 
     /// Calls `run(*args, **kwargs)` on a thread and reports the end to `receiver`, through the mailbox or on the
-    /// results thread. Times in seconds.
+    /// results thread.
     #[allow(clippy::too_many_arguments, reason = "it is called in one place, by position")]
     fn run(
         &self,
@@ -124,26 +133,12 @@ impl ThreadPool {
         run: Py<PyAny>,
         args: Py<PyTuple>,
         kwargs: Option<Py<PyDict>>,
-        timeout: Option<f64>,
-        queue_timeout: Option<f64>,
-        priority: Priority,
+        options: Option<&CallOptions>,
     ) -> PyResult<Job> {
-        // The errors of timeouts show it.
-        let name = if timeout.is_some() || queue_timeout.is_some() {
-            Cow::Owned(name_of(&args.bind(py).get_item(0)?)?)
-        } else {
-            Cow::Borrowed(UNNAMED)
-        };
+        let name = name(options, args.bind(py))?;
         let call = Call::new(&self.state, run, args, kwargs);
         let work = move || Returned(attach(|py| call.run(py)).unwrap_or_else(|error| Err(error.into())));
-        let mut work = prepare(work).name(name).priority(priority.0);
-        if let Some(limit) = queue_timeout {
-            work = work.queue_timeout(seconds("queue_timeout", limit)?);
-        }
-        if let Some(limit) = timeout {
-            work = work.run_timeout(seconds("timeout", limit)?);
-        }
-        let handle = self.engine.run(work);
+        let handle = self.engine.run(with_options(options, prepare(work).name(name)));
         let job = match mailbox {
             Some(mailbox) => watch(handle, receiver, mailbox.completions(), None),
             None => watch(handle, receiver, &results_thread()?, None),
@@ -169,6 +164,12 @@ impl ThreadPool {
         self.engine.shutdown(Duration::ZERO).detach();
     }
 
+    /// Takes no more calls, waits for accepted ones for `drain` seconds (None: forever), then cancels queued calls and asks
+    /// running ones to stop. Returns what became of them: see [`shutdown::Report`].
+    fn shutdown(&self, py: Python<'_>, drain: Option<f64>) -> PyResult<shutdown::Report> {
+        shutdown::finish(py, drain, |drain| self.engine.shutdown(drain))
+    }
+
     /// Returns the pool's metrics.
     fn metrics(&self, py: Python<'_>) -> PyResult<Metrics> {
         detach(py, || self.engine.metrics().into())
@@ -177,6 +178,22 @@ impl ThreadPool {
     /// Returns the number of calls that wait for a thread.
     fn queued(&self) -> usize {
         self.engine.queued()
+    }
+}
+
+/// Returns the name that errors have for a call without one of its own. Only limits make errors that show it.
+fn name(options: Option<&CallOptions>, args: &Bound<'_, PyTuple>) -> PyResult<Cow<'static, str>> {
+    match options {
+        Some(options) if options.has_limits() => name_of_called(args).map(Cow::Owned),
+        _ => Ok(Cow::Borrowed(UNNAMED)),
+    }
+}
+
+/// Gives `work` the options, if there are any.
+fn with_options<W>(options: Option<&CallOptions>, work: Prepared<W>) -> Prepared<W> {
+    match options {
+        Some(options) => options.apply(work),
+        None => work,
     }
 }
 

@@ -416,7 +416,7 @@ def test_limits_hold_in_both_places() -> None:
         for place in ("threads", "processes"):
             auto.pin(work, place)
             with pytest.raises(offloop.RunTimeout, match=r"test_auto\.work"):
-                await offloop.auto(work, 2, False, timeout=0.05)
+                await offloop.auto.options(timeout=0.05)(work, 2, False)
 
     asyncio.run(main())
 

@@ -36,14 +36,14 @@ def test_each_outcome_of_a_call_on_threads_is_counted() -> None:
             queued = pool.run(int)
             queued.cancel()
             with pytest.raises(offloop.QueueTimeout):
-                await pool.run(int, queue_timeout=0.01)
+                await pool.options(queue_timeout=0.01).run(int)
             metrics = pool.metrics()
             assert (metrics.pool, metrics.kind) == ("counted", "threads")
             assert (metrics.running, metrics.workers["busy"]) == (1, 1)
             gate.set()
             await busy
             with pytest.raises(offloop.RunTimeout):
-                await pool.run(time.sleep, 0.05, timeout=0.01)
+                await pool.options(timeout=0.01).run(time.sleep, 0.05)
             assert pool.submit(int, "3").result() == 3
             eventually("the submitted one is counted", lambda: pool.metrics().outcomes["completed"] == 3)
         ends = {"completed": 3, "failed": 1, "cancelled": 1, "queue_timeout": 1, "run_timeout": 1}
@@ -61,7 +61,7 @@ def test_each_outcome_of_a_call_in_processes_is_counted() -> None:
             with pytest.raises(offloop.WorkerDied):
                 await pool.run(os.kill, await pool.run(os.getpid), signal.SIGKILL)
             with pytest.raises(offloop.RunTimeout):
-                await pool.run(time.sleep, 60, timeout=0.05)
+                await pool.options(timeout=0.05).run(time.sleep, 60)
             metrics = pool.metrics()
             assert (metrics.pool, metrics.kind, metrics.gil_wait) == ("counted", "processes", None)
             assert seen(metrics) == {"completed": 2, "failed": 1, "crashed": 1, "run_timeout": 1}

@@ -66,7 +66,7 @@ def test_a_blocked_job_that_is_out_of_time_is_released() -> None:
         async with ThreadPoolExecutor(1) as pool:
             job = Blocked()
             with pytest.raises(offloop.RunTimeout):
-                await pool.run(job, timeout=0.05)
+                await pool.options(timeout=0.05).run(job)
             # The timeout may have come before it began to wait.
             assert await pool.run(pow, 2, 3) == 8
             assert len(job.callers) <= 1

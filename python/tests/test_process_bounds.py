@@ -119,7 +119,7 @@ def test_the_jobs_of_a_priority_start_in_their_order(
         async with ProcessPoolExecutor(1, **options) as pool:
             blocker = pool.run(jobs.hold, tmp_path / "started", tmp_path / "gate")
             await asyncio.to_thread(jobs.wait_for, tmp_path / "started")
-            calls = [pool.run(bounds.nap, log, number, priority=number % 3) for number in range(30)]
+            calls = [pool.options(priority=number % 3).run(bounds.nap, log, number) for number in range(30)]
             (tmp_path / "gate").touch()
             await blocker
             await asyncio.gather(*calls)

@@ -212,7 +212,7 @@ def test_a_job_that_runs_too_long_ends_with_run_timeout(tmp_path: Path) -> None:
         async with ProcessPoolExecutor(1) as pool:
             assert await pool.run(jobs.double, 0) == 0
             with pytest.raises(offloop.RunTimeout) as caught:
-                await pool.run(jobs.sleep_then_write, started, written, 1.0, timeout=0.2)
+                await pool.options(timeout=0.2).run(jobs.sleep_then_write, started, written, 1.0)
             assert isinstance(caught.value, TimeoutError)
             assert "sleep_then_write" in str(caught.value)
             ended_worker(started)
@@ -227,7 +227,7 @@ def test_time_in_the_queue_does_not_count_as_run_time(tmp_path: Path) -> None:
         async with ProcessPoolExecutor(1) as pool:
             running = pool.run(jobs.hold, tmp_path / "started", tmp_path / "gate")
             await come(tmp_path / "started")
-            queued = pool.run(jobs.double, 2, timeout=0.2)
+            queued = pool.options(timeout=0.2).run(jobs.double, 2)
             done, _ = await asyncio.wait([queued], timeout=0.4)
             assert not done
             (tmp_path / "gate").touch()
@@ -243,11 +243,11 @@ def test_a_job_that_waits_too_long_ends_with_queue_timeout_and_never_runs(tmp_pa
             running = pool.run(jobs.hold, tmp_path / "started", tmp_path / "gate")
             await come(tmp_path / "started")
             with pytest.raises(offloop.QueueTimeout) as caught:
-                await pool.run(jobs.note, tmp_path / "log", queue_timeout=0.05)
+                await pool.options(queue_timeout=0.05).run(jobs.note, tmp_path / "log")
             assert isinstance(caught.value, TimeoutError)
             (tmp_path / "gate").touch()
             await running
-            assert await pool.run(jobs.double, 2, queue_timeout=30) == 4
+            assert await pool.options(queue_timeout=30).run(jobs.double, 2) == 4
 
     asyncio.run(main())
     assert not (tmp_path / "log").exists()
@@ -258,7 +258,7 @@ def test_an_invalid_limit_is_refused(limit: float) -> None:
     async def main() -> None:
         async with ProcessPoolExecutor(1) as pool:
             with pytest.raises(ValueError):
-                await pool.run(jobs.double, 1, timeout=limit)
+                await pool.options(timeout=limit).run(jobs.double, 1)
             assert await pool.run(jobs.double, 2) == 4
 
     asyncio.run(main())

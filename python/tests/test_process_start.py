@@ -172,7 +172,7 @@ def test_a_working_directory_that_is_missing_is_named() -> None:
 @pytest.mark.parametrize("kind", [ThreadPoolExecutor, ProcessPoolExecutor])
 def test_a_priority_out_of_range_is_named(kind: type[Any]) -> None:
     async def run(pool: Any) -> None:
-        await pool.run(pow, 2, 3, priority=300)
+        await pool.options(priority=300).run(pow, 2, 3)
 
     with kind(1) as pool:
         with pytest.raises(ValueError, match="priority is 300; it must be from -128 to 127"):

@@ -38,7 +38,7 @@ both = pytest.mark.parametrize("how", ["sync", "async"])
 @both
 @pytest.mark.parametrize("buffersize", [1, 16, 1000])
 def test_items_come_in_their_order(pool: ProcessPoolExecutor, how: str, buffersize: int) -> None:
-    stream = pool.stream(generators.count, 300, buffersize=buffersize)
+    stream = pool.options(buffersize=buffersize).stream(generators.count, 300)
     assert collected(stream, how) == list(range(300))
 
 
@@ -68,7 +68,7 @@ def test_items_come_while_the_generator_runs(
 
 def test_the_generator_waits_for_the_reader(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    stream = pool.stream(generators.count_noting, log, buffersize=4)
+    stream = pool.options(buffersize=4).stream(generators.count_noting, log)
     assert list(islice(stream, 10)) == list(range(10))
     # It is ahead by the items in the buffer, and by the one that waits for room.
     jobs.until(lambda: len(log.read_text().split()) >= 14)
@@ -156,7 +156,7 @@ def test_a_generator_that_runs_too_long_ends_with_run_timeout(
     pool: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
     pool.submit(jobs.double, 1).result(60)
-    stream = pool.stream(generators.hang_after, 2, tmp_path / "started", timeout=0.3)
+    stream = pool.options(timeout=0.3).stream(generators.hang_after, 2, tmp_path / "started")
     assert list(islice(stream, 2)) == [0, 1]
     with pytest.raises(offloop.RunTimeout):
         next(stream)
@@ -164,7 +164,7 @@ def test_a_generator_that_runs_too_long_ends_with_run_timeout(
 
 def test_large_items_arrive_whole_and_memory_is_reused(pool: ProcessPoolExecutor) -> None:
     size = 1 << 20
-    for k, item in enumerate(pool.stream(generators.large, 100, size, buffersize=4)):
+    for k, item in enumerate(pool.options(buffersize=4).stream(generators.large, 100, size)):
         assert len(item) == size and item[0] == item[-1] == k
 
 
@@ -190,4 +190,4 @@ def test_log_records_and_items_come_in_the_order_of_the_job(
 @pytest.mark.parametrize("buffersize", [0, -1])
 def test_a_buffersize_of_zero_is_refused(pool: ProcessPoolExecutor, buffersize: int) -> None:
     with pytest.raises(ValueError):
-        pool.stream(generators.count, 3, buffersize=buffersize)
+        pool.options(buffersize=buffersize).stream(generators.count, 3)

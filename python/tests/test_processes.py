@@ -188,7 +188,7 @@ def test_a_higher_priority_comes_first(tmp_path: Path) -> None:
         with ProcessPoolExecutor(1) as pool:
             gate = occupied(pool, tmp_path)
             calls = [
-                pool.run(jobs.note, log, name, priority=priority)
+                pool.options(priority=priority).run(jobs.note, log, name)
                 for name, priority in [("low", -5), ("b", 0), ("high", 9), ("c", 0), ("top", 127)]
             ]
             gate.touch()

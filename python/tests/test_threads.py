@@ -293,11 +293,11 @@ def test_limits_and_priorities_of_awaited_calls(gate: Gate) -> None:
     async def main() -> None:
         with ThreadPoolExecutor(1) as pool:
             with pytest.raises(offloop.RunTimeout):
-                await pool.run(until_told, timeout=0.02)
+                await pool.options(timeout=0.02).run(until_told)
             pool.submit(gate.pass_through)
             with pytest.raises(offloop.QueueTimeout):
-                await pool.run(order.append, 0, queue_timeout=0.02)
-            waiting = [pool.run(order.append, n, priority=n) for n in (1, 3, 2)]
+                await pool.options(queue_timeout=0.02).run(order.append, 0)
+            waiting = [pool.options(priority=n).run(order.append, n) for n in (1, 3, 2)]
             gate.open()
             await asyncio.gather(*waiting)
 

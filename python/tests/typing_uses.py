@@ -1,17 +1,19 @@
 """Typical uses, for the type checkers: the types of results are as asserted.
 
-The file is not run. `mypy --strict` and `pyright` (strict) accept it. Because mypy refuses a `type: ignore` that
-ignores nothing, each one here marks an error.
+The file is not run. `mypy --strict` and `pyright` (strict) accept it. Both refuse a comment that ignores nothing
+(pyright by the setting below), so each one marks a call that both must refuse.
 """
+
+# pyright: reportUnnecessaryTypeIgnoreComment=true
 
 import asyncio
 import concurrent.futures
+import json
 import os
-from collections.abc import Iterator
-from typing import assert_type
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any, assert_type
 
 import offloop
-
 
 
 def length(text: str, *, twice: bool = False) -> int:
@@ -41,10 +43,9 @@ def submit(threads: offloop.ThreadPoolExecutor, processes: offloop.ProcessPoolEx
     assert_type(processes.submit(Connection().ask, "why").result(), bytes)
     assert_type(threads.submit(lambda: length("four")).result(), int)
 
-    # As in the standard library, arguments are checked.
-    threads.submit(length, 4)  # type: ignore[arg-type]
-    processes.submit(length, 4)  # type: ignore[arg-type]
-    processes.submit(length, "four", thrice=True)  # type: ignore[call-arg]
+    limited: concurrent.futures.Executor = threads.options(timeout=1)
+    assert_type(limited.submit(length, "four").result(), int)
+    assert_type(threads.options(timeout=1).submit(length, "four").result(), int)
 
 
 def take_the_place(
@@ -66,7 +67,8 @@ def maps(threads: offloop.ThreadPoolExecutor, processes: offloop.ProcessPoolExec
     assert_type(list(threads.map(length, ["a", "b"])), list[int])
     results = processes.map(power, [1.5, 2.5], [1, 2], chunksize=2, buffersize=10, ordered=False)
     assert_type(list(results), list[float])
-    for item in processes.stream(lines, 3, buffersize=2):
+    assert_type(list(threads.options(timeout=1).map(length, ["a"])), list[int])
+    for item in processes.options(buffersize=2).stream(lines, 3):
         assert_type(item, str)
 
 
@@ -81,12 +83,15 @@ async def on_a_loop(
     assert_type(await loop.run_in_executor(processes, length, "four"), int)
 
     assert_type(await threads.run(length, "four", twice=True), int)
-    assert_type(await processes.run(length, "four", timeout=1, priority=3), int)
-    assert_type(await processes.run(length, "four", queue_timeout=0.5), int)
+    assert_type(await processes.options(timeout=1, priority=3).run(length, "four"), int)
+    assert_type(await processes.options(queue_timeout=0.5).run(length, "four"), int)
     assert_type(await offloop.run(os.getcwd), str)
-    assert_type(await offloop.run_cpu(power, 2.0, 3, timeout=None), float)
+    assert_type(await offloop.run_cpu(power, 2.0, exponent=3), float)
+    assert_type(await offloop.options(timeout=1).run(length, "four", twice=True), int)
+    assert_type(await offloop.options(retries=1, name="powers").run_cpu(power, 2.0, 3), float)
 
-    assert_type(await offloop.auto(length, "four", twice=True, timeout=1), int)
+    assert_type(await offloop.auto(length, "four", twice=True), int)
+    assert_type(await offloop.auto.options(timeout=1)(length, "four", twice=True), int)
     assert_type(offloop.auto.explain(length), offloop.Placement)
     offloop.auto.pin(length, "moon")  # type: ignore[arg-type]
 
@@ -145,3 +150,68 @@ def in_a_job() -> bytes | None:
     except OSError:
         offloop.discard_worker_state()
         raise
+
+
+async def asynchronous(text: str) -> int:
+    return len(text)
+
+
+async def generator(text: str) -> AsyncGenerator[str, None]:
+    yield text
+
+
+def wrong_submissions(
+    threads: offloop.ThreadPoolExecutor, processes: offloop.ProcessPoolExecutor
+) -> None:
+    threads.submit(length, 4)  # type: ignore[call-overload]
+    threads.submit(length)  # type: ignore[call-overload]
+    processes.submit(length, 4)  # type: ignore[call-overload]
+    processes.submit(length, "four", thrice=True)  # type: ignore[call-arg,arg-type]
+    processes.submit(length, "four", timeout=5)  # type: ignore[call-arg,arg-type]
+    processes.stream(lines, "three")  # type: ignore[arg-type]
+    processes.stream(asynchronous, "three")  # type: ignore[arg-type]
+    processes.options(timeout=5).stream(lines)  # type: ignore[call-arg]
+    threads.options(timeout=5).submit(length, 4)  # type: ignore[call-overload]
+    threads.options(timeout="5")  # type: ignore[arg-type]
+    threads.options(limit=5)  # type: ignore[call-arg]
+    threads.submit(asynchronous, "four").result()  # type: ignore[attr-defined]
+    processes.submit(asynchronous, "four").result()  # type: ignore[attr-defined]
+    processes.options(timeout=5).submit(asynchronous, "four").result()  # type: ignore[attr-defined]
+
+
+async def wrong_calls(
+    threads: offloop.ThreadPoolExecutor, processes: offloop.ProcessPoolExecutor
+) -> None:
+    await offloop.run(length, 4)  # type: ignore[call-overload]
+    await offloop.run(power, "wrong", 3)  # type: ignore[call-overload]
+    await offloop.run(length)  # type: ignore[call-overload]
+    await offloop.run(length, "four", timeout=5)  # type: ignore[call-arg,arg-type]
+    await offloop.run_cpu(power, 2.0)  # type: ignore[call-overload]
+    await offloop.auto(length, 4)  # type: ignore[call-overload]
+    await threads.run(length)  # type: ignore[call-overload]
+    await processes.run(length, "four", "five")  # type: ignore[call-overload]
+    await offloop.options(timeout=5).run(length, 4)  # type: ignore[call-overload]
+    await offloop.options(timeout=5).run_cpu(length, 4)  # type: ignore[call-overload]
+    await threads.options(timeout=5).run(length)  # type: ignore[call-overload]
+    await offloop.auto.options(timeout=5)(length, 4)  # type: ignore[call-overload]
+
+    await offloop.run(asynchronous, "four")  # type: ignore[misc]
+    await offloop.run_cpu(asynchronous, "four")  # type: ignore[misc]
+    await offloop.auto(asynchronous, "four")  # type: ignore[misc]
+    await threads.run(asynchronous, "four")  # type: ignore[misc]
+    await processes.run(asynchronous, "four")  # type: ignore[misc]
+    await offloop.options(timeout=5).run(asynchronous, "four")  # type: ignore[misc]
+    await offloop.options(timeout=5).run_cpu(asynchronous, "four")  # type: ignore[misc]
+    await threads.options(timeout=5).run(asynchronous, "four")  # type: ignore[misc]
+    await offloop.auto.options(timeout=5)(asynchronous, "four")  # type: ignore[misc]
+    await offloop.run(generator, "four")  # type: ignore[misc]
+    await asyncio.gather(offloop.run(asynchronous, "four"))  # type: ignore[call-overload]
+    await asyncio.wait_for(processes.run(asynchronous, "four"), 1)  # type: ignore[arg-type]
+
+
+async def untyped(loads: Any, call: Callable[..., Any], callback: Callable[[int], Any]) -> None:
+    """Functions whose result may be anything are not taken for async ones."""
+    assert_type(await offloop.run(json.loads, "1"), Any)
+    assert_type(await offloop.run(call, 1, a=2), Any)
+    assert_type(await offloop.run(callback, 1), Any)
+    await offloop.run(loads, "1")

@@ -122,7 +122,7 @@ def test_a_query_that_is_out_of_time_ends_on_the_server() -> None:
     async def main() -> None:
         async with pool(1) as workers:
             with pytest.raises(offloop.RunTimeout):
-                await workers.run(run, SLEEP, timeout=0.3)
+                await workers.options(timeout=0.3).run(run, SLEEP)
             await until(lambda: are_active(0))
             assert await workers.run(run, "select 1") == 1
 

@@ -85,7 +85,7 @@ def test_a_call_that_is_out_of_time_ends_on_the_server_and_frees_its_worker() ->
     async def main() -> None:
         async with pool(1) as workers:
             with pytest.raises(offloop.RunTimeout):
-                await workers.run(tarantool_calls.call, "slow", 1000, 1, timeout=0.3)
+                await workers.options(timeout=0.3).run(tarantool_calls.call, "slow", 1000, 1)
             assert await workers.run(tarantool_calls.call, "quick", 1) == 2
             await until(lambda: are_running(0))
 

@@ -237,6 +237,36 @@ fn a_worker_may_clean_up_in_its_grace_period() {
 }
 
 #[test]
+fn the_pool_sleeps_while_a_worker_has_its_grace_period() {
+    // In a process of its own, as other tests here compute.
+    assert!(this_test_again("waits_for_a_stubborn_worker", &[]).contains("it slept"));
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn waits_for_a_stubborn_worker() {
+    let pool = ProcessPool::builder().max_workers(1).grace(Duration::from_secs(1)).build().unwrap();
+    let gate = Gate::new();
+    let pid = pool.run(process_id.with()).wait().unwrap();
+    let stubborn = pool.run(announce_and_ignore_sigterm.with(gate.path()));
+    gate.wait_for_pid();
+    let before = own_cpu_time();
+    drop(stubborn);
+    eventually("the worker is gone", || is_gone(pid));
+    let used = own_cpu_time().saturating_sub(before);
+    assert!(used < Duration::from_millis(300), "it has computed for {used:?} of the second");
+    println!("it slept");
+}
+
+/// Returns the CPU time of this process and of all its threads.
+fn own_cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes to `time` only.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) }, 0);
+    Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
+}
+
+#[test]
 fn the_queue_timeout_removes_a_job_unrun() {
     let pool = pool(1);
     let gate = Gate::new();
@@ -336,7 +366,7 @@ fn a_worker_that_cannot_start_is_the_jobs_error() {
     for (program, text) in [
         ("/nonexistent/program", "No such file"),
         ("/bin/true", "offloop::init()"),
-        ("/bin/cat", "not ready in time"),
+        ("/bin/cat", "start_timeout of 500ms"),
         (other_build, "build differs"),
     ] {
         let builder = ProcessPool::builder().max_workers(2).program(program);

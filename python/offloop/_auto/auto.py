@@ -1,5 +1,6 @@
 """`offloop.auto`: chooses threads or processes for each function, by measurements of its calls."""
 # pyright: reportPrivateUsage=false
+# mypy: disable-error-code="overload-overlap"
 
 from __future__ import annotations
 
@@ -15,19 +16,21 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any, Literal, TypeVar, final
+from typing import Any, Literal, Never, ParamSpec, TypeVar, final, overload
 
-from .._calls import check_sync, name_of
+from .._calls import AsyncFunctionRefused, AsyncResult, check_sync, name_of
+from .._offloop import CallOptions
 from .._pools import default
-from .._pools.executor import CallLimits, PicklingFailed
+from .._pools.executor import PicklingFailed
 from .._pools.loop import JobFuture
 from .._worker import pickling
 from .._worker.main import travels_beside
 from .._worker.replies import Unreadable
 from .measured import GilProbe, InWorker, Reply, Stopwatch
 
-__all__ = ["Placement", "auto"]
+__all__ = ["AutoOptions", "Placement", "auto"]
 
+P = ParamSpec("P")
 R = TypeVar("R")
 Place = Literal["threads", "processes"]
 
@@ -265,30 +268,63 @@ class Auto:
     def __init__(self) -> None:
         self._records: dict[tuple[int, str], tuple[weakref.ref[Any], _Record]] = {}
 
+    @overload
     def __call__(
-        self,
-        fn: Callable[..., R],
-        /,
-        *args: Any,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
-        priority: int = 0,
-        **kwargs: Any,
-    ) -> JobFuture[R]:
+        self, fn: Callable[P, Never], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobFuture[Any]: ...
+    @overload
+    def __call__(
+        self, fn: Callable[P, AsyncResult], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncFunctionRefused: ...
+    @overload
+    def __call__(
+        self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobFuture[R]: ...
+    def __call__(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Runs `fn(*args, **kwargs)` in the shared threads or processes; await it.
 
-        See `ThreadPoolExecutor.run` for the keywords. Does not block, except while it pickles a call that goes to a
+        Use `options` to limit the time. Does not block, except while it pickles a call that goes to a
         process. A call that cannot be pickled runs in a thread. If the result of a call in a process cannot be
         pickled, that call ends with an error, and the following ones run in threads.
         """
+        return self._run(fn, args, kwargs)
+
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        priority: int = 0,
+        name: str | None = None,
+        retries: int = 0,
+    ) -> AutoOptions:
+        """Returns this function with options, which are those of `offloop.options`:
+        `await offloop.auto.options(timeout=5)(fn, ...)`."""
+        return AutoOptions(
+            self,
+            CallOptions(
+                timeout=timeout,
+                queue_timeout=queue_timeout,
+                priority=priority,
+                name=name,
+                retries=retries,
+            ),
+        )
+
+    def _run(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions | None = None,
+    ) -> JobFuture[Any]:
         check_sync(fn)
         loop = asyncio.get_running_loop()
         record = self._record_of(fn)
-        limits = CallLimits(timeout, queue_timeout, priority)
         if record.place == "processes":
-            return _in_process(record, loop, fn, args, kwargs, limits)
-        future: JobFuture[R] = JobFuture(loop=loop)
-        _in_thread(future, record, loop, fn, args, kwargs, limits)
+            return _in_process(record, loop, fn, args, kwargs, options)
+        future: JobFuture[Any] = JobFuture(loop=loop)
+        _in_thread(future, record, loop, fn, args, kwargs, options)
         return future
 
     def explain(self, fn: Callable[..., object], /) -> Placement:
@@ -330,6 +366,42 @@ class Auto:
                 known = weakref.ref(anchor, leave), _Record(name_of(fn))
                 records[key] = known
         return known[1]
+
+
+@final
+class AutoOptions:
+    """`offloop.auto` with options for calls, made by `offloop.auto.options(...)`. Immutable."""
+
+    def __init__(self, auto: Auto, options: CallOptions) -> None:
+        self._auto = auto
+        self._options = options
+
+    @overload
+    def __call__(
+        self, fn: Callable[P, Never], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobFuture[Any]: ...
+    @overload
+    def __call__(
+        self, fn: Callable[P, AsyncResult], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncFunctionRefused: ...
+    @overload
+    def __call__(
+        self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobFuture[R]: ...
+    def __call__(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Runs `fn(*args, **kwargs)` in the shared threads or processes, as `offloop.auto` does, with these options."""
+        return self._auto._run(fn, args, kwargs, self._options)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, AutoOptions):
+            return NotImplemented
+        return self._auto is other._auto and self._options == other._options
+
+    def __hash__(self) -> int:
+        return hash(self._options)
+
+    def __repr__(self) -> str:
+        return f"offloop.auto.options({self._options})"
 
 
 auto = Auto()
@@ -450,11 +522,11 @@ def _in_thread(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    limits: CallLimits,
+    options: CallOptions | None,
 ) -> None:
     timed = _Timed(fn)
     timed.record = record
-    future._job = default.threads()._dispatch(future, loop, timed, args, kwargs, limits)
+    future._job = default.threads()._dispatch(future, loop, timed, args, kwargs, options)
 
 
 def _in_process(
@@ -463,17 +535,17 @@ def _in_process(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    limits: CallLimits,
+    options: CallOptions | None,
 ) -> JobFuture[Any]:
     context = contextvars.copy_context()
 
     def in_thread(future: JobFuture[Any]) -> None:
-        context.run(_in_thread, future, record, loop, fn, args, kwargs, limits)
+        context.run(_in_thread, future, record, loop, fn, args, kwargs, options)
 
     future = _ProcessCall(loop, record, in_thread)
     begun = time.thread_time()
     try:
-        future._job = default.processes()._dispatch(future, loop, InWorker(fn), args, kwargs, limits)
+        future._job = default.processes()._dispatch(future, loop, InWorker(fn), args, kwargs, options)
     except PicklingFailed as failed:
         future._retry_in_thread(failed.error, _UNPICKLABLE)
     else:

@@ -1,4 +1,6 @@
 """The pools that the whole program shares, made when they are first needed."""
+# pyright: reportPrivateUsage=false
+# mypy: disable-error-code="overload-overlap"
 
 from __future__ import annotations
 
@@ -6,16 +8,19 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar, final, overload
 
+from .._calls import AsyncFunctionRefused, AsyncResult
+from .._offloop import CallOptions
 from .loop import JobFuture
 from .threads import ThreadPoolExecutor
 
 if TYPE_CHECKING:
     from .processes import ProcessPoolExecutor
 
-__all__ = ["install", "run", "run_cpu"]
+__all__ = ["Options", "install", "options", "run", "run_cpu"]
 
+P = ParamSpec("P")
 R = TypeVar("R")
 
 MAX_THREADS = 512
@@ -69,37 +74,114 @@ def install(pool: ThreadPoolExecutor | None = None) -> None:
     asyncio.get_running_loop().set_default_executor(pool)
 
 
+@overload
+def run(fn: Callable[P, Never], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[Any]: ...
+@overload
 def run(
-    fn: Callable[..., R],
-    /,
-    *args: Any,
-    timeout: float | None = None,
-    queue_timeout: float | None = None,
-    priority: int = 0,
-    **kwargs: Any,
-) -> JobFuture[R]:
+    fn: Callable[P, AsyncResult], /, *args: P.args, **kwargs: P.kwargs
+) -> AsyncFunctionRefused: ...
+@overload
+def run(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[R]: ...
+def run(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Runs a call that waits (for a file, a driver, a lock) on one of the shared threads, at most 512; await it.
 
-    See `ThreadPoolExecutor.run` for the keywords. Does not block.
+    All arguments go to `fn`. Use `offloop.options` to limit the time. Does not block.
     """
-    return threads().run(
-        fn, *args, timeout=timeout, queue_timeout=queue_timeout, priority=priority, **kwargs
-    )
+    return threads()._run(fn, args, kwargs)
 
 
+@overload
+def run_cpu(fn: Callable[P, Never], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[Any]: ...
+@overload
 def run_cpu(
-    fn: Callable[..., R],
-    /,
-    *args: Any,
+    fn: Callable[P, AsyncResult], /, *args: P.args, **kwargs: P.kwargs
+) -> AsyncFunctionRefused: ...
+@overload
+def run_cpu(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[R]: ...
+def run_cpu(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Runs a call that computes in the shared process pool, which has as many workers as cores; await it.
+
+    All arguments go to `fn`. Use `offloop.options` to limit the time. Does not block, except while it pickles the call.
+    """
+    return processes()._run(fn, args, kwargs)
+
+
+def options(
+    *,
     timeout: float | None = None,
     queue_timeout: float | None = None,
     priority: int = 0,
-    **kwargs: Any,
-) -> JobFuture[R]:
-    """Runs a call that computes in the shared process pool, which has as many workers as cores; await it.
+    name: str | None = None,
+    retries: int = 0,
+) -> Options:
+    """Returns options for calls in the shared pools: `await offloop.options(timeout=5).run(fn, ...)`.
 
-    See `ProcessPoolExecutor.run` for the keywords. Does not block, except while it pickles the call.
+    timeout: seconds for which a call may run. After that it ends with `RunTimeout`, a `TimeoutError`: it is killed in a
+    process, and in a thread `offloop.is_cancelled()` turns true.
+
+    queue_timeout: seconds for which it may wait for a worker. After that it ends with `QueueTimeout`, a `TimeoutError`,
+    and never runs.
+
+    priority: calls with a higher one, from -128 to 127, run first.
+
+    name: the name of the call in errors, in place of its function's.
+
+    retries: the number of further workers that a call of `run_cpu` is given to when the one that runs it dies. Only for
+    functions that may run more than once.
+
+    Raises ValueError for a value that is out of range. The result is immutable and can be kept and used again.
     """
-    return processes().run(
-        fn, *args, timeout=timeout, queue_timeout=queue_timeout, priority=priority, **kwargs
+    return Options(
+        CallOptions(
+            timeout=timeout,
+            queue_timeout=queue_timeout,
+            priority=priority,
+            name=name,
+            retries=retries,
+        )
     )
+
+
+@final
+class Options:
+    """Options for calls in the shared pools, made by `offloop.options(...)`. Immutable."""
+
+    def __init__(self, options: CallOptions) -> None:
+        self._options = options
+
+    @overload
+    def run(
+        self, fn: Callable[P, Never], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobFuture[Any]: ...
+    @overload
+    def run(
+        self, fn: Callable[P, AsyncResult], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncFunctionRefused: ...
+    @overload
+    def run(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[R]: ...
+    def run(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Runs a call that waits on one of the shared threads, as `offloop.run` does, with these options."""
+        return threads()._run(fn, args, kwargs, self._options)
+
+    @overload
+    def run_cpu(
+        self, fn: Callable[P, Never], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobFuture[Any]: ...
+    @overload
+    def run_cpu(
+        self, fn: Callable[P, AsyncResult], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncFunctionRefused: ...
+    @overload
+    def run_cpu(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[R]: ...
+    def run_cpu(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Runs a call that computes in the shared process pool, as `offloop.run_cpu` does, with these options."""
+        return processes()._run(fn, args, kwargs, self._options)
+
+    def __eq__(self, other: object) -> bool:
+        return self._options == other._options if isinstance(other, Options) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._options)
+
+    def __repr__(self) -> str:
+        return f"offloop.options({self._options})"

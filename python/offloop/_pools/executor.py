@@ -1,38 +1,33 @@
-"""The methods that both pools have: calls awaited on the loop, maps, context managers."""
+"""The methods that both pools have: calls awaited on the loop, maps, options, context managers."""
+# pyright: reportPrivateUsage=false
+# mypy: disable-error-code="overload-overlap"
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Literal, Never, ParamSpec, Self, TypeVar, overload
 
 from .. import _calls
-from .._offloop import Job, Metrics
+from .._calls import AsyncFunctionRefused, AsyncResult
+from .._offloop import CallOptions, Job, Metrics
+from .futures import Future
 from .loop import JobFuture
 from .results import MapStream
+from .shutdown import ShutdownReport
 
+__all__ = ["PoolOptions"]
+
+P = ParamSpec("P")
 R = TypeVar("R")
 
 OnFull = Literal["wait", "reject", "caller_runs", "shed_oldest"]
 """The policy of a pool whose queue is full."""
-
-
-class CallLimits(NamedTuple):
-    """The limits of one call."""
-
-    timeout: float | None = None
-    """The seconds for which it may run."""
-    queue_timeout: float | None = None
-    """The seconds for which it may wait for a worker."""
-    priority: int = 0
-    """Calls with a higher one, from -128 to 127, run first."""
-
-
-NO_LIMITS = CallLimits()
 
 
 class PicklingFailed(Exception):
@@ -48,39 +43,98 @@ class Pool(Executor):
     _uses_chunks = True
     """Whether a call costs so much to hand over that `map` should hand over several at once."""
 
+    # Three signatures, of which type checkers take the first that fits: a function that returns anything at all, an
+    # async function, and all others.
+    @overload
     def run(
-        self,
-        fn: Callable[..., R],
-        /,
-        *args: Any,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
-        priority: int = 0,
-        **kwargs: Any,
-    ) -> JobFuture[R]:
+        self, fn: Callable[P, Never], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobFuture[Any]: ...
+    @overload
+    def run(
+        self, fn: Callable[P, AsyncResult], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncFunctionRefused: ...
+    @overload
+    def run(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[R]: ...
+    def run(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Runs `fn(*args, **kwargs)` in the pool, to be awaited on the running loop. Does not block.
 
-        `timeout` is the number of seconds for which the call may run, and `queue_timeout` the number of seconds for
-        which it may wait for a worker; after that it ends with `RunTimeout` or `QueueTimeout`, which are both a
-        `TimeoutError`. Calls with a higher `priority` (-128 to 127) run first. Cancelling the returned future, or the
-        task that awaits it, cancels the job. A queued job never runs; one that runs in a process is killed; for one
-        that runs in a thread, `offloop.is_cancelled()` turns true.
-
-        Keyword arguments of these three names do not reach `fn`; wrap it in `functools.partial` for that.
+        Cancelling the returned future, or the task that awaits it, cancels the job. A queued job never runs; one that
+        runs in a process is killed; for one that runs in a thread, `offloop.is_cancelled()` turns true. Use `options`
+        to limit the time.
         """
+        return self._run(fn, args, kwargs)
+
+    def _run(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions | None = None,
+    ) -> JobFuture[Any]:
+        """See `run`."""
         loop = asyncio.get_running_loop()
-        future: JobFuture[R] = JobFuture(loop=loop)
+        future: JobFuture[Any] = JobFuture(loop=loop)
         try:
             try:
-                future._job = self._dispatch(  # pyright: ignore[reportPrivateUsage]
-                    future, loop, fn, args, kwargs, CallLimits(timeout, queue_timeout, priority)
-                )
+                future._job = self._dispatch(future, loop, fn, args, kwargs, options)
             except PicklingFailed as failed:
-                future._raise(failed.error)  # pyright: ignore[reportPrivateUsage]
+                future._raise(failed.error)
             return future
         finally:
             # The traceback of a pickling error leads to this frame, which must not hold the future that holds the error.
             del future
+
+    def _submit(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions | None = None,
+    ) -> Future[Any]:
+        """Submits a call whose end a `concurrent.futures.Future` reports."""
+        raise NotImplementedError
+
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        priority: int = 0,
+        name: str | None = None,
+        retries: int = 0,
+        buffersize: int | None = None,
+    ) -> PoolOptions:
+        """Returns this pool with options for calls: `await pool.options(timeout=5).run(fn, ...)`.
+
+        timeout: seconds for which a call may run. After that it ends with `RunTimeout`, a `TimeoutError`: it is killed
+        in a process, and in a thread `offloop.is_cancelled()` turns true.
+
+        queue_timeout: seconds for which it may wait for a worker. After that it ends with `QueueTimeout`, a
+        `TimeoutError`, and never runs.
+
+        priority: calls with a higher one, from -128 to 127, run first.
+
+        name: the name of the call in errors, in place of its function's.
+
+        retries: the number of further workers that the call is given to when the one that runs it dies. Only for
+        functions that may run more than once. Threads do not die, so there it has no effect.
+
+        buffersize: the number of results of a `map`, or of items of a `stream`, that may wait to be read.
+
+        The options apply to each call, and so to each chunk of a `map`, not to the map as a whole. Raises ValueError
+        for a value that is out of range. The result is immutable and can be kept and used again.
+        """
+        return PoolOptions(
+            self,
+            CallOptions(
+                timeout=timeout,
+                queue_timeout=queue_timeout,
+                priority=priority,
+                name=name,
+                retries=retries,
+                buffersize=buffersize,
+            ),
+        )
 
     def metrics(self) -> Metrics:
         """Returns the pool's metrics: outcomes, times, states. Takes some microseconds."""
@@ -93,7 +147,7 @@ class Pool(Executor):
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        limits: CallLimits = NO_LIMITS,
+        options: CallOptions | None = None,
     ) -> Job:
         """Submits a call. Its end is reported to `receiver`: on `loop`, or on some thread if that is None.
 
@@ -114,8 +168,8 @@ class Pool(Executor):
         """Calls `fn` with the items of `iterables`, in parallel. Iterate over the result, or `async for`.
 
         With `buffersize`, at most that many calls run or have unread results at a time, and `iterables` are read as
-        needed; without it all calls are submitted at once. `chunksize` items travel together to a process; threads
-        take them one by one. Results come in the order of the items, or with `ordered=False` as they complete.
+        needed; without it all calls are submitted at once. `chunksize` items travel together to a process, as one call;
+        threads take them one by one. Results come in the order of the items, or with `ordered=False` as they complete.
         `timeout` is the number of seconds that the whole map may take, counted from this call. `progress` is called
         with the number of items that have come since its last call, on the thread or loop that iterates; the
         `update` of a tqdm bar fits.
@@ -123,13 +177,26 @@ class Pool(Executor):
         An exception of a call is raised where its result would come, and ends the iteration; so does `close()`.
         The other calls are cancelled then, because their results can no longer be read.
         """
+        return self._map(fn, iterables, timeout, chunksize, buffersize, ordered, progress)
+
+    def _map(
+        self,
+        fn: Callable[..., R],
+        iterables: Iterable[Iterable[Any]],
+        timeout: float | None,
+        chunksize: int,
+        buffersize: int | None,
+        ordered: bool,
+        progress: Callable[[int], object] | None,
+        options: CallOptions | None = None,
+    ) -> MapStream[R]:
+        """See `map`."""
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
-        if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or >= 1.")
+        check_buffersize(buffersize)
         _calls.check_sync(fn)
         chunks = _chunks(zip(*iterables), chunksize if self._uses_chunks else 1)
-        calls = (self.submit(_calls.call_each, fn, *chunk) for chunk in chunks)
+        calls = (self._submit(_calls.call_each, (fn, *chunk), {}, options) for chunk in chunks)
         return MapStream(calls, buffersize, ordered, timeout, progress)
 
     def __exit__(
@@ -153,6 +220,22 @@ class Pool(Executor):
         """Shuts the pool down without waiting: cancels queued jobs, and stops running ones as far as possible."""
         raise NotImplementedError
 
+    def _drain(self, seconds: float | None) -> ShutdownReport:
+        """Takes no more jobs, waits for accepted ones for as long (None: forever), then cancels and kills. Blocks."""
+        raise NotImplementedError
+
+    async def aclose(self, drain: float | None = None) -> ShutdownReport:
+        """Shuts the pool down without blocking the loop: takes no more jobs, waits for accepted ones for at most `drain`
+        seconds (None: for as long as they take), then cancels and ends the others as `shutdown(drain=...)` does.
+
+        Returns what became of the jobs. If the task that awaits it is cancelled, the waiting is over at once.
+        """
+        try:
+            return await run_in_daemon_thread(lambda: self._drain(drain))
+        except _INTERRUPTIONS:
+            await run_in_daemon_thread(self._abort)
+            raise
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -172,27 +255,121 @@ class Pool(Executor):
             raise
 
 
+class PoolOptions(Executor):
+    """A pool with options for calls, made by `pool.options(...)`. Immutable.
+
+    It is an executor, so `loop.run_in_executor(pool.options(timeout=5), fn)` works, too. Shutting it down shuts the
+    pool down.
+    """
+
+    def __init__(self, pool: Pool, options: CallOptions) -> None:
+        self._pool = pool
+        self._options = options
+
+    @overload
+    def run(
+        self, fn: Callable[P, Never], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobFuture[Any]: ...
+    @overload
+    def run(
+        self, fn: Callable[P, AsyncResult], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncFunctionRefused: ...
+    @overload
+    def run(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[R]: ...
+    def run(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Runs `fn(*args, **kwargs)` in the pool, as its `run` does, with these options."""
+        return self._pool._run(fn, args, kwargs, self._options)
+
+    @overload
+    def submit(
+        self, fn: Callable[P, Never], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[Any]: ...
+    @overload
+    def submit(
+        self, fn: Callable[P, AsyncResult], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncFunctionRefused: ...
+    @overload
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Submits `fn(*args, **kwargs)` to the pool, as its `submit` does, with these options."""
+        return self._pool._submit(fn, args, kwargs, self._options)
+
+    def map(
+        self,
+        fn: Callable[..., R],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        ordered: bool = True,
+        progress: Callable[[int], object] | None = None,
+    ) -> MapStream[R]:
+        """Calls `fn` with the items of `iterables`, as the pool's `map` does. Each call has these options.
+
+        `timeout` is that of the whole map. Without a `buffersize` here, that of the options counts.
+        """
+        if buffersize is None:
+            buffersize = self._options.buffersize
+        return self._pool._map(
+            fn, iterables, timeout, chunksize, buffersize, ordered, progress, self._options
+        )
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Shuts the pool down."""
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PoolOptions):
+            return NotImplemented
+        return self._pool is other._pool and self._options == other._options
+
+    def __hash__(self) -> int:
+        return hash((self._pool, self._options))
+
+    def __repr__(self) -> str:
+        return f"{self._pool!r}.options({self._options})"
+
+
 _INTERRUPTIONS = KeyboardInterrupt, asyncio.CancelledError
 """The exceptions after which a `with` block does not wait for the results of its jobs."""
 
 
-async def run_in_daemon_thread(fn: Callable[[], object]) -> None:
+async def run_in_daemon_thread(fn: Callable[[], R]) -> R:
     """Runs `fn` on a thread of its own, because the default executor may be the pool that is shut down."""
     loop = asyncio.get_running_loop()
-    done = loop.create_future()
+    done: asyncio.Future[R] = loop.create_future()
 
-    def set_done() -> None:
-        if not done.done():
-            done.set_result(None)
+    def end(value: R | None, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is None:
+            done.set_result(value)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        else:
+            done.set_exception(error)
 
     def call() -> None:
+        value, error = None, None
         try:
-            fn()
-        finally:
-            loop.call_soon_threadsafe(set_done)
+            value = fn()
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits
+            loop.call_soon_threadsafe(end, value, error)
+        # The exception's traceback holds this frame, which must not hold the exception.
+        del error
 
     threading.Thread(target=call, name="offloop-shutdown", daemon=True).start()
-    await done
+    return await done
+
+
+def check_buffersize(buffersize: object) -> None:
+    """Raises what `Executor.map` of Python 3.14 raises for a buffersize that is no number, or too small."""
+    if buffersize is None:
+        return
+    if not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
 
 
 def _chunks(items: Iterator[Any], size: int) -> Iterator[tuple[Any, ...]]:

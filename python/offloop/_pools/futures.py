@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 from _thread import LockType, RLock, allocate_lock
 from typing import Any, TypeVar, final
 
-from .._errors import CancelledError
+from .._errors import CancelledError, RunTimeout
 from .._offloop import blocking
 
 __all__ = ["Future"]
@@ -104,4 +105,27 @@ class Future(concurrent.futures.Future[T]):
             super().cancel()
         # If the future was cancelled, this wakes the threads that wait for it.
         if self.set_running_or_notify_cancel():
+            self.set_exception(error)
+
+
+class LimitedFuture(Future[T]):
+    """The future of a call on a thread whose run is limited. The end of the call or of its time ends it, whichever
+    comes first."""
+
+    def set_running_or_notify_cancel(self) -> bool:
+        with self._condition:
+            # Its time may be over before a thread has the interpreter to begin it.
+            return self._state != "FINISHED" and super().set_running_or_notify_cancel()
+
+    def set_result(self, result: T) -> None:
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            super().set_result(result)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            super().set_exception(exception)
+
+    def _overrun(self, error: BaseException) -> None:
+        """Ends the future because the engine has ended the call. Called once, by the binding."""
+        if isinstance(error, RunTimeout):
             self.set_exception(error)

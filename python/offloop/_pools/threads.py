@@ -1,4 +1,5 @@
 """The thread pool."""
+# mypy: disable-error-code="overload-overlap"
 
 from __future__ import annotations
 
@@ -15,18 +16,19 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
 from types import FrameType
-from typing import Any, Literal, ParamSpec, TypeVar, final
+from typing import Any, Literal, Never, ParamSpec, TypeVar, final, overload
 
-from .._calls import check_sync, name_of
+from .._calls import AsyncFunctionRefused, AsyncResult, check_sync, name_of
 from .._contexts import copy_context
 from .._errors import PoolClosed
 from .._jobs import WorkerState, discard_thread_state, set_thread_state
-from .._offloop import Job, Metrics, ThreadPool, WorkerThread
+from .._offloop import CallOptions, Job, Metrics, ThreadPool, WorkerThread
 from . import green
-from .executor import NO_LIMITS, CallLimits, OnFull, Pool
+from .executor import OnFull, Pool
 from .exit import exit_handler
-from .futures import Future
+from .futures import Future, LimitedFuture
 from .loop import mailbox_of
+from .shutdown import ShutdownReport, check_drain_alone, report_of, still_running
 
 __all__ = ["ThreadPoolExecutor"]
 
@@ -312,17 +314,36 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
     ) -> str | Literal[False]:
         return self._workers.broken
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    @overload
+    def submit(
+        self, fn: Callable[P, Never], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[Any]: ...
+    @overload
+    def submit(
+        self, fn: Callable[P, AsyncResult], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncFunctionRefused: ...
+    @overload
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Calls `fn(*args, **kwargs)` on a thread, in a copy of the caller's context. Does not block.
 
         Raises TypeError for an async function, RuntimeError after the shutdown, `QueueFull` if the policy says so.
         """
+        return self._submit(fn, args, kwargs)
+
+    def _submit(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions | None = None,
+    ) -> Future[Any]:
         self._check_open()
         check_sync(fn)
-        # Not `Future[T]()`, which takes a quarter longer.
-        future: Future[T] = Future()
+        is_limited = options is not None and options.timeout is not None
+        future: Future[Any] = LimitedFuture() if is_limited else Future()
         try:
-            self._pool.submit(future, copy_context().run, (fn, *args), kwargs or None)
+            self._pool.submit(future, copy_context().run, (fn, *args), kwargs or None, options)
         except PoolClosed:
             # Raises the exception that the standard pool raises, if that is why.
             self._check_open()
@@ -336,7 +357,7 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        limits: CallLimits = NO_LIMITS,
+        options: CallOptions | None = None,
     ) -> Job:
         self._check_open()
         check_sync(fn)
@@ -346,7 +367,7 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
             copy_context().run,
             (fn, *args),
             kwargs or None,
-            *limits,
+            options,
         )
 
     def metrics(self) -> Metrics:
@@ -360,19 +381,57 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         if exit_handler.has_begun:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    @overload
+    def shutdown(
+        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+    ) -> None: ...
+
+    @overload
+    def shutdown(self, wait: Literal[True] = True, *, drain: float) -> ShutdownReport: ...
+
+    def shutdown(
+        self,
+        wait: bool = True,
+        *,
+        cancel_futures: bool = False,
+        drain: float | None = None,
+        timeout: float | None = None,
+    ) -> ShutdownReport | None:
         """Takes no more calls. Accepted ones still run, but `cancel_futures` cancels those that have not begun.
 
-        With `wait` it blocks until all have ended. In a child made by fork() it does nothing.
+        With `wait` it blocks until all have ended; for at most `timeout` seconds, after which it raises TimeoutError, and
+        the calls go on. In a child made by fork() it does nothing.
+
+        `drain` is the number of seconds for which it waits for accepted calls. Then queued ones are cancelled, and running
+        ones are asked to stop, as `offloop.is_cancelled()` tells them. Returns what became of the calls.
         """
+        if drain is not None:
+            check_drain_alone(wait, cancel_futures, timeout)
+            return self._drain(drain)
         self._shutdown = True
         if self._workers.pid != os.getpid():
-            return
+            return None
         self._workers.close()
         if cancel_futures:
             self._pool.cancel_queued()
         if wait:
+            deadline = None if timeout is None else time.monotonic() + timeout
+            if not self._workers.join(deadline):
+                raise still_running(timeout, self._pool.queued())
+        return None
+
+    def _drain(self, seconds: float | None) -> ShutdownReport:
+        self._shutdown = True
+        if self._workers.pid != os.getpid():
+            return ShutdownReport()
+        self._workers.close()
+        report = report_of(self._pool.shutdown(seconds))
+        if report.stuck:
+            # They were given their time, so the interpreter's exit does not wait for them again.
+            self._workers.abandoned = True
+        else:
             self._workers.join()
+        return report
 
     def _abort(self) -> None:
         self._shutdown = True

@@ -6,6 +6,7 @@ How the parent starts a template is in `launch.py`.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import signal
@@ -116,6 +117,8 @@ def _serve(
     """
     global _preparation, _awaits_main, _awaits_multiprocessing
     _reset_signals()
+    # The end of what a crashed worker writes to standard error is in the error of its job: this adds where it was.
+    faulthandler.enable(2, all_threads=False)
     _preparation = preparation["process"]
     _awaits_main = not has_main
     _awaits_multiprocessing = True
@@ -280,6 +283,8 @@ def _perform(
         fn, args, kwargs, context = call
         if _forwarder is not None:
             _forwarder.keep_levels()
+        # Until now the modules of the function and of its arguments were imported. Its timeout counts from here.
+        _offloop.begin_call()
         if context is None and _forwarder is not None:
             value = fn(*args, **kwargs)
         else:

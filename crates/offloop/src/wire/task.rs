@@ -4,14 +4,14 @@ use std::any::{Any, TypeId};
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 #[cfg(target_os = "linux")]
 use std::{
     ffi::{CStr, OsStr},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
@@ -299,7 +299,8 @@ fn file_of_this_code() -> PathBuf {
 /// Returns whether a path of a loaded object is that of a library. The path of the program may be as the user has typed it.
 #[cfg(target_os = "linux")]
 fn is_library(path: &Path) -> bool {
-    path.is_absolute() && path.file_name().is_some_and(|name| name.as_bytes().windows(3).any(|part| part == b".so"))
+    path.is_absolute()
+        && path.file_name().is_some_and(|name| name.as_bytes().windows(3).any(|part| part == b".so"))
 }
 
 /// Returns the path of the object that has an address, as the loader reports it.

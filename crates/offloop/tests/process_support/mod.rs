@@ -234,6 +234,14 @@ pub fn ignore_sigterm() {
     std::thread::sleep(Duration::from_secs(600));
 }
 
+#[offloop::task]
+pub fn announce_and_ignore_sigterm(path: &str) {
+    // SAFETY: ignoring a signal installs no handler.
+    unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+    announce(path);
+    std::thread::sleep(Duration::from_secs(600));
+}
+
 static ASKED_TO_STOP: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
 
 extern "C" fn on_sigterm(_: i32) {

@@ -12,6 +12,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use super::message::{Frame, FrameBody, SlotHeader, decode_frame};
 use super::ring::{RETURNS, Ring, listener, state};
 use super::segments::Segments;
+use crate::base::clock::Moment;
 use crate::base::sync::atomic::Ordering;
 use crate::base::syscall::NameCall;
 use crate::processes::os::fd::{self, is_readable_within, send_byte};
@@ -114,9 +115,22 @@ impl WorkerEnd {
         self.notify();
     }
 
-    /// Returns whether the last job has left the socket alone. A system call.
+    /// Publishes that this process has more memory than it may have between two jobs. The pool sees it with the next
+    /// answer.
+    pub(in crate::processes) fn wear_out(&self) {
+        self.ring.shared().worn.store(1, Ordering::Relaxed);
+    }
+
+    /// Returns whether jobs have left the socket alone. A system call.
     pub(in crate::processes) fn is_intact(&self) -> bool {
         rustix::fs::fstat(&self.socket).is_ok_and(|status| (status.st_dev, status.st_ino) == self.identity)
+    }
+
+    /// Reads the messages about segments that have come, if the socket is still ours.
+    fn read_segments(&mut self) {
+        if self.is_intact() {
+            self.segments.receive(self.socket.as_fd(), RecvFlags::DONTWAIT);
+        }
     }
 
     /// Returns whether there is something to do in the next slot. One atomic load.
@@ -156,7 +170,7 @@ impl WorkerEnd {
         self.ring.shared().worker_core.0.store(this_core(), Ordering::Relaxed);
         self.claimed = self.claimed.wrapping_add(1);
         if self.claimed % READ_EVERY == 0 {
-            self.segments.receive(self.socket.as_fd(), RecvFlags::DONTWAIT);
+            self.read_segments();
         }
         let request = self.receive();
         if request.is_none() {
@@ -182,7 +196,7 @@ impl WorkerEnd {
             FrameBody::Far(span) => Some(*span),
         };
         if far.iter().chain(&parts).any(|span| self.segments.find(*span).is_none()) {
-            self.segments.receive(self.socket.as_fd(), RecvFlags::DONTWAIT);
+            self.read_segments();
         }
         let body = match body {
             FrameBody::Inline(bytes) => RequestBody::Inline(bytes),
@@ -199,6 +213,11 @@ impl WorkerEnd {
         };
         let parts = parts.into_iter().map(lend).collect::<Option<_>>()?;
         Some(Request { job: header.job, task: header.tag, flags: header.flags, body, parts })
+    }
+
+    /// Publishes that the function of the call that was claimed last begins now.
+    pub(in crate::processes) fn begin(&self) {
+        self.ring.slot(self.at).began.store(Moment::now().as_nanos(), Ordering::Relaxed);
     }
 
     /// Answers the call that was claimed last. Wakes nobody before [`announce`](Self::announce).

@@ -26,7 +26,7 @@ use crate::processes::handshake::{
 };
 use crate::processes::link::{AnswerTag, CAPTURE, Request, STREAM, SlotHeader, UNHEARD, WorkerEnd};
 use crate::processes::os::fd::StdioRedirect;
-use crate::processes::os::process::is_first_thread;
+use crate::processes::os::process::{is_first_thread, memory_of};
 use crate::wire::arena::Arena;
 use crate::wire::blob::Blob;
 use crate::wire::payload::Payload;
@@ -45,6 +45,10 @@ const SPIN: Duration = Duration::from_micros(200);
 
 /// Closing a socket takes longer than this, and so does changing the user. A job that took less has done neither.
 const QUICK: Duration = Duration::from_nanos(250);
+
+/// While there is more to do, this worker is checked when the jobs since the last check took so long. So a check costs a
+/// small part of the time of the jobs.
+const UNCHECKED: Duration = Duration::from_micros(10);
 
 /// The time without a call after which a worker gives freed memory back to the system.
 const IDLE: Duration = Duration::from_secs(2);
@@ -112,9 +116,14 @@ pub struct Worker {
     arena: &'static Arc<Arena>,
     /// The largest payload that the pool accepts, in bytes.
     max_payload: u64,
+    /// Looks at the memory that this process has after its jobs, if that is limited.
+    memory_check: Option<MemoryCheck>,
     /// The pipes that replace standard output and standard error while a job is captured.
     captured: [OwnedFd; 2],
     ties: Ties,
+    /// The time that jobs took since [`is_sound`](Self::is_sound) was last called, without those that were too quick to
+    /// do harm.
+    unchecked: Duration,
     /// The running job, if it may send items. Set when the job begins, cleared when it ends.
     streaming: Option<u64>,
     /// The blobs of this process's arena that the pool still reads, by their offset, each with the number of times that
@@ -126,14 +135,38 @@ pub struct Worker {
     spin: AdaptiveSpin,
 }
 
+/// Looks at the memory of this process, but not after each of many short jobs.
+struct MemoryCheck {
+    /// The memory that it may have, in bytes.
+    limit: u64,
+    /// When it was last measured.
+    checked: Option<Moment>,
+}
+
+impl MemoryCheck {
+    /// The shortest time between two measurements.
+    const INTERVAL: Duration = Duration::from_millis(10);
+
+    /// Returns whether the process is known to have too much memory.
+    fn is_over(&mut self, now: Moment) -> bool {
+        if self.checked.is_some_and(|checked| now.since(checked) < Self::INTERVAL) {
+            return false;
+        }
+        self.checked = Some(now);
+        memory_of(std::process::id()) > self.limit
+    }
+}
+
 impl Worker {
     pub(super) fn new(setup: WorkerSetup) -> Self {
         Self {
             link: setup.link,
             arena: setup.arena,
             max_payload: setup.max_payload,
+            memory_check: setup.recycle_rss.map(|limit| MemoryCheck { limit, checked: None }),
             captured: setup.captured,
             ties: setup.ties,
+            unchecked: Duration::ZERO,
             streaming: None,
             lent: HashMap::new(),
             unheard_since: Moment::now(),
@@ -199,6 +232,13 @@ impl Worker {
         Ok(())
     }
 
+    /// Tells the pool to replace this worker if it has too much memory after a job.
+    fn check_memory(&mut self, now: Moment) {
+        if self.memory_check.as_mut().is_some_and(|check| check.is_over(now)) {
+            self.link.wear_out();
+        }
+    }
+
     /// Takes the blocks that the pool has returned.
     fn take_returns(&mut self) {
         while let Some(offset) = self.link.returned() {
@@ -214,7 +254,17 @@ impl Worker {
         }
     }
 
-    /// Waits for the next call. Returns `None` when the link has ended, or when this worker cannot read its calls.
+    /// Returns whether this worker may run another job and use its files: the jobs since the last check have left them
+    /// alone, and the pool is there. Binds this process again if a job has changed its user.
+    fn is_sound(&mut self) -> bool {
+        self.unchecked.is_zero() || {
+            self.unchecked = Duration::ZERO;
+            self.link.is_intact() && self.ties.renew()
+        }
+    }
+
+    /// Waits for the next call. Returns `None` when the link has ended, or when this worker must not or cannot read its
+    /// calls.
     fn next(&mut self) -> Option<Request> {
         loop {
             let request = self.link.claim();
@@ -225,7 +275,7 @@ impl Worker {
                 eprintln!("offloop: this worker leaves, since the memory of a call did not arrive: {reason}");
                 return None;
             }
-            if !self.spin_for_call() && !self.sleep() {
+            if !self.is_sound() || (!self.spin_for_call() && !self.sleep()) {
                 return None;
             }
         }
@@ -293,6 +343,16 @@ thread_local! {
     static CURRENT: RefCell<Option<Rc<OwnProcess<RefCell<Worker>>>>> = const { RefCell::new(None) };
 }
 
+/// Says that the job which runs in this worker process has loaded its function and begins with it now. From then on its run
+/// timeout counts, in a pool with a [`load_timeout`](crate::embed::ProcessPoolBuilderExt::load_timeout). Does nothing on a
+/// thread that serves no pool. Does not block.
+pub fn begin_call() {
+    let worker = CURRENT.with_borrow(Clone::clone);
+    if let Some(worker) = worker.as_ref().and_then(|worker| worker.get()) {
+        worker.borrow().link.begin();
+    }
+}
+
 /// Sends an item of the job that runs on this thread.
 pub(crate) fn emit<T: Serialize + ?Sized>(item: &T) -> Result<(), NotSent> {
     let worker = CURRENT.with_borrow(Clone::clone);
@@ -339,14 +399,18 @@ fn run_jobs(own: &OwnProcess<RefCell<Worker>>) {
         if worker.link.has_announced() {
             worker.unheard_since = ended;
         }
-        let is_intact = took < QUICK || (worker.link.is_intact() && worker.ties.renew());
+        if took >= QUICK {
+            worker.unchecked += took;
+        }
+        worker.check_memory(ended);
         worker.answer(&request, tag, payload, Timing { began, took, usage });
-        if !is_intact {
+        let is_long_unheard = ended.since(worker.unheard_since) >= TOGETHER;
+        if (is_long_unheard || worker.unchecked >= UNCHECKED) && !worker.is_sound() {
             // The job has closed or replaced our files, or the pool is gone. The answer is valid, but no other job may
             // run.
             return;
         }
-        if ended.since(worker.unheard_since) >= TOGETHER {
+        if is_long_unheard {
             worker.link.announce();
         }
     }

@@ -1,0 +1,164 @@
+//! The options of one call: limits, priority, name, retries.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use offloop::{Prepared, Retry};
+use pyo3::IntoPyObjectExt as _;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::settings::{Priority, name_setting, seconds};
+
+/// The options of a call, as `options(...)` was given them. They are checked once, when they are made.
+#[pyclass(frozen, eq, hash, module = "offloop._offloop")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) struct CallOptions {
+    timeout: Option<Duration>,
+    queue_timeout: Option<Duration>,
+    priority: i8,
+    name: Option<String>,
+    retries: u32,
+    buffersize: Option<usize>,
+}
+
+#[pymethods]
+impl CallOptions {
+    /// Makes options. Those that are left out have no effect. Times in seconds.
+    #[new]
+    #[pyo3(signature = (*, timeout=None, queue_timeout=None, priority=None, name=None, retries=None, buffersize=None))]
+    fn new(
+        timeout: Option<&Bound<'_, PyAny>>,
+        queue_timeout: Option<&Bound<'_, PyAny>>,
+        priority: Option<&Bound<'_, PyAny>>,
+        name: Option<&Bound<'_, PyAny>>,
+        retries: Option<&Bound<'_, PyAny>>,
+        buffersize: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            timeout: option("timeout", timeout, seconds)?,
+            queue_timeout: option("queue_timeout", queue_timeout, seconds)?,
+            priority: option("priority", priority, |_, Priority(priority)| Ok(priority))?.unwrap_or(0),
+            name: option("name", name, |_, name| Ok(name))?,
+            retries: option("retries", retries, |name, count| at_least(0, name, count))?.unwrap_or(0),
+            buffersize: option("buffersize", buffersize, |name, count| at_least(1, name, count))?,
+        })
+    }
+
+    /// The seconds for which the call may run.
+    #[getter]
+    fn timeout(&self) -> Option<f64> {
+        self.timeout.map(|limit| limit.as_secs_f64())
+    }
+
+    /// The seconds for which the call may wait for a worker.
+    #[getter]
+    fn queue_timeout(&self) -> Option<f64> {
+        self.queue_timeout.map(|limit| limit.as_secs_f64())
+    }
+
+    /// The priority. Calls with a higher one run first.
+    #[getter]
+    fn priority(&self) -> i8 {
+        self.priority
+    }
+
+    /// The name that errors have for the call; None: that of its function.
+    #[getter]
+    fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// The number of further workers that the call is given to when its worker has died.
+    #[getter]
+    fn retries(&self) -> u32 {
+        self.retries
+    }
+
+    /// The number of results or items that may wait to be read; None: the default of the method.
+    #[getter]
+    fn buffersize(&self) -> Option<usize> {
+        self.buffersize
+    }
+
+    /// Returns the options that have an effect, as they were given.
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let mut text = String::new();
+        let mut add = |name: &str, value: Option<Bound<'_, PyAny>>| -> PyResult<()> {
+            if let Some(value) = value {
+                let comma = if text.is_empty() { "" } else { ", " };
+                let _ = write!(text, "{comma}{name}={}", value.repr()?);
+            }
+            Ok(())
+        };
+        let given = |count: i64| (count != 0).then_some(count);
+        add("timeout", object(py, self.timeout())?)?;
+        add("queue_timeout", object(py, self.queue_timeout())?)?;
+        add("priority", object(py, given(self.priority.into()))?)?;
+        add("name", object(py, self.name())?)?;
+        add("retries", object(py, given(self.retries.into()))?)?;
+        add("buffersize", object(py, self.buffersize)?)?;
+        Ok(text)
+    }
+}
+
+impl CallOptions {
+    /// Returns whether an error may need the call's name.
+    pub(crate) fn has_limits(&self) -> bool {
+        self.timeout.is_some() || self.queue_timeout.is_some()
+    }
+
+    /// Returns whether the call may end by the run limit.
+    pub(crate) fn limits_run(&self) -> bool {
+        self.timeout.is_some()
+    }
+
+    /// Gives `work` these options.
+    pub(crate) fn apply<W>(&self, mut work: Prepared<W>) -> Prepared<W> {
+        work = work.priority(self.priority);
+        if let Some(name) = &self.name {
+            work = work.name(Cow::Owned(name.clone()));
+        }
+        if let Some(limit) = self.queue_timeout {
+            work = work.queue_timeout(limit);
+        }
+        if let Some(limit) = self.timeout {
+            work = work.run_timeout(limit);
+        }
+        if self.retries > 0 {
+            work = work.retry(Retry::times(self.retries));
+        }
+        work
+    }
+}
+
+/// Returns the value of the option `name`, if it was given one.
+fn option<'py, T, R>(
+    name: &str,
+    value: Option<&Bound<'py, PyAny>>,
+    check: impl FnOnce(&str, T) -> PyResult<R>,
+) -> PyResult<Option<R>>
+where
+    T: for<'a> FromPyObject<'a, 'py, Error: Into<PyErr>>,
+{
+    let Some(value) = value else { return Ok(None) };
+    let value = value.extract::<T>().map_err(|error| name_setting(value.py(), name, error.into()))?;
+    check(name, value).map(Some)
+}
+
+/// Returns a count that is not below `least`.
+fn at_least<T: TryFrom<i64>>(least: i64, name: &str, count: i64) -> PyResult<T> {
+    let in_range = Some(count).filter(|count| *count >= least);
+    in_range.and_then(|count| T::try_from(count).ok()).ok_or_else(|| {
+        let bound = if count < least { format!("{least} or more") } else { "smaller".to_owned() };
+        PyValueError::new_err(format!("{name} is {count}; it must be {bound}"))
+    })
+}
+
+fn object<'py, T: IntoPyObject<'py>>(
+    py: Python<'py>,
+    value: Option<T>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    value.map(|value| value.into_bound_py_any(py)).transpose()
+}
