@@ -208,6 +208,14 @@ pub trait ProcessPoolBuilderExt: sealed::Sealed + Sized {
     /// read in `/proc`. They have no effect without a template.
     fn start_data(self, data: impl Into<Vec<u8>>) -> Self;
 
+    /// Sets files, at most 62, that the template gets as [`Template::take_start_files`]. They stay open here for as long as
+    /// the pool may have to start another template.
+    fn start_files(self, files: Vec<OwnedFd>) -> Self;
+
+    /// Sets a message that the template finds on its standard input, a socket, before it calls [`Template::connect`], and
+    /// must take from there. For a program whose own start reads its orders from a descriptor. Default: none.
+    fn start_preamble(self, preamble: impl Into<Vec<u8>>) -> Self;
+
     /// Makes run timeouts count from [`begin_call`], which each job then has to call, and limits the time that a job with a
     /// run timeout may take until then. After that it ends with [`ErrorKind::LoadTimeout`](crate::ErrorKind::LoadTimeout),
     /// and its worker is killed.
@@ -228,6 +236,14 @@ impl ProcessPoolBuilderExt for ProcessPoolBuilder {
 
     fn start_data(self, data: impl Into<Vec<u8>>) -> Self {
         ProcessPoolBuilder::start_data(self, data.into())
+    }
+
+    fn start_files(self, files: Vec<OwnedFd>) -> Self {
+        ProcessPoolBuilder::start_files(self, files)
+    }
+
+    fn start_preamble(self, preamble: impl Into<Vec<u8>>) -> Self {
+        ProcessPoolBuilder::start_preamble(self, preamble.into())
     }
 
     fn load_timeout(self, limit: Duration) -> Self {
