@@ -15,7 +15,8 @@
 //!   [`begin_call`] says when a job in a worker process has loaded its function.
 //! - **Threads of a binding's own.** [`start_thread`] starts one as the pools start theirs, and [`begin_thread`] makes one that
 //!   was started otherwise begin as these do.
-//! - **Threads seen from outside.** [`thread`] returns the CPU time, the state and the name of any thread of this process.
+//! - **Threads seen from outside.** [`thread`] returns the CPU time, the state and the name of any thread of this process,
+//!   and [`StarvationMeter`] measures for how long one had no core although it could have run.
 //! - **Forks.** [`OwnProcess`] keeps a value away from forked children, which must not use it or drop it.
 //! - **Measurements of a binding's own.** [`run_delay`] returns the time that a thread has waited for a core, and
 //!   [`activity_of`] the verdict of the pools' advice.
@@ -33,6 +34,7 @@ use serde::de::DeserializeOwned;
 
 pub use crate::base::fork::OwnProcess;
 pub use crate::base::spawn::{begin_thread, start_thread};
+pub use crate::base::starvation::{CoreTimes, CoreUse, StarvationMeter, own_run_delay};
 pub use crate::base::thread;
 pub use crate::core::current::{describe, mark_failed};
 use crate::core::error::Error;
