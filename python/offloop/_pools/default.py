@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar, final, overloa
 
 from .._calls import AsyncFunctionRefused, AsyncResult
 from .._offloop import CallOptions
+from .executor import Pool
 from .loop import JobFuture
 from .threads import ThreadPoolExecutor
 
@@ -55,6 +56,15 @@ def processes() -> ProcessPoolExecutor:
 
             _processes = ProcessPoolExecutor(name="offloop", idle_timeout=IDLE_TIMEOUT)
         return _processes
+
+
+def take() -> list[Pool]:
+    """Returns the shared pools that exist, for a caller that shuts them down. The next call makes new ones."""
+    global _threads, _processes
+    with _lock:
+        taken: list[Pool] = [pool for pool in (_threads, _processes) if pool is not None]
+        _threads = _processes = None
+    return taken
 
 
 def _reset_in_child() -> None:
