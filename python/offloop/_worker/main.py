@@ -9,12 +9,13 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import struct
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import _calls, _offloop
-from . import logs, main_module, pickling, remote_errors
+from . import logs, main_module, pickling, remote_errors, surroundings
 from .replies import LOG, RAISED, REFUSED, RESULT, UNREADABLE
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def _serve(template: _offloop.Template, preparation: Mapping[str, Any], is_fork:
     global _preparation, _awaits_main, _awaits_multiprocessing
     _reset_signals()
     _preparation = preparation["process"]
+    surroundings.begin(_preparation["sys_path"])
     # A fork of the parent already has its main module.
     _awaits_main = not is_fork
     _awaits_multiprocessing = True
@@ -196,8 +198,37 @@ def travels_beside(buffer: Any) -> bool:
     return len(buffer.raw()) >= LARGE_BUFFER
 
 
-Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], "dict[str, object] | None"]
-"""A call as it is pickled: the function, its arguments, and the values of context variables, if any."""
+Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
+"""A call as it is pickled: the function and its arguments."""
+
+Prelude = tuple["dict[str, object] | None", "surroundings.Change | None"]
+"""What a worker must know before it unpickles a call: the values of context variables, and the surroundings, if they have
+changed. It is pickled by itself, and only if there is any."""
+
+_PRELUDE = 0
+"""The first byte of a call with a prelude, whose length follows. A pickle begins with another one."""
+_HEAD = struct.Struct("<BQ")
+
+
+def with_prelude(prelude: Prelude, body: bytes) -> bytes:
+    """Returns a pickled call with a prelude."""
+    data, _ = pickling.dumps(prelude, _stays_inside)
+    return b"".join((_HEAD.pack(_PRELUDE, len(data)), data, body))
+
+
+def _stays_inside(_: object) -> bool:
+    return False
+
+
+def _begin_call(body: memoryview) -> tuple[dict[str, object] | None, memoryview]:
+    """Follows the prelude of a call. Returns the values of context variables, and the pickled call."""
+    _, length = _HEAD.unpack_from(body)
+    end = _HEAD.size + length
+    prelude: Prelude = pickling.loads(body[_HEAD.size : end], ())
+    context, change = prelude
+    if change is not None:
+        surroundings.enter(change)
+    return context, body[end:]
 
 
 def perform(
@@ -226,13 +257,17 @@ def _perform(
             import multiprocessing.process  # pyright: ignore[reportUnusedImport]
         if _awaits_multiprocessing:
             _begin_multiprocessing()
+        context = None
+        body = memoryview(body)
+        if body[0] == _PRELUDE:
+            context, body = _begin_call(body)
         call: Call = pickling.loads(body, buffers)
         if _awaits_multiprocessing:
             _begin_multiprocessing()
     except BaseException as error:
         return UNREADABLE, remote_errors.pack(error), ()
     try:
-        fn, args, kwargs, context = call
+        fn, args, kwargs = call
         if context is None:
             value = fn(*args, **kwargs)
         else:

@@ -17,7 +17,7 @@
 //! - **Threads seen from outside.** [`thread`] returns the CPU time, the state and the name of any thread of this process.
 //! - **Forks.** [`OwnProcess`] keeps a value away from forked children, which must not use it or drop it.
 //! - **Measurements of a binding's own.** [`run_delay`] returns the time that a thread has waited for a core, and
-//!   [`activity_of`] the verdict of the pools' advice.
+//!   [`activity_of`] the verdict of the pools' advice. [`present_cores`] counts the cores that pools may use.
 
 use std::io;
 use std::sync::Arc;
@@ -30,6 +30,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 #[cfg(all(feature = "process", target_os = "linux"))]
 use serde::de::DeserializeOwned;
 
+pub use crate::base::cores::present_cores;
 pub use crate::base::fork::OwnProcess;
 pub use crate::base::spawn::{begin_thread, start_thread};
 pub use crate::base::thread;

@@ -1,0 +1,40 @@
+"""Calls as they travel to worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pickle import PickleBuffer
+from typing import Any, NamedTuple
+
+from .. import _calls
+from .._worker import main, pickling
+from .executor import PicklingFailed
+
+
+class PickledCall(NamedTuple):
+    """A call that is pickled."""
+
+    name: str
+    """The name of the user's function."""
+    body: bytes
+    buffers: Sequence[PickleBuffer]
+    """What travels beside the body: memory of the arguments, which the caller may change until the call is submitted."""
+
+    def copied(self) -> PickledCall:
+        """Returns the call with buffers of its own."""
+        own = [PickleBuffer(bytes(buffer.raw())) for buffer in self.buffers]
+        return self._replace(buffers=own)
+
+
+def pickle_call(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> PickledCall:
+    """Pickles a call. Raises PicklingFailed."""
+    try:
+        args, kwargs = pickling.wrap_call(args, kwargs)
+        body, buffers = pickling.dumps((fn, args, kwargs), main.travels_beside)
+    except BaseException as error:
+        raise PicklingFailed(error) from None
+    # The call of a map or a stream is named after the user's function.
+    name = _calls.name_of(args[0] if fn is _calls.call_each or fn is main.send_items else fn)
+    return PickledCall(name, body, buffers)
