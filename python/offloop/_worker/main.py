@@ -275,18 +275,27 @@ def _perform(
 
             value = run_in(context, fn, *args, **kwargs)
         _calls.check_result(fn, value)
-        return _reply(value, as_data)
+        return _reply(value, as_data, args[0] if fn is _calls.call_each else fn)
     except InitializerFailed as error:
         return REFUSED, str(error).encode(errors="replace"), ()
     except BaseException as error:
         return RAISED, remote_errors.pack(error), ()
 
 
-def _reply(value: object, as_data: bool) -> tuple[int, bytes, Sequence[Buffer]]:
-    """Returns a result, or an item of a stream, as it travels."""
+def _reply(
+    value: object, as_data: bool, fn: Callable[..., Any]
+) -> tuple[int, bytes, Sequence[Buffer]]:
+    """Returns a result of `fn`, or an item of a stream, as it travels."""
     if as_data:
         return RESULT, *_offloop.encode_data(value, True)
-    return RESULT, *pickling.dumps(pickling.wrap_large(value), travels_beside)
+    try:
+        return RESULT, *pickling.dumps(pickling.wrap_large(value), travels_beside)
+    except Exception as error:
+        from .culprit import name_culprit
+
+        parts = [("the result", value)]
+        name_culprit(error, parts, _calls.name_of(fn), lambda part: pickling.dumps(part, travels_beside))
+        raise
 
 
 def send_items(
@@ -294,7 +303,7 @@ def send_items(
 ) -> None:
     """Sends the items of the iterable that `fn` returns. The call that `pool.stream` submits."""
     for item in fn(*args, **kwargs):
-        _offloop.emit(_reply(item, as_data))
+        _offloop.emit(_reply(item, as_data, fn))
 
 
 class InitializerFailed(Exception):
