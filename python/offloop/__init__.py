@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ._pools.loop import *
     from ._pools.processes import *
     from ._pools.results import *
+    from ._pools.shutdown import *
     from ._pools.stream import *
     from ._pools.threads import *
     from ._pools.warm_up import *
@@ -54,6 +55,7 @@ _MODULES = (
     "_pools.futures",
     "_pools.loop",
     "_pools.results",
+    "_pools.shutdown",
     "_pools.executor",
     "_pools.stream",
     "_pools.threads",

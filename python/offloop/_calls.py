@@ -102,6 +102,15 @@ def call_each(fn: Callable[..., _R], *items: tuple[object, ...]) -> list[_R]:
     return values
 
 
+def call_streamed(
+    fn: Callable[..., _R], send: Callable[[_R], object], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Calls `fn`, and sends what it returns. The call that `stream` submits to threads."""
+    items = fn(*args, **kwargs)
+    check_result(fn, items)
+    send(items)
+
+
 _RUN_ELSEWHERE = (
     "To run it in a worker nevertheless, pass a sync function that calls asyncio.run() on it, "
     "as in `lambda: asyncio.run(fn())`."

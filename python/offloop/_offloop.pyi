@@ -11,6 +11,12 @@ T = TypeVar("T")
 VERSION: str
 
 @final
+class Shared:
+    """Bytes that came from another process."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
 class Mailbox:
     """The ended jobs of one event loop."""
 
@@ -105,8 +111,20 @@ class ProcessPool:
     @property
     def broken(self) -> str | None:
         """The reason why the pool is broken; None if it is not."""
-    def resize(self, workers: int) -> None:
-        """Sets the target number of workers."""
+    def prestart(self, workers: int) -> None:
+        """Starts workers until the pool has this number of them. Does not wait for it."""
+    def set_max_workers(self, workers: int) -> None:
+        """Sets the largest number of workers."""
+    def stop(self, kill: bool) -> None:
+        """Ends all workers, by SIGTERM or by SIGKILL, and closes the pool. Queued jobs are cancelled. Does not wait for
+        it."""
+    def stop_worker(self, pid: int, kill: bool) -> None:
+        """Ends one worker, by SIGTERM or by SIGKILL. Does not wait for it."""
+    def exits(self) -> list[tuple[int, int | None]]:
+        """Returns how the last workers have ended, the oldest first: process ids and exit codes."""
+    def wait_over(self, timeout: float) -> bool:
+        """Waits until the pool is closed and its workers are gone, for at most `timeout` seconds. Returns whether they
+        are."""
     def cancel_queued(self) -> int:
         """Cancels the jobs that no worker has. Returns their number."""
     def listen(self) -> int:
@@ -118,10 +136,13 @@ class ProcessPool:
         """Takes no more jobs. Accepted ones still run. Does not wait for them."""
     def is_over(self) -> bool:
         """Returns whether the pool is closed and its last worker is gone."""
-    def shutdown(self, drain: float | None) -> tuple[int, int, int, list[str]]:
+    def shutdown(
+        self, drain: float | None
+    ) -> tuple[int, int, int, list[tuple[str, str, float]]]:
         """Takes no more jobs, waits for accepted ones for `drain` seconds (None: forever), then cancels and kills.
 
-        Returns the numbers of jobs that were drained, cancelled and killed, and the names of those that are stuck."""
+        Returns the numbers of jobs that were drained, cancelled and killed, and those that are stuck: the name of each, its
+        worker, and the seconds for which it has run."""
 
 def flush() -> None:
     """Waits until the futures of all ended jobs have ended, for at most a second."""
@@ -132,6 +153,9 @@ def encode_data(value: object, beside: bool) -> tuple[bytes, list[Buffer]]:
 
 def decode_data(body: bytes, buffers: Sequence[bytes]) -> Any:
     """Returns the value that `encode_data` was given. Raises ValueError for anything else. Runs no code but its own."""
+
+def begin_call() -> None:
+    """Says that the function of the call that runs here is loaded and begins now, so that its timeout counts."""
 
 def emit(item: tuple[int, bytes, Sequence[Buffer]]) -> None:
     """Sends an item or a log record of the job that runs here, before its reply. Blocks while there is no room."""
@@ -207,6 +231,11 @@ class ThreadPool:
         """Ends the queued calls as cancelled. Does not block."""
     def abandon(self) -> None:
         """Closes the pool, cancels queued calls and asks running ones to stop. Does not block."""
+    def shutdown(
+        self, drain: float | None
+    ) -> tuple[int, int, int, list[tuple[str, str, float]]]:
+        """Takes no more calls, waits for accepted ones for `drain` seconds (None: forever), then cancels queued calls and
+        asks running ones to stop. Returns the same as that of a process pool."""
     def metrics(self) -> Metrics:
         """Returns the pool's metrics."""
     def queued(self) -> int:

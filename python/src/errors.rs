@@ -27,7 +27,7 @@ impl IntoException for &Error {
         let class = match self.kind() {
             ErrorKind::Cancelled => "CancelledError",
             ErrorKind::QueueTimeout(_) => "QueueTimeout",
-            ErrorKind::RunTimeout(_) => "RunTimeout",
+            ErrorKind::RunTimeout(_) | ErrorKind::LoadTimeout(_) => "RunTimeout",
             ErrorKind::QueueFull { .. } => "QueueFull",
             ErrorKind::Shed => "JobShed",
             ErrorKind::Broken(_) => "PoolBroken",
@@ -80,25 +80,28 @@ fn new(py: Python<'_>, class: &str, message: &str, details: Option<&Bound<'_, Py
     static ERRORS: Once<Py<PyModule>> = Once::new();
     static PROCESS_ERRORS: Once<Py<PyModule>> = Once::new();
     let module = if matches!(class, "PoolBroken" | "WorkerDied" | "WorkerStartError") {
-        PROCESS_ERRORS.get(py, || py.import("offloop._process_errors").map(Bound::unbind))
+        PROCESS_ERRORS.get(|| py.import("offloop._process_errors").map(Bound::unbind))
     } else {
-        ERRORS.get(py, || py.import("offloop._errors").map(Bound::unbind))
+        ERRORS.get(|| py.import("offloop._errors").map(Bound::unbind))
     };
     let made = module.and_then(|module| module.bind(py).getattr(class)?.call((message,), details));
     made.map_or_else(|error| error, PyErr::from_value)
 }
 
-/// Returns the keyword arguments of `WorkerDied`.
-fn details_of<'py>(py: Python<'py>, died: &WorkerDied) -> PyResult<Bound<'py, PyDict>> {
-    // As in `multiprocessing`, a signal is a negative exit code.
-    let exitcode = match died.exit {
+/// Returns the exit code of a worker, if the system has reported it. As in `multiprocessing`, a signal is a negative one.
+pub(crate) fn exitcode(exit: WorkerExit) -> Option<i32> {
+    match exit {
         WorkerExit::Code(code) => Some(code),
         WorkerExit::Signal(signal) => Some(-signal),
         WorkerExit::Protocol | WorkerExit::Unknown | WorkerExit::Lost => None,
-    };
+    }
+}
+
+/// Returns the keyword arguments of `WorkerDied`.
+fn details_of<'py>(py: Python<'py>, died: &WorkerDied) -> PyResult<Bound<'py, PyDict>> {
     let details = PyDict::new(py);
     details.set_item("pid", died.pid)?;
-    details.set_item("exitcode", exitcode)?;
+    details.set_item("exitcode", exitcode(died.exit))?;
     details.set_item("task", &died.task)?;
     details.set_item("max_rss", died.peak_memory)?;
     details.set_item("out_of_memory", died.out_of_memory)?;

@@ -1,8 +1,10 @@
 //! Submitted jobs: the handles that Python has, and how their ends and items reach the receivers.
 //!
 //! A receiver is a Python object that learns how a job ends: by `receiver._arrive(value)` or
-//! `receiver._fail(exception)`. If it reads the job's items as well, `receiver._wake()` reports that there are some.
+//! `receiver._fail(exception)`. If it reads the job's items as well, `receiver._wake()` reports that there are some. A
+//! receiver that has the method `_accept()` also learns that a job which waited for room in the queue has got it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
 use std::task::{Wake, Waker};
 
@@ -14,6 +16,7 @@ use crate::completion_queue::{Completion, CompletionQueue};
 use crate::errors::IntoException as _;
 use crate::interpreter::{Mutex, detach};
 use crate::message::Reply;
+use crate::once::intern;
 use crate::receive::{Receive, Results};
 
 /// A job, and the receiver that learns how it ends.
@@ -21,6 +24,8 @@ struct WatchedJob<T> {
     /// Taken when the end is reported, or when the job is cancelled from Python: then there is no report.
     pending: Mutex<Option<(Handle<T>, Py<PyAny>)>>,
     completions: Weak<CompletionQueue>,
+    /// The job waited for room in the queue, and its receiver has not learnt yet that this is over. Cleared once.
+    awaits_room: AtomicBool,
     /// The items that the job sends before its result. `None` for a call on a thread, which sends none.
     sent: Option<SentItems>,
 }
@@ -31,13 +36,29 @@ pub(crate) struct SentItems {
     /// The receiver reads items. Otherwise there are log records only.
     is_read: bool,
     results: Results,
+    /// The job's name, if an answer that cannot be read breaks the pool, which then names its culprit.
+    culprit: Option<String>,
 }
 
 impl SentItems {
-    pub(crate) fn new(mut items: ItemStream<Reply>, is_read: bool, results: Results) -> Self {
+    pub(crate) fn new(
+        mut items: ItemStream<Reply>,
+        is_read: bool,
+        results: Results,
+        culprit: Option<String>,
+    ) -> Self {
         // A reply is some numbers, and blobs that stay where they are.
         items.decode_here();
-        Self { items: Mutex::new(items), is_read, results }
+        Self { items: Mutex::new(items), is_read, results, culprit }
+    }
+
+    /// Gives an exception that says that an answer could not be read, `_worker.replies.Unreadable`, the job's name.
+    fn name_culprit(&self, py: Python<'_>, error: &PyErr) -> PyResult<()> {
+        let name = intern!(py, "job_name");
+        match &self.culprit {
+            Some(culprit) if error.value(py).hasattr(name)? => error.value(py).setattr(name, culprit),
+            _ => Ok(()),
+        }
     }
 
     /// Returns the next item that has come. Passes log records on to the logging.
@@ -60,12 +81,19 @@ pub(crate) fn watch<T: Receive>(
     completions: &Arc<CompletionQueue>,
     sent: Option<SentItems>,
 ) -> Job {
-    let watched =
-        Arc::new(WatchedJob { pending: Mutex::new(None), completions: Arc::downgrade(completions), sent });
+    let awaits_room = handle.state() == JobState::Waiting;
+    let watched = Arc::new(WatchedJob {
+        pending: Mutex::new(None),
+        completions: Arc::downgrade(completions),
+        awaits_room: AtomicBool::new(awaits_room),
+        sent,
+    });
     let waker = Waker::from(Arc::clone(&watched));
     let mut pending = watched.pending();
     let (handle, _) = pending.insert((handle, receiver));
     let mut has_news = handle.on_end(&waker);
+    // It may have got room before the waker was registered.
+    has_news |= awaits_room && handle.state() != JobState::Waiting;
     drop(pending);
     if let Some(sent) = &watched.sent {
         has_news |= sent.items.lock().on_item(&waker);
@@ -92,6 +120,23 @@ impl<T: Receive> WatchedJob<T> {
         let receiver = self.pending().as_ref().map(|(_, receiver)| receiver.clone_ref(py));
         match receiver {
             Some(receiver) => receiver.call_method0(py, "_wake").map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Reports that the job has got room in the queue, if it waited for that.
+    fn report_room(&self, py: Python<'_>) -> PyResult<()> {
+        if !self.awaits_room.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let pending = self.pending();
+        let has_room = pending.as_ref().filter(|(handle, _)| handle.state() != JobState::Waiting);
+        let receiver = has_room.map(|(_, receiver)| receiver.clone_ref(py));
+        drop(pending);
+        let Some(receiver) = receiver else { return Ok(()) };
+        self.awaits_room.store(false, Ordering::Relaxed);
+        match receiver.bind(py).getattr_opt("_accept")? {
+            Some(accept) => accept.call0().map(drop),
             None => Ok(()),
         }
     }
@@ -127,13 +172,21 @@ impl<T: Receive> Completion for WatchedJob<T> {
         if let Err(error) = self.report_items(py) {
             error.write_unraisable(py, None);
         }
-        let Some((result, receiver)) = self.take_result() else { return };
+        let Some((result, receiver)) = self.take_result() else {
+            if let Err(error) = self.report_room(py) {
+                error.write_unraisable(py, None);
+            }
+            return;
+        };
         let results = self.sent.as_ref().map(|sent| sent.results).unwrap_or_default();
         let result =
             result.map_err(|error| error.into_exception(py)).and_then(|value| value.receive(py, results));
         let reported = match result {
             Ok(value) => receiver.call_method1(py, "_arrive", (value,)),
-            Err(error) => receiver.call_method1(py, "_fail", (error,)),
+            Err(error) => {
+                let named = self.sent.as_ref().map_or(Ok(()), |sent| sent.name_culprit(py, &error));
+                named.and_then(|()| receiver.call_method1(py, "_fail", (error,)))
+            }
         };
         if let Err(error) = reported {
             error.write_unraisable(py, Some(receiver.bind(py)));

@@ -5,7 +5,7 @@
 //!
 //! | module | contents |
 //! | --- | --- |
-//! | `threads`, `processes` | the two pools |
+//! | `threads`, `processes`, `shutdown` | the two pools, and how they end |
 //! | `worker` | the worker's side of a process pool |
 //! | `current` | what a job can do and ask while it runs |
 //! | `watch` | the watchdog of event loops, as far as it must work without the interpreter |
@@ -41,6 +41,7 @@ mod pool_state;
 mod processes;
 mod receive;
 mod settings;
+mod shutdown;
 mod threads;
 mod watch;
 mod worker;
@@ -51,6 +52,9 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _offloop {
     use super::{Bound, PyModule, PyResult};
+
+    #[pymodule_export]
+    use crate::buffer::Shared;
 
     #[pymodule_export]
     use crate::completion_queue::{Mailbox, flush};
@@ -68,7 +72,7 @@ mod _offloop {
     use crate::job::Job;
 
     #[pymodule_export]
-    use crate::message::{emit, set_call_handler};
+    use crate::message::{begin_call, emit, set_call_handler};
 
     #[pymodule_export]
     use crate::metrics::{Advice, Histogram, Metrics, metrics, prometheus};

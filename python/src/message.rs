@@ -1,10 +1,9 @@
 //! Messages between this interpreter and those of the workers: pickled calls and results, with the buffers beside them.
 
-use offloop::embed::mark_failed;
+use offloop::embed::{self, mark_failed};
 use offloop::{Blob, BlobMut};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +74,12 @@ pub(crate) fn emit(reply: &Bound<'_, PyAny>) -> PyResult<()> {
     try_detach(reply.py(), || offloop::job::emit(&item))
 }
 
+/// Says that the function of the call that runs here is loaded and begins now, so that its timeout counts.
+#[pyfunction]
+pub(crate) fn begin_call() {
+    embed::begin_call();
+}
+
 /// Copies a pickle to a blob: to memory that `reserve` makes, if it is long.
 pub(crate) fn to_body(pickled: &[u8], reserve: Reserve<'_>) -> Blob {
     if pickled.len() <= SHORT {
@@ -102,23 +107,27 @@ fn exports<'py>(py: Python<'py>, blobs: &[Blob]) -> PyResult<Bound<'py, PyAny>> 
 /// Returns a pickle to be read: a copy of a short one, a view of a long one. The view keeps the memory: if unpickling
 /// fails, the traceback of the exception has the view for as long as anyone keeps that.
 fn view<'py>(py: Python<'py>, body: &Blob) -> PyResult<Bound<'py, PyAny>> {
-    if body.len() <= SHORT { Ok(PyBytes::new(py, body).into_any()) } else { buffer::view_of(py, body) }
+    if body.len() <= SHORT {
+        Ok(PyBytes::new(py, body).into_any())
+    } else {
+        Ok(buffer::view_of(py, body)?.into_any())
+    }
 }
 
 /// The worker's Python function that performs calls: `handler(pickled, buffers, as_data) -> (code, body, buffers)`.
-static CALL_HANDLER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static CALL_HANDLER: Once<Py<PyAny>> = Once::new();
 
 /// Sets the function that performs calls in this process. Called before the first call.
 #[pyfunction]
-pub(crate) fn set_call_handler(py: Python<'_>, handler: Py<PyAny>) {
-    let _ = CALL_HANDLER.set(py, handler);
+pub(crate) fn set_call_handler(handler: Py<PyAny>) {
+    CALL_HANDLER.set(handler);
 }
 
 /// Performs a call with the interpreter.
 fn perform(body: &Blob, buffers: &[Blob], as_data: bool) -> PyResult<Reply> {
     attach(|py| {
         let unset = || PyRuntimeError::new_err("this process performs no calls: it is no worker of a pool");
-        let handler = CALL_HANDLER.get(py).ok_or_else(unset)?;
+        let handler = CALL_HANDLER.peek().ok_or_else(unset)?;
         let reply = handler.bind(py).call1((view(py, body)?, exports(py, buffers)?, as_data))?;
         Reply::from_python(&reply)
     })?

@@ -4,16 +4,16 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::Instant;
 
 use offloop::embed::{ProcessPoolBuilderExt as _, ProcessPoolExt as _};
-use offloop::{BlobMut, ProcessPoolBuilder, ShutdownReport, StuckJob, prepare};
+use offloop::{BlobMut, ProcessPoolBuilder, prepare};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::completion_queue::{Mailbox, results_thread};
-use crate::errors::IntoException as _;
+use crate::errors::{IntoException as _, exitcode};
 use crate::interpreter::{attach, detach, wait};
 use crate::job::{Job, SentItems, watch};
 use crate::message::{self, call};
@@ -21,18 +21,18 @@ use crate::metrics::{self, Metrics};
 use crate::options::CallOptions;
 use crate::receive::Results;
 use crate::settings::{self, name_setting, on_crash, policy, seconds};
+use crate::shutdown;
 
 /// The number of a job's log records that wait for the interpreter. If there are more, the job waits.
 const LOG_RECORDS: usize = 100;
-
-/// A time that no program runs for.
-const FOREVER: Duration = Duration::from_secs(1 << 32);
 
 /// A pool of worker processes: interpreters that are forks of one template.
 #[pyclass(frozen, module = "offloop._offloop")]
 pub(crate) struct ProcessPool {
     pool: offloop::ProcessPool,
     results: Results,
+    /// A crash breaks the pool, and what the package takes for one as well.
+    breaks: bool,
 }
 
 #[pymethods]
@@ -45,8 +45,10 @@ impl ProcessPool {
     fn new(py: Python<'_>, settings: &Bound<'_, PyDict>) -> PyResult<Self> {
         let mut builder = offloop::ProcessPool::builder().on_advice(metrics::log_advice);
         let mut results = Results::default();
+        let mut breaks = false;
         for (name, value) in settings {
             let name: String = name.extract()?;
+            breaks |= name == "on_crash" && value.eq("break")?;
             if name == "results" {
                 results = value
                     .extract::<String>()
@@ -57,7 +59,7 @@ impl ProcessPool {
             }
         }
         let pool = builder.build().map_err(|error| error.into_exception(py))?;
-        Ok(Self { pool, results })
+        Ok(Self { pool, results, breaks })
     }
 
     /// Submits a pickled call. `receiver` learns of its end through `mailbox`, or on the results thread if that is
@@ -78,12 +80,13 @@ impl ProcessPool {
         let reserve = |length| self.pool.blob(length);
         let buffers = message::to_blobs(&buffers, &reserve)?;
         let body = message::to_body(body, &reserve);
+        let culprit = self.breaks.then(|| name.clone());
         let mut work = prepare(call.with(body, buffers, self.results == Results::Data)).name(name);
         if let Some(options) = options {
             work = options.apply(work);
         }
         let (handle, items) = self.pool.stream(work, buffersize.unwrap_or(LOG_RECORDS));
-        let sent = Some(SentItems::new(items, buffersize.is_some(), self.results));
+        let sent = Some(SentItems::new(items, buffersize.is_some(), self.results, culprit));
         Ok(match mailbox {
             Some(mailbox) => watch(handle, receiver, mailbox.get().completions(), sent),
             None => watch(handle, receiver, &results_thread()?, sent),
@@ -122,9 +125,39 @@ impl ProcessPool {
         self.pool.broken()
     }
 
-    /// Sets the target number of workers.
-    fn resize(&self, workers: usize) {
-        self.pool.resize(workers);
+    /// Starts workers until the pool has this number of them. Does not wait for it.
+    fn prestart(&self, workers: usize) {
+        self.pool.prestart(workers);
+    }
+
+    /// Sets the largest number of workers.
+    fn set_max_workers(&self, workers: usize) {
+        self.pool.set_max_workers(workers);
+    }
+
+    /// Ends all workers, by SIGTERM or by SIGKILL, and closes the pool. Queued jobs are cancelled. Does not wait for it.
+    fn stop(&self, py: Python<'_>, kill: bool) -> PyResult<()> {
+        detach(py, || if kill { self.pool.kill_workers() } else { self.pool.terminate_workers() })
+    }
+
+    /// Ends one worker, by SIGTERM or by SIGKILL. Does not wait for it.
+    fn stop_worker(&self, pid: u32, kill: bool) {
+        self.pool.stop_worker(pid, kill);
+    }
+
+    /// Returns how the last workers have ended, the oldest first: process ids and exit codes.
+    fn exits(&self) -> Vec<(u32, Option<i32>)> {
+        self.pool.worker_exits().into_iter().map(|(pid, exit)| (pid, exitcode(exit))).collect()
+    }
+
+    /// Waits until the pool is closed and its workers are gone, for at most `timeout` seconds. Returns whether they are.
+    fn wait_over(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let deadline = Instant::now() + seconds("timeout", timeout)?;
+        wait(py, |limit| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let is_over = self.pool.wait_over(limit.min(left));
+            (is_over || left.is_zero()).then_some(is_over)
+        })
     }
 
     /// Cancels the jobs that no worker has. Returns their number.
@@ -161,21 +194,9 @@ impl ProcessPool {
 
     /// Takes no more jobs, waits for accepted ones for `drain` seconds (None: forever), then cancels and kills.
     ///
-    /// Returns the numbers of jobs that were drained, cancelled and killed, and the names of those that are stuck.
-    fn shutdown(&self, py: Python<'_>, drain: Option<f64>) -> PyResult<(usize, usize, usize, Vec<String>)> {
-        let drain = drain.map_or(Ok(FOREVER), |drain| seconds("drain", drain))?;
-        let mut handle = detach(py, || self.pool.shutdown(drain))?;
-        let report = match wait(py, |limit| handle.wait_timeout(limit)) {
-            Ok(report) => report.map_err(|error| error.into_exception(py))?,
-            Err(interruption) => {
-                // The shutdown goes on without this thread.
-                handle.detach();
-                return Err(interruption);
-            }
-        };
-        let ShutdownReport { drained, cancelled, killed, stuck, .. } = report;
-        let stuck = stuck.iter().map(|StuckJob { name, worker, .. }| format!("{name} in {worker}"));
-        Ok((drained, cancelled, killed, stuck.collect()))
+    /// Returns what became of the jobs: see [`shutdown::Report`].
+    fn shutdown(&self, py: Python<'_>, drain: Option<f64>) -> PyResult<shutdown::Report> {
+        shutdown::finish(py, drain, |drain| self.pool.shutdown(drain))
     }
 }
 
@@ -203,6 +224,11 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
         "grace" => builder.grace(seconds(name, value.extract()?)?),
         "kill_children" => builder.kill_children(value.extract()?),
         "start_timeout" => builder.start_timeout(seconds(name, value.extract()?)?),
+        "setup_timeout" => builder.setup_timeout(seconds(name, value.extract()?)?),
+        "load_timeout" => builder.load_timeout(seconds(name, value.extract()?)?),
+        "idle_timeout" => builder.idle_timeout(seconds(name, value.extract()?)?),
+        "recycle_rss" => builder.recycle_rss(value.extract()?),
+        "stderr_tail" => builder.stderr_tail(value.extract()?),
         "max_payload" => builder.max_payload(value.extract()?),
         "max_tasks_per_child" => builder.max_tasks_per_child(value.extract()?),
         "max_worker_age" => builder.max_worker_age(seconds(name, value.extract()?)?),

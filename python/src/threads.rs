@@ -30,6 +30,7 @@ use crate::once::intern;
 use crate::options::CallOptions;
 use crate::pool_state::PoolState;
 use crate::settings::{self, policy, seconds};
+use crate::shutdown;
 
 /// The time for which a thread keeps the interpreter while it has calls.
 ///
@@ -161,6 +162,12 @@ impl ThreadPool {
         self.engine.close();
         self.engine.cancel_queued();
         self.engine.shutdown(Duration::ZERO).detach();
+    }
+
+    /// Takes no more calls, waits for accepted ones for `drain` seconds (None: forever), then cancels queued calls and asks
+    /// running ones to stop. Returns what became of them: see [`shutdown::Report`].
+    fn shutdown(&self, py: Python<'_>, drain: Option<f64>) -> PyResult<shutdown::Report> {
+        shutdown::finish(py, drain, |drain| self.engine.shutdown(drain))
     }
 
     /// Returns the pool's metrics.

@@ -335,6 +335,14 @@ def test_invalid_sizes_are_refused(
         pool.map(jobs.double, [1], **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("buffersize", ["foo", 2.0])
+def test_a_buffersize_that_is_no_integer_is_refused_as_by_the_standard_executors(
+    pool: ProcessPoolExecutor, buffersize: Any
+) -> None:
+    with pytest.raises(TypeError, match="^buffersize must be an integer or None$"):
+        pool.map(jobs.double, [1], buffersize=buffersize)
+
+
 def test_a_map_goes_on_when_its_pool_is_shut_down_meanwhile() -> None:
     with ProcessPoolExecutor(2) as pool:
         results = pool.map(jobs.double, range(100))

@@ -19,6 +19,7 @@ PAGES = {
     "docs/coming-from-concurrent-futures.md": None,
     "docs/blocking-connectors.md": None,
     "docs/cpu-bound-work.md": None,
+    "docs/life-of-a-pool.md": None,
     "docs/which-executor.md": None,
     "docs/what-blocks-a-loop.md": None,
     "docs/security.md": None,

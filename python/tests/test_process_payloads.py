@@ -70,6 +70,13 @@ def test_arrays_are_not_copied_on_arrival(pool: ProcessPoolExecutor) -> None:
     assert memory.own() - before < 32 * MIB
 
 
+def test_arrays_without_dimensions_arrive(pool: ProcessPoolExecutor) -> None:
+    array = np.array(2.5)
+    assert array.shape == ()
+    back = pool.submit(payloads.increment, array).result(60)
+    assert back.shape == () and back == 3.5
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_the_order_of_an_array_is_kept(pool: ProcessPoolExecutor, order: str) -> None:
     array = np.asarray(np.arange(100_000).reshape(100, 1000), order=order)

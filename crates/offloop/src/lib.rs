@@ -117,6 +117,20 @@
 //! # }
 //! ```
 
+// docs.rs builds with all features, and shows at each item which one it needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+// Links to items of features that are turned off lead nowhere. With all features each link must lead somewhere.
+#![cfg_attr(
+    not(all(
+        feature = "process",
+        feature = "tracing",
+        feature = "metrics",
+        feature = "rayon",
+        feature = "watch-stacks"
+    )),
+    allow(rustdoc::broken_intra_doc_links)
+)]
+
 mod api;
 #[cfg_attr(
     not(all(feature = "process", target_os = "linux")),
@@ -344,19 +358,19 @@ where
 
 /// Compiles and runs the code of the README.
 #[cfg(all(doctest, feature = "process"))]
-#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
 pub struct ReadmeCode;
 
 /// Compiles and runs the code of the guides.
 #[cfg(all(doctest, feature = "process"))]
 mod guides {
-    #[doc = include_str!("../../../docs/cpu-bound-work.md")]
+    #[doc = include_str!("../docs/cpu-bound-work.md")]
     struct CpuBoundWork;
 
-    #[doc = include_str!("../../../docs/which-executor.md")]
+    #[doc = include_str!("../docs/which-executor.md")]
     struct WhichExecutor;
 
     #[cfg(all(feature = "metrics", feature = "tokio", feature = "watch"))]
-    #[doc = include_str!("../../../docs/what-blocks-a-loop.md")]
+    #[doc = include_str!("../docs/what-blocks-a-loop.md")]
     struct WhatBlocksALoop;
 }

@@ -263,7 +263,7 @@ fn own_cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call writes to `time` only.
     assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) }, 0);
-    Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec.try_into().unwrap())
+    Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
 }
 
 #[test]
@@ -366,7 +366,7 @@ fn a_worker_that_cannot_start_is_the_jobs_error() {
     for (program, text) in [
         ("/nonexistent/program", "No such file"),
         ("/bin/true", "offloop::init()"),
-        ("/bin/cat", "not ready in time"),
+        ("/bin/cat", "start_timeout of 500ms"),
         (other_build, "build differs"),
     ] {
         let builder = ProcessPool::builder().max_workers(2).program(program);

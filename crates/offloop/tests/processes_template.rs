@@ -358,7 +358,7 @@ fn gives_up_root_beside_a_template_that_hangs() {
         lists.flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()).next()
     };
     let pool =
-        builder_of("never-serves").max_workers(1).start_timeout(Duration::from_secs(2)).build().unwrap();
+        builder_of("never-serves").max_workers(1).setup_timeout(Duration::from_secs(2)).build().unwrap();
     eventually("there is a template", || children().is_some());
     let template = children().unwrap();
     become_nobody();
@@ -413,7 +413,7 @@ fn a_template_that_cannot_start_is_the_jobs_error() {
     for (what, builder, text) in [
         ("it exits", builder_of("fails"), "the workers' template has ended"),
         ("it exits at once", ProcessPool::builder().program("/bin/false").template(), ""),
-        ("it hangs", builder_of("never-serves"), "the workers' template has ended"),
+        ("it hangs", builder_of("never-serves"), "still getting ready"),
         ("it cannot fork", builder_of("cannot-fork"), "could not fork a worker: out of processes"),
         ("nobody", ProcessPool::builder().program("/does/not/exist").template(), "No such file"),
         ("no program", ProcessPool::builder().program(not_executable.path()).template(), "ermission denied"),
@@ -421,7 +421,7 @@ fn a_template_that_cannot_start_is_the_jobs_error() {
         ("an error", ProcessPool::builder().template_by(|_| Err(io::Error::other("not today"))), "not today"),
     ] {
         let patience = if what == "it hangs" { Duration::from_millis(300) } else { Duration::from_secs(20) };
-        let pool = builder.max_workers(2).start_timeout(patience).build().unwrap();
+        let pool = builder.max_workers(2).setup_timeout(patience).build().unwrap();
         for _ in 0..2 {
             let error = pool.run(add.with(1, 1)).wait().unwrap_err();
             assert!(matches!(error.kind(), ErrorKind::WorkerStart(_)), "{what}: {error}");

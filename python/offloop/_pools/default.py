@@ -36,6 +36,10 @@ MAX_THREADS = 512
 ThreadsMaker = Callable[[], ThreadPoolExecutor]
 ProcessesMaker = Callable[[], "ProcessPoolExecutor"]
 
+IDLE_TIMEOUT = 60.0
+"""The seconds without a job after which a worker of the shared process pool leaves. It has no initializer whose work would
+be lost."""
+
 _lock = threading.Lock()
 """Held while what follows is written."""
 _threads: ThreadPoolExecutor | None = None
@@ -51,7 +55,7 @@ def _make_threads(max_workers: int = MAX_THREADS) -> ThreadPoolExecutor:
 def _make_processes(max_workers: int | None = None) -> ProcessPoolExecutor:
     from .processes import ProcessPoolExecutor
 
-    return ProcessPoolExecutor(max_workers, name="offloop")
+    return ProcessPoolExecutor(max_workers, name="offloop", idle_timeout=IDLE_TIMEOUT)
 
 
 _threads_maker: ThreadsMaker = _make_threads

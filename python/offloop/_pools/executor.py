@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,8 @@ from .._offloop import CallOptions, Job, Metrics
 from .futures import Future
 from .loop import JobFuture
 from .results import MapStream
+from .shutdown import ShutdownReport
+from .stream import ItemStream
 
 __all__ = ["PoolOptions"]
 
@@ -26,6 +29,19 @@ R = TypeVar("R")
 
 OnFull = Literal["wait", "reject", "caller_runs", "shed_oldest"]
 """The policy of a pool whose queue is full."""
+
+
+BUFFERSIZE = 16
+"""The number of items of a stream that wait to be read, if the options do not give another."""
+
+
+def buffersize_of(options: CallOptions | None) -> int:
+    """Returns the number of items of a stream with these options that may wait to be read."""
+    if options is None:
+        return BUFFERSIZE
+    if options.retries:
+        raise ValueError("retries: a stream cannot be run again, because its first items may have been read")
+    return options.buffersize or BUFFERSIZE
 
 
 class PicklingFailed(Exception):
@@ -134,6 +150,26 @@ class Pool(Executor):
             ),
         )
 
+    def stream(
+        self, fn: Callable[P, Iterable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ItemStream[R]:
+        """Runs a generator function, or one that returns another iterable, in a worker. Does not block.
+
+        Iterate over the result, or `async for`, to get the items as they come. At most 16 of them wait to be read, or
+        the `buffersize` of the `options`; then the generator waits.
+        """
+        return self._stream(fn, args, kwargs)
+
+    def _stream(
+        self,
+        fn: Callable[..., Iterable[Any]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions | None = None,
+    ) -> ItemStream[Any]:
+        """See `stream`."""
+        raise NotImplementedError
+
     def metrics(self) -> Metrics:
         """Returns the pool's metrics: outcomes, times, states. Takes some microseconds."""
         raise NotImplementedError
@@ -177,8 +213,8 @@ class Pool(Executor):
         """Calls `fn` with the items of `iterables`, in parallel. Iterate over the result, or `async for`.
 
         With `buffersize`, at most that many calls run or have unread results at a time, and `iterables` are read as
-        needed; without it all calls are submitted at once. `chunksize` items travel together to a process; threads
-        take them one by one. Results come in the order of the items, or with `ordered=False` as they complete.
+        needed; without it all calls are submitted at once. `chunksize` items travel together to a process, as one call;
+        threads take them one by one. Results come in the order of the items, or with `ordered=False` as they complete.
         `timeout` is the number of seconds that the whole map may take, counted from this call. `progress` is called
         with the number of items that have come since its last call, on the thread or loop that iterates; the
         `update` of a tqdm bar fits.
@@ -202,8 +238,7 @@ class Pool(Executor):
         """See `map`."""
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
-        if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or >= 1.")
+        check_buffersize(buffersize)
         _calls.check_sync(fn)
         chunks = _chunks(zip(*iterables), chunksize if self._uses_chunks else 1)
         calls = (self._submit(_calls.call_each, (fn, *chunk), {}, options) for chunk in chunks)
@@ -229,6 +264,22 @@ class Pool(Executor):
     def _abort(self) -> None:
         """Shuts the pool down without waiting: cancels queued jobs, and stops running ones as far as possible."""
         raise NotImplementedError
+
+    def _drain(self, seconds: float | None) -> ShutdownReport:
+        """Takes no more jobs, waits for accepted ones for as long (None: forever), then cancels and kills. Blocks."""
+        raise NotImplementedError
+
+    async def aclose(self, drain: float | None = None) -> ShutdownReport:
+        """Shuts the pool down without blocking the loop: takes no more jobs, waits for accepted ones for at most `drain`
+        seconds (None: for as long as they take), then cancels and ends the others as `shutdown(drain=...)` does.
+
+        Returns what became of the jobs. If the task that awaits it is cancelled, the waiting is over at once.
+        """
+        try:
+            return await run_in_daemon_thread(lambda: self._drain(drain))
+        except _INTERRUPTIONS:
+            await run_in_daemon_thread(self._abort)
+            raise
 
     async def __aenter__(self) -> Self:
         return self
@@ -308,6 +359,16 @@ class PoolOptions(Executor):
             fn, iterables, timeout, chunksize, buffersize, ordered, progress, self._options
         )
 
+    def stream(
+        self, fn: Callable[P, Iterable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ItemStream[R]:
+        """Runs a generator function in a worker, as the pool's `stream` does, with these options.
+
+        The `timeout` includes the time for which the generator waits for the reader. Raises ValueError if there are
+        `retries`.
+        """
+        return self._pool._stream(fn, args, kwargs, self._options)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shuts the pool down."""
         self._pool.shutdown(wait, cancel_futures=cancel_futures)
@@ -328,23 +389,40 @@ _INTERRUPTIONS = KeyboardInterrupt, asyncio.CancelledError
 """The exceptions after which a `with` block does not wait for the results of its jobs."""
 
 
-async def run_in_daemon_thread(fn: Callable[[], object]) -> None:
+async def run_in_daemon_thread(fn: Callable[[], R]) -> R:
     """Runs `fn` on a thread of its own, because the default executor may be the pool that is shut down."""
     loop = asyncio.get_running_loop()
-    done = loop.create_future()
+    done: asyncio.Future[R] = loop.create_future()
 
-    def set_done() -> None:
-        if not done.done():
-            done.set_result(None)
+    def end(value: R | None, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is None:
+            done.set_result(value)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        else:
+            done.set_exception(error)
 
     def call() -> None:
+        value, error = None, None
         try:
-            fn()
-        finally:
-            loop.call_soon_threadsafe(set_done)
+            value = fn()
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits
+            loop.call_soon_threadsafe(end, value, error)
 
     threading.Thread(target=call, name="offloop-shutdown", daemon=True).start()
-    await done
+    return await done
+
+
+def check_buffersize(buffersize: object) -> None:
+    """Raises what `Executor.map` of Python 3.14 raises for a buffersize that is no number, or too small."""
+    if buffersize is None:
+        return
+    if not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
 
 
 def _chunks(items: Iterator[Any], size: int) -> Iterator[tuple[Any, ...]]:

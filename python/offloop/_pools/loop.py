@@ -21,6 +21,25 @@ class JobFuture(asyncio.Future[T], Generic[T]):
     _job: Job | None = None
     _translate: Callable[[BaseException], BaseException] | None = None
     """Turns an exception of the job into the one that the pool's users get."""
+    _room: asyncio.Event | None = None
+    """Is set when the job has got room in the queue or has ended. Made by `accepted` if the job waits for room."""
+
+    async def accepted(self) -> None:
+        """Waits until the job has room in the pool's queue or has ended. For a pool with `on_full="wait"`: a task that
+        awaits this before it submits the next job never has more than one job beyond the queue's capacity.
+
+        Cancelling this wait does not cancel the job.
+        """
+        if self._room is None:
+            if self.done() or self._job is None or self._job.state != "waiting":
+                return
+            self._room = asyncio.Event()
+            self.add_done_callback(lambda _: self._accept())
+        await self._room.wait()
+
+    def _accept(self) -> None:
+        if self._room is not None:
+            self._room.set()
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancels the job. A queued job never runs; one that runs in a process is killed; one that runs in a thread

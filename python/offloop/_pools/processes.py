@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import logging
 import os
-import signal
 import sys
 import time
 import weakref
@@ -26,26 +25,28 @@ from .._process_errors import PoolBroken, WorkerStartError
 from .._worker import main, main_module, pickling, replies, telemetry
 from .._worker.surroundings import Surroundings
 from .cores import usable_cores
-from .executor import OnFull, PicklingFailed, Pool, PoolOptions
+from .executor import OnFull, PicklingFailed, Pool, buffersize_of
 from .exit import exit_handler
 from .futures import Future
 from .loop import mailbox_of
 from .pickled_call import PickledCall, pickle_call
+from .shutdown import ShutdownReport, check_drain_alone, report_of, still_running
 from .stream import ItemStream
 from .warm_up import WarmUp
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
-__all__ = ["ProcessPoolExecutor", "ProcessPoolOptions"]
+__all__ = ["ProcessPoolExecutor"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-BUFFERSIZE = 16
-"""The number of items of a stream that wait to be read, if the options do not give another."""
-
 _unnamed = itertools.count()
+
+STDERR_TAIL = 16 * 1024
+"""The bytes of a worker's standard error that the error of a crash has: enough for the traceback that `faulthandler` writes
+and for its list of extension modules."""
 
 
 class ProcessPoolExecutor(Pool):
@@ -74,16 +75,22 @@ class ProcessPoolExecutor(Pool):
     - `worker_state()` makes a value that each worker keeps, such as a connection; jobs get it from
       `offloop.worker_state()`. `close_worker_state(value)` closes it when the worker ends or a job discards it, but
       not when the worker is killed.
+    - `min_workers`: the number of workers that are started when the pool is made, and that stay; the others are
+      started as they are needed. `idle_timeout`: the seconds without a job after which one of the others leaves; None:
+      none leaves, as in the standard pool, so what an initializer has loaded is kept.
     - `max_worker_age`: the seconds after which a worker is replaced.
-    - `max_rss`: the bytes that a worker may have resident, measured every 50 ms; `max_data`: the bytes of memory that
-      the system lets it allocate.
+    - `recycle_rss`: the bytes that a worker may have resident between two jobs; one that has more is replaced, and no
+      job is interrupted. `max_rss`: the bytes that it may have while it runs a job, measured every 50 ms; one that has
+      more is killed. `max_data`: the bytes of memory that the system lets it allocate.
     - `max_payload`: the bytes that a call or a result may have, large buffers included; below 4 GiB.
     - `nice`: the number by which workers' niceness is raised; `cpu_affinity`: the cores that they may use.
     - `grace`: the seconds between SIGTERM and SIGKILL when a job is to end.
     - `kill_children`: whether the programs that a job has started are ended with it when it is killed or its worker
       crashes. What a job has left in the background outlives a worker that leaves by itself. With False, workers and
       what they start stay in the process group of this process.
-    - `start_timeout`: the seconds that a worker may take to start, including the preloading and the initializer.
+    - `start_timeout`: the seconds that a worker's process may take to start. `setup_timeout`: those that the preloading
+      may take, and the initializer in each worker. `load_timeout`: those that a job with a `timeout` may take before its
+      function is called, while the modules of the function and its arguments are imported; `timeout` counts after that.
     - `env`: environment variables that workers have in addition to this process's; `cwd`: their directory.
     - `results`: "pickle", or "data": results, items and exceptions travel as plain data, and nothing that a worker has
       sent is unpickled. Results may consist of None, bool, int, float, str, bytes, bytearray, memoryview, list, tuple,
@@ -110,6 +117,9 @@ class ProcessPoolExecutor(Pool):
         worker_state: Callable[[], object] | None = None,
         close_worker_state: Callable[[Any], object] | None = None,
         max_worker_age: float | None = None,
+        min_workers: int = 0,
+        idle_timeout: float | None = None,
+        recycle_rss: int | None = None,
         max_rss: int | None = None,
         max_data: int | None = None,
         max_payload: int = 1 << 30,
@@ -118,6 +128,8 @@ class ProcessPoolExecutor(Pool):
         grace: float = 0.5,
         kill_children: bool = True,
         start_timeout: float = 10.0,
+        setup_timeout: float = 600.0,
+        load_timeout: float = 60.0,
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
         results: Literal["pickle", "data"] = "pickle",
@@ -159,7 +171,8 @@ class ProcessPoolExecutor(Pool):
         }
         settings: dict[str, Any] = {
             "name": name or f"ProcessPoolExecutor-{next(_unnamed)}",
-            "min_workers": 0,
+            "min_workers": min_workers,
+            "idle_timeout": idle_timeout,
             "max_workers": self._max_workers,
             "queue_capacity": queue_capacity,
             "on_full": on_full,
@@ -167,8 +180,11 @@ class ProcessPoolExecutor(Pool):
             "grace": grace,
             "kill_children": kill_children,
             "start_timeout": start_timeout,
+            "setup_timeout": setup_timeout,
+            "load_timeout": load_timeout,
             "max_tasks_per_child": max_tasks_per_child,
             "max_worker_age": max_worker_age,
+            "recycle_rss": recycle_rss,
             "max_rss": max_rss,
             "max_data": max_data,
             "max_payload": max_payload,
@@ -176,6 +192,7 @@ class ProcessPoolExecutor(Pool):
             "cpu_affinity": None if cpu_affinity is None else list(cpu_affinity),
             "cwd": directory,
             "results": results,
+            "stderr_tail": STDERR_TAIL,
         }
         initialisation = initializer, initargs, worker_state, close_worker_state
         if forks:
@@ -238,26 +255,6 @@ class ProcessPoolExecutor(Pool):
             future._job = job
         return future
 
-    def options(
-        self,
-        *,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
-        priority: int = 0,
-        name: str | None = None,
-        retries: int = 0,
-        buffersize: int | None = None,
-    ) -> ProcessPoolOptions:
-        given = super().options(
-            timeout=timeout,
-            queue_timeout=queue_timeout,
-            priority=priority,
-            name=name,
-            retries=retries,
-            buffersize=buffersize,
-        )
-        return ProcessPoolOptions(self, given._options)
-
     def warm_up(self, workers: int | None = None) -> WarmUp:
         """Starts `workers` processes (None: `max_workers`), so that the first jobs need not wait for them.
 
@@ -270,7 +267,7 @@ class ProcessPoolExecutor(Pool):
 
     def _warm_up(self, workers: int | None) -> None:
         count = min(workers or self._max_workers, self._max_workers)
-        self._engine.resize(max(count, self._engine.target_workers()))
+        self._engine.prestart(count)
         # If a worker cannot be started, a job says why.
         self.submit(int).result()
         deadline = time.monotonic() + self._start_timeout
@@ -291,16 +288,6 @@ class ProcessPoolExecutor(Pool):
             self._stop_listening = weakref.finalize(self, _remove_reader, self._listener, descriptor)
             self._stop_listening.atexit = False
 
-    def stream(
-        self, fn: Callable[P, Iterable[R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> ItemStream[R]:
-        """Runs a generator function, or one that returns another iterable, in a worker. Does not block.
-
-        Iterate over the result, or `async for`, to get the items as they come. At most 16 of them wait to be read, or
-        the `buffersize` of the `options`; then the generator waits.
-        """
-        return self._stream(fn, args, kwargs)
-
     def _stream(
         self,
         fn: Callable[..., Iterable[Any]],
@@ -308,9 +295,7 @@ class ProcessPoolExecutor(Pool):
         kwargs: dict[str, Any],
         options: CallOptions | None = None,
     ) -> ItemStream[Any]:
-        if options is not None and options.retries:
-            raise ValueError("retries: a stream cannot be run again, because its first items may have been read")
-        buffersize = None if options is None else options.buffersize
+        buffersize = buffersize_of(options)
         _calls.check_sync(fn)
         stream: ItemStream[Any] = ItemStream(self._crash_policy.translate)
         try:
@@ -321,7 +306,7 @@ class ProcessPoolExecutor(Pool):
                 (fn, args, kwargs, self._as_data),
                 {},
                 options,
-                buffersize or BUFFERSIZE,
+                buffersize,
             )
         except PicklingFailed as failed:
             stream._receiver._fail(failed.error)
@@ -367,7 +352,7 @@ class ProcessPoolExecutor(Pool):
                 self._listen(loop, mailbox)
         if self._starts_all:
             self._starts_all = False
-            self._engine.resize(self._max_workers)
+            self._engine.prestart(self._max_workers)
         context = None if self._capture is None else self._capture()
         if (trace := telemetry.departing()) is not None:
             context = {**(context or {}), telemetry.NAME: trace}
@@ -380,21 +365,99 @@ class ProcessPoolExecutor(Pool):
                 raise PicklingFailed(error) from None
         return self._engine.submit(body, buffers, receiver, mailbox, name, options, buffersize)
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    @overload
+    def shutdown(
+        self,
+        wait: bool = True,
+        *,
+        cancel_futures: bool = False,
+        timeout: float | None = None,
+        kill_workers: bool = False,
+    ) -> None: ...
+
+    @overload
+    def shutdown(self, wait: Literal[True] = True, *, drain: float) -> ShutdownReport: ...
+
+    def shutdown(
+        self,
+        wait: bool = True,
+        *,
+        cancel_futures: bool = False,
+        drain: float | None = None,
+        timeout: float | None = None,
+        kill_workers: bool = False,
+    ) -> ShutdownReport | None:
         """Takes no more jobs. May be called again.
 
-        With `cancel_futures` queued jobs are cancelled. With `wait` it blocks until all accepted jobs have ended and
-        the workers are gone.
+        With `cancel_futures` queued jobs are cancelled; with `kill_workers` running ones are killed, too. With `wait` it
+        blocks until all accepted jobs have ended and the workers are gone; for at most `timeout` seconds, after which it
+        raises TimeoutError, and the jobs go on.
+
+        `drain` is the number of seconds for which it waits for accepted jobs. Then queued ones are cancelled, and the
+        workers of running ones get SIGTERM, and SIGKILL after `grace` seconds. Returns what became of the jobs.
         """
+        if drain is not None:
+            check_drain_alone(wait, cancel_futures, timeout, kill_workers)
+            return self._drain(drain)
         self._closed = True
-        if cancel_futures:
+        if kill_workers:
+            self._engine.stop(True)
+        elif cancel_futures:
             self._engine.cancel_queued()
-        if wait:
-            self._engine.shutdown(None)
-            _offloop.flush()
-            self._stop_listening()
-        else:
+        if not wait:
             self._finalizer()
+            return None
+        if timeout is None:
+            self._engine.shutdown(None)
+        else:
+            self._engine.close()
+            if not self._engine.wait_over(timeout):
+                raise still_running(timeout, self._engine.queued())
+        _offloop.flush()
+        self._stop_listening()
+        return None
+
+    def _drain(self, seconds: float | None) -> ShutdownReport:
+        self._closed = True
+        report = report_of(self._engine.shutdown(seconds))
+        _offloop.flush()
+        self._stop_listening()
+        return report
+
+    def terminate_workers(self) -> None:
+        """Ends the pool and all workers at once: by SIGTERM, and by SIGKILL after `grace` seconds. Does not wait for it.
+
+        Queued jobs are cancelled, and running ones end with `WorkerDied`. None is tried again.
+        """
+        self._force_shutdown(operation="terminate")
+
+    def kill_workers(self) -> None:
+        """Does the same by SIGKILL."""
+        self._force_shutdown(operation="kill")
+
+    def _force_shutdown(self, operation: str) -> None:
+        # The name, the argument and the calls of the processes' methods are those of the standard pool.
+        if operation not in ("terminate", "kill"):
+            raise ValueError(f"Unsupported operation: {operation!r}")
+        processes = self._known_processes().values()
+        self._closed = True
+        self._engine.stop(operation == "kill")
+        for process in processes:
+            # The engine has begun to end them, so this does no more.
+            process.kill() if operation == "kill" else process.terminate()
+
+    @property
+    def max_workers(self) -> int:
+        """The largest number of processes."""
+        return self._max_workers
+
+    def resize(self, max_workers: int) -> None:
+        """Sets the largest number of processes. More are started as they are needed; surplus ones finish what they run and
+        leave. Does not block."""
+        if max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        self._max_workers = max_workers
+        self._engine.set_max_workers(max_workers)
 
     def metrics(self) -> Metrics:
         return self._engine.metrics()
@@ -427,29 +490,16 @@ class ProcessPoolExecutor(Pool):
             if len(pids) >= self._engine.target_workers() or has_ended or time.monotonic() > deadline:
                 break
             time.sleep(0.001)
+        return self._known_processes()
+
+    def _known_processes(self) -> dict[int, WorkerProcess]:
+        """Returns the workers that are there. In a pool that has ended these are the last ones."""
+        pids = self._engine.workers()
         for pid in pids:
-            self._seen.setdefault(pid, WorkerProcess(pid))
-        if pids:
+            self._seen.setdefault(pid, WorkerProcess(pid, self._engine))
+        if pids or not (self._closed or self._crash_policy.broken is not None):
             self._seen = {pid: self._seen[pid] for pid in pids}
         return self._seen
-
-
-class ProcessPoolOptions(PoolOptions):
-    """A process pool with options for calls, made by `pool.options(...)`. Immutable."""
-
-    def __init__(self, pool: ProcessPoolExecutor, options: CallOptions) -> None:
-        super().__init__(pool, options)
-        self._processes = pool
-
-    def stream(
-        self, fn: Callable[P, Iterable[R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> ItemStream[R]:
-        """Runs a generator function in a worker, as the pool's `stream` does, with these options.
-
-        The `timeout` includes the time for which the generator waits for the reader. Raises ValueError if there are
-        `retries`.
-        """
-        return self._processes._stream(fn, args, kwargs, self._options)
 
 
 class ProcessFuture(Future[R]):
@@ -522,7 +572,8 @@ class CrashPolicy:
         if not self._breaks:
             return replies.translate(error)
         if isinstance(error, replies.Unreadable):
-            self._engine.break_with(f"a call or a result could not be unpickled: {error.error!r}")
+            part = "the result" if error.has_run else "the arguments"
+            self._engine.break_with(f"{part} of `{error.job_name}` could not be unpickled: {error.error!r}")
             broken = self.pool_broken()
             broken.__cause__ = error.error
             return broken
@@ -537,8 +588,10 @@ class CrashPolicy:
 class WorkerProcess:
     """A worker in `_processes`, with the methods of `multiprocessing.Process` that programs call there."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, engine: _offloop.ProcessPool) -> None:
         self.pid = pid
+        self._engine = engine
+        self._exitcode: int | None = None
         try:
             self._pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -546,20 +599,27 @@ class WorkerProcess:
         else:
             weakref.finalize(self, os.close, self._pidfd)
 
-    def _signal(self, number: int) -> None:
-        if self._pidfd >= 0:
-            try:
-                signal.pidfd_send_signal(self._pidfd, number)
-            except ProcessLookupError:
-                pass
-
     def terminate(self) -> None:
-        """Sends SIGTERM."""
-        self._signal(signal.SIGTERM)
+        """Ends the process with SIGTERM, and with SIGKILL after the pool's `grace`. Does not wait for it."""
+        self._engine.stop_worker(self.pid, False)
 
     def kill(self) -> None:
-        """Sends SIGKILL."""
-        self._signal(signal.SIGKILL)
+        """Ends the process with SIGKILL. Does not wait for it."""
+        self._engine.stop_worker(self.pid, True)
+
+    @property
+    def exitcode(self) -> int | None:
+        """Its exit status, or the negative number of the signal that ended it. None while it runs, if the system has not
+        reported it, and if 64 other workers of the pool have ended since."""
+        deadline = time.monotonic() + 1
+        while self._exitcode is None and not self.is_alive():
+            exits = dict(self._engine.exits())
+            self._exitcode = exits.get(self.pid)
+            if self.pid in exits or time.monotonic() > deadline:
+                break
+            # The system has ended it a moment ago, and the engine has yet to notice.
+            time.sleep(0.001)
+        return self._exitcode
 
     def join(self, timeout: float | None = None) -> None:
         """Waits until the process has ended, for at most `timeout` seconds."""

@@ -1,4 +1,5 @@
 """The thread pool."""
+# pyright: reportPrivateUsage=false
 # mypy: disable-error-code="overload-overlap"
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures.thread import BrokenThreadPool
 from types import FrameType
 from typing import Any, Literal, Never, ParamSpec, TypeVar, final, overload
 
-from .._calls import AsyncFunctionRefused, AsyncResult, check_sync, name_of
+from .._calls import AsyncFunctionRefused, AsyncResult, call_streamed, check_sync, name_of
 from .._errors import PoolClosed
 from .._jobs import WorkerState, discard_thread_state, set_thread_state
 from .._offloop import CallOptions, Job, Metrics, ThreadPool, WorkerThread
 from .cores import usable_cores
-from .executor import OnFull, Pool
+from .executor import OnFull, Pool, buffersize_of
 from .exit import exit_handler
 from .futures import Future, LimitedFuture
 from .loop import mailbox_of
+from .shutdown import ShutdownReport, check_drain_alone, report_of, still_running
+from .stream import Channel, ItemStream, StreamedJob
 
 __all__ = ["ThreadPoolExecutor"]
 
@@ -345,6 +348,22 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
             raise
         return future
 
+    def _stream(
+        self,
+        fn: Callable[..., Iterable[Any]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions | None = None,
+    ) -> ItemStream[Any]:
+        stream: ItemStream[Any] = ItemStream(lambda error: error)
+        channel = Channel(stream._receiver._wake, buffersize_of(options))
+        check_sync(fn)
+        job = self._dispatch(
+            stream._receiver, None, call_streamed, (fn, channel.send, args, kwargs), {}, options
+        )
+        stream._job = StreamedJob(job, channel)
+        return stream
+
     def _dispatch(
         self,
         receiver: Any,
@@ -381,19 +400,57 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         if exit_handler.has_begun:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    @overload
+    def shutdown(
+        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+    ) -> None: ...
+
+    @overload
+    def shutdown(self, wait: Literal[True] = True, *, drain: float) -> ShutdownReport: ...
+
+    def shutdown(
+        self,
+        wait: bool = True,
+        *,
+        cancel_futures: bool = False,
+        drain: float | None = None,
+        timeout: float | None = None,
+    ) -> ShutdownReport | None:
         """Takes no more calls. Accepted ones still run, but `cancel_futures` cancels those that have not begun.
 
-        With `wait` it blocks until all have ended. In a child made by fork() it does nothing.
+        With `wait` it blocks until all have ended; for at most `timeout` seconds, after which it raises TimeoutError, and
+        the calls go on. In a child made by fork() it does nothing.
+
+        `drain` is the number of seconds for which it waits for accepted calls. Then queued ones are cancelled, and running
+        ones are asked to stop, as `offloop.is_cancelled()` tells them. Returns what became of the calls.
         """
+        if drain is not None:
+            check_drain_alone(wait, cancel_futures, timeout)
+            return self._drain(drain)
         self._shutdown = True
         if self._workers.pid != os.getpid():
-            return
+            return None
         self._workers.close()
         if cancel_futures:
             self._pool.cancel_queued()
         if wait:
+            deadline = None if timeout is None else time.monotonic() + timeout
+            if not self._workers.join(deadline):
+                raise still_running(timeout, self._pool.queued())
+        return None
+
+    def _drain(self, seconds: float | None) -> ShutdownReport:
+        self._shutdown = True
+        if self._workers.pid != os.getpid():
+            return ShutdownReport()
+        self._workers.close()
+        report = report_of(self._pool.shutdown(seconds))
+        if report.stuck:
+            # They were given their time, so the interpreter's exit does not wait for them again.
+            self._workers.abandoned = True
+        else:
             self._workers.join()
+        return report
 
     def _abort(self) -> None:
         self._shutdown = True

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import signal
@@ -93,6 +94,8 @@ def _serve(template: _offloop.Template, preparation: Mapping[str, Any], is_fork:
     """Forks workers until the pool has ended. Never returns."""
     global _preparation, _awaits_main, _awaits_multiprocessing
     _reset_signals()
+    # The end of what a crashed worker writes to standard error is in the error of its job: this adds where it was.
+    faulthandler.enable(2, all_threads=False)
     _preparation = preparation["process"]
     surroundings.begin(_preparation["sys_path"])
     # A fork of the parent already has its main module.
@@ -268,6 +271,8 @@ def _perform(
         return UNREADABLE, remote_errors.pack(error), ()
     try:
         fn, args, kwargs = call
+        # Until now the modules of the function and of its arguments were imported. Its timeout counts from here.
+        _offloop.begin_call()
         if context is None:
             value = fn(*args, **kwargs)
         else:

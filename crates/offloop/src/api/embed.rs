@@ -11,7 +11,8 @@
 //! - **Worker processes of another program.** [`Template`] turns a process that the binding has started into one that
 //!   forks the pool's workers.
 //! - **Functions that Rust does not see.** Jobs of a binding all have one type. [`describe`] gives a job its own name in
-//!   [advice](crate::metrics::Advice), and [`mark_failed`] counts a job as failed that returns an exception as a value.
+//!   [advice](crate::metrics::Advice), [`mark_failed`] counts a job as failed that returns an exception as a value, and
+//!   [`begin_call`] says when a job in a worker process has loaded its function.
 //! - **Threads of a binding's own.** [`start_thread`] starts one as the pools start theirs, and [`begin_thread`] makes one that
 //!   was started otherwise begin as these do.
 //! - **Threads seen from outside.** [`thread`] returns the CPU time, the state and the name of any thread of this process.
@@ -42,7 +43,10 @@ use crate::metrics::{Activity, Recorder};
 #[cfg(all(feature = "process", target_os = "linux"))]
 use crate::processes::pool::{builder::ProcessPoolBuilder, items::ItemStream, pool::ProcessPool};
 #[cfg(all(feature = "process", target_os = "linux"))]
-pub use crate::processes::worker::{host::Template, main::Worker};
+pub use crate::processes::worker::{
+    host::Template,
+    main::{Worker, begin_call},
+};
 pub use crate::threads::{Growth, WorkerThread};
 use crate::threads::{ThreadPool, ThreadPoolBuilder};
 
@@ -204,6 +208,14 @@ pub trait ProcessPoolBuilderExt: sealed::Sealed + Sized {
     /// They go in a sealed file over the template's socket. Unlike arguments and environment variables, they cannot be
     /// read in `/proc`. They have no effect without a template.
     fn start_data(self, data: impl Into<Vec<u8>>) -> Self;
+
+    /// Makes run timeouts count from [`begin_call`], which each job then has to call, and limits the time that a job with a
+    /// run timeout may take until then. After that it ends with [`ErrorKind::LoadTimeout`](crate::ErrorKind::LoadTimeout),
+    /// and its worker is killed.
+    ///
+    /// For jobs that have to load their function first, in a way that Rust does not see. Default: run timeouts count from
+    /// when the worker is given the job.
+    fn load_timeout(self, limit: Duration) -> Self;
 }
 
 #[cfg(all(feature = "process", target_os = "linux"))]
@@ -217,6 +229,10 @@ impl ProcessPoolBuilderExt for ProcessPoolBuilder {
 
     fn start_data(self, data: impl Into<Vec<u8>>) -> Self {
         ProcessPoolBuilder::start_data(self, data.into())
+    }
+
+    fn load_timeout(self, limit: Duration) -> Self {
+        ProcessPoolBuilder::load_timeout(self, limit)
     }
 }
 
@@ -249,8 +265,20 @@ pub trait ProcessPoolExt: sealed::Sealed {
     /// Returns the reason why the pool is broken, if it is.
     fn broken(&self) -> Option<String>;
 
+    /// Starts workers now until the pool has `workers` of them, at most its `max_workers`, instead of when jobs wait. For a
+    /// pool that [grows on demand](ProcessPoolBuilder::min_workers). Idle workers leave as always. Does not wait.
+    fn prestart(&self, workers: usize);
+
     /// Returns whether the pool is closed and its last worker has left.
     fn is_over(&self) -> bool;
+
+    /// Waits until that is so, for at most `limit`. Returns whether it is. Cancels nothing, unlike
+    /// [`shutdown`](ProcessPool::shutdown).
+    fn wait_over(&self, limit: Duration) -> bool;
+
+    /// Ends one worker, with what it runs: by SIGTERM, and SIGKILL after the grace period, or by SIGKILL at once. For the
+    /// pool this is a crash of the worker. Does nothing if the pool has no such worker. Does not wait for it.
+    fn stop_worker(&self, pid: u32, kill: bool);
 }
 
 #[cfg(all(feature = "process", target_os = "linux"))]
@@ -282,8 +310,20 @@ impl ProcessPoolExt for ProcessPool {
         ProcessPool::broken(self)
     }
 
+    fn prestart(&self, workers: usize) {
+        ProcessPool::prestart(self, workers);
+    }
+
     fn is_over(&self) -> bool {
         ProcessPool::is_over(self)
+    }
+
+    fn wait_over(&self, limit: Duration) -> bool {
+        ProcessPool::wait_over(self, limit)
+    }
+
+    fn stop_worker(&self, pid: u32, kill: bool) {
+        ProcessPool::stop_worker(self, pid, kill);
     }
 }
 

@@ -55,7 +55,10 @@ impl Error {
 
     /// Returns whether a timeout ended the job, in the queue or while it ran.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.kind(), ErrorKind::QueueTimeout(_) | ErrorKind::RunTimeout(_))
+        matches!(
+            self.kind(),
+            ErrorKind::QueueTimeout(_) | ErrorKind::RunTimeout(_) | ErrorKind::LoadTimeout(_)
+        )
     }
 }
 
@@ -100,6 +103,13 @@ pub enum ErrorKind {
         "still running after its limit of {0:?}; its worker process is being ended, or its thread was asked to stop"
     )]
     RunTimeout(Duration),
+    /// It has a run timeout, and had not loaded its function when the pool's
+    /// [`load_timeout`](crate::embed::ProcessPoolBuilderExt::load_timeout) had passed.
+    #[error(
+        "its function was not loaded within the pool's load_timeout of {0:?}, and its worker process is being ended; \
+         load what takes long before the first job, or raise load_timeout"
+    )]
+    LoadTimeout(Duration),
     /// The queue was full, and the pool's policy is to reject work then.
     #[error(
         "the queue is full ({capacity} jobs); retry later, or give the pool a larger queue or another policy"

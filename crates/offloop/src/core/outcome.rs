@@ -62,7 +62,7 @@ impl Outcome {
             ErrorKind::Panicked(_) => Self::Panicked,
             ErrorKind::Cancelled => Self::Cancelled,
             ErrorKind::QueueTimeout(_) => Self::QueueTimeout,
-            ErrorKind::RunTimeout(_) => Self::RunTimeout,
+            ErrorKind::RunTimeout(_) | ErrorKind::LoadTimeout(_) => Self::RunTimeout,
             ErrorKind::QueueFull { .. } | ErrorKind::Closed | ErrorKind::Rejected(_) | ErrorKind::Forked => {
                 Self::Rejected
             }

@@ -233,6 +233,8 @@ pub(super) struct WorkerSetup {
     pub(super) arena: &'static Arc<Arena>,
     /// The largest payload that the pool accepts, in bytes.
     pub(super) max_payload: u64,
+    /// The memory that the worker may have resident between two jobs, in bytes.
+    pub(super) recycle_rss: Option<u64>,
     /// The pipes that replace standard output and standard error while a job is captured.
     pub(super) captured: [OwnedFd; 2],
     pub(super) ties: Ties,
@@ -301,5 +303,6 @@ pub(super) fn become_worker(socket: OwnedFd) -> io::Result<Option<WorkerSetup>> 
     arena.allow(size(orders.limits.idle_memory)?);
     let link = WorkerEnd::new(socket, listener, ring.as_fd())?;
     orders.limits.impose()?;
-    Ok(Some(WorkerSetup { link, arena, max_payload: orders.max_payload, captured: [out, err], ties }))
+    let Orders { max_payload, limits: Limits { recycle_rss, .. }, .. } = orders;
+    Ok(Some(WorkerSetup { link, arena, max_payload, recycle_rss, captured: [out, err], ties }))
 }

@@ -19,12 +19,15 @@ pub(super) struct Limits {
     pub(super) max_data: Option<u64>,
     /// The most files that it may have open.
     pub(super) open_files: Option<u64>,
+    /// The memory that it may have resident between two jobs, in bytes. If it has more, it is replaced.
+    pub(super) recycle_rss: Option<u64>,
     /// The most freed shared memory that it keeps for later results, in bytes.
     pub(super) idle_memory: u64,
 }
 
 impl Limits {
-    /// Imposes the limits on this process, except `idle_memory`, which the arena keeps.
+    /// Imposes the limits on this process, except `idle_memory`, which the arena keeps, and
+    /// `recycle_rss`, which the worker looks at after its jobs.
     pub(super) fn impose(&self) -> io::Result<()> {
         if self.nice != 0 {
             // Without the privilege for a negative value the worker runs as its parent does.

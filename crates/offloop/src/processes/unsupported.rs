@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::core::backlog::OnFull;
-use crate::core::error::{BuildError, Error, NotSent, Rejected};
+use crate::core::error::{BuildError, Error, NotSent, Rejected, WorkerExit};
 use crate::core::executor::Accepts;
 use crate::core::handle::Handle;
 use crate::core::map::MapStream;
@@ -78,6 +78,10 @@ impl ProcessPoolBuilder {
         self
     }
 
+    pub fn idle_timeout(self, _: Duration) -> Self {
+        self
+    }
+
     pub fn queue_capacity(self, _: usize) -> Self {
         self
     }
@@ -102,6 +106,10 @@ impl ProcessPoolBuilder {
         self
     }
 
+    pub fn setup_timeout(self, _: Duration) -> Self {
+        self
+    }
+
     pub fn max_payload(self, _: u32) -> Self {
         self
     }
@@ -115,6 +123,10 @@ impl ProcessPoolBuilder {
     }
 
     pub fn max_rss(self, _: u64) -> Self {
+        self
+    }
+
+    pub fn recycle_rss(self, _: u64) -> Self {
         self
     }
 
@@ -239,6 +251,22 @@ impl ProcessPool {
     }
 
     pub fn resize(&self, _: usize) {
+        match self.0 {}
+    }
+
+    pub fn set_max_workers(&self, _: usize) {
+        match self.0 {}
+    }
+
+    pub fn kill_workers(&self) {
+        match self.0 {}
+    }
+
+    pub fn terminate_workers(&self) {
+        match self.0 {}
+    }
+
+    pub fn worker_exits(&self) -> Vec<(u32, WorkerExit)> {
         match self.0 {}
     }
 

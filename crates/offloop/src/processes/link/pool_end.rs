@@ -81,6 +81,11 @@ impl Link {
         self.ring.shared().greeting.load(Ordering::Relaxed)
     }
 
+    /// Returns whether the worker has more memory than it may have between two jobs.
+    pub(in crate::processes) fn is_worn(&self) -> bool {
+        self.ring.shared().worn.load(Ordering::Relaxed) != 0
+    }
+
     /// Returns the state of a slot.
     pub(in crate::processes) fn state(&self, at: u32) -> u32 {
         self.ring.slot(at).state.load(Ordering::SeqCst)
@@ -94,7 +99,14 @@ impl Link {
         let header = SlotHeader { job, tag: task, flags, ..SlotHeader::default() };
         self.ring.write(at, header, payload);
         self.ring.shared().pool_core.0.store(this_core(), Ordering::Relaxed);
+        self.ring.slot(at).began.store(0, Ordering::Relaxed);
         self.ring.slot(at).state.store(state::OFFERED, Ordering::SeqCst);
+    }
+
+    /// Returns when the worker began with the function of the call in a slot, if it has said so.
+    pub(in crate::processes) fn began(&self, at: u32) -> Option<Moment> {
+        let began = self.ring.slot(at).began.load(Ordering::Relaxed);
+        (began != 0).then(|| Moment::from_nanos(began))
     }
 
     fn attach(&self, segment: &Arena) {

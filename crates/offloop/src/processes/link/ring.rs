@@ -57,6 +57,8 @@ pub(super) mod listener {
 pub(in crate::processes) struct Shared {
     /// The worker's fingerprint; 0 until the worker is up. Written once by the worker.
     pub(super) greeting: AtomicU64,
+    /// 1 if the worker has more memory than it may have between two jobs. Set by the worker before an answer, once.
+    pub(super) worn: AtomicU32,
     /// 1 while the worker sleeps or is about to. Set by the worker. Cleared by the side that ends the sleep, so that
     /// one thread of the pool alone wakes it.
     pub(super) worker_sleeps: Line<AtomicU32>,
@@ -99,6 +101,9 @@ pub(in crate::processes) struct Slot {
     pub(super) awaited: AtomicU32,
     /// 1 while the worker sleeps until the state is not `Item` any more. Written by the worker.
     pub(super) blocked: AtomicU32,
+    /// The moment at which the worker began with the call's function; 0 if it has not said so. Cleared by the pool before
+    /// it offers a call, written by the worker while the call is `Claimed`.
+    pub(super) began: AtomicU64,
     pub(in crate::processes) header: UnsafeCell<SlotHeader>,
     pub(in crate::processes) data: UnsafeCell<[u8; DATA]>,
 }
@@ -147,6 +152,7 @@ impl Ring {
         let word = || Line(AtomicU32::new(0));
         Self(std::sync::Arc::new(Shared {
             greeting: AtomicU64::new(0),
+            worn: AtomicU32::new(0),
             worker_sleeps: word(),
             pool_waits: word(),
             listener: word(),
@@ -161,6 +167,7 @@ impl Ring {
                 state: AtomicU32::new(state::EMPTY),
                 awaited: AtomicU32::new(0),
                 blocked: AtomicU32::new(0),
+                began: AtomicU64::new(0),
                 header: UnsafeCell::new(SlotHeader::default()),
                 data: UnsafeCell::new([0; DATA]),
             }),

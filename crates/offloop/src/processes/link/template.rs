@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! pool ── fork: a number; a worker's socket, its standard error ──▶ template ── fork ──▶ worker
+//!      ◀── up ─────────────────────────────────────────────────────
 //!      ◀── born: the number, its process id; a pidfd ──────────────
 //!      ◀── failed: the number, the reason ─────────────────────────
 //!      ── end: its process id, how ───────────────────────────────▶ template ── signal ──▶ worker
@@ -56,6 +57,8 @@ pub(in crate::processes) enum Notice {
         /// The most memory that it had resident, in bytes.
         peak_memory: u64,
     },
+    /// The template has started. It gets ready now, which is the user's code.
+    Up,
 }
 
 /// Sends a message with descriptors.

@@ -12,6 +12,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use super::message::{Frame, FrameBody, SlotHeader, decode_frame};
 use super::ring::{RETURNS, Ring, listener, state};
 use super::segments::Segments;
+use crate::base::clock::Moment;
 use crate::base::sync::atomic::Ordering;
 use crate::base::syscall::NameCall;
 use crate::processes::os::fd::{self, is_readable_within, send_byte};
@@ -114,6 +115,12 @@ impl WorkerEnd {
         self.notify();
     }
 
+    /// Publishes that this process has more memory than it may have between two jobs. The pool sees it with the next
+    /// answer.
+    pub(in crate::processes) fn wear_out(&self) {
+        self.ring.shared().worn.store(1, Ordering::Relaxed);
+    }
+
     /// Returns whether jobs have left the socket alone. A system call.
     pub(in crate::processes) fn is_intact(&self) -> bool {
         rustix::fs::fstat(&self.socket).is_ok_and(|status| (status.st_dev, status.st_ino) == self.identity)
@@ -206,6 +213,11 @@ impl WorkerEnd {
         };
         let parts = parts.into_iter().map(lend).collect::<Option<_>>()?;
         Some(Request { job: header.job, task: header.tag, flags: header.flags, body, parts })
+    }
+
+    /// Publishes that the function of the call that was claimed last begins now.
+    pub(in crate::processes) fn begin(&self) {
+        self.ring.slot(self.at).began.store(Moment::now().as_nanos(), Ordering::Relaxed);
     }
 
     /// Answers the call that was claimed last. Wakes nobody before [`announce`](Self::announce).

@@ -65,6 +65,7 @@ impl ProcessPoolBuilder {
                 on_advice: None,
                 carry: None,
                 min_workers: None,
+                idle_timeout: None,
                 max_workers: cores(),
                 memory: Arc::new(PoolMemory::new()),
                 queue: QueueConfig::default(),
@@ -72,6 +73,8 @@ impl ProcessPoolBuilder {
                 kill_children: true,
                 grace: Duration::from_millis(500),
                 start_timeout: Duration::from_secs(10),
+                setup_timeout: Duration::from_secs(600),
+                load_timeout: None,
                 max_payload: 1 << 30,
                 program: start::this_program(),
                 arguments: Vec::new(),
@@ -86,6 +89,7 @@ impl ProcessPoolBuilder {
                     cores: Vec::new(),
                     max_data: None,
                     open_files: None,
+                    recycle_rss: None,
                     idle_memory: IDLE_MEMORY,
                 },
                 stderr_tail: 4096,
@@ -132,11 +136,19 @@ impl ProcessPoolBuilder {
     }
 
     /// Makes the pool grow on demand: it starts with this many workers, which may be 0. It adds one whenever a job is
-    /// submitted while all workers have one, up to [`max_workers`](Self::max_workers). It does not shrink by itself.
+    /// submitted while all workers have one, up to [`max_workers`](Self::max_workers). It shrinks if it has an
+    /// [`idle_timeout`](Self::idle_timeout).
     ///
     /// Default: all `max_workers` are started when the pool is built. [`ProcessPool::resize`] ends the growth.
     pub fn min_workers(mut self, workers: usize) -> Self {
         self.config.min_workers = Some(workers);
+        self
+    }
+
+    /// Sets the time without a job after which a worker leaves, in a pool that grows on demand. The one that has been idle
+    /// for the longest time leaves first, and [`min_workers`](Self::min_workers) stay. Default: none leaves.
+    pub fn idle_timeout(mut self, limit: Duration) -> Self {
+        self.config.idle_timeout = Some(limit);
         self
     }
 
@@ -187,10 +199,24 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Sets the time that a worker may take to start and to run its initializer. A worker that takes longer counts as a
-    /// failed start. Default 10 s.
+    /// Sets the time that a worker's process may take to start, up to its greeting. One that takes longer counts as a
+    /// failed start. Default 10 s. The [`initializer`](Self::initializer) has a limit of its own,
+    /// [`setup_timeout`](Self::setup_timeout).
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.config.start_timeout = timeout;
+        self
+    }
+
+    /// Sets the time that the [`initializer`](Self::initializer) may take in a worker, and that a
+    /// [`template`](Self::template) may take to get ready once it has connected. What takes longer is ended and counts as a
+    /// failed start. Default 10 min.
+    pub fn setup_timeout(mut self, timeout: Duration) -> Self {
+        self.config.setup_timeout = timeout;
+        self
+    }
+
+    pub(crate) fn load_timeout(mut self, limit: Duration) -> Self {
+        self.config.load_timeout = Some(limit);
         self
     }
 
@@ -225,6 +251,17 @@ impl ProcessPoolBuilder {
     /// after the last measurement, it is not the cause. Then the worker finishes the job and is replaced.
     pub fn max_rss(mut self, bytes: u64) -> Self {
         self.config.max_rss = Some(bytes);
+        self
+    }
+
+    /// Sets the memory that a worker may have resident for itself *between* two jobs, in bytes. Shared memory is not
+    /// included. Default: no limit.
+    ///
+    /// A worker that has more after a job is replaced, as with [`max_worker_age`](Self::max_worker_age): no job is
+    /// interrupted. It is measured by the worker itself, after a job, at most every 10 ms. Against jobs that need too much
+    /// themselves there is [`max_rss`](Self::max_rss).
+    pub fn recycle_rss(mut self, bytes: u64) -> Self {
+        self.config.limits.recycle_rss = Some(bytes);
         self
     }
 
@@ -385,6 +422,11 @@ impl ProcessPoolBuilder {
         }
         if config.min_workers.is_some_and(|least| least > config.max_workers) {
             return setting("min_workers is larger than max_workers; give at most as many");
+        }
+        if config.idle_timeout.is_some() && config.min_workers.is_none() {
+            return setting(
+                "idle_timeout is set, but the pool does not grow on demand; set min_workers, 0 for instance",
+            );
         }
         if self.uses_template {
             let (program, arguments) = (config.program.clone(), std::mem::take(&mut config.arguments));

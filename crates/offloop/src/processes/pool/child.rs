@@ -8,7 +8,7 @@ use super::output::WorkerPipes;
 use super::worker::{LeaveReason, WorkerPhase, WorkerRecord};
 use crate::processes::link::{Answer, Link, Malformed};
 use crate::processes::os::lifeline::Lifeline;
-use crate::processes::os::process::Process;
+use crate::processes::os::process::{End, Process};
 
 /// A worker that is being started, whose process is not known yet.
 pub(super) struct Launch {
@@ -147,7 +147,9 @@ impl ExitRequest {
             WorkerPhase::Leaving(LeaveReason::Idle | LeaveReason::HandshakeFailed(_)) => {
                 Some(Self::CloseLink)
             }
-            WorkerPhase::Leaving(LeaveReason::JobAborted) => Some(Self::Terminate),
+            WorkerPhase::Leaving(LeaveReason::JobAborted | LeaveReason::Stopped(End::Ask)) => {
+                Some(Self::Terminate)
+            }
             WorkerPhase::Leaving(_) => Some(Self::Kill),
             _ => None,
         }

@@ -40,6 +40,8 @@ pub(super) struct Config {
     pub(super) carry: Option<Box<Carry>>,
     /// The number of workers that are started at once, for a pool that grows on demand. `None`: all `max_workers`.
     pub(super) min_workers: Option<usize>,
+    /// The time without a job after which a worker leaves, if there are more than `min_workers`. `None`: never.
+    pub(super) idle_timeout: Option<Duration>,
     pub(super) max_workers: usize,
     /// The memory that calls are encoded to.
     pub(super) memory: Arc<PoolMemory>,
@@ -49,8 +51,13 @@ pub(super) struct Config {
     pub(super) kill_children: bool,
     /// The time between SIGTERM and SIGKILL.
     pub(super) grace: Duration,
-    /// The time that a worker may take to start and to run its initializer.
+    /// The time that a worker's process, or the template's, may take to start.
     pub(super) start_timeout: Duration,
+    /// The time that the user's code may take to set up the template, and that the initializer may take in a worker.
+    pub(super) setup_timeout: Duration,
+    /// The time that a job with a run timeout may take until it says that its function begins. `None`: jobs do not say so,
+    /// and their run timeouts count from when a worker is given them.
+    pub(super) load_timeout: Option<Duration>,
     /// The largest encoded arguments and results, in bytes.
     pub(super) max_payload: u32,
     pub(super) program: PathBuf,

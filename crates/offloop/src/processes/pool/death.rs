@@ -2,6 +2,7 @@
 
 use super::worker::{LeaveReason, WorkerPhase};
 use crate::core::error::{WorkerDied, WorkerExit};
+use crate::core::header::Header;
 use crate::metrics::Restarts;
 use crate::processes::handshake::CANNOT_BECOME_WORKER;
 use crate::processes::os::process::{self, ProcessEnd};
@@ -19,21 +20,29 @@ impl Death {
         !matches!(self.phase, WorkerPhase::Leaving(LeaveReason::Idle | LeaveReason::JobAborted))
     }
 
-    /// Returns the description of a crash that breaks the pool.
-    pub(super) fn describe(&self) -> String {
+    /// Returns the description of a crash that breaks the pool. `culprit` is the job that the worker ran.
+    pub(super) fn describe(&self, culprit: Option<&Header>) -> String {
         let pid = self.pid;
         match &self.phase {
             WorkerPhase::Leaving(LeaveReason::HandshakeFailed(reason)) => {
                 format!("worker process {pid} was refused: {reason}")
             }
-            _ => format!("worker process {pid} {}", self.exit()),
+            _ => match culprit {
+                Some(job) => format!(
+                    "worker process {pid} {} while it ran job {} `{}`",
+                    self.exit(),
+                    job.id,
+                    job.options.name
+                ),
+                None => format!("worker process {pid} {}", self.exit()),
+            },
         }
     }
 
     /// Returns the reason why the worker did not come up, if it did not. `stderr` is the end of what it wrote there.
     pub(super) fn start_failure(&self, stderr: &str) -> Option<String> {
         match &self.phase {
-            WorkerPhase::Leaving(LeaveReason::HandshakeFailed(_)) => Some(self.describe()),
+            WorkerPhase::Leaving(LeaveReason::HandshakeFailed(_)) => Some(self.describe(None)),
             WorkerPhase::Starting | WorkerPhase::Initialising => {
                 let end = format!("worker process {} {} before it was ready", self.pid, self.end.exit);
                 let hint = if stderr.contains(CANNOT_BECOME_WORKER) {
@@ -108,7 +117,7 @@ impl Death {
                 LeaveReason::JobAborted => restarts.job_ended += 1,
                 LeaveReason::Memory(_) => restarts.max_rss += 1,
                 LeaveReason::ProtocolError if self.exit() == WorkerExit::Protocol => restarts.protocol += 1,
-                LeaveReason::ProtocolError => restarts.crashed += 1,
+                LeaveReason::ProtocolError | LeaveReason::Stopped(_) => restarts.crashed += 1,
                 LeaveReason::HandshakeFailed(_) => restarts.failed_start += 1,
                 // If another worker takes its place, that was counted when it began to retire.
                 LeaveReason::Idle => {}

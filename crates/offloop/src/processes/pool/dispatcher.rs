@@ -11,7 +11,7 @@ use super::results;
 use super::scheduler::{Deferred, Scheduler, Sleep};
 use crate::base::fork::OwnProcess;
 use crate::base::sync::{Condvar, Mutex, MutexGuard, wait_until};
-use crate::core::error::ErrorKind;
+use crate::core::error::{ErrorKind, WorkerExit};
 use crate::core::header::Header;
 use crate::core::id::{JobId, JobState};
 use crate::core::outcome::Outcome;
@@ -23,6 +23,7 @@ use crate::metrics::stats::{OutcomeCounters, Timing};
 use crate::metrics::{Activity, Advisor, Measured, Metrics, PoolKind};
 use crate::processes::link::{Link, state};
 use crate::processes::os::fd::EventFd;
+use crate::processes::os::process::End;
 
 /// The engine of a process pool, which submitters, waiting callers and the supervisor share.
 ///
@@ -184,6 +185,39 @@ impl Dispatcher {
     /// Sets the target number of workers.
     pub(super) fn resize(&self, workers: usize) {
         self.change(|scheduler, after| scheduler.resize(workers, after));
+    }
+
+    /// Raises the target to this number of workers.
+    pub(super) fn prestart(&self, workers: usize) {
+        self.change(|scheduler, after| scheduler.prestart(workers, after));
+    }
+
+    /// Sets the largest number of workers.
+    pub(super) fn set_max_workers(&self, workers: usize) {
+        self.change(|scheduler, after| scheduler.set_max_workers(workers, after));
+    }
+
+    /// Ends all workers, with what they run, and cancels the jobs that no worker has.
+    pub(super) fn stop(&self, how: End) {
+        if let Some(queued) = self.change(|scheduler, after| scheduler.stop(how, after)) {
+            self.fail_all(queued, || ErrorKind::Cancelled);
+        }
+    }
+
+    /// Ends one worker, with what it runs.
+    pub(super) fn stop_worker(&self, pid: u32, how: End) {
+        self.change(|scheduler, after| scheduler.stop_worker(pid, how, after));
+    }
+
+    /// Waits until the pool is closed and its workers are gone, for at most `limit`. Returns whether they are.
+    pub(super) fn wait_over(&self, limit: Duration) -> bool {
+        let Some(scheduler) = self.lock() else { return true };
+        wait_until(&self.changed, scheduler, limit, |scheduler| scheduler.over).over
+    }
+
+    /// Returns the last workers that have ended, the oldest first.
+    pub(super) fn exits(&self) -> Vec<(u32, WorkerExit)> {
+        self.lock().map_or_else(Vec::new, |scheduler| scheduler.exits())
     }
 
     /// Returns the number of workers that the pool should have. 0 in a forked child.

@@ -6,7 +6,7 @@
 //! | `scheduler` | the pool's state and the decisions about it, under one lock |
 //! | `dispatcher` | that lock, and what is done after it is released |
 //! | `worker` | the record of one worker: its phase and its calls |
-//! | `supervisor` | the thread that starts workers, watches them and ends them |
+//! | `supervisor`, `ending` | the thread that starts workers and watches them; how it ends them, and what follows |
 //! | `child`, `template`, `death` | what the supervisor knows of a process, of the template, of a death |
 //! | `remote`, `results` | a job that runs in another process, and how its answer becomes its end |
 //! | `items`, `item_queue` | items that a job sends before its result |
@@ -17,6 +17,7 @@ mod child;
 pub(crate) mod config;
 mod death;
 mod dispatcher;
+mod ending;
 mod item_queue;
 pub(crate) mod items;
 mod output;

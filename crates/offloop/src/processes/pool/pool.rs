@@ -13,7 +13,7 @@ use super::items::ItemStream;
 use super::remote::{Outbound, RemoteCall};
 use crate::base::panic;
 use crate::core::cell::Cell;
-use crate::core::error::{ErrorKind, Rejected};
+use crate::core::error::{ErrorKind, Rejected, WorkerExit};
 use crate::core::executor::Accepts;
 use crate::core::handle::Handle;
 use crate::core::map::MapStream;
@@ -23,6 +23,7 @@ use crate::core::pool_ref::PoolRef;
 use crate::core::runnable::AnyJob;
 use crate::core::shutdown::{self, ShutdownReport};
 use crate::metrics::{Measured, Metrics};
+use crate::processes::os::process::End;
 use crate::wire::blob::BlobMut;
 use crate::wire::payload::Bytes;
 use crate::wire::task::{Call, CallContext};
@@ -174,6 +175,33 @@ impl ProcessPool {
         self.dispatcher.resize(workers);
     }
 
+    /// Sets the largest number of workers. A pool that [grows on demand](crate::ProcessPoolBuilder::min_workers) goes on
+    /// growing, up to this number; in another pool it is the number of workers, as with [`resize`](Self::resize).
+    ///
+    /// Surplus workers finish what they run and leave.
+    pub fn set_max_workers(&self, workers: usize) {
+        self.dispatcher.set_max_workers(workers);
+    }
+
+    /// Kills all workers at once, with SIGKILL, and closes the pool. Queued jobs end with [`ErrorKind::Cancelled`], running
+    /// ones with [`ErrorKind::WorkerDied`], and none is tried again. Does not wait for it.
+    ///
+    /// [`shutdown`](Self::shutdown) lets jobs finish first, and gives the others a grace period.
+    pub fn kill_workers(&self) {
+        self.dispatcher.stop(End::Kill);
+    }
+
+    /// Does the same with SIGTERM, and with SIGKILL after the builder's [`grace`](crate::ProcessPoolBuilder::grace).
+    /// Workers without a job leave by themselves.
+    pub fn terminate_workers(&self) {
+        self.dispatcher.stop(End::Ask);
+    }
+
+    /// Returns how the last workers have ended, with their process ids, the oldest first. The pool remembers 64 of them.
+    pub fn worker_exits(&self) -> Vec<(u32, WorkerExit)> {
+        self.dispatcher.exits()
+    }
+
     /// Makes an empty byte string in the pool's shared memory, with room for at least `capacity` bytes. As an argument of
     /// this pool's calls it is passed on without a copy.
     ///
@@ -209,6 +237,18 @@ impl ProcessPool {
 
     pub(crate) fn is_over(&self) -> bool {
         self.dispatcher.is_over()
+    }
+
+    pub(crate) fn prestart(&self, workers: usize) {
+        self.dispatcher.prestart(workers);
+    }
+
+    pub(crate) fn wait_over(&self, limit: Duration) -> bool {
+        self.dispatcher.wait_over(limit)
+    }
+
+    pub(crate) fn stop_worker(&self, pid: u32, kill: bool) {
+        self.dispatcher.stop_worker(pid, if kill { End::Kill } else { End::Ask });
     }
 
     pub(crate) fn outstanding(&self) -> usize {

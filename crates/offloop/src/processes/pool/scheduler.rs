@@ -1,6 +1,7 @@
 //! The state of a process pool, and the decisions about it. All of it happens under the dispatcher's lock.
 
 use std::cmp::Reverse;
+use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use super::item_queue::ItemQueue;
 use super::remote::{Outbound, RemoteCall};
 use super::worker::{Finished, LeaveReason, WorkerPhase, WorkerRecord};
 use crate::core::backlog::{Backlog, Offer};
-use crate::core::error::ErrorKind;
+use crate::core::error::{ErrorKind, WorkerExit};
 use crate::core::header::{Expected, Header};
 use crate::core::id::JobId;
 use crate::core::runnable::Owner;
@@ -17,6 +18,7 @@ use crate::core::shutdown::StuckJob;
 use crate::metrics::stats::Timing;
 use crate::metrics::{Histogram, Metrics, Restarts};
 use crate::processes::link::Link;
+use crate::processes::os::process::End;
 use crate::wire::task::KINDS;
 
 /// Waking a worker costs more than waiting this long behind the calls of an awake one.
@@ -24,6 +26,9 @@ const WAKE_UP: Duration = Duration::from_micros(20);
 
 /// A call that is answered within this time may be waited for at once.
 const SHORT: Duration = Duration::from_micros(100);
+
+/// The number of ended workers of which the pool remembers how they ended.
+const EXITS: usize = 64;
 
 /// The state of a pool. Any thread that holds the lock may give queued jobs to workers and take answers from them:
 /// submitters do the former, callers that wait for a result do both, and the supervisor does what is left.
@@ -55,8 +60,17 @@ pub(super) struct Scheduler {
     /// The number of workers that the pool should have. Changed by `resize`, by growth on demand, and at the pool's
     /// end.
     pub(super) target: usize,
-    /// The number of workers up to which the pool grows on demand. 0 in a pool that does not. Set to 0 by `resize`.
-    grow_to: usize,
+    /// The number of workers up to which the pool grows on demand. `None` in a pool that does not. Changed by `resize` and
+    /// `set_max_workers`.
+    grow_to: Option<usize>,
+    /// The number of workers that stay although they are idle. Never changes.
+    min_workers: usize,
+    /// The time without a job after which others leave. Never changes.
+    idle_timeout: Option<Duration>,
+    /// The program ends all workers at once, in this way. Set by `stop`; a kill replaces the other.
+    pub(super) stopped: Option<End>,
+    /// The last workers that have ended, the oldest first. Written by the supervisor.
+    exits: VecDeque<(u32, WorkerExit)>,
     /// The time that jobs of each kind took lately, as a moving average; zero for a kind without an answer so far.
     /// Written when answers are taken.
     pace: Box<[Duration; KINDS]>,
@@ -119,7 +133,11 @@ impl Scheduler {
             looks_at: None,
             given: 0,
             target: config.first_workers(),
-            grow_to: if config.min_workers.is_some() { config.max_workers } else { 0 },
+            grow_to: config.min_workers.map(|_| config.max_workers),
+            min_workers: config.first_workers(),
+            idle_timeout: config.idle_timeout,
+            stopped: None,
+            exits: VecDeque::new(),
             pace: Box::new([Duration::ZERO; KINDS]),
             queue_wait: Histogram::default(),
             run_time: Histogram::default(),
@@ -151,7 +169,7 @@ impl Scheduler {
 
     /// Raises the target by one if every worker has a job, in a pool that grows on demand.
     fn grow(&mut self, after: &mut Deferred) {
-        if self.target < self.grow_to && self.outstanding() > self.target {
+        if self.grow_to.is_some_and(|most| self.target < most) && self.outstanding() > self.target {
             self.target += 1;
             self.notify(after);
         }
@@ -248,10 +266,12 @@ impl Scheduler {
             let took = took.max(Duration::from_nanos(1));
             *pace = if pace.is_zero() { took } else { (*pace * 3 + took) / 4 };
         }
+        let is_worn = !worker.over_memory && worker.link.is_worn();
+        worker.over_memory |= is_worn;
         let has_ended = worker.is_done() && after.finished.len() > first_new;
         if result.is_err() {
             self.dismiss(at, LeaveReason::ProtocolError, after);
-        } else if has_ended {
+        } else if has_ended || is_worn {
             self.notify(after);
         }
     }
@@ -403,9 +423,34 @@ impl Scheduler {
 
     /// Sets the target number of workers. A closed pool keeps one for the jobs that it has accepted.
     pub(super) fn resize(&mut self, workers: usize, after: &mut Deferred) {
-        self.target = if self.closed { workers.max(1) } else { workers };
-        self.grow_to = 0;
-        self.notify(after);
+        self.grow_to = None;
+        self.set_target(workers, after);
+    }
+
+    /// Raises the target to this number of workers, as far as a pool that grows on demand may grow.
+    pub(super) fn prestart(&mut self, workers: usize, after: &mut Deferred) {
+        if let Some(most) = self.grow_to {
+            self.set_target(workers.min(most).max(self.target), after);
+        }
+    }
+
+    /// Sets the largest number of workers. In a pool that does not grow on demand this is the target.
+    pub(super) fn set_max_workers(&mut self, workers: usize, after: &mut Deferred) {
+        let target = match &mut self.grow_to {
+            Some(most) => {
+                *most = workers;
+                self.target.max(self.outstanding()).min(workers)
+            }
+            None => workers,
+        };
+        self.set_target(target, after);
+    }
+
+    fn set_target(&mut self, workers: usize, after: &mut Deferred) {
+        if self.broken.is_none() && self.stopped.is_none() {
+            self.target = if self.closed { workers.max(1) } else { workers };
+            self.notify(after);
+        }
     }
 
     /// Accepts no more jobs. Returns the number of jobs that the pool still has.
@@ -433,6 +478,53 @@ impl Scheduler {
         jobs
     }
 
+    /// Ends all workers, with what they run: the pool accepts no more jobs. Returns the jobs that no worker has.
+    pub(super) fn stop(&mut self, how: End, after: &mut Deferred) -> Vec<Arc<dyn RemoteCall>> {
+        self.closed = true;
+        self.target = 0;
+        if self.stopped != Some(End::Kill) {
+            self.stopped = Some(how);
+        }
+        for at in 0..self.workers.len() {
+            // One without a job leaves at once if it is asked to, and closes its state.
+            let is_idle = how == End::Ask && self.workers[at].idle_since().is_some();
+            self.dismiss(at, if is_idle { LeaveReason::Idle } else { LeaveReason::Stopped(how) }, after);
+        }
+        self.notify(after);
+        self.drain()
+    }
+
+    /// Ends one worker, with what it runs.
+    pub(super) fn stop_worker(&mut self, pid: u32, how: End, after: &mut Deferred) {
+        if let Some(at) = self.find(pid) {
+            self.dismiss(at, LeaveReason::Stopped(how), after);
+        }
+    }
+
+    /// Records how a worker has ended.
+    pub(super) fn note_exit(&mut self, pid: u32, exit: WorkerExit) {
+        if self.exits.len() == EXITS {
+            self.exits.pop_front();
+        }
+        self.exits.push_back((pid, exit));
+    }
+
+    /// Returns the last workers that have ended, the oldest first.
+    pub(super) fn exits(&self) -> Vec<(u32, WorkerExit)> {
+        self.exits.iter().copied().collect()
+    }
+
+    /// Lowers the target by the workers that have been idle for too long.
+    fn shrink(&mut self, now: Instant) {
+        let Some(limit) = self.idle_timeout.filter(|_| self.grow_to.is_some() && !self.closed) else {
+            return;
+        };
+        let leaves = |since: Instant| now.saturating_duration_since(since) >= limit;
+        let idle =
+            self.workers.iter().filter_map(WorkerRecord::idle_since).filter(|since| leaves(*since)).count();
+        self.target = self.target.saturating_sub(idle).max(self.min_workers.min(self.target));
+    }
+
     /// Returns whether a worker is missing, and whether there are jobs. `pending` is the number of workers that are
     /// being forked.
     ///
@@ -451,10 +543,14 @@ impl Scheduler {
 
     /// Lets workers retire: those that are worn, if another one is ready in their place, and those above the target.
     pub(super) fn retire(&mut self, now: Instant, after: &mut Deferred) {
+        self.shrink(now);
         let mut ready = self.workers.iter().filter(|worker| worker.phase == WorkerPhase::Ready).count();
-        // Worn workers first, then idle ones.
+        // Worn workers first, then idle ones, of these the one that was needed the longest time ago.
         let mut order: Vec<usize> = (0..self.workers.len()).collect();
-        order.sort_by_key(|at| (!self.workers[*at].is_worn(now), !self.workers[*at].calls.is_empty()));
+        order.sort_by_key(|at| {
+            let worker = &self.workers[*at];
+            (!worker.is_worn(now), !worker.calls.is_empty(), worker.idle_since())
+        });
         for at in order {
             let is_ready = self.workers[at].phase == WorkerPhase::Ready;
             let is_spent = self.workers[at].is_spent();
@@ -504,20 +600,22 @@ impl Scheduler {
         }
     }
 
-    /// Returns the jobs whose run timeout has passed.
-    pub(super) fn overdue(&self, now: Instant) -> Vec<Arc<dyn RemoteCall>> {
-        let is_overdue =
-            |worker: &&WorkerRecord| worker.run_deadline().is_some_and(|deadline| deadline <= now);
-        let running = |worker: &'_ WorkerRecord| worker.running().map(|(job, _)| Arc::clone(job));
-        self.workers.iter().filter(is_overdue).filter_map(running).collect()
+    /// Returns the jobs that are out of time, each with the error with which it ends.
+    pub(super) fn overdue(&self, now: Instant) -> Vec<(Arc<dyn RemoteCall>, ErrorKind)> {
+        let overdue = self.workers.iter().filter_map(|worker| worker.overdue(now));
+        overdue.map(|(job, kind)| (Arc::clone(job), kind)).collect()
     }
 
     /// Returns when the supervisor has to look at a worker or at a job that waits for another attempt.
     pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let retries = self.later.iter().map(|(due, _)| *due);
+        let may_shrink = self.grow_to.is_some() && self.target > self.min_workers;
+        let idle_timeout = self.idle_timeout.filter(|_| may_shrink);
         let workers = self.workers.iter().flat_map(|worker| {
             let worn = worker.retires_at().filter(|time| *time > now);
-            worker.run_deadline().into_iter().chain(worker.stalls_at()).chain(worn)
+            let leaves =
+                worker.idle_since().zip(idle_timeout).and_then(|(since, limit)| since.checked_add(limit));
+            worker.run_deadline().into_iter().chain(worker.stalls_at()).chain(worn).chain(leaves)
         });
         retries.chain(workers).min()
     }

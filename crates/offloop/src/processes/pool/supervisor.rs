@@ -1,22 +1,21 @@
-//! The one thread that starts workers, watches them and ends them.
+//! The one thread that starts workers, watches them and ends them. How it ends them is in `ending`.
 
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::child::{Child, Ending, ExitRequest, HandshakeStep, Launch, ReapedBy, Remnant};
+use super::child::{Child, Ending, HandshakeStep, Launch, ReapedBy, Remnant};
 use super::config::OnCrash;
-use super::death::{Death, OutOfMemoryKills};
+use super::death::OutOfMemoryKills;
 use super::dispatcher::Dispatcher;
 use super::output::Output;
-use super::remote::{Outbound, RemoteCall};
 use super::results;
 use super::scheduler::Sleep;
-use super::template::{Forks, TemplateEvent};
+use super::template::{Forks, TemplateEvent, TemplateStage};
 use super::worker::{LeaveReason, WorkerPhase, WorkerRecord};
 use crate::base::panic;
 use crate::base::sync::Mutex;
-use crate::core::error::{ErrorKind, WorkerDied};
+use crate::core::error::ErrorKind;
 use crate::core::executor::Accepts;
 use crate::core::options::Options;
 use crate::core::runnable::AbortIf;
@@ -24,7 +23,7 @@ use crate::processes::handshake::{self, Orders};
 use crate::processes::link::{Answer, Link, Malformed};
 use crate::processes::os::fd;
 use crate::processes::os::lifeline::Lifeline;
-use crate::processes::os::process::{self, End, Process, ProcessEnd};
+use crate::processes::os::process::{self, End, Process};
 use crate::processes::os::start;
 use crate::wire::task::fingerprint;
 
@@ -37,13 +36,6 @@ const LINK_CLOSED_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The time that the template has to report how a dead worker ended.
 const EXIT_REPORT_TIMEOUT: Duration = Duration::from_millis(200);
-
-/// The time that a worker may take to be dead when it has been killed. The system needs it to free what the worker had.
-/// One that lives on is given up: the system refuses to signal it, or it hangs in a system call.
-const KILL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The longest grace period for what is left of a worker's group. A longer one means as good as forever.
-const LONGEST_GRACE: Duration = Duration::from_secs(1 << 32);
 
 /// The interval at which the supervisor looks at a pool that is in use, even without a notification. Whatever a worker
 /// has done to the memory that it shares with the pool, jobs do not wait for longer.
@@ -58,8 +50,8 @@ const MEASURE: Duration = Duration::from_millis(50);
 /// The time without use after which freed memory goes back to the system.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// A job whose workers die this many times before they begin with it is considered the cause.
-const MAX_LOSSES: u32 = 16;
+/// The reason for which workers do not start if the template ends.
+const TEMPLATE_ENDED: &str = "the workers' template has ended; what it wrote to standard error says why";
 
 /// Decodes the answer to an initializer.
 fn judge(dispatcher: &Dispatcher, answer: Result<Answer, Malformed>) -> Verdict {
@@ -77,21 +69,21 @@ type Verdict = Result<(), String>;
 
 /// The supervisor of one pool. All of it is used by its thread alone.
 pub(super) struct Supervisor {
-    dispatcher: Arc<Dispatcher>,
-    output: Arc<Output>,
+    pub(super) dispatcher: Arc<Dispatcher>,
+    pub(super) output: Arc<Output>,
     /// The workers' processes, from their start until they are collected.
-    children: Vec<Child>,
+    pub(super) children: Vec<Child>,
     /// Workers that were killed and live on. They have no record, and other workers take their places.
-    lost: Vec<Child>,
+    pub(super) lost: Vec<Child>,
     /// The rests of the groups of workers that have ended.
-    remnants: Vec<Remnant>,
+    pub(super) remnants: Vec<Remnant>,
     /// The template and the workers that it was asked for. Empty in a pool without a template.
-    forks: Forks,
+    pub(super) forks: Forks,
     /// Counts the failed starts since the last worker that came up.
     failures: u32,
     /// The time before which no worker is started. Set at each failed start, cleared when a worker comes up.
     not_before: Option<Instant>,
-    out_of_memory_kills: OutOfMemoryKills,
+    pub(super) out_of_memory_kills: OutOfMemoryKills,
     /// When the memory of the workers was last measured.
     measured: Instant,
     /// The number of calls that had been given to workers when the supervisor last went to sleep.
@@ -144,6 +136,7 @@ impl Supervisor {
             scheduler.retry_due(now);
             for at in 0..scheduler.workers.len() {
                 scheduler.collect(at, after);
+                scheduler.workers[at].look_at_beginning(now);
                 if scheduler.workers[at].is_stalled(now) {
                     scheduler.workers[at].extend_estimate();
                     scheduler.recall(at, after);
@@ -153,16 +146,17 @@ impl Supervisor {
             if scheduler.closed && scheduler.is_idle() {
                 (0..scheduler.workers.len()).for_each(|at| scheduler.dismiss(at, LeaveReason::Idle, after));
             }
-            // Another thread may have broken the pool while this one held jobs of a dead worker.
-            let orphans = scheduler.broken.clone().map(|reason| (reason, scheduler.drain()));
+            // Another thread may have broken or stopped the pool while this one held jobs of a dead worker.
+            let is_over = scheduler.broken.is_some() || scheduler.stopped.is_some();
+            let orphans = is_over.then(|| (scheduler.broken.clone(), scheduler.drain()));
             (scheduler.overdue(now), orphans)
         });
-        if let Some((reason, jobs)) = orphans {
-            dispatcher.fail_all(jobs, || ErrorKind::Broken(reason.clone()));
+        if let Some((broken, jobs)) = orphans {
+            let kind = || broken.clone().map_or(ErrorKind::Cancelled, ErrorKind::Broken);
+            dispatcher.fail_all(jobs, kind);
         }
-        for job in overdue {
-            let limit = job.header().options.run_timeout.unwrap_or_default();
-            job.abort(ErrorKind::RunTimeout(limit), AbortIf::Live);
+        for (job, kind) in overdue {
+            job.abort(kind, AbortIf::Live);
         }
         self.complete_handshakes();
         self.measure(now);
@@ -226,7 +220,7 @@ impl Supervisor {
         if config.template.is_some() {
             let is_there = self.forks.order(launch, &handout.socket, stderr.as_ref())?;
             if !is_there {
-                self.lose_template();
+                self.lose_template(TEMPLATE_ENDED);
             }
         } else {
             let (program, arguments) = (&config.program, &config.arguments);
@@ -241,8 +235,7 @@ impl Supervisor {
         self.output.add(Arc::clone(&launch.pipes));
         let config = &self.dispatcher.config;
         let (link, pipes) = (Arc::clone(&launch.link), Arc::clone(&launch.pipes));
-        let worker =
-            WorkerRecord::new(process.pid(), link, pipes, config.max_tasks_per_child, config.max_worker_age);
+        let worker = WorkerRecord::new(process.pid(), link, pipes, config);
         self.dispatcher.look(|scheduler, _| scheduler.workers.push(worker));
         // After the push. A listener that comes meanwhile finds the worker, or is found here.
         if self.dispatcher.has_listener() {
@@ -254,13 +247,24 @@ impl Supervisor {
     /// Handles what the template has reported.
     fn hear_template(&mut self) {
         for event in self.forks.events() {
+            let config = &self.dispatcher.config;
             match event {
-                TemplateEvent::Born { order, process } => match self.forks.take_pending(order) {
-                    Some(launch) => self.register(process, ReapedBy::Template, launch),
-                    // It came after its deadline. Its lifeline is cut, so it ends even if the signal is refused.
-                    None => drop(process.end(End::Kill, false)),
-                },
+                TemplateEvent::Up => {
+                    let deadline = Instant::now().checked_add(config.setup_timeout);
+                    self.forks.advance(TemplateStage::SettingUp(deadline), deadline);
+                }
+                TemplateEvent::Born { order, process } => {
+                    let deadline = self.template_is_ready();
+                    match self.forks.take_pending(order) {
+                        Some(launch) => {
+                            self.register(process, ReapedBy::Template, Launch { deadline, ..launch });
+                        }
+                        // It came after its deadline. Its lifeline is cut, so it ends even if the signal is refused.
+                        None => drop(process.end(End::Kill, false)),
+                    }
+                }
                 TemplateEvent::Failed { order, reason } => {
+                    self.template_is_ready();
                     self.forks.take_pending(order);
                     self.start_failed(&format!("the template could not fork a worker: {reason}"));
                 }
@@ -271,13 +275,49 @@ impl Supervisor {
                         self.forks.collect(pid);
                     }
                 }
-                TemplateEvent::Silent => self.lose_template(),
+                TemplateEvent::Silent => self.lose_template(TEMPLATE_ENDED),
             }
         }
     }
 
-    /// Gives the template up, which has ended or takes too long.
-    fn lose_template(&mut self) {
+    /// Records that the template forks workers. Returns until when a worker that it has forked has to be up.
+    fn template_is_ready(&mut self) -> Option<Instant> {
+        let deadline = Instant::now().checked_add(self.dispatcher.config.start_timeout);
+        if self.forks.stage() != TemplateStage::Ready {
+            self.forks.advance(TemplateStage::Ready, deadline);
+        }
+        deadline
+    }
+
+    /// Gives the template up, which takes too long.
+    fn abandon_template(&mut self) {
+        let config = &self.dispatcher.config;
+        let reason = match self.forks.stage() {
+            TemplateStage::Starting => {
+                format!(
+                    "the workers' template was not up after the pool's start_timeout of {:?}",
+                    config.start_timeout
+                )
+            }
+            TemplateStage::SettingUp(_) => {
+                // Another attempt would take as long again, while jobs wait.
+                self.failures = MAX_FAILED_STARTS - 1;
+                format!(
+                    "the workers' template was still getting ready, with what it imports for instance, after the pool's \
+                     setup_timeout of {:?}; raise that if it needs longer",
+                    config.setup_timeout
+                )
+            }
+            TemplateStage::Ready => format!(
+                "the workers' template did not fork a worker within the pool's start_timeout of {:?}",
+                config.start_timeout
+            ),
+        };
+        self.lose_template(&reason);
+    }
+
+    /// Gives the template up, for this reason.
+    fn lose_template(&mut self, reason: &str) {
         let had_pending = self.forks.lose_template();
         for child in self.children.iter_mut().chain(&mut self.lost) {
             child.process.may_be_collected();
@@ -288,13 +328,13 @@ impl Supervisor {
         }
         self.remnants.iter_mut().for_each(|remnant| remnant.process.may_be_collected());
         if had_pending {
-            self.start_failed("the workers' template has ended; what it wrote to standard error says why");
+            self.start_failed(reason);
         }
     }
 
     /// Counts a worker that did not come up. If no other worker is up after several of them, the queued jobs end with
     /// the reason.
-    fn start_failed(&mut self, reason: &str) {
+    pub(super) fn start_failed(&mut self, reason: &str) {
         self.failures += 1;
         let pause = Duration::from_millis(10).saturating_mul(1 << self.failures.min(9));
         self.not_before = Instant::now().checked_add(pause);
@@ -329,9 +369,12 @@ impl Supervisor {
                     (_, Err(reason)) => scheduler.dismiss(at, LeaveReason::HandshakeFailed(reason), after),
                     (Some(initializer), Ok(())) if scheduler.workers[at].phase == WorkerPhase::Starting => {
                         scheduler.workers[at].initialise(&initializer.call);
+                        if let Some(child) = child {
+                            child.deadline = Instant::now().checked_add(config.setup_timeout);
+                        }
                     }
                     _ => {
-                        scheduler.workers[at].phase = WorkerPhase::Ready;
+                        scheduler.workers[at].be_ready();
                         if let Some(child) = child {
                             child.deadline = None;
                         }
@@ -408,53 +451,11 @@ impl Supervisor {
         }
     }
 
-    /// Asks the workers that are to leave to exit.
-    fn begin_exits(&mut self) {
-        let leaving: Vec<(u32, ExitRequest)> = self.dispatcher.look(|scheduler, _| {
-            let request = |worker: &WorkerRecord| Some((worker.pid, ExitRequest::of(worker)?));
-            scheduler.workers.iter().filter_map(request).collect()
-        });
-        for (pid, request) in leaving {
-            let is_it = |child: &Child| child.process.pid() == pid && child.ending == Ending::NotBegun;
-            let Some(at) = self.children.iter().position(is_it) else { continue };
-            match request {
-                ExitRequest::CloseLink => {
-                    let child = &mut self.children[at];
-                    child.link.close();
-                    child.spares_group = true;
-                    child.ending = Ending::Asked;
-                    child.deadline = Instant::now().checked_add(self.dispatcher.config.grace);
-                }
-                ExitRequest::Terminate => self.end(at, End::Ask),
-                ExitRequest::Kill => self.end(at, End::Kill),
-            }
-        }
-    }
-
-    /// Asks a worker to end, or kills it. If the system refuses the signal, the worker's parent sends it, where that is
-    /// the template. If nobody can ask the worker, and in any case when it is to be killed, its lifeline is cut.
-    fn end(&mut self, at: usize, how: End) {
-        let config = &self.dispatcher.config;
-        let child = &mut self.children[at];
-        let whole_group = config.kill_children && !child.spares_group;
-        let mut is_asked = how == End::Ask;
-        if let Err(error) = child.process.end(how, whole_group) {
-            child.refusal = Some(error);
-            let is_of_template = child.reaped_by == ReapedBy::Template;
-            is_asked &= is_of_template && self.forks.end_worker(child.process.pid(), how, whole_group);
-            if !is_asked {
-                child.lifeline.cut();
-            }
-        }
-        child.ending = if is_asked { Ending::Asked } else { Ending::Killed };
-        child.deadline = Instant::now().checked_add(if is_asked { config.grace } else { KILL_TIMEOUT });
-    }
-
     /// Acts on the deadlines that have passed.
     fn keep_deadlines(&mut self) {
         let now = Instant::now();
         if self.forks.next_deadline().is_some_and(|deadline| deadline <= now) {
-            self.lose_template();
+            self.abandon_template();
         }
         for at in 0..self.children.len() {
             let child = &mut self.children[at];
@@ -480,6 +481,8 @@ impl Supervisor {
                     return self.keep_deadlines();
                 }
             }
+            let (start, setup) = (self.dispatcher.config.start_timeout, self.dispatcher.config.setup_timeout);
+            let failures = &mut self.failures;
             self.dispatcher.look(|scheduler, after| {
                 let Some(at) = scheduler.find(pid) else { return };
                 let reason = match scheduler.workers[at].phase {
@@ -487,20 +490,24 @@ impl Supervisor {
                     WorkerPhase::Ready | WorkerPhase::Retiring | WorkerPhase::Leaving(_) => {
                         LeaveReason::ProtocolError
                     }
-                    _ if link_is_open => LeaveReason::HandshakeFailed("it was not ready in time".to_owned()),
+                    WorkerPhase::Initialising if link_is_open => {
+                        // Another attempt would take as long again, while jobs wait.
+                        *failures = MAX_FAILED_STARTS - 1;
+                        LeaveReason::HandshakeFailed(format!(
+                            "its initializer was still running after the pool's setup_timeout of {setup:?}; raise that if \
+                             it needs longer"
+                        ))
+                    }
+                    WorkerPhase::Starting if link_is_open => LeaveReason::HandshakeFailed(format!(
+                        "it was not up after the pool's start_timeout of {start:?}; raise that if it needs longer"
+                    )),
                     _ => LeaveReason::HandshakeFailed("it closed its link".to_owned()),
                 };
                 scheduler.dismiss(at, reason, after);
             });
         }
         self.begin_exits();
-        for remnant in std::mem::take(&mut self.remnants) {
-            if now < remnant.deadline && remnant.may_live() {
-                self.remnants.push(remnant);
-            } else {
-                self.kill_remnant(remnant);
-            }
-        }
+        self.kill_remnants(now);
     }
 
     /// Gives memory for calls back to the system if it is not needed.
@@ -566,11 +573,7 @@ impl Supervisor {
                 self.reap(at, None);
             }
         }
-        for (at, _) in lost.into_iter().enumerate().rev().filter(|(_, is_dead)| *is_dead) {
-            let child = self.lost.swap_remove(at);
-            self.dispatcher.look(|scheduler, _| scheduler.forget_lost(child.process.pid()));
-            self.clear_up(child, true);
-        }
+        self.collect_lost(lost);
         if template_is_ready {
             self.hear_template();
         }
@@ -618,155 +621,5 @@ impl Supervisor {
             let until = deadline.into_iter().chain(busy).chain(next_start).chain(own).min();
             Sleep { until, is_used }
         })
-    }
-
-    /// Removes a worker that has ended, in the way that `end` says if the template has reported it, and clears up after
-    /// it.
-    fn reap(&mut self, at: usize, end: Option<ProcessEnd>) {
-        let child = self.children.swap_remove(at);
-        let end = end.unwrap_or_else(|| match child.reaped_by {
-            ReapedBy::Supervisor => child.process.status(),
-            ReapedBy::Template | ReapedBy::TemplateLate => ProcessEnd::UNKNOWN,
-        });
-        let has_left = self.settle(&child, end);
-        self.clear_up(child, !has_left);
-    }
-
-    /// Gives up a worker that was killed and lives on. Another one takes its place.
-    fn lose(&mut self, at: usize) {
-        let child = self.children.swap_remove(at);
-        let pid = child.process.pid();
-        let reason = match &child.refusal {
-            Some(error) => format!("process {pid}, which could not be killed: {error}"),
-            None => format!("process {pid}, which was killed and has not ended"),
-        };
-        self.dispatcher.look(|scheduler, _| scheduler.note_lost(pid, &reason));
-        self.settle(&child, ProcessEnd::LOST);
-        self.lost.push(child);
-    }
-
-    /// Collects a worker that has ended. If it has `failed`, it ends what is left of its group, after the grace period
-    /// if the group was not killed already.
-    fn clear_up(&mut self, child: Child, failed: bool) {
-        let Child { mut process, reaped_by, ending, pipes, .. } = child;
-        let config = &self.dispatcher.config;
-        if !failed || !config.kill_children {
-            return self.collect(&mut process, reaped_by);
-        }
-        let may_live = match ending {
-            Ending::NotBegun => self.end_group(&process, reaped_by, End::Ask),
-            Ending::Asked => true,
-            Ending::Killed => {
-                self.end_group(&process, reaped_by, End::Kill);
-                false
-            }
-        };
-        // If other code has collected it, as the system does where SIGCHLD is ignored, its id is kept no longer.
-        let is_collected = !may_live || process.group_outlasts_it() || !process.has_its_id();
-        if is_collected {
-            self.collect(&mut process, reaped_by);
-        }
-        let deadline = Instant::now() + config.grace.min(LONGEST_GRACE);
-        let remnant = Remnant { process, reaped_by, is_collected, deadline, _pipes: pipes };
-        if may_live && remnant.may_live() {
-            self.remnants.push(remnant);
-        }
-    }
-
-    /// Asks what is left of the group of a worker to end, or kills it. If the system refuses the signal, the worker's
-    /// parent sends it, where that is the template. Returns whether something may have got the signal.
-    fn end_group(&self, process: &Process, reaped_by: ReapedBy, how: End) -> bool {
-        process.end_group(how).unwrap_or_else(|_| {
-            reaped_by != ReapedBy::Supervisor && self.forks.end_worker(process.pid(), how, true)
-        })
-    }
-
-    /// Ends what is left of the group of a worker that has ended.
-    fn kill_remnant(&self, remnant: Remnant) {
-        let Remnant { mut process, reaped_by, is_collected, .. } = remnant;
-        self.end_group(&process, reaped_by, End::Kill);
-        if !is_collected {
-            self.collect(&mut process, reaped_by);
-        }
-    }
-
-    /// Collects a worker that has ended, or lets the template do that.
-    fn collect(&self, process: &mut Process, reaped_by: ReapedBy) {
-        match reaped_by {
-            ReapedBy::Supervisor => drop(process.collect()),
-            ReapedBy::Template | ReapedBy::TemplateLate => {
-                self.forks.collect(process.pid());
-                process.may_be_collected();
-            }
-        }
-    }
-
-    /// Removes the record of a worker that has ended, or was given up. Its death becomes the error of the job that it
-    /// ran. Returns whether it has left by itself.
-    fn settle(&mut self, child: &Child, end: ProcessEnd) -> bool {
-        let pid = child.process.pid();
-        let Some(worker) = self.dispatcher.look(|scheduler, after| {
-            let at = scheduler.find(pid)?;
-            // Answers that it gave before it died count.
-            scheduler.harvest(at, after);
-            Some(scheduler.workers.swap_remove(at))
-        }) else {
-            return false;
-        };
-        let since = worker.running().map(|(_, since)| since);
-        let (phase, begun, untouched) = worker.into_unfinished();
-        let death = Death { pid, phase, end };
-        let mut suspects = Vec::new();
-        self.dispatcher.look(|scheduler, after| {
-            // The times of an aborted job were recorded when it was aborted.
-            if death.phase != WorkerPhase::Leaving(LeaveReason::JobAborted) {
-                for ((job, _), since) in begun.iter().zip(since) {
-                    scheduler.record_unanswered(job.header(), since);
-                }
-            }
-            death.count(&mut scheduler.restarts);
-            for (job, call) in untouched {
-                if job.header().count_loss() < MAX_LOSSES {
-                    scheduler.requeue(job, call, after);
-                } else {
-                    suspects.push((job, call));
-                }
-            }
-            scheduler.assign(after);
-        });
-        let stderr = self.output.finish(&child.pipes);
-        let config = &self.dispatcher.config;
-        let start_failure = death.start_failure(&stderr);
-        let error = death.error(stderr, config.max_rss, &mut self.out_of_memory_kills);
-        if death.is_crash() && config.on_crash == OnCrash::Break {
-            self.dispatcher.break_with(&death.describe());
-        }
-        for (job, call) in begun.into_iter().chain(suspects) {
-            self.worker_died(job, call, error.clone());
-        }
-        if let Some(reason) = start_failure {
-            self.start_failed(&reason);
-        }
-        death.phase == WorkerPhase::Leaving(LeaveReason::Idle)
-    }
-
-    /// Ends a job whose worker has died, or schedules another attempt.
-    fn worker_died(&self, job: Arc<dyn RemoteCall>, call: Outbound, mut error: WorkerDied) {
-        let header = job.header();
-        error.workers_lost = header.count_death();
-        let is_over = self.dispatcher.config.on_crash == OnCrash::Break;
-        let pause =
-            header.options.retry.filter(|_| !is_over).and_then(|retry| retry.pause_after(error.workers_lost));
-        if let Some(due) = pause.and_then(|pause| Instant::now().checked_add(pause)) {
-            self.dispatcher.look(|scheduler, _| {
-                if job.take_back(call) {
-                    scheduler.retried += 1;
-                    scheduler.later.push((due, job));
-                }
-            });
-        } else {
-            error.task = header.options.name.clone().into_owned();
-            job.fail(ErrorKind::WorkerDied(error), &*self.dispatcher.counts);
-        }
     }
 }

@@ -47,6 +47,8 @@ pub(super) fn start_program(program: PathBuf, arguments: Vec<OsString>, env: Spa
 
 /// A report of the template.
 pub(super) enum TemplateEvent {
+    /// It has started, and gets ready.
+    Up,
     /// It has forked a worker for this order.
     Born { order: u64, process: Process },
     /// It could not fork a worker for this order.
@@ -65,6 +67,19 @@ struct TemplateChild {
     lifeline: Lifeline,
     /// It has ended or reports nothing more. Set once, by [`Forks::lose_template`].
     is_lost: bool,
+    /// How far it has come. Goes forward only, as it reports.
+    stage: TemplateStage,
+}
+
+/// How far a template has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum TemplateStage {
+    /// Its process starts.
+    Starting,
+    /// The user's code gets ready, until this time.
+    SettingUp(Option<Instant>),
+    /// It forks workers.
+    Ready,
 }
 
 impl TemplateChild {
@@ -73,7 +88,8 @@ impl TemplateChild {
         let (lifeline, end_of_template) = Lifeline::new()?;
         handshake::greet_template(ours.as_fd(), &end_of_template, &start.data)?;
         let pid = (start.start)(theirs)?;
-        Ok(Self { process: Process::of_child(pid)?, socket: ours, lifeline, is_lost: false })
+        let stage = TemplateStage::Starting;
+        Ok(Self { process: Process::of_child(pid)?, socket: ours, lifeline, is_lost: false, stage })
     }
 
     fn kill(&self) {
@@ -106,6 +122,7 @@ impl TemplateChild {
 
 fn decode_event(bytes: &[u8], files: Vec<OwnedFd>) -> Option<TemplateEvent> {
     Some(match postcard::from_bytes(bytes).ok()? {
+        Notice::Up => TemplateEvent::Up,
         Notice::Born { order, pid } => {
             TemplateEvent::Born { order, process: Process::of_other(pid, files.into_iter().next()?)? }
         }
@@ -158,8 +175,25 @@ impl Forks {
         if !has_ended {
             sent?;
         }
-        self.pending.push(PendingFork { order: self.ordered, launch });
+        let deadline = match template.stage {
+            TemplateStage::SettingUp(until) => until,
+            TemplateStage::Starting | TemplateStage::Ready => launch.deadline,
+        };
+        self.pending.push(PendingFork { order: self.ordered, launch: Launch { deadline, ..launch } });
         Ok(!has_ended)
+    }
+
+    /// Returns how far the template has come. One that is not there has yet to start.
+    pub(super) fn stage(&self) -> TemplateStage {
+        self.template.as_ref().map_or(TemplateStage::Starting, |template| template.stage)
+    }
+
+    /// Records how far the template has come. The pending orders have until `deadline`.
+    pub(super) fn advance(&mut self, stage: TemplateStage, deadline: Option<Instant>) {
+        if let Some(template) = &mut self.template {
+            template.stage = stage;
+        }
+        self.pending.iter_mut().for_each(|pending| pending.launch.deadline = deadline);
     }
 
     /// Makes the template signal one of its workers, which the system does not let this process do. Returns false if it

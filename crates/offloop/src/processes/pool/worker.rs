@@ -5,16 +5,22 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::config::Config;
 use super::item_queue::ItemQueue;
 use super::output::WorkerPipes;
 use super::remote::{Outbound, RemoteCall};
+use crate::core::error::ErrorKind;
 use crate::core::id::JobId;
 use crate::processes::link::{Answer, CAPTURE, CONTEXT, Link, Malformed, SLOTS, STREAM, state};
+use crate::processes::os::process::End;
 use crate::wire::payload::Payload;
 use crate::wire::task::{DecodePace, Encoded};
 
 /// A worker that is at one call for this long gives back the calls behind it.
 pub(super) const STALL: Duration = Duration::from_micros(500);
+
+/// The shortest time between two looks at whether a job has begun with its function.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// A worker whose calls are expected to take this long is given no more ahead of time.
 const AHEAD: Duration = Duration::from_micros(200);
@@ -51,6 +57,8 @@ pub(super) enum LeaveReason {
     ProtocolError,
     /// It used more memory than it may: this many bytes.
     Memory(u64),
+    /// The program ends this worker, whatever it runs.
+    Stopped(End),
     /// It did not come up as it should.
     HandshakeFailed(String),
 }
@@ -80,8 +88,10 @@ pub(super) struct WorkerRecord {
     pub(super) last_given: u64,
     /// Counts the jobs that it may still be given. Counts down with each call, and up with each that is withdrawn.
     left: u64,
-    /// It uses more memory than it may, but not because of its job. Set by the supervisor, once.
+    /// It uses more memory than it may, but not because of its job. Set once, by the supervisor or when an answer says so.
     pub(super) over_memory: bool,
+    /// See `Config::load_timeout`. Never changes.
+    load_timeout: Option<Duration>,
     /// When it will have reached the age at which it is replaced. Never changes.
     retires_at: Option<Instant>,
     /// Arguments of answered calls of which the worker still uses parts. Added to when an answer says so. Dropped with
@@ -99,6 +109,10 @@ pub(super) struct InFlight {
     expected: Duration,
     /// `None` from when the call is withdrawn until the worker has passed its slot.
     pub(super) work: Option<Work>,
+    /// When the worker began with the function, where jobs say so. Set by the supervisor, once.
+    began: Option<Instant>,
+    /// When the supervisor last found that the worker had not.
+    looked_at: Option<Instant>,
 }
 
 impl fmt::Debug for InFlight {
@@ -127,13 +141,7 @@ pub(super) struct Finished {
 }
 
 impl WorkerRecord {
-    pub(super) fn new(
-        pid: u32,
-        link: Arc<Link>,
-        pipes: Arc<WorkerPipes>,
-        max_tasks_per_child: Option<u64>,
-        max_worker_age: Option<Duration>,
-    ) -> Self {
+    pub(super) fn new(pid: u32, link: Arc<Link>, pipes: Arc<WorkerPipes>, config: &Config) -> Self {
         let now = Instant::now();
         Self {
             pid,
@@ -145,9 +153,10 @@ impl WorkerRecord {
             load: Duration::ZERO,
             since: now,
             last_given: 0,
-            left: max_tasks_per_child.unwrap_or(u64::MAX),
+            left: config.max_tasks_per_child.unwrap_or(u64::MAX),
             over_memory: false,
-            retires_at: max_worker_age.and_then(|age| now.checked_add(age)),
+            load_timeout: config.load_timeout,
+            retires_at: config.max_worker_age.and_then(|age| now.checked_add(age)),
             kept: Vec::new(),
         }
     }
@@ -159,8 +168,8 @@ impl WorkerRecord {
 
     /// Returns whether answers of the worker are still taken.
     pub(super) fn may_answer(&self) -> bool {
-        use LeaveReason::{Idle, JobAborted, Memory};
-        self.is_up() || matches!(self.phase, WorkerPhase::Leaving(Idle | JobAborted | Memory(_)))
+        use LeaveReason::{Idle, JobAborted, Memory, Stopped};
+        self.is_up() || matches!(self.phase, WorkerPhase::Leaving(Idle | JobAborted | Memory(_) | Stopped(_)))
     }
 
     pub(super) fn is_leaving(&self) -> bool {
@@ -244,7 +253,13 @@ impl WorkerRecord {
         let slot = self.next;
         self.next = self.next.wrapping_add(1);
         self.link.offer(slot, job.header().id.as_u64(), call.task.index(), flags, &call.arguments);
-        self.calls.push_back(InFlight { slot, expected, work: Some((job, work)) });
+        self.calls.push_back(InFlight {
+            slot,
+            expected,
+            work: Some((job, work)),
+            began: None,
+            looked_at: None,
+        });
         self.link.must_wake()
     }
 
@@ -254,10 +269,62 @@ impl WorkerRecord {
         Some((job, self.since))
     }
 
-    /// Returns when the run timeout of the worker's job passes, if it has one.
-    pub(super) fn run_deadline(&self) -> Option<Instant> {
+    /// Returns since when the worker has had nothing to do, if that is so.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        (self.phase == WorkerPhase::Ready && self.calls.is_empty()).then_some(self.since)
+    }
+
+    /// Makes the worker ready for calls.
+    pub(super) fn be_ready(&mut self) {
+        self.phase = WorkerPhase::Ready;
+        self.since = Instant::now();
+    }
+
+    /// Returns the run timeout of the worker's job, if it has one, and since when the worker has the job.
+    fn run_limit(&self) -> Option<(Duration, Instant, &InFlight)> {
         let (job, since) = self.running().filter(|_| !self.is_leaving())?;
-        since.checked_add(job.header().options.run_timeout?)
+        Some((job.header().options.run_timeout?, since, self.calls.front()?))
+    }
+
+    /// Returns when the supervisor has to look at the run timeout of the worker's job, if it has one.
+    pub(super) fn run_deadline(&self) -> Option<Instant> {
+        let (limit, since, call) = self.run_limit()?;
+        match (self.load_timeout, call.began) {
+            (None, _) => since.checked_add(limit),
+            (Some(_), Some(began)) => began.checked_add(limit),
+            // Nobody tells the supervisor that the function begins. But it had not begun when that was last looked at, so
+            // it is not out of time before this.
+            (Some(load), None) => {
+                let next = call.looked_at.unwrap_or(since).checked_add(limit.max(LOOK));
+                next.into_iter().chain(since.checked_add(load)).min()
+            }
+        }
+    }
+
+    /// Looks whether the worker has begun with the function of its job, if that matters.
+    pub(super) fn look_at_beginning(&mut self, now: Instant) {
+        if self.load_timeout.is_none() || self.run_limit().is_none_or(|(.., call)| call.began.is_some()) {
+            return;
+        }
+        let since = self.since;
+        if let Some(call) = self.calls.front_mut() {
+            // Whatever the worker has written, the time that it may take is bounded.
+            let began = self.link.began(call.slot);
+            call.began =
+                began.map(|began| now.checked_sub(began.elapsed()).map_or(since, |at| at.max(since)));
+            call.looked_at = Some(now);
+        }
+    }
+
+    /// Returns the worker's job and the error with which it ends, if it is out of time.
+    pub(super) fn overdue(&self, now: Instant) -> Option<(&Arc<dyn RemoteCall>, ErrorKind)> {
+        let (limit, since, call) = self.run_limit()?;
+        let (begins, limit, kind) = match (self.load_timeout, call.began) {
+            (Some(load), None) => (since, load, ErrorKind::LoadTimeout(load)),
+            (_, began) => (began.unwrap_or(since), limit, ErrorKind::RunTimeout(limit)),
+        };
+        let (job, _) = self.running()?;
+        begins.checked_add(limit).filter(|deadline| *deadline <= now).map(|_| (job, kind))
     }
 
     /// Returns the link and the slot of a job that this worker has.

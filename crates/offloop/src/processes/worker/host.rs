@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::main::Worker;
 use super::template;
 use crate::processes::handshake::{self, Origin, Role, become_worker};
+use crate::processes::link::template::{Notice, tell};
 use crate::processes::os::fd::replace_stderr;
 use crate::processes::os::lifeline::Hold;
 use crate::processes::os::process::{die_with, leave_ctrl_c_to_the_parent};
@@ -53,6 +54,8 @@ impl Template {
     fn at(socket: OwnedFd) -> io::Result<Option<Self>> {
         leave_ctrl_c_to_the_parent();
         let (lifeline, start_data) = handshake::receive_greeting(socket.as_fd())?;
+        // If it fails, the pool is gone, which `serve` notices.
+        let _ = tell(socket.as_fd(), &Notice::Up, &[]);
         Ok(match Hold::on(lifeline, false) {
             Ok(None) => None,
             // Without a lifeline the template ends when it reads the end of its socket.

@@ -26,7 +26,7 @@ use crate::processes::handshake::{
 };
 use crate::processes::link::{AnswerTag, CAPTURE, Request, STREAM, SlotHeader, UNHEARD, WorkerEnd};
 use crate::processes::os::fd::StdioRedirect;
-use crate::processes::os::process::is_first_thread;
+use crate::processes::os::process::{is_first_thread, memory_of};
 use crate::wire::arena::Arena;
 use crate::wire::blob::Blob;
 use crate::wire::payload::Payload;
@@ -116,6 +116,8 @@ pub struct Worker {
     arena: &'static Arc<Arena>,
     /// The largest payload that the pool accepts, in bytes.
     max_payload: u64,
+    /// Looks at the memory that this process has after its jobs, if that is limited.
+    memory_check: Option<MemoryCheck>,
     /// The pipes that replace standard output and standard error while a job is captured.
     captured: [OwnedFd; 2],
     ties: Ties,
@@ -133,12 +135,35 @@ pub struct Worker {
     spin: AdaptiveSpin,
 }
 
+/// Looks at the memory of this process, but not after each of many short jobs.
+struct MemoryCheck {
+    /// The memory that it may have, in bytes.
+    limit: u64,
+    /// When it was last measured.
+    checked: Option<Moment>,
+}
+
+impl MemoryCheck {
+    /// The shortest time between two measurements.
+    const INTERVAL: Duration = Duration::from_millis(10);
+
+    /// Returns whether the process is known to have too much memory.
+    fn is_over(&mut self, now: Moment) -> bool {
+        if self.checked.is_some_and(|checked| now.since(checked) < Self::INTERVAL) {
+            return false;
+        }
+        self.checked = Some(now);
+        memory_of(std::process::id()) > self.limit
+    }
+}
+
 impl Worker {
     pub(super) fn new(setup: WorkerSetup) -> Self {
         Self {
             link: setup.link,
             arena: setup.arena,
             max_payload: setup.max_payload,
+            memory_check: setup.recycle_rss.map(|limit| MemoryCheck { limit, checked: None }),
             captured: setup.captured,
             ties: setup.ties,
             unchecked: Duration::ZERO,
@@ -205,6 +230,13 @@ impl Worker {
             return Err(format!("it has {size} bytes, more than the pool's max_payload of {limit}"));
         }
         Ok(())
+    }
+
+    /// Tells the pool to replace this worker if it has too much memory after a job.
+    fn check_memory(&mut self, now: Moment) {
+        if self.memory_check.as_mut().is_some_and(|check| check.is_over(now)) {
+            self.link.wear_out();
+        }
     }
 
     /// Takes the blocks that the pool has returned.
@@ -311,6 +343,16 @@ thread_local! {
     static CURRENT: RefCell<Option<Rc<OwnProcess<RefCell<Worker>>>>> = const { RefCell::new(None) };
 }
 
+/// Says that the job which runs in this worker process has loaded its function and begins with it now. From then on its run
+/// timeout counts, in a pool with a [`load_timeout`](crate::embed::ProcessPoolBuilderExt::load_timeout). Does nothing on a
+/// thread that serves no pool. Does not block.
+pub fn begin_call() {
+    let worker = CURRENT.with_borrow(Clone::clone);
+    if let Some(worker) = worker.as_ref().and_then(|worker| worker.get()) {
+        worker.borrow().link.begin();
+    }
+}
+
 /// Sends an item of the job that runs on this thread.
 pub(crate) fn emit<T: Serialize + ?Sized>(item: &T) -> Result<(), NotSent> {
     let worker = CURRENT.with_borrow(Clone::clone);
@@ -360,6 +402,7 @@ fn run_jobs(own: &OwnProcess<RefCell<Worker>>) {
         if took >= QUICK {
             worker.unchecked += took;
         }
+        worker.check_memory(ended);
         worker.answer(&request, tag, payload, Timing { began, took, usage });
         let is_long_unheard = ended.since(worker.unheard_since) >= TOGETHER;
         if (is_long_unheard || worker.unchecked >= UNCHECKED) && !worker.is_sound() {

@@ -55,6 +55,7 @@ fn seeds(name: &str) -> Vec<(&'static str, Vec<u8>)> {
         cores: vec![0, 3],
         max_data: Some(1 << 30),
         open_files: Some(64),
+        recycle_rss: None,
         idle_memory: 256 << 20,
     };
     let orders = Orders { arena: 1 << 30, max_payload: 1 << 30, limits, leads_group: true };

@@ -1,0 +1,250 @@
+//! How workers end: they are asked or killed, collected, and what is left of their groups is ended. What a death means
+//! for the worker's jobs.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::child::{Child, Ending, ExitRequest, ReapedBy, Remnant};
+use super::config::OnCrash;
+use super::death::Death;
+use super::remote::{Outbound, RemoteCall};
+use super::supervisor::Supervisor;
+use super::worker::{LeaveReason, WorkerPhase, WorkerRecord};
+use crate::core::error::{ErrorKind, WorkerDied};
+use crate::processes::os::process::{End, Process, ProcessEnd};
+
+/// The time that a worker may take to be dead when it has been killed. The system needs it to free what the worker had.
+/// One that lives on is given up: the system refuses to signal it, or it hangs in a system call.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest grace period for what is left of a worker's group. A longer one means as good as forever.
+const LONGEST_GRACE: Duration = Duration::from_secs(1 << 32);
+
+/// A job whose workers die this many times before they begin with it is considered the cause.
+const MAX_LOSSES: u32 = 16;
+
+impl Supervisor {
+    /// Asks the workers that are to leave to exit.
+    pub(super) fn begin_exits(&mut self) {
+        let (leaving, stopped): (Vec<(u32, ExitRequest)>, _) = self.dispatcher.look(|scheduler, _| {
+            let request = |worker: &WorkerRecord| Some((worker.pid, ExitRequest::of(worker)?));
+            (scheduler.workers.iter().filter_map(request).collect(), scheduler.stopped)
+        });
+        if stopped == Some(End::Kill) {
+            // Those that were asked before have no more time.
+            for at in 0..self.children.len() {
+                if self.children[at].ending == Ending::Asked {
+                    self.end(at, End::Kill);
+                }
+            }
+        }
+        for (pid, request) in leaving {
+            let is_it = |child: &Child| child.process.pid() == pid && child.ending == Ending::NotBegun;
+            let Some(at) = self.children.iter().position(is_it) else { continue };
+            match request {
+                ExitRequest::CloseLink => {
+                    let child = &mut self.children[at];
+                    child.link.close();
+                    child.spares_group = true;
+                    child.ending = Ending::Asked;
+                    child.deadline = Instant::now().checked_add(self.dispatcher.config.grace);
+                }
+                ExitRequest::Terminate => self.end(at, End::Ask),
+                ExitRequest::Kill => self.end(at, End::Kill),
+            }
+        }
+    }
+
+    /// Asks a worker to end, or kills it. If the system refuses the signal, the worker's parent sends it, where that is
+    /// the template. If nobody can ask the worker, and in any case when it is to be killed, its lifeline is cut.
+    pub(super) fn end(&mut self, at: usize, how: End) {
+        let config = &self.dispatcher.config;
+        let child = &mut self.children[at];
+        let whole_group = config.kill_children && !child.spares_group;
+        let mut is_asked = how == End::Ask;
+        if let Err(error) = child.process.end(how, whole_group) {
+            child.refusal = Some(error);
+            let is_of_template = child.reaped_by == ReapedBy::Template;
+            is_asked &= is_of_template && self.forks.end_worker(child.process.pid(), how, whole_group);
+            if !is_asked {
+                child.lifeline.cut();
+            }
+        }
+        child.ending = if is_asked { Ending::Asked } else { Ending::Killed };
+        child.deadline = Instant::now().checked_add(if is_asked { config.grace } else { KILL_TIMEOUT });
+    }
+
+    /// Removes a worker that has ended, in the way that `end` says if the template has reported it, and clears up after
+    /// it.
+    pub(super) fn reap(&mut self, at: usize, end: Option<ProcessEnd>) {
+        let child = self.children.swap_remove(at);
+        let end = end.unwrap_or_else(|| match child.reaped_by {
+            ReapedBy::Supervisor => child.process.status(),
+            ReapedBy::Template | ReapedBy::TemplateLate => ProcessEnd::UNKNOWN,
+        });
+        let has_left = self.settle(&child, end);
+        self.clear_up(child, !has_left);
+    }
+
+    /// Gives up a worker that was killed and lives on. Another one takes its place.
+    pub(super) fn lose(&mut self, at: usize) {
+        let child = self.children.swap_remove(at);
+        let pid = child.process.pid();
+        let reason = match &child.refusal {
+            Some(error) => format!("process {pid}, which could not be killed: {error}"),
+            None => format!("process {pid}, which was killed and has not ended"),
+        };
+        self.dispatcher.look(|scheduler, _| scheduler.note_lost(pid, &reason));
+        self.settle(&child, ProcessEnd::LOST);
+        self.lost.push(child);
+    }
+
+    /// Collects a worker that has ended. If it has `failed`, it ends what is left of its group, after the grace period
+    /// if the group was not killed already.
+    fn clear_up(&mut self, child: Child, failed: bool) {
+        let Child { mut process, reaped_by, ending, pipes, .. } = child;
+        let config = &self.dispatcher.config;
+        if !failed || !config.kill_children {
+            return self.collect(&mut process, reaped_by);
+        }
+        let may_live = match ending {
+            Ending::NotBegun => self.end_group(&process, reaped_by, End::Ask),
+            Ending::Asked => true,
+            Ending::Killed => {
+                self.end_group(&process, reaped_by, End::Kill);
+                false
+            }
+        };
+        // If other code has collected it, as the system does where SIGCHLD is ignored, its id is kept no longer.
+        let is_collected = !may_live || process.group_outlasts_it() || !process.has_its_id();
+        if is_collected {
+            self.collect(&mut process, reaped_by);
+        }
+        let deadline = Instant::now() + config.grace.min(LONGEST_GRACE);
+        let remnant = Remnant { process, reaped_by, is_collected, deadline, _pipes: pipes };
+        if may_live && remnant.may_live() {
+            self.remnants.push(remnant);
+        }
+    }
+
+    /// Asks what is left of the group of a worker to end, or kills it. If the system refuses the signal, the worker's
+    /// parent sends it, where that is the template. Returns whether something may have got the signal.
+    fn end_group(&self, process: &Process, reaped_by: ReapedBy, how: End) -> bool {
+        process.end_group(how).unwrap_or_else(|_| {
+            reaped_by != ReapedBy::Supervisor && self.forks.end_worker(process.pid(), how, true)
+        })
+    }
+
+    /// Ends what is left of the group of a worker that has ended.
+    fn kill_remnant(&self, remnant: Remnant) {
+        let Remnant { mut process, reaped_by, is_collected, .. } = remnant;
+        self.end_group(&process, reaped_by, End::Kill);
+        if !is_collected {
+            self.collect(&mut process, reaped_by);
+        }
+    }
+
+    /// Collects a worker that has ended, or lets the template do that.
+    fn collect(&self, process: &mut Process, reaped_by: ReapedBy) {
+        match reaped_by {
+            ReapedBy::Supervisor => drop(process.collect()),
+            ReapedBy::Template | ReapedBy::TemplateLate => {
+                self.forks.collect(process.pid());
+                process.may_be_collected();
+            }
+        }
+    }
+
+    /// Removes the record of a worker that has ended, or was given up. Its death becomes the error of the job that it
+    /// ran. Returns whether it has left by itself.
+    fn settle(&mut self, child: &Child, end: ProcessEnd) -> bool {
+        let pid = child.process.pid();
+        let Some(worker) = self.dispatcher.look(|scheduler, after| {
+            let at = scheduler.find(pid)?;
+            // Answers that it gave before it died count.
+            scheduler.harvest(at, after);
+            Some(scheduler.workers.swap_remove(at))
+        }) else {
+            return false;
+        };
+        let since = worker.running().map(|(_, since)| since);
+        let (phase, begun, untouched) = worker.into_unfinished();
+        let death = Death { pid, phase, end };
+        let mut suspects = Vec::new();
+        self.dispatcher.look(|scheduler, after| {
+            // The times of an aborted job were recorded when it was aborted.
+            if death.phase != WorkerPhase::Leaving(LeaveReason::JobAborted) {
+                for ((job, _), since) in begun.iter().zip(since) {
+                    scheduler.record_unanswered(job.header(), since);
+                }
+            }
+            death.count(&mut scheduler.restarts);
+            scheduler.note_exit(pid, death.end.exit);
+            for (job, call) in untouched {
+                if job.header().count_loss() < MAX_LOSSES {
+                    scheduler.requeue(job, call, after);
+                } else {
+                    suspects.push((job, call));
+                }
+            }
+            scheduler.assign(after);
+        });
+        let stderr = self.output.finish(&child.pipes);
+        let config = &self.dispatcher.config;
+        let start_failure = death.start_failure(&stderr);
+        let error = death.error(stderr, config.max_rss, &mut self.out_of_memory_kills);
+        if death.is_crash() && config.on_crash == OnCrash::Break {
+            let culprit = begun.first().map(|(job, _)| job.header());
+            self.dispatcher.break_with(&death.describe(culprit));
+        }
+        for (job, call) in begun.into_iter().chain(suspects) {
+            self.worker_died(job, call, error.clone());
+        }
+        if let Some(reason) = start_failure {
+            self.start_failed(&reason);
+        }
+        death.phase == WorkerPhase::Leaving(LeaveReason::Idle)
+    }
+
+    /// Ends a job whose worker has died, or schedules another attempt.
+    fn worker_died(&self, job: Arc<dyn RemoteCall>, call: Outbound, mut error: WorkerDied) {
+        let header = job.header();
+        error.workers_lost = header.count_death();
+        let is_over = self.dispatcher.config.on_crash == OnCrash::Break
+            || self.dispatcher.look(|scheduler, _| scheduler.stopped.is_some());
+        let pause =
+            header.options.retry.filter(|_| !is_over).and_then(|retry| retry.pause_after(error.workers_lost));
+        if let Some(due) = pause.and_then(|pause| Instant::now().checked_add(pause)) {
+            self.dispatcher.look(|scheduler, _| {
+                if job.take_back(call) {
+                    scheduler.retried += 1;
+                    scheduler.later.push((due, job));
+                }
+            });
+        } else {
+            error.task = header.options.name.clone().into_owned();
+            job.fail(ErrorKind::WorkerDied(error), &*self.dispatcher.counts);
+        }
+    }
+
+    /// Collects the workers that were given up and have ended after all: those for which `is_dead` says so, in the order
+    /// of `lost`.
+    pub(super) fn collect_lost(&mut self, is_dead: Vec<bool>) {
+        for (at, _) in is_dead.into_iter().enumerate().rev().filter(|(_, is_dead)| *is_dead) {
+            let child = self.lost.swap_remove(at);
+            self.dispatcher.look(|scheduler, _| scheduler.forget_lost(child.process.pid()));
+            self.clear_up(child, true);
+        }
+    }
+
+    /// Kills what is left of the groups of ended workers, where the grace period is over.
+    pub(super) fn kill_remnants(&mut self, now: Instant) {
+        for remnant in std::mem::take(&mut self.remnants) {
+            if now < remnant.deadline && remnant.may_live() {
+                self.remnants.push(remnant);
+            } else {
+                self.kill_remnant(remnant);
+            }
+        }
+    }
+}
