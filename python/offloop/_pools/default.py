@@ -282,8 +282,14 @@ def cpu_pool_ready(workers: int | None) -> None:
 
 
 def take() -> list[Pool]:
-    """Returns the shared pools that exist, for a caller that shuts them down. The next call makes new ones."""
+    """Returns the shared pools that exist, for a caller that shuts them down. The next call makes new ones.
+
+    Blocks while one is being made, so that the calls that wait for it belong to a pool as well.
+    """
     global _threads, _processes
+    if (coming := _coming) is not None:
+        with contextlib.suppress(Exception):  # its callers get the reason
+            coming.wait()
     with _lock:
         taken: list[Pool] = [pool for pool in (_threads, _processes) if pool is not None]
         _threads = _processes = None
