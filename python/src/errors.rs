@@ -78,7 +78,7 @@ pub(crate) fn of_panic(py: Python<'_>, payload: &(dyn Any + Send)) -> PyErr {
 /// Makes `offloop._errors.<class>(message, **details)`. If that fails, returns the exception that it raises.
 fn new(py: Python<'_>, class: &str, message: &str, details: Option<&Bound<'_, PyDict>>) -> PyErr {
     static MODULE: Once<Py<PyModule>> = Once::new();
-    let module = MODULE.get(py, || py.import("offloop._errors").map(Bound::unbind));
+    let module = MODULE.get(|| py.import("offloop._errors").map(Bound::unbind));
     let made = module.and_then(|module| module.bind(py).getattr(class)?.call((message,), details));
     made.map_or_else(|error| error, PyErr::from_value)
 }

@@ -359,8 +359,9 @@ class Auto:
             return known[1]
 
         def leave(gone: weakref.ref[Any]) -> None:
-            if (known := records.get(key)) is not None and known[0] is gone:
-                del records[key]
+            with _lock:
+                if (known := records.get(key)) is not None and known[0] is gone:
+                    del records[key]
 
         with _lock:
             known = records.get(key)
