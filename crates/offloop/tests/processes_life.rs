@@ -134,7 +134,7 @@ fn as_many_idle_workers_stay_as_the_pool_has_at_least() {
     let gates = [Gate::new(), Gate::new()];
     let jobs: Vec<_> = gates.iter().map(|gate| pool.run(hold.with(gate.path()))).collect();
     for gate in &gates {
-        gate.wait_for_pid();
+        assert!(gate.wait_for_pid() > 1);
     }
     gates.iter().for_each(Gate::open);
     for job in jobs {
@@ -161,7 +161,7 @@ fn a_pool_that_grows_on_demand_does_so_up_to_the_number_that_was_set_last() {
     eventually("one runs", || gates.iter().map(Gate::arrivals).sum::<usize>() == 1);
     pool.set_max_workers(3);
     for gate in &gates {
-        gate.wait_for_pid();
+        assert!(gate.wait_for_pid() > 1);
     }
     pool.set_max_workers(1);
     gates.iter().for_each(Gate::open);
