@@ -26,6 +26,8 @@ class StrictProcessPoolExecutor(ProcessPoolExecutor):
         **options: Any,
     ) -> None:
         options.setdefault("on_crash", "break")
+        # A standard worker has any time to hand over what it has put into queues.
+        options.setdefault("grace", 10.0)
         super().__init__(
             max_workers, mp_context, *args, max_tasks_per_child=max_tasks_per_child, **options
         )
@@ -39,7 +41,7 @@ class StrictProcessPoolExecutor(ProcessPoolExecutor):
         try:
             return super()._dispatch(*args, **options)
         except PicklingFailed:
-            self._engine.resize(min(self._engine.target_workers() + 1, self._max_workers))
+            self._engine.prestart(self._engine.target_workers() + 1)
             raise
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -55,8 +57,12 @@ class _Joinable:
     def __init__(self, pool: ProcessPoolExecutor) -> None:
         self._engine = pool._engine
 
-    def join(self) -> None:
-        """Waits until the pool's workers are gone."""
+    def join(self, timeout: float | None = None) -> None:
+        """Waits until the pool's workers are gone. `timeout` is only the signature's."""
         self._engine.shutdown(None)
+
+    def is_alive(self) -> bool:
+        """Returns whether there are workers."""
+        return bool(self._engine.workers())
 
     join_thread = join

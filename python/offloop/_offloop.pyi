@@ -114,8 +114,8 @@ class ProcessPool:
     @property
     def broken(self) -> str | None:
         """The reason why the pool is broken; None if it is not."""
-    def resize(self, workers: int) -> None:
-        """Sets the target number of workers."""
+    def prestart(self, workers: int) -> None:
+        """Starts workers until the pool has this number of them. Does not wait for it."""
     def set_max_workers(self, workers: int) -> None:
         """Sets the largest number of workers."""
     def stop(self, kill: bool) -> None:
@@ -273,6 +273,10 @@ class SubmittedCall:
 def blocking(function: Callable[..., T], /, *args: Any) -> T:
     """Calls `function(*args)`, which waits. If this is a pool's thread, another takes its place meanwhile."""
 
+def present_cores() -> int:
+    """Returns the number of cores that this process may use, by the affinity of its main thread and the quota of its
+    cgroup. May wait for a thread that it starts."""
+
 def run_delay() -> float:
     """Returns the seconds for which this thread could have run but had no core; 0 if the system does not report it."""
 
@@ -393,28 +397,39 @@ class StallEvent:
     def key(self) -> int:
         """The key of the loop's pulse."""
     @property
-    def kind(self) -> Literal["stalled", "still", "over"]:
-        """The loop stands still, still does so, or goes on."""
+    def kind(self) -> Literal["stalled", "still", "over", "starved"]:
+        """The loop stands still, still does so, goes on, or goes on after it was late for want of a core."""
     @property
     def seconds(self) -> float:
-        """The seconds by which the beat is late, or came late."""
+        """The seconds by which the beat is late, or came late. Those without a core are not counted, except in
+        "starved"."""
+    @property
+    def starved(self) -> float:
+        """The seconds since the last beat in which the loop's thread could have run but had no core."""
     @property
     def activity(self) -> Literal["computes", "waits"]:
         """The activity of the loop's thread since the last beat."""
     @property
-    def stack(self) -> str | None:
-        """The stack that the thread has written down, if the interpreter could not be had."""
+    def stack(self) -> list[StackFrame] | None:
+        """The stack of the loop's thread, the outermost frame first, if it could be read."""
     @property
-    def holder(self) -> tuple[int, str | None] | None:
-        """The native id of the thread that seems to have the interpreter instead, and its stack."""
+    def before(self) -> list[StackFrame] | None:
+        """The stack at the look before, if there was one."""
+    @property
+    def apart(self) -> float:
+        """The seconds between these two looks, without those in which the thread had no core."""
+    @property
+    def holder(self) -> tuple[int, list[StackFrame] | None] | None:
+        """The native id of the thread that has the interpreter instead, and its stack."""
 
 @final
 class EventQueue:
     """The queue of the monitors' events, for the one thread that reports them."""
 
     def __new__(cls) -> EventQueue: ...
-    def next(self) -> StallEvent | None:
-        """Returns the next event; None when the queue is closed. Blocks."""
+    def next(self, timeout: float, /) -> tuple[StallEvent | None, bool]:
+        """Returns the next event, and whether there may be more; no event when the queue is closed, or after
+        `timeout` seconds. Blocks."""
     def outside(self, text: str, /) -> None:
         """Marks that this thread runs the user's code until it asks for the next event. If that code does not return, a
         monitor writes `text` to standard error."""
@@ -451,19 +466,36 @@ class Pulse:
         """Ends the monitor thread. Blocks while it handles an event."""
 
 @final
-class Stacks:
-    """A signal at which the thread that gets it writes down its stack."""
+class StackFrame:
+    """One frame of a stack that was read."""
 
-    def __new__(cls, signal: int | None) -> Stacks: ...
     @property
-    def signal(self) -> int:
-        """The signal's number."""
-    def take(self, tid: int, /) -> str | None:
-        """Returns the stack of a thread. Blocks for at most half a second."""
-    def close(self) -> None:
-        """Gives the signal up, unless other code has set a handler since. Blocks while a stack is being taken."""
-    def forget(self) -> None:
-        """Gives the signal up in a child made by fork(), which does not have the thread that may be taking a stack."""
+    def file(self) -> str: ...
+    @property
+    def line(self) -> int:
+        """The line, or the first line of the function if it is at no line."""
+    @property
+    def name(self) -> str: ...
+    @property
+    def qualname(self) -> str: ...
+    @property
+    def first_line(self) -> int: ...
+    @property
+    def flags(self) -> int:
+        """The flags of the code object."""
+    @property
+    def span(self) -> tuple[int, int, int, int] | None:
+        """The expression: its first and last line, and the columns of its begin and after its end."""
+    @property
+    def call(self) -> tuple[int, int, int]:
+        """Numbers that tell this call from another call of the same function."""
 
-def cpu_clocks() -> list[tuple[int, float]]:
-    """Returns the native ids of this process's threads, and the seconds for which each has had a core."""
+@final
+class Stacks:
+    """Reads the stacks of this process's threads."""
+
+    def __new__(cls) -> Stacks:
+        """Finds out where the interpreter has its frames. Raises `RuntimeError` if that is not known."""
+    def take(self, tid: int, /) -> list[StackFrame] | None:
+        """Returns the stack of a thread by its native id, the outermost frame first; None if it cannot be read. Blocks
+        for microseconds."""

@@ -23,6 +23,7 @@ use crate::completion_queue::{Completion, CompletionQueue, log_thread};
 use crate::errors::IntoException as _;
 use crate::interpreter::{Mutex, detach};
 use crate::message::{self, Reply};
+use crate::once::intern;
 use crate::receive::{Receive, Results};
 
 /// The number of a job's log records that wait to be handled. If there are more, they are not read, and the job waits.
@@ -54,6 +55,8 @@ pub(crate) struct SentItems {
     /// The receiver reads items. Otherwise there are log records only.
     is_read: bool,
     results: Results,
+    /// The job's name, if an answer that cannot be read breaks the pool, which then names its culprit.
+    culprit: Option<String>,
     /// The context in which the job was submitted, for its log records. Taken when the last one has been read.
     context: Mutex<Option<Py<PyAny>>>,
     /// The number of log records that were passed to the log thread and are not handled yet. Increased by who reads the
@@ -66,6 +69,7 @@ impl SentItems {
         mut items: ItemStream<Reply>,
         is_read: bool,
         results: Results,
+        culprit: Option<String>,
         context: Py<PyAny>,
     ) -> Self {
         // A reply is some numbers, and blobs that stay where they are.
@@ -74,8 +78,18 @@ impl SentItems {
             items: Mutex::new(items),
             is_read,
             results,
+            culprit,
             context: Mutex::new(Some(context)),
             unhandled: AtomicUsize::new(0),
+        }
+    }
+
+    /// Gives an exception that says that an answer could not be read, `_worker.replies.Unreadable`, the job's name.
+    fn name_culprit(&self, py: Python<'_>, error: &PyErr) -> PyResult<()> {
+        let name = intern!(py, "job_name");
+        match &self.culprit {
+            Some(culprit) if error.value(py).hasattr(name)? => error.value(py).setattr(name, culprit),
+            _ => Ok(()),
         }
     }
 
@@ -292,7 +306,11 @@ impl<T: Receive> Completion for WatchedJob<T> {
         self.forget_context();
         let (method, outcome) = match result.map(|value| value.receive(py, results)) {
             Ok(Ok(value)) => ("_arrive", value),
-            Ok(Err(exception)) => ("_raise", exception.into_value(py).into_any()),
+            Ok(Err(exception)) => {
+                let named = self.sent.as_ref().map_or(Ok(()), |sent| sent.name_culprit(py, &exception));
+                let exception = named.map_or_else(|error| error, |()| exception);
+                ("_raise", exception.into_value(py).into_any())
+            }
             Err(error) => ("_fail", error.into_exception(py).into_value(py).into_any()),
         };
         self.report(py, method, outcome, receiver);

@@ -84,10 +84,13 @@ mod _offloop {
     use crate::processes::ProcessPool;
 
     #[pymodule_export]
+    use crate::settings::present_cores;
+
+    #[pymodule_export]
     use crate::threads::{ThreadPool, WorkerThread};
 
     #[pymodule_export]
-    use crate::watch::{EventQueue, Pulse, Stacks, StallEvent, cpu_clocks};
+    use crate::watch::{EventQueue, Pulse, StackFrame, Stacks, StallEvent};
 
     #[pymodule_export]
     use crate::worker::{Template, Worker};

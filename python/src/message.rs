@@ -4,7 +4,6 @@ use offloop::embed::{self, mark_failed};
 use offloop::{Blob, BlobMut};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 use serde::{Deserialize, Serialize};
 
@@ -123,19 +122,19 @@ fn view<'py>(py: Python<'py>, body: &Blob) -> PyResult<Bound<'py, PyAny>> {
 }
 
 /// The worker's Python function that performs calls: `handler(pickled, buffers, as_data) -> (code, body, buffers)`.
-static CALL_HANDLER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static CALL_HANDLER: Once<Py<PyAny>> = Once::new();
 
 /// Sets the function that performs calls in this process. Called before the first call.
 #[pyfunction]
-pub(crate) fn set_call_handler(py: Python<'_>, handler: Py<PyAny>) {
-    let _ = CALL_HANDLER.set(py, handler);
+pub(crate) fn set_call_handler(handler: Py<PyAny>) {
+    CALL_HANDLER.set(handler);
 }
 
 /// Performs a call with the interpreter.
 fn perform(body: &Blob, buffers: &[Blob], as_data: bool) -> PyResult<Reply> {
     attach(|py| {
         let unset = || PyRuntimeError::new_err("this process performs no calls: it is no worker of a pool");
-        let handler = CALL_HANDLER.get(py).ok_or_else(unset)?;
+        let handler = CALL_HANDLER.peek().ok_or_else(unset)?;
         let reply = handler.bind(py).call1((view(py, body)?, exports(py, buffers)?, as_data))?;
         Reply::from_python(&reply)
     })?

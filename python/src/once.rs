@@ -1,29 +1,51 @@
-//! Values that are made once in the life of the interpreter, without waiting for another thread.
+//! Values that are made once in the life of the process, without waiting for another thread.
 //!
-//! `PyOnceLock` and `intern!` of `PyO3` hold a lock while they wait for the interpreter. If another thread forks at
-//! that moment, the lock stays held in the child forever, and the child hangs where it needs the value. Here two
-//! threads may both make the value, and the first one is kept.
+//! `PyOnceLock` and `intern!` of `PyO3`, and `OnceLock` of `std`, hold a lock while the value is set, and some while they
+//! wait for the interpreter. If another thread forks at that moment, the lock stays held in the child forever, and the
+//! child hangs where it needs the value. Here there is no lock: two threads may both make the value, and the first one
+//! is kept.
+
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyString;
 
-/// A value that is made at its first use.
-pub(crate) struct Once<T>(PyOnceLock<T>);
+/// A value that is made at its first use and never dropped. It is for statics.
+pub(crate) struct Once<T> {
+    /// Null until the value is set; from then on the only pointer to it, which never changes.
+    value: AtomicPtr<T>,
+}
 
-impl<T> Once<T> {
+// Threads share the value, so it must be of a type that they may share.
+impl<T: Send + Sync> Once<T> {
     pub(crate) const fn new() -> Self {
-        Self(PyOnceLock::new())
+        Self { value: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// Returns the value, if there is one.
+    pub(crate) fn peek(&self) -> Option<&T> {
+        // SAFETY: `set` stores a pointer to a value on the heap, which is neither changed nor freed after that. Its
+        // release store and this acquire load order the making of the value before its use.
+        unsafe { self.value.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Sets the value, unless there is one.
+    pub(crate) fn set(&self, value: T) {
+        let made = Box::into_raw(Box::new(value));
+        let set = self.value.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire);
+        if set.is_err() {
+            // SAFETY: the pointer is the box's, and was not stored.
+            drop(unsafe { Box::from_raw(made) });
+        }
     }
 
     /// Returns the value. If there is none yet, makes it with `make`.
-    pub(crate) fn get(&self, py: Python<'_>, make: impl FnOnce() -> PyResult<T>) -> PyResult<&T> {
-        if self.0.get(py).is_none() {
-            let value = make()?;
-            // The interpreter is not released while the value is set, so no other thread forks meanwhile.
-            let _ = self.0.set(py, value);
+    pub(crate) fn get(&self, make: impl FnOnce() -> PyResult<T>) -> PyResult<&T> {
+        if self.peek().is_none() {
+            self.set(make()?);
         }
-        Ok(self.0.get(py).expect("it was set"))
+        Ok(self.peek().expect("it was set"))
     }
 }
 
@@ -35,7 +57,7 @@ impl Once<Py<PyAny>> {
         module: &str,
         name: &str,
     ) -> PyResult<&Bound<'py, PyAny>> {
-        let found = self.get(py, || py.import(module)?.getattr(name).map(Bound::unbind))?;
+        let found = self.get(|| py.import(module)?.getattr(name).map(Bound::unbind))?;
         Ok(found.bind(py))
     }
 }
@@ -43,7 +65,7 @@ impl Once<Py<PyAny>> {
 impl Once<Py<PyString>> {
     /// Returns the interned string.
     pub(crate) fn interned<'py>(&self, py: Python<'py>, text: &str) -> &Bound<'py, PyString> {
-        let found = self.get(py, || Ok(PyString::intern(py, text).unbind()));
+        let found = self.get(|| Ok(PyString::intern(py, text).unbind()));
         found.expect("interning raises nothing").bind(py)
     }
 }

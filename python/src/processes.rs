@@ -31,6 +31,8 @@ const LOG_RECORDS: usize = 100;
 pub(crate) struct ProcessPool {
     pool: offloop::ProcessPool,
     results: Results,
+    /// A crash breaks the pool, and what the package takes for one as well.
+    breaks: bool,
 }
 
 #[pymethods]
@@ -43,8 +45,10 @@ impl ProcessPool {
     fn new(py: Python<'_>, settings: &Bound<'_, PyDict>) -> PyResult<Self> {
         let mut builder = offloop::ProcessPool::builder().on_advice(metrics::log_advice);
         let mut results = Results::default();
+        let mut breaks = false;
         for (name, value) in settings {
             let name: String = name.extract()?;
+            breaks |= name == "on_crash" && value.eq("break")?;
             if name == "results" {
                 results = value
                     .extract::<String>()
@@ -55,7 +59,7 @@ impl ProcessPool {
             }
         }
         let pool = builder.build().map_err(|error| error.into_exception(py))?;
-        Ok(Self { pool, results })
+        Ok(Self { pool, results, breaks })
     }
 
     /// Submits a pickled call. `receiver` learns of its end through `mailbox`, or on the results thread if that is
@@ -78,12 +82,13 @@ impl ProcessPool {
         let reserve = |length| self.pool.blob(length);
         let buffers = message::to_blobs(&buffers, &reserve)?;
         let body = message::to_body(body, &reserve);
+        let culprit = self.breaks.then(|| name.clone());
         let mut work = prepare(call.with(body, buffers, self.results == Results::Data)).name(name);
         if let Some(options) = options {
             work = options.apply(work);
         }
         let (handle, items) = self.pool.stream(work, buffersize.unwrap_or(LOG_RECORDS));
-        let sent = Some(SentItems::new(items, buffersize.is_some(), self.results, context));
+        let sent = Some(SentItems::new(items, buffersize.is_some(), self.results, culprit, context));
         Ok(match mailbox {
             Some(mailbox) => watch(handle, receiver, mailbox.get().completions(), sent),
             None => watch(handle, receiver, &results_thread()?, sent),
@@ -122,9 +127,9 @@ impl ProcessPool {
         self.pool.broken()
     }
 
-    /// Sets the target number of workers.
-    fn resize(&self, workers: usize) {
-        self.pool.resize(workers);
+    /// Starts workers until the pool has this number of them. Does not wait for it.
+    fn prestart(&self, workers: usize) {
+        self.pool.prestart(workers);
     }
 
     /// Sets the largest number of workers.

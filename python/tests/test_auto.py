@@ -11,6 +11,9 @@ import hashlib
 import os
 import pickle
 import signal
+import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +23,8 @@ from typing import Any
 import offloop
 import pytest
 from offloop._pools import default
-from offloop._auto.auto import auto
+from offloop._auto.auto import HOLDS_GIL, auto
+from offloop._auto.measured import GilProbe
 
 HERE = os.getpid()
 MANY = 100
@@ -135,6 +139,38 @@ def test_a_function_that_releases_the_gil_stays_in_threads_and_the_reason_is_exp
         assert "releases the GIL" in str(auto.explain(digest))
 
     asyncio.run(main())
+
+
+def test_holding_the_gil_is_told_from_releasing_it_when_there_are_too_few_cores() -> None:
+    core = min(os.sched_getaffinity(0))
+    text, words = bytes(40_000_000), [str(n) for n in range(300_000)]
+    held: dict[str, float] = {}
+
+    def measure(name: str, call: Callable[[], object]) -> None:
+        shares = []
+        for _ in range(5):
+            probe = GilProbe()
+            probe.start()
+            call()
+            shares.append(probe.stop())
+        held[name] = statistics.median(shares)
+
+    def on_a_busy_core() -> None:
+        os.sched_setaffinity(0, {core})  # of this thread, and of the probes that it starts
+        measure("digest", lambda: digest(text))
+        measure("sort", lambda: sorted(words, key=str))
+
+    spin = f"import os\nos.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+    others = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(3)]
+    try:
+        thread = threading.Thread(target=on_a_busy_core)
+        thread.start()
+        thread.join()
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert held["digest"] < HOLDS_GIL < held["sort"]
 
 
 def burn_with(_: object) -> int:

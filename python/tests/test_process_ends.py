@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -57,6 +58,25 @@ def test_shutdown_without_waiting_finishes_accepted_jobs(tmp_path: Path) -> None
     assert not running.done()
     gate.touch()
     assert queued.result(30) == 4 and running.result(30)
+
+
+@pytest.mark.parametrize("is_shut_down", [True, False])
+def test_a_collected_pool_runs_its_jobs_and_replaces_its_workers(
+    tmp_path: Path, is_shut_down: bool
+) -> None:
+    gate = tmp_path / "gate"
+    pool = ProcessPoolExecutor(1, max_tasks_per_child=1)
+    running = pool.submit(jobs.hold, tmp_path / "started", gate)
+    queued = [pool.submit(jobs.double, n) for n in range(3)]
+    if is_shut_down:
+        pool.shutdown(wait=False)
+    is_gone = weakref.ref(pool)
+    del pool
+    gc.collect()
+    assert is_gone() is None
+    gate.touch()
+    assert running.result(60)
+    assert [call.result(60) for call in queued] == [0, 2, 4]
 
 
 def test_shutdown_may_cancel_queued_jobs(tmp_path: Path) -> None:
@@ -395,6 +415,7 @@ def test_the_exit_waits_for_stuck_jobs_no_longer_than_exit_timeout(program: Any)
     body = """
         pool = ProcessPoolExecutor(1, exit_timeout=0.3)
         pool.submit(jobs.ignore_sigterm, started)
+        jobs.wait_for(started)
         pool.submit(jobs.double, 2)
     """
     code, _, err = ends(program(body))

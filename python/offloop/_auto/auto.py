@@ -357,8 +357,9 @@ class Auto:
             return known[1]
 
         def leave(gone: weakref.ref[Any]) -> None:
-            if (known := records.get(key)) is not None and known[0] is gone:
-                del records[key]
+            with _lock:
+                if (known := records.get(key)) is not None and known[0] is gone:
+                    del records[key]
 
         with _lock:
             known = records.get(key)
@@ -545,7 +546,7 @@ def _in_process(
     future = _ProcessCall(loop, record, in_thread)
     begun = time.thread_time()
     try:
-        future._job = default.processes()._dispatch(future, loop, InWorker(fn), args, kwargs, options)
+        future._job = default.cpu_pool()._dispatch(future, loop, InWorker(fn), args, kwargs, options)
     except PicklingFailed as failed:
         future._retry_in_thread(failed.error, _UNPICKLABLE)
     else:

@@ -48,6 +48,9 @@ class GilProbe(Thread):
 
     While a call holds the GIL, the probe gets it every 5 ms (`sys.getswitchinterval()`); while the call has released
     it, at once. It cannot tell which thread holds the GIL.
+
+    Both are measured in the time in which the process had a core. A thread that holds the GIL and has no core is not
+    computing, and a probe that has no core is not waiting for the GIL.
     """
 
     NAP = 0.001
@@ -56,30 +59,40 @@ class GilProbe(Thread):
     def __init__(self) -> None:
         super().__init__(name="offloop-gil-probe", daemon=True)
         self._begun = time.perf_counter()
+        self._cpu = time.process_time()
         self._ended: float | None = None
         self._waited = 0.0
 
+    def start(self) -> None:
+        self._begun = time.perf_counter()
+        self._cpu = time.process_time()
+        super().start()
+
     def run(self) -> None:
-        self._begun = now = time.perf_counter()
-        delay = run_delay()
-        napped = 0.0
-        while self._ended is None:
-            now = time.perf_counter()
-            time.sleep(self.NAP)
-            napped += self.NAP
-        # A part of the last nap was after the end of the call.
-        napped -= max(0.0, now + self.NAP - self._ended)
-        self._waited = self._ended - self._begun - napped - (run_delay() - delay)
+        # The first request is that of the new thread itself, whose delay begins at 0.
+        begun, delay, cpu, nap = self._begun, 0.0, self._cpu, 0.0
+        while True:
+            now, delayed, used = time.perf_counter(), run_delay(), time.process_time()
+            ended = self._ended
+            # After its nap it has waited for a core, or while the process used one, for the GIL.
+            waited = min(now - begun - nap - (delayed - delay), used - cpu)
+            if ended is not None:
+                waited = min(waited, ended - begun - nap)
+            self._waited += max(0.0, waited)
+            if ended is not None:
+                return
+            begun, delay, cpu, nap = now, delayed, used, self.NAP
+            time.sleep(nap)
 
     def stop(self) -> float:
         """Returns the share of the time in which it waited for the GIL, from 0 to 1; 1 if it could not be started."""
         self._ended = time.perf_counter()
+        cpu = time.process_time() - self._cpu
         if self.ident is None:
             return 1.0
         self.join()
-        took = self._ended - self._begun
-        # If it began to run only after the call had ended, it has waited during the whole call.
-        return min(1.0, max(0.0, self._waited / took)) if took > 0 else 1.0
+        ran = min(cpu, self._ended - self._begun)
+        return min(1.0, self._waited / ran) if ran > 0 else 0.0
 
 
 class InWorker(functools.partial[Any]):

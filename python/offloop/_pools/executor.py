@@ -20,6 +20,7 @@ from .futures import Future
 from .loop import JobFuture
 from .results import MapStream
 from .shutdown import ShutdownReport
+from .stream import ItemStream
 
 __all__ = ["PoolOptions"]
 
@@ -28,6 +29,19 @@ R = TypeVar("R")
 
 OnFull = Literal["wait", "reject", "caller_runs", "shed_oldest"]
 """The policy of a pool whose queue is full."""
+
+
+BUFFERSIZE = 16
+"""The number of items of a stream that wait to be read, if the options do not give another."""
+
+
+def buffersize_of(options: CallOptions | None) -> int:
+    """Returns the number of items of a stream with these options that may wait to be read."""
+    if options is None:
+        return BUFFERSIZE
+    if options.retries:
+        raise ValueError("retries: a stream cannot be run again, because its first items may have been read")
+    return options.buffersize or BUFFERSIZE
 
 
 class PicklingFailed(Exception):
@@ -40,6 +54,8 @@ class PicklingFailed(Exception):
 class Pool(Executor):
     """An executor whose calls can be awaited."""
 
+    _max_workers: int
+    """The largest number of workers. The standard pools have it under this name, too."""
     _uses_chunks = True
     """Whether a call costs so much to hand over that `map` should hand over several at once."""
 
@@ -136,8 +152,39 @@ class Pool(Executor):
             ),
         )
 
+    def stream(
+        self, fn: Callable[P, Iterable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ItemStream[R]:
+        """Runs a generator function, or one that returns another iterable, in a worker. Does not block.
+
+        Iterate over the result, or `async for`, to get the items as they come. At most 16 of them wait to be read, or
+        the `buffersize` of the `options`; then the generator waits.
+        """
+        return self._stream(fn, args, kwargs)
+
+    def _stream(
+        self,
+        fn: Callable[..., Iterable[Any]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions | None = None,
+    ) -> ItemStream[Any]:
+        """See `stream`."""
+        raise NotImplementedError
+
     def metrics(self) -> Metrics:
         """Returns the pool's metrics: outcomes, times, states. Takes some microseconds."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        metrics = self.metrics()
+        workers = sum(metrics.workers.values())
+        parts = [f"{workers} of {self._max_workers} workers", f"{metrics.running} running"]
+        parts += [f"{metrics.queued} queued", *self._end()]
+        return f"<{type(self).__name__} {metrics.pool!r}: {', '.join(parts)}>"
+
+    def _end(self) -> list[str]:
+        """Returns the reason why the pool takes no more calls, for its `repr`; nothing if it does."""
         raise NotImplementedError
 
     def _dispatch(
@@ -313,6 +360,16 @@ class PoolOptions(Executor):
         return self._pool._map(
             fn, iterables, timeout, chunksize, buffersize, ordered, progress, self._options
         )
+
+    def stream(
+        self, fn: Callable[P, Iterable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> ItemStream[R]:
+        """Runs a generator function in a worker, as the pool's `stream` does, with these options.
+
+        The `timeout` includes the time for which the generator waits for the reader. Raises ValueError if there are
+        `retries`.
+        """
+        return self._pool._stream(fn, args, kwargs, self._options)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shuts the pool down."""

@@ -19,27 +19,29 @@ from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, overl
 
 from .. import _calls, _offloop
 from .._calls import AsyncFunctionRefused, AsyncResult
-from .._errors import PoolBroken, PoolClosed, WorkerStartError
+from .._errors import PoolClosed
 from .._offloop import CallOptions, Job, Mailbox, Metrics
+from .._process_errors import PoolBroken, WorkerStartError
 from .._worker import launch, logs, main, main_module, pickling, remote_errors, replies, telemetry
+from .._worker.surroundings import Surroundings
 from . import green
-from .executor import OnFull, PicklingFailed, Pool, PoolOptions
+from .cores import usable_cores
+from .executor import OnFull, PicklingFailed, Pool, buffersize_of
 from .exit import exit_handler
 from .futures import Future
 from .loop import mailbox_of, watch_descriptor
+from .pickled_call import PickledCall, pickle_call
 from .shutdown import ShutdownReport, check_drain_alone, report_of, still_running
 from .stream import ItemStream
+from .warm_up import WarmUp
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
-__all__ = ["ProcessPoolExecutor", "ProcessPoolOptions"]
+__all__ = ["ProcessPoolExecutor"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-BUFFERSIZE = 16
-"""The number of items of a stream that wait to be read, if the options do not give another."""
 
 _unnamed = itertools.count()
 
@@ -56,8 +58,8 @@ class ProcessPoolExecutor(Pool):
 
     Parameters of the standard pool:
 
-    - `max_workers`: the largest number of processes; default: the number of cores that this process may use. They
-      are started as they are needed.
+    - `max_workers`: the largest number of processes; default: the number of cores that this process may use, by its
+      affinity, its cgroup's quota and PYTHON_CPU_COUNT. They are started as they are needed.
     - `mp_context`: accepted for compatibility. With the start method "fork" the workers' template is a fork of this
       process, with everything that it has; with the others it is a new interpreter.
     - `initializer(*initargs)` runs once in each worker. If it fails, the worker cannot start, and calls end with
@@ -155,11 +157,12 @@ class ProcessPoolExecutor(Pool):
         forks = mp_context is not None and mp_context.get_start_method() == "fork"
         if forks and max_tasks_per_child is not None:
             raise ValueError("max_tasks_per_child is incompatible with the 'fork' multiprocessing start method")
-        self._max_workers = max_workers or len(os.sched_getaffinity(os.getpid()))
+        self._max_workers = max_workers or usable_cores()
         self._starts_all = forks
         """Whether the next call starts all workers. The first one does, as in the standard pool, if they are forks of
         this process."""
         self._capture = _capture(context_vars)
+        self._surroundings = Surroundings(cwd is not None, env)
         self._as_data = results == "data"
         self._start_timeout = start_timeout
         self._seen: dict[int, WorkerProcess] = {}
@@ -221,7 +224,7 @@ class ProcessPoolExecutor(Pool):
             settings |= launch.settings(preparation, descriptors)
             settings["env"] = None if env is None else list(env.items())
         if initializer is not None or worker_state is not None:
-            inherited: main.Call = main.initialise_inherited, (), {}, None
+            inherited: main.Call = main.initialise_inherited, (), {}
             settings["initializer"] = pickling.dumps(inherited, _never)[0] if forks else pickled
         if on_full == "caller_runs":
             _offloop.set_call_handler(main.perform)
@@ -273,25 +276,28 @@ class ProcessPoolExecutor(Pool):
             # The traceback of a pickling error leads to this frame, which must not hold the future that holds the error.
             del future
 
-    def options(
-        self,
-        *,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
-        priority: int = 0,
-        name: str | None = None,
-        retries: int = 0,
-        buffersize: int | None = None,
-    ) -> ProcessPoolOptions:
-        given = super().options(
-            timeout=timeout,
-            queue_timeout=queue_timeout,
-            priority=priority,
-            name=name,
-            retries=retries,
-            buffersize=buffersize,
-        )
-        return ProcessPoolOptions(self, given._options)
+    def warm_up(self, workers: int | None = None) -> WarmUp:
+        """Starts `workers` processes (None: `max_workers`), so that the first jobs need not wait for them.
+
+        Does not block. `await` the result on an event loop, or call its `wait()`, which blocks. Both raise
+        `WorkerStartError` if no worker can be started.
+        """
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers is {workers}; it must be 1 or more")
+        return WarmUp(lambda: self._warm_up(workers))
+
+    def _warm_up(self, workers: int | None) -> None:
+        count = min(workers or self._max_workers, self._max_workers)
+        self._engine.prestart(count)
+        # If a worker cannot be started, a job says why.
+        self.submit(int).result()
+        deadline = time.monotonic() + self._start_timeout
+        while len(self._engine.workers()) < count and time.monotonic() < deadline and not self._closed:
+            time.sleep(0.001)
+
+    def _follow_program(self) -> None:
+        """Makes the workers follow changes of the program's environment and directory, and not only of its search path."""
+        self._surroundings.follow_all()
 
     def _listen(self, loop: asyncio.AbstractEventLoop, mailbox: Mailbox) -> None:
         """Makes the loop take the workers' answers itself, unless another loop does."""
@@ -303,16 +309,6 @@ class ProcessPoolExecutor(Pool):
             self._stop_listening = weakref.finalize(self, _remove_reader, self._listener, descriptor)
             self._stop_listening.atexit = False
 
-    def stream(
-        self, fn: Callable[P, Iterable[R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> ItemStream[R]:
-        """Runs a generator function, or one that returns another iterable, in a worker. Does not block.
-
-        Iterate over the result, or `async for`, to get the items as they come. At most 16 of them wait to be read, or
-        the `buffersize` of the `options`; then the generator waits.
-        """
-        return self._stream(fn, args, kwargs)
-
     def _stream(
         self,
         fn: Callable[..., Iterable[Any]],
@@ -320,9 +316,7 @@ class ProcessPoolExecutor(Pool):
         kwargs: dict[str, Any],
         options: CallOptions | None = None,
     ) -> ItemStream[Any]:
-        if options is not None and options.retries:
-            raise ValueError("retries: a stream cannot be run again, because its first items may have been read")
-        buffersize = None if options is None else options.buffersize
+        buffersize = buffersize_of(options)
         _calls.check_sync(fn)
         stream: ItemStream[Any] = ItemStream(self._crash_policy)
         try:
@@ -334,7 +328,7 @@ class ProcessPoolExecutor(Pool):
                     (fn, args, kwargs, self._as_data),
                     {},
                     options,
-                    buffersize or BUFFERSIZE,
+                    buffersize,
                 )
             except PicklingFailed as failed:
                 stream._receiver._raise(failed.error)
@@ -353,36 +347,50 @@ class ProcessPoolExecutor(Pool):
         buffersize: int | None = None,
     ) -> Job:
         """Submits a call, of a generator if there is a `buffersize`. See `Pool._dispatch`."""
-        mailbox = None
-        if loop is not None:
-            receiver._translator = self._crash_policy
-            mailbox = mailbox_of(loop)
-            if self._listener is None or self._listener() is not loop:
-                self._listen(loop, mailbox)
         _calls.check_sync(fn)
+        self._check_open()
+        return self._send(receiver, loop, pickle_call(fn, args, kwargs), options, buffersize)
+
+    def _check_open(self) -> None:
         if self._crash_policy.broken is not None:
             raise self._crash_policy.pool_broken()
         if exit_handler.has_begun:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def _send(
+        self,
+        receiver: Any,
+        loop: asyncio.AbstractEventLoop | None,
+        call: PickledCall,
+        options: CallOptions | None = None,
+        buffersize: int | None = None,
+    ) -> Job:
+        """Submits a call that is pickled already. See `Pool._dispatch`."""
+        mailbox = None
+        if loop is not None:
+            receiver._translator = self._crash_policy
+            mailbox = mailbox_of(loop)
+            if self._listener is None or self._listener() is not loop:
+                self._listen(loop, mailbox)
         if self._starts_all:
             self._starts_all = False
-            self._engine.resize(self._max_workers)
+            self._engine.prestart(self._max_workers)
         context = None if self._capture is None else self._capture()
         if (trace := telemetry.departing()) is not None:
             context = {**(context or {}), telemetry.NAME: trace}
         if (levels := logs.levels()) is not self._levels:
             context = {**(context or {}), logs.NAME: levels}
-        try:
-            args, kwargs = pickling.wrap_call(args, kwargs)
-            body, buffers = pickling.dumps((fn, args, kwargs, context), main.travels_beside)
-        except BaseException as error:
-            # The exception's traceback leads to this frame, which must not hold the future that will hold the exception.
-            del receiver
-            raise PicklingFailed(remote_errors.without_own_frames(error)) from None
-        # The call of a map or a stream is named after the user's function.
-        name = _calls.name_of(args[0] if fn is _calls.call_each or fn is main.send_items else fn)
+        change = self._surroundings.departing()
+        name, body, buffers = call
+        if context is not None or change is not None:
+            try:
+                body = main.with_prelude((context, change), body)
+            except BaseException as error:
+                # The exception's traceback leads to this frame, which must not hold the future that will hold it.
+                del receiver
+                raise PicklingFailed(remote_errors.without_own_frames(error)) from None
         return self._engine.submit(
             body, buffers, receiver, mailbox, name, options, buffersize, contextvars.copy_context()
         )
@@ -484,6 +492,11 @@ class ProcessPoolExecutor(Pool):
     def metrics(self) -> Metrics:
         return self._engine.metrics()
 
+    def _end(self) -> list[str]:
+        if self._crash_policy.broken is not None:
+            return ["broken"]
+        return ["shut down"] if self._closed else []
+
     def _abort(self) -> None:
         self._closed = True
         self._engine.shutdown(0.0)
@@ -517,24 +530,6 @@ class ProcessPoolExecutor(Pool):
         if pids or not (self._closed or self._crash_policy.broken is not None):
             self._seen = {pid: self._seen[pid] for pid in pids}
         return self._seen
-
-
-class ProcessPoolOptions(PoolOptions):
-    """A process pool with options for calls, made by `pool.options(...)`. Immutable."""
-
-    def __init__(self, pool: ProcessPoolExecutor, options: CallOptions) -> None:
-        super().__init__(pool, options)
-        self._processes = pool
-
-    def stream(
-        self, fn: Callable[P, Iterable[R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> ItemStream[R]:
-        """Runs a generator function in a worker, as the pool's `stream` does, with these options.
-
-        The `timeout` includes the time for which the generator waits for the reader. Raises ValueError if there are
-        `retries`.
-        """
-        return self._processes._stream(fn, args, kwargs, self._options)
 
 
 class ProcessFuture(Future[R]):
@@ -612,7 +607,8 @@ class CrashPolicy:
         """Returns the exception of a job that has raised `error`. Breaks the pool if it could not be unpickled."""
         if not self._breaks or not isinstance(error, replies.Unreadable):
             return replies.translate(error)
-        self._engine.break_with(f"a call or a result could not be unpickled: {error.error!r}")
+        part = "the result" if error.has_run else "the arguments"
+        self._engine.break_with(f"{part} of `{error.job_name}` could not be unpickled: {error.error!r}")
         broken = self.pool_broken()
         broken.__cause__ = error.error
         return broken
@@ -721,7 +717,7 @@ def _pickle_initialisation(initialisation: Any) -> tuple[bytes, list[int]]:
     handover: Any = launch.Handover()
     set_spawning_popen(handover)
     try:
-        call: main.Call = main.initialise, initialisation, {}, None
+        call: main.Call = main.initialise, initialisation, {}
         return pickling.dumps(call, _never)[0], handover.descriptors
     except BaseException:
         for descriptor in handover.descriptors:

@@ -1,4 +1,5 @@
 """The thread pool."""
+# pyright: reportPrivateUsage=false
 # mypy: disable-error-code="overload-overlap"
 
 from __future__ import annotations
@@ -13,22 +14,24 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures.thread import BrokenThreadPool
 from types import FrameType
 from typing import Any, Literal, Never, ParamSpec, TypeVar, final, overload
 
-from .._calls import AsyncFunctionRefused, AsyncResult, check_sync, name_of
+from .._calls import AsyncFunctionRefused, AsyncResult, call_streamed, check_sync, name_of
 from .._contexts import copy_context
 from .._errors import PoolClosed
 from .._jobs import WorkerState, discard_thread_state, set_thread_state
 from .._offloop import CallOptions, Job, Metrics, ThreadPool, WorkerThread
 from . import green
-from .executor import OnFull, Pool
+from .cores import usable_cores
+from .executor import OnFull, Pool, buffersize_of
 from .exit import exit_handler
 from .futures import Future, LimitedFuture
 from .loop import mailbox_of
 from .shutdown import ShutdownReport, check_drain_alone, report_of, still_running
+from .stream import Channel, ItemStream, StreamedJob
 
 __all__ = ["ThreadPoolExecutor"]
 
@@ -272,8 +275,7 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
     ) -> None:
         green.refuse_for_threads()
         if max_workers is None:
-            cores: int | None = getattr(os, "process_cpu_count", os.cpu_count)()
-            max_workers = min(32, (cores or 1) + 4)
+            max_workers = min(32, usable_cores() + 4)
         if max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
@@ -350,6 +352,22 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
             raise
         return future
 
+    def _stream(
+        self,
+        fn: Callable[..., Iterable[Any]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions | None = None,
+    ) -> ItemStream[Any]:
+        stream: ItemStream[Any] = ItemStream()
+        channel = Channel(stream._receiver._wake, buffersize_of(options))
+        check_sync(fn)
+        job = self._dispatch(
+            stream._receiver, None, call_streamed, (fn, channel.send, args, kwargs), {}, options
+        )
+        stream._job = StreamedJob(job, channel)
+        return stream
+
     def _dispatch(
         self,
         receiver: Any,
@@ -372,6 +390,11 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
 
     def metrics(self) -> Metrics:
         return self._pool.metrics()
+
+    def _end(self) -> list[str]:
+        if self._workers.broken:
+            return ["broken"]
+        return ["shut down"] if self._shutdown else []
 
     def _check_open(self) -> None:
         if self._workers.broken:

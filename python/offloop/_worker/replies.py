@@ -35,6 +35,8 @@ class Unreadable(Exception):
         super().__init__(error, has_run)
         self.error = error
         self.has_run = has_run
+        self.job_name = ""
+        """The function, in a pool that breaks because of this. Set by the engine's binding."""
 
 
 def open_reply(code: int, body: Buffer, buffers: Sequence[Buffer]) -> Any:

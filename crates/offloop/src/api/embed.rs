@@ -15,10 +15,11 @@
 //!   [`begin_call`] says when a job in a worker process has loaded its function.
 //! - **Threads of a binding's own.** [`start_thread`] starts one as the pools start theirs, and [`begin_thread`] makes one that
 //!   was started otherwise begin as these do.
-//! - **Threads seen from outside.** [`thread`] returns the CPU time, the state and the name of any thread of this process.
+//! - **Threads seen from outside.** [`thread`] returns the CPU time, the state and the name of any thread of this process,
+//!   and [`StarvationMeter`] measures for how long one had no core although it could have run.
 //! - **Forks.** [`OwnProcess`] keeps a value away from forked children, which must not use it or drop it.
 //! - **Measurements of a binding's own.** [`run_delay`] returns the time that a thread has waited for a core, and
-//!   [`activity_of`] the verdict of the pools' advice.
+//!   [`activity_of`] the verdict of the pools' advice. [`present_cores`] counts the cores that pools may use.
 
 use std::io;
 use std::sync::Arc;
@@ -31,8 +32,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 #[cfg(all(feature = "process", target_os = "linux"))]
 use serde::de::DeserializeOwned;
 
+pub use crate::base::cores::present_cores;
 pub use crate::base::fork::OwnProcess;
 pub use crate::base::spawn::{begin_thread, start_thread};
+pub use crate::base::starvation::{CoreTimes, CoreUse, StarvationMeter, own_run_delay};
 pub use crate::base::thread;
 pub use crate::core::current::{describe, mark_failed};
 use crate::core::error::Error;
@@ -280,6 +283,10 @@ pub trait ProcessPoolExt: sealed::Sealed {
     /// Returns the reason why the pool is broken, if it is.
     fn broken(&self) -> Option<String>;
 
+    /// Starts workers now until the pool has `workers` of them, at most its `max_workers`, instead of when jobs wait. For a
+    /// pool that [grows on demand](ProcessPoolBuilder::min_workers). Idle workers leave as always. Does not wait.
+    fn prestart(&self, workers: usize);
+
     /// Returns whether the pool is closed and its last worker has left.
     fn is_over(&self) -> bool;
 
@@ -319,6 +326,10 @@ impl ProcessPoolExt for ProcessPool {
 
     fn broken(&self) -> Option<String> {
         ProcessPool::broken(self)
+    }
+
+    fn prestart(&self, workers: usize) {
+        ProcessPool::prestart(self, workers);
     }
 
     fn is_over(&self) -> bool {

@@ -187,6 +187,11 @@ impl Dispatcher {
         self.change(|scheduler, after| scheduler.resize(workers, after));
     }
 
+    /// Raises the target to this number of workers.
+    pub(super) fn prestart(&self, workers: usize) {
+        self.change(|scheduler, after| scheduler.prestart(workers, after));
+    }
+
     /// Sets the largest number of workers.
     pub(super) fn set_max_workers(&self, workers: usize) {
         self.change(|scheduler, after| scheduler.set_max_workers(workers, after));

@@ -239,6 +239,10 @@ impl ProcessPool {
         self.dispatcher.is_over()
     }
 
+    pub(crate) fn prestart(&self, workers: usize) {
+        self.dispatcher.prestart(workers);
+    }
+
     pub(crate) fn wait_over(&self, limit: Duration) -> bool {
         self.dispatcher.wait_over(limit)
     }

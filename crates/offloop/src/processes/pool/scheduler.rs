@@ -427,6 +427,13 @@ impl Scheduler {
         self.set_target(workers, after);
     }
 
+    /// Raises the target to this number of workers, as far as a pool that grows on demand may grow.
+    pub(super) fn prestart(&mut self, workers: usize, after: &mut Deferred) {
+        if let Some(most) = self.grow_to {
+            self.set_target(workers.min(most).max(self.target), after);
+        }
+    }
+
     /// Sets the largest number of workers. In a pool that does not grow on demand this is the target.
     pub(super) fn set_max_workers(&mut self, workers: usize, after: &mut Deferred) {
         let target = match &mut self.grow_to {
