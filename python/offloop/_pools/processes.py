@@ -71,7 +71,8 @@ class ProcessPoolExecutor(Pool):
     - `queue_capacity`: the number of jobs that may wait for a worker, and `on_full` the policy for one more: "wait"
       (it stays pending until there is room), "reject" (`QueueFull`), "caller_runs" (the submitting thread runs it at
       once), "shed_oldest" (the oldest in the queue ends with `JobShed`).
-    - `preload`: the names of modules that the template imports, once for all workers; "__main__" is one.
+    - `preload`: the names of modules that the template imports, once for all workers; "__main__" is one. Their state is
+      the same in all workers: see `os.register_at_fork` for random generators and connections.
     - `on_crash`: "isolate", or "break": as in the standard pool, a crash breaks the pool.
     - `worker_state()` makes a value that each worker keeps, such as a connection; jobs get it from
       `offloop.worker_state()`. `close_worker_state(value)` closes it when the worker ends or a job discards it, but
@@ -97,7 +98,8 @@ class ProcessPoolExecutor(Pool):
       sent is unpickled. Results may consist of None, bool, int, float, str, bytes, bytearray, memoryview, list, tuple,
       dict, set and frozenset; an exception arrives as `RemoteError`. For workers that may be taken over by what they
       process, and have less rights than this process.
-    - `context_vars`: the context variables, defined at the top level of modules, whose values travel with each call.
+    - `context_vars`: the context variables, defined at the top level of modules, whose values travel with each call. Each
+      worker imports these modules. The logger `offloop.advice` names an import that takes long for that reason alone.
     - `exit_timeout`: the seconds for which the interpreter's exit waits for accepted jobs; None: forever.
     - `name`: the pool's name in `metrics()`. Calls that wait and do not compute, which threads could do, are logged
       with it, once for each function, by the logger `offloop.advice`.
