@@ -2,6 +2,7 @@
 
 import concurrent.futures
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context
 from typing import Any, Literal, TypeVar, final
 
 from typing_extensions import Buffer
@@ -93,8 +94,10 @@ class ProcessPool:
         name: str,
         options: CallOptions | None,
         buffersize: int | None,
+        context: Context,
     ) -> Job:
-        """Submits a pickled call. `receiver` learns of its end, and with a `buffersize` of its items as well."""
+        """Submits a pickled call. `receiver` learns of its end, and with a `buffersize` of its items as well. Its log
+        records are handled in `context`, on a thread of their own."""
     def metrics(self) -> Metrics:
         """Returns the pool's metrics."""
     def workers(self) -> list[int]:
@@ -145,7 +148,7 @@ class ProcessPool:
         worker, and the seconds for which it has run."""
 
 def flush() -> None:
-    """Waits until the futures of all ended jobs have ended, for at most a second."""
+    """Waits until the futures of all ended jobs have ended and their log records are handled, for about a second."""
 
 def encode_data(value: object, beside: bool) -> tuple[bytes, list[Buffer]]:
     """Returns a plain value as bytes, and the long byte strings and views in it that travel beside them: none unless
@@ -175,6 +178,9 @@ class Template:
     @staticmethod
     def adopt(socket: int, parent: int) -> Template | None:
         """Makes this process, a fork of the process `parent`, a template. Takes the socket over."""
+    def take_start_files(self) -> list[int]:
+        """Returns the descriptors that the pool was given as `start_files`; none after the first call. The caller owns
+        them."""
     def start_data(self) -> bytes:
         """Returns the bytes that the pool was given as `start_data`."""
     def serve(self, fork: Callable[[], int]) -> Worker | None:
@@ -266,6 +272,10 @@ class SubmittedCall:
 
 def blocking(function: Callable[..., T], /, *args: Any) -> T:
     """Calls `function(*args)`, which waits. If this is a pool's thread, another takes its place meanwhile."""
+
+def present_cores() -> int:
+    """Returns the number of cores that this process may use, by the affinity of its main thread and the quota of its
+    cgroup. May wait for a thread that it starts."""
 
 def run_delay() -> float:
     """Returns the seconds for which this thread could have run but had no core; 0 if the system does not report it."""

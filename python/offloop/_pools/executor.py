@@ -54,6 +54,8 @@ class PicklingFailed(Exception):
 class Pool(Executor):
     """An executor whose calls can be awaited."""
 
+    _max_workers: int
+    """The largest number of workers. The standard pools have it under this name, too."""
     _uses_chunks = True
     """Whether a call costs so much to hand over that `map` should hand over several at once."""
 
@@ -89,12 +91,14 @@ class Pool(Executor):
         loop = asyncio.get_running_loop()
         future: JobFuture[Any] = JobFuture(loop=loop)
         try:
-            future._job = self._dispatch(
-                future, loop, fn, args, kwargs, options
-            )
-        except PicklingFailed as failed:
-            future._fail(failed.error)
-        return future
+            try:
+                future._job = self._dispatch(future, loop, fn, args, kwargs, options)
+            except PicklingFailed as failed:
+                future._raise(failed.error)
+            return future
+        finally:
+            # The traceback of a pickling error leads to this frame, which must not hold the future that holds the error.
+            del future
 
     def _submit(
         self,
@@ -170,6 +174,17 @@ class Pool(Executor):
 
     def metrics(self) -> Metrics:
         """Returns the pool's metrics: outcomes, times, states. Takes some microseconds."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        metrics = self.metrics()
+        workers = sum(metrics.workers.values())
+        parts = [f"{workers} of {self._max_workers} workers", f"{metrics.running} running"]
+        parts += [f"{metrics.queued} queued", *self._end()]
+        return f"<{type(self).__name__} {metrics.pool!r}: {', '.join(parts)}>"
+
+    def _end(self) -> list[str]:
+        """Returns the reason why the pool takes no more calls, for its `repr`; nothing if it does."""
         raise NotImplementedError
 
     def _dispatch(
@@ -397,6 +412,8 @@ async def run_in_daemon_thread(fn: Callable[[], R]) -> R:
             error = raised
         with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits
             loop.call_soon_threadsafe(end, value, error)
+        # The exception's traceback holds this frame, which must not hold the exception.
+        del error
 
     threading.Thread(target=call, name="offloop-shutdown", daemon=True).start()
     return await done

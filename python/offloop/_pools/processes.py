@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import itertools
-import logging
 import os
 import sys
 import time
@@ -19,15 +19,21 @@ from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, overl
 
 from .. import _calls, _offloop
 from .._calls import AsyncFunctionRefused, AsyncResult
-from .._errors import PoolBroken, PoolClosed, WorkerStartError
+from .._errors import PoolClosed
 from .._offloop import CallOptions, Job, Mailbox, Metrics
-from .._worker import main, main_module, pickling, replies, telemetry
+from .._process_errors import PoolBroken, WorkerStartError
+from .._worker import launch, logs, main, main_module, pickling, remote_errors, replies, telemetry
+from .._worker.surroundings import Surroundings
+from . import green
+from .cores import usable_cores
 from .executor import OnFull, PicklingFailed, Pool, buffersize_of
 from .exit import exit_handler
 from .futures import Future
-from .loop import mailbox_of
+from .loop import mailbox_of, watch_descriptor
+from .pickled_call import PickledCall, pickle_call
 from .shutdown import ShutdownReport, check_drain_alone, report_of, still_running
 from .stream import ItemStream
+from .warm_up import WarmUp
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -52,8 +58,8 @@ class ProcessPoolExecutor(Pool):
 
     Parameters of the standard pool:
 
-    - `max_workers`: the largest number of processes; default: the number of cores that this process may use. They
-      are started as they are needed.
+    - `max_workers`: the largest number of processes; default: the number of cores that this process may use, by its
+      affinity, its cgroup's quota and PYTHON_CPU_COUNT. They are started as they are needed.
     - `mp_context`: accepted for compatibility. With the start method "fork" the workers' template is a fork of this
       process, with everything that it has; with the others it is a new interpreter.
     - `initializer(*initargs)` runs once in each worker. If it fails, the worker cannot start, and calls end with
@@ -133,6 +139,8 @@ class ProcessPoolExecutor(Pool):
         name: str = "",
     ) -> None:
         main_module.refuse_while_importing_main()
+        launch.refuse_in_a_template()
+        green.refuse_for_processes()
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
@@ -147,21 +155,27 @@ class ProcessPoolExecutor(Pool):
         forks = mp_context is not None and mp_context.get_start_method() == "fork"
         if forks and max_tasks_per_child is not None:
             raise ValueError("max_tasks_per_child is incompatible with the 'fork' multiprocessing start method")
-        self._max_workers = max_workers or len(os.sched_getaffinity(os.getpid()))
+        self._max_workers = max_workers or usable_cores()
         self._starts_all = forks
         """Whether the next call starts all workers. The first one does, as in the standard pool, if they are forks of
         this process."""
         self._capture = _capture(context_vars)
+        self._surroundings = Surroundings(cwd is not None, env)
         self._as_data = results == "data"
         self._start_timeout = start_timeout
         self._seen: dict[int, WorkerProcess] = {}
         """The workers that `_processes` has returned last."""
 
+        self._levels = logs.levels()
+        """The levels of loggers that the workers begin with."""
+
         directory = None if cwd is None else os.fspath(cwd)
         preparation = {
             "process": main_module.preparation(cwd=directory),
             "preload": list(preload),
-            "log_level": logging.getLogger().getEffectiveLevel(),
+            "levels": self._levels,
+            "as_data": self._as_data,
+            "coverage": launch.coverage_configuration(),
         }
         settings: dict[str, Any] = {
             "name": name or f"ProcessPoolExecutor-{next(_unnamed)}",
@@ -189,20 +203,27 @@ class ProcessPoolExecutor(Pool):
             "stderr_tail": STDERR_TAIL,
         }
         initialisation = initializer, initargs, worker_state, close_worker_state
+        self._initialisation = initialisation
+        """Kept, as some of its objects name something that is removed with them, such as a lock of multiprocessing."""
+        pickled, descriptors = b"", list[int]()
+        if not forks and (initializer is not None or worker_state is not None):
+            pickled, descriptors = _pickle_initialisation(initialisation)
         if forks:
+            # The forks inherit its descriptor.
+            tracker = launch.tracker_descriptor()
+            if tracker is not None:
+                os.close(tracker)
 
             def fork(socket: int) -> int:
                 return _fork(socket, preparation, initialisation)
 
             settings["fork"] = fork
         else:
-            settings["program"], settings["start_data"] = main.command(preparation)
+            settings |= launch.settings(preparation, descriptors)
             settings["env"] = None if env is None else list(env.items())
         if initializer is not None or worker_state is not None:
-            inherited: main.Call = main.initialise_inherited, (), {}, None
-            settings["initializer"] = (
-                pickling.dumps(inherited, _never)[0] if forks else _pickle_initialisation(initialisation)
-            )
+            inherited: main.Call = main.initialise_inherited, (), {}
+            settings["initializer"] = pickling.dumps(inherited, _never)[0] if forks else pickled
         if on_full == "caller_runs":
             _offloop.set_call_handler(main.perform)
         self._engine = _offloop.ProcessPool(settings)
@@ -242,12 +263,39 @@ class ProcessPoolExecutor(Pool):
     ) -> Future[Any]:
         future: ProcessFuture[Any] = ProcessFuture(self._crash_policy)
         try:
-            job = self._dispatch(future, None, fn, args, kwargs, options)
-        except PicklingFailed as failed:
-            future._fail(failed.error)
-        else:
-            future._job = job
-        return future
+            try:
+                job = self._dispatch(future, None, fn, args, kwargs, options)
+            except PicklingFailed as failed:
+                future._raise(failed.error)
+            else:
+                future._job = job
+            return future
+        finally:
+            # The traceback of a pickling error leads to this frame, which must not hold the future that holds the error.
+            del future
+
+    def warm_up(self, workers: int | None = None) -> WarmUp:
+        """Starts `workers` processes (None: `max_workers`), so that the first jobs need not wait for them.
+
+        Does not block. `await` the result on an event loop, or call its `wait()`, which blocks. Both raise
+        `WorkerStartError` if no worker can be started.
+        """
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers is {workers}; it must be 1 or more")
+        return WarmUp(lambda: self._warm_up(workers))
+
+    def _warm_up(self, workers: int | None) -> None:
+        count = min(workers or self._max_workers, self._max_workers)
+        self._engine.prestart(count)
+        # If a worker cannot be started, a job says why.
+        self.submit(int).result()
+        deadline = time.monotonic() + self._start_timeout
+        while len(self._engine.workers()) < count and time.monotonic() < deadline and not self._closed:
+            time.sleep(0.001)
+
+    def _follow_program(self) -> None:
+        """Makes the workers follow changes of the program's environment and directory, and not only of its search path."""
+        self._surroundings.follow_all()
 
     def _listen(self, loop: asyncio.AbstractEventLoop, mailbox: Mailbox) -> None:
         """Makes the loop take the workers' answers itself, unless another loop does."""
@@ -255,7 +303,7 @@ class ProcessPoolExecutor(Pool):
         if known is None or known.is_closed():
             self._listener = weakref.ref(loop)
             descriptor = self._engine.listen()
-            loop.add_reader(descriptor, self._engine.take_answers, mailbox)
+            watch_descriptor(loop, descriptor, self._engine.take_answers, mailbox)
             self._stop_listening = weakref.finalize(self, _remove_reader, self._listener, descriptor)
             self._stop_listening.atexit = False
 
@@ -268,20 +316,23 @@ class ProcessPoolExecutor(Pool):
     ) -> ItemStream[Any]:
         buffersize = buffersize_of(options)
         _calls.check_sync(fn)
-        stream: ItemStream[Any] = ItemStream(self._crash_policy.translate)
+        stream: ItemStream[Any] = ItemStream(self._crash_policy)
         try:
-            stream._job = self._dispatch(
-                stream._receiver,
-                None,
-                main.send_items,
-                (fn, args, kwargs, self._as_data),
-                {},
-                options,
-                buffersize,
-            )
-        except PicklingFailed as failed:
-            stream._receiver._fail(failed.error)
-        return stream
+            try:
+                stream._job = self._dispatch(
+                    stream._receiver,
+                    None,
+                    main.send_items,
+                    (fn, args, kwargs, self._as_data),
+                    {},
+                    options,
+                    buffersize,
+                )
+            except PicklingFailed as failed:
+                stream._receiver._raise(failed.error)
+            return stream
+        finally:
+            del stream
 
     def _dispatch(
         self,
@@ -294,33 +345,53 @@ class ProcessPoolExecutor(Pool):
         buffersize: int | None = None,
     ) -> Job:
         """Submits a call, of a generator if there is a `buffersize`. See `Pool._dispatch`."""
-        mailbox = None
-        if loop is not None:
-            receiver._translate = self._crash_policy.translate
-            mailbox = mailbox_of(loop)
-            if self._listener is None or self._listener() is not loop:
-                self._listen(loop, mailbox)
         _calls.check_sync(fn)
+        self._check_open()
+        return self._send(receiver, loop, pickle_call(fn, args, kwargs), options, buffersize)
+
+    def _check_open(self) -> None:
         if self._crash_policy.broken is not None:
             raise self._crash_policy.pool_broken()
         if exit_handler.has_begun:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def _send(
+        self,
+        receiver: Any,
+        loop: asyncio.AbstractEventLoop | None,
+        call: PickledCall,
+        options: CallOptions | None = None,
+        buffersize: int | None = None,
+    ) -> Job:
+        """Submits a call that is pickled already. See `Pool._dispatch`."""
+        mailbox = None
+        if loop is not None:
+            receiver._translator = self._crash_policy
+            mailbox = mailbox_of(loop)
+            if self._listener is None or self._listener() is not loop:
+                self._listen(loop, mailbox)
         if self._starts_all:
             self._starts_all = False
             self._engine.prestart(self._max_workers)
         context = None if self._capture is None else self._capture()
         if (trace := telemetry.departing()) is not None:
             context = {**(context or {}), telemetry.NAME: trace}
-        try:
-            args, kwargs = pickling.wrap_call(args, kwargs)
-            body, buffers = pickling.dumps((fn, args, kwargs, context), main.travels_beside)
-        except BaseException as error:
-            raise PicklingFailed(error) from None
-        # The call of a map or a stream is named after the user's function.
-        name = _calls.name_of(args[0] if fn is _calls.call_each or fn is main.send_items else fn)
-        return self._engine.submit(body, buffers, receiver, mailbox, name, options, buffersize)
+        if (levels := logs.levels()) is not self._levels:
+            context = {**(context or {}), logs.NAME: levels}
+        change = self._surroundings.departing()
+        name, body, buffers = call
+        if context is not None or change is not None:
+            try:
+                body = main.with_prelude((context, change), body)
+            except BaseException as error:
+                # The exception's traceback leads to this frame, which must not hold the future that will hold it.
+                del receiver
+                raise PicklingFailed(remote_errors.without_own_frames(error)) from None
+        return self._engine.submit(
+            body, buffers, receiver, mailbox, name, options, buffersize, contextvars.copy_context()
+        )
 
     @overload
     def shutdown(
@@ -419,6 +490,11 @@ class ProcessPoolExecutor(Pool):
     def metrics(self) -> Metrics:
         return self._engine.metrics()
 
+    def _end(self) -> list[str]:
+        if self._crash_policy.broken is not None:
+            return ["broken"]
+        return ["shut down"] if self._closed else []
+
     def _abort(self) -> None:
         self._closed = True
         self._engine.shutdown(0.0)
@@ -481,7 +557,8 @@ class ProcessFuture(Future[R]):
     def _claim(self) -> bool:
         """Returns whether the future still waits for its result. From then on it cannot be cancelled."""
         with self._condition:
-            if self._state != "PENDING":
+            # It is "RUNNING" if an attempt to end it has failed for lack of memory.
+            if self._state not in ("PENDING", "RUNNING"):
                 return False
             self._state = "RUNNING"
             return True
@@ -490,8 +567,13 @@ class ProcessFuture(Future[R]):
         if self._claim():
             self.set_result(value)
 
+    def _raise(self, error: BaseException) -> None:
+        error = self._crash_policy.raised(error)
+        if self._claim():
+            self.set_exception(error)
+
     def _fail(self, error: BaseException) -> None:
-        error = self._crash_policy.translate(error)
+        error = self._crash_policy.failed(error)
         if isinstance(error, CancelledError):
             self._job = None
             self.cancel()
@@ -519,16 +601,20 @@ class CrashPolicy:
         """Returns the exception of a call that a broken pool does not run."""
         return PoolBroken(f'the pool is broken (on_crash="break"), build a new one: {self.broken}')
 
-    def translate(self, error: BaseException) -> BaseException:
-        """Returns the exception that a job ends with. Breaks the pool if that is due."""
-        if not self._breaks:
+    def raised(self, error: BaseException) -> BaseException:
+        """Returns the exception of a job that has raised `error`. Breaks the pool if it could not be unpickled."""
+        if not self._breaks or not isinstance(error, replies.Unreadable):
             return replies.translate(error)
-        if isinstance(error, replies.Unreadable):
-            part = "the result" if error.has_run else "the arguments"
-            self._engine.break_with(f"{part} of `{error.job_name}` could not be unpickled: {error.error!r}")
-            broken = self.pool_broken()
-            broken.__cause__ = error.error
-            return broken
+        part = "the result" if error.has_run else "the arguments"
+        self._engine.break_with(f"{part} of `{error.job_name}` could not be unpickled: {error.error!r}")
+        broken = self.pool_broken()
+        broken.__cause__ = error.error
+        return broken
+
+    def failed(self, error: BaseException) -> BaseException:
+        """Returns the exception of a job that has no result for the reason `error`. Breaks the pool if that is due."""
+        if not self._breaks:
+            return error
         if isinstance(error, WorkerStartError):
             self._engine.break_with(str(error))
         elif isinstance(error, PoolClosed) and self.broken is not None:
@@ -620,27 +706,21 @@ def _fork(socket: int, preparation: Mapping[str, Any], initialisation: Any) -> i
     return main.fork(socket, preparation)
 
 
-def _pickle_initialisation(initialisation: Any) -> bytes:
-    """Pickles the initialisation as multiprocessing does for a process that it starts.
-
-    Some objects, such as locks, can be pickled only while a process is being started.
-    """
-    from multiprocessing import resource_sharer
+def _pickle_initialisation(initialisation: Any) -> tuple[bytes, list[int]]:
+    """Pickles the initialisation as multiprocessing does for a process that it starts. Returns it with the descriptors
+    that the workers need for it."""
     from multiprocessing.context import get_spawning_popen, set_spawning_popen
 
-    class Start:
-        @staticmethod
-        def duplicate_for_child(descriptor: int) -> int:
-            return descriptor
-
-        DupFd = resource_sharer.DupFd
-
     before = get_spawning_popen()
-    start: Any = Start()
-    set_spawning_popen(start)
+    handover: Any = launch.Handover()
+    set_spawning_popen(handover)
     try:
-        call: main.Call = main.initialise, initialisation, {}, None
-        return pickling.dumps(call, _never)[0]
+        call: main.Call = main.initialise, initialisation, {}
+        return pickling.dumps(call, _never)[0], handover.descriptors
+    except BaseException:
+        for descriptor in handover.descriptors:
+            os.close(descriptor)
+        raise
     finally:
         set_spawning_popen(before)
 

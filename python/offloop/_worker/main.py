@@ -1,6 +1,6 @@
 """The worker's side: an interpreter that was started as a template of workers, or was forked from one.
 
-`command` is the one function here for the parent, which starts templates with it.
+How the parent starts a template is in `launch.py`.
 """
 # pyright: reportPrivateUsage=false
 
@@ -10,12 +10,13 @@ import faulthandler
 import gc
 import os
 import signal
+import struct
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import _calls, _offloop
-from . import logs, main_module, pickling, remote_errors
+from . import logs, main_module, pickling, remote_errors, surroundings
 from .replies import LOG, RAISED, REFUSED, RESULT, UNREADABLE
 
 if TYPE_CHECKING:
@@ -37,23 +38,6 @@ _forwarder: logs.Forwarder | None = None
 """The handler that sends log records to the parent, if this process is a worker."""
 
 
-def command(preparation: Mapping[str, Any]) -> tuple[list[str], bytes]:
-    """Returns the command line of a template, and the data that it starts with.
-
-    The data hold secrets, such as multiprocessing's authentication key, and may be long. So they go over the
-    template's socket: other processes can read its environment and its command line, whose lengths are limited.
-    """
-    import pickle
-    from multiprocessing import spawn, util
-
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    parent = os.path.dirname(package)
-    program = f"import sys; sys.path.insert(0, {parent!r}); from offloop._worker.main import main; main()"
-    flags: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    executable = os.fsdecode(spawn.get_executable())
-    return [executable, *flags, "-c", program], pickle.dumps(dict(preparation), 5)
-
-
 def main() -> None:
     """Runs a template that was started as a program."""
     import pickle
@@ -63,8 +47,41 @@ def main() -> None:
     if template is None:
         return
     preparation = pickle.loads(template.start_data())
+    files = template.take_start_files()
+    if preparation["has_tracker"]:
+        from . import tracker
+
+        tracker.adopt(files.pop(0))
+    inherited_files.extend(files)
     main_module.prepare_base(preparation["process"])
-    _serve(template, preparation, is_fork=False)
+    # A frozen program has run its main module before it came here.
+    _serve(template, preparation, has_main=bool(getattr(sys, "frozen", False)))
+
+
+inherited_files: list[int] = []
+"""The descriptors that the template was given for the initialisation of the workers. Set once, when it begins."""
+
+
+class InheritedFd:
+    """What `multiprocessing.reduction.DupFd` returns elsewhere: unpickled in a worker, it gives a copy of a descriptor."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def detach(self) -> int:
+        """Returns the copy, which the caller owns."""
+        return os.dup(inherited_files[self._number])
+
+
+class FrozenTemplate:
+    """Stands for the process that `multiprocessing.freeze_support()` is told to become in a frozen program."""
+
+    def _bootstrap(self, socket: int) -> int:
+        # The caller has read the preamble from standard input, has closed that, and passes a copy of it.
+        os.dup2(socket, 0)
+        os.close(socket)
+        main()
+        return 0
 
 
 def fork(socket: int, preparation: Mapping[str, Any]) -> int:
@@ -82,22 +99,30 @@ def fork(socket: int, preparation: Mapping[str, Any]) -> int:
     try:
         template = _offloop.Template.adopt(socket, parent)
         if template is not None:
-            _serve(template, preparation, is_fork=True)
+            _serve(template, preparation, has_main=True, is_fork=True)
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
     finally:
         os._exit(1)
 
 
-def _serve(template: _offloop.Template, preparation: Mapping[str, Any], is_fork: bool) -> None:
-    """Forks workers until the pool has ended. Never returns."""
+def _serve(
+    template: _offloop.Template,
+    preparation: Mapping[str, Any],
+    has_main: bool,
+    is_fork: bool = False,
+) -> None:
+    """Forks workers until the pool has ended. Never returns.
+
+    `has_main`: this process has the parent's main module already.
+    """
     global _preparation, _awaits_main, _awaits_multiprocessing
     _reset_signals()
     # The end of what a crashed worker writes to standard error is in the error of its job: this adds where it was.
     faulthandler.enable(2, all_threads=False)
     _preparation = preparation["process"]
-    # A fork of the parent already has its main module.
-    _awaits_main = not is_fork
+    surroundings.begin(_preparation["sys_path"])
+    _awaits_main = not has_main
     _awaits_multiprocessing = True
     for module in preparation["preload"]:
         if module != "__main__":
@@ -111,10 +136,11 @@ def _serve(template: _offloop.Template, preparation: Mapping[str, Any], is_fork:
     worker = template.serve(os.fork)
     if worker is None:
         os._exit(0)
-    _begin(preparation["log_level"])
+    _begin(preparation["levels"], is_fork)
     _offloop.set_call_handler(perform)
+    measurement = _begin_coverage(preparation["coverage"])
     worker.serve()
-    _end()
+    _end(measurement)
 
 
 def _reset_signals() -> None:
@@ -123,6 +149,8 @@ def _reset_signals() -> None:
     Otherwise SIGTERM would not end a worker, programs that a job starts would ignore what the parent ignores, and with
     SIGCHLD the workers' exit statuses would be lost. A fork of the parent has its handlers, too.
     """
+    # The handlers that a job sets must not write to the parent's event loop, either.
+    signal.set_wakeup_fd(-1)
     ignored_by_python = {signal.SIGPIPE, getattr(signal, "SIGXFSZ", None)}
     for number in signal.valid_signals() - ignored_by_python:
         # A handler that was not installed from Python, such as that of `faulthandler`, is shown as None.
@@ -133,10 +161,13 @@ def _reset_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _begin(log_level: int) -> None:
+def _begin(levels: logs.Levels, is_fork: bool) -> None:
     """Prepares a worker that was just forked, as multiprocessing does with a child."""
     global _forwarder
-    _forwarder = logs.install(lambda record: _offloop.emit((LOG, record, ())), log_level)
+    if is_fork:
+        logs.drop_handlers()
+    _forwarder = logs.install(lambda record: _offloop.emit((LOG, record, ())), levels)
+    logs.arriving.forwarder = _forwarder
     _begin_multiprocessing()
     numpy = sys.modules.get("numpy")
     if numpy is not None:
@@ -159,7 +190,20 @@ def _begin_multiprocessing() -> None:
     current._config["semprefix"] = "/mp"
 
 
-def _end() -> None:
+def _begin_coverage(configuration: str | None) -> Any:
+    """Measures this worker with coverage, as that does with processes of multiprocessing, if it measures the parent."""
+    if configuration is None:
+        return None
+    try:
+        import coverage
+    except ImportError:  # it was installed for the parent alone
+        return None
+    measurement = coverage.Coverage(data_suffix=True, auto_data=True, config_file=configuration)
+    measurement.start()
+    return measurement
+
+
+def _end(measurement: Any) -> None:
     """Ends a worker, as multiprocessing does with a child. Never returns."""
     import threading
 
@@ -173,6 +217,9 @@ def _end() -> None:
             from multiprocessing import util
 
             util._exit_function()  # type: ignore[attr-defined]
+        if measurement is not None:
+            measurement.stop()
+            measurement.save()
     finally:
         _flush()
         os._exit(0)
@@ -199,8 +246,37 @@ def travels_beside(buffer: Any) -> bool:
     return len(buffer.raw()) >= LARGE_BUFFER
 
 
-Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], "dict[str, object] | None"]
-"""A call as it is pickled: the function, its arguments, and the values of context variables, if any."""
+Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
+"""A call as it is pickled: the function and its arguments."""
+
+Prelude = tuple["dict[str, object] | None", "surroundings.Change | None"]
+"""What a worker must know before it unpickles a call: the values of context variables, and the surroundings, if they have
+changed. It is pickled by itself, and only if there is any."""
+
+_PRELUDE = 0
+"""The first byte of a call with a prelude, whose length follows. A pickle begins with another one."""
+_HEAD = struct.Struct("<BQ")
+
+
+def with_prelude(prelude: Prelude, body: bytes) -> bytes:
+    """Returns a pickled call with a prelude."""
+    data, _ = pickling.dumps(prelude, _stays_inside)
+    return b"".join((_HEAD.pack(_PRELUDE, len(data)), data, body))
+
+
+def _stays_inside(_: object) -> bool:
+    return False
+
+
+def _begin_call(body: memoryview) -> tuple[dict[str, object] | None, memoryview]:
+    """Follows the prelude of a call. Returns the values of context variables, and the pickled call."""
+    _, length = _HEAD.unpack_from(body)
+    end = _HEAD.size + length
+    prelude: Prelude = pickling.loads(body[_HEAD.size : end], ())
+    context, change = prelude
+    if change is not None:
+        surroundings.enter(change)
+    return context, body[end:]
 
 
 def perform(
@@ -229,34 +305,50 @@ def _perform(
             import multiprocessing.process  # pyright: ignore[reportUnusedImport]
         if _awaits_multiprocessing:
             _begin_multiprocessing()
+        context = None
+        body = memoryview(body)
+        if body[0] == _PRELUDE:
+            context, body = _begin_call(body)
         call: Call = pickling.loads(body, buffers)
         if _awaits_multiprocessing:
             _begin_multiprocessing()
     except BaseException as error:
         return UNREADABLE, remote_errors.pack(error), ()
     try:
-        fn, args, kwargs, context = call
+        fn, args, kwargs = call
+        if _forwarder is not None:
+            _forwarder.keep_levels()
         # Until now the modules of the function and of its arguments were imported. Its timeout counts from here.
         _offloop.begin_call()
-        if context is None:
+        if context is None and _forwarder is not None:
             value = fn(*args, **kwargs)
         else:
+            # In the pool's own process, too, where the call must not change the context of its caller.
             from .context import run_in
 
-            value = run_in(context, fn, *args, **kwargs)
+            value = run_in(context or {}, fn, *args, **kwargs)
         _calls.check_result(fn, value)
-        return _reply(value, as_data)
+        return _reply(value, as_data, args[0] if fn is _calls.call_each else fn)
     except InitializerFailed as error:
         return REFUSED, str(error).encode(errors="replace"), ()
     except BaseException as error:
         return RAISED, remote_errors.pack(error), ()
 
 
-def _reply(value: object, as_data: bool) -> tuple[int, bytes, Sequence[Buffer]]:
-    """Returns a result, or an item of a stream, as it travels."""
+def _reply(
+    value: object, as_data: bool, fn: Callable[..., Any]
+) -> tuple[int, bytes, Sequence[Buffer]]:
+    """Returns a result of `fn`, or an item of a stream, as it travels."""
     if as_data:
         return RESULT, *_offloop.encode_data(value, True)
-    return RESULT, *pickling.dumps(pickling.wrap_large(value), travels_beside)
+    try:
+        return RESULT, *pickling.dumps(pickling.wrap_large(value), travels_beside)
+    except Exception as error:
+        from .culprit import name_culprit
+
+        parts = [("the result", value)]
+        name_culprit(error, parts, _calls.name_of(fn), lambda part: pickling.dumps(part, travels_beside))
+        raise
 
 
 def send_items(
@@ -264,7 +356,7 @@ def send_items(
 ) -> None:
     """Sends the items of the iterable that `fn` returns. The call that `pool.stream` submits."""
     for item in fn(*args, **kwargs):
-        _offloop.emit(_reply(item, as_data))
+        _offloop.emit(_reply(item, as_data, fn))
 
 
 class InitializerFailed(Exception):
