@@ -1,62 +1,80 @@
-//! Python interpreters that this system does not have, from Debian's unstable suite, in a directory of their own.
+//! Debian systems in directories of their own: for Python interpreters that this system does not have, and to try what
+//! is published where there is no Rust.
 //!
-//! `debootstrap` fills the directory, which is below the target directory, and the interpreters run in it as their
-//! root. Both need root.
+//! `debootstrap` fills a directory, which is below the target directory, and programs run in it as their root. Both
+//! need root.
 
 use std::path::PathBuf;
 
 use crate::host;
 use crate::plan::CommandLine;
 
-/// The versions that Debian's unstable suite has.
+/// The versions of Python that the unstable suite has.
 pub(crate) const VERSIONS: [&str; 2] = ["3.14", "3.15"];
 
-/// Returns the root directory.
-fn root() -> PathBuf {
-    host::target_dir().join("python/debian")
+/// A Debian release, and the version of its Python.
+#[derive(Clone, Copy)]
+pub(crate) struct Release {
+    suite: &'static str,
+    pub(crate) python: &'static str,
 }
 
-/// Returns the commands that create the root directory, unless it exists. Fails with the reason if they cannot run on
-/// this machine.
-pub(crate) fn commands() -> Result<Vec<CommandLine>, String> {
-    if host::output_of("id", &["-u"]).as_deref() != Some("0") {
-        return Err("only root can install Debian's newest Python in a directory".to_owned());
-    }
-    // `debootstrap` creates this directory early and the file at its end.
-    let complete = root().join("complete");
-    if complete.exists() {
-        return Ok(Vec::new());
-    }
-    if host::output_of("debootstrap", &["--version"]).is_none() {
-        return Err("debootstrap is not installed".to_owned());
-    }
-    let packages: Vec<_> = VERSIONS
-        .iter()
-        .flat_map(|version| {
-            ["", "-venv"]
-                .map(|part| format!("python{version}{part}"))
-                .into_iter()
-                .chain([format!("libpython{version}-testsuite")])
-        })
-        .collect();
-    let root = root().display().to_string();
-    Ok(vec![
-        CommandLine::new(["rm", "-rf", root.as_str()]),
-        CommandLine::new(["mkdir", "-p", root.as_str()]),
-        CommandLine::new(["debootstrap", "--variant=minbase"]).and([
-            format!("--include={}", packages.join(",")).as_str(),
-            "unstable",
-            root.as_str(),
-        ]),
-        CommandLine::new(["touch"]).and([complete.display().to_string()]),
-    ])
+impl Release {
+    pub(crate) const OF_OLDEST_PYTHON: Self = Self { suite: "bookworm", python: "3.11" };
+
+    /// The releases in which the wheel is tried.
+    pub(crate) const TRIED: [Self; 2] = [Self::OF_OLDEST_PYTHON, Self { suite: "trixie", python: "3.13" }];
 }
 
-/// Returns the words that precede a command to run it in the root directory.
-pub(crate) fn prefix() -> Vec<String> {
-    let workspace = host::workspace().display().to_string();
-    let script = host::workspace().join("xtask/in-root.sh").display().to_string();
-    ["unshare", "--mount", "bash", script.as_str(), &root().display().to_string(), &workspace]
-        .map(str::to_owned)
-        .into()
+/// A Debian system, which may not be installed yet.
+pub(crate) struct Debian {
+    suite: &'static str,
+    directory: PathBuf,
+    packages: Vec<String>,
+}
+
+impl Debian {
+    /// Returns the system with the interpreters of [`VERSIONS`] and their own tests.
+    pub(crate) fn with_pythons() -> Self {
+        let packages = VERSIONS
+            .iter()
+            .flat_map(|version| {
+                ["", "-venv"]
+                    .map(|part| format!("python{version}{part}"))
+                    .into_iter()
+                    .chain([format!("libpython{version}-testsuite")])
+            })
+            .collect();
+        Self { suite: "unstable", directory: host::target_dir().join("python/debian"), packages }
+    }
+
+    /// Returns the system of a release, with its Python and nothing to build with.
+    pub(crate) fn release(release: Release) -> Self {
+        let suite = release.suite;
+        let packages = ["python3", "python3-venv"].map(str::to_owned).into();
+        Self { suite, directory: host::target_dir().join("releases").join(suite), packages }
+    }
+
+    /// Returns the command that installs the system, unless that has been done. Fails with the reason if it cannot run
+    /// on this machine.
+    pub(crate) fn installation(&self) -> Result<CommandLine, String> {
+        if host::output_of("id", &["-u"]).as_deref() != Some("0") {
+            return Err("only root can install Debian in a directory".to_owned());
+        }
+        if host::output_of("debootstrap", &["--version"]).is_none() {
+            return Err("debootstrap is not installed".to_owned());
+        }
+        let directory = self.directory.display().to_string();
+        let script = CommandLine::new(["bash", "xtask/install-debian.sh"]);
+        Ok(script.and([self.suite, directory.as_str(), &self.packages.join(",")]))
+    }
+
+    /// Returns the words that precede a command to run it in the system. It finds this workspace at the same path.
+    pub(crate) fn prefix(&self) -> Vec<String> {
+        let workspace = host::workspace().display().to_string();
+        let script = host::workspace().join("xtask/in-root.sh").display().to_string();
+        ["unshare", "--mount", "bash", script.as_str(), &self.directory.display().to_string(), &workspace]
+            .map(str::to_owned)
+            .into()
+    }
 }

@@ -1,9 +1,10 @@
-//! The workspace's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask conformance`, `cargo xtask layers`,
-//! `cargo xtask other-systems`, `cargo xtask torture`.
+//! The workspace's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask conformance`, `cargo xtask dist`,
+//! `cargo xtask layers`, `cargo xtask other-systems`, `cargo xtask torture`.
 
 mod bench;
 mod conformance;
 mod debian;
+mod dist;
 mod host;
 mod layers;
 mod other_systems;
@@ -37,6 +38,8 @@ enum Chore {
     Torture(torture::TortureArguments),
     /// Checks that the engine's files import only from the layers beneath them, and not in a circle.
     Layers(layers::LayersArguments),
+    /// Builds what is published, and tries it where there is no Rust.
+    Dist(dist::DistArguments),
     /// Checks that the crate builds for systems other than Linux, by an emulation of their conditions.
     OtherSystems(other_systems::OtherSystemsArguments),
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Chore::Conformance(arguments) => conformance::run(&arguments),
         Chore::Torture(arguments) => torture::run(&arguments),
         Chore::Layers(arguments) => layers::run(&arguments),
+        Chore::Dist(arguments) => dist::run(&arguments),
         Chore::OtherSystems(arguments) => other_systems::run(&arguments),
     };
     result.unwrap_or_else(|error| {

@@ -1,22 +1,25 @@
 //! The Python interpreters of this machine, and virtual environments with the package installed.
 //!
-//! The environments are below the target directory: `python/<version>` for the tests, `python/peers` for the benches.
+//! The environments are below the target directory: `python/<version>` for the tests, `python/peers` for the benches,
+//! `python/dist` for the tools that package and check, and `releases/python-<version>` to try what is published.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::debian::{self, Debian, Release};
+use crate::host;
 use crate::plan::CommandLine;
-use crate::{debian, host};
 
 /// The supported versions, the preferred one first.
-const VERSIONS: [&str; 3] = ["3.13", "3.12", "3.11"];
+const VERSIONS: [&str; 3] = ["3.13", "3.12", OLDEST];
+const OLDEST: &str = "3.11";
 
 /// An interpreter that can make virtual environments.
 pub(crate) struct Interpreter {
     version: String,
     program: String,
-    /// The commands that install it.
-    installation: Vec<CommandLine>,
+    /// The command that installs it, if it does not belong to this system.
+    installation: Option<CommandLine>,
     /// The words that precede each command in which it runs.
     prefix: Vec<String>,
 }
@@ -46,7 +49,7 @@ impl Interpreter {
         let script = "import ensurepip, sys, venv; print('%d.%d' % sys.version_info[:2]); \
                       sys.exit(sys.version_info < (3, 11))";
         let version = host::output_of(program, &["-c", script])?;
-        Some(Self { version, program: program.to_owned(), installation: Vec::new(), prefix: Vec::new() })
+        Some(Self { version, program: program.to_owned(), installation: None, prefix: Vec::new() })
     }
 
     /// Returns the interpreter of the preferred version that is installed.
@@ -55,10 +58,15 @@ impl Interpreter {
         Self::all().into_iter().next().ok_or_else(none)
     }
 
-    /// Returns the interpreter of the oldest version, unless it is also the preferred one.
+    /// Returns the interpreter of the oldest version, which may not be installed yet: if this system lacks it, a Debian
+    /// release has it.
     pub(crate) fn oldest() -> Result<Self, String> {
-        let none = || "no second Python 3.11 or later is installed".to_owned();
-        Self::all().into_iter().skip(1).last().ok_or_else(none)
+        let mut all = Self::all();
+        match all.iter().position(|it| it.version == OLDEST) {
+            Some(0) => Err(format!("Python {OLDEST} is the preferred one as well")),
+            Some(at) => Ok(all.swap_remove(at)),
+            None => Self::of_release(Release::OF_OLDEST_PYTHON),
+        }
     }
 
     /// Returns the interpreter of a version that Debian's unstable suite has, which may not be installed yet.
@@ -67,17 +75,28 @@ impl Interpreter {
         Ok(Self {
             version: version.to_owned(),
             program: format!("python{version}"),
-            installation: debian::commands()?,
-            prefix: debian::prefix(),
+            installation: Some(Debian::with_pythons().installation()?),
+            prefix: Debian::with_pythons().prefix(),
+        })
+    }
+
+    /// Returns the interpreter of a Debian release, which may not be installed yet.
+    pub(crate) fn of_release(release: Release) -> Result<Self, String> {
+        let debian = Debian::release(release);
+        Ok(Self {
+            version: release.python.to_owned(),
+            program: "python3".to_owned(),
+            installation: Some(debian.installation()?),
+            prefix: debian.prefix(),
         })
     }
 
     /// Returns a command line that runs a program where the interpreter is installed.
-    fn command(&self, program: &str) -> CommandLine {
+    pub(crate) fn command(&self, program: &str) -> CommandLine {
         CommandLine::new(self.prefix.iter().map(String::as_str)).and([program])
     }
 
-    /// Returns the interpreter whose own tests are run on offloop's executors.
+    /// Returns the interpreter of this system whose own tests are run on offloop's executors.
     pub(crate) fn with_its_tests() -> Result<Self, String> {
         let has_tests = |it: &Self| {
             it.version == "3.13"
@@ -98,6 +117,18 @@ impl Interpreter {
         let directory = directory().join("peers");
         Environment { interpreter: self, directory, requirements: vec!["python/benches/requirements.txt"] }
     }
+
+    /// Returns the environment of the tools that package and check what is published.
+    pub(crate) fn for_packaging(self) -> Environment {
+        let directory = directory().join("dist");
+        Environment { interpreter: self, directory, requirements: vec!["python/requirements-dist.txt"] }
+    }
+
+    /// Returns an empty environment, to install what is published in.
+    pub(crate) fn for_trial(self) -> Environment {
+        let directory = host::target_dir().join("releases").join(format!("python-{}", self.version));
+        Environment { interpreter: self, directory, requirements: Vec::new() }
+    }
 }
 
 /// A virtual environment, which may not exist yet.
@@ -117,16 +148,21 @@ impl Environment {
     /// Returns the commands that create the environment and install the package in it, built from the present source.
     pub(crate) fn commands(&self) -> Vec<CommandLine> {
         let mut lines = self.wheel();
-        lines.extend(self.interpreter.installation.iter().cloned());
-        lines.extend(self.creation());
-        let mut install = self.python("-m pip install --quiet");
-        for file in &self.requirements {
-            install = install.and(["-r", file]);
-        }
-        lines.push(install);
+        lines.extend(self.commands_without_the_package());
         let wheels = wheels().display().to_string();
         let install = "-m pip install --quiet --no-index --no-deps --force-reinstall --find-links";
         lines.push(self.python(install).and([wheels.as_str(), "offloop"]));
+        lines
+    }
+
+    /// Returns the commands that create the environment, with what it requires.
+    pub(crate) fn commands_without_the_package(&self) -> Vec<CommandLine> {
+        let mut lines: Vec<_> =
+            self.interpreter.installation.iter().cloned().chain(self.creation()).collect();
+        if !self.requirements.is_empty() {
+            let files = self.requirements.iter().flat_map(|file| ["-r", file]);
+            lines.push(self.python("-m pip install --quiet").and(files));
+        }
         lines
     }
 
@@ -140,17 +176,19 @@ impl Environment {
 
     /// Returns the commands that build the wheel, unless that has been done. Where this environment's interpreter is
     /// there may be no Rust, so the preferred one builds it.
-    fn wheel(&self) -> Vec<CommandLine> {
+    pub(crate) fn wheel(&self) -> Vec<CommandLine> {
         if WHEEL_BUILT.swap(true, Ordering::Relaxed) {
             return Vec::new();
         }
         let wheels = wheels().display().to_string();
-        // Otherwise an older wheel would be installed if the build fails.
-        let _ = std::fs::remove_dir_all(&wheels);
         let builder = Interpreter::preferred().map(Interpreter::for_tests);
         let builder = builder.as_ref().unwrap_or(self);
         let build = "-m pip wheel --quiet --no-deps --wheel-dir";
-        builder.creation().into_iter().chain([builder.python(build).and([wheels.as_str(), "."])]).collect()
+        let mut lines: Vec<_> = builder.creation().into_iter().collect();
+        // Otherwise an older wheel would be installed if the build fails.
+        lines.push(CommandLine::new(["rm", "-rf", &wheels]));
+        lines.push(builder.python(build).and([wheels.as_str(), "."]));
+        lines
     }
 
     /// Returns a command line of the environment's interpreter.
@@ -180,7 +218,8 @@ impl Environment {
 /// Whether the wheel is built. All environments of a run install the same one.
 static WHEEL_BUILT: AtomicBool = AtomicBool::new(false);
 
-fn wheels() -> PathBuf {
+/// Returns the directory of the wheel that the tests install.
+pub(crate) fn wheels() -> PathBuf {
     directory().join("wheels")
 }
 

@@ -2,7 +2,7 @@
 
 use crate::plan::{CommandLine, Plan, cargo};
 use crate::python::{Environment, Interpreter};
-use crate::{conformance, host};
+use crate::{conformance, dist, host};
 
 pub(super) struct Step {
     pub(super) name: &'static str,
@@ -45,6 +45,7 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "python-types", plan: python_types },
         Step { name: "real-systems", plan: real_systems },
         Step { name: "conformance", plan: || conformance::plan(false) },
+        Step { name: "packages", plan: dist::plan },
         Step { name: "torture", plan: || cargo("xtask torture --seconds 10 --seed 1").into() },
         Step {
             name: "bench-smoke",
