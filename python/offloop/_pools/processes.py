@@ -349,7 +349,13 @@ class ProcessPoolExecutor(Pool):
         """Submits a call, of a generator if there is a `buffersize`. See `Pool._dispatch`."""
         _calls.check_sync(fn)
         self._check_open()
-        return self._send(receiver, loop, pickle_call(fn, args, kwargs), options, buffersize)
+        try:
+            call = pickle_call(fn, args, kwargs)
+        except PicklingFailed:
+            # The traceback of the reason leads to this frame, which must not hold the future that will hold the reason.
+            del receiver
+            raise
+        return self._send(receiver, loop, call, options, buffersize)
 
     def _check_open(self) -> None:
         if self._crash_policy.broken is not None:
