@@ -3,13 +3,14 @@
     python python/benches/hostile.py [SECONDS]
 
 Its threads make and end frames, generators, coroutines and threads, recurse deeply, compile functions that are freed at
-once, and raise through many frames. Another thread reads their stacks in turn, ten times a second, more often than a
+once, raise through many frames, and switch between greenlets if that package is installed. Another thread reads their stacks in turn, ten times a second, more often than a
 watch does of a loop that stands still. Rounds with and without it take turns of a second; the medians are compared.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import statistics
 import sys
 import threading
@@ -18,6 +19,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from offloop._offloop import Stacks
+
+try:
+    greenlet: Any = importlib.import_module("greenlet")
+except ImportError:
+    greenlet = None
 
 ROUND = 1.0
 
@@ -77,8 +83,25 @@ def starts_threads() -> None:
         thread.join()
 
 
+def swapped(back: Any) -> None:
+    """Runs in a greenlet, whose frames take the place of the thread's."""
+    for _ in range(5):
+        recurses(30)
+        back.switch()
+
+
+def swaps() -> None:
+    if greenlet is None:
+        return
+    others = [greenlet.greenlet(swapped) for _ in range(3)]
+    for _ in range(6):
+        for other in others:
+            other.switch(greenlet.getcurrent())
+
+
 def works(number: int) -> None:
     recurses(400)
+    swaps()
     sum(generates(60))
     set(map(lambda _: things(), range(3)))
     compiles(number)
@@ -117,7 +140,7 @@ class Sampler:
             if not frames:
                 self.missed += 1
             else:
-                assert frames[0].name == "_bootstrap", frames[0].name
+                assert frames[0].name in ("_bootstrap", "swapped"), frames[0].name
             time.sleep(0.1)
 
 
@@ -151,10 +174,10 @@ def main(seconds: float, write: Callable[[str], object] = print) -> None:
     sampler.stop()
     for thread in threads:
         thread.join()
-    without, sampled = (statistics.median(rates[on]) for on in (False, True))
+    without, with_it = (statistics.median(rates[on]) for on in (False, True))
     write(
         f"{sum(turns)} turns in {seconds:g} s; {sampler.taken} stacks, {sampler.missed} of them not to be had; "
-        f"turns a second of a core: {without:.1f} without, {sampled:.1f} sampled ({sampled / without - 1:+.2%})"
+        f"turns a second of a core: {without:.1f} without, {with_it:.1f} sampled ({with_it / without - 1:+.2%})"
     )
     assert sampler.taken and sampler.missed < sampler.taken / 10
 

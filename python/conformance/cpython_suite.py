@@ -54,14 +54,6 @@ WHITE_BOX = {
         "replaces concurrent.futures.process._spawn_worker",
     "test_force_shutdown_during_max_tasks_worker_exit":
         "sets _force_shutting_down under _shutdown_lock",
-    "test_force_shutdown_workers":
-        "replaces the methods of the Process objects in _processes",
-    "test_force_shutdown_workers_invalid_op":
-        "calls _force_shutdown",
-    "test_kill_workers":
-        "replaces _force_shutdown",
-    "test_terminate_workers":
-        "replaces _force_shutdown",
     "test_traceback_when_child_process_terminates_abruptly":
         "expects a concurrent.futures.process._RemoteTraceback as the error's cause",
 }  # fmt: skip
@@ -75,16 +67,6 @@ RUNS_ALL_THE_SAME = {
     "test_gc_during_max_tasks_worker_exit_gh152967": _COLLECTED,
     "test_shutdown_no_wait_max_tasks_gh119592": _COLLECTED,
 }
-
-# Tests of methods that offloop's class may lack.
-NEEDS = dict.fromkeys(
-    (
-        "test_force_shutdown_workers_dead_workers",
-        "test_force_shutdown_workers_not_started_yet",
-        "test_force_shutdown_workers_stops_pool",
-    ),
-    ("terminate_workers", "kill_workers"),
-)
 
 
 @dataclass(frozen=True)
@@ -185,20 +167,14 @@ def tests_of(case: type[unittest.TestCase]) -> Iterator[unittest.TestCase]:
         yield case(name)
 
 
-def run(tests: list[unittest.TestCase], ours: type[Any]) -> dict[str, Outcome]:
-    """Runs the tests, except for those to which there is an objection."""
-    left_out = {test.id(): why for test in tests if (why := objection(method(test), ours))}
+def run(tests: list[unittest.TestCase]) -> dict[str, Outcome]:
+    """Runs the tests, except for those that are left out for a reason."""
+    reasons = WHITE_BOX | RUNS_ALL_THE_SAME
+    left_out = {test.id(): why for test in tests if (why := reasons.get(method(test)))}
     suite = unittest.TestSuite(test for test in tests if test.id() not in left_out)
     result = unittest.TextTestRunner(stream=sys.stdout, resultclass=Record).run(suite)
     assert isinstance(result, Record)
     return result.outcomes | {test: Outcome("left out", why) for test, why in left_out.items()}
-
-
-def objection(name: str, ours: type[Any]) -> str:
-    """Returns why a test does not run, or nothing."""
-    missing = [needed for needed in NEEDS.get(name, ()) if not hasattr(ours, needed)]
-    known = WHITE_BOX | RUNS_ALL_THE_SAME
-    return known.get(name, f"needs {' and '.join(missing)}" if missing else "")
 
 
 def method(test: unittest.TestCase) -> str:
@@ -225,7 +201,7 @@ def run_concurrent(suite: Suite) -> dict[str, Outcome]:
         for case in test_cases(module):
             if getattr(case, "executor_type", None) is ours:
                 tests.extend(tests_of(case))
-    return run(tests, ours)
+    return run(tests)
 
 
 def test_cases(module: Any) -> Iterator[type[unittest.TestCase]]:

@@ -17,7 +17,7 @@ The files stand in layers. Each imports only files of lower layers, or of its ow
     _auto/, _watch/            threads or processes by measurement; the watchdog of event loops
     _pools/                    the executors
     _worker/                   the worker's side of a process pool, and what it shares with the parent
-    _calls, _errors, _jobs, _metrics, and the engine `_offloop`
+    _calls, _errors, _process_errors, _jobs, _metrics, and the engine `_offloop`
 
 Public names are listed where they are defined, in the `__all__` of their modules.
 
@@ -39,9 +39,13 @@ if TYPE_CHECKING:
     from ._pools.shutdown import *
     from ._pools.stream import *
     from ._pools.threads import *
+    from ._pools.warm_up import *
+    from ._process_errors import *
     from ._watch.report import *
     from ._watch.watch import *
     from ._worker.remote_errors import *
+
+    __version__: str
 
 # The same modules, those that take the least time to import first. Names are looked up in them in this order, when they
 # are first used: a worker needs only a few, and starts sooner.
@@ -57,13 +61,25 @@ _MODULES = (
     "_pools.executor",
     "_pools.stream",
     "_pools.threads",
+    "_pools.warm_up",
     "_pools.default",
     "_watch.report",
     "_watch.watch",
+    "_process_errors",
     "_pools.processes",
     "_auto.auto",
 )
 
+
+# A program imports here what its first call needs, so that the call does not import it on an event loop. The process pool
+# comes later, on a thread of its own: it imports multiprocessing, which takes longer than all this.
+if not TYPE_CHECKING:
+    import os as _os
+
+    from ._offloop import VERSION as __version__
+
+    if "OFFLOOP_WORKER" not in _os.environ:
+        from ._pools import default as _default
 
 # A type checker that saw this function would accept any name.
 if not TYPE_CHECKING:

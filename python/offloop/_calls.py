@@ -42,12 +42,31 @@ def check_sync(fn: Callable[..., object]) -> None:
     if kind is FunctionType:
         if not fn.__code__.co_flags & _ASYNC_FLAGS:
             return
-    elif kind is BuiltinFunctionType or not _flags(fn) & _ASYNC_FLAGS:
+    elif kind is BuiltinFunctionType or kind is type:
+        return
+    elif not callable(fn):
+        raise _no_function(fn)
+    elif not _flags(fn) & _ASYNC_FLAGS:
         return
     raise TypeError(
         f"{name_of(fn)} is an async function, and workers run sync functions: await it on the "
         f"event loop, or move its blocking part into a sync function and pass that. "
         f"{_RUN_ELSEWHERE}"
+    )
+
+
+def _no_function(given: object) -> TypeError:
+    """Returns the exception for a value in the place of a function: often the result of a call."""
+    if isinstance(given, CoroutineType):
+        # It would be reported as never awaited.
+        given.close()
+        return TypeError(
+            f"{given.__qualname__}() was called, and its coroutine was given in place of a function. Await a coroutine on "
+            f"the event loop. Workers run sync functions: give the function, and its arguments after it."
+        )
+    return TypeError(
+        f"a value of type {type(given).__name__} was given in place of a function: give the function, and its arguments after it, as "
+        f"in `run(function, 1)`; `run(function(1))` calls it at once, here"
     )
 
 

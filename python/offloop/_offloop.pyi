@@ -273,6 +273,10 @@ class SubmittedCall:
 def blocking(function: Callable[..., T], /, *args: Any) -> T:
     """Calls `function(*args)`, which waits. If this is a pool's thread, another takes its place meanwhile."""
 
+def present_cores() -> int:
+    """Returns the number of cores that this process may use, by the affinity of its main thread and the quota of its
+    cgroup. May wait for a thread that it starts."""
+
 def run_delay() -> float:
     """Returns the seconds for which this thread could have run but had no core; 0 if the system does not report it."""
 

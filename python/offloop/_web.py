@@ -12,7 +12,7 @@ from typing import NamedTuple, Self, cast, final
 from ._errors import JobShed, QueueFull, QueueTimeout, RunTimeout
 from ._metrics import prometheus
 from ._pools import default
-from ._pools.executor import Pool
+from ._pools.executor import Pool, run_in_daemon_thread
 
 STATUSES: Mapping[type[BaseException], int] = MappingProxyType(
     {QueueFull: 503, JobShed: 503, QueueTimeout: 504, RunTimeout: 504}
@@ -137,7 +137,8 @@ async def end_pools(pools: Sequence[Pool], drain: float | None) -> None:
     After that they are cancelled; at once, if this coroutine is cancelled. The shared pools are made anew when they are
     needed again.
     """
-    reports = await asyncio.gather(*(pool.aclose(drain) for pool in (*default.take(), *pools)))
+    shared = await run_in_daemon_thread(default.take)
+    reports = await asyncio.gather(*(pool.aclose(drain) for pool in (*shared, *pools)))
     cancelled = sum(report.cancelled + report.killed for report in reports)
     stuck = [f"{job.name} ({job.worker})" for report in reports for job in report.stuck]
     if cancelled or stuck:

@@ -75,10 +75,15 @@ pub(crate) fn of_panic(py: Python<'_>, payload: &(dyn Any + Send)) -> PyErr {
     new(py, "OffloopError", &message, None)
 }
 
-/// Makes `offloop._errors.<class>(message, **details)`. If that fails, returns the exception that it raises.
+/// Makes an exception by `<class>(message, **details)`. If that fails, returns the exception that it raises.
 fn new(py: Python<'_>, class: &str, message: &str, details: Option<&Bound<'_, PyDict>>) -> PyErr {
-    static MODULE: Once<Py<PyModule>> = Once::new();
-    let module = MODULE.get(|| py.import("offloop._errors").map(Bound::unbind));
+    static ERRORS: Once<Py<PyModule>> = Once::new();
+    static PROCESS_ERRORS: Once<Py<PyModule>> = Once::new();
+    let module = if matches!(class, "PoolBroken" | "WorkerDied" | "WorkerStartError") {
+        PROCESS_ERRORS.get(|| py.import("offloop._process_errors").map(Bound::unbind))
+    } else {
+        ERRORS.get(|| py.import("offloop._errors").map(Bound::unbind))
+    };
     let made = module.and_then(|module| module.bind(py).getattr(class)?.call((message,), details));
     made.map_or_else(|error| error, PyErr::from_value)
 }

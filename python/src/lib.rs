@@ -84,6 +84,9 @@ mod _offloop {
     use crate::processes::ProcessPool;
 
     #[pymodule_export]
+    use crate::settings::present_cores;
+
+    #[pymodule_export]
     use crate::threads::{ThreadPool, WorkerThread};
 
     #[pymodule_export]

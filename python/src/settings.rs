@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use offloop::embed;
 use offloop::metrics::Activity;
 use offloop::{OnCrash, OnFull};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
+use crate::interpreter::detach;
 use crate::receive::Results;
 
 /// Returns the policy of a pool whose queue is full.
@@ -45,6 +47,13 @@ pub(crate) fn results(word: &str) -> PyResult<Results> {
         "data" => Results::Data,
         _ => return Err(unknown("results", word, "'pickle' or 'data'")),
     })
+}
+
+/// Returns the number of cores that this process may use at this moment, by the affinity of its main thread and the quota
+/// of its cgroup.
+#[pyfunction]
+pub(crate) fn present_cores(py: Python<'_>) -> PyResult<usize> {
+    detach(py, embed::present_cores)
 }
 
 /// Returns the exception for a setting whose value is none of the `choices`.

@@ -12,11 +12,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "python" / "examples"
+README = (ROOT / "README.md").read_text()
 
 
 PAGES = {
     "README.md": None,
     "docs/coming-from-concurrent-futures.md": None,
+    "docs/coming-from-other-libraries.md": None,
     "docs/blocking-connectors.md": None,
     "docs/cpu-bound-work.md": None,
     "docs/life-of-a-pool.md": None,
@@ -78,6 +80,17 @@ def test_the_metrics_to_alert_on_exist() -> None:
     ):
         values = re.findall(rf'{label}=~?"([^"]+)"', re.sub(r"```.*?```", "", text, flags=re.DOTALL))
         assert values and {name for value in values for name in value.split(r"\|")} <= known
+
+
+def test_the_first_program_of_the_readme_shows_something(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)[0])
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=80)
+    assert done.returncode == 0, done.stderr
+    answer, primes, error = done.stdout.splitlines()
+    assert answer == "the answer to everything"
+    assert primes == "5133 primes"
+    assert "count_primes" in error
 
 
 def run(name: str, *args: "str | Path", data: bytes = b"") -> "subprocess.CompletedProcess[bytes]":

@@ -3,7 +3,7 @@
 A file imports files of lower layers and of its own package, never in a circle. Imports within functions and under
 TYPE_CHECKING count as well: a reader follows them too.
 
-- base: `_calls`, `_errors`, `_jobs`, `_metrics`, and the stub of the engine, `_offloop`
+- base: `_calls`, `_errors`, `_process_errors`, `_jobs`, `_metrics`, and the stub of the engine, `_offloop`
 - `_worker`: the worker's side of a process pool, and what it shares with the parent
 - `_pools`: the executors
 - `_auto`, `_watch`: two features that do not know each other
@@ -13,6 +13,7 @@ TYPE_CHECKING count as well: a reader follows them too.
 """
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -133,9 +134,9 @@ def test_files_import_lower_layers_only() -> None:
 
 def test_a_circle_and_a_wrong_direction_are_found() -> None:
     edges = graph()
-    edges["_worker.main"].add("_pools.processes")
-    assert circle(edges) == ["_pools.processes", "_worker.main", "_pools.processes"]
-    assert wrong_directions(edges) == ["_worker.main imports _pools.processes"]
+    edges["_worker.main"].add("_pools.pickled_call")
+    assert circle(edges) == ["_pools.pickled_call", "_worker.main", "_pools.pickled_call"]
+    assert wrong_directions(edges) == ["_worker.main imports _pools.pickled_call"]
 
 
 def test_each_public_name_has_one_home() -> None:
@@ -159,15 +160,18 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
 
 
 def test_the_package_and_a_worker_import_little() -> None:
-    """The import of the package needs no other module of it; that of a worker none that only parents need."""
+    """The import of the package needs no multiprocessing; that of a worker no module that only parents need."""
     code = "import sys, {}; print(*(name for name in sys.modules if name.split('.')[0] == 'offloop'))"
+    started_by_a_pool = {**os.environ, "OFFLOOP_WORKER": "1"}
 
     def imported(module: str) -> set[str]:
         command = [sys.executable, "-c", code.format(module)]
-        printed = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stdout
+        printed = subprocess.run(
+            command, check=True, timeout=60, capture_output=True, text=True, env=started_by_a_pool
+        ).stdout
         return {name.partition(".")[2] for name in printed.split()} - {""}
 
-    assert imported("offloop") == set()
+    assert imported("offloop") == {"_offloop"}
     assert imported("offloop._worker.main") == {
         "_calls",
         "_offloop",
@@ -178,4 +182,12 @@ def test_the_package_and_a_worker_import_little() -> None:
         "_worker.pickling",
         "_worker.remote_errors",
         "_worker.replies",
+        "_worker.surroundings",
     }
+
+    command = [sys.executable, "-c", "import sys, offloop; print(*sys.modules)"]
+    printed = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stdout
+    modules = set(printed.split())
+    # The first call imports nothing on its event loop: all that it needs is there.
+    assert {"offloop._pools.default", "offloop._pools.threads", "offloop._worker.main"} <= modules
+    assert not {"multiprocessing", "concurrent.futures.process", "offloop._pools.processes"} & modules

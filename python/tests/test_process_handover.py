@@ -44,7 +44,7 @@ def test_shared_memory_outlives_the_workers_that_have_opened_it(
         pool.submit(handover.fill, segment.name).result(30)
         leave(pool)
         assert pool.submit(handover.exists, segment.name).result(30)
-    assert segment.buf[0] == 1
+    assert bytes(segment.buf or b"")[:1] == b"\1"
     shared_memory.SharedMemory(name=segment.name).close()
 
 
@@ -157,3 +157,30 @@ def test_a_fork_does_not_write_to_its_parents_event_loop() -> None:
         signal.set_wakeup_fd(before)
         receiver.close()
         sender.close()
+
+
+GENERATORS = """
+    import os, random
+
+    same = random.Random()
+    generator = random.Random()
+    os.register_at_fork(after_in_child=generator.seed)
+
+    def draw():
+        return same.random(), generator.random()
+"""
+
+DRAWS = """
+    import model, offloop
+
+    if __name__ == "__main__":
+        with offloop.ProcessPoolExecutor(1, preload=["model"], max_tasks_per_child=1) as pool:
+            draws = [pool.submit(model.draw).result(60) for _ in range(3)]
+        print(len({same for same, _ in draws}), len({own for _, own in draws}))
+"""
+
+
+def test_preloaded_generators_differ_by_worker_if_they_are_seeded_after_the_fork(tmp_path: Path) -> None:
+    scripts.write(tmp_path / "model.py", GENERATORS)
+    done = scripts.run(scripts.write(tmp_path / "program.py", DRAWS))
+    assert done.stdout == "1 3\n", done.stderr

@@ -127,7 +127,7 @@ def test_a_handler_that_hangs_does_not_keep_a_job_from_its_time_limit() -> None:
         async with ProcessPoolExecutor(1) as pool:
             try:
                 with pytest.raises(RunTimeout):
-                    await pool.run(logs.logs_and_sleeps, timeout=0.5)
+                    await pool.options(timeout=0.5).run(logs.logs_and_sleeps)
             finally:
                 may_go_on.set()
 

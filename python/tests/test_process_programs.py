@@ -138,7 +138,7 @@ def test_a_program_of_pyinstaller_has_workers(tmp_path: Path) -> None:
     scripts.write(tmp_path / "jobs.py", "def twice(number): return 2 * number")
     script = scripts.write(tmp_path / "app.py", FROZEN.replace('sys.executable = os.environ["PROGRAM"]', ""))
     package = Path(offloop.__file__).parent.parent
-    build = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level", "ERROR", "--paths", package, script]
+    build: list[str | Path] = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level", "ERROR", "--paths", package, script]
     subprocess.run(build, cwd=tmp_path, check=True, timeout=600)
     starts = tmp_path / "starts"
     env = {**os.environ, "STARTS": str(starts), "SUPPORT": "yes"}

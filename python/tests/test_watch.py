@@ -332,6 +332,52 @@ def test_reports_are_logged_as_warnings(caplog: pytest.LogCaptureFixture) -> Non
     assert "goes on" in end.getMessage()
 
 
+def test_a_place_has_one_line_a_minute_and_then_a_summary(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = Reports()
+
+    async def main() -> None:
+        for n in range(1, 5):
+            block(lambda: reports.counts == [n])
+            await asyncio.sleep(2 * THRESHOLD)
+
+    def lines(is_report: bool) -> list[str]:
+        return [
+            record.getMessage()
+            for record in caplog.records
+            if record.levelno == logging.WARNING and ("stall" in record.__dict__) == is_report
+        ]
+
+    asyncio.run(watched(main, reports))
+    assert lines(True) == [str(reports.stalls[0])]
+    [summary] = [text for text in lines(False) if "stood still" in text]
+    place = reports.stalls[0].place
+    assert summary.startswith(f"the event loop has stood still 3 more times at {place}, for ")
+    caplog.clear()
+    monkeypatch.setattr("offloop._watch.watch._QUIET", 0.0)
+    reports = Reports()
+    asyncio.run(watched(main, reports))
+    assert lines(True) == [str(stall) for stall in reports.stalls]
+
+
+def test_many_short_calls_in_one_turn_are_blamed_on_no_line(run: Run) -> None:
+    reports = Reports()
+
+    async def short() -> None:
+        end = time.thread_time() + 0.003
+        while time.thread_time() < end:
+            pass
+
+    async def main() -> None:
+        await asyncio.gather(*(short() for _ in range(80)))
+
+    watch = run(watched(main, reports))
+    assert reports.stalls == []
+    assert watch.stalls == []
+    assert watch.unseen >= 1
+
+
 def test_no_logger_means_no_records(caplog: pytest.LogCaptureFixture) -> None:
     reports = Reports()
 

@@ -164,6 +164,51 @@ def test_a_call_that_never_releases_the_interpreter_is_reported_to_stderr(
     assert f'File "{tmp_path / "script.py"}", line 9 in main' in stack
 
 
+STARVES = """
+    import asyncio, os, subprocess, sys, time
+    import offloop
+
+    def hog():
+        return subprocess.Popen([sys.executable, "-c", "while True: pass"])
+
+    async def main():
+        await asyncio.sleep(0.2)
+        for _ in range(6):
+            end = time.thread_time() + 0.005
+            while time.thread_time() < end:
+                pass
+            await asyncio.sleep(0)
+
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    hogs = [hog() for _ in range(4)]
+    os.nice(10)
+    try:
+        with offloop.watch(threshold=0.05) as watch:
+            asyncio.run(main())
+    finally:
+        for hog in hogs:
+            hog.kill()
+    print(watch.stalls, watch.starvation.count > 0)
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/schedstat").exists(), reason="the kernel keeps no account of run delays"
+)
+def test_time_without_a_core_is_starvation_and_blames_no_line(tmp_path: Path) -> None:
+    done = scripts.run(scripts.write(tmp_path / "script.py", STARVES))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[] True\n", done.stderr
+    assert "no line is to blame" in done.stderr
+    assert "stood still" not in done.stderr
+
+
+def test_a_hostile_program_survives_steady_sampling() -> None:
+    # Its own run is minutes long, and measures what it costs.
+    done = scripts.run(ROOT / "python" / "benches" / "hostile.py", "4")
+    assert done.returncode == 0, done.stderr
+
+
 FREES = """
     import asyncio, gc
 

@@ -153,6 +153,39 @@ def test_each_test_in_which_a_loop_stalled_fails_and_no_other(tmp_path: Path) ->
     assert "test_wrong: stall_threshold takes one length of time" in said
 
 
+FIRST_CALL = """
+    import asyncio, time
+    import offloop
+
+    def double(x):
+        return x * 2
+
+    async def calls():
+        await asyncio.sleep(0.1)
+        assert await offloop.run_cpu(double, 2) == 4
+
+    async def stalls():
+        await asyncio.sleep(0.1)
+        time.sleep(0.5)
+        await asyncio.sleep(0)
+
+    def test_first():
+        asyncio.run(calls())
+
+    def test_again():
+        asyncio.run(calls())
+
+    def test_stall():
+        asyncio.run(stalls())
+"""
+
+
+def test_offloops_own_first_call_fails_no_test(tmp_path: Path) -> None:
+    found = run(tmp_path, FIRST_CALL, "--fail-on-stall=20ms")
+    said = found.pop("")
+    assert found == {"test_first": "PASSED", "test_again": "PASSED", "test_stall": "FAILED"}, said
+
+
 FEW = """
     import asyncio, sys, time
 

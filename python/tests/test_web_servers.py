@@ -287,7 +287,7 @@ def pids(running: Service) -> list[int]:
 
 def renewed(running: Service, old: list[int]) -> list[int]:
     """Waits until other processes answer, and the old ones have ended."""
-    deadline = time.monotonic() + jobs.HANG
+    deadline = time.monotonic() + 2 * jobs.HANG
     while True:
         try:
             new = pids(running)
@@ -296,7 +296,7 @@ def renewed(running: Service, old: list[int]) -> list[int]:
         if not set(new) & set(old) and all(map(jobs.is_gone, old)):
             return new
         assert time.monotonic() < deadline, running.log.read_text()
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 @ON(

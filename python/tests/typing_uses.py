@@ -209,6 +209,22 @@ async def wrong_calls(
     await asyncio.wait_for(processes.run(asynchronous, "four"), 1)  # type: ignore[arg-type]
 
 
+async def ends(
+    threads: offloop.ThreadPoolExecutor, processes: offloop.ProcessPoolExecutor
+) -> None:
+    assert_type(threads.shutdown(drain=5), offloop.ShutdownReport)
+    assert_type(processes.shutdown(drain=5).stuck, tuple[offloop.StuckJob, ...])
+    assert_type(await processes.aclose(drain=5), offloop.ShutdownReport)
+    processes.shutdown(timeout=5, kill_workers=True)
+    processes.kill_workers()
+    processes.resize(processes.max_workers + 1)
+    assert_type(list(threads.stream(lines, 3)), list[str])
+    await threads.run(length, "four").accepted()
+    threads.shutdown(drain=5, timeout=5)  # type: ignore[call-overload]
+    threads.stream(lines, "three")  # type: ignore[arg-type]
+    processes.resize("two")  # type: ignore[arg-type]
+
+
 async def untyped(loads: Any, call: Callable[..., Any], callback: Callable[[int], Any]) -> None:
     """Functions whose result may be anything are not taken for async ones."""
     assert_type(await offloop.run(json.loads, "1"), Any)

@@ -40,7 +40,7 @@ impl<S: Subscriber> Layer<S> for Recorded {
 }
 
 #[test]
-fn stalls_are_logged_with_their_fields_and_more_and_more_rarely_for_one_place() {
+fn a_place_has_one_line_with_its_fields_and_then_a_summary() {
     let recorded = Recorded::default();
     tracing::subscriber::set_global_default(Registry::default().with(recorded.clone())).unwrap();
     let threshold = Duration::from_millis(30);
@@ -56,11 +56,15 @@ fn stalls_are_logged_with_their_fields_and_more_and_more_rarely_for_one_place() 
     drop(watch);
     let events = recorded.0.lock().unwrap();
     let field = |event: &Fields, name| event.get(name).cloned().unwrap_or_default();
-    let reported: Vec<_> = events.iter().map(|event| (field(event, "phase"), field(event, "seen"))).collect();
-    let both = |seen: &str| ["Began", "Over"].map(|phase| (phase.to_owned(), seen.to_owned()));
-    assert_eq!(reported, [both("1"), both("2"), both("4")].concat());
-    let first = &events[0];
-    assert_eq!(field(first, "task"), "\"sleeper\"");
+    let of_the_task: Vec<_> = events.iter().filter(|event| field(event, "task") == "\"sleeper\"").collect();
+    let [first, summary] = of_the_task[..] else { panic!("{events:?}") };
+    assert_eq!((field(first, "phase"), field(first, "seen")), ("Began".to_owned(), "1".to_owned()));
+    assert_eq!((field(summary, "phase"), field(summary, "count")), (String::new(), "5".to_owned()));
+    assert!(
+        field(summary, "message").starts_with("5 stalls here have ended since the last line"),
+        "{summary:?}"
+    );
+    assert!(field(summary, "longest_ms").parse::<u64>().unwrap() >= 30);
     assert_eq!(field(first, "activity"), "\"waits\"");
     assert!(field(first, "spawned_at").starts_with(file!()), "{first:?}");
     assert!(field(first, "message").contains("offloop::run"), "{first:?}");

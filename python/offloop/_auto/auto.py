@@ -546,7 +546,7 @@ def _in_process(
     future = _ProcessCall(loop, record, in_thread)
     begun = time.thread_time()
     try:
-        future._job = default.processes()._dispatch(future, loop, InWorker(fn), args, kwargs, options)
+        future._job = default.cpu_pool()._dispatch(future, loop, InWorker(fn), args, kwargs, options)
     except PicklingFailed as failed:
         future._retry_in_thread(failed.error, _UNPICKLABLE)
     else:

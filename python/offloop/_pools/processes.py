@@ -19,16 +19,21 @@ from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, overl
 
 from .. import _calls, _offloop
 from .._calls import AsyncFunctionRefused, AsyncResult
-from .._errors import PoolBroken, PoolClosed, WorkerStartError
+from .._errors import PoolClosed
 from .._offloop import CallOptions, Job, Mailbox, Metrics
+from .._process_errors import PoolBroken, WorkerStartError
 from .._worker import launch, logs, main, main_module, pickling, remote_errors, replies, telemetry
+from .._worker.surroundings import Surroundings
 from . import green
+from .cores import usable_cores
 from .executor import OnFull, PicklingFailed, Pool, buffersize_of
 from .exit import exit_handler
 from .futures import Future
 from .loop import mailbox_of, watch_descriptor
+from .pickled_call import PickledCall, pickle_call
 from .shutdown import ShutdownReport, check_drain_alone, report_of, still_running
 from .stream import ItemStream
+from .warm_up import WarmUp
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -53,8 +58,8 @@ class ProcessPoolExecutor(Pool):
 
     Parameters of the standard pool:
 
-    - `max_workers`: the largest number of processes; default: the number of cores that this process may use. They
-      are started as they are needed.
+    - `max_workers`: the largest number of processes; default: the number of cores that this process may use, by its
+      affinity, its cgroup's quota and PYTHON_CPU_COUNT. They are started as they are needed.
     - `mp_context`: accepted for compatibility. With the start method "fork" the workers' template is a fork of this
       process, with everything that it has; with the others it is a new interpreter.
     - `initializer(*initargs)` runs once in each worker. If it fails, the worker cannot start, and calls end with
@@ -66,7 +71,8 @@ class ProcessPoolExecutor(Pool):
     - `queue_capacity`: the number of jobs that may wait for a worker, and `on_full` the policy for one more: "wait"
       (it stays pending until there is room), "reject" (`QueueFull`), "caller_runs" (the submitting thread runs it at
       once), "shed_oldest" (the oldest in the queue ends with `JobShed`).
-    - `preload`: the names of modules that the template imports, once for all workers; "__main__" is one.
+    - `preload`: the names of modules that the template imports, once for all workers; "__main__" is one. Their state is
+      the same in all workers: see `os.register_at_fork` for random generators and connections.
     - `on_crash`: "isolate", or "break": as in the standard pool, a crash breaks the pool.
     - `worker_state()` makes a value that each worker keeps, such as a connection; jobs get it from
       `offloop.worker_state()`. `close_worker_state(value)` closes it when the worker ends or a job discards it, but
@@ -92,7 +98,8 @@ class ProcessPoolExecutor(Pool):
       sent is unpickled. Results may consist of None, bool, int, float, str, bytes, bytearray, memoryview, list, tuple,
       dict, set and frozenset; an exception arrives as `RemoteError`. For workers that may be taken over by what they
       process, and have less rights than this process.
-    - `context_vars`: the context variables, defined at the top level of modules, whose values travel with each call.
+    - `context_vars`: the context variables, defined at the top level of modules, whose values travel with each call. Each
+      worker imports these modules. The logger `offloop.advice` names an import that takes long for that reason alone.
     - `exit_timeout`: the seconds for which the interpreter's exit waits for accepted jobs; None: forever.
     - `name`: the pool's name in `metrics()`. Calls that wait and do not compute, which threads could do, are logged
       with it, once for each function, by the logger `offloop.advice`.
@@ -150,11 +157,12 @@ class ProcessPoolExecutor(Pool):
         forks = mp_context is not None and mp_context.get_start_method() == "fork"
         if forks and max_tasks_per_child is not None:
             raise ValueError("max_tasks_per_child is incompatible with the 'fork' multiprocessing start method")
-        self._max_workers = max_workers or len(os.sched_getaffinity(os.getpid()))
+        self._max_workers = max_workers or usable_cores()
         self._starts_all = forks
         """Whether the next call starts all workers. The first one does, as in the standard pool, if they are forks of
         this process."""
         self._capture = _capture(context_vars)
+        self._surroundings = Surroundings(cwd is not None, env)
         self._as_data = results == "data"
         self._start_timeout = start_timeout
         self._seen: dict[int, WorkerProcess] = {}
@@ -216,7 +224,7 @@ class ProcessPoolExecutor(Pool):
             settings |= launch.settings(preparation, descriptors)
             settings["env"] = None if env is None else list(env.items())
         if initializer is not None or worker_state is not None:
-            inherited: main.Call = main.initialise_inherited, (), {}, None
+            inherited: main.Call = main.initialise_inherited, (), {}
             settings["initializer"] = pickling.dumps(inherited, _never)[0] if forks else pickled
         if on_full == "caller_runs":
             _offloop.set_call_handler(main.perform)
@@ -268,6 +276,29 @@ class ProcessPoolExecutor(Pool):
             # The traceback of a pickling error leads to this frame, which must not hold the future that holds the error.
             del future
 
+    def warm_up(self, workers: int | None = None) -> WarmUp:
+        """Starts `workers` processes (None: `max_workers`), so that the first jobs need not wait for them.
+
+        Does not block. `await` the result on an event loop, or call its `wait()`, which blocks. Both raise
+        `WorkerStartError` if no worker can be started.
+        """
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers is {workers}; it must be 1 or more")
+        return WarmUp(lambda: self._warm_up(workers))
+
+    def _warm_up(self, workers: int | None) -> None:
+        count = min(workers or self._max_workers, self._max_workers)
+        self._engine.prestart(count)
+        # If a worker cannot be started, a job says why.
+        self.submit(int).result()
+        deadline = time.monotonic() + self._start_timeout
+        while len(self._engine.workers()) < count and time.monotonic() < deadline and not self._closed:
+            time.sleep(0.001)
+
+    def _follow_program(self) -> None:
+        """Makes the workers follow changes of the program's environment and directory, and not only of its search path."""
+        self._surroundings.follow_all()
+
     def _listen(self, loop: asyncio.AbstractEventLoop, mailbox: Mailbox) -> None:
         """Makes the loop take the workers' answers itself, unless another loop does."""
         known = None if self._listener is None else self._listener()
@@ -316,19 +347,33 @@ class ProcessPoolExecutor(Pool):
         buffersize: int | None = None,
     ) -> Job:
         """Submits a call, of a generator if there is a `buffersize`. See `Pool._dispatch`."""
-        mailbox = None
-        if loop is not None:
-            receiver._translator = self._crash_policy
-            mailbox = mailbox_of(loop)
-            if self._listener is None or self._listener() is not loop:
-                self._listen(loop, mailbox)
         _calls.check_sync(fn)
+        self._check_open()
+        return self._send(receiver, loop, pickle_call(fn, args, kwargs), options, buffersize)
+
+    def _check_open(self) -> None:
         if self._crash_policy.broken is not None:
             raise self._crash_policy.pool_broken()
         if exit_handler.has_begun:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def _send(
+        self,
+        receiver: Any,
+        loop: asyncio.AbstractEventLoop | None,
+        call: PickledCall,
+        options: CallOptions | None = None,
+        buffersize: int | None = None,
+    ) -> Job:
+        """Submits a call that is pickled already. See `Pool._dispatch`."""
+        mailbox = None
+        if loop is not None:
+            receiver._translator = self._crash_policy
+            mailbox = mailbox_of(loop)
+            if self._listener is None or self._listener() is not loop:
+                self._listen(loop, mailbox)
         if self._starts_all:
             self._starts_all = False
             self._engine.prestart(self._max_workers)
@@ -337,15 +382,15 @@ class ProcessPoolExecutor(Pool):
             context = {**(context or {}), telemetry.NAME: trace}
         if (levels := logs.levels()) is not self._levels:
             context = {**(context or {}), logs.NAME: levels}
-        try:
-            args, kwargs = pickling.wrap_call(args, kwargs)
-            body, buffers = pickling.dumps((fn, args, kwargs, context), main.travels_beside)
-        except BaseException as error:
-            # The exception's traceback leads to this frame, which must not hold the future that will hold the exception.
-            del receiver
-            raise PicklingFailed(remote_errors.without_own_frames(error)) from None
-        # The call of a map or a stream is named after the user's function.
-        name = _calls.name_of(args[0] if fn is _calls.call_each or fn is main.send_items else fn)
+        change = self._surroundings.departing()
+        name, body, buffers = call
+        if context is not None or change is not None:
+            try:
+                body = main.with_prelude((context, change), body)
+            except BaseException as error:
+                # The exception's traceback leads to this frame, which must not hold the future that will hold it.
+                del receiver
+                raise PicklingFailed(remote_errors.without_own_frames(error)) from None
         return self._engine.submit(
             body, buffers, receiver, mailbox, name, options, buffersize, contextvars.copy_context()
         )
@@ -446,6 +491,11 @@ class ProcessPoolExecutor(Pool):
 
     def metrics(self) -> Metrics:
         return self._engine.metrics()
+
+    def _end(self) -> list[str]:
+        if self._crash_policy.broken is not None:
+            return ["broken"]
+        return ["shut down"] if self._closed else []
 
     def _abort(self) -> None:
         self._closed = True
@@ -667,7 +717,7 @@ def _pickle_initialisation(initialisation: Any) -> tuple[bytes, list[int]]:
     handover: Any = launch.Handover()
     set_spawning_popen(handover)
     try:
-        call: main.Call = main.initialise, initialisation, {}, None
+        call: main.Call = main.initialise, initialisation, {}
         return pickling.dumps(call, _never)[0], handover.descriptors
     except BaseException:
         for descriptor in handover.descriptors:

@@ -1,4 +1,5 @@
 """The items of a generator that runs in a worker, as the caller reads them."""
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from .._errors import PoolClosed
 from .._jobs import WorkerState, discard_thread_state, set_thread_state
 from .._offloop import CallOptions, Job, Metrics, ThreadPool, WorkerThread
 from . import green
+from .cores import usable_cores
 from .executor import OnFull, Pool, buffersize_of
 from .exit import exit_handler
 from .futures import Future, LimitedFuture
@@ -274,8 +275,7 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
     ) -> None:
         green.refuse_for_threads()
         if max_workers is None:
-            cores: int | None = getattr(os, "process_cpu_count", os.cpu_count)()
-            max_workers = min(32, (cores or 1) + 4)
+            max_workers = min(32, usable_cores() + 4)
         if max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
@@ -390,6 +390,11 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
 
     def metrics(self) -> Metrics:
         return self._pool.metrics()
+
+    def _end(self) -> list[str]:
+        if self._workers.broken:
+            return ["broken"]
+        return ["shut down"] if self._shutdown else []
 
     def _check_open(self) -> None:
         if self._workers.broken:

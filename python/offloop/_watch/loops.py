@@ -217,9 +217,8 @@ class WatchedLoop:
         computes = cause == "computes"
         thread = look.thread_name(self._pulse.thread[0])
         if seen.callback is not None:
-            callback = (look.callback_of(self._pulse.thread[0]) if self._is_late() else None) or seen.callback
-            advice = look.advise_builtin(seen.stack[0], callback, computes)
-            named = callback if callback != look.UNNAMED else None
+            named = look.callback_of(self._pulse.thread[0]) if self._is_late() else None
+            advice = look.advise_builtin(seen.stack[0], named or look.UNNAMED, computes)
             return _Finding(cause, seen.stack, thread, advice, callback=named)
         task, callback = look.called(loop, seen) if self._is_late() else (None, None)
         detached = goes_on = False

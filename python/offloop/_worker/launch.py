@@ -28,6 +28,7 @@ def settings(preparation: dict[str, Any], descriptors: list[int]) -> dict[str, A
     from multiprocessing import spawn, util
 
     executable = find_executable()
+    module: Any = util
     # A worker that is not trusted must not be able to make the tracker remove anything.
     tracker = None if preparation["as_data"] else tracker_descriptor()
     files = ([] if tracker is None else [tracker]) + descriptors
@@ -39,7 +40,7 @@ def settings(preparation: dict[str, Any], descriptors: list[int]) -> dict[str, A
         found["program"] = spawn.get_command_line(pipe_handle=0)
         found["start_preamble"] = pickle.dumps({}, 5) + pickle.dumps(main.FrozenTemplate(), 5)
     else:
-        flags: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined] # pyright: ignore
+        flags: list[str] = module._args_from_interpreter_flags()
         # The current directory may hold anything. Workers have the parent's search path.
         found["program"] = [executable, *_with_safe_path(flags), "-c", _program()]
     return found
@@ -187,6 +188,7 @@ def coverage_configuration() -> str | None:
     from multiprocessing import process
 
     # With `concurrency = multiprocessing` it replaces the method that runs a process.
-    bootstrap: Any = process.BaseProcess._bootstrap  # type: ignore[attr-defined] # pyright: ignore
-    is_measured = str(bootstrap.__module__).partition(".")[0] == "coverage"
+    process_type: Any = process.BaseProcess
+    module: object = process_type._bootstrap.__module__
+    is_measured = str(module).partition(".")[0] == "coverage"
     return os.environ.get("COVERAGE_RCFILE") if is_measured else None

@@ -241,7 +241,7 @@ def _handle(logger: logging.Logger, record: logging.LogRecord, handled: Sequence
         logger.handle(record)
         return
     # The same as `Logger.handle` does with all handlers.
-    taken: object = not logger.disabled and logger.filter(record)
+    taken: Any = not logger.disabled and logger.filter(record)
     if isinstance(taken, logging.LogRecord):  # since Python 3.12 a filter may replace the record
         record = taken
     if taken:

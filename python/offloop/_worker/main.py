@@ -10,12 +10,13 @@ import faulthandler
 import gc
 import os
 import signal
+import struct
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import _calls, _offloop
-from . import logs, main_module, pickling, remote_errors
+from . import logs, main_module, pickling, remote_errors, surroundings
 from .replies import LOG, RAISED, REFUSED, RESULT, UNREADABLE
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def _serve(
     # The end of what a crashed worker writes to standard error is in the error of its job: this adds where it was.
     faulthandler.enable(2, all_threads=False)
     _preparation = preparation["process"]
+    surroundings.begin(_preparation["sys_path"])
     _awaits_main = not has_main
     _awaits_multiprocessing = True
     for module in preparation["preload"]:
@@ -244,8 +246,37 @@ def travels_beside(buffer: Any) -> bool:
     return len(buffer.raw()) >= LARGE_BUFFER
 
 
-Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], "dict[str, object] | None"]
-"""A call as it is pickled: the function, its arguments, and the values of context variables, if any."""
+Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
+"""A call as it is pickled: the function and its arguments."""
+
+Prelude = tuple["dict[str, object] | None", "surroundings.Change | None"]
+"""What a worker must know before it unpickles a call: the values of context variables, and the surroundings, if they have
+changed. It is pickled by itself, and only if there is any."""
+
+_PRELUDE = 0
+"""The first byte of a call with a prelude, whose length follows. A pickle begins with another one."""
+_HEAD = struct.Struct("<BQ")
+
+
+def with_prelude(prelude: Prelude, body: bytes) -> bytes:
+    """Returns a pickled call with a prelude."""
+    data, _ = pickling.dumps(prelude, _stays_inside)
+    return b"".join((_HEAD.pack(_PRELUDE, len(data)), data, body))
+
+
+def _stays_inside(_: object) -> bool:
+    return False
+
+
+def _begin_call(body: memoryview) -> tuple[dict[str, object] | None, memoryview]:
+    """Follows the prelude of a call. Returns the values of context variables, and the pickled call."""
+    _, length = _HEAD.unpack_from(body)
+    end = _HEAD.size + length
+    prelude: Prelude = pickling.loads(body[_HEAD.size : end], ())
+    context, change = prelude
+    if change is not None:
+        surroundings.enter(change)
+    return context, body[end:]
 
 
 def perform(
@@ -274,13 +305,17 @@ def _perform(
             import multiprocessing.process  # pyright: ignore[reportUnusedImport]
         if _awaits_multiprocessing:
             _begin_multiprocessing()
+        context = None
+        body = memoryview(body)
+        if body[0] == _PRELUDE:
+            context, body = _begin_call(body)
         call: Call = pickling.loads(body, buffers)
         if _awaits_multiprocessing:
             _begin_multiprocessing()
     except BaseException as error:
         return UNREADABLE, remote_errors.pack(error), ()
     try:
-        fn, args, kwargs, context = call
+        fn, args, kwargs = call
         if _forwarder is not None:
             _forwarder.keep_levels()
         # Until now the modules of the function and of its arguments were imported. Its timeout counts from here.
@@ -293,18 +328,27 @@ def _perform(
 
             value = run_in(context or {}, fn, *args, **kwargs)
         _calls.check_result(fn, value)
-        return _reply(value, as_data)
+        return _reply(value, as_data, args[0] if fn is _calls.call_each else fn)
     except InitializerFailed as error:
         return REFUSED, str(error).encode(errors="replace"), ()
     except BaseException as error:
         return RAISED, remote_errors.pack(error), ()
 
 
-def _reply(value: object, as_data: bool) -> tuple[int, bytes, Sequence[Buffer]]:
-    """Returns a result, or an item of a stream, as it travels."""
+def _reply(
+    value: object, as_data: bool, fn: Callable[..., Any]
+) -> tuple[int, bytes, Sequence[Buffer]]:
+    """Returns a result of `fn`, or an item of a stream, as it travels."""
     if as_data:
         return RESULT, *_offloop.encode_data(value, True)
-    return RESULT, *pickling.dumps(pickling.wrap_large(value), travels_beside)
+    try:
+        return RESULT, *pickling.dumps(pickling.wrap_large(value), travels_beside)
+    except Exception as error:
+        from .culprit import name_culprit
+
+        parts = [("the result", value)]
+        name_culprit(error, parts, _calls.name_of(fn), lambda part: pickling.dumps(part, travels_beside))
+        raise
 
 
 def send_items(
@@ -312,7 +356,7 @@ def send_items(
 ) -> None:
     """Sends the items of the iterable that `fn` returns. The call that `pool.stream` submits."""
     for item in fn(*args, **kwargs):
-        _offloop.emit(_reply(item, as_data))
+        _offloop.emit(_reply(item, as_data, fn))
 
 
 class InitializerFailed(Exception):

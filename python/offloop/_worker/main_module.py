@@ -42,7 +42,7 @@ def preparation(name: str = "OffloopWorker", cwd: str | None = None) -> dict[str
         # An AuthenticationString refuses to be pickled; its bytes can be.
         "authkey": bytes(current.authkey),
         "log_to_stderr": getattr(util, "_log_to_stderr", False),
-        "sys_path": [orig_dir if entry == "" and orig_dir else entry for entry in sys.path],
+        "sys_path": search_path(),
         "sys_argv": list(sys.argv),
         "orig_dir": orig_dir,
         "dir": cwd,
@@ -56,6 +56,14 @@ def preparation(name: str = "OffloopWorker", cwd: str | None = None) -> dict[str
     if start_method:
         described["start_method"] = start_method
     return described
+
+
+def search_path() -> list[str]:
+    """Returns this process's `sys.path`, as its workers are to have it."""
+    from multiprocessing import process
+
+    orig_dir: str | None = getattr(process, "ORIGINAL_DIR", None)
+    return [orig_dir if entry == "" and orig_dir else entry for entry in sys.path]
 
 
 def prepare_base(described: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@
 //!   and [`StarvationMeter`] measures for how long one had no core although it could have run.
 //! - **Forks.** [`OwnProcess`] keeps a value away from forked children, which must not use it or drop it.
 //! - **Measurements of a binding's own.** [`run_delay`] returns the time that a thread has waited for a core, and
-//!   [`activity_of`] the verdict of the pools' advice.
+//!   [`activity_of`] the verdict of the pools' advice. [`present_cores`] counts the cores that pools may use.
 
 use std::io;
 use std::sync::Arc;
@@ -32,6 +32,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 #[cfg(all(feature = "process", target_os = "linux"))]
 use serde::de::DeserializeOwned;
 
+pub use crate::base::cores::present_cores;
 pub use crate::base::fork::OwnProcess;
 pub use crate::base::spawn::{begin_thread, start_thread};
 pub use crate::base::starvation::{CoreTimes, CoreUse, StarvationMeter, own_run_delay};

@@ -8,7 +8,13 @@ use super::fork::PerProcess;
 /// of its cgroup are respected. Read once.
 pub(crate) fn cores() -> usize {
     static CORES: PerProcess<usize> = PerProcess::new();
-    *CORES.get(|| of_the_process().unwrap_or_else(of_this_thread))
+    *CORES.get(present_cores)
+}
+
+/// Returns the number of cores that this process may use at this moment: as its pools count them when they are made, by
+/// the affinity of its main thread and the quota of its cgroup. May start a thread, and waits for it.
+pub fn present_cores() -> usize {
+    of_the_process().unwrap_or_else(of_this_thread)
 }
 
 fn of_this_thread() -> usize {

@@ -69,6 +69,9 @@ impl StarvationMeter {
     /// The age of the reading from which on it is renewed.
     const OLD: Duration = Duration::from_secs(1);
 
+    /// The time in which a thread that has a core is seen to use it.
+    const MOMENT: Duration = Duration::from_millis(1);
+
     /// Makes a meter with a reading of this moment.
     pub fn new() -> Self {
         Self { losses: Losses::read(), read: Instant::now() }
@@ -82,19 +85,31 @@ impl StarvationMeter {
         }
     }
 
-    /// Returns how a thread has used the time since its times were `before`. Makes some system calls.
+    /// Returns how a thread has used the time since its times were `before`, until now. Makes some system calls. Blocks
+    /// for a millisecond if the thread seems to wait for a core at this moment.
     pub fn measure(&self, id: i32, before: CoreTimes, elapsed: Duration) -> CoreUse {
-        let now = CoreTimes::of(id).unwrap_or(before);
-        let on_core = now.on_core.saturating_sub(before.on_core).min(elapsed);
-        let run_delay = now.run_delay.saturating_sub(before.run_delay).min(elapsed.saturating_sub(on_core));
-        // A thread that waits at this moment has not waited for a core in the rest of the time.
-        let rest = elapsed.saturating_sub(on_core + run_delay);
-        let lost = if rest.is_zero() || thread::state(id) != Some('R') {
-            Duration::ZERO
-        } else {
-            Losses::read().since(&self.losses).min(rest)
+        let began = Instant::now();
+        let used = |now: CoreTimes| {
+            let elapsed = elapsed + began.elapsed();
+            let on_core = now.on_core.saturating_sub(before.on_core).min(elapsed);
+            let run_delay = now.run_delay.saturating_sub(before.run_delay).min(elapsed - on_core);
+            (CoreUse { on_core, starved: run_delay }, elapsed - on_core - run_delay)
         };
-        CoreUse { on_core, starved: run_delay + lost }
+        let first = CoreTimes::of(id).unwrap_or(before);
+        let (mut use_now, mut rest) = used(first);
+        // A thread that waits at this moment has not waited for a core in the rest of the time.
+        if rest < Self::MOMENT || thread::state(id) != Some('R') {
+            return use_now;
+        }
+        // The run delay has only what was over when the thread last got a core.
+        std::thread::sleep(Self::MOMENT);
+        let now = CoreTimes::of(id).unwrap_or(first);
+        (use_now, rest) = used(now);
+        if thread::state(id) == Some('R') {
+            let has_run = now.on_core > first.on_core;
+            use_now.starved += if has_run { Losses::read().since(&self.losses).min(rest) } else { rest };
+        }
+        use_now
     }
 }
 
@@ -252,6 +267,6 @@ mod tests {
             wait.recv().unwrap_err();
         });
         let used = receive.recv().unwrap();
-        assert!(used.on_core + used.starved < began.elapsed() - Duration::from_millis(40), "{used:?}");
+        assert!(used.on_core + used.starved + Duration::from_millis(40) < began.elapsed(), "{used:?}");
     }
 }

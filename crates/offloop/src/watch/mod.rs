@@ -29,13 +29,15 @@
 //! others go on. With the feature `watch-stacks` the report has the thread's stack, too.
 //!
 //! With the feature `tracing` the reports also go to the program's subscriber, as warnings with the target
-//! `offloop::watch`. Of the stalls of one place the first, second, fourth, eighth… are logged; the callback gets all.
+//! `offloop::watch`. A place has at most one line a minute, and then a summary of what had none; the callback gets all.
 //! `examples/watchdog.rs` shows it.
 //!
 //! # What counts as a stall
 //!
 //! A stall that is shorter than the threshold is never reported. One that is longer than the threshold and one interval
-//! always is. If the watching thread itself was kept from running (the process was stopped, the machine slept or is
+//! always is. Time in which the thread could have run but had no core does not count, where the kernel keeps account of
+//! it: of tokio's threads it is measured, and for other loops [`Monitor::start_measured`] takes a measure. If the
+//! watching thread itself was kept from running (the process was stopped, the machine slept or is
 //! overloaded), a late beat is no evidence: the loop gets the whole threshold again from then on.
 //!
 //! # What it costs

@@ -91,8 +91,8 @@ impl Config {
             return Ok(call);
         }
         Err(ErrorKind::Encode(format!(
-            "the arguments of `{}`: {size} bytes, more than the pool's max_payload of {}",
-            call.task.name, self.max_payload
+            "the arguments: they have {size} bytes, more than the pool's max_payload of {}",
+            self.max_payload
         )))
     }
 }
