@@ -92,8 +92,9 @@ impl StarvationMeter {
         let used = |now: CoreTimes| {
             let elapsed = elapsed + began.elapsed();
             let on_core = now.on_core.saturating_sub(before.on_core).min(elapsed);
-            let run_delay = now.run_delay.saturating_sub(before.run_delay).min(elapsed - on_core);
-            (CoreUse { on_core, starved: run_delay }, elapsed - on_core - run_delay)
+            let run_delay =
+                now.run_delay.saturating_sub(before.run_delay).min(elapsed.saturating_sub(on_core));
+            (CoreUse { on_core, starved: run_delay }, elapsed.saturating_sub(on_core + run_delay))
         };
         let first = CoreTimes::of(id).unwrap_or(before);
         let (mut use_now, mut rest) = used(first);

@@ -9,12 +9,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::config::{Config, Initializer, InitializerResult, OnCrash};
+use super::config::{Config, Initializer, InitializerResult, OnCrash, StartTemplate};
 use super::dispatcher::Dispatcher;
 use super::output::Output;
 use super::pool::ProcessPool;
 use super::supervisor::Supervisor;
-use super::template::{self, StartTemplate};
+use super::template;
 use crate::base::cores::cores;
 use crate::base::spawn::spawn;
 use crate::base::sync::thread;

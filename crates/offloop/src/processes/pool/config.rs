@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +12,10 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::template::StartTemplate;
 use crate::core::backlog::QueueConfig;
 use crate::core::error::ErrorKind;
 use crate::metrics::OnAdvice;
+use crate::processes::handshake::StartData;
 use crate::processes::limits::Limits;
 use crate::processes::os::process::SpawnEnv;
 use crate::wire::payload::Received;
@@ -22,6 +24,24 @@ use crate::wire::task::Encoded;
 
 /// Returns the bytes that travel with a job. Called at each submission.
 pub(super) type Carry = dyn Fn() -> Option<Vec<u8>> + Send + Sync;
+
+/// Starts a template on the given end of a socket. Returns its process id. The template is a child of the calling
+/// thread.
+type Start = Box<dyn Fn(OwnedFd) -> io::Result<u32> + Send + Sync>;
+
+/// The way in which a pool starts its template.
+pub(super) struct StartTemplate {
+    pub(super) start: Start,
+    /// What the template gets over its socket.
+    pub(super) data: StartData,
+}
+
+impl StartTemplate {
+    /// Calls `start`, and sends no data.
+    pub(super) fn by(start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static) -> Self {
+        Self { start: Box::new(start), data: StartData::default() }
+    }
+}
 
 /// The effect of a worker's crash on its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

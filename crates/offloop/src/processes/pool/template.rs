@@ -12,30 +12,13 @@ use std::time::{Duration, Instant};
 use rustix::net::Shutdown;
 
 use super::child::{Launch, PendingFork};
+use super::config::StartTemplate;
 use crate::core::error::WorkerExit;
-use crate::processes::handshake::{self, StartData};
+use crate::processes::handshake;
 use crate::processes::link::template::{Notice, Order, is_gone, receive, tell};
 use crate::processes::os::fd;
 use crate::processes::os::lifeline::Lifeline;
 use crate::processes::os::process::{End, Process, ProcessEnd, SpawnEnv};
-
-/// Starts a template on the given end of a socket. Returns its process id. The template is a child of the calling
-/// thread.
-type Start = Box<dyn Fn(OwnedFd) -> io::Result<u32> + Send + Sync>;
-
-/// The way in which a pool starts its template.
-pub(super) struct StartTemplate {
-    pub(super) start: Start,
-    /// What the template gets over its socket.
-    pub(super) data: StartData,
-}
-
-impl StartTemplate {
-    /// Calls `start`, and sends no data.
-    pub(super) fn by(start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static) -> Self {
-        Self { start: Box::new(start), data: StartData::default() }
-    }
-}
 
 /// The time that a template has to end when the pool needs it no more.
 const TEMPLATE_EXIT_TIMEOUT: Duration = Duration::from_millis(500);
