@@ -43,7 +43,7 @@ async def main() -> None:
         await asyncio.sleep(0.2)
         await asyncio.create_task(handler_that_parses(text), name="parses")
         await asyncio.sleep(0.2)
-        await asyncio.create_task(handler_that_matches("a" * 23), name="matches")
+        await asyncio.create_task(handler_that_matches("a" * 24), name="matches")
         await asyncio.sleep(0.2)
         answer.start()
         await asyncio.create_task(handler_that_reads(ours), name="reads")

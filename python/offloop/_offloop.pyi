@@ -2,6 +2,7 @@
 
 import concurrent.futures
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context
 from typing import Any, Literal, TypeVar, final
 
 from typing_extensions import Buffer
@@ -93,8 +94,10 @@ class ProcessPool:
         name: str,
         options: CallOptions | None,
         buffersize: int | None,
+        context: Context,
     ) -> Job:
-        """Submits a pickled call. `receiver` learns of its end, and with a `buffersize` of its items as well."""
+        """Submits a pickled call. `receiver` learns of its end, and with a `buffersize` of its items as well. Its log
+        records are handled in `context`, on a thread of their own."""
     def metrics(self) -> Metrics:
         """Returns the pool's metrics."""
     def workers(self) -> list[int]:
@@ -145,7 +148,7 @@ class ProcessPool:
         worker, and the seconds for which it has run."""
 
 def flush() -> None:
-    """Waits until the futures of all ended jobs have ended, for at most a second."""
+    """Waits until the futures of all ended jobs have ended and their log records are handled, for about a second."""
 
 def encode_data(value: object, beside: bool) -> tuple[bytes, list[Buffer]]:
     """Returns a plain value as bytes, and the long byte strings and views in it that travel beside them: none unless
@@ -175,6 +178,9 @@ class Template:
     @staticmethod
     def adopt(socket: int, parent: int) -> Template | None:
         """Makes this process, a fork of the process `parent`, a template. Takes the socket over."""
+    def take_start_files(self) -> list[int]:
+        """Returns the descriptors that the pool was given as `start_files`; none after the first call. The caller owns
+        them."""
     def start_data(self) -> bytes:
         """Returns the bytes that the pool was given as `start_data`."""
     def serve(self, fork: Callable[[], int]) -> Worker | None:
@@ -391,28 +397,39 @@ class StallEvent:
     def key(self) -> int:
         """The key of the loop's pulse."""
     @property
-    def kind(self) -> Literal["stalled", "still", "over"]:
-        """The loop stands still, still does so, or goes on."""
+    def kind(self) -> Literal["stalled", "still", "over", "starved"]:
+        """The loop stands still, still does so, goes on, or goes on after it was late for want of a core."""
     @property
     def seconds(self) -> float:
-        """The seconds by which the beat is late, or came late."""
+        """The seconds by which the beat is late, or came late. Those without a core are not counted, except in
+        "starved"."""
+    @property
+    def starved(self) -> float:
+        """The seconds since the last beat in which the loop's thread could have run but had no core."""
     @property
     def activity(self) -> Literal["computes", "waits"]:
         """The activity of the loop's thread since the last beat."""
     @property
-    def stack(self) -> str | None:
-        """The stack that the thread has written down, if the interpreter could not be had."""
+    def stack(self) -> list[StackFrame] | None:
+        """The stack of the loop's thread, the outermost frame first, if it could be read."""
     @property
-    def holder(self) -> tuple[int, str | None] | None:
-        """The native id of the thread that seems to have the interpreter instead, and its stack."""
+    def before(self) -> list[StackFrame] | None:
+        """The stack at the look before, if there was one."""
+    @property
+    def apart(self) -> float:
+        """The seconds between these two looks, without those in which the thread had no core."""
+    @property
+    def holder(self) -> tuple[int, list[StackFrame] | None] | None:
+        """The native id of the thread that has the interpreter instead, and its stack."""
 
 @final
 class EventQueue:
     """The queue of the monitors' events, for the one thread that reports them."""
 
     def __new__(cls) -> EventQueue: ...
-    def next(self) -> StallEvent | None:
-        """Returns the next event; None when the queue is closed. Blocks."""
+    def next(self, timeout: float, /) -> tuple[StallEvent | None, bool]:
+        """Returns the next event, and whether there may be more; no event when the queue is closed, or after
+        `timeout` seconds. Blocks."""
     def outside(self, text: str, /) -> None:
         """Marks that this thread runs the user's code until it asks for the next event. If that code does not return, a
         monitor writes `text` to standard error."""
@@ -449,19 +466,36 @@ class Pulse:
         """Ends the monitor thread. Blocks while it handles an event."""
 
 @final
-class Stacks:
-    """A signal at which the thread that gets it writes down its stack."""
+class StackFrame:
+    """One frame of a stack that was read."""
 
-    def __new__(cls, signal: int | None) -> Stacks: ...
     @property
-    def signal(self) -> int:
-        """The signal's number."""
-    def take(self, tid: int, /) -> str | None:
-        """Returns the stack of a thread. Blocks for at most half a second."""
-    def close(self) -> None:
-        """Gives the signal up, unless other code has set a handler since. Blocks while a stack is being taken."""
-    def forget(self) -> None:
-        """Gives the signal up in a child made by fork(), which does not have the thread that may be taking a stack."""
+    def file(self) -> str: ...
+    @property
+    def line(self) -> int:
+        """The line, or the first line of the function if it is at no line."""
+    @property
+    def name(self) -> str: ...
+    @property
+    def qualname(self) -> str: ...
+    @property
+    def first_line(self) -> int: ...
+    @property
+    def flags(self) -> int:
+        """The flags of the code object."""
+    @property
+    def span(self) -> tuple[int, int, int, int] | None:
+        """The expression: its first and last line, and the columns of its begin and after its end."""
+    @property
+    def call(self) -> tuple[int, int, int]:
+        """Numbers that tell this call from another call of the same function."""
 
-def cpu_clocks() -> list[tuple[int, float]]:
-    """Returns the native ids of this process's threads, and the seconds for which each has had a core."""
+@final
+class Stacks:
+    """Reads the stacks of this process's threads."""
+
+    def __new__(cls) -> Stacks:
+        """Finds out where the interpreter has its frames. Raises `RuntimeError` if that is not known."""
+    def take(self, tid: int, /) -> list[StackFrame] | None:
+        """Returns the stack of a thread by its native id, the outermost frame first; None if it cannot be read. Blocks
+        for microseconds."""

@@ -5,7 +5,8 @@
 
 or `fail_on_stall = 50ms` in pytest's configuration. `@pytest.mark.stall_threshold(0.5)` sets
 another threshold (in seconds, or as `"500ms"`) for a test, and `@pytest.mark.allow_stalls` turns the
-check off. It watches all loops that run during the test and its fixtures, in any thread, however they
+check off. Time in which the loop's thread had no core does not count, nor does the time that offloop's own first
+call takes to start a pool. It watches all loops that run during the test and its fixtures, in any thread, however they
 were made: by `asyncio.run`, uvloop, pytest-asyncio or anyio.
 
 pytest finds the plugin by itself if offloop is installed. Unless the check is asked for, nothing else of
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from ._watch.report import StallSummary
     from ._watch.watch import Watch
 
 _OPTION = "fail_on_stall"
@@ -67,10 +69,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
     try:
         threshold = settings.threshold(asked)
-    except ValueError:
-        raise pytest.UsageError(
-            f"--fail-on-stall is {asked!r}; it must be a length of time such as 50ms"
-        ) from None
+    except ValueError as error:
+        raise pytest.UsageError(f"--fail-on-stall is {asked!r}: {error}") from None
     if threshold is not None:
         config.pluginmanager.register(_Plugin(threshold), "offloop.stalls")
 
@@ -109,11 +109,11 @@ class _Plugin:
                 result = yield
             except BaseException:
                 stalls.stop()
-                if stalls.stalls:
+                if _of_the_test(stalls):
                     # The test failed with an exception of its own, of which the stall may be the cause.
                     item.add_report_section(when, "stalls", _text(stalls, threshold))
                 raise
-        if stalls.stalls:
+        if _of_the_test(stalls):
             pytest.fail(_text(stalls, threshold), pytrace=False)
         return result
 
@@ -134,15 +134,22 @@ class _Plugin:
 
         try:
             (value,) = marker.args
-            return settings.seconds(str(value))
+            return settings.seconds(value if isinstance(value, str) else f"{value}s")
         except ValueError:
             raise pytest.UsageError(
                 f"{item.nodeid}: stall_threshold takes one length of time, such as 0.5 or '500ms'"
             ) from None
 
 
+def _of_the_test(watch: Watch) -> list[StallSummary]:
+    """Returns the stalls for which a test fails: those that offloop's own first call has caused are not."""
+    return [
+        summary for summary in watch.stalls if summary.last is None or not summary.last.in_offloop
+    ]
+
+
 def _text(watch: Watch, threshold: float) -> str:
     lines = [f"an event loop stood still for more than {threshold * 1000:g} ms"]
-    for summary in watch.stalls:
+    for summary in _of_the_test(watch):
         lines += ["", str(summary), str(summary.last)]
     return "\n".join(lines)

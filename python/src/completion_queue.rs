@@ -142,44 +142,86 @@ impl CompletionQueue {
         if let Some(mut state) = self.state() {
             state.consumer = Some(thread::current().id());
         }
-        loop {
+        let wait = || {
             let mut notifier = [PollFd::from_borrowed_fd(self.notifier.as_fd(), PollFlags::IN)];
             // Fails if a signal interrupts it or memory is short. A needless delivery does no harm.
             let _ = rustix::event::poll(&mut notifier, None);
-            if attach(|py| self.deliver(py, None)).is_err() {
-                return;
+        };
+        // The interpreter is entered once and only released meanwhile. Otherwise it would need memory for this thread each
+        // time, and could report nothing when there is none.
+        let _ = attach(|py| {
+            while detach(py, wait).is_ok() {
+                self.deliver(py, None);
             }
-        }
+        });
     }
 }
 
-/// Returns the queue for receivers without an event loop. A thread of its own, which the first call starts, delivers
-/// it.
-pub(crate) fn results_thread() -> PyResult<Arc<CompletionQueue>> {
+/// A queue that a thread of its own delivers.
+struct ServedQueue {
+    /// The thread's name.
+    name: &'static str,
     /// The queue, and the process that has its thread.
-    static QUEUE: Mutex<Option<(u32, Arc<CompletionQueue>)>> = Mutex::new(None);
-    let mut queue = QUEUE.lock();
-    let pid = std::process::id();
-    if let Some((owner, queue)) = &*queue {
+    queue: Mutex<Option<(u32, Arc<CompletionQueue>)>>,
+}
+
+impl ServedQueue {
+    const fn new(name: &'static str) -> Self {
+        Self { name, queue: Mutex::new(None) }
+    }
+
+    /// Returns the queue, if its thread runs in this process.
+    fn running(&self) -> Option<Arc<CompletionQueue>> {
         // A child made by fork() has the queue but not the thread.
-        if *owner == pid {
+        let queue = self.queue.lock();
+        queue.as_ref().filter(|(owner, _)| *owner == std::process::id()).map(|(_, queue)| Arc::clone(queue))
+    }
+
+    /// Returns the queue. The first call starts its thread.
+    fn start(&self) -> PyResult<Arc<CompletionQueue>> {
+        if let Some(queue) = self.running() {
+            return Ok(queue);
+        }
+        let mut queue = self.queue.lock();
+        let pid = std::process::id();
+        if let Some((_, queue)) = queue.as_ref().filter(|(owner, _)| *owner == pid) {
             return Ok(Arc::clone(queue));
         }
+        let new = CompletionQueue::new()?;
+        let served = Arc::clone(&new);
+        embed::start_thread(self.name, move || served.serve())?;
+        let old = queue.replace((pid, Arc::clone(&new)));
+        drop(queue);
+        drop(old);
+        Ok(new)
     }
-    let new = CompletionQueue::new()?;
-    let served = Arc::clone(&new);
-    embed::start_thread("offloop-results", move || served.serve())?;
-    let old = queue.replace((pid, Arc::clone(&new)));
-    drop(queue);
-    drop(old);
-    Ok(new)
 }
 
-/// Waits until the results thread has reported the end of all jobs that have ended, for at most a second.
+static RESULTS: ServedQueue = ServedQueue::new("offloop-results");
+static LOGS: ServedQueue = ServedQueue::new("offloop-logs");
+
+/// Returns the queue for receivers without an event loop.
+pub(crate) fn results_thread() -> PyResult<Arc<CompletionQueue>> {
+    RESULTS.start()
+}
+
+/// Returns the queue for log records of workers. Their handlers may take long, so no other thread waits for them.
+pub(crate) fn log_thread() -> PyResult<Arc<CompletionQueue>> {
+    LOGS.start()
+}
+
+/// Waits until the results thread has reported the end of all jobs that have ended, and the log thread has handled the
+/// records that have come, for about a second.
 #[pyfunction]
 pub(crate) fn flush(py: Python<'_>) -> PyResult<()> {
-    let queue = results_thread()?;
-    detach(py, || queue.flush())
+    let results = results_thread()?;
+    detach(py, || results.flush())?;
+    if let Some(logs) = LOGS.running() {
+        // The results of jobs that have logged come after their records.
+        detach(py, || logs.flush())?;
+        detach(py, || results.flush())?;
+    }
+    Ok(())
 }
 
 /// The completions for one event loop. `fileno()` is readable when there are some; then the loop calls `deliver()`.

@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -40,9 +41,19 @@ pub(crate) fn flush(py: Python<'_>) {
     }
 }
 
-/// Calls `end(value)`, which also calls the functions that users have attached to the future.
+/// Calls `end(value)`, which also calls the functions that users have attached to the future. If memory is short, the
+/// future ends with that exception.
 pub(crate) fn end_future(end: &Bound<'_, PyAny>, value: Py<PyAny>) -> PyResult<()> {
-    interpreter::call(end, &PyTuple::new(end.py(), [value])?, None).map(drop)
+    let py = end.py();
+    let ended = PyTuple::new(py, [value]).and_then(|args| interpreter::call(end, &args, None).map(drop));
+    match ended {
+        Err(error) if error.is_instance_of::<PyMemoryError>(py) => {
+            let future = end.getattr(intern!(py, "__self__"))?;
+            let set = future.getattr(intern!(py, "set_exception"))?;
+            interpreter::call(&set, &PyTuple::new(py, [error.into_value(py)])?, None).map(drop)
+        }
+        ended => ended,
+    }
 }
 
 /// Returns whether the future may end later: nothing that its end calls blocks this thread.

@@ -207,15 +207,6 @@ impl Condvar {
         self.0.notify_all();
     }
 
-    /// Waits while `condition` returns true.
-    pub(crate) fn wait_while<'a, T>(
-        &self,
-        guard: MutexGuard<'a, T>,
-        condition: impl FnMut(&mut T) -> bool,
-    ) -> MutexGuard<'a, T> {
-        self.0.wait_while(guard, condition).unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Waits while `condition` returns true, for at most `timeout`. Returns whether the time was sufficient.
     pub(crate) fn wait_timeout_while<'a, T>(
         &self,

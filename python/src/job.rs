@@ -1,28 +1,47 @@
 //! Submitted jobs: the handles that Python has, and how their ends and items reach the receivers.
 //!
-//! A receiver is a Python object that learns how a job ends: by `receiver._arrive(value)` or
-//! `receiver._fail(exception)`. If it reads the job's items as well, `receiver._wake()` reports that there are some. A
+//! A receiver is a Python object that learns how a job ends: by `receiver._arrive(value)`, by
+//! `receiver._raise(exception)` if the job itself has raised one, or by `receiver._fail(exception)` if it has no result
+//! for a reason of the engine. If it reads the job's items as well, `receiver._wake()` reports that there are some. A
 //! receiver that has the method `_accept()` also learns that a job which waited for room in the queue has got it.
+//!
+//! Log records that a job sends are handled on the log thread, one after the other, in the context of the job's
+//! submission. The job's result is reported when all its records have been handled, so a slow handler delays the jobs that
+//! log, and neither an event loop nor other jobs.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
 use std::task::{Wake, Waker};
+use std::time::Duration;
 
 use offloop::embed::{HandleExt as _, ItemStreamExt as _};
-use offloop::{Handle, ItemStream, JobState};
+use offloop::{Blob, Handle, ItemStream, JobState};
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 
-use crate::completion_queue::{Completion, CompletionQueue};
+use crate::completion_queue::{Completion, CompletionQueue, log_thread};
 use crate::errors::IntoException as _;
 use crate::interpreter::{Mutex, detach};
-use crate::message::Reply;
+use crate::message::{self, Reply};
 use crate::once::intern;
 use crate::receive::{Receive, Results};
+
+/// The number of a job's log records that wait to be handled. If there are more, they are not read, and the job waits.
+const LOG_BACKLOG: usize = 100;
+
+/// The time after which an end that could not be reported for lack of memory is reported again.
+const MEMORY_PAUSE: Duration = Duration::from_millis(1);
 
 /// A job, and the receiver that learns how it ends.
 struct WatchedJob<T> {
     /// Taken when the end is reported, or when the job is cancelled from Python: then there is no report.
     pending: Mutex<Option<(Handle<T>, Py<PyAny>)>>,
+    /// The result of a job that has log records which are not handled yet, and its receiver. Set and taken by the consumer
+    /// of `completions`, and taken when the job is cancelled from Python.
+    held: Mutex<Option<(T, Py<PyAny>)>>,
+    /// The exception of a job whose end could not be reported because memory was short, and its receiver. Set and taken by
+    /// the consumer of `completions`.
+    unreported: Mutex<Option<(Py<PyAny>, Py<PyAny>)>>,
     completions: Weak<CompletionQueue>,
     /// The job waited for room in the queue, and its receiver has not learnt yet that this is over. Cleared once.
     awaits_room: AtomicBool,
@@ -38,6 +57,11 @@ pub(crate) struct SentItems {
     results: Results,
     /// The job's name, if an answer that cannot be read breaks the pool, which then names its culprit.
     culprit: Option<String>,
+    /// The context in which the job was submitted, for its log records. Taken when the last one has been read.
+    context: Mutex<Option<Py<PyAny>>>,
+    /// The number of log records that were passed to the log thread and are not handled yet. Increased by who reads the
+    /// items, decreased by the log thread.
+    unhandled: AtomicUsize,
 }
 
 impl SentItems {
@@ -46,10 +70,18 @@ impl SentItems {
         is_read: bool,
         results: Results,
         culprit: Option<String>,
+        context: Py<PyAny>,
     ) -> Self {
         // A reply is some numbers, and blobs that stay where they are.
         items.decode_here();
-        Self { items: Mutex::new(items), is_read, results, culprit }
+        Self {
+            items: Mutex::new(items),
+            is_read,
+            results,
+            culprit,
+            context: Mutex::new(Some(context)),
+            unhandled: AtomicUsize::new(0),
+        }
     }
 
     /// Gives an exception that says that an answer could not be read, `_worker.replies.Unreadable`, the job's name.
@@ -61,15 +93,66 @@ impl SentItems {
         }
     }
 
-    /// Returns the next item that has come. Passes log records on to the logging.
-    fn next(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+    /// Returns the next item that has come. Passes log records of `job` to the log thread.
+    fn next(&self, py: Python<'_>, job: &Arc<dyn LogsRecords>) -> PyResult<Option<Py<PyAny>>> {
         loop {
+            // A receiver that reads items must not take a pause for the end.
+            if !self.is_read && self.unhandled.load(Ordering::Acquire) >= LOG_BACKLOG {
+                return Ok(None);
+            }
             let next = self.items.lock().try_next();
             let Some(next) = next else { return Ok(None) };
-            let next = next.map_err(|error| error.into_exception(py))?;
-            if let Some(item) = next.or_log(py, self.results)? {
-                return item.receive(py, self.results).map(Some);
+            match next.map_err(|error| error.into_exception(py))?.into_log() {
+                Ok(body) => self.log(py, body, job)?,
+                Err(item) => return item.receive(py, self.results).map(Some),
             }
+        }
+    }
+
+    fn log(&self, py: Python<'_>, body: Blob, job: &Arc<dyn LogsRecords>) -> PyResult<()> {
+        let context = self.context.lock().as_ref().map(|context| context.clone_ref(py));
+        let Some(context) = context else { return Ok(()) };
+        let thread = log_thread()?;
+        self.unhandled.fetch_add(1, Ordering::Relaxed);
+        let trusts_worker = self.results == Results::Pickle;
+        thread.push(Arc::new(LogRecord { body, context, trusts_worker, job: Arc::clone(job) }));
+        Ok(())
+    }
+
+    fn has_unhandled(&self) -> bool {
+        self.unhandled.load(Ordering::Acquire) > 0
+    }
+}
+
+/// A log record on its way to the handlers.
+struct LogRecord {
+    body: Blob,
+    context: Py<PyAny>,
+    trusts_worker: bool,
+    job: Arc<dyn LogsRecords>,
+}
+
+impl Completion for LogRecord {
+    fn deliver(self: Arc<Self>, py: Python<'_>) {
+        if let Err(error) = message::log(self.context.bind(py), &self.body, self.trusts_worker) {
+            error.write_unraisable(py, None);
+        }
+        Arc::clone(&self.job).record_handled();
+    }
+}
+
+/// A job that sends log records.
+trait LogsRecords: Send + Sync {
+    /// Records that one of its log records has been handled.
+    fn record_handled(self: Arc<Self>);
+}
+
+impl<T: Receive> LogsRecords for WatchedJob<T> {
+    fn record_handled(self: Arc<Self>) {
+        let Some(sent) = &self.sent else { return };
+        let before = sent.unhandled.fetch_sub(1, Ordering::AcqRel);
+        if before == 1 || before == LOG_BACKLOG {
+            self.wake();
         }
     }
 }
@@ -84,6 +167,8 @@ pub(crate) fn watch<T: Receive>(
     let awaits_room = handle.state() == JobState::Waiting;
     let watched = Arc::new(WatchedJob {
         pending: Mutex::new(None),
+        held: Mutex::new(None),
+        unreported: Mutex::new(None),
         completions: Arc::downgrade(completions),
         awaits_room: AtomicBool::new(awaits_room),
         sent,
@@ -115,13 +200,35 @@ impl<T: Receive> WatchedJob<T> {
         // Before the items are read, so that one that comes meanwhile wakes this again.
         sent.items.lock().on_item(&Waker::from(Arc::clone(self)));
         if !sent.is_read {
-            return sent.next(py).map(drop);
+            let job: Arc<dyn LogsRecords> = Arc::clone(self) as _;
+            return sent.next(py, &job).map(drop);
         }
         let receiver = self.pending().as_ref().map(|(_, receiver)| receiver.clone_ref(py));
         match receiver {
             Some(receiver) => receiver.call_method0(py, "_wake").map(drop),
             None => Ok(()),
         }
+    }
+
+    /// Reports the end to the receiver by calling its `method`. If there is not enough memory for that, the job ends with
+    /// this exception, as soon as there is enough for that.
+    fn report(self: &Arc<Self>, py: Python<'_>, method: &str, outcome: Py<PyAny>, receiver: Py<PyAny>) {
+        let Err(error) = receiver.call_method1(py, method, (outcome,)) else { return };
+        if !error.is_instance_of::<PyMemoryError>(py) {
+            error.write_unraisable(py, Some(receiver.bind(py)));
+            return;
+        }
+        let error = error.into_value(py).into_any();
+        if receiver.call_method1(py, "_raise", (&error,)).is_err() {
+            *self.unreported.lock() = Some((error, receiver));
+            Arc::clone(self).wake();
+        }
+    }
+
+    /// Drops the context of the submission, unless there may be log records that were not read.
+    fn forget_context(&self) {
+        let sent = self.sent.as_ref().filter(|sent| !sent.is_read);
+        drop(sent.and_then(|sent| sent.context.lock().take()));
     }
 
     /// Reports that the job has got room in the queue, if it waited for that.
@@ -169,28 +276,44 @@ impl<T: Receive> Wake for WatchedJob<T> {
 
 impl<T: Receive> Completion for WatchedJob<T> {
     fn deliver(self: Arc<Self>, py: Python<'_>) {
+        let unreported = self.unreported.lock().take();
+        if let Some((error, receiver)) = unreported {
+            let _ = detach(py, || std::thread::sleep(MEMORY_PAUSE));
+            self.report(py, "_raise", error, receiver);
+            return;
+        }
         if let Err(error) = self.report_items(py) {
             error.write_unraisable(py, None);
         }
-        let Some((result, receiver)) = self.take_result() else {
-            if let Err(error) = self.report_room(py) {
-                error.write_unraisable(py, None);
+        let has_unhandled = || self.sent.as_ref().is_some_and(SentItems::has_unhandled);
+        let held = if has_unhandled() { None } else { self.held.lock().take() };
+        let ended = held.map(|(value, receiver)| (Ok(value), receiver)).or_else(|| self.take_result());
+        let (result, receiver) = match ended {
+            Some((Ok(value), receiver)) if has_unhandled() => {
+                // The last record that is handled wakes this again.
+                *self.held.lock() = Some((value, receiver));
+                return;
             }
-            return;
+            Some(ended) => ended,
+            None => {
+                if let Err(error) = self.report_room(py) {
+                    error.write_unraisable(py, None);
+                }
+                return;
+            }
         };
         let results = self.sent.as_ref().map(|sent| sent.results).unwrap_or_default();
-        let result =
-            result.map_err(|error| error.into_exception(py)).and_then(|value| value.receive(py, results));
-        let reported = match result {
-            Ok(value) => receiver.call_method1(py, "_arrive", (value,)),
-            Err(error) => {
-                let named = self.sent.as_ref().map_or(Ok(()), |sent| sent.name_culprit(py, &error));
-                named.and_then(|()| receiver.call_method1(py, "_fail", (error,)))
+        self.forget_context();
+        let (method, outcome) = match result.map(|value| value.receive(py, results)) {
+            Ok(Ok(value)) => ("_arrive", value),
+            Ok(Err(exception)) => {
+                let named = self.sent.as_ref().map_or(Ok(()), |sent| sent.name_culprit(py, &exception));
+                let exception = named.map_or_else(|error| error, |()| exception);
+                ("_raise", exception.into_value(py).into_any())
             }
+            Err(error) => ("_fail", error.into_exception(py).into_value(py).into_any()),
         };
-        if let Err(error) = reported {
-            error.write_unraisable(py, Some(receiver.bind(py)));
-        }
+        self.report(py, method, outcome, receiver);
     }
 }
 
@@ -200,12 +323,15 @@ trait AnyJob: Send + Sync {
     fn cancel_queued(self: Arc<Self>) -> bool;
     fn state(&self) -> JobState;
     fn is_forked(&self) -> bool;
-    fn next_item(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>>;
+    fn next_item(self: Arc<Self>, py: Python<'_>) -> PyResult<Option<Py<PyAny>>>;
 }
 
 impl<T: Receive> AnyJob for WatchedJob<T> {
     fn cancel(&self, py: Python<'_>) -> PyResult<bool> {
         let pending = self.pending().take();
+        let held = self.held.lock().take();
+        drop(held);
+        self.forget_context();
         match pending {
             Some((handle, _receiver)) => detach(py, || handle.cancel()),
             None => Ok(false),
@@ -232,8 +358,9 @@ impl<T: Receive> AnyJob for WatchedJob<T> {
         self.pending().as_ref().is_some_and(|(handle, _)| handle.is_forked())
     }
 
-    fn next_item(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        self.sent.as_ref().map_or(Ok(None), |sent| sent.next(py))
+    fn next_item(self: Arc<Self>, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let job: Arc<dyn LogsRecords> = Arc::clone(&self) as _;
+        self.sent.as_ref().map_or(Ok(None), |sent| sent.next(py, &job))
     }
 }
 
@@ -260,7 +387,7 @@ impl Job {
 
     /// Returns the next item that the job has sent, in a tuple; None if none has come. Does not block.
     fn next_item(&self, py: Python<'_>) -> PyResult<Option<(Py<PyAny>,)>> {
-        Ok(self.0.next_item(py)?.map(|item| (item,)))
+        Ok(Arc::clone(&self.0).next_item(py)?.map(|item| (item,)))
     }
 
     /// The job's state: "waiting" for room in the queue, "queued", "running" or "ended".

@@ -90,7 +90,7 @@ mod _offloop {
     use crate::threads::{ThreadPool, WorkerThread};
 
     #[pymodule_export]
-    use crate::watch::{EventQueue, Pulse, Stacks, StallEvent, cpu_clocks};
+    use crate::watch::{EventQueue, Pulse, StackFrame, Stacks, StallEvent};
 
     #[pymodule_export]
     use crate::worker::{Template, Worker};

@@ -8,12 +8,15 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 use serde::{Deserialize, Serialize};
 
 use crate::buffer::{self, Reserve};
-use crate::interpreter::{attach, try_detach};
-use crate::once::Once;
+use crate::interpreter::{self, attach, try_detach};
+use crate::once::{Once, intern};
 use crate::receive::{Receive, Results};
 
 /// The code of a reply that holds a result, as the package's `_worker.replies` defines it.
 const RESULT: u8 = 0;
+
+/// The code of a reply whose body is the reason why the initializer has failed.
+const REFUSED: u8 = 3;
 
 /// The code of a log record, which a job sends before its reply.
 const LOG: u8 = 4;
@@ -38,16 +41,20 @@ impl Reply {
         Ok(Self { code, body: to_body(body.as_bytes(), reserve), buffers: to_blobs(&buffers, reserve)? })
     }
 
-    /// Logs the reply if it is a log record. Otherwise returns it.
-    pub(crate) fn or_log(self, py: Python<'_>, results: Results) -> PyResult<Option<Self>> {
-        static EMIT: Once<Py<PyAny>> = Once::new();
-        if self.code != LOG {
-            return Ok(Some(self));
-        }
-        let emit = EMIT.attribute(py, "offloop._worker.logs", "emit")?;
-        emit.call1((PyBytes::new(py, &self.body), results == Results::Pickle))?;
-        Ok(None)
+    /// Returns the body of the reply if it is a log record. Otherwise returns the reply.
+    pub(crate) fn into_log(self) -> Result<Blob, Self> {
+        if self.code == LOG { Ok(self.body) } else { Err(self) }
     }
+}
+
+/// Hands a log record to the handlers of this process, in a context. Blocks for as long as they do.
+pub(crate) fn log(context: &Bound<'_, PyAny>, record: &[u8], trusts_worker: bool) -> PyResult<()> {
+    static EMIT: Once<Py<PyAny>> = Once::new();
+    let py = context.py();
+    let emit = EMIT.attribute(py, "offloop._worker.logs", "emit")?;
+    let run = context.getattr(intern!(py, "run"))?;
+    interpreter::call(&run, &(emit, PyBytes::new(py, record), trusts_worker).into_pyobject(py)?, None)
+        .map(drop)
 }
 
 impl Receive for Reply {
@@ -144,12 +151,22 @@ pub(crate) fn call(body: Blob, buffers: Vec<Blob>, as_data: bool) -> Reply {
     reply
 }
 
+/// Returns the exception in a reply as a text.
+fn reason_of(body: &[u8]) -> PyResult<String> {
+    static REASON: Once<Py<PyAny>> = Once::new();
+    attach(|py| {
+        let reason = REASON.attribute(py, "offloop._worker.replies", "reason")?;
+        reason.call1((PyBytes::new(py, body),))?.extract()
+    })?
+}
+
 /// Runs a worker's initializer, which is pickled like a call. If it fails, the body of the reply is the reason.
 #[offloop::task]
 pub(crate) fn initialise(body: Blob) -> Result<(), String> {
     match perform(&body, &[], false) {
         Ok(Reply { code: RESULT, .. }) => Ok(()),
-        Ok(Reply { body, .. }) => Err(String::from_utf8_lossy(&body).into_owned()),
+        Ok(Reply { code: REFUSED, body, .. }) => Err(String::from_utf8_lossy(&body).into_owned()),
+        Ok(Reply { body, .. }) => Err(reason_of(&body).unwrap_or_else(|error| error.to_string())),
         Err(error) => Err(error.to_string()),
     }
 }

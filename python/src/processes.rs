@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -64,6 +64,7 @@ impl ProcessPool {
 
     /// Submits a pickled call. `receiver` learns of its end through `mailbox`, or on the results thread if that is
     /// None. With a `buffersize` it learns of items as well; if this number of items waits to be read, the job waits.
+    /// The job's log records are handled in `context`.
     /// Does not block, except to copy the buffers.
     #[expect(clippy::too_many_arguments, reason = "each is one of a job's instructions")]
     #[expect(clippy::needless_pass_by_value, reason = "a sequence of Python becomes a vector")]
@@ -76,6 +77,7 @@ impl ProcessPool {
         name: String,
         options: Option<&CallOptions>,
         buffersize: Option<usize>,
+        context: Py<PyAny>,
     ) -> PyResult<Job> {
         let reserve = |length| self.pool.blob(length);
         let buffers = message::to_blobs(&buffers, &reserve)?;
@@ -86,7 +88,7 @@ impl ProcessPool {
             work = options.apply(work);
         }
         let (handle, items) = self.pool.stream(work, buffersize.unwrap_or(LOG_RECORDS));
-        let sent = Some(SentItems::new(items, buffersize.is_some(), self.results, culprit));
+        let sent = Some(SentItems::new(items, buffersize.is_some(), self.results, culprit, context));
         Ok(match mailbox {
             Some(mailbox) => watch(handle, receiver, mailbox.get().completions(), sent),
             None => watch(handle, receiver, &results_thread()?, sent),
@@ -211,6 +213,12 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
             builder.program(program).args(arguments).template()
         }
         "start_data" => builder.start_data(value.extract::<Vec<u8>>()?),
+        "start_files" => {
+            let files = value.extract::<Vec<i32>>()?.into_iter();
+            // SAFETY: the caller hands the open descriptors over and does not use them any more.
+            builder.start_files(files.map(|file| unsafe { OwnedFd::from_raw_fd(file) }).collect())
+        }
+        "start_preamble" => builder.start_preamble(value.extract::<Vec<u8>>()?),
         "fork" => {
             let fork = value.clone().unbind();
             builder.template_by(move |socket| fork_template(&fork, socket))

@@ -1,7 +1,7 @@
 //! The worker's side of a process pool: an interpreter that was started as the template of the pool's workers.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 
 use offloop::embed;
 use pyo3::exceptions::PyRuntimeError;
@@ -42,6 +42,13 @@ impl Template {
         let template =
             template.as_ref().ok_or_else(|| PyRuntimeError::new_err("the template has served already"))?;
         Ok(PyBytes::new(py, template.start_data()))
+    }
+
+    /// Returns the descriptors that the pool was given as `start_files`, in their order; none after the first call. The
+    /// caller owns them.
+    fn take_start_files(&self) -> Vec<i32> {
+        let files = self.0.lock().as_mut().map(embed::Template::take_start_files).unwrap_or_default();
+        files.into_iter().map(IntoRawFd::into_raw_fd).collect()
     }
 
     /// Forks workers by `fork` when the pool asks for them. Returns in each worker, and at the end, with None, in the

@@ -26,6 +26,8 @@ PAGES = {
     "docs/what-blocks-a-loop.md": None,
     "docs/security.md": None,
     "docs/opentelemetry.md": "opentelemetry",
+    "docs/in-a-web-service.md": "fastapi",
+    "docs/in-production.md": None,
 }
 """The pages' programs that need a package, and that package."""
 
@@ -53,7 +55,9 @@ def unless_found(package: "str | None") -> Any:
 def test_a_program_on_a_page_runs(code: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(code)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=80)
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=80
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
 
@@ -67,6 +71,26 @@ def test_the_first_program_of_the_readme_shows_something(tmp_path: Path) -> None
     assert answer == "the answer to everything"
     assert primes == "5133 primes"
     assert "count_primes" in error
+
+
+def test_the_metrics_to_alert_on_exist() -> None:
+    import offloop
+
+    text = (ROOT / "docs" / "in-production.md").read_text()
+    with offloop.ProcessPoolExecutor(1) as pool, offloop.ThreadPoolExecutor(1) as threads:
+        assert pool.submit(len, bytes(10_000_000)).result() == 10_000_000
+        threads.submit(int).result()
+        page = offloop.prometheus()
+        metrics = pool.metrics()
+        states = {*metrics.workers, *threads.metrics().workers, "used", "kept"}
+    assert set(re.findall(r"`(offloop_[a-z_]+)", text)) <= set(re.findall(r"offloop_[a-z_]+", page))
+    for label, known in (
+        ("outcome", set(metrics.outcomes)),
+        ("state", states),
+        ("reason", set(metrics.restarts)),
+    ):
+        values = re.findall(rf'{label}=~?"([^"]+)"', re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+        assert values and {name for value in values for name in value.split(r"\|")} <= known
 
 
 def run(name: str, *args: "str | Path", data: bytes = b"") -> "subprocess.CompletedProcess[bytes]":

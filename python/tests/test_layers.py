@@ -7,6 +7,7 @@ TYPE_CHECKING count as well: a reader follows them too.
 - `_worker`: the worker's side of a process pool, and what it shares with the parent
 - `_pools`: the executors
 - `_auto`, `_watch`: two features that do not know each other
+- `_web`, and on it the adapters `aiohttp`, `asgi` and `django`, which do not know each other
 - `pytest_plugin`, which uses `_watch`
 - `__init__`: the public names
 """
@@ -29,6 +30,10 @@ BELOW: dict[str, set[str]] = {
     "_pools": {"", "_worker"},
     "_auto": {"", "_worker", "_pools"},
     "_watch": {""},
+    "_web": {"", "_pools"},
+    "aiohttp": {"_pools", "_web"},
+    "asgi": {"_pools", "_web"},
+    "django": {"_web"},
     "pytest_plugin": {"_watch"},
     "__init__": {"", "_worker", "_pools", "_auto", "_watch"},
 }

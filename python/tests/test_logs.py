@@ -34,7 +34,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
-        self.forwarder = logs.install(self.sent.append, logging.DEBUG)
+        self.forwarder = logs.install(self.sent.append, {"root": logging.DEBUG})
 
     def run(self, job: Callable[[], object]) -> None:
         with only(self.forwarder):
@@ -77,7 +77,7 @@ def test_a_record_of_another_process_reaches_the_handlers_here() -> None:
     import logging, os, pickle, sys
     from offloop._worker import logs
     sent = []
-    forwarder = logs.install(sent.append, logging.INFO)
+    forwarder = logs.install(sent.append, {"root": logging.INFO})
     forwarder.job_runs = True
     logging.getLogger("app.jobs").info("read %d of %s", 3, object, extra={"user": "ann"})
     logging.getLogger("app.jobs").debug("below the level")

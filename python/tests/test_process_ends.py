@@ -415,6 +415,7 @@ def test_the_exit_waits_for_stuck_jobs_no_longer_than_exit_timeout(program: Any)
     body = """
         pool = ProcessPoolExecutor(1, exit_timeout=0.3)
         pool.submit(jobs.ignore_sigterm, started)
+        jobs.wait_for(started)
         pool.submit(jobs.double, 2)
     """
     code, _, err = ends(program(body))

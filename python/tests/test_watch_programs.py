@@ -68,7 +68,7 @@ def test_the_variable_watches_a_program_that_knows_nothing_of_it(tmp_path: Path,
     assert "`await offloop.run(time.sleep, 0.6)`" in done.stderr
 
 
-@pytest.mark.parametrize("value", ["1", "0.05", "0.05s", " 50MS "])
+@pytest.mark.parametrize("value", ["1", "0.05s", " 50MS "])
 def test_the_variable_can_be_a_threshold(tmp_path: Path, value: str) -> None:
     script = scripts.write(tmp_path / "script.py", textwrap.dedent(STALL) + "asyncio.run(main())")
     assert "time.sleep(0.6)" in watched(script, value).stderr
@@ -86,7 +86,16 @@ def test_an_invalid_value_is_reported_and_the_program_runs(tmp_path: Path) -> No
     done = watched(script, "soon")
     assert done.returncode == 0
     [line] = done.stderr.splitlines()
-    assert line.startswith("offloop: OFFLOOP_WATCH is 'soon'")
+    assert line.startswith("offloop: OFFLOOP_WATCH is 'soon': it must be a length of time such as 50ms")
+
+
+@pytest.mark.parametrize("value", ["50", "0.05"])
+def test_a_length_of_time_without_a_unit_is_refused(tmp_path: Path, value: str) -> None:
+    script = scripts.write(tmp_path / "script.py", textwrap.dedent(STALL) + "asyncio.run(main())")
+    done = watched(script, value)
+    assert done.returncode == 0
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"offloop: OFFLOOP_WATCH is '{value}': it has no unit; write {value}ms or {value}s")
 
 
 @pytest.mark.parametrize("flag", ["-E", "-I"])
@@ -153,46 +162,6 @@ def test_a_call_that_never_releases_the_interpreter_is_reported_to_stderr(
         program.communicate()
     assert re.match(r"offloop.watch: an event loop has stood still for \d+\.\d s\. .*GIL", first)
     assert f'File "{tmp_path / "script.py"}", line 9 in main' in stack
-
-
-SAMPLED = """
-    import sys, threading, time
-    from offloop._offloop import Stacks
-
-    class Thing:
-        def __del__(self):
-            pass
-
-    def called(_):
-        things = [Thing() for _ in range(20)]
-        return len(things)
-
-    def calls():
-        while not over:
-            set(map(called, range(5)))
-            sorted(x for x in range(50))
-
-    over = False
-    sys.setswitchinterval(1e-4)
-    stacks = Stacks(None)
-    thread = threading.Thread(target=calls)
-    thread.start()
-    end = time.monotonic() + 5
-    taken = []
-    while time.monotonic() < end:
-        taken.append(stacks.take(thread.native_id))
-    over = True
-    thread.join()
-    known = [stack for stack in taken if stack is not None]
-    assert all(stack.rstrip().endswith("in _bootstrap") for stack in known)
-    assert len(known) > len(taken) / 2 > 0
-"""
-
-
-def test_a_thread_may_be_interrupted_wherever_it_is(tmp_path: Path) -> None:
-    script = scripts.write(tmp_path / "script.py", textwrap.dedent(SAMPLED))
-    done = watched(script, None)
-    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
 
 
 FREES = """
@@ -331,7 +300,7 @@ FORKS = """
     async def main():
         with offloop.watch(threshold=0.05, logger=None) as watch:
             await asyncio.sleep(0.1)
-            assert handlers() != before
+            assert handlers() == before  # no signal is used
             child = os.fork()
             if not child:
                 # The child has nothing of its parent's watch.
@@ -355,7 +324,7 @@ FORKS = """
 """
 
 
-def test_a_fork_watches_its_own_loops_and_the_signal_is_given_back(tmp_path: Path) -> None:
+def test_a_fork_watches_its_own_loops_and_no_signal_has_a_handler(tmp_path: Path) -> None:
     done = scripts.run(scripts.write(tmp_path / "script.py", FORKS))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["child", "parent"]
@@ -383,41 +352,6 @@ def test_a_fork_of_a_watched_program_is_watched(tmp_path: Path) -> None:
         """,
     )
     assert watched(script, "50ms").stderr.count("the event loop has stood still") == 2
-
-
-def test_the_watchdog_works_with_faulthandler_and_a_signal_that_is_taken(tmp_path: Path) -> None:
-    script = scripts.write(
-        tmp_path / "script.py",
-        """
-        import asyncio, faulthandler, re, signal, sys
-        import offloop
-
-        faulthandler.enable()
-        faulthandler.register(signal.SIGUSR1, all_threads=False)
-        signal.signal(signal.SIGRTMAX, lambda *_: print("mine"))
-
-        async def main(**options):
-            with offloop.watch(threshold=0.05, logger=None, **options) as watch:
-                await asyncio.sleep(0.1)
-                re.match("(a|a)*b", "a" * 22)
-                await asyncio.sleep(0.1)
-            assert len(watch.stalls) == 1
-
-        asyncio.run(main())
-        asyncio.run(main(signal=signal.SIGRTMIN + 5))
-        assert signal.getsignal(signal.SIGRTMIN + 5) is signal.SIG_DFL
-        try:
-            asyncio.run(main(signal=signal.SIGRTMAX))
-        except ValueError as error:
-            print(error)
-        signal.raise_signal(signal.SIGRTMAX)
-        signal.raise_signal(signal.SIGUSR1)
-        """,
-    )
-    done = scripts.run("-X", "faulthandler", script)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["signal 64 has a handler already", "mine"]
-    assert done.stderr.startswith("Stack (most recent call first)")
 
 
 def test_the_interpreter_exits_while_a_report_is_made(tmp_path: Path) -> None:

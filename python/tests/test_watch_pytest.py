@@ -191,7 +191,7 @@ def test_without_a_time_the_threshold_is_a_tenth_of_a_second(tmp_path: Path) -> 
 
 def test_an_invalid_time_is_refused(tmp_path: Path) -> None:
     said = run(tmp_path, FEW, "--fail-on-stall=soon")[""]
-    assert "--fail-on-stall is 'soon'; it must be a length of time such as 50ms" in said
+    assert "--fail-on-stall is 'soon': it must be a length of time such as 50ms" in said
 
 
 def test_the_plugin_is_found_where_the_package_is_installed() -> None:

@@ -117,7 +117,9 @@ fn workers_without_a_job_leave_after_the_idle_timeout_and_come_back_on_demand() 
         let pids: HashSet<_> = gates.iter().map(Gate::wait_for_pid).collect();
         assert_eq!(pids.len(), 3);
         gates.iter().for_each(Gate::open);
-        jobs.into_iter().for_each(|job| job.wait().unwrap());
+        for job in jobs {
+            job.wait().unwrap();
+        }
         eventually("all of them have left", || pids.iter().all(|pid| is_gone(*pid)));
         assert_eq!(pool.worker_pids(), []);
     }
@@ -131,9 +133,13 @@ fn as_many_idle_workers_stay_as_the_pool_has_at_least() {
     let pool = builder.idle_timeout(Duration::from_millis(100)).build().unwrap();
     let gates = [Gate::new(), Gate::new()];
     let jobs: Vec<_> = gates.iter().map(|gate| pool.run(hold.with(gate.path()))).collect();
-    gates.iter().for_each(|gate| assert!(gate.wait_for_pid() > 1));
+    for gate in &gates {
+        assert!(gate.wait_for_pid() > 1);
+    }
     gates.iter().for_each(Gate::open);
-    jobs.into_iter().for_each(|job| job.wait().unwrap());
+    for job in jobs {
+        job.wait().unwrap();
+    }
     eventually("one has left", || pool.worker_pids().len() == 1);
     let stays = pool.worker_pids();
     std::thread::sleep(Duration::from_millis(500));
@@ -154,10 +160,14 @@ fn a_pool_that_grows_on_demand_does_so_up_to_the_number_that_was_set_last() {
     let jobs: Vec<_> = gates.iter().map(|gate| pool.run(hold.with(gate.path()))).collect();
     eventually("one runs", || gates.iter().map(Gate::arrivals).sum::<usize>() == 1);
     pool.set_max_workers(3);
-    gates.iter().for_each(|gate| assert!(gate.wait_for_pid() > 1));
+    for gate in &gates {
+        assert!(gate.wait_for_pid() > 1);
+    }
     pool.set_max_workers(1);
     gates.iter().for_each(Gate::open);
-    jobs.into_iter().for_each(|job| job.wait().unwrap());
+    for job in jobs {
+        job.wait().unwrap();
+    }
     eventually("two have left", || pool.worker_pids().len() == 1);
 }
 

@@ -14,13 +14,11 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Literal, Never, ParamSpec, TypeVar, final, overload
 
 from .._calls import AsyncFunctionRefused, AsyncResult, check_sync, name_of
-from .._errors import OffloopError
 from .._offloop import CallOptions
 from .._pools import default
 from .._pools.executor import PicklingFailed
@@ -579,9 +577,9 @@ class _ProcessCall(JobFuture[Any]):
         if self.done():
             return
         if in_thread is None or not isinstance(error, Exception):
-            super()._fail(error)
+            super()._raise(error)
             return
-        self._translate = None
+        self._translator = None
         try:
             in_thread(self)
         except Exception as refusal:  # the interpreter is exiting, for example
@@ -595,19 +593,18 @@ class _ProcessCall(JobFuture[Any]):
         reply = Reply(value)
         self._record.add("processes", reply.cpu, reply.waited, self._shipping + reply.shipping)
         if reply.error is not None:
-            super()._fail(reply.error)
+            super()._raise(reply.error)
         else:
             super()._arrive(reply.value)
 
-    def _fail(self, error: BaseException) -> None:
+    def _raise(self, error: BaseException) -> None:
         if self._in_thread is not None:
             if isinstance(error, Unreadable) and not error.has_run:
                 self._retry_in_thread(error.error, "worker processes cannot unpickle it")
                 return
-            # An exception of the function is in a reply. This one is about the pool, or about the result.
-            if not isinstance(error, (OffloopError, CancelledError)):
-                self._record.come_back(f"{_UNPICKLABLE_RESULT} ({error})")
-        super()._fail(error)
+            # An exception of the function is in a reply. This one is about the result.
+            self._record.come_back(f"{_UNPICKLABLE_RESULT} ({error})")
+        super()._raise(error)
 
 
 def _percent(share: float) -> str:

@@ -215,7 +215,7 @@ class CallToCome:
         try:
             receiver._job = self.send(pool())
         except PicklingFailed as failed:
-            receiver._fail(failed.error)
+            receiver._raise(failed.error)
         except BaseException as error:
             receiver._fail(error)
 

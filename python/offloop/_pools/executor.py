@@ -91,12 +91,14 @@ class Pool(Executor):
         loop = asyncio.get_running_loop()
         future: JobFuture[Any] = JobFuture(loop=loop)
         try:
-            future._job = self._dispatch(
-                future, loop, fn, args, kwargs, options
-            )
-        except PicklingFailed as failed:
-            future._fail(failed.error)
-        return future
+            try:
+                future._job = self._dispatch(future, loop, fn, args, kwargs, options)
+            except PicklingFailed as failed:
+                future._raise(failed.error)
+            return future
+        finally:
+            # The traceback of a pickling error leads to this frame, which must not hold the future that holds the error.
+            del future
 
     def _submit(
         self,
@@ -410,6 +412,8 @@ async def run_in_daemon_thread(fn: Callable[[], R]) -> R:
             error = raised
         with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits
             loop.call_soon_threadsafe(end, value, error)
+        # The exception's traceback holds this frame, which must not hold the exception.
+        del error
 
     threading.Thread(target=call, name="offloop-shutdown", daemon=True).start()
     return await done

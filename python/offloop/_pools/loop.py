@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from .._errors import CancelledError
 from .._offloop import Job, Mailbox
+from .outcomes import Translator, as_error
 
 __all__ = ["JobFuture"]
 
@@ -19,8 +21,7 @@ class JobFuture(asyncio.Future[T], Generic[T]):
     """The future that `pool.run` returns: await it. Cancelling it, or the task that awaits it, cancels the job."""
 
     _job: Job | None = None
-    _translate: Callable[[BaseException], BaseException] | None = None
-    """Turns an exception of the job into the one that the pool's users get."""
+    _translator: Translator | None = None
     _room: asyncio.Event | None = None
     """Is set when the job has got room in the queue or has ended. Made by `accepted` if the job waits for room."""
 
@@ -53,20 +54,32 @@ class JobFuture(asyncio.Future[T], Generic[T]):
         if not self.done():
             self.set_result(value)
 
+    def _raise(self, error: BaseException) -> None:
+        if self._translator is not None:
+            error = self._translator.raised(error)
+        if not self.done():
+            self.set_exception(as_error(error))
+
     def _fail(self, error: BaseException) -> None:
-        if self._translate is not None:
-            error = self._translate(error)
+        if self._translator is not None:
+            error = self._translator.failed(error)
         if self.done():
             return
         if isinstance(error, CancelledError):
             super().cancel(str(error))
-        elif isinstance(error, StopIteration):
-            # A future refuses it, because it would end the generator that awaits the future.
-            wrapped = RuntimeError("the job raised StopIteration")
-            wrapped.__cause__ = error
-            self.set_exception(wrapped)
         else:
             self.set_exception(error)
+
+
+def watch_descriptor(
+    loop: asyncio.AbstractEventLoop, descriptor: int, callback: Callable[..., object], *args: Any
+) -> None:
+    """Makes the loop call `callback(*args)` when the descriptor becomes readable, in an empty context.
+
+    A loop keeps the context in which a reader was added. That of the caller, whose turn it happens to be, would be kept
+    with all its values for as long as the loop lives.
+    """
+    contextvars.Context().run(loop.add_reader, descriptor, callback, *args)
 
 
 _mailboxes: dict[int, tuple[weakref.ref[asyncio.AbstractEventLoop], Mailbox]] = {}
@@ -79,6 +92,6 @@ def mailbox_of(loop: asyncio.AbstractEventLoop) -> Mailbox:
         return known[1]
     key = id(loop)
     mailbox = Mailbox()
-    loop.add_reader(mailbox.fileno(), mailbox.deliver)
+    watch_descriptor(loop, mailbox.fileno(), mailbox.deliver)
     _mailboxes[key] = (weakref.ref(loop, lambda _: _mailboxes.pop(key, None)), mailbox)
     return mailbox

@@ -7,7 +7,7 @@ from pickle import PickleBuffer
 from typing import Any, NamedTuple
 
 from .. import _calls
-from .._worker import main, pickling
+from .._worker import main, pickling, remote_errors
 from .._worker.culprit import name_culprit
 from .executor import PicklingFailed
 
@@ -38,7 +38,7 @@ def pickle_call(
         if isinstance(error, Exception):
             name, parts = _parts(fn, args, kwargs)
             name_culprit(error, parts, name, _dumps)
-        raise PicklingFailed(error) from None
+        raise PicklingFailed(remote_errors.without_own_frames(error)) from None
     # The call of a map or a stream is named after the user's function.
     name = _calls.name_of(args[0] if fn is _calls.call_each or fn is main.send_items else fn)
     return PickledCall(name, body, buffers)

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import itertools
-import logging
 import os
 import sys
 import time
@@ -22,13 +22,14 @@ from .._calls import AsyncFunctionRefused, AsyncResult
 from .._errors import PoolClosed
 from .._offloop import CallOptions, Job, Mailbox, Metrics
 from .._process_errors import PoolBroken, WorkerStartError
-from .._worker import main, main_module, pickling, replies, telemetry
+from .._worker import launch, logs, main, main_module, pickling, remote_errors, replies, telemetry
 from .._worker.surroundings import Surroundings
+from . import green
 from .cores import usable_cores
 from .executor import OnFull, PicklingFailed, Pool, buffersize_of
 from .exit import exit_handler
 from .futures import Future
-from .loop import mailbox_of
+from .loop import mailbox_of, watch_descriptor
 from .pickled_call import PickledCall, pickle_call
 from .shutdown import ShutdownReport, check_drain_alone, report_of, still_running
 from .stream import ItemStream
@@ -138,6 +139,8 @@ class ProcessPoolExecutor(Pool):
         name: str = "",
     ) -> None:
         main_module.refuse_while_importing_main()
+        launch.refuse_in_a_template()
+        green.refuse_for_processes()
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
@@ -163,11 +166,16 @@ class ProcessPoolExecutor(Pool):
         self._seen: dict[int, WorkerProcess] = {}
         """The workers that `_processes` has returned last."""
 
+        self._levels = logs.levels()
+        """The levels of loggers that the workers begin with."""
+
         directory = None if cwd is None else os.fspath(cwd)
         preparation = {
             "process": main_module.preparation(cwd=directory),
             "preload": list(preload),
-            "log_level": logging.getLogger().getEffectiveLevel(),
+            "levels": self._levels,
+            "as_data": self._as_data,
+            "coverage": launch.coverage_configuration(),
         }
         settings: dict[str, Any] = {
             "name": name or f"ProcessPoolExecutor-{next(_unnamed)}",
@@ -195,20 +203,27 @@ class ProcessPoolExecutor(Pool):
             "stderr_tail": STDERR_TAIL,
         }
         initialisation = initializer, initargs, worker_state, close_worker_state
+        self._initialisation = initialisation
+        """Kept, as some of its objects name something that is removed with them, such as a lock of multiprocessing."""
+        pickled, descriptors = b"", list[int]()
+        if not forks and (initializer is not None or worker_state is not None):
+            pickled, descriptors = _pickle_initialisation(initialisation)
         if forks:
+            # The forks inherit its descriptor.
+            tracker = launch.tracker_descriptor()
+            if tracker is not None:
+                os.close(tracker)
 
             def fork(socket: int) -> int:
                 return _fork(socket, preparation, initialisation)
 
             settings["fork"] = fork
         else:
-            settings["program"], settings["start_data"] = main.command(preparation)
+            settings |= launch.settings(preparation, descriptors)
             settings["env"] = None if env is None else list(env.items())
         if initializer is not None or worker_state is not None:
             inherited: main.Call = main.initialise_inherited, (), {}
-            settings["initializer"] = (
-                pickling.dumps(inherited, _never)[0] if forks else _pickle_initialisation(initialisation)
-            )
+            settings["initializer"] = pickling.dumps(inherited, _never)[0] if forks else pickled
         if on_full == "caller_runs":
             _offloop.set_call_handler(main.perform)
         self._engine = _offloop.ProcessPool(settings)
@@ -248,12 +263,16 @@ class ProcessPoolExecutor(Pool):
     ) -> Future[Any]:
         future: ProcessFuture[Any] = ProcessFuture(self._crash_policy)
         try:
-            job = self._dispatch(future, None, fn, args, kwargs, options)
-        except PicklingFailed as failed:
-            future._fail(failed.error)
-        else:
-            future._job = job
-        return future
+            try:
+                job = self._dispatch(future, None, fn, args, kwargs, options)
+            except PicklingFailed as failed:
+                future._raise(failed.error)
+            else:
+                future._job = job
+            return future
+        finally:
+            # The traceback of a pickling error leads to this frame, which must not hold the future that holds the error.
+            del future
 
     def warm_up(self, workers: int | None = None) -> WarmUp:
         """Starts `workers` processes (None: `max_workers`), so that the first jobs need not wait for them.
@@ -284,7 +303,7 @@ class ProcessPoolExecutor(Pool):
         if known is None or known.is_closed():
             self._listener = weakref.ref(loop)
             descriptor = self._engine.listen()
-            loop.add_reader(descriptor, self._engine.take_answers, mailbox)
+            watch_descriptor(loop, descriptor, self._engine.take_answers, mailbox)
             self._stop_listening = weakref.finalize(self, _remove_reader, self._listener, descriptor)
             self._stop_listening.atexit = False
 
@@ -297,20 +316,23 @@ class ProcessPoolExecutor(Pool):
     ) -> ItemStream[Any]:
         buffersize = buffersize_of(options)
         _calls.check_sync(fn)
-        stream: ItemStream[Any] = ItemStream(self._crash_policy.translate)
+        stream: ItemStream[Any] = ItemStream(self._crash_policy)
         try:
-            stream._job = self._dispatch(
-                stream._receiver,
-                None,
-                main.send_items,
-                (fn, args, kwargs, self._as_data),
-                {},
-                options,
-                buffersize,
-            )
-        except PicklingFailed as failed:
-            stream._receiver._fail(failed.error)
-        return stream
+            try:
+                stream._job = self._dispatch(
+                    stream._receiver,
+                    None,
+                    main.send_items,
+                    (fn, args, kwargs, self._as_data),
+                    {},
+                    options,
+                    buffersize,
+                )
+            except PicklingFailed as failed:
+                stream._receiver._raise(failed.error)
+            return stream
+        finally:
+            del stream
 
     def _dispatch(
         self,
@@ -346,7 +368,7 @@ class ProcessPoolExecutor(Pool):
         """Submits a call that is pickled already. See `Pool._dispatch`."""
         mailbox = None
         if loop is not None:
-            receiver._translate = self._crash_policy.translate
+            receiver._translator = self._crash_policy
             mailbox = mailbox_of(loop)
             if self._listener is None or self._listener() is not loop:
                 self._listen(loop, mailbox)
@@ -356,14 +378,20 @@ class ProcessPoolExecutor(Pool):
         context = None if self._capture is None else self._capture()
         if (trace := telemetry.departing()) is not None:
             context = {**(context or {}), telemetry.NAME: trace}
+        if (levels := logs.levels()) is not self._levels:
+            context = {**(context or {}), logs.NAME: levels}
         change = self._surroundings.departing()
         name, body, buffers = call
         if context is not None or change is not None:
             try:
                 body = main.with_prelude((context, change), body)
             except BaseException as error:
-                raise PicklingFailed(error) from None
-        return self._engine.submit(body, buffers, receiver, mailbox, name, options, buffersize)
+                # The exception's traceback leads to this frame, which must not hold the future that will hold it.
+                del receiver
+                raise PicklingFailed(remote_errors.without_own_frames(error)) from None
+        return self._engine.submit(
+            body, buffers, receiver, mailbox, name, options, buffersize, contextvars.copy_context()
+        )
 
     @overload
     def shutdown(
@@ -529,7 +557,8 @@ class ProcessFuture(Future[R]):
     def _claim(self) -> bool:
         """Returns whether the future still waits for its result. From then on it cannot be cancelled."""
         with self._condition:
-            if self._state != "PENDING":
+            # It is "RUNNING" if an attempt to end it has failed for lack of memory.
+            if self._state not in ("PENDING", "RUNNING"):
                 return False
             self._state = "RUNNING"
             return True
@@ -538,8 +567,13 @@ class ProcessFuture(Future[R]):
         if self._claim():
             self.set_result(value)
 
+    def _raise(self, error: BaseException) -> None:
+        error = self._crash_policy.raised(error)
+        if self._claim():
+            self.set_exception(error)
+
     def _fail(self, error: BaseException) -> None:
-        error = self._crash_policy.translate(error)
+        error = self._crash_policy.failed(error)
         if isinstance(error, CancelledError):
             self._job = None
             self.cancel()
@@ -567,16 +601,20 @@ class CrashPolicy:
         """Returns the exception of a call that a broken pool does not run."""
         return PoolBroken(f'the pool is broken (on_crash="break"), build a new one: {self.broken}')
 
-    def translate(self, error: BaseException) -> BaseException:
-        """Returns the exception that a job ends with. Breaks the pool if that is due."""
-        if not self._breaks:
+    def raised(self, error: BaseException) -> BaseException:
+        """Returns the exception of a job that has raised `error`. Breaks the pool if it could not be unpickled."""
+        if not self._breaks or not isinstance(error, replies.Unreadable):
             return replies.translate(error)
-        if isinstance(error, replies.Unreadable):
-            part = "the result" if error.has_run else "the arguments"
-            self._engine.break_with(f"{part} of `{error.job_name}` could not be unpickled: {error.error!r}")
-            broken = self.pool_broken()
-            broken.__cause__ = error.error
-            return broken
+        part = "the result" if error.has_run else "the arguments"
+        self._engine.break_with(f"{part} of `{error.job_name}` could not be unpickled: {error.error!r}")
+        broken = self.pool_broken()
+        broken.__cause__ = error.error
+        return broken
+
+    def failed(self, error: BaseException) -> BaseException:
+        """Returns the exception of a job that has no result for the reason `error`. Breaks the pool if that is due."""
+        if not self._breaks:
+            return error
         if isinstance(error, WorkerStartError):
             self._engine.break_with(str(error))
         elif isinstance(error, PoolClosed) and self.broken is not None:
@@ -668,27 +706,21 @@ def _fork(socket: int, preparation: Mapping[str, Any], initialisation: Any) -> i
     return main.fork(socket, preparation)
 
 
-def _pickle_initialisation(initialisation: Any) -> bytes:
-    """Pickles the initialisation as multiprocessing does for a process that it starts.
-
-    Some objects, such as locks, can be pickled only while a process is being started.
-    """
-    from multiprocessing import resource_sharer
+def _pickle_initialisation(initialisation: Any) -> tuple[bytes, list[int]]:
+    """Pickles the initialisation as multiprocessing does for a process that it starts. Returns it with the descriptors
+    that the workers need for it."""
     from multiprocessing.context import get_spawning_popen, set_spawning_popen
 
-    class Start:
-        @staticmethod
-        def duplicate_for_child(descriptor: int) -> int:
-            return descriptor
-
-        DupFd = resource_sharer.DupFd
-
     before = get_spawning_popen()
-    start: Any = Start()
-    set_spawning_popen(start)
+    handover: Any = launch.Handover()
+    set_spawning_popen(handover)
     try:
         call: main.Call = main.initialise, initialisation, {}
-        return pickling.dumps(call, _never)[0]
+        return pickling.dumps(call, _never)[0], handover.descriptors
+    except BaseException:
+        for descriptor in handover.descriptors:
+            os.close(descriptor)
+        raise
     finally:
         set_spawning_popen(before)
 

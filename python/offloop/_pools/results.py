@@ -13,6 +13,8 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Generic, Self, TypeVar
 
+from .outcomes import CONTROL_FLOW, as_error
+
 __all__ = ["MapStream"]
 
 R = TypeVar("R")
@@ -93,13 +95,19 @@ class MapStream(Generic[R]):
     def _take(self, call: Future[list[R]]) -> None:
         """Takes the results of a call that has ended."""
         del self._under_way[call]
-        values = call.result()
-        self._submit(1)
-        count = len(values)
-        values.reverse()
-        self._values = values
-        if self._progress is not None:
-            self._progress(count)
+        try:
+            values = call.result()
+            self._submit(1)
+            count = len(values)
+            values.reverse()
+            self._values = values
+            if self._progress is not None:
+                self._progress(count)
+        except CONTROL_FLOW as error:
+            raise as_error(error) from error
+        finally:
+            # The traceback of the call's exception holds this frame, which must not hold the call.
+            del call
 
     def _left(self) -> float | None:
         """Returns the seconds that are left of the timeout."""

@@ -11,6 +11,7 @@ from typing import Any, Generic, Self, TypeVar
 from .._errors import CancelledError
 from .._jobs import on_cancel
 from .._offloop import Job, blocking
+from .outcomes import Translator, as_error
 
 __all__ = ["ItemStream"]
 
@@ -25,8 +26,8 @@ class ItemStream(Generic[R]):
     process by killing that, and in a thread by closing the generator, where it yields next.
     """
 
-    def __init__(self, translate: Callable[[BaseException], BaseException]) -> None:
-        self._receiver = _StreamReceiver(translate)
+    def __init__(self, translator: Translator | None = None) -> None:
+        self._receiver = _StreamReceiver(translator)
         self._job: Any = None
 
     def __iter__(self) -> Self:
@@ -63,8 +64,16 @@ class ItemStream(Generic[R]):
             await changed.wait()
 
     def _next_item(self) -> tuple[R] | None:
-        item: tuple[R] | None = None if self._job is None else self._job.next_item()
-        return item
+        if self._job is None:
+            return None
+        try:
+            item: tuple[R] | None = self._job.next_item()
+            return item
+        except Exception as error:
+            # The item cannot be unpickled. There is no way to go on behind it.
+            self._receiver._raise(error)
+            self.close()
+            return None
 
     def close(self) -> None:
         """Ends the generator, unless it has ended. Does not block."""
@@ -160,8 +169,8 @@ class _StreamReceiver:
     The job refers to this object and not to the stream, so that a stream that is no longer used is closed.
     """
 
-    def __init__(self, translate: Callable[[BaseException], BaseException]) -> None:
-        self._translate = translate
+    def __init__(self, translator: Translator | None) -> None:
+        self._translator = translator
         self._error: BaseException | None = None
         self.has_ended = False
         """Whether the generator has ended, or the stream was closed."""
@@ -173,8 +182,12 @@ class _StreamReceiver:
     def raise_error(self) -> None:
         """Raises the generator's exception, once."""
         error, self._error = self._error, None
-        if error is not None:
-            raise error
+        try:
+            if error is not None:
+                raise error
+        finally:
+            # The exception's traceback holds this frame, which must not hold the exception.
+            del error
 
     def _wake(self) -> None:
         self.changed.set()
@@ -188,9 +201,18 @@ class _StreamReceiver:
         self.has_ended = True
         self._wake()
 
+    def _raise(self, error: BaseException) -> None:
+        if self._translator is not None:
+            error = self._translator.raised(error)
+        self._error = as_error(error)
+        self.has_ended = True
+        self._wake()
+
     def _fail(self, error: BaseException) -> None:
-        self._error = self._translate(error)
-        if isinstance(self._error, CancelledError):
-            self._error = CancelledError("the pool has cancelled the generator")
+        if self._translator is not None:
+            error = self._translator.failed(error)
+        if isinstance(error, CancelledError):
+            error = CancelledError("the pool has cancelled the generator")
+        self._error = error
         self.has_ended = True
         self._wake()

@@ -20,9 +20,11 @@ from types import FrameType
 from typing import Any, Literal, Never, ParamSpec, TypeVar, final, overload
 
 from .._calls import AsyncFunctionRefused, AsyncResult, call_streamed, check_sync, name_of
+from .._contexts import copy_context
 from .._errors import PoolClosed
 from .._jobs import WorkerState, discard_thread_state, set_thread_state
 from .._offloop import CallOptions, Job, Metrics, ThreadPool, WorkerThread
+from . import green
 from .cores import usable_cores
 from .executor import OnFull, Pool, buffersize_of
 from .exit import exit_handler
@@ -87,6 +89,7 @@ class _Workers:
 
     def start(self, worker: WorkerThread) -> None:
         """Starts a thread that runs `worker`. Called by the engine."""
+        green.refuse_for_threads()
         with self.lock:
             number = next(number for number in itertools.count() if number not in self.numbers)
             self.numbers.add(number)
@@ -95,7 +98,9 @@ class _Workers:
             self.worker_threads[thread] = worker
             self.threads = self.threads | {thread}
         try:
-            thread.start()
+            # A thread may inherit the context of the one that starts it. That of the caller, whose turn it happens to be,
+            # would be kept with all its values for as long as the thread lives.
+            contextvars.Context().run(thread.start)
         except BaseException:
             # A signal's handler may raise here. A thread that starts nevertheless finds that its `worker` has ended.
             if thread.ident is None:
@@ -268,6 +273,7 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         exit_timeout: float | None = 60.0,
         activity: Activity | None = None,
     ) -> None:
+        green.refuse_for_threads()
         if max_workers is None:
             max_workers = min(32, usable_cores() + 4)
         if max_workers <= 0:
@@ -339,9 +345,7 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         is_limited = options is not None and options.timeout is not None
         future: Future[Any] = LimitedFuture() if is_limited else Future()
         try:
-            self._pool.submit(
-                future, contextvars.copy_context().run, (fn, *args), kwargs or None, options
-            )
+            self._pool.submit(future, copy_context().run, (fn, *args), kwargs or None, options)
         except PoolClosed:
             # Raises the exception that the standard pool raises, if that is why.
             self._check_open()
@@ -355,7 +359,7 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         kwargs: dict[str, Any],
         options: CallOptions | None = None,
     ) -> ItemStream[Any]:
-        stream: ItemStream[Any] = ItemStream(lambda error: error)
+        stream: ItemStream[Any] = ItemStream()
         channel = Channel(stream._receiver._wake, buffersize_of(options))
         check_sync(fn)
         job = self._dispatch(
@@ -378,7 +382,7 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         return self._pool.run(
             receiver,
             None if loop is None else mailbox_of(loop),
-            contextvars.copy_context().run,
+            copy_context().run,
             (fn, *args),
             kwargs or None,
             options,

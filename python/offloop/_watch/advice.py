@@ -1,16 +1,30 @@
-"""The advice for a stalled loop: the line to move off it, and the call that moves it."""
+"""The advice for a stalled loop: the line to move off it, and the call that moves it.
+
+There is advice to move a call only if the call is in the user's own code. What a library does inside is not the user's
+to change: then the report has the nearest line of the user's own, or says which library it is.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from . import source
 from .source import Call, Import
-from .stack import Frame
+from .stack import Frame, library
 
 _LONGEST = 60
 """The number of characters from which an argument is left out of an advice."""
+
+_OF_LOOPS = frozenset({"asyncio", "uvloop", "anyio", "sniffio"})
+"""The libraries whose functions belong to the loop's thread."""
+
+_LOOP_CALL = re.compile(
+    r"(asyncio|anyio|uvloop|offloop)\."
+    r"|.*\b(create_task|start_soon|ensure_future|call_soon|call_later|call_at|add_done_callback|set_result)$"
+)
+"""Functions that belong to the loop's thread, as they are written."""
 
 
 class Advice(NamedTuple):
@@ -22,6 +36,10 @@ class Advice(NamedTuple):
     """The call to move, as it is written there; None if it cannot be told apart from others on the line."""
     text: str
     """The change to make."""
+    is_import: bool = False
+    """Whether a module is imported for the first time."""
+    is_offloop: bool = False
+    """Whether offloop itself prepares its first call: it imports a part of itself, or starts a pool."""
 
 
 def advise(
@@ -33,13 +51,23 @@ def advise(
     `is_detached`: it computes without the interpreter, which other threads can have.
     `goes_on`: the line was seen to change, so it is not one long call.
     """
+    if (imports := _importing(stack)) is not None:
+        return _advise_import(stack, imports)
     at, can_await = culprit(stack)
+    if at is None:
+        return Advice(stack[0], None, f"no line of your own is on the stack; {_blames(stack[-1])}")
     place = stack[at]
     inner = stack[at + 1] if at + 1 < len(stack) else None
+    if inner is not None and library(inner.file) == "offloop":
+        return _advise_offloop(stack, at)
+    if _is_in_library(stack, at):
+        return Advice(place, None, _blames(stack[-1]))
     found = None if goes_on else source.at(place, inner)
+    if (inner is not None and library(inner.file) in _OF_LOOPS) or (
+        isinstance(found, Call) and _LOOP_CALL.match(found.function)
+    ):
+        return Advice(place, None, "the call belongs to the event loop, so it cannot be moved off it")
     runner = "run_cpu" if computes and not is_detached else "run"
-    if isinstance(found, Import):
-        return Advice(place, found.text, "import it at the top of the module, before the loop runs")
     if isinstance(found, Call) and not found.is_portable and runner == "run_cpu":
         found = None
     if isinstance(found, Call):
@@ -50,19 +78,14 @@ def advise(
     parts: list[str] = []
     if moves is None:
         parts.append("put this into a function of its own")
-    caller = next((frame for frame in reversed(stack[:at]) if not frame.is_library), None)
-    if can_await and place.is_library:
-        parts.append(f"it is in a library; there it would be `await {moved}`")
-        if caller is not None:
-            parts.append(f"your code awaits it at {caller.place}")
-    elif can_await:
+    if can_await:
         parts.append(f"`await {moved}`")
     else:
         parts.append(
             f"`{moved}` returns a future at once; await it where {place.name} can be async, "
             "or add a done callback"
         )
-    if found is not None and found.in_loop and computes:
+    if isinstance(found, Call) and found.in_loop and computes:
         parts.append("if that is one of many short calls of a loop, move the whole loop")
     return Advice(place, moves, "; ".join(parts))
 
@@ -73,11 +96,12 @@ def deepest(stack: Sequence[Frame], place: Frame) -> Frame | None:
     return own if own is not None and (own.file, own.line) != (place.file, place.line) else None
 
 
-def culprit(stack: Sequence[Frame]) -> tuple[int, bool]:
+def culprit(stack: Sequence[Frame]) -> tuple[int | None, bool]:
     """Returns the index of the frame whose call is to be moved, and whether that frame can await.
 
     Only a coroutine can await, so it is the call that the innermost coroutine makes, however deep the stack is below
-    it. If that coroutine is in a library, it is the first function of the user's own that the library calls.
+    it. If that coroutine is in a library, it is the first function of the user's own that the library calls; if there
+    is none, the nearest line of the user's own that waits for the library. None if no frame is the user's own.
     """
     coroutine = next((at for at in reversed(range(len(stack))) if source.is_async(stack[at])), None)
     if coroutine is not None and not stack[coroutine].is_library:
@@ -86,7 +110,60 @@ def culprit(stack: Sequence[Frame]) -> tuple[int, bool]:
     for at in range(begin, len(stack)):
         if not stack[at].is_library:
             return at, False
-    return (0, False) if coroutine is None else (coroutine, True)
+    for at in reversed(range(begin)):
+        if not stack[at].is_library:
+            return at, source.is_async(stack[at])
+    return None, False
+
+
+def _is_in_library(stack: Sequence[Frame], at: int) -> bool:
+    """Returns whether the frame awaits a library's coroutine, which blocks."""
+    return any(source.is_async(frame) for frame in stack[at + 1 :])
+
+
+def _blames(frame: Frame) -> str:
+    return f"the library {library(frame.file) or '?'} holds the loop, at {frame.place}"
+
+
+def _importing(stack: Sequence[Frame]) -> int | None:
+    """Returns the index of the outermost frame that imports a module which is not loaded yet; None if none does."""
+    for at, frame in enumerate(stack):
+        if at > 0 and frame.file == "<frozen importlib._bootstrap>":
+            while at > 1 and library(stack[at - 1].file) == "importlib":  # importlib.import_module
+                at -= 1
+            return at - 1
+    return None
+
+
+def _advise_import(stack: Sequence[Frame], at: int) -> Advice:
+    """Returns the advice for a first import, by the frame at this index."""
+    importer = stack[at]
+    own = next((frame for frame in reversed(stack[: at + 1]) if not frame.is_library), importer)
+    if library(importer.file) == "offloop":
+        text = "offloop imports a part of itself at its first call; make one before the loop runs"
+        return Advice(own, None, text, is_import=True, is_offloop=True)
+    found = source.at(importer, None)
+    if own is importer:
+        written = found.text if isinstance(found, Import) else None
+        return Advice(own, written, "import it at the top of the module, before the loop runs", True)
+    module = next((frame for frame in stack[at:] if frame.name == "<module>"), None)
+    name = found.text if isinstance(found, Import) else None
+    if module is not None and (of := library(module.file)) is not None:
+        name = f"import {of}"
+    text = (
+        f"the library {library(importer.file)} imports a module at its first use"
+        f"{'' if name is None else f' (`{name}`)'}; import it before the loop runs"
+    )
+    return Advice(own, None, text, is_import=True)
+
+
+def _advise_offloop(stack: Sequence[Frame], at: int) -> Advice:
+    """Returns the advice for a call of offloop, by the frame at this index."""
+    packs = any(frame.file.endswith(("pickling.py", "pickle.py")) for frame in stack[at + 1 :])
+    if packs:
+        return Advice(stack[at], None, "its arguments take long to pack; pass less, or a name to load them by")
+    text = "offloop starts a pool at its first call; make one before the loop runs"
+    return Advice(stack[at], None, text, is_offloop=True)
 
 
 def _cut(arguments: Sequence[str]) -> list[str]:

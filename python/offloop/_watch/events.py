@@ -1,4 +1,4 @@
-"""The thread that hands the monitors' events to the loops, and the signal that takes stacks.
+"""The thread that hands the monitors' events to the loops, and the reader of stacks.
 
 There is one of each, and only while there are watches.
 """
@@ -10,21 +10,21 @@ import itertools
 import logging
 import os
 import threading
-from typing import Literal, Protocol
+from typing import Protocol
 
 from .._offloop import EventQueue, Stacks, StallEvent
 
-Signal = int | Literal["auto"] | None
+_TICK = 10.0
+"""The seconds after which the thread looks for summaries that are due."""
 
 _TIMEOUT = 2.0
 """The seconds for which the end of a watch waits for reports that are being made."""
 
 _lock = threading.Lock()
-"""Guards the three below."""
+"""Guards the two below."""
 _thread: EventThread | None = None
 _stacks: Stacks | None = None
-_stacks_users = 0
-"""The number of watched loops that use the signal."""
+"""The reader of stacks. Made by the first watch."""
 
 
 class Subscriber(Protocol):
@@ -32,6 +32,9 @@ class Subscriber(Protocol):
 
     def on_event(self, event: StallEvent) -> None:
         """Is called with each event about the loop, on the thread that reports."""
+
+    def on_tick(self) -> None:
+        """Is called now and then, on the thread that reports."""
 
 
 class EventThread:
@@ -62,8 +65,15 @@ class EventThread:
             self._thread.join(_TIMEOUT)
 
     def _serve(self) -> None:
-        while (event := self.queue.next()) is not None:
-            self._handle(event)
+        goes_on = True
+        while goes_on:
+            event, goes_on = self.queue.next(_TICK)
+            if event is not None:
+                self._handle(event)
+            if goes_on:
+                self._tick()
+            # The thread must not keep the event's parts alive while it waits for the next one.
+            del event
 
     def _handle(self, event: StallEvent) -> None:
         # In a function of its own, so that the thread does not keep a loop alive while it waits for the next event.
@@ -73,6 +83,13 @@ class EventThread:
             subscriber.on_event(event)
         except Exception:
             logging.getLogger("offloop.watch").exception("a stall could not be reported:")
+
+    def _tick(self) -> None:
+        for subscriber in tuple(self._subscribers.values()):
+            try:
+                subscriber.on_tick()
+            except Exception:
+                logging.getLogger("offloop.watch").exception("stalls could not be summarized:")
 
     def add(self, subscriber: Subscriber) -> int:
         """Adds a loop. Returns its key."""
@@ -105,42 +122,16 @@ def unsubscribe(thread: EventThread, key: int) -> None:
     thread.end()
 
 
-def acquire_stacks(signal: Signal) -> Stacks | None:
-    """Returns the means to take other threads' stacks by a signal. To be released with `release_stacks`.
-
-    None if there is no signal to be had for "auto". Raises ValueError if the process cannot have this one.
-    """
-    global _stacks, _stacks_users
-    if signal is None:
-        return None
+def stacks() -> Stacks | None:
+    """Returns the reader of other threads' stacks; None if this interpreter's frames cannot be read."""
+    global _stacks
     with _lock:
         if _stacks is None:
             try:
-                _stacks = Stacks(None if signal == "auto" else signal)
-            except (ValueError, RuntimeError, OSError):
-                if signal != "auto":
-                    raise
+                _stacks = Stacks()
+            except (RuntimeError, OSError):
                 return None
-        elif signal not in ("auto", _stacks.signal):
-            raise ValueError(
-                f"signal is {signal}, but the other watches of this process use signal {_stacks.signal}: "
-                "give all of them the same one"
-            )
-        _stacks_users += 1
         return _stacks
-
-
-def release_stacks(stacks: Stacks) -> None:
-    """Gives the signal up if no other loop uses it."""
-    global _stacks, _stacks_users
-    with _lock:
-        if stacks is not _stacks:
-            return
-        _stacks_users -= 1
-        if _stacks_users:
-            return
-        _stacks = None
-        stacks.close()
 
 
 def _end_at_exit() -> None:
@@ -151,12 +142,9 @@ def _end_at_exit() -> None:
 
 def _reset_in_child() -> None:
     """Starts anew in a child made by fork(): it does not have the threads, and locks may be held."""
-    global _lock, _thread, _stacks, _stacks_users
+    global _lock, _thread, _stacks
     _lock = threading.Lock()
-    if _stacks is not None:
-        _stacks.forget()
     _thread = _stacks = None
-    _stacks_users = 0
 
 
 atexit.register(_end_at_exit)

@@ -10,17 +10,14 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .._offloop import StallEvent, cpu_clocks
+from .._offloop import StackFrame
 from .advice import Advice, advise, culprit
 from .source import is_async
-from .stack import Frame, of_dump, of_frame, of_frames
+from .stack import Frame, of_frame, of_frames, of_native
 
-_WINDOW = 0.02
-"""The seconds for which the CPU time of threads is measured, to find the one that has the interpreter."""
-
-_LOOKS = 3
-"""The number of further looks that `goes_on` takes."""
-_BETWEEN = 0.003
+_LOOKS = 6
+"""The number of looks that `goes_on` takes."""
+_BETWEEN = 0.002
 """Seconds between two of these looks."""
 
 _HANDLE = asyncio.Handle._run.__code__  # pyright: ignore[reportPrivateUsage]
@@ -54,12 +51,26 @@ class Look(NamedTuple):
     """Whether the loop has called anything."""
     callback: str | None = None
     """The name of the callable that the loop has called, if that has no frame."""
+    base: Frame | None = None
+    """The frame of the loop that has called them; None if it is not known."""
 
     @property
     def is_own(self) -> bool:
         """Whether the loop runs only code of asyncio itself."""
         in_asyncio = all(os.path.dirname(frame.file) == _ASYNCIO for frame in self.stack)
         return in_asyncio and self.is_called and self.callback is None
+
+    def is_same_call(self, before: Look) -> bool:
+        """Returns whether the loop was in the same call at an earlier look.
+
+        A loop that has made many short calls in one turn was not.
+        """
+        if not (self.is_called and before.is_called):
+            return False
+        # Each coroutine has a frame of its own. A plain function may get the frame of the one before: but asyncio's own
+        # loops have the handle, which differs, as the first local variable of the base.
+        is_same_frame = _call(self.stack[0])[:2] == _call(before.stack[0])[:2]
+        return is_same_frame and _call(self.base) == _call(before.base)
 
 
 NOTHING_CALLED = Look([], False)
@@ -72,51 +83,41 @@ class Holder(NamedTuple):
     stack: list[Frame]
 
 
+def read(stack: list[StackFrame], base: Base) -> Look:
+    """Returns the activity of the loop's thread, of which this is the stack."""
+    return _of_frames([of_native(frame) for frame in stack], base)
+
+
 def live(thread: int, base: Base) -> Look | None:
-    """Looks at the loop's thread now. None if the thread is gone."""
+    """Looks at the loop's thread now, with the interpreter. None if the thread is gone."""
     frame = sys._current_frames().get(thread)  # pyright: ignore[reportPrivateUsage]
     if frame is None:
         return None
-    frames = of_frames(frame)
-    codes = [(frame.f_code.co_filename, frame.f_code.co_name) for frame in frames]
-    begin = _first_called(codes, base)
-    if begin is None:
-        return NOTHING_CALLED
-    stack = [of_frame(frame) for frame in frames[begin:]]
-    if stack or not 0 < begin <= len(frames) or not _is_handle(*codes[begin - 1]):
-        return Look(stack, bool(stack))
+    return _of_frames([of_frame(frame) for frame in of_frames(frame)], base)
+
+
+def callback_of(thread: int) -> str | None:
+    """Returns the name of the callable that the loop has called, if it has no frame and has not returned."""
+    frame = sys._current_frames().get(thread)  # pyright: ignore[reportPrivateUsage]
+    if frame is None or frame.f_code is not _HANDLE:
+        return None
     # A callable written in C has no frame, but its handle refers to it.
-    handle = frames[begin - 1].f_locals.get("self")
-    callback = getattr(handle, "_callback", None)
-    return Look([of_frame(frames[begin - 1])], True, _name(callback) or UNNAMED)
+    return _name(getattr(frame.f_locals.get("self"), "_callback", None))
 
 
-def dumped(text: str, live: Look | None, base: Base) -> Look:
-    """Reads the stack that the loop's thread has written down.
-
-    `live` is a later look. The frames that have not changed since then are taken from it, with more detail.
-    """
-    frames = of_dump(text)
+def _of_frames(frames: list[Frame], base: Base) -> Look:
     begin = _first_called([(frame.file, frame.name) for frame in frames], base)
     if begin is None:
         return NOTHING_CALLED
+    own = frames[begin - 1] if begin > 0 else None
     stack = frames[begin:]
-    if not stack and begin > 0 and _is_handle(frames[begin - 1].file, frames[begin - 1].name):
-        known = live.callback if live is not None else None
-        return Look([frames[begin - 1]], True, known or UNNAMED)
-    alike = 0
-    if live is not None:
-        for then, now in zip(stack, live.stack, strict=False):
-            if (then.file, then.name) != (now.file, now.name):
-                break
-            if then.line != now.line:
-                stack[alike] = now._replace(line=then.line, calls=None, span=None)
-                break
-            # If the call that was made there has not returned, as far as can be seen, it is the same call.
-            is_same = alike + 1 < len(live.stack) or (len(live.stack) == len(stack) and now.calls)
-            stack[alike] = now if is_same else now._replace(calls=None, span=None)
-            alike += 1
-    return Look(stack, bool(stack))
+    if stack or own is None or not _is_handle(own.file, own.name):
+        return Look(stack, bool(stack), base=own)
+    return Look([own], True, UNNAMED, own)
+
+
+def _call(frame: Frame | None) -> tuple[int, ...]:
+    return (frame.call or ()) if frame is not None else ()
 
 
 def _first_called(codes: list[tuple[str, str]], base: Base) -> int | None:
@@ -143,52 +144,45 @@ def called(loop: asyncio.AbstractEventLoop, look: Look) -> tuple[str | None, str
     return task.get_name(), next(own, _name(coroutine))
 
 
-def goes_on(stack: list[Frame], look_again: Callable[[], Look | None]) -> bool:
+def goes_on(
+    stack: list[Frame], before: list[Frame] | None, look_again: Callable[[], Look | None]
+) -> bool:
     """Returns whether the line to change makes many calls in turn, instead of one long call.
 
-    `look_again` returns None once the stall is over. Sleeps between looks.
+    `before` is an earlier stack. `look_again` returns None once the stall is over. Sleeps between looks.
     """
     at, _ = culprit(stack)
+    if at is None:
+        return False
+    if before is not None and len(before) > at and _place(before[at]) != _place(stack[at]):
+        return True
+    places = [_place(stack[at])]
     for _ in range(_LOOKS):
-        time.sleep(_BETWEEN)
         again = look_again()
-        if again is None or again.stack[:at] != stack[:at] or len(again.stack) <= at:
+        if again is None or len(again.stack) <= at or not _are_alike(again.stack[:at], stack[:at]):
             break
-        then, now = stack[at], again.stack[at]
-        if then.function != now.function:
-            break
-        if (then.line, then.span) != (now.line, now.span):
+        place = _place(again.stack[at])
+        # A call that has returned is no sign of others. But to come back to a place is one.
+        if place != places[-1] and place in places:
             return True
+        places.append(place)
+        time.sleep(_BETWEEN)
     return False
 
 
-def find_holder(event: StallEvent, loop_thread: int, is_late: Callable[[], bool]) -> Holder | None:
-    """Finds the thread that keeps the interpreter from the loop's thread, if there is one.
+def _place(frame: Frame) -> tuple[object, ...]:
+    return frame.function, frame.line, frame.span
 
-    `loop_thread` is the native id of the loop's thread; `is_late` returns whether the loop still stands still.
-    """
-    native = {thread.native_id: thread for thread in threading.enumerate()}
-    tid, text = event.holder or (0, None)
-    if text is not None:
-        thread = native.get(tid)
-        name = thread.name if thread is not None else str(tid)
-        stack = of_dump(text)
-        return Holder(name, stack) if stack else None
-    before = dict(cpu_clocks())
-    time.sleep(_WINDOW)
-    spent = {tid: seconds - before.get(tid, seconds) for tid, seconds in cpu_clocks()}
-    # Only threads that run Python can have it, and neither the loop's thread nor this one is meant.
-    others = {loop_thread, threading.get_native_id()}
-    found = max(
-        (tid for tid in spent if tid in native and tid not in others),
-        key=lambda tid: spent[tid],
-        default=None,
-    )
-    if found is None or spent[found] < _WINDOW / 5 or not is_late():
-        return None
-    thread = native[found]
-    frame = sys._current_frames().get(thread.ident or 0)  # pyright: ignore[reportPrivateUsage]
-    return Holder(thread.name, [of_frame(frame) for frame in of_frames(frame)])
+
+def _are_alike(one: list[Frame], other: list[Frame]) -> bool:
+    return [frame[:-1] for frame in one] == [frame[:-1] for frame in other]
+
+
+def holder(found: tuple[int, list[StackFrame] | None]) -> Holder:
+    """Returns the thread that has the interpreter, of which these are the native id and the stack."""
+    tid, stack = found
+    name = next((thread.name for thread in threading.enumerate() if thread.native_id == tid), str(tid))
+    return Holder(name, [of_native(frame) for frame in stack or ()])
 
 
 def advise_holder(holder: Holder) -> Advice:

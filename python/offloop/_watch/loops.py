@@ -11,10 +11,10 @@ import weakref
 from collections import Counter
 from typing import NamedTuple, Protocol
 
-from .._offloop import Pulse, Stacks, StallEvent
+from .._offloop import Pulse, StallEvent
 from . import events, look
 from .advice import Advice, advise, deepest
-from .look import Base, Holder, Look
+from .look import Base, Look
 from .report import Cause, Stall, StallSummary
 from .stack import Frame, of_frames
 
@@ -23,23 +23,35 @@ GRACE = 0.03
 
 _NEVER = 1e9
 
+_APART = 0.3
+"""The least time between two looks that show the same call to be long, as a part of the threshold."""
+
 
 class Reporter(Protocol):
     """The watch that a loop belongs to: its settings, and where stalls are reported."""
 
     threshold: float
-    signal: events.Signal
     stderr_after: float | None
     logger: logging.Logger | None
     unseen: int
-    """The number of stalls that were over before they could be looked at. Increased by the loop."""
+    """The number of stalls for which no line is to blame. Increased by the loop."""
 
     def summary(self, file: str, line: int, function: str) -> StallSummary:
         """Returns the summary of a place, which the loop updates."""
         ...
 
-    def report(self, stall: Stall) -> None:
-        """Reports a stall to the user."""
+    def report(self, stall: Stall) -> bool:
+        """Reports a stall to the user. Returns whether there was a line in the log."""
+        ...
+
+    def ended(self, summary: StallSummary, seconds: float, was_logged: bool) -> None:
+        """Reports that a stall has ended."""
+
+    def starved(self, late: float, seconds: float) -> None:
+        """Reports that a loop was late by `late`, and had no core for `seconds`."""
+
+    def summarize(self) -> None:
+        """Logs what had no line of its own, where that is due."""
 
 
 class _Finding(NamedTuple):
@@ -62,6 +74,8 @@ class _Episode:
         self.summaries: dict[int, StallSummary] = {}
         self.reported = 0.0
         """The seconds for which the loop had stood still at the last report."""
+        self.is_logged = False
+        """Whether there was a line in the log."""
 
     def seen(self, summary: StallSummary) -> bool:
         """Counts a look at a place. Returns whether it is the first one in this stall."""
@@ -91,10 +105,9 @@ class WatchedLoop:
         """The present stall, if it was looked at. Changed on the thread of events only, and by `end`."""
         self._has_ended = False
         self._events, self._key = events.subscribe(self)
-        self._stacks: Stacks | None = None
+        self._stacks = events.stacks()
         mute = _NEVER if reporter.stderr_after is None else reporter.stderr_after
         try:
-            self._stacks = events.acquire_stacks(reporter.signal)
             self._pulse = Pulse(
                 self._events.queue, self._key, reporter.threshold, GRACE, mute, self._stacks
             )
@@ -134,8 +147,6 @@ class WatchedLoop:
                 pass
 
     def _release(self) -> None:
-        if self._stacks is not None:
-            events.release_stacks(self._stacks)
         events.unsubscribe(self._events, self._key)
 
     def _beat(self) -> None:
@@ -171,63 +182,67 @@ class WatchedLoop:
             if self._episode is not None:
                 self._end_episode(event.seconds)
             return
+        if event.kind == "starved":
+            self._reporter.starved(event.seconds, event.starved)
+            return
         loop = self._loop()
         if loop is None:
             return
-        if event.stack is None and not loop.is_running():
+        if self._is_late() and not loop.is_running():
             # It is no stall. If the loop runs again, its timer is overdue and beats at once.
             self._pulse.pause()
             return
+        if self._episode is None or event.kind == "stalled":
+            self._episode = _Episode()
         finding = self._look(loop, event)
         if finding is not None:
-            self._report(event, finding)
+            self._report(self._episode, event, finding)
+
+    def on_tick(self) -> None:
+        """Has the summaries logged that are due. Called on the thread of events."""
+        self._reporter.summarize()
 
     def _look(self, loop: asyncio.AbstractEventLoop, event: StallEvent) -> _Finding | None:
         """Looks at a loop that stands still. None if there is nothing to report."""
-        is_late = self._is_late()
-        live = self._live() if is_late else None
-        if event.stack is not None:
-            seen = look.dumped(event.stack, live, self._base)
-        elif live is not None:
-            seen = live
-        elif event.holder is not None and event.holder[1] is not None:
-            seen = look.NOTHING_CALLED
-        else:
-            if event.kind == "stalled":
-                self._reporter.unseen += 1
+        if event.holder is not None:
+            holder = look.holder(event.holder)
+            return _Finding("interpreter", holder.stack, holder.name, look.advise_holder(holder))
+        seen = self._seen(event)
+        if seen is None or not seen.is_called:
             return None
         if event.kind == "still" and self._episode is not None and self._episode.places and seen.is_own:
             # The place that was found before is left, and the loop is about to come round.
             return None
         cause: Cause = event.activity
         computes = cause == "computes"
-        holder: Holder | None = None
-        if event.holder is not None or not seen.is_called:
-            holder = look.find_holder(event, self._pulse.thread[1], self._is_late)
-            if holder is None and not seen.is_called:
-                # Other processes had the cores, or this whole process was paused.
-                return None
-        if holder is not None:
-            return _Finding("interpreter", holder.stack, holder.name, look.advise_holder(holder))
         thread = look.thread_name(self._pulse.thread[0])
         if seen.callback is not None:
-            advice = look.advise_builtin(seen.stack[0], seen.callback, computes)
-            callback = seen.callback if seen.callback != look.UNNAMED else None
-            return _Finding(cause, seen.stack, thread, advice, callback=callback)
-        task, callback = look.called(loop, seen) if is_late else (None, None)
+            callback = (look.callback_of(self._pulse.thread[0]) if self._is_late() else None) or seen.callback
+            advice = look.advise_builtin(seen.stack[0], callback, computes)
+            named = callback if callback != look.UNNAMED else None
+            return _Finding(cause, seen.stack, thread, advice, callback=named)
+        task, callback = look.called(loop, seen) if self._is_late() else (None, None)
         detached = goes_on = False
-        if computes and seen is live:
+        if computes and self._is_late():
             detached = self._pulse.computes_detached()
-            goes_on = look.goes_on(seen.stack, lambda: self._live() if self._is_late() else None)
+            before = look.read(event.before, self._base).stack if event.before is not None else None
+            goes_on = look.goes_on(seen.stack, before, self._live)
         advice = advise(seen.stack, computes, detached, goes_on)
+        if advice.is_import:
+            cause = "imports"
         return _Finding(cause, seen.stack, thread, advice, task, callback)
 
-    def _report(self, event: StallEvent, finding: _Finding) -> None:
-        if self._episode is None or event.kind == "stalled":
-            self._episode = _Episode()
-        episode = self._episode
-        # The look took time, and this thread may have waited longer for the interpreter.
-        late = max(event.seconds, self._silence() - self._pulse.interval)
+    def _seen(self, event: StallEvent) -> Look | None:
+        """Returns the look at the loop's thread, unless the loop has made many short calls instead of one long one."""
+        if event.stack is None:
+            return self._live()
+        seen = look.read(event.stack, self._base)
+        if event.before is None or event.apart < _APART * self._reporter.threshold:
+            return None
+        return seen if seen.is_same_call(look.read(event.before, self._base)) else None
+
+    def _report(self, episode: _Episode, event: StallEvent, finding: _Finding) -> None:
+        late = event.seconds
         advice = finding.advice
         place = advice.place
         summary = self._reporter.summary(place.file, place.line, place.function)
@@ -236,6 +251,7 @@ class WatchedLoop:
         summary.longest = max(summary.longest, late)
         summary.last = stall = Stall(
             late=late,
+            starved=event.starved,
             cause=finding.cause,
             file=place.file,
             line=place.line,
@@ -248,28 +264,25 @@ class WatchedLoop:
             stack=tuple(finding.stack),
             deepest=deepest(finding.stack, place),
             count=summary.count,
+            in_offloop=advice.is_offloop,
         )
-        if is_first:
-            is_due = summary.count & (summary.count - 1) == 0
-        else:
-            is_due = 0.0 < 10 * episode.reported <= late
-        if is_due:
+        if is_first or 0.0 < 10 * episode.reported <= late:
             episode.reported = late
             self._events.queue.outside(f"{stall}\n")
-            self._reporter.report(stall)
+            episode.is_logged |= self._reporter.report(stall)
 
     def _end_episode(self, seconds: float) -> None:
         """Ends the present stall, which took `seconds`."""
         episode, self._episode = self._episode, None
-        if episode is None or not episode.places:
+        if episode is None:
+            return
+        if not episode.places:
+            self._reporter.unseen += 1
             return
         summary = episode.main
         summary.total += seconds
         summary.longest = max(summary.longest, seconds)
-        if self._reporter.logger is not None and episode.reported:
-            self._reporter.logger.info(
-                "the event loop goes on after %.3g s: %s", seconds, summary.place
-            )
+        self._reporter.ended(summary, seconds, episode.is_logged)
 
     def _silence(self) -> float:
         """Returns the seconds for which the loop has been silent in this stall, or was in the last one."""
@@ -281,4 +294,10 @@ class WatchedLoop:
         return age is not None and age > self._reporter.threshold
 
     def _live(self) -> Look | None:
-        return look.live(self._pulse.thread[0], self._base)
+        """Looks at the loop's thread now. None if the loop does not stand still any more."""
+        if not self._is_late():
+            return None
+        if self._stacks is None:
+            return look.live(self._pulse.thread[0], self._base)
+        stack = self._stacks.take(self._pulse.thread[1])
+        return None if stack is None else look.read(stack, self._base)

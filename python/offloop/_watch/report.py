@@ -7,9 +7,9 @@ from typing import Literal
 
 from .stack import Frame, text_of
 
-__all__ = ["Stall", "StallSummary"]
+__all__ = ["Stall", "StallSummary", "Starvation"]
 
-Cause = Literal["waits", "computes", "interpreter"]
+Cause = Literal["waits", "computes", "interpreter", "imports"]
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,12 @@ class Stall:
     """One look at an event loop that stands still. `str()` of it is the whole report."""
 
     late: float
-    """The seconds for which the loop has stood still so far."""
+    """The seconds for which the loop has stood still so far, without those in which its thread had no core."""
+    starved: float
+    """The seconds, besides, in which the loop's thread could have run but had no core."""
     cause: Cause
-    """The loop's thread waits for something, computes, or waits for the interpreter, which another thread has."""
+    """The loop's thread waits for something, computes, waits for the interpreter, which another thread has, or imports
+    a module for the first time."""
     file: str
     """The file of the line to change."""
     line: int
@@ -42,6 +45,8 @@ class Stall:
     """The innermost line of the user's own code, if that is not the one to change."""
     count: int
     """The number of times that the loop has stood still at this line, this time included."""
+    in_offloop: bool = False
+    """Whether it is offloop that holds the loop, to prepare its first call."""
 
     @property
     def place(self) -> str:
@@ -52,10 +57,12 @@ class Stall:
         does = {
             "waits": "it waits",
             "computes": "it computes",
+            "imports": "it imports a module for the first time",
             "interpreter": f"it waits for the interpreter, which thread {self.thread!r} has",
         }[self.cause]
         where = "" if self.call is None else f" in {self.call}"
-        lines = [f"the event loop has stood still for {self.late:.3g} s: {does}{where}"]
+        starved = "" if self.starved < 0.001 else f", and had no core for {self.starved:.3g} s more"
+        lines = [f"the event loop has stood still for {self.late:.3g} s{starved}: {does}{where}"]
         lines.append(f"  at      {self.place}")
         if self.task is not None:
             lines.append(f"  task    {self.task!r}, coroutine {self.callback}")
@@ -95,3 +102,29 @@ class StallSummary:
     def __str__(self) -> str:
         times = "once" if self.count == 1 else f"{self.count} times"
         return f"{self.place}: {times}, {self.total:.3g} s in all, the longest {self.longest:.3g} s"
+
+
+@dataclass
+class Starvation:
+    """The times at which a loop was late because its thread had no core. No line is to blame for them.
+
+    Other threads and programs had the cores, the quota of a control group was used up, or the host of a virtual
+    machine had taken them away.
+    """
+
+    count: int = 0
+    """The number of times."""
+    total: float = 0.0
+    """The seconds without a core, in total."""
+    longest: float = 0.0
+    """The most seconds at one time."""
+
+    def add(self, seconds: float) -> None:
+        """Adds a time."""
+        self.count += 1
+        self.total += seconds
+        self.longest = max(self.longest, seconds)
+
+    def __str__(self) -> str:
+        times = "once" if self.count == 1 else f"{self.count} times"
+        return f"no core {times}, for {self.total:.3g} s in all, the longest {self.longest:.3g} s"

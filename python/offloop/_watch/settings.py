@@ -10,12 +10,17 @@ _ON = ("1", "yes", "on", "true")
 
 
 def seconds(text: str) -> float:
-    """Returns a length of time, such as `100ms`, `0.5s` or `0.5`, in seconds. Raises ValueError."""
-    text = text.strip().lower()
-    number, scale = (text[:-2], 1e-3) if text.endswith("ms") else (text.removesuffix("s"), 1.0)
-    value = float(number) * scale
+    """Returns a length of time, such as `100ms` or `0.5s`, in seconds. Raises ValueError with what is wrong."""
+    word = text.strip().lower()
+    scale = 1e-3 if word.endswith("ms") else 1.0
+    try:
+        value = float(word.removesuffix("ms" if word.endswith("ms") else "s")) * scale
+    except ValueError:
+        raise ValueError("it must be a length of time such as 50ms") from None
+    if not word.endswith("s"):
+        raise ValueError(f"it has no unit; write {word}ms or {word}s")
     if not 0.001 <= value < 1e9:
-        raise ValueError(f"{text!r} is not a length of time of a millisecond or more")
+        raise ValueError("it must be a length of time of a millisecond or more, such as 50ms")
     return value
 
 

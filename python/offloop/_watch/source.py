@@ -36,10 +36,7 @@ def at(frame: Frame, inner: Frame | None) -> Call | Import | None:
 
     `inner` is the frame of the function that it has called, if there is one.
     """
-    if frame.span is not None:
-        return _exact(frame)
-    found = _likely(frame, inner)
-    return None if frame.calls is False and isinstance(found, Call) else found
+    return _likely(frame, inner) if frame.span is None else _exact(frame)
 
 
 def is_async(frame: Frame) -> bool:
@@ -58,8 +55,6 @@ def _exact(frame: Frame) -> Call | Import | None:
         return None
     if re.match(r"(import|from)\b", text):
         return Import(" ".join(text.split()))
-    if not frame.calls:
-        return None
     try:
         # In brackets the expression may extend over several lines.
         node = ast.parse(f"({text}\n)", mode="eval").body
@@ -68,8 +63,12 @@ def _exact(frame: Frame) -> Call | Import | None:
     if not isinstance(node, ast.Call):
         return None
     found = _function(frame)
-    in_loop = found is not None and _in_loop(found[0], frame.span.line - found[1], node)
-    return _written(node, f"({text}\n)", in_loop)
+    if found is None:
+        return _written(node, f"({text}\n)", False)
+    function, line = found[0], frame.span.line - found[1]
+    if _is_used_on(function, line, node):
+        return None
+    return _written(node, f"({text}\n)", _in_loop(function, line, node))
 
 
 def _cut(frame: Frame) -> str | None:
@@ -100,7 +99,7 @@ def _likely(frame: Frame, inner: Frame | None) -> Call | Import | None:
         and node.lineno <= line <= (node.end_lineno or node.lineno)
     ]
     for node in nodes:
-        if not frame.calls and isinstance(node, ast.Import | ast.ImportFrom):
+        if isinstance(node, ast.Import | ast.ImportFrom):
             return Import(ast.unparse(node))
     # The frame's line is that of the instruction: the first line of the call, or the line of its last name.
     calls = [node for node in nodes if isinstance(node, ast.Call)]
@@ -212,6 +211,26 @@ def _in_loop(function: _Function, line: int, call: ast.Call) -> bool:
                     and ast.unparse(inner) == text
                 ):
                     return True
+    return False
+
+
+def _is_used_on(function: _Function, line: int, call: ast.Call) -> bool:
+    """Returns whether the statement around a call goes on with its result at the same place in the file.
+
+    A loop takes the next item from it there, and `with` enters it.
+    """
+    text = ast.unparse(call)
+    for node in _own_nodes(function):
+        used: list[ast.expr]
+        if isinstance(node, ast.For | ast.AsyncFor | ast.comprehension):
+            used = [node.iter]
+        elif isinstance(node, ast.withitem):
+            used = [node.context_expr]
+        else:
+            continue
+        for part in used:
+            if isinstance(part, ast.Call) and part.lineno == line and ast.unparse(part) == text:
+                return True
     return False
 
 

@@ -1,4 +1,4 @@
-"""Stacks as plain values, made from live frames and from the text that `faulthandler` writes."""
+"""Stacks as plain values, made from what the native half has read and from live frames."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ from collections.abc import Iterable
 from types import CodeType, FrameType
 from typing import NamedTuple
 
+from .._offloop import StackFrame
+
 _ASYNC = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
 
-_LIBRARIES = tuple(
-    os.path.join(os.path.realpath(path), "")
-    for path in {
-        os.path.dirname(os.__file__),
-        os.path.dirname(os.path.dirname(__file__)),
-    }
-)
-_INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]")
+_STANDARD = os.path.join(os.path.realpath(os.path.dirname(os.__file__)), "")
+_OFFLOOP = os.path.join(os.path.realpath(os.path.dirname(os.path.dirname(__file__))), "")
+_INSTALLED = re.compile(r".*[/\\](?:site|dist)-packages[/\\]([^/\\]+)")
 
 
 class Span(NamedTuple):
@@ -45,10 +42,10 @@ class Frame(NamedTuple):
     """The function's first line; 0 if it is not known."""
     is_async: bool | None = None
     """Whether it is the frame of a coroutine; None if that is not known."""
-    calls: bool | None = None
-    """Whether it is at a call; None if that is not known."""
     span: Span | None = None
     """The expression that it is at; None if that is not known."""
+    call: tuple[int, int, int] | None = None
+    """Numbers that tell this call from another one of the same function; None if they are not known."""
 
     @property
     def place(self) -> str:
@@ -58,30 +55,53 @@ class Frame(NamedTuple):
     @property
     def is_library(self) -> bool:
         """Whether it is in the standard library or in an installed package."""
-        return is_library(self.file)
+        return library(self.file) is not None
 
 
-def is_library(file: str) -> bool:
-    """Returns whether a file is of the standard library or of an installed package."""
+def library(file: str) -> str | None:
+    """Returns the name of the library that a file is of: a module of the standard library, or an installed package.
+
+    None if it is the user's own.
+    """
     if file.startswith("<"):
         # Code that was typed at a prompt is the user's own.
-        return file.startswith("<frozen ")
-    return _INSTALLED.search(file) is not None or os.path.realpath(file).startswith(_LIBRARIES)
+        frozen = file.removeprefix("<frozen ")
+        return frozen.rstrip(">").partition(".")[0] if frozen != file else None
+    if (installed := _INSTALLED.match(file)) is not None:
+        return installed[1].removesuffix(".py")
+    path = os.path.realpath(file)
+    if path.startswith(_OFFLOOP):
+        return "offloop"
+    if path.startswith(_STANDARD):
+        return path.removeprefix(_STANDARD).partition(os.sep)[0].removesuffix(".py")
+    return None
+
+
+def of_native(frame: StackFrame) -> Frame:
+    """Returns a frame that the native half has read."""
+    return Frame(
+        frame.file,
+        frame.line,
+        frame.qualname,
+        frame.name,
+        frame.first_line,
+        bool(frame.flags & _ASYNC),
+        None if frame.span is None else Span(*frame.span),
+        frame.call,
+    )
 
 
 def of_frame(frame: FrameType) -> Frame:
     """Returns a live frame as a plain value."""
     code = frame.f_code
-    calls, span = _position(code, frame.f_lasti)
     return Frame(
         code.co_filename,
         frame.f_lineno or code.co_firstlineno,  # it is None between two lines
-        getattr(code, "co_qualname", code.co_name),
+        code.co_qualname,
         code.co_name,
         code.co_firstlineno,
         bool(code.co_flags & _ASYNC),
-        calls,
-        span,
+        _span(code, frame.f_lasti),
     )
 
 
@@ -95,48 +115,12 @@ def of_frames(frame: FrameType | None) -> list[FrameType]:
     return frames
 
 
-_LINE = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
-
-
-def of_dump(text: str) -> list[Frame]:
-    """Returns the frames that `faulthandler` has written for one thread, at most 100; the outermost first."""
-    frames: list[Frame] = []
-    for line in text.splitlines():
-        if match := _LINE.fullmatch(line):
-            file, number, name = match.groups()
-            file = _unescaped(file)
-            frames.append(Frame(file, int(number) if number.isdigit() else 0, name, name))
-    frames.reverse()
-    return frames
-
-
-def _unescaped(text: str) -> str:
-    """Undoes the escapes of `faulthandler`, which writes ASCII only."""
-    if "\\" not in text:
-        return text
-    return re.sub(
-        r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))",
-        lambda match: chr(int(match[match.lastindex or 0], 16)),
-        text,
-    )
-
-
-def _position(code: CodeType, offset: int) -> tuple[bool | None, Span | None]:
-    """Returns whether the instruction at `offset` is a call, and the position of its expression."""
-    from opcode import opname
-
-    if offset < 0:
-        return None, None
-    instructions = code.co_code
-    at = min(offset, len(instructions) - 2)
-    while at > 0 and opname[instructions[at]] == "CACHE":  # the inline cache of an instruction
-        at -= 2
-    name = opname[instructions[at]]
-    calls = name.startswith(("CALL", "PRECALL")) and not name.startswith("CALL_INTRINSIC")
-    position = next(itertools.islice(code.co_positions(), at // 2, None), None)
+def _span(code: CodeType, offset: int) -> Span | None:
+    """Returns the position of the expression of the instruction at `offset`."""
+    position = next(itertools.islice(code.co_positions(), offset // 2, None), None) if offset >= 0 else None
     if position is None or None in position:  # -X no_debug_ranges
-        return calls, None
-    return calls, Span(*position)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        return None
+    return Span(*position)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
 def text_of(frames: Iterable[Frame], indent: str = "  ") -> str:

@@ -51,11 +51,8 @@ def from_environment() -> None:
     value = os.environ.get(VARIABLE, "")
     try:
         limit = settings.threshold(value)
-    except ValueError:
-        print(
-            f"offloop: {VARIABLE} is {value!r}; it must be 1, 0 or a length of time such as 50ms",
-            file=sys.stderr,
-        )
+    except ValueError as error:
+        print(f"offloop: {VARIABLE} is {value!r}: {error}. 1 is for 100ms, 0 is off.", file=sys.stderr)
         return
     if limit is not None:
         hook.add(_Lazy(limit))

@@ -3,16 +3,24 @@
 import contextvars
 import functools
 import importlib
+import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
+from .._contexts import copy_context
 from . import main_module
+from .logs import advise
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+
+COSTLY_IMPORT = 0.1
+"""The seconds from which an import that only a context variable needs is reported."""
 
 
 def locate(variables: Sequence[ContextVar[Any]]) -> dict[str, ContextVar[Any]]:
@@ -59,7 +67,7 @@ def run_in(
     values: Mapping[str, object], fn: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs
 ) -> _R:
     """Calls `fn` in a copy of the current context in which the captured `values` are set."""
-    return contextvars.copy_context().run(_set_and_call, values, fn, args, kwargs)
+    return copy_context().run(_set_and_call, values, fn, args, kwargs)
 
 
 def _set_and_call(
@@ -76,5 +84,17 @@ def _set_and_call(
 @functools.cache
 def _find(name: str) -> ContextVar[Any]:
     module, _, attribute = name.partition(":")
+    known = len(sys.modules)
+    is_known = module in sys.modules
+    begun = time.perf_counter()
     variable: ContextVar[Any] = getattr(importlib.import_module(module), attribute)
+    seconds = time.perf_counter() - begun
+    if not is_known and seconds >= COSTLY_IMPORT:
+        advise(
+            f"context_vars:{module}",
+            f"each worker process imports the module `{module}` before its first job, only because the context variable "
+            f"`{attribute}` is defined there; process {os.getpid()} has taken {seconds:.2f} s for that and for the "
+            f"{len(sys.modules) - known - 1} modules that come with it. Define the variable in a small module of its "
+            f'own, preload the module (preload=["{module}"]), or leave the variable out of `context_vars`',
+        )
     return variable

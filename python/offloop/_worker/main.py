@@ -1,6 +1,6 @@
 """The worker's side: an interpreter that was started as a template of workers, or was forked from one.
 
-`command` is the one function here for the parent, which starts templates with it.
+How the parent starts a template is in `launch.py`.
 """
 # pyright: reportPrivateUsage=false
 
@@ -38,23 +38,6 @@ _forwarder: logs.Forwarder | None = None
 """The handler that sends log records to the parent, if this process is a worker."""
 
 
-def command(preparation: Mapping[str, Any]) -> tuple[list[str], bytes]:
-    """Returns the command line of a template, and the data that it starts with.
-
-    The data hold secrets, such as multiprocessing's authentication key, and may be long. So they go over the
-    template's socket: other processes can read its environment and its command line, whose lengths are limited.
-    """
-    import pickle
-    from multiprocessing import spawn, util
-
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    parent = os.path.dirname(package)
-    program = f"import sys; sys.path.insert(0, {parent!r}); from offloop._worker.main import main; main()"
-    flags: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    executable = os.fsdecode(spawn.get_executable())
-    return [executable, *flags, "-c", program], pickle.dumps(dict(preparation), 5)
-
-
 def main() -> None:
     """Runs a template that was started as a program."""
     import pickle
@@ -64,8 +47,41 @@ def main() -> None:
     if template is None:
         return
     preparation = pickle.loads(template.start_data())
+    files = template.take_start_files()
+    if preparation["has_tracker"]:
+        from . import tracker
+
+        tracker.adopt(files.pop(0))
+    inherited_files.extend(files)
     main_module.prepare_base(preparation["process"])
-    _serve(template, preparation, is_fork=False)
+    # A frozen program has run its main module before it came here.
+    _serve(template, preparation, has_main=bool(getattr(sys, "frozen", False)))
+
+
+inherited_files: list[int] = []
+"""The descriptors that the template was given for the initialisation of the workers. Set once, when it begins."""
+
+
+class InheritedFd:
+    """What `multiprocessing.reduction.DupFd` returns elsewhere: unpickled in a worker, it gives a copy of a descriptor."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def detach(self) -> int:
+        """Returns the copy, which the caller owns."""
+        return os.dup(inherited_files[self._number])
+
+
+class FrozenTemplate:
+    """Stands for the process that `multiprocessing.freeze_support()` is told to become in a frozen program."""
+
+    def _bootstrap(self, socket: int) -> int:
+        # The caller has read the preamble from standard input, has closed that, and passes a copy of it.
+        os.dup2(socket, 0)
+        os.close(socket)
+        main()
+        return 0
 
 
 def fork(socket: int, preparation: Mapping[str, Any]) -> int:
@@ -83,23 +99,30 @@ def fork(socket: int, preparation: Mapping[str, Any]) -> int:
     try:
         template = _offloop.Template.adopt(socket, parent)
         if template is not None:
-            _serve(template, preparation, is_fork=True)
+            _serve(template, preparation, has_main=True, is_fork=True)
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
     finally:
         os._exit(1)
 
 
-def _serve(template: _offloop.Template, preparation: Mapping[str, Any], is_fork: bool) -> None:
-    """Forks workers until the pool has ended. Never returns."""
+def _serve(
+    template: _offloop.Template,
+    preparation: Mapping[str, Any],
+    has_main: bool,
+    is_fork: bool = False,
+) -> None:
+    """Forks workers until the pool has ended. Never returns.
+
+    `has_main`: this process has the parent's main module already.
+    """
     global _preparation, _awaits_main, _awaits_multiprocessing
     _reset_signals()
     # The end of what a crashed worker writes to standard error is in the error of its job: this adds where it was.
     faulthandler.enable(2, all_threads=False)
     _preparation = preparation["process"]
     surroundings.begin(_preparation["sys_path"])
-    # A fork of the parent already has its main module.
-    _awaits_main = not is_fork
+    _awaits_main = not has_main
     _awaits_multiprocessing = True
     for module in preparation["preload"]:
         if module != "__main__":
@@ -113,10 +136,11 @@ def _serve(template: _offloop.Template, preparation: Mapping[str, Any], is_fork:
     worker = template.serve(os.fork)
     if worker is None:
         os._exit(0)
-    _begin(preparation["log_level"])
+    _begin(preparation["levels"], is_fork)
     _offloop.set_call_handler(perform)
+    measurement = _begin_coverage(preparation["coverage"])
     worker.serve()
-    _end()
+    _end(measurement)
 
 
 def _reset_signals() -> None:
@@ -125,6 +149,8 @@ def _reset_signals() -> None:
     Otherwise SIGTERM would not end a worker, programs that a job starts would ignore what the parent ignores, and with
     SIGCHLD the workers' exit statuses would be lost. A fork of the parent has its handlers, too.
     """
+    # The handlers that a job sets must not write to the parent's event loop, either.
+    signal.set_wakeup_fd(-1)
     ignored_by_python = {signal.SIGPIPE, getattr(signal, "SIGXFSZ", None)}
     for number in signal.valid_signals() - ignored_by_python:
         # A handler that was not installed from Python, such as that of `faulthandler`, is shown as None.
@@ -135,10 +161,13 @@ def _reset_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _begin(log_level: int) -> None:
+def _begin(levels: logs.Levels, is_fork: bool) -> None:
     """Prepares a worker that was just forked, as multiprocessing does with a child."""
     global _forwarder
-    _forwarder = logs.install(lambda record: _offloop.emit((LOG, record, ())), log_level)
+    if is_fork:
+        logs.drop_handlers()
+    _forwarder = logs.install(lambda record: _offloop.emit((LOG, record, ())), levels)
+    logs.arriving.forwarder = _forwarder
     _begin_multiprocessing()
     numpy = sys.modules.get("numpy")
     if numpy is not None:
@@ -161,7 +190,20 @@ def _begin_multiprocessing() -> None:
     current._config["semprefix"] = "/mp"
 
 
-def _end() -> None:
+def _begin_coverage(configuration: str | None) -> Any:
+    """Measures this worker with coverage, as that does with processes of multiprocessing, if it measures the parent."""
+    if configuration is None:
+        return None
+    try:
+        import coverage
+    except ImportError:  # it was installed for the parent alone
+        return None
+    measurement = coverage.Coverage(data_suffix=True, auto_data=True, config_file=configuration)
+    measurement.start()
+    return measurement
+
+
+def _end(measurement: Any) -> None:
     """Ends a worker, as multiprocessing does with a child. Never returns."""
     import threading
 
@@ -175,6 +217,9 @@ def _end() -> None:
             from multiprocessing import util
 
             util._exit_function()  # type: ignore[attr-defined]
+        if measurement is not None:
+            measurement.stop()
+            measurement.save()
     finally:
         _flush()
         os._exit(0)
@@ -271,14 +316,17 @@ def _perform(
         return UNREADABLE, remote_errors.pack(error), ()
     try:
         fn, args, kwargs = call
+        if _forwarder is not None:
+            _forwarder.keep_levels()
         # Until now the modules of the function and of its arguments were imported. Its timeout counts from here.
         _offloop.begin_call()
-        if context is None:
+        if context is None and _forwarder is not None:
             value = fn(*args, **kwargs)
         else:
+            # In the pool's own process, too, where the call must not change the context of its caller.
             from .context import run_in
 
-            value = run_in(context, fn, *args, **kwargs)
+            value = run_in(context or {}, fn, *args, **kwargs)
         _calls.check_result(fn, value)
         return _reply(value, as_data, args[0] if fn is _calls.call_each else fn)
     except InitializerFailed as error:

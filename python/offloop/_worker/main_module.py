@@ -5,6 +5,7 @@ like at once (`prepare_base`), and imports the parent's main module as `__mp_mai
 call that refers to it (`needs_main`, `prepare_main`). Most workers never need it, and start sooner.
 """
 
+import contextlib
 import functools
 import os
 import sys
@@ -31,6 +32,11 @@ def preparation(name: str = "OffloopWorker", cwd: str | None = None) -> dict[str
 
     current = process.current_process()
     orig_dir: str | None = getattr(process, "ORIGINAL_DIR", None)
+    if cwd is None:
+        try:
+            cwd = os.getcwd()
+        except OSError:  # it was deleted; workers inherit it as it is
+            pass
     described: dict[str, Any] = {
         "name": name,
         # An AuthenticationString refuses to be pickled; its bytes can be.
@@ -39,7 +45,7 @@ def preparation(name: str = "OffloopWorker", cwd: str | None = None) -> dict[str
         "sys_path": search_path(),
         "sys_argv": list(sys.argv),
         "orig_dir": orig_dir,
-        "dir": os.getcwd() if cwd is None else cwd,
+        "dir": cwd,
         "parent_name": current.name,
         "parent_pid": os.getpid(),
         **_find_main(),
@@ -64,7 +70,10 @@ def prepare_base(described: dict[str, Any]) -> None:
     """Gives this process the search path, the arguments and the directory of the described one."""
     global _inherited
     _inherited = _main_keys(described)
-    os.chdir(described["dir"])
+    if described["dir"] is not None:
+        # If it is gone or closed to this process by now, the directory that the process has inherited has to do.
+        with contextlib.suppress(OSError):
+            os.chdir(described["dir"])
     sys.path[:] = described["sys_path"]
     sys.argv[:] = described["sys_argv"]
 
@@ -140,6 +149,9 @@ def _find_main() -> dict[str, Any]:
     if _inherited is not None:
         return _inherited
     main = sys.modules.get("__main__")
+    if getattr(sys, "frozen", False):
+        # Its workers run it themselves, up to the call of `freeze_support`.
+        return {"init_main_from_path": getattr(main, "__file__", None)}
     name: object = getattr(getattr(main, "__spec__", None), "name", None)
     if isinstance(name, str):
         # The `__main__.py` of a package or an archive runs its code without a guard.

@@ -3,9 +3,12 @@
 All pickles have protocol 5, so that large buffers travel beside the pickle instead of inside it.
 """
 
+import functools
 import importlib
 import io
 import pickle
+import sys
+from collections import ChainMap
 from collections.abc import Callable, Iterable
 from pickle import PickleBuffer, PicklingError
 from types import FunctionType
@@ -24,9 +27,10 @@ LARGE = 256 * 1024
 def dumps(value: object, keep: Callable[[PickleBuffer], bool]) -> tuple[bytes, list[PickleBuffer]]:
     """Pickles `value`. Buffers for which `keep` returns true are returned beside the pickle, in order.
 
-    Values that plain pickle refuses go by cloudpickle, and so do objects defined in a `__main__` that workers
-    cannot import. If cloudpickle is not installed, functions and classes that would need it raise PicklingError
-    with advice. Exceptions of the user's own `__reduce__` and the like are raised unchanged.
+    The reducers that are registered with multiprocessing's ForkingPickler, for sockets and tensors for example, are used
+    as in the standard pool. Values that plain pickle refuses go by cloudpickle, and so do objects defined in a `__main__`
+    that workers cannot import. If cloudpickle is not installed, functions and classes that would need it raise
+    PicklingError with advice. Exceptions of the user's own `__reduce__` and the like are raised unchanged.
     """
     buffers: list[PickleBuffer] = []
 
@@ -37,10 +41,16 @@ def dumps(value: object, keep: Callable[[PickleBuffer], bool]) -> tuple[bytes, l
         return True
 
     try:
-        data = pickle.dumps(value, 5, buffer_callback=in_band)
+        data = _dump_with_reducers(value, in_band) if _has_reducers() else pickle.dumps(value, 5, buffer_callback=in_band)
     except (PicklingError, AttributeError, TypeError) as refusal:
-        # Pickle is C code: its own exceptions come from this frame, those of the user's methods from a deeper one.
-        if refusal.__traceback__ is None or refusal.__traceback__.tb_next is not None:
+        if isinstance(refusal, TypeError) and not _has_reducers():
+            # Plain pickle has no reducer for sockets and the like.
+            buffers.clear()
+            try:
+                return _dump_with_reducers(value, in_band), buffers
+            except Exception:
+                pass
+        if not _is_of_pickle(refusal):
             raise
         cloudpickle = _find_cloudpickle()
         if cloudpickle is None:
@@ -48,26 +58,80 @@ def dumps(value: object, keep: Callable[[PickleBuffer], bool]) -> tuple[bytes, l
                 raise
             raise PicklingError(f"{refusal}. {_ADVICE}") from refusal
         buffers.clear()
-        return cloudpickle.dumps(value, 5, buffer_callback=in_band), buffers
+        return _dump_by_value(cloudpickle, value, in_band), buffers
 
     # `find`, because `in` takes several times as long for `bytes`.
-    if data.find(b"multiprocessing.connection") >= 0:
-        from multiprocessing.reduction import ForkingPickler
-
+    if data.find(b"multiprocessing.connection") >= 0 and not _has_reducers():
         # Plain pickle would send only the number of the connection's file descriptor.
         buffers.clear()
-        stream = io.BytesIO()
-        ForkingPickler(stream, 5, True, in_band).dump(value)
-        return stream.getvalue(), buffers
+        return _dump_with_reducers(value, in_band), buffers
 
     if main_module.needs_main(data) and not main_module.is_importable():
         cloudpickle = _find_cloudpickle()
         if cloudpickle is not None:
             buffers.clear()
-            return cloudpickle.dumps(value, 5, buffer_callback=in_band), buffers
+            return _dump_by_value(cloudpickle, value, in_band), buffers
         _MainRefuser(io.BytesIO(), 5, buffer_callback=lambda buffer: None).dump(value)
 
     return data, buffers
+
+
+def _is_of_pickle(error: BaseException) -> bool:
+    """Returns whether pickle itself has raised an exception. It is C code, so no other code has a frame in the traceback."""
+    frames = error.__traceback__
+    while frames is not None:
+        if frames.tb_frame.f_globals is not globals():
+            return False
+        frames = frames.tb_next
+    return True
+
+
+_OWN_MODULES = {"builtins", "functools", "socket", "_socket", "multiprocessing", "_multiprocessing"}
+"""The modules for whose types multiprocessing itself registers reducers. Plain pickle does the same with them, or refuses
+them, but for the connections."""
+
+_seen_reducers = 0
+"""The number of reducers at the last look."""
+_has_others = False
+"""Whether there were others than multiprocessing's own."""
+
+
+def _has_reducers() -> bool:
+    """Returns whether the program has registered reducers of its own with ForkingPickler, which must be preferred."""
+    global _seen_reducers, _has_others
+    reduction = sys.modules.get("multiprocessing.reduction")
+    # While another thread imports the module, the attribute may be missing.
+    pickler: Any = getattr(reduction, "ForkingPickler", None)
+    if pickler is None:
+        return False
+    if len(reducers := pickler._extra_reducers) != _seen_reducers:
+        _has_others = any(kind.__module__.partition(".")[0] not in _OWN_MODULES for kind in list(reducers))
+        _seen_reducers = len(reducers)
+    return _has_others
+
+
+def _dump_with_reducers(value: object, in_band: Callable[[PickleBuffer], bool]) -> bytes:
+    from multiprocessing.reduction import ForkingPickler
+
+    stream = io.BytesIO()
+    ForkingPickler(stream, 5, True, in_band).dump(value)
+    return stream.getvalue()
+
+
+def _dump_by_value(cloudpickle: Any, value: object, in_band: Callable[[PickleBuffer], bool]) -> bytes:
+    """Pickles with cloudpickle, and with the reducers of ForkingPickler for what cloudpickle does not know."""
+    stream = io.BytesIO()
+    _by_value_pickler(cloudpickle.Pickler)(stream, 5, in_band).dump(value)
+    return stream.getvalue()
+
+
+@functools.cache
+def _by_value_pickler(pickler: Any) -> Any:
+    from multiprocessing.reduction import ForkingPickler
+
+    reducers: Any = ForkingPickler
+    table: Any = ChainMap(*pickler.dispatch_table.maps[:1], reducers._extra_reducers, *pickler.dispatch_table.maps[1:])
+    return type("ByValuePickler", (pickler,), {"dispatch_table": table})
 
 
 def loads(data: "Buffer", buffers: Iterable[object]) -> Any:

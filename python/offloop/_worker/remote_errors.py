@@ -3,6 +3,7 @@
 import contextlib
 import pickle
 import traceback
+from types import TracebackType
 from typing import Any, TypeGuard, TypeVar, cast
 
 from .. import _offloop
@@ -121,13 +122,26 @@ def _pickle(exc: BaseException) -> tuple[bytes, BaseException]:
 
 def _format(exc: BaseException) -> str:
     """Returns the traceback with its chain of causes, without the frames of the worker's own code."""
+    try:
+        return "".join(traceback.format_exception(type(exc), exc, _users_frames(exc)))
+    except BaseException:
+        return f"{_type_name(exc)}: {_text(exc)}\n"
+
+
+def without_own_frames(exc: _E) -> _E:
+    """Removes the package's own frames from the beginning of an exception's traceback. Returns the exception.
+
+    They say nothing to the user, and hold what an exception must not keep alive: the job's future, and its buffers.
+    """
+    BaseException.__setattr__(exc, "__traceback__", _users_frames(exc))
+    return exc
+
+
+def _users_frames(exc: BaseException) -> TracebackType | None:
     frames = exc.__traceback__
     while frames is not None and _is_own(frames.tb_frame.f_globals.get("__name__")):
         frames = frames.tb_next
-    try:
-        return "".join(traceback.format_exception(type(exc), exc, frames))
-    except BaseException:
-        return f"{_type_name(exc)}: {_text(exc)}\n"
+    return frames
 
 
 def _is_own(module: object) -> bool:

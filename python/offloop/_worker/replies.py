@@ -41,28 +41,43 @@ class Unreadable(Exception):
 
 def open_reply(code: int, body: Buffer, buffers: Sequence[Buffer]) -> Any:
     """Returns the result in a reply, or raises its exception. Called by the engine's binding."""
-    if code == RESULT:
-        try:
+    error: BaseException
+    try:
+        if code == RESULT:
             return pickling.loads(body, buffers)
-        except BaseException as why:
-            raise Unreadable(why, has_run=True) from None
-    error = remote_errors.unpack(bytes(body))
-    if code == UNREADABLE:
-        raise Unreadable(error, has_run=False)
-    raise error
+        error = remote_errors.unpack(bytes(body))
+        if code == UNREADABLE:
+            error = Unreadable(error, has_run=False)
+    except BaseException as why:
+        error = Unreadable(remote_errors.without_own_frames(why), has_run=True)
+    try:
+        raise error
+    finally:
+        # The traceback of the exception holds this frame, which must hold neither the exception nor the reply's memory.
+        del error, body, buffers
 
 
 def open_data(code: int, body: bytes, buffers: Sequence[bytes]) -> Any:
     """Does the same for a pool with `results="data"`, whose workers are not trusted: unpickles nothing."""
+    error: BaseException
     try:
         if code == RESULT:
             return _offloop.decode_data(body, buffers)
         error = remote_errors.unpack_data(body)
+        if code == UNREADABLE:
+            error = Unreadable(error, has_run=False)
     except ValueError as why:
-        raise Unreadable(why, has_run=True) from None
-    if code == UNREADABLE:
-        raise Unreadable(error, has_run=False)
-    raise error
+        error = Unreadable(remote_errors.without_own_frames(why), has_run=True)
+    try:
+        raise error
+    finally:
+        del error, body, buffers
+
+
+def reason(body: bytes) -> str:
+    """Returns the exception in a reply as a text. Called by the engine's binding, in the worker."""
+    error = remote_errors.unpack_data(body)
+    return f"{error.type_name}: {error.text}"
 
 
 def translate(error: BaseException) -> BaseException:

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
+use super::stacks::StackFrame;
 use crate::interpreter::{Condvar, Mutex, detach};
 use crate::settings::seconds;
 
@@ -14,23 +15,22 @@ use crate::settings::seconds;
 pub(crate) struct StallEvent {
     /// The key of the loop's pulse.
     pub(super) key: u64,
-    /// "stalled", "still" or "over".
+    /// "stalled", "still", "over" or "starved".
     pub(super) kind: &'static str,
-    /// The seconds by which the beat is late, or came late.
+    /// The seconds by which the beat is late, or came late. Those without a core are not counted, except in "starved".
     pub(super) seconds: f64,
+    /// The seconds since the last beat in which the loop's thread could have run but had no core.
+    pub(super) starved: f64,
     /// The activity of the loop's thread since the last beat: "computes" or "waits".
     pub(super) activity: &'static str,
-    /// The stack of the loop's thread, if the interpreter could not be had.
-    pub(super) stack: Option<String>,
-    /// The native id of the thread that seems to have the interpreter instead, and its stack.
-    pub(super) holder: Option<(i32, Option<String>)>,
-}
-
-impl StallEvent {
-    /// Returns whether it is known where the loop's thread was, or which thread kept the interpreter from it.
-    fn is_explained(&self) -> bool {
-        self.stack.is_some() || self.holder.is_some()
-    }
+    /// The stack of the loop's thread, if it could be read.
+    pub(super) stack: Option<Vec<StackFrame>>,
+    /// The stack at the look before, if there was one.
+    pub(super) before: Option<Vec<StackFrame>>,
+    /// The seconds between these two looks, without those in which the thread had no core.
+    pub(super) apart: f64,
+    /// The native id of the thread that has the interpreter instead, and its stack.
+    pub(super) holder: Option<(i32, Option<Vec<StackFrame>>)>,
 }
 
 /// The queue of the monitors' events, for the one thread that reports them.
@@ -73,41 +73,42 @@ impl Events {
         self.state.lock()
     }
 
-    /// Appends an event. One that only repeats that the loop stands still is dropped if an explained event of the same
-    /// loop is still unread: a reporting thread that is late must not find thousands of them.
+    /// Appends an event. One that only repeats that the loop stands still takes the place of the last such one of the
+    /// same loop, if that is unread: a reporting thread that is late must not find thousands of them.
     pub(super) fn put(&self, event: StallEvent) {
         let mut state = self.state();
         if state.busy_since.is_none() {
             state.busy_since = Some(Instant::now());
             state.has_attached = false;
         }
-        let is_known = |unread: &StallEvent| unread.key == event.key && unread.is_explained();
-        if event.kind != "still" || !state.queue.iter().any(is_known) {
-            state.queue.push_back(event);
+        match state.queue.iter_mut().rev().find(|unread| unread.key == event.key) {
+            Some(last) if event.kind == "still" && last.kind == "still" => {
+                *last = StallEvent { holder: last.holder.take(), ..event };
+            }
+            _ => state.queue.push_back(event),
         }
         drop(state);
         self.changed.notify_all();
     }
 
-    /// Waits until the reporting thread has the interpreter, for at most `grace`. Returns what it does then.
-    pub(super) fn wait_for_reporter(&self, grace: Duration) -> ReporterState {
+    /// Waits until the reporting thread has the interpreter, for at most `grace`. Returns whether it has.
+    pub(super) fn wait_for_reporter(&self, grace: Duration) -> bool {
         let waits = |state: &mut EventsState| !state.has_attached && !state.is_closed;
-        let (state, has_attached) = self.changed.wait_timeout_while(self.state(), grace, waits);
-        let busy = state.busy_since.map_or(Duration::ZERO, |since| since.elapsed());
-        ReporterState { has_attached, busy, in_user_code: state.in_user_code.clone() }
+        self.changed.wait_timeout_while(self.state(), grace, waits).1
     }
 
-    /// Adds stacks to the unread events of one loop, all of which are about the same stall.
-    ///
-    /// The first stack of the loop's thread is kept, since it shows the cause. The thread that has the interpreter may
-    /// be found only later, on a busy machine.
-    pub(super) fn explain(&self, key: u64, stack: Option<&str>, holder: Option<&(i32, Option<String>)>) {
+    /// Returns what the reporting thread does.
+    pub(super) fn reporter(&self) -> ReporterState {
+        let state = self.state();
+        let busy = state.busy_since.map_or(Duration::ZERO, |since| since.elapsed());
+        ReporterState { has_attached: state.has_attached, busy, in_user_code: state.in_user_code.clone() }
+    }
+
+    /// Adds the thread that has the interpreter to the unread events of one loop, all of which are about the same stall.
+    pub(super) fn explain(&self, key: u64, holder: &(i32, Option<Vec<StackFrame>>)) {
         for event in self.state().queue.iter_mut().filter(|event| event.key == key) {
-            if event.stack.is_none() {
-                event.stack = stack.map(str::to_owned);
-            }
             if event.holder.is_none() {
-                event.holder = holder.cloned();
+                event.holder = Some(holder.clone());
             }
         }
     }
@@ -120,8 +121,10 @@ impl EventQueue {
         Self(Arc::default())
     }
 
-    /// Returns the next event; None when the queue is closed. Blocks.
-    fn next(&self, py: Python<'_>) -> PyResult<Option<StallEvent>> {
+    /// Returns the next event, and whether there may be more; no event when the queue is closed, or after `timeout`
+    /// seconds. Blocks.
+    fn next(&self, py: Python<'_>, timeout: f64) -> PyResult<(Option<StallEvent>, bool)> {
+        let timeout = seconds("timeout", timeout)?;
         let events = &self.0;
         let mut state = events.state();
         state.in_user_code = None;
@@ -131,7 +134,7 @@ impl EventQueue {
             drop(state);
             detach(py, || {
                 let waits = |state: &mut EventsState| state.queue.is_empty() && !state.is_closed;
-                drop(events.changed.wait_while(events.state(), waits));
+                drop(events.changed.wait_timeout_while(events.state(), timeout, waits).0);
             })?;
             // The event is taken only now: another thread may have had the interpreter for long.
             state = events.state();
@@ -139,8 +142,9 @@ impl EventQueue {
         let event = state.queue.pop_front();
         state.busy_since = event.is_some().then(Instant::now);
         state.has_attached = true;
+        let goes_on = event.is_some() || !state.is_closed;
         events.changed.notify_all();
-        Ok(event)
+        Ok((event, goes_on))
     }
 
     /// Marks that this thread runs the user's code until it asks for the next event. If that code does not return, a

@@ -1,28 +1,45 @@
 //! The thread of a loop, as its monitor sees it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use offloop::embed::{self, thread};
+use offloop::embed::{self, CoreTimes, CoreUse, StarvationMeter, thread};
 use offloop::metrics::Activity;
+use offloop::watch::MeasureStarvation;
 
 use super::clocks;
-
-/// The share of its time that a waiting thread, which is ready to run because it was woken just now, may have had a
-/// core.
-const WOKEN: f64 = 0.05;
+use crate::interpreter::Mutex;
 
 /// The thread that beats. Written by that thread at each beat, read by the monitor's.
-#[derive(Default)]
 pub(super) struct LoopThread {
     /// Its id in `threading`.
     ident: AtomicU64,
     /// Its native id.
     tid: AtomicI32,
-    /// Its CPU time at the last beat, in nanoseconds.
-    cpu: AtomicU64,
+    /// The moment of its last beat, in nanoseconds since `started`, and its times at that moment.
+    beat: AtomicU64,
+    on_core: AtomicU64,
+    run_delay: AtomicU64,
+    started: Instant,
     /// The length of the last silence that was longer than the threshold, in nanoseconds.
     silence: AtomicU64,
+    meter: Mutex<StarvationMeter>,
+}
+
+impl Default for LoopThread {
+    fn default() -> Self {
+        Self {
+            ident: AtomicU64::new(0),
+            tid: AtomicI32::new(0),
+            beat: AtomicU64::new(0),
+            on_core: AtomicU64::new(0),
+            run_delay: AtomicU64::new(0),
+            started: Instant::now(),
+            silence: AtomicU64::new(0),
+            meter: Mutex::default(),
+        }
+    }
 }
 
 impl LoopThread {
@@ -31,7 +48,9 @@ impl LoopThread {
         let (ident, tid) = clocks::this_thread();
         self.ident.store(ident, Ordering::Relaxed);
         self.tid.store(tid, Ordering::Relaxed);
-        self.cpu.store(nanos(thread::current_cpu_time()), Ordering::Relaxed);
+        self.on_core.store(nanos(thread::current_cpu_time()), Ordering::Relaxed);
+        self.run_delay.store(nanos(embed::run_delay().unwrap_or_default()), Ordering::Relaxed);
+        self.beat.store(nanos(self.started.elapsed()), Ordering::Relaxed);
     }
 
     /// Writes down the length of a silence that was longer than the threshold.
@@ -54,18 +73,35 @@ impl LoopThread {
         self.tid.load(Ordering::Relaxed)
     }
 
-    /// Returns the thread's activity during `time`, which is about the time since the last beat.
-    pub(super) fn activity(&self, time: Duration) -> Activity {
-        let before = Duration::from_nanos(self.cpu.load(Ordering::Relaxed));
-        let cpu = thread::cpu_time(self.tid()).unwrap_or_default().saturating_sub(before);
-        let share = cpu.as_secs_f64() / time.as_secs_f64().max(1e-9);
-        // One that is ready to run computes even if others have had the cores. One that has had nearly no core was
-        // only woken just now.
-        if share > WOKEN && thread::state(self.tid()) == Some('R') {
-            Activity::Computes
-        } else {
-            embed::activity_of(share)
-        }
+    /// Returns the time since the last beat, and how the thread has used it.
+    pub(super) fn since_beat(&self) -> (Duration, CoreUse) {
+        let load = |number: &AtomicU64| Duration::from_nanos(number.load(Ordering::Relaxed));
+        let before = CoreTimes { on_core: load(&self.on_core), run_delay: load(&self.run_delay) };
+        let passed = self.started.elapsed().saturating_sub(load(&self.beat));
+        (passed, self.meter.lock().measure(self.tid(), before, passed))
+    }
+
+    /// Returns the thread's activity since the last beat, and the time of it in which it had no core.
+    pub(super) fn activity(&self) -> (Activity, Duration) {
+        let (passed, used) = self.since_beat();
+        (embed::activity_of(used.share(passed)), used.starved)
+    }
+}
+
+/// The measure of a monitor.
+pub(super) struct Measure(pub(super) Arc<LoopThread>);
+
+impl MeasureStarvation for Measure {
+    fn refresh(&mut self) {
+        self.0.meter.lock().refresh();
+    }
+
+    fn since_beat(&mut self) -> Duration {
+        self.0.since_beat().1.starved
+    }
+
+    fn own(&mut self) -> Duration {
+        embed::own_run_delay()
     }
 }
 

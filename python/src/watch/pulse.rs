@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 
 use super::event_queue::EventQueue;
 use super::listener::Listener;
-use super::loop_thread::LoopThread;
+use super::loop_thread::{LoopThread, Measure};
 use super::stacks::Stacks;
 use crate::interpreter::{Mutex, detach};
 use crate::settings::seconds;
@@ -27,8 +27,8 @@ pub(crate) struct Pulse {
 impl Pulse {
     /// Starts a monitor thread, whose events have this key. Times in seconds.
     ///
-    /// `grace` is the time that the reporting thread gets for attaching to the interpreter, before the loop's thread
-    /// writes its own stack down. After `mute`, the monitor writes the report itself.
+    /// `grace` is the time that the reporting thread gets for attaching to the interpreter, before it is looked which
+    /// thread has it. After `mute`, the monitor writes the report itself.
     #[new]
     fn new(
         events: &EventQueue,
@@ -48,7 +48,8 @@ impl Pulse {
             seconds("mute", mute)?,
         );
         let monitor = Monitor::new(seconds("threshold", threshold)?);
-        let (engine, guard) = monitor.start(move |event| listener.on_event(event))?;
+        let measure = Measure(Arc::clone(&thread));
+        let (engine, guard) = monitor.start_measured(measure, move |event| listener.on_event(event))?;
         Ok(Self { engine, thread, guard: Mutex::new(Some(guard)) })
     }
 

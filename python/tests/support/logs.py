@@ -29,3 +29,17 @@ def logs_and_waits(gate: str) -> None:
 
 def attribute_of_main(name: str) -> Any:
     return getattr(sys.modules["__main__"], name)
+
+
+def logs_many(count: int) -> None:
+    for number in range(count):
+        logging.getLogger("logs").info("%d", number)
+
+
+def logs_at(name: str, level: int, message: str) -> None:
+    logging.getLogger(name).log(level, message)
+
+
+def logs_and_sleeps() -> None:
+    logging.getLogger("logs").info("sleeping")
+    time.sleep(1000)

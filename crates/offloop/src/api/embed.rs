@@ -15,7 +15,8 @@
 //!   [`begin_call`] says when a job in a worker process has loaded its function.
 //! - **Threads of a binding's own.** [`start_thread`] starts one as the pools start theirs, and [`begin_thread`] makes one that
 //!   was started otherwise begin as these do.
-//! - **Threads seen from outside.** [`thread`] returns the CPU time, the state and the name of any thread of this process.
+//! - **Threads seen from outside.** [`thread`] returns the CPU time, the state and the name of any thread of this process,
+//!   and [`StarvationMeter`] measures for how long one had no core although it could have run.
 //! - **Forks.** [`OwnProcess`] keeps a value away from forked children, which must not use it or drop it.
 //! - **Measurements of a binding's own.** [`run_delay`] returns the time that a thread has waited for a core, and
 //!   [`activity_of`] the verdict of the pools' advice. [`present_cores`] counts the cores that pools may use.
@@ -34,6 +35,7 @@ use serde::de::DeserializeOwned;
 pub use crate::base::cores::present_cores;
 pub use crate::base::fork::OwnProcess;
 pub use crate::base::spawn::{begin_thread, start_thread};
+pub use crate::base::starvation::{CoreTimes, CoreUse, StarvationMeter, own_run_delay};
 pub use crate::base::thread;
 pub use crate::core::current::{describe, mark_failed};
 use crate::core::error::Error;
@@ -209,6 +211,14 @@ pub trait ProcessPoolBuilderExt: sealed::Sealed + Sized {
     /// read in `/proc`. They have no effect without a template.
     fn start_data(self, data: impl Into<Vec<u8>>) -> Self;
 
+    /// Sets files, at most 62, that the template gets as [`Template::take_start_files`]. They stay open here for as long as
+    /// the pool may have to start another template.
+    fn start_files(self, files: Vec<OwnedFd>) -> Self;
+
+    /// Sets a message that the template finds on its standard input, a socket, before it calls [`Template::connect`], and
+    /// must take from there. For a program whose own start reads its orders from a descriptor. Default: none.
+    fn start_preamble(self, preamble: impl Into<Vec<u8>>) -> Self;
+
     /// Makes run timeouts count from [`begin_call`], which each job then has to call, and limits the time that a job with a
     /// run timeout may take until then. After that it ends with [`ErrorKind::LoadTimeout`](crate::ErrorKind::LoadTimeout),
     /// and its worker is killed.
@@ -229,6 +239,14 @@ impl ProcessPoolBuilderExt for ProcessPoolBuilder {
 
     fn start_data(self, data: impl Into<Vec<u8>>) -> Self {
         ProcessPoolBuilder::start_data(self, data.into())
+    }
+
+    fn start_files(self, files: Vec<OwnedFd>) -> Self {
+        ProcessPoolBuilder::start_files(self, files)
+    }
+
+    fn start_preamble(self, preamble: impl Into<Vec<u8>>) -> Self {
+        ProcessPoolBuilder::start_preamble(self, preamble.into())
     }
 
     fn load_timeout(self, limit: Duration) -> Self {

@@ -6,6 +6,7 @@ pub(crate) mod cores;
 pub(crate) mod fork;
 pub(crate) mod panic;
 pub(crate) mod spawn;
+pub(crate) mod starvation;
 pub(crate) mod sync;
 #[cfg(unix)]
 pub(crate) mod syscall;

@@ -52,6 +52,13 @@ pub fn voluntary_switches(id: i32) -> Option<u64> {
     status(id, "voluntary_ctxt_switches:")?.parse().ok()
 }
 
+/// Returns the time that a thread of this process could have run while others had the cores. `None` if there is no such
+/// thread, or if the kernel does not keep account of it.
+#[cfg(target_os = "linux")]
+pub fn run_delay(id: i32) -> Option<Duration> {
+    read(id, "schedstat")?.split_ascii_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+}
+
 /// Returns whether a thread of this process has blocked a signal. `None` if there is no such thread.
 #[cfg(target_os = "linux")]
 pub fn blocks_signal(id: i32, signal: i32) -> Option<bool> {
@@ -111,13 +118,18 @@ mod unknown {
     }
 
     /// Returns `None`.
+    pub fn run_delay(_id: i32) -> Option<Duration> {
+        None
+    }
+
+    /// Returns `None`.
     pub fn blocks_signal(_id: i32, _signal: i32) -> Option<bool> {
         None
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub use unknown::{blocks_signal, cpu_time, current_id, ids, name, state, voluntary_switches};
+pub use unknown::{blocks_signal, cpu_time, current_id, ids, name, run_delay, state, voluntary_switches};
 
 /// Returns the time that this thread has been on a core. Zero on systems other than Unix.
 pub fn current_cpu_time() -> Duration {

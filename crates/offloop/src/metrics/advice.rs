@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cpu::Usage;
+use super::cpu::{CpuMeter, Usage};
 use crate::base::activity::Activity;
 use crate::base::panic::{self, drop_quietly};
 use crate::base::sync::Mutex;
@@ -104,6 +104,8 @@ pub(crate) struct Advisor {
 #[derive(Debug, Default)]
 struct Account {
     jobs: u64,
+    /// About the number of its jobs that were too short to be measured.
+    short: u64,
     ran: Duration,
     on_core: Duration,
     /// Whether there was advice about it already.
@@ -124,13 +126,28 @@ impl Advisor {
         Arc::clone(&self.pool)
     }
 
-    /// Records a long job, and gives advice if it is due. May call the user's callback, so no lock of a pool may be
+    /// Records a long job, or one that counts for many short ones, and gives advice if it is due. May call the user's callback, so no lock of a pool may be
     /// held.
     pub(crate) fn record(&self, header: &Header, took: Duration, usage: Usage) {
-        if self.activity.is_some() {
+        if took < CpuMeter::LONG {
+            if self.activity == Some(Activity::Computes) {
+                self.record_short(&header.options.name);
+            }
+        } else if self.activity.is_some() {
             let described = take_description();
             let ran = took.saturating_sub(usage.run_delay);
             self.record_task(described.as_deref().unwrap_or(&header.options.name), ran, usage.on_core);
+        }
+    }
+
+    /// Counts the short jobs of a task, of which one was sampled.
+    fn record_short(&self, task: &str) {
+        let mut tasks = self.tasks.lock();
+        if let Some(account) = tasks.get_mut(task) {
+            account.short += u64::from(CpuMeter::SAMPLED);
+        } else if tasks.len() < TASKS / 2 {
+            let account = Account { short: CpuMeter::SAMPLED.into(), ..Account::default() };
+            tasks.insert(task.to_owned(), account);
         }
     }
 
@@ -168,7 +185,10 @@ impl Advisor {
         match self.activity {
             _ if jobs < MIN_JOBS => None,
             Some(Activity::Waits) if computes && on_core >= MIN_ON_CORE => Some(Activity::Computes),
-            Some(Activity::Computes) if share < ONLY_WAITS && ran >= MIN_RAN => Some(Activity::Waits),
+            // If most calls are short, the long ones are those that were interrupted.
+            Some(Activity::Computes) if share < ONLY_WAITS && ran >= MIN_RAN && jobs > account.short => {
+                Some(Activity::Waits)
+            }
             _ => None,
         }
     }
@@ -235,6 +255,18 @@ mod tests {
             }
             assert_eq!(advisor.all().len(), usize::from(has_lock));
         }
+    }
+
+    #[test]
+    fn a_task_most_of_whose_jobs_are_short_does_not_only_wait() {
+        let advisor = Advisor::new("cpu", Some(Activity::Computes), false, None);
+        for _ in 0..60 {
+            advisor.record_task("waits", 200 * MS, MS);
+            advisor.record_task("is interrupted", 200 * MS, MS);
+        }
+        advisor.record_short("is interrupted");
+        let all = advisor.all();
+        assert_eq!(all.iter().map(|advice| &*advice.task).collect::<Vec<_>>(), ["waits"]);
     }
 
     #[test]

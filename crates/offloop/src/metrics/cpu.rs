@@ -28,8 +28,13 @@ pub(crate) struct CpuMeter {
     run_delay: Duration,
     /// The moment of the last reading.
     at: Moment,
+    /// The time that this reading took until it was made: a job that begins with it may have lost a core meanwhile, and
+    /// the reading of the run delay has that time already.
+    slack: Duration,
     /// Whether the last reading included the run delay.
     is_whole: bool,
+    /// Counts the short jobs up to [`Self::SAMPLED`].
+    short: u8,
     /// Counts down the readings that include the run delay, which costs three more system calls. Set anew by each long
     /// job: where there was one, there are likely to be more.
     whole_readings: u8,
@@ -39,8 +44,11 @@ impl CpuMeter {
     /// The greatest age of a reading that still serves for the begin of a job.
     const FRESH: Duration = Duration::from_micros(200);
 
-    /// Jobs that take less are not measured.
-    const LONG: Duration = Duration::from_millis(2);
+    /// Jobs that take less are not measured, but one of [`SAMPLED`](Self::SAMPLED) of them is counted.
+    pub(super) const LONG: Duration = Duration::from_millis(2);
+
+    /// The number of short jobs for which one is counted.
+    pub(super) const SAMPLED: u8 = 64;
 
     /// The number of readings after a long job that include the run delay.
     const WHOLE_READINGS: u8 = 32;
@@ -56,20 +64,26 @@ impl CpuMeter {
             self.whole_readings -= 1;
             self.run_delay = run_delay().unwrap_or(self.run_delay);
         }
+        self.slack = now.elapsed();
     }
 
-    /// Records that the job has ended after `took`. Returns what it used, if it was long and that is known.
+    /// Records that the job has ended after `took`. Returns what it used, if it was long and that is known, or if it
+    /// counts for the short ones: of those it is not measured, and they are taken to compute.
     pub(crate) fn end(&mut self, now: Moment, took: Duration) -> Option<Usage> {
         if took < Self::LONG {
-            return None;
+            self.short = (self.short + 1) % Self::SAMPLED;
+            return (self.short == 0).then_some(Usage { on_core: took, run_delay: Duration::ZERO });
         }
         let run_delay = run_delay().unwrap_or(self.run_delay);
         let on_core = thread::current_cpu_time();
-        let reading =
-            Self { on_core, run_delay, at: now, is_whole: true, whole_readings: Self::WHOLE_READINGS };
+        let reading = Self { on_core, run_delay, at: now, slack: Duration::ZERO, is_whole: true, ..*self };
         let before = std::mem::replace(self, reading);
+        self.whole_readings = Self::WHOLE_READINGS;
         let on_core = on_core.saturating_sub(before.on_core).min(took);
-        let run_delay = run_delay.saturating_sub(before.run_delay).min(took.saturating_sub(on_core));
+        // What passed until the reading is not in it. The reading takes microseconds: in the rest of that time other
+        // threads and programs had the cores.
+        let run_delay = run_delay.saturating_sub(before.run_delay) + before.slack;
+        let run_delay = run_delay.min(took.saturating_sub(on_core));
         // If the delay may be that of earlier jobs too, it must be too short to matter.
         (before.is_whole || run_delay <= took / 10).then_some(Usage { on_core, run_delay })
     }
@@ -113,6 +127,27 @@ mod tests {
         let (computed, _) = measured(&mut meter, || burn(Duration::from_millis(20)));
         assert!(computed.expect("it took long").on_core >= Duration::from_millis(19));
         assert_eq!(measured(&mut meter, || ()).0, None, "it took no time");
+    }
+
+    #[test]
+    fn one_of_many_short_jobs_is_counted() {
+        let mut meter = CpuMeter::default();
+        let mut end = || meter.end(Moment::now(), Duration::from_micros(5));
+        let counted = (0..3 * usize::from(CpuMeter::SAMPLED)).filter(|_| end().is_some()).count();
+        assert_eq!(counted, 3);
+    }
+
+    #[test]
+    fn what_passes_before_the_reading_at_a_jobs_begin_is_no_waiting() {
+        let mut meter = CpuMeter { whole_readings: 1, ..CpuMeter::default() };
+        let lost = Duration::from_millis(30);
+        let began = Moment::now();
+        std::thread::sleep(lost);
+        meter.begin(began);
+        let ended = Moment::now();
+        let took = ended.since(began);
+        let used = meter.end(ended, took).expect("it took long, and the meter was ready");
+        assert!(used.run_delay >= lost, "{used:?} of {took:?}");
     }
 
     #[cfg(not(miri))]

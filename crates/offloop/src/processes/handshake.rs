@@ -183,17 +183,41 @@ pub(super) fn instruct(
     fd::send_with_files(link.socket(), &message, &files)
 }
 
-/// Sends a template its first message, before its process exists: its lifeline, and the data that it starts with, of
-/// any length, which go in a sealed file.
-pub(super) fn greet_template(socket: BorrowedFd<'_>, lifeline: &OwnedFd, data: &[u8]) -> io::Result<()> {
-    let file = if data.is_empty() { None } else { Some(MemoryFile::of_bytes("offloop-start", data)?) };
-    let files: Vec<_> = [lifeline.as_fd()].into_iter().chain(file.iter().map(AsFd::as_fd)).collect();
+/// What a template is given when it starts, besides its lifeline.
+#[derive(Debug, Default)]
+pub(super) struct StartData {
+    /// A message that comes before the first one of the pool, for a program that reads its standard input before it
+    /// becomes a template. Empty if there is none.
+    pub(super) preamble: Vec<u8>,
+    /// Of any length.
+    pub(super) bytes: Vec<u8>,
+    pub(super) files: Vec<OwnedFd>,
+}
+
+impl StartData {
+    /// The largest number of files. The lifeline and the file of the bytes go with the same message.
+    pub(super) const MAX_FILES: usize = MAX_FILES - 2;
+}
+
+/// Sends a template its first message, before its process exists: its lifeline, and what it starts with. The bytes go in
+/// a sealed file.
+pub(super) fn greet_template(
+    socket: BorrowedFd<'_>,
+    lifeline: &OwnedFd,
+    start: &StartData,
+) -> io::Result<()> {
+    if !start.preamble.is_empty() {
+        fd::send_with_files(socket, &start.preamble, &[])?;
+    }
+    let has_file = !start.bytes.is_empty() || !start.files.is_empty();
+    let file = has_file.then(|| MemoryFile::of_bytes("offloop-start", &start.bytes)).transpose()?;
+    let files = [lifeline.as_fd()].into_iter().chain(file.iter().map(AsFd::as_fd));
+    let files: Vec<_> = files.chain(start.files.iter().map(AsFd::as_fd)).collect();
     fd::send_with_files(socket, Role::Template.head(), &files)
 }
 
-/// Receives the first message to a template. Returns the end of its lifeline, and the data that it starts with. Does not
-/// block.
-pub(super) fn receive_greeting(socket: BorrowedFd<'_>) -> io::Result<(OwnedFd, Vec<u8>)> {
+/// Receives the first message to a template. Returns the end of its lifeline, and what it starts with. Does not block.
+pub(super) fn receive_greeting(socket: BorrowedFd<'_>) -> io::Result<(OwnedFd, StartData)> {
     if Role::of_next_message(socket) != Some(Role::Template) {
         let text =
             "the first message on this socket is none to a template; use the socket that the pool has made";
@@ -202,8 +226,8 @@ pub(super) fn receive_greeting(socket: BorrowedFd<'_>) -> io::Result<(OwnedFd, V
     let (_, files) = fd::receive_with_files(socket, Role::Template.head().len())?;
     let mut files = files.into_iter();
     let lifeline = files.next().ok_or(io::ErrorKind::InvalidData)?;
-    let data = files.next().map_or(Ok(Vec::new()), |file| memfd::read_all(file.as_fd()))?;
-    Ok((lifeline, data))
+    let bytes = files.next().map_or(Ok(Vec::new()), |file| memfd::read_all(file.as_fd()))?;
+    Ok((lifeline, StartData { preamble: Vec::new(), bytes, files: files.collect() }))
 }
 
 /// Starts a program as a worker or as a template, with its end of the socket. Returns its process id.

@@ -59,7 +59,7 @@ mod tokio;
 
 pub use self::detector::StallEvent;
 pub use self::guard::WatchGuard;
-pub use self::monitor::Monitor;
+pub use self::monitor::{MeasureStarvation, Monitor};
 pub use self::pulse::Pulse;
 #[cfg(feature = "tokio")]
 pub use self::tokio::{

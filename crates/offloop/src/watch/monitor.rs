@@ -13,6 +13,32 @@ use crate::base::panic;
 /// The shortest threshold. On a machine under load a loop is late by about as much without a fault of its own.
 const MIN_THRESHOLD: Nanos = 1_000_000;
 
+/// Measures the time in which the thread of a loop could have run but had no core. Called on the watch's thread, and
+/// should be quick. A panic in it is caught and printed.
+pub trait MeasureStarvation {
+    /// Is called at each look while the loop is fine.
+    fn refresh(&mut self) {}
+
+    /// Returns that time since the loop's last beat. Called at each look while a beat is late.
+    fn since_beat(&mut self) -> Duration;
+
+    /// Returns the time in which the calling thread, which is the watch's, could have run but had no core, from its
+    /// start until now. Called at each look.
+    fn own(&mut self) -> Duration;
+}
+
+struct NotMeasured;
+
+impl MeasureStarvation for NotMeasured {
+    fn since_beat(&mut self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn own(&mut self) -> Duration {
+        Duration::ZERO
+    }
+}
+
 /// Settings of the watch of one loop: when a beat is late, and how often a stall is reported.
 #[derive(Debug, Clone)]
 #[must_use = "a monitor watches from `start` on"]
@@ -53,12 +79,45 @@ impl Monitor {
     /// # Errors
     ///
     /// If the thread cannot be started.
-    pub fn start(self, on_event: impl FnMut(StallEvent) + Send + 'static) -> io::Result<(Pulse, WatchGuard)> {
+    pub fn start(
+        self,
+        mut on_event: impl FnMut(StallEvent) + Send + 'static,
+    ) -> io::Result<(Pulse, WatchGuard)> {
+        let on_event = move |event| {
+            if event != StallEvent::Suspected {
+                on_event(event);
+            }
+        };
+        self.start_measured(NotMeasured, on_event)
+    }
+
+    /// Starts the same, and does not count time in which the loop had no core. Reports [`StallEvent::Suspected`] as
+    /// well, half a threshold before a stall begins.
+    ///
+    /// # Errors
+    ///
+    /// If the thread cannot be started.
+    pub fn start_measured(
+        self,
+        measure: impl MeasureStarvation + Send + 'static,
+        on_event: impl FnMut(StallEvent) + Send + 'static,
+    ) -> io::Result<(Pulse, WatchGuard)> {
         let pulse = Arc::new(PulseState::new(self.timing.threshold, self.timing.interval));
         let (watched, detector) = (Arc::clone(&pulse), StallDetector::new(self.timing));
-        let guard = WatchGuard::spawn(move |stop| watch(&watched, detector, stop, on_event))?;
+        let guard = WatchGuard::spawn(move |stop| watch(&watched, detector, stop, measure, on_event))?;
         Ok((Pulse(pulse), guard))
     }
+}
+
+/// Calls a measure. A panic in it counts as zero.
+fn time_of(measure: impl FnOnce() -> Duration) -> Nanos {
+    panic::catch(measure).map_or_else(
+        |panic| {
+            panic::drop_quietly(panic);
+            0
+        },
+        to_nanos,
+    )
 }
 
 /// The body of the thread.
@@ -66,20 +125,27 @@ fn watch(
     pulse: &PulseState,
     mut detector: StallDetector,
     stop: &StopSignal,
+    mut measure: impl MeasureStarvation,
     mut on_event: impl FnMut(StallEvent),
 ) {
     // The first look is due before anything was seen, so nothing counts that happened before it.
     let mut due = 0;
+    let mut kept = 0;
     while let Some(now) = stop.sleep_until(due, &pulse.clock) {
-        // What has kept this thread from running may have kept the loop from beating, too.
-        if now - due > pulse.threshold / 4 {
+        let kept_before = std::mem::replace(&mut kept, time_of(|| measure.own()));
+        // What has kept this thread from running may have kept the loop from beating, too. If it was the want of a
+        // core, it is measured for the loop itself.
+        if (now - due).saturating_sub(kept.saturating_sub(kept_before)) > pulse.threshold / 4 {
             detector.ignore_before(now);
         }
-        let (event, next) = detector.look(now, pulse.read());
+        let (event, next) = detector.look(now, pulse.read(), || time_of(|| measure.since_beat()));
+        if !detector.is_suspicious() {
+            panic::drop_quietly(panic::catch(|| measure.refresh()));
+        }
         if let Some(event) = event {
             panic::drop_quietly(panic::catch(|| on_event(event)));
         }
         due = next;
     }
-    panic::drop_quietly(on_event);
+    panic::drop_quietly((measure, on_event));
 }

@@ -6,6 +6,12 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+#[cfg(target_os = "linux")]
+use std::{
+    ffi::{CStr, OsStr},
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
@@ -275,11 +281,40 @@ pub(crate) fn fingerprint() -> u64 {
         task.identity().hash(&mut hasher);
     }
     #[cfg(target_os = "linux")]
-    if let Ok(exe) = std::fs::metadata("/proc/self/exe") {
+    if let Ok(file) = std::fs::metadata(file_of_this_code()) {
         use std::os::unix::fs::MetadataExt;
-        (exe.dev(), exe.ino(), exe.size(), exe.mtime(), exe.mtime_nsec()).hash(&mut hasher);
+        (file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec()).hash(&mut hasher);
     }
     hasher.finish()
+}
+
+/// Returns the path of the file that this code was loaded from: the running program, or the library that has this crate in
+/// it. Other programs may load the same library.
+#[cfg(target_os = "linux")]
+fn file_of_this_code() -> PathBuf {
+    let path = library_of(fingerprint as fn() -> u64 as *const libc::c_void).filter(|path| is_library(path));
+    path.unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
+}
+
+/// Returns whether a path of a loaded object is that of a library. The path of the program may be as the user has typed it.
+#[cfg(target_os = "linux")]
+fn is_library(path: &Path) -> bool {
+    path.is_absolute()
+        && path.file_name().is_some_and(|name| name.as_bytes().windows(3).any(|part| part == b".so"))
+}
+
+/// Returns the path of the object that has an address, as the loader reports it.
+#[cfg(target_os = "linux")]
+fn library_of(address: *const libc::c_void) -> Option<PathBuf> {
+    // SAFETY: an all-zero `Dl_info` is a valid value of this plain C struct.
+    let mut found: libc::Dl_info = unsafe { std::mem::zeroed() };
+    // SAFETY: the function takes any address, and the pointer is to a live local variable.
+    if unsafe { libc::dladdr(address, &raw mut found) } == 0 || found.dli_fname.is_null() {
+        return None;
+    }
+    // SAFETY: the loader's string ends with a NUL. It lives as long as the object, to which this code belongs.
+    let name = unsafe { CStr::from_ptr(found.dli_fname) };
+    Some(PathBuf::from(OsStr::from_bytes(name.to_bytes())))
 }
 
 /// Decodes the arguments, calls the function and encodes its result. Borrowed arguments borrow from

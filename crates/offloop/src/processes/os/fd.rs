@@ -18,7 +18,7 @@ use super::block;
 use crate::base::syscall::NameCall;
 
 /// The largest number of descriptors that one message carries.
-pub(in crate::processes) const MAX_FILES: usize = 7;
+pub(in crate::processes) const MAX_FILES: usize = 64;
 
 /// Sends `bytes` in one message, with copies of up to [`MAX_FILES`] descriptors. The socket decides whether it blocks.
 pub(in crate::processes) fn send_with_files(

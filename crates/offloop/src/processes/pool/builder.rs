@@ -21,7 +21,7 @@ use crate::base::sync::thread;
 use crate::core::backlog::{OnFull, QueueConfig};
 use crate::core::error::BuildError;
 use crate::metrics::{Advice, Measured};
-use crate::processes::handshake;
+use crate::processes::handshake::{self, StartData};
 use crate::processes::limits::Limits;
 use crate::processes::os::process::SpawnEnv;
 use crate::processes::os::start;
@@ -47,7 +47,7 @@ pub struct ProcessPoolBuilder {
     /// The program is to be a template: set by `template`.
     uses_template: bool,
     /// The bytes that the template gets.
-    start_data: Vec<u8>,
+    start_data: StartData,
 }
 
 impl ProcessPool {
@@ -96,7 +96,7 @@ impl ProcessPoolBuilder {
             },
             invalid: None,
             uses_template: false,
-            start_data: Vec::new(),
+            start_data: StartData::default(),
         }
     }
 
@@ -400,7 +400,17 @@ impl ProcessPoolBuilder {
     }
 
     pub(crate) fn start_data(mut self, data: Vec<u8>) -> Self {
-        self.start_data = data;
+        self.start_data.bytes = data;
+        self
+    }
+
+    pub(crate) fn start_files(mut self, files: Vec<OwnedFd>) -> Self {
+        self.start_data.files = files;
+        self
+    }
+
+    pub(crate) fn start_preamble(mut self, preamble: Vec<u8>) -> Self {
+        self.start_data.preamble = preamble;
         self
     }
 
@@ -431,6 +441,16 @@ impl ProcessPoolBuilder {
         if self.uses_template {
             let (program, arguments) = (config.program.clone(), std::mem::take(&mut config.arguments));
             config.template = Some(template::start_program(program, arguments, config.env.clone()));
+        }
+        if self.start_data.files.len() > StartData::MAX_FILES {
+            return Err(BuildError::Setting(
+                format!(
+                    "the template is given {} files; give at most {}",
+                    self.start_data.files.len(),
+                    StartData::MAX_FILES
+                )
+                .into(),
+            ));
         }
         if let Some(template) = &mut config.template {
             template.data = self.start_data;

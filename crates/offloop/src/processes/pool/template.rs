@@ -13,7 +13,7 @@ use rustix::net::Shutdown;
 
 use super::child::{Launch, PendingFork};
 use crate::core::error::WorkerExit;
-use crate::processes::handshake;
+use crate::processes::handshake::{self, StartData};
 use crate::processes::link::template::{Notice, Order, is_gone, receive, tell};
 use crate::processes::os::fd;
 use crate::processes::os::lifeline::Lifeline;
@@ -26,14 +26,14 @@ type Start = Box<dyn Fn(OwnedFd) -> io::Result<u32> + Send + Sync>;
 /// The way in which a pool starts its template.
 pub(super) struct StartTemplate {
     pub(super) start: Start,
-    /// The bytes that the template gets over its socket.
-    pub(super) data: Vec<u8>,
+    /// What the template gets over its socket.
+    pub(super) data: StartData,
 }
 
 impl StartTemplate {
     /// Calls `start`, and sends no data.
     pub(super) fn by(start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static) -> Self {
-        Self { start: Box::new(start), data: Vec::new() }
+        Self { start: Box::new(start), data: StartData::default() }
     }
 }
 

@@ -17,6 +17,8 @@ use crate::processes::os::start::begin_from_known_state;
 pub struct Template {
     socket: OwnedFd,
     start_data: Vec<u8>,
+    /// Taken by the program.
+    start_files: Vec<OwnedFd>,
     /// Kept open. `None` if the system does not know how to signal a hang-up.
     _lifeline: Option<Hold>,
 }
@@ -53,13 +55,18 @@ impl Template {
     /// Returns `None` if the pool is gone.
     fn at(socket: OwnedFd) -> io::Result<Option<Self>> {
         leave_ctrl_c_to_the_parent();
-        let (lifeline, start_data) = handshake::receive_greeting(socket.as_fd())?;
+        let (lifeline, start) = handshake::receive_greeting(socket.as_fd())?;
         // If it fails, the pool is gone, which `serve` notices.
         let _ = tell(socket.as_fd(), &Notice::Up, &[]);
         Ok(match Hold::on(lifeline, false) {
             Ok(None) => None,
             // Without a lifeline the template ends when it reads the end of its socket.
-            hold => Some(Self { socket, start_data, _lifeline: hold.ok().flatten() }),
+            hold => Some(Self {
+                socket,
+                start_data: start.bytes,
+                start_files: start.files,
+                _lifeline: hold.ok().flatten(),
+            }),
         })
     }
 
@@ -67,6 +74,14 @@ impl Template {
     /// [`start_data`](crate::embed::ProcessPoolBuilderExt::start_data); none if it was given none.
     pub fn start_data(&self) -> &[u8] {
         &self.start_data
+    }
+
+    /// Returns the files that the pool was given by
+    /// [`start_files`](crate::embed::ProcessPoolBuilderExt::start_files), in their order; none after the first call. They
+    /// are close-on-exec, and the workers inherit those that are not dropped before
+    /// [`serve`](Self::serve).
+    pub fn take_start_files(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.start_files)
     }
 
     /// Forks workers when the pool asks for them, until the pool is gone. `fork` returns the process id of the child,

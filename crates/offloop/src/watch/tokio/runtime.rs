@@ -27,7 +27,8 @@ use super::report::Reporter;
 use super::slot::{self, ThreadSlot, clock, slots};
 use super::stack;
 use super::tracker::StallTracker;
-use crate::watch::clock::Nanos;
+use crate::base::starvation::own_run_delay;
+use crate::watch::clock::{Nanos, to_nanos};
 use crate::watch::detector::{StallDetector, StallTiming};
 use crate::watch::guard::{StopSignal, WatchGuard};
 use crate::watch::pulse::{PAUSED, Reading};
@@ -158,17 +159,22 @@ impl Watcher {
     fn run(&mut self, stop: &StopSignal) {
         let interval = look_interval(self.timing);
         let mut due = clock().now() + interval;
+        let mut kept = own_run_delay();
         while let Some(now) = stop.sleep_until(due, clock()) {
             if self.state.is_closed.load(Ordering::Acquire) {
-                return;
+                break;
             }
-            // What has kept this thread from running may have kept the others, too.
-            if now - due > interval {
+            let kept_before = std::mem::replace(&mut kept, own_run_delay());
+            // What has kept this thread from running may have kept the others, too. If it was the want of a core, it is
+            // measured for each of them.
+            if (now - due).saturating_sub(to_nanos(kept.saturating_sub(kept_before))) > interval {
                 self.trackers().for_each(|tracker| tracker.ignore_before(now));
             }
             self.look(now);
+            self.reporter.summarize(false);
             due = now + interval;
         }
+        self.reporter.summarize(true);
     }
 
     fn trackers(&mut self) -> impl Iterator<Item = &mut StallTracker> {

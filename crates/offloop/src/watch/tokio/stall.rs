@@ -17,7 +17,12 @@ pub struct Stall {
     /// Whether the stall has begun, goes on or is over.
     pub phase: StallPhase,
     /// The time that the stall has lasted at least. When it is over, the time that it has lasted.
+    ///
+    /// Time in which the thread could have run but had no core is not counted, as far as that is known.
     pub lasted: Duration,
+    /// The time, besides `lasted`, in which the thread could have run but had no core: other threads and programs had
+    /// them, or a quota was used up. Zero if it is not known.
+    pub starved: Duration,
     /// The stalled thread, if it is known: the only thread of the runtime, or one that
     /// [`RuntimeWatchBuilder::on_thread_park`](super::RuntimeWatchBuilder::on_thread_park) has seen, or one that has
     /// run a [watched](super::WatchedFuture) task.
@@ -28,15 +33,20 @@ pub struct Stall {
     /// The task that the thread polls, if it is a [watched](super::WatchedFuture) one. Of tasks within tasks the
     /// innermost.
     pub task: Option<TaskOrigin>,
-    /// The share of the stall, from 0 to 1, that the thread was on a core. `None` if the thread is unknown.
+    /// The share of the stall, from 0 to 1, that the thread was on a core, without the time in which it had none to run
+    /// on. `None` if the thread is unknown.
     pub cpu: Option<f64>,
-    /// The activity of the thread, by that share and by its state at this moment. `None` if neither is known.
+    /// The activity of the thread, by that share, or by its state at this moment if the share is not known. `None` if
+    /// neither is known.
     pub activity: Option<Activity>,
     /// The thread's stack, innermost call first. It is empty unless `RuntimeWatchBuilder::stacks` asks for it and it
     /// can be had safely. The end of a stall has the stack of the last report.
     pub stack: Vec<StackFrame>,
     /// The number of stalls with the same task and the same thread's name until now, this one included.
     pub seen: u64,
+    /// Whether there was a line in the log about this stall.
+    #[cfg(feature = "tracing")]
+    pub(super) is_logged: bool,
 }
 
 /// The phase of a stall that a report is about.
@@ -118,11 +128,25 @@ impl Stall {
         }
     }
 
-    /// Returns whether the stall is logged. Of the stalls of one place the first, second, fourth, eighth… are, so that
-    /// they do not flood the log.
-    #[cfg(feature = "tracing")]
-    pub(super) fn is_logged(&self) -> bool {
-        self.seen.is_power_of_two()
+    /// Returns the innermost frame of the program's own code, if the report has a stack with names: the line that does
+    /// not return, or that calls the library which does not.
+    pub fn own_frame(&self) -> Option<&StackFrame> {
+        self.stack.iter().find(|frame| frame.is_own())
+    }
+}
+
+impl StackFrame {
+    /// Returns whether it belongs to the program itself, and not to a library from elsewhere.
+    fn is_own(&self) -> bool {
+        const LIBRARIES: [&str; 6] = ["std::", "core::", "alloc::", "tokio::", "offloop::", "backtrace::"];
+        const PLACES: [&str; 3] = ["/rustc/", "/library/std/", "/.cargo/registry/"];
+        let Some(function) = &self.function else { return false };
+        let path = function.trim_start_matches(['<', '&', '(', '*']);
+        let path = path.trim_start_matches("dyn ").trim_start_matches("mut ");
+        let is_rust = path.contains("::");
+        let is_library = LIBRARIES.iter().any(|library| path.starts_with(library))
+            || self.file.as_deref().is_some_and(|file| PLACES.iter().any(|place| file.contains(place)));
+        is_rust && !is_library
     }
 }
 
@@ -143,11 +167,17 @@ impl fmt::Display for Stall {
                 None => write!(f, " in the task spawned at {spawned_at}")?,
             }
         }
+        if let Some(frame) = self.own_frame() {
+            write!(f, ", at {frame}")?;
+        }
         if let Some(cpu) = self.cpu {
-            write!(f, ", {:.0} % of it computing", cpu * 100.0)?;
+            write!(f, ", on a core for {:.0} % of it", cpu * 100.0)?;
+        }
+        if !self.starved.is_zero() {
+            write!(f, " (and without one for {:.0?} more)", self.starved)?;
         }
         if self.seen > 1 {
-            write!(f, ", for the {}th time", self.seen)?;
+            write!(f, ", {} stalls here so far", self.seen)?;
         }
         match self.phase {
             StallPhase::Over => {}

@@ -7,8 +7,9 @@ use super::slot::ThreadSlot;
 use super::stack;
 use super::stall::{Stall, StallPhase, StalledThread};
 use crate::base::activity::Activity;
+use crate::base::starvation::{CoreTimes, CoreUse, StarvationMeter};
 use crate::base::thread;
-use crate::watch::clock::{Nanos, duration};
+use crate::watch::clock::{Nanos, duration, to_nanos};
 use crate::watch::detector::{StallDetector, StallEvent};
 use crate::watch::pulse::Reading;
 
@@ -16,18 +17,18 @@ pub(super) struct StallTracker {
     detector: StallDetector,
     /// The last beat in the last reading.
     last: Nanos,
-    /// The start of the time over which the thread's CPU time is compared. `None` while the thread makes progress.
+    /// The start of the time over which the thread's times are compared. `None` while the thread makes progress.
     baseline: Option<Baseline>,
     /// The last report, while there is a stall.
     stall: Option<Stall>,
 }
 
-/// The CPU time of a thread at some moment.
+/// The times of a thread at some moment.
 #[derive(Clone, Copy)]
 struct Baseline {
     thread: i32,
     at: Nanos,
-    cpu: Duration,
+    times: CoreTimes,
 }
 
 impl StallTracker {
@@ -61,9 +62,15 @@ impl StallTracker {
             // system call.
             self.baseline = slot.and_then(|slot| Baseline::of(slot, now));
         }
-        // There are at most two events: a stall is over, and the next one has begun.
-        while let (Some(event), _) = self.detector.look(now, reading) {
+        // There are at most three events: a stall is over, and the next one is suspected and has begun.
+        loop {
+            let used =
+                || self.baseline.zip(slot).and_then(|(then, slot)| then.used(slot, now, &reporter.meter));
+            let starved = || used().map_or(0, |used| to_nanos(used.starved));
+            let (Some(event), _) = self.detector.look(now, reading, starved) else { return };
             match event {
+                StallEvent::Suspected => {}
+                StallEvent::Starved { late, starved } => reporter.starved(late, starved),
                 StallEvent::Began { late } => {
                     let mut stall = self.describe(now, slot, worker, StallPhase::Began, late, reporter);
                     reporter.begin(&mut stall);
@@ -71,13 +78,19 @@ impl StallTracker {
                 }
                 StallEvent::Ongoing { late } => {
                     let mut stall = self.describe(now, slot, worker, StallPhase::Ongoing, late, reporter);
-                    stall.seen = self.stall.as_ref().map_or(1, |stall| stall.seen);
-                    reporter.report(&stall);
+                    if let Some(before) = &self.stall {
+                        stall.seen = before.seen;
+                        #[cfg(feature = "tracing")]
+                        {
+                            stall.is_logged = before.is_logged;
+                        }
+                    }
+                    reporter.report(&mut stall);
                     self.stall = Some(stall);
                 }
                 StallEvent::Over { lasted } => {
                     if let Some(stall) = self.stall.take() {
-                        reporter.report(&Stall { phase: StallPhase::Over, lasted, ..stall });
+                        reporter.report(&mut Stall { phase: StallPhase::Over, lasted, ..stall });
                     }
                 }
             }
@@ -94,37 +107,47 @@ impl StallTracker {
         reporter: &Reporter,
     ) -> Stall {
         let thread = slot.and_then(|slot| StalledThread::find(slot.thread()));
-        let cpu = slot.and_then(|slot| self.baseline?.share(slot, now));
-        let is_runnable = slot.and_then(|slot| thread::state(slot.thread())).map(|state| state == 'R');
-        let activity = match (cpu, is_runnable) {
-            // It is ready to run. If it has had no CPU time, others have the cores.
-            (_, Some(true)) => Some(Activity::Computes),
-            (Some(share), _) => Some(Activity::of_share(share)),
-            (None, Some(false)) => Some(Activity::Waits),
-            (None, None) => None,
+        let used = self.baseline.zip(slot).and_then(|(then, slot)| then.used(slot, now, &reporter.meter));
+        let passed = self.baseline.map_or(Duration::ZERO, |then| duration(now.saturating_sub(then.at)));
+        let cpu = used.map(|used| used.share(passed));
+        let starved = used.map_or(Duration::ZERO, |used| used.starved);
+        let activity = match cpu {
+            Some(share) => Some(Activity::of_share(share)),
+            None => slot
+                .and_then(|slot| thread::state(slot.thread()))
+                .map(|state| if state == 'R' { Activity::Computes } else { Activity::Waits }),
         };
         let task = slot.and_then(ThreadSlot::task);
         let stack = slot
             .filter(|_| reporter.wants_stacks)
             .map(|slot| stack::capture(slot.thread(), slot.stack()))
             .unwrap_or_default();
-        Stall { phase, lasted, thread, worker, task, cpu, activity, stack, seen: 0 }
+        Stall {
+            phase,
+            lasted,
+            starved,
+            thread,
+            worker,
+            task,
+            cpu,
+            activity,
+            stack,
+            seen: 0,
+            #[cfg(feature = "tracing")]
+            is_logged: false,
+        }
     }
 }
 
 impl Baseline {
     fn of(slot: &ThreadSlot, now: Nanos) -> Option<Self> {
-        Some(Self { thread: slot.thread(), at: now, cpu: thread::cpu_time(slot.thread())? })
+        Some(Self { thread: slot.thread(), at: now, times: CoreTimes::of(slot.thread())? })
     }
 
-    /// Returns the share of the time since then that the slot's thread was on a core. `None` if it is another thread
-    /// by now.
-    fn share(self, slot: &ThreadSlot, now: Nanos) -> Option<f64> {
+    /// Returns how the slot's thread has used the time since then. `None` if it is another thread by now.
+    fn used(self, slot: &ThreadSlot, now: Nanos, meter: &StarvationMeter) -> Option<CoreUse> {
         let passed = duration(now.saturating_sub(self.at));
-        if slot.thread() != self.thread || passed.is_zero() {
-            return None;
-        }
-        let computed = thread::cpu_time(self.thread)?.saturating_sub(self.cpu);
-        Some((computed.as_secs_f64() / passed.as_secs_f64()).min(1.0))
+        let is_known = slot.thread() == self.thread && !passed.is_zero();
+        is_known.then(|| meter.measure(self.thread, self.times, passed))
     }
 }
