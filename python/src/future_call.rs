@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
 
 use offloop::embed::HandleExt as _;
-use offloop::{Error, Handle, JobState};
+use offloop::{Error, ErrorKind, Handle, JobState};
 use pyo3::prelude::*;
 
 use crate::call::{Call, is_between_calls};
@@ -19,11 +19,13 @@ pub(crate) struct FutureCall {
     /// Taken when it runs.
     call: Option<Call>,
     future: Py<PyAny>,
+    /// The call may end by its run limit. Its future then ends within the job, which knows whether that was the case.
+    is_limited: bool,
 }
 
 impl FutureCall {
-    pub(crate) fn new(call: Call, future: Py<PyAny>) -> Self {
-        Self { call: Some(call), future }
+    pub(crate) fn new(call: Call, future: Py<PyAny>, is_limited: bool) -> Self {
+        Self { call: Some(call), future, is_limited }
     }
 
     /// Makes the call and ends the future. While the interpreter exits, the future is left as it is.
@@ -31,7 +33,7 @@ impl FutureCall {
         let Some(call) = self.call.take() else { return };
         let _ = attach(|py| {
             let future = self.future.bind(py);
-            if let Err(error) = Self::run_attached(py, future, call) {
+            if let Err(error) = Self::run_attached(py, future, call, self.is_limited) {
                 error.write_unraisable(py, Some(future));
             }
             // Here, while the thread is attached.
@@ -39,7 +41,7 @@ impl FutureCall {
         });
     }
 
-    fn run_attached(py: Python<'_>, future: &Bound<'_, PyAny>, call: Call) -> PyResult<()> {
+    fn run_attached(py: Python<'_>, future: &Bound<'_, PyAny>, call: Call, is_limited: bool) -> PyResult<()> {
         deferred_result::flush(py);
         if !future.call_method0(intern!(py, "set_running_or_notify_cancel"))?.is_truthy()? {
             return Ok(());
@@ -50,7 +52,7 @@ impl FutureCall {
             Err(error) => (intern!(py, "set_exception"), error.into_value(py).into_any()),
         };
         let end = future.getattr(end)?;
-        if is_outermost {
+        if is_outermost && !is_limited {
             deferred_result::defer(future, &end, value)
         } else {
             deferred_result::end_future(&end, value)
@@ -109,15 +111,22 @@ impl SubmittedCall {
         }
     }
 
+    /// Returns the reason for which the pool did not take the call, if it did not. A call whose time is over already was
+    /// taken, and its future learns of it.
+    pub(crate) fn refusal_error(&self, py: Python<'_>) -> Option<PyErr> {
+        // The state is read without a lock.
+        let error = if self.has_ended() { self.refusal()? } else { return None };
+        let was_taken = matches!(error.kind(), ErrorKind::RunTimeout(_) | ErrorKind::QueueTimeout(_));
+        (!was_taken).then(|| (&*error).into_exception(py))
+    }
+
     /// Returns the reason for which the engine has ended the call, if it has.
     fn refusal(&self) -> Option<Arc<Error>> {
         let mut state = self.state.lock();
         if let State::UnderWay(handle) = &mut *state {
-            if handle.state() != JobState::Ended {
-                return None;
-            }
-            let ended = handle.try_result().and_then(Result::err);
-            *state = ended.map_or(State::Over, |error| State::Refused(Arc::new(error)));
+            // Not by the state, which is set a little later than the flag that a function may stop for.
+            let ended = handle.try_result()?;
+            *state = ended.err().map_or(State::Over, |error| State::Refused(Arc::new(error)));
         }
         match &*state {
             State::Refused(error) => Some(Arc::clone(error)),

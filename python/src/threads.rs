@@ -107,15 +107,16 @@ impl ThreadPool {
     ) -> PyResult<()> {
         let name = name(options, args.bind(py))?;
         let call = Call::new(&self.state, run, args, kwargs);
-        let call = FutureCall::new(call, future.clone().unbind());
+        let is_limited = options.is_some_and(CallOptions::limits_run);
+        let call = FutureCall::new(call, future.clone().unbind(), is_limited);
         let handle = self.engine.run(with_options(options, prepare(move || call.run()).name(name)));
         let job = Py::new(py, SubmittedCall::new(handle, self.state.pid()))?;
         future.setattr(intern!(py, "_job"), &job)?;
-        if options.is_some_and(CallOptions::limits_run) {
+        if is_limited {
             report_overrun(py, &job, future)?;
         }
         let spawn_error = SPAWN_ERROR.take();
-        match job.get().error(py) {
+        match job.get().refusal_error(py) {
             // The pool has refused the call. If it ends later, the future learns of it.
             Some(error) => Err(spawn_error.unwrap_or(error)),
             None => raise_interruption(py, spawn_error),

@@ -120,6 +120,18 @@ def test_a_limited_call_can_be_cancelled_while_it_is_queued() -> None:
         assert running.result(GIVE_UP)
 
 
+def test_a_function_that_stops_when_its_time_is_over_has_no_result() -> None:
+    def stop() -> str:
+        while not offloop.is_cancelled():
+            pass
+        return "stopped"
+
+    with offloop.ThreadPoolExecutor(1) as pool:
+        for _ in range(20):
+            future = pool.options(timeout=0.005).submit(stop)
+            assert isinstance(future.exception(GIVE_UP), offloop.RunTimeout)
+
+
 def test_the_result_of_a_call_that_goes_on_after_its_time_is_dropped(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

@@ -12,7 +12,7 @@ use crate::python::Interpreter;
 
 #[derive(Args)]
 pub(crate) struct ConformanceArguments {
-    /// Record the results in python/conformance/results-<version>.txt.
+    /// Record the results in `python/conformance/results-<version>.txt`.
     #[arg(long)]
     write: bool,
 }

@@ -8,7 +8,7 @@ from _thread import LockType, RLock, allocate_lock
 from typing import Any, TypeVar, final
 
 from .._errors import CancelledError, RunTimeout
-from .._offloop import blocking
+from .._offloop import blocking, is_cancelled
 
 __all__ = ["Future"]
 
@@ -119,11 +119,21 @@ class LimitedFuture(Future[T]):
 
     def set_result(self, result: T) -> None:
         with contextlib.suppress(concurrent.futures.InvalidStateError):
-            super().set_result(result)
+            if self._job is None and is_cancelled():
+                return  # its time was over before `submit` has returned, which is about to report that
+            if (late := self._late()) is not None:
+                super().set_exception(late)
+            else:
+                super().set_result(result)
 
     def set_exception(self, exception: BaseException | None) -> None:
         with contextlib.suppress(concurrent.futures.InvalidStateError):
-            super().set_exception(exception)
+            super().set_exception(self._late() or exception)
+
+    def _late(self) -> BaseException | None:
+        """Returns the error of a call whose time is over. A function that stops then may end before it is reported."""
+        error: BaseException | None = None if self._job is None else self._job.error()
+        return error if isinstance(error, RunTimeout) else None
 
     def _overrun(self, error: BaseException) -> None:
         """Ends the future because the engine has ended the call. Called once, by the binding."""
