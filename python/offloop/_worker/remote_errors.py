@@ -112,7 +112,8 @@ def _pickle(exc: BaseException) -> tuple[bytes, BaseException]:
     if isinstance(exc, BaseExceptionGroup):
         with contextlib.suppress(BaseException):
             # A subclass could run the user's code, so the group becomes a plain one.
-            group = BaseExceptionGroup(exc.message, [_pickle(part)[1] for part in exc.exceptions])
+            whole = cast("BaseExceptionGroup[BaseException]", exc)
+            group = BaseExceptionGroup(whole.message, [_pickle(part)[1] for part in whole.exceptions])
             for note in _notes(exc):
                 group.add_note(note)
             return pickle.dumps(group, 5), group
