@@ -41,7 +41,10 @@ impl SetUserId {
         fs::create_dir(&directory).unwrap();
         let this = Self { directory };
         fs::set_permissions(&this.directory, fs::Permissions::from_mode(0o755)).unwrap();
-        fs::copy("/proc/self/exe", this.program()).unwrap();
+        // By another program. A child that another test starts meanwhile would keep a file open that this one writes to,
+        // and such a file cannot be run.
+        let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(this.program()).status();
+        assert!(copied.unwrap().success());
         fs::set_permissions(this.program(), fs::Permissions::from_mode(0o4755)).unwrap();
         let printed = this.as_nobody("has_the_rights_of").output().unwrap();
         if !text(&printed.stdout).contains("rights of 0") {
