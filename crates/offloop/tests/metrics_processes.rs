@@ -66,7 +66,7 @@ fn each_way_to_end_is_counted_as_what_it_was_and_once() {
     pool.run(prepare(add.with(1, 2)).queue_timeout(Duration::from_millis(1))).wait().unwrap_err();
     drop(pool.run(add.with(1, 2)));
     busy.cancel();
-    pool.run(prepare(sleeps.with(600_000)).run_timeout(Duration::from_millis(20))).wait().unwrap_err();
+    pool.run(prepare(sleeps.with(600_000)).run_timeout(Duration::from_millis(500))).wait().unwrap_err();
     pool.shutdown(Duration::from_secs(30)).wait().unwrap();
     pool.run(add.with(1, 2)).wait().unwrap_err();
 

@@ -91,7 +91,7 @@ fn reports_the_state_of_a_waker_on_the_timers_thread() {
     become_special();
     let pool = ThreadPool::builder().max_workers(1).build().unwrap();
     let (release, gate) = mpsc::channel::<()>();
-    let mut handle = pool.run(move || gate.recv().is_ok()).timeout(std::time::Duration::from_millis(50));
+    let mut handle = pool.run(move || gate.recv().is_ok()).timeout(std::time::Duration::from_secs(1));
     let (send, receive) = mpsc::channel();
     let waker = std::sync::Arc::new(Reporter(std::sync::Mutex::new(send))).into();
     let mut context = std::task::Context::from_waker(&waker);
