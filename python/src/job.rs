@@ -62,6 +62,8 @@ pub(crate) struct SentItems {
     /// The number of log records that were passed to the log thread and are not handled yet. Increased by who reads the
     /// items, decreased by the log thread.
     unhandled: AtomicUsize,
+    /// All items of a job that has ended were read. Set by who reads them.
+    is_drained: AtomicBool,
 }
 
 impl SentItems {
@@ -81,6 +83,7 @@ impl SentItems {
             culprit,
             context: Mutex::new(Some(context)),
             unhandled: AtomicUsize::new(0),
+            is_drained: AtomicBool::new(false),
         }
     }
 
@@ -119,8 +122,10 @@ impl SentItems {
         Ok(())
     }
 
+    /// Returns whether there are log records, or items that may be some, whose handling the job's result must await.
     fn has_unhandled(&self) -> bool {
-        self.unhandled.load(Ordering::Acquire) > 0
+        let is_unread = self.is_read && !self.is_drained.load(Ordering::Acquire);
+        is_unread || self.unhandled.load(Ordering::Acquire) > 0
     }
 }
 
@@ -225,6 +230,11 @@ impl<T: Receive> WatchedJob<T> {
         }
     }
 
+    /// Returns whether the receiver reads the job's items.
+    fn is_read(&self) -> bool {
+        self.sent.as_ref().is_some_and(|sent| sent.is_read)
+    }
+
     /// Drops the context of the submission, unless there may be log records that were not read.
     fn forget_context(&self) {
         let sent = self.sent.as_ref().filter(|sent| !sent.is_read);
@@ -287,11 +297,22 @@ impl<T: Receive> Completion for WatchedJob<T> {
         }
         let has_unhandled = || self.sent.as_ref().is_some_and(SentItems::has_unhandled);
         let held = if has_unhandled() { None } else { self.held.lock().take() };
+        let was_held = held.is_some();
         let ended = held.map(|(value, receiver)| (Ok(value), receiver)).or_else(|| self.take_result());
+        if ended.is_some() && !was_held {
+            // Records that came together with the end, after the look above.
+            if let Err(error) = self.report_items(py) {
+                error.write_unraisable(py, None);
+            }
+        }
         let (result, receiver) = match ended {
             Some((Ok(value), receiver)) if has_unhandled() => {
-                // The last record that is handled wakes this again.
+                // The last record that is handled wakes this again, and so does the reader of the last item.
+                let reader = self.is_read().then(|| receiver.clone_ref(py));
                 *self.held.lock() = Some((value, receiver));
+                if let Some(Err(error)) = reader.map(|reader| reader.call_method0(py, "_wake")) {
+                    error.write_unraisable(py, None);
+                }
                 return;
             }
             Some(ended) => ended,
@@ -359,8 +380,15 @@ impl<T: Receive> AnyJob for WatchedJob<T> {
     }
 
     fn next_item(self: Arc<Self>, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let Some(sent) = &self.sent else { return Ok(None) };
+        // Before the items are read: all of them have come before the end.
+        let has_ended = self.held.lock().is_some();
         let job: Arc<dyn LogsRecords> = Arc::clone(&self) as _;
-        self.sent.as_ref().map_or(Ok(None), |sent| sent.next(py, &job))
+        let next = sent.next(py, &job)?;
+        if next.is_none() && has_ended && !sent.is_drained.swap(true, Ordering::AcqRel) {
+            Arc::clone(&self).wake();
+        }
+        Ok(next)
     }
 }
 

@@ -44,6 +44,8 @@ impl ProcessPool {
     #[new]
     fn new(py: Python<'_>, settings: &Bound<'_, PyDict>) -> PyResult<Self> {
         let mut builder = offloop::ProcessPool::builder().on_advice(metrics::log_advice);
+        // A reply is some numbers, and blobs that stay where they are.
+        builder = builder.decode_here();
         let mut results = Results::default();
         let mut breaks = false;
         for (name, value) in settings {

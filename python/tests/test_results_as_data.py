@@ -210,7 +210,7 @@ def take_over(code: int, bomb: bytes, body: bytes) -> None:
         _offloop.emit((main.LOG, log, ()))
         return code, body, ()
 
-    log = encode_data(({"name": "hostile", "levelno": 30, "msg": "%s", "args": ("x",)}, {"x": bomb}), False)[0]
+    log = encode_data(({"name": "hostile", "levelno": 30, "msg": "%s", "args": ("x",)}, {"x": bomb}, [bomb]), False)[0]
     main._perform = answer  # pyright: ignore[reportPrivateUsage]
 
 

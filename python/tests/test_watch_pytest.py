@@ -197,12 +197,11 @@ FEW = """
         asyncio.run(stall())
 
     def test_imports():
-        assert "offloop._offloop" not in sys.modules
-        assert "offloop._watch" not in sys.modules
+        assert not any(name.startswith("offloop._watch") for name in sys.modules)
 """
 
 
-def test_the_plugin_is_inactive_and_imports_nothing_unless_asked_for(tmp_path: Path) -> None:
+def test_the_plugin_is_inactive_and_imports_no_watchdog_unless_asked_for(tmp_path: Path) -> None:
     for options in ((), ("--fail-on-stall=0",)):
         found = run(tmp_path, FEW, *options)
         assert found["test_it"] == "PASSED"

@@ -109,11 +109,12 @@ def _pickle(exc: BaseException) -> tuple[bytes, BaseException]:
         reason = f"it unpickles to {name_of(type(back))}"
     except BaseException as error:
         reason = _describe(error)
-    if isinstance(exc, BaseExceptionGroup):
+    whole = exc
+    if isinstance(whole, BaseExceptionGroup):
         with contextlib.suppress(BaseException):
             # A subclass could run the user's code, so the group becomes a plain one.
-            whole = cast("BaseExceptionGroup[BaseException]", exc)
-            group = BaseExceptionGroup(whole.message, [_pickle(part)[1] for part in whole.exceptions])
+            parts = cast("tuple[BaseException, ...]", whole.exceptions)
+            group = BaseExceptionGroup(whole.message, [_pickle(part)[1] for part in parts])
             for note in _notes(exc):
                 group.add_note(note)
             return pickle.dumps(group, 5), group

@@ -226,6 +226,11 @@ pub trait ProcessPoolBuilderExt: sealed::Sealed + Sized {
     /// For jobs that have to load their function first, in a way that Rust does not see. Default: run timeouts count from
     /// when the worker is given the job.
     fn load_timeout(self, limit: Duration) -> Self;
+
+    /// Makes the thread that takes an answer decode the result, for a pool whose results are all of types that are known
+    /// to be decoded quickly. So jobs of one worker end in the order of their answers. By default another thread decodes
+    /// results that may take long.
+    fn decode_here(self) -> Self;
 }
 
 #[cfg(all(feature = "process", target_os = "linux"))]
@@ -251,6 +256,10 @@ impl ProcessPoolBuilderExt for ProcessPoolBuilder {
 
     fn load_timeout(self, limit: Duration) -> Self {
         ProcessPoolBuilder::load_timeout(self, limit)
+    }
+
+    fn decode_here(self) -> Self {
+        ProcessPoolBuilder::decode_here(self)
     }
 }
 

@@ -75,6 +75,7 @@ impl ProcessPoolBuilder {
                 start_timeout: Duration::from_secs(10),
                 setup_timeout: Duration::from_secs(600),
                 load_timeout: None,
+                decodes_here: false,
                 max_payload: 1 << 30,
                 program: start::this_program(),
                 arguments: Vec::new(),
@@ -217,6 +218,11 @@ impl ProcessPoolBuilder {
 
     pub(crate) fn load_timeout(mut self, limit: Duration) -> Self {
         self.config.load_timeout = Some(limit);
+        self
+    }
+
+    pub(crate) fn decode_here(mut self) -> Self {
+        self.config.decodes_here = true;
         self
     }
 

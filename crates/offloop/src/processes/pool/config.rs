@@ -78,6 +78,8 @@ pub(super) struct Config {
     /// The time that a job with a run timeout may take until it says that its function begins. `None`: jobs do not say so,
     /// and their run timeouts count from when a worker is given them.
     pub(super) load_timeout: Option<Duration>,
+    /// All results are known to be decoded quickly, so that the thread that takes an answer decodes it.
+    pub(super) decodes_here: bool,
     /// The largest encoded arguments and results, in bytes.
     pub(super) max_payload: u32,
     pub(super) program: PathBuf,

@@ -101,7 +101,7 @@ impl Dispatcher {
             if let Some(usage) = usage {
                 self.advisor.record(header, took, usage);
             }
-            results::finish(finished, &self.counts);
+            results::finish(finished, &self.counts, self.config.decodes_here);
         }
         drop(after.ended);
     }

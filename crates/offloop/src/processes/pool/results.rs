@@ -53,15 +53,15 @@ pub(super) fn is_quick(answer: &Answer, is_plain: bool, pace: &DecodePace) -> bo
     answer.body().len() <= LARGE && (is_plain || pace.is_quick())
 }
 
-/// Ends a job with its worker's answer. The user's code decodes it: on this thread if that is known to be quick, else on
-/// another one.
-pub(super) fn finish(mut finished: Finished, counts: &Arc<OutcomeCounters>) {
+/// Ends a job with its worker's answer. The user's code decodes it: on this thread if that is known to be quick or asked
+/// for (`here`), else on another one.
+pub(super) fn finish(mut finished: Finished, counts: &Arc<OutcomeCounters>, here: bool) {
     // Their memory is free for other jobs before the caller learns of the end. Also before another thread decodes the
     // result: the supervisor may be this thread, and gives back only what is free when it goes to sleep.
     drop(finished.arguments.take());
     let Finished { job, answer, pace, .. } = &finished;
     let is_plain = job.has_plain_result() || !matches!(answer.tag, AnswerTag::Done | AnswerTag::Failed);
-    if is_quick(answer, is_plain, pace) {
+    if here || is_quick(answer, is_plain, pace) {
         return end(finished, counts);
     }
     let counts = Arc::clone(counts);
