@@ -40,8 +40,8 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "advisories", plan: advisories },
         Step { name: "python", plan: python },
         Step { name: "python-oldest", plan: python_oldest },
-        Step { name: "python-3.14", plan: || in_python(debian("3.14"), pytest) },
-        Step { name: "python-3.15", plan: || in_python(debian("3.15"), pytest) },
+        Step { name: "python-3.14", plan: || in_python(debian("3.14"), pytest_side_by_side) },
+        Step { name: "python-3.15", plan: || in_python(debian("3.15"), pytest_side_by_side) },
         Step { name: "python-types", plan: python_types },
         Step { name: "real-systems", plan: real_systems },
         Step { name: "conformance", plan: || conformance::plan(false) },
@@ -138,9 +138,9 @@ fn python() -> Plan {
     in_python(Interpreter::preferred().map(Interpreter::for_tests), pytest)
 }
 
-/// Runs the same tests of the same wheel on the oldest interpreter.
+/// Runs tests of the same wheel on the oldest interpreter.
 fn python_oldest() -> Plan {
-    in_python(Interpreter::oldest().map(Interpreter::for_tests), pytest)
+    in_python(Interpreter::oldest().map(Interpreter::for_tests), pytest_side_by_side)
 }
 
 /// Returns the test environment of a version that is too new for this system.
@@ -150,6 +150,19 @@ fn debian(version: &str) -> Result<Environment, String> {
 
 fn pytest(environment: &Environment) -> Vec<CommandLine> {
     vec![environment.python("-m pytest python/tests")]
+}
+
+/// Runs the Python package's tests on one more interpreter, most of them several at a time, so that it takes less long.
+/// Those that look at how a core or the interpreter is shared run alone. The tests of web servers run on the preferred
+/// interpreter only: what they try does not depend on its version.
+fn pytest_side_by_side(environment: &Environment) -> Vec<CommandLine> {
+    let alone = ["auto", "watch", "watch_advice", "watch_programs", "watch_pytest"]
+        .map(|name| format!("python/tests/test_{name}.py"));
+    let ignored = alone.iter().map(|file| format!("--ignore={file}"));
+    let most = environment
+        .python("-m pytest --numprocesses=4 --dist=loadfile python/tests --ignore=python/tests/test_web_servers.py")
+        .and(ignored);
+    vec![most, environment.python("-m pytest").and(&alone)]
 }
 
 /// Runs two type checkers on the package and on a file of typical uses.
