@@ -162,8 +162,13 @@ def _advise_offloop(stack: Sequence[Frame], at: int) -> Advice:
     packs = any(frame.file.endswith(("pickling.py", "pickle.py")) for frame in stack[at + 1 :])
     if packs:
         return Advice(stack[at], None, "its arguments take long to pack; pass less, or a name to load them by")
-    text = "offloop starts a pool at its first call; make one before the loop runs"
-    return Advice(stack[at], None, text, is_offloop=True)
+    return advise_start(stack[at])
+
+
+def advise_start(place: Frame) -> Advice:
+    """Returns the advice for what offloop does at its first call, at this place."""
+    text = "offloop starts a pool at its first call; make one before the loop runs, by `offloop.warm_up()` for instance"
+    return Advice(place, None, text, is_offloop=True)
 
 
 def _cut(arguments: Sequence[str]) -> list[str]:

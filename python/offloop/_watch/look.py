@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .._offloop import StackFrame
-from .advice import Advice, advise, culprit
+from .advice import Advice, advise, advise_start, culprit
 from .source import is_async
 from .stack import Frame, of_frame, of_frames, of_native
 
@@ -185,10 +185,17 @@ def holder(found: tuple[int, list[StackFrame] | None]) -> Holder:
     return Holder(name, [of_native(frame) for frame in stack or ()])
 
 
+_STARTS_POOLS = ("offloop/_pools/default.py", "offloop/_pools/warm_up.py")
+"""The files of the threads in which offloop makes a pool and starts its workers."""
+
+
 def advise_holder(holder: Holder) -> Advice:
     """Returns the advice for a thread that keeps the interpreter to itself."""
     own = next((frame for frame in reversed(holder.stack) if not frame.is_library), None)
     place = own or (holder.stack[-1] if holder.stack else Frame("?", 0, "?", "?"))
+    starts = (frame for frame in holder.stack if frame.file.endswith(_STARTS_POOLS))
+    if own is None and (start := next(starts, None)) is not None:
+        return advise_start(start)
     moved = advise([place], True)
     text = (
         "nothing else can run in this process meanwhile; let a process compute it "

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import _calls, _offloop
-from . import logs, main_module, pickling, remote_errors, surroundings
+from . import logs, main_module, pickling, remote_errors, surroundings, tracker
 from .replies import LOG, RAISED, REFUSED, RESULT, UNREADABLE
 
 if TYPE_CHECKING:
@@ -49,8 +49,6 @@ def main() -> None:
     preparation = pickle.loads(template.start_data())
     files = template.take_start_files()
     if preparation["has_tracker"]:
-        from . import tracker
-
         tracker.adopt(files.pop(0))
     inherited_files.extend(files)
     main_module.prepare_base(preparation["process"])
@@ -92,7 +90,7 @@ def fork(socket: int, preparation: Mapping[str, Any]) -> int:
     with warnings.catch_warnings():
         # The program has asked for this start method.
         warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
+        child = tracker.fork()
     if child:
         os.close(socket)
         return child
@@ -133,7 +131,7 @@ def _serve(
     # memory pages.
     gc.collect()
     gc.freeze()
-    worker = template.serve(os.fork)
+    worker = template.serve(tracker.fork)
     if worker is None:
         os._exit(0)
     _begin(preparation["levels"], is_fork)

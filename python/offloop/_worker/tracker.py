@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -18,6 +19,19 @@ def adopt(descriptor: int) -> None:
         _set(module, descriptor)
     else:
         sys.meta_path.insert(0, _Finder(descriptor))
+
+
+def fork() -> int:
+    """Forks this process. The child uses the same tracker; since Python 3.14 that of a plain `os.fork` does not."""
+    module = sys.modules.get(_NAME)
+    intent: Any = getattr(module, "_fork_intent", None)
+    if intent is None:
+        return os.fork()
+    intent.preserve_fd = True
+    try:
+        return os.fork()
+    finally:
+        intent.preserve_fd = False
 
 
 def _set(module: Any, descriptor: int) -> None:
