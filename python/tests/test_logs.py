@@ -186,6 +186,7 @@ def test_records_of_other_threads_wait_for_the_main_thread(worker: Worker) -> No
     assert [record.msg for record in deliver(worker.sent)] == ["from a thread"]
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_process_that_a_job_forks_sends_nothing(worker: Worker) -> None:
     def job() -> None:
         child = os.fork()

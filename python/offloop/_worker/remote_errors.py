@@ -3,6 +3,7 @@
 import contextlib
 import pickle
 import traceback
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, TypeGuard, TypeVar, cast
 
@@ -109,11 +110,12 @@ def _pickle(exc: BaseException) -> tuple[bytes, BaseException]:
         reason = f"it unpickles to {name_of(type(back))}"
     except BaseException as error:
         reason = _describe(error)
-    whole = exc
+    # Of a type that says nothing of its parts.
+    whole: Any = exc
     if isinstance(whole, BaseExceptionGroup):
+        parts: Sequence[BaseException] = cast("Any", whole).exceptions
         with contextlib.suppress(BaseException):
             # A subclass could run the user's code, so the group becomes a plain one.
-            parts = cast("tuple[BaseException, ...]", whole.exceptions)
             group = BaseExceptionGroup(whole.message, [_pickle(part)[1] for part in parts])
             for note in _notes(exc):
                 group.add_note(note)

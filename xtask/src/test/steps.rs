@@ -40,8 +40,8 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "advisories", plan: advisories },
         Step { name: "python", plan: python },
         Step { name: "python-oldest", plan: python_oldest },
-        Step { name: "python-3.14", plan: || in_python(debian("3.14"), pytest_side_by_side) },
-        Step { name: "python-3.15", plan: || in_python(debian("3.15"), pytest_side_by_side) },
+        Step { name: "python-3.14", plan: || in_python(debian("3.14"), pytest_again) },
+        Step { name: "python-3.15", plan: || in_python(debian("3.15"), pytest_again) },
         Step { name: "python-types", plan: python_types },
         Step { name: "real-systems", plan: real_systems },
         Step { name: "conformance", plan: || conformance::plan(false) },
@@ -140,7 +140,7 @@ fn python() -> Plan {
 
 /// Runs tests of the same wheel on the oldest interpreter.
 fn python_oldest() -> Plan {
-    in_python(Interpreter::oldest().map(Interpreter::for_tests), pytest_side_by_side)
+    in_python(Interpreter::oldest().map(Interpreter::for_tests), pytest_again)
 }
 
 /// Returns the test environment of a version that is too new for this system.
@@ -148,21 +148,25 @@ fn debian(version: &str) -> Result<Environment, String> {
     Interpreter::of_debian(version).map(Interpreter::for_tests)
 }
 
-fn pytest(environment: &Environment) -> Vec<CommandLine> {
-    vec![environment.python("-m pytest python/tests")]
-}
+/// The tests that start web servers, which take minutes.
+const WEB_SERVERS: &str = "python/tests/test_web_servers.py";
 
-/// Runs the Python package's tests on one more interpreter, most of them several at a time, so that it takes less long.
-/// Those that look at how a core or the interpreter is shared run alone. The tests of web servers run on the preferred
-/// interpreter only: what they try does not depend on its version.
-fn pytest_side_by_side(environment: &Environment) -> Vec<CommandLine> {
+/// Runs the Python package's tests, several at a time, since most of them wait most of the time. Those that look at how a
+/// core or the interpreter is shared run alone.
+fn pytest(environment: &Environment) -> Vec<CommandLine> {
     let alone = ["auto", "watch", "watch_advice", "watch_programs", "watch_pytest"]
         .map(|name| format!("python/tests/test_{name}.py"));
     let ignored = alone.iter().map(|file| format!("--ignore={file}"));
-    let most = environment
-        .python("-m pytest --numprocesses=4 --dist=loadfile python/tests --ignore=python/tests/test_web_servers.py")
-        .and(ignored);
+    let most = environment.python("-m pytest --numprocesses=4 --dist=loadfile python/tests").and(ignored);
     vec![most, environment.python("-m pytest").and(&alone)]
+}
+
+/// Runs the Python package's tests on one more interpreter. The tests of web servers run on the preferred one only: what
+/// they try does not depend on its version.
+fn pytest_again(environment: &Environment) -> Vec<CommandLine> {
+    let mut lines = pytest(environment);
+    lines[0] = lines[0].clone().and([format!("--ignore={WEB_SERVERS}")]);
+    lines
 }
 
 /// Runs two type checkers on the package and on a file of typical uses.
