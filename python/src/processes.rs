@@ -26,6 +26,9 @@ use crate::shutdown;
 /// The number of a job's log records that wait for the interpreter. If there are more, the job waits.
 const LOG_RECORDS: usize = 100;
 
+/// The setting that hands descriptors over.
+const START_FILES: &str = "start_files";
+
 /// A pool of worker processes: interpreters that are forks of one template.
 #[pyclass(frozen, module = "offloop._offloop")]
 pub(crate) struct ProcessPool {
@@ -48,8 +51,15 @@ impl ProcessPool {
         builder = builder.decode_here();
         let mut results = Results::default();
         let mut breaks = false;
+        // First, so that they are closed if another setting is refused.
+        if let Some(files) = settings.get_item(START_FILES)? {
+            builder = set(builder, START_FILES, &files)?;
+        }
         for (name, value) in settings {
             let name: String = name.extract()?;
+            if name == START_FILES {
+                continue;
+            }
             breaks |= name == "on_crash" && value.eq("break")?;
             if name == "results" {
                 results = value
@@ -215,7 +225,7 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
             builder.program(program).args(arguments).template()
         }
         "start_data" => builder.start_data(value.extract::<Vec<u8>>()?),
-        "start_files" => {
+        START_FILES => {
             let files = value.extract::<Vec<i32>>()?.into_iter();
             // SAFETY: the caller hands the open descriptors over and does not use them any more.
             builder.start_files(files.map(|file| unsafe { OwnedFd::from_raw_fd(file) }).collect())

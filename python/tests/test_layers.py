@@ -183,6 +183,7 @@ def test_the_package_and_a_worker_import_little() -> None:
         "_worker.remote_errors",
         "_worker.replies",
         "_worker.surroundings",
+        "_worker.tracker",
     }
 
     command = [sys.executable, "-c", "import sys, offloop; print(*sys.modules)"]

@@ -473,15 +473,16 @@ impl ProcessPoolBuilder {
 }
 
 /// Makes the dispatcher of a new pool, and starts the pool's threads.
-fn open(config: Config) -> Result<Arc<Dispatcher>, BuildError> {
+fn open(mut config: Config) -> Result<Arc<Dispatcher>, BuildError> {
     let system = |what| move |source| BuildError::System { what, source };
     // Without /dev/null, workers do not start, and their error says why.
     let _ = start::open_standard_descriptors();
     let tail = config.stderr_tail;
+    let start = config.template.take();
     let dispatcher = Dispatcher::new(config).map_err(system("opening the pool's eventfds"))?;
     crate::metrics::register(Arc::downgrade(&dispatcher) as Weak<dyn Measured>);
     let output = Output::open(tail).map_err(system("starting the thread that reads the workers' output"))?;
-    let supervisor = Supervisor::new(Arc::clone(&dispatcher), Arc::clone(&output));
+    let supervisor = Supervisor::new(Arc::clone(&dispatcher), Arc::clone(&output), start);
     spawn(thread::Builder::new().name("offloop-supervisor".into()), move || supervisor.run())
         .inspect_err(|_| output.close())
         .map_err(system("starting the pool's supervisor thread"))?;

@@ -85,7 +85,8 @@ pub(super) struct Config {
     pub(super) program: PathBuf,
     pub(super) arguments: Vec<OsString>,
     pub(super) env: SpawnEnv,
-    /// Starts the template of which the workers are forks. `None`: the workers are started one by one.
+    /// Starts the template of which the workers are forks. `None`: the workers are started one by one. The supervisor takes
+    /// it.
     pub(super) template: Option<StartTemplate>,
     pub(super) initializer: Option<Initializer>,
     /// The number of jobs after which a worker is replaced.

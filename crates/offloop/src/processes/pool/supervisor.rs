@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::child::{Child, Ending, HandshakeStep, Launch, ReapedBy, Remnant};
-use super::config::OnCrash;
+use super::config::{OnCrash, StartTemplate};
 use super::death::OutOfMemoryKills;
 use super::dispatcher::Dispatcher;
 use super::output::Output;
@@ -77,6 +77,8 @@ pub(super) struct Supervisor {
     pub(super) lost: Vec<Child>,
     /// The rests of the groups of workers that have ended.
     pub(super) remnants: Vec<Remnant>,
+    /// The way to start the template. Dropped at the end, with the files that the template gets.
+    start: Option<StartTemplate>,
     /// The template and the workers that it was asked for. Empty in a pool without a template.
     pub(super) forks: Forks,
     /// Counts the failed starts since the last worker that came up.
@@ -95,10 +97,15 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    pub(super) fn new(dispatcher: Arc<Dispatcher>, output: Arc<Output>) -> Self {
+    pub(super) fn new(
+        dispatcher: Arc<Dispatcher>,
+        output: Arc<Output>,
+        start: Option<StartTemplate>,
+    ) -> Self {
         Self {
             dispatcher,
             output,
+            start,
             children: Vec::new(),
             lost: Vec::new(),
             remnants: Vec::new(),
@@ -117,6 +124,7 @@ impl Supervisor {
     pub(super) fn run(mut self) {
         let end = panic::catch(|| while self.step() {});
         self.forks.end_template();
+        self.start = None;
         self.output.close();
         self.dispatcher.config.memory.close();
         let left = self.dispatcher.end();
@@ -200,7 +208,7 @@ impl Supervisor {
         let dispatcher = Arc::clone(&self.dispatcher);
         let config = &dispatcher.config;
         let deadline = Instant::now().checked_add(config.start_timeout);
-        if let Some(start) = &config.template {
+        if let Some(start) = &self.start {
             self.forks.ensure_template(start)?;
         }
         // The program may have closed one meanwhile. A link must not get its number.
@@ -217,7 +225,7 @@ impl Supervisor {
         let listener = dispatcher.listener.as_fd();
         handshake::instruct(&orders, &link, &handout.files, &captured, listener, &end_of_worker)?;
         let launch = Launch { link: Arc::new(link), pipes, lifeline, deadline };
-        if config.template.is_some() {
+        if self.start.is_some() {
             let is_there = self.forks.order(launch, &handout.socket, stderr.as_ref())?;
             if !is_there {
                 self.lose_template(TEMPLATE_ENDED);
