@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
 import socket
 import threading
 from collections.abc import Iterator
-from multiprocessing import shared_memory
+from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import handover, scripts
+from support import handover, jobs, scripts
 
 from offloop import ProcessPoolExecutor, WorkerStartError
 
@@ -55,6 +56,29 @@ def test_shared_memory_outlives_the_worker_that_has_made_it(method: str) -> None
     found = shared_memory.SharedMemory(name=name)
     found.close()
     found.unlink()
+
+
+def descriptors_of_the_tracker() -> list[str]:
+    """Returns the descriptors of this process that lead to multiprocessing's resource tracker."""
+    pipe = os.readlink(f"/proc/self/fd/{resource_tracker._resource_tracker._fd}")  # type: ignore[attr-defined]
+    found = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{descriptor}") == pipe:
+                found.append(descriptor)
+        except FileNotFoundError:  # that of the directory
+            continue
+    return found
+
+
+def test_a_pool_that_has_ended_holds_no_descriptor_of_the_tracker() -> None:
+    # Otherwise the tracker would not end when multiprocessing ends it, and waits for that.
+    with ProcessPoolExecutor(1) as pool:
+        pool.submit(abs, -1).result(30)
+    with pytest.raises(ValueError):
+        ProcessPoolExecutor(1, grace=-1)
+    gc.collect()
+    jobs.until(lambda: len(descriptors_of_the_tracker()) == 1, "the end of the others")
 
 
 def test_a_worker_that_is_not_trusted_does_not_get_the_tracker() -> None:
