@@ -349,6 +349,9 @@ class ProcessPoolExecutor(Pool):
         """Submits a call, of a generator if there is a `buffersize`. See `Pool._dispatch`."""
         _calls.check_sync(fn)
         self._check_open()
+        if self._starts_all:
+            self._starts_all = False
+            self._engine.prestart(self._max_workers)
         try:
             call = pickle_call(fn, args, kwargs)
         except PicklingFailed:
@@ -380,9 +383,6 @@ class ProcessPoolExecutor(Pool):
             mailbox = mailbox_of(loop)
             if self._listener is None or self._listener() is not loop:
                 self._listen(loop, mailbox)
-        if self._starts_all:
-            self._starts_all = False
-            self._engine.prestart(self._max_workers)
         context = None if self._capture is None else self._capture()
         if (trace := telemetry.departing()) is not None:
             context = {**(context or {}), telemetry.NAME: trace}
