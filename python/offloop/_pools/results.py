@@ -133,34 +133,29 @@ class MapStream(Generic[R]):
 
     async def _wait_on_loop(self) -> Future[list[R]]:
         """Returns the next call that has ended, without blocking the loop."""
-        if self._ordered:
-            first = next(iter(self._under_way))
-            if not first.done():
-                # `asyncio.wait` neither cancels the call nor raises its exception.
-                waiting = asyncio.wrap_future(first)
-                waiting.add_done_callback(_retrieve_exception)
-                await asyncio.wait([waiting], timeout=self._left())
-            if not first.done():
-                raise FutureTimeout
-            return first
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
 
-        def wake() -> None:
+        def wake(_: object = None) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits
                 loop.call_soon_threadsafe(changed.set)
 
+        if self._ordered:
+            # It is not made a future of the loop, which refuses some exceptions that a call may raise.
+            first = next(iter(self._under_way))
+            if not first.done():
+                first.add_done_callback(wake)
+                await self._until(changed)
+            return first
         self._wake = wake
         while not self._completed:
-            try:
-                await asyncio.wait_for(changed.wait(), self._left())
-            except asyncio.TimeoutError:
-                raise FutureTimeout from None
+            await self._until(changed)
             changed.clear()
         return self._completed.popleft()
 
-
-def _retrieve_exception(waiting: asyncio.Future[Any]) -> None:
-    """Keeps asyncio from logging that the exception was never retrieved: `_take` raises that of the call itself."""
-    if not waiting.cancelled():
-        waiting.exception()
+    async def _until(self, changed: asyncio.Event) -> None:
+        """Waits for an event, until the timeout."""
+        try:
+            await asyncio.wait_for(changed.wait(), self._left())
+        except asyncio.TimeoutError:
+            raise FutureTimeout from None
