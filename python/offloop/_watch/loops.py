@@ -75,7 +75,7 @@ class _Episode:
         self.reported = 0.0
         """The seconds for which the loop had stood still at the last report."""
         self.is_logged = False
-        """Whether there was a line in the log."""
+        """Set once the log has a line about it."""
 
     def seen(self, summary: StallSummary) -> bool:
         """Counts a look at a place. Returns whether it is the first one in this stall."""

@@ -183,7 +183,7 @@ pub(super) fn instruct(
     fd::send_with_files(link.socket(), &message, &files)
 }
 
-/// What a template is given when it starts, besides its lifeline.
+/// The data and the files that a template gets at its start, besides its lifeline.
 #[derive(Debug, Default)]
 pub(super) struct StartData {
     /// A message that comes before the first one of the pool, for a program that reads its standard input before it

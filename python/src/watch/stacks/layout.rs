@@ -50,7 +50,7 @@ pub(super) struct Gil {
 pub(super) enum GilPlace {
     /// At this address.
     At(usize),
-    /// Where this word of the first interpreter points to.
+    /// At the address in this word of the first interpreter.
     Behind(usize),
     /// In the first interpreter.
     Interpreter,

@@ -32,7 +32,7 @@ type Start = Box<dyn Fn(OwnedFd) -> io::Result<u32> + Send + Sync>;
 /// The way in which a pool starts its template.
 pub(super) struct StartTemplate {
     pub(super) start: Start,
-    /// What the template gets over its socket.
+    /// The data that the template gets over its socket.
     pub(super) data: StartData,
 }
 

@@ -44,7 +44,7 @@ pub struct Stall {
     pub stack: Vec<StackFrame>,
     /// The number of stalls with the same task and the same thread's name until now, this one included.
     pub seen: u64,
-    /// Whether there was a line in the log about this stall.
+    /// Set once the log has a line about this stall.
     #[cfg(feature = "tracing")]
     pub(super) is_logged: bool,
 }
