@@ -149,25 +149,24 @@ fn debian(version: &str) -> Result<Environment, String> {
     Interpreter::of_debian(version).map(Interpreter::for_tests)
 }
 
-/// The tests that start web servers, which take minutes.
-const WEB_SERVERS: &str = "python/tests/test_web_servers.py";
-
 /// Runs the Python package's tests, several at a time, since most of them wait most of the time. Those that look at how a
 /// core or the interpreter is shared run alone.
 fn pytest(environment: &Environment) -> Vec<CommandLine> {
-    let alone = ["auto", "watch", "watch_advice", "watch_programs", "watch_pytest"]
-        .map(|name| format!("python/tests/test_{name}.py"));
-    let ignored = alone.iter().map(|file| format!("--ignore={file}"));
+    pytest_without(environment, &[])
+}
+
+fn pytest_without(environment: &Environment, left_out: &[&str]) -> Vec<CommandLine> {
+    let alone = ["auto", "watch", "watch_advice", "watch_programs", "watch_pytest"];
+    let file = |name: &&str| format!("python/tests/test_{name}.py");
+    let ignored = alone.iter().chain(left_out).map(|name| format!("--ignore={}", file(name)));
     let most = environment.python("-m pytest --numprocesses=4 --dist=loadfile python/tests").and(ignored);
-    vec![most, environment.python("-m pytest").and(&alone)]
+    vec![most, environment.python("-m pytest").and(alone.iter().map(file))]
 }
 
 /// Runs the Python package's tests on one more interpreter. The tests of web servers run on the preferred one only: what
 /// they try does not depend on its version.
 fn pytest_again(environment: &Environment) -> Vec<CommandLine> {
-    let mut lines = pytest(environment);
-    lines[0] = lines[0].clone().and([format!("--ignore={WEB_SERVERS}")]);
-    lines
+    pytest_without(environment, &["web_servers"])
 }
 
 /// Runs two type checkers on the package and on a file of typical uses.
