@@ -200,7 +200,13 @@ impl<T: Receive> WatchedJob<T> {
     }
 
     /// Reports the items that the job has sent since the last report.
-    fn report_items(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
+    fn report_items(self: &Arc<Self>, py: Python<'_>) {
+        if let Err(error) = self.try_report_items(py) {
+            error.write_unraisable(py, None);
+        }
+    }
+
+    fn try_report_items(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
         let Some(sent) = &self.sent else { return Ok(()) };
         // Before the items are read, so that one that comes meanwhile wakes this again.
         sent.items.lock().on_item(&Waker::from(Arc::clone(self)));
@@ -292,18 +298,14 @@ impl<T: Receive> Completion for WatchedJob<T> {
             self.report(py, "_raise", error, receiver);
             return;
         }
-        if let Err(error) = self.report_items(py) {
-            error.write_unraisable(py, None);
-        }
+        self.report_items(py);
         let has_unhandled = || self.sent.as_ref().is_some_and(SentItems::has_unhandled);
         let held = if has_unhandled() { None } else { self.held.lock().take() };
         let was_held = held.is_some();
         let ended = held.map(|(value, receiver)| (Ok(value), receiver)).or_else(|| self.take_result());
         if ended.is_some() && !was_held {
             // Records that came together with the end, after the look above.
-            if let Err(error) = self.report_items(py) {
-                error.write_unraisable(py, None);
-            }
+            self.report_items(py);
         }
         let (result, receiver) = match ended {
             Some((Ok(value), receiver)) if has_unhandled() => {
