@@ -17,6 +17,7 @@ from .._calls import AsyncFunctionRefused, AsyncResult, check_sync
 from .._offloop import CallOptions
 from .executor import PicklingFailed, Pool
 from .loop import JobFuture
+from .outcomes import as_error
 from .pickled_call import PickledCall, pickle_call
 from .threads import ThreadPoolExecutor
 from .warm_up import WarmUp
@@ -136,7 +137,8 @@ class PoolToCome(Pool):
             pool = _checked(self._maker(), ProcessPoolExecutor, "processes")
             pool._follow_program()
         except BaseException as raised:
-            error = raised
+            # Futures refuse some exceptions.
+            error = as_error(raised)
         with self._lock:
             self._pool, self._error = pool, error
             calls, self._calls = self._calls, []

@@ -100,6 +100,25 @@ class Pool(Executor):
             # The traceback of a pickling error leads to this frame, which must not hold the future that holds the error.
             del future
 
+    @overload
+    def submit(
+        self, fn: Callable[P, Never], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[Any]: ...
+    @overload
+    def submit(
+        self, fn: Callable[P, AsyncResult], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncFunctionRefused: ...
+    @overload
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Submits `fn(*args, **kwargs)`. Does not block.
+
+        A process pool pickles the call before this returns; if that fails, the future ends with the exception. A thread
+        pool makes the call in a copy of the caller's context. Raises TypeError for an async function, RuntimeError after
+        the shutdown, `QueueFull` if the policy says so.
+        """
+        return self._submit(fn, args, kwargs)
+
     def _submit(
         self,
         fn: Callable[..., Any],
@@ -277,11 +296,7 @@ class Pool(Executor):
 
         Returns what became of the jobs. If the task that awaits it is cancelled, the waiting is over at once.
         """
-        try:
-            return await run_in_daemon_thread(lambda: self._drain(drain))
-        except _INTERRUPTIONS:
-            await run_in_daemon_thread(self._abort)
-            raise
+        return await self._end_or_abort(lambda: self._drain(drain))
 
     async def __aenter__(self) -> Self:
         return self
@@ -294,9 +309,13 @@ class Pool(Executor):
     ) -> None:
         if isinstance(error, _INTERRUPTIONS):
             await run_in_daemon_thread(self._abort)
-            return
+        else:
+            await self._end_or_abort(self.shutdown)
+
+    async def _end_or_abort(self, end: Callable[[], R]) -> R:
+        """Calls `end` without blocking the loop. If the task that awaits it is cancelled, the waiting is over at once."""
         try:
-            await run_in_daemon_thread(self.shutdown)
+            return await run_in_daemon_thread(end)
         except _INTERRUPTIONS:
             await run_in_daemon_thread(self._abort)
             raise

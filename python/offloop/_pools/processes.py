@@ -1,6 +1,5 @@
 """The process pool."""
 # pyright: reportPrivateUsage=false
-# mypy: disable-error-code="overload-overlap"
 
 from __future__ import annotations
 
@@ -13,16 +12,12 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import CancelledError
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from .. import _calls, _offloop
-from .._calls import AsyncFunctionRefused, AsyncResult
-from .._errors import PoolClosed
 from .._offloop import CallOptions, Job, Mailbox, Metrics
-from .._process_errors import PoolBroken, WorkerStartError
-from .._worker import launch, logs, main, main_module, pickling, remote_errors, replies, telemetry
+from .._worker import launch, logs, main, main_module, pickling, remote_errors, telemetry
 from .._worker.surroundings import Surroundings
 from . import green
 from .cores import usable_cores
@@ -31,17 +26,16 @@ from .exit import exit_handler
 from .futures import Future
 from .loop import mailbox_of, watch_descriptor
 from .pickled_call import PickledCall, pickle_call
+from .process_future import CrashPolicy, ProcessFuture
 from .shutdown import ShutdownReport, check_drain_alone, report_of, still_running
 from .stream import ItemStream
 from .warm_up import WarmUp
+from .worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
 __all__ = ["ProcessPoolExecutor"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _unnamed = itertools.count()
 
@@ -238,23 +232,6 @@ class ProcessPoolExecutor(Pool):
         self._finalizer = weakref.finalize(self, self._engine.close)
         self._finalizer.atexit = False
         _finish_at_exit(self._engine, exit_timeout)
-
-    @overload
-    def submit(
-        self, fn: Callable[P, Never], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Future[Any]: ...
-    @overload
-    def submit(
-        self, fn: Callable[P, AsyncResult], /, *args: P.args, **kwargs: P.kwargs
-    ) -> AsyncFunctionRefused: ...
-    @overload
-    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Submits `fn(*args, **kwargs)`. Does not block.
-
-        Pickles the call before it returns. If that fails, the future ends with the exception.
-        """
-        return self._submit(fn, args, kwargs)
 
     def _submit(
         self,
@@ -536,155 +513,6 @@ class ProcessPoolExecutor(Pool):
         if pids or not (self._closed or self._crash_policy.broken is not None):
             self._seen = {pid: self._seen[pid] for pid in pids}
         return self._seen
-
-
-class ProcessFuture(Future[R]):
-    """The future of a job in a process. The job can be cancelled while it runs: its process is killed."""
-
-    def __init__(self, crash_policy: CrashPolicy) -> None:
-        super().__init__()
-        self._crash_policy = crash_policy
-
-    def cancel(self) -> bool:
-        """Cancels the job unless it has ended. Returns whether it is cancelled. Does not block."""
-        if not super(Future, self).cancel():
-            return False
-        # No worker will notify the threads that wait for the future.
-        with self._condition:
-            notify = self._state == "CANCELLED"
-            if notify:
-                self.set_running_or_notify_cancel()
-        if notify and self._job is not None:
-            self._job.cancel()
-        return True
-
-    def running(self) -> bool:
-        """Returns whether a worker runs the job at this moment."""
-        return not self.done() and self._job is not None and self._job.state == "running"
-
-    def _claim(self) -> bool:
-        """Returns whether the future still waits for its result. From then on it cannot be cancelled."""
-        with self._condition:
-            # It is "RUNNING" if an attempt to end it has failed for lack of memory.
-            if self._state not in ("PENDING", "RUNNING"):
-                return False
-            self._state = "RUNNING"
-            return True
-
-    def _arrive(self, value: R) -> None:
-        if self._claim():
-            self.set_result(value)
-
-    def _raise(self, error: BaseException) -> None:
-        error = self._crash_policy.raised(error)
-        if self._claim():
-            self.set_exception(error)
-
-    def _fail(self, error: BaseException) -> None:
-        error = self._crash_policy.failed(error)
-        if isinstance(error, CancelledError):
-            self._job = None
-            self.cancel()
-        elif self._claim():
-            self.set_exception(error)
-
-
-class CrashPolicy:
-    """The effect of a worker's crash on a pool: with `breaks` it breaks the pool.
-
-    The engine breaks the pool when a worker dies. This does so for what the standard pool takes for a crash as well:
-    a worker that could not be started, and a call or a result that could not be unpickled.
-    """
-
-    def __init__(self, engine: _offloop.ProcessPool, breaks: bool) -> None:
-        self._engine = engine
-        self._breaks = breaks
-
-    @property
-    def broken(self) -> str | None:
-        """The reason why the pool is broken; None if it is not."""
-        return self._engine.broken if self._breaks else None
-
-    def pool_broken(self) -> PoolBroken:
-        """Returns the exception of a call that a broken pool does not run."""
-        return PoolBroken(f'the pool is broken (on_crash="break"), build a new one: {self.broken}')
-
-    def raised(self, error: BaseException) -> BaseException:
-        """Returns the exception of a job that has raised `error`. Breaks the pool if it could not be unpickled."""
-        if not self._breaks or not isinstance(error, replies.Unreadable):
-            return replies.translate(error)
-        part = "the result" if error.has_run else "the arguments"
-        self._engine.break_with(f"{part} of `{error.job_name}` could not be unpickled: {error.error!r}")
-        broken = self.pool_broken()
-        broken.__cause__ = error.error
-        return broken
-
-    def failed(self, error: BaseException) -> BaseException:
-        """Returns the exception of a job that has no result for the reason `error`. Breaks the pool if that is due."""
-        if not self._breaks:
-            return error
-        if isinstance(error, WorkerStartError):
-            self._engine.break_with(str(error))
-        elif isinstance(error, PoolClosed) and self.broken is not None:
-            # The pool broke while the call was being submitted.
-            return self.pool_broken()
-        return error
-
-
-class WorkerProcess:
-    """A worker in `_processes`, with the methods of `multiprocessing.Process` that programs call there."""
-
-    def __init__(self, pid: int, engine: _offloop.ProcessPool) -> None:
-        self.pid = pid
-        self._engine = engine
-        self._exitcode: int | None = None
-        try:
-            self._pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            self._pidfd = -1
-        else:
-            weakref.finalize(self, os.close, self._pidfd)
-
-    def terminate(self) -> None:
-        """Ends the process with SIGTERM, and with SIGKILL after the pool's `grace`. Does not wait for it."""
-        self._engine.stop_worker(self.pid, False)
-
-    def kill(self) -> None:
-        """Ends the process with SIGKILL. Does not wait for it."""
-        self._engine.stop_worker(self.pid, True)
-
-    @property
-    def exitcode(self) -> int | None:
-        """Its exit status, or the negative number of the signal that ended it. None while it runs, if the system has not
-        reported it, and if 64 other workers of the pool have ended since."""
-        deadline = time.monotonic() + 1
-        while self._exitcode is None and not self.is_alive():
-            exits = dict(self._engine.exits())
-            self._exitcode = exits.get(self.pid)
-            if self.pid in exits or time.monotonic() > deadline:
-                break
-            # The system has ended it a moment ago, and the engine has yet to notice.
-            time.sleep(0.001)
-        return self._exitcode
-
-    def join(self, timeout: float | None = None) -> None:
-        """Waits until the process has ended, for at most `timeout` seconds."""
-        import select
-
-        if self._pidfd >= 0:
-            poll = select.poll()
-            poll.register(self._pidfd, select.POLLIN)
-            poll.poll(None if timeout is None else timeout * 1000)
-
-    def is_alive(self) -> bool:
-        """Returns whether the process has not ended."""
-        import select
-
-        if self._pidfd < 0:
-            return False
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        return not poll.poll(0)
 
 
 def _capture(variables: Sequence[ContextVar[Any]]) -> Callable[[], dict[str, object]] | None:

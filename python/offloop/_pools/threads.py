@@ -1,6 +1,5 @@
 """The thread pool."""
 # pyright: reportPrivateUsage=false
-# mypy: disable-error-code="overload-overlap"
 
 from __future__ import annotations
 
@@ -17,9 +16,9 @@ import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures.thread import BrokenThreadPool
 from types import FrameType
-from typing import Any, Literal, Never, ParamSpec, TypeVar, final, overload
+from typing import Any, Literal, final, overload
 
-from .._calls import AsyncFunctionRefused, AsyncResult, call_streamed, check_sync, name_of
+from .._calls import call_streamed, check_sync, name_of
 from .._contexts import copy_context
 from .._errors import PoolClosed
 from .._jobs import WorkerState, discard_thread_state, set_thread_state
@@ -35,8 +34,6 @@ from .stream import Channel, ItemStream, StreamedJob
 
 __all__ = ["ThreadPoolExecutor"]
 
-P = ParamSpec("P")
-T = TypeVar("T")
 Activity = Literal["waits", "computes"]
 
 SLICE = 0.1
@@ -315,23 +312,6 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         self,
     ) -> str | Literal[False]:
         return self._workers.broken
-
-    @overload
-    def submit(
-        self, fn: Callable[P, Never], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Future[Any]: ...
-    @overload
-    def submit(
-        self, fn: Callable[P, AsyncResult], /, *args: P.args, **kwargs: P.kwargs
-    ) -> AsyncFunctionRefused: ...
-    @overload
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Calls `fn(*args, **kwargs)` on a thread, in a copy of the caller's context. Does not block.
-
-        Raises TypeError for an async function, RuntimeError after the shutdown, `QueueFull` if the policy says so.
-        """
-        return self._submit(fn, args, kwargs)
 
     def _submit(
         self,
