@@ -146,10 +146,10 @@ impl Handler {
             (["jobs", pid, job, "stack"], "GET") => Self::on_job(pid, job, Action::Stack),
             (["jobs", pid, job, "cancel"], "POST") => self.cancel(request, pid, job),
             (["" | "snapshot" | "service" | "events" | "metrics"] | ["jobs", _, _, "stack"], _) => {
-                Response::error(405, "ask for it by GET").with("Allow", "GET")
+                Response::error(405, "this can only be read: ask for it by GET").with("Allow", "GET")
             }
             (["jobs", _, _, "cancel"], _) => {
-                Response::error(405, "cancel a job by POST").with("Allow", "POST")
+                Response::error(405, "this changes something: ask for it by POST").with("Allow", "POST")
             }
             _ => Response::error(
                 404,
