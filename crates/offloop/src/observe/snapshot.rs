@@ -17,7 +17,7 @@ use crate::base::starvation::Losses;
 use crate::metrics;
 use crate::metrics::Outcomes;
 use crate::metrics::view::deaths::{self, DeathRecord};
-use crate::metrics::view::inspector::{JobPlace, inspector, program};
+use crate::metrics::view::inspector::{JobPlace, inspector, note_observed, program};
 use crate::metrics::view::{JobView, PoolView};
 use crate::watch::record::{self, WatchedLoop};
 
@@ -30,6 +30,7 @@ const MAX_PLACES: usize = 20;
 /// for a loop or for an interpreter. Rates and the quantiles of the last minute come from comparing with earlier calls, by
 /// whomever; so the first snapshot has none. In a forked child it is about the child alone.
 pub fn snapshot() -> Snapshot {
+    note_observed();
     let now = Moment::now();
     let mut views = Vec::new();
     metrics::for_each(|id, built, pool| views.push((id, built, pool.view())));
