@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ pub(crate) struct TopArguments {
     ///
     /// Without any, all programs of this user that can be watched.
     #[arg(value_name = "PID|SOCKET|URL")]
-    pub(crate) targets: Vec<String>,
+    targets: Vec<String>,
     /// Print the view once, as a text
     #[arg(long, conflicts_with = "web")]
     pub(crate) once: bool,
@@ -61,8 +62,8 @@ pub(crate) struct TopArguments {
     ///
     /// Without ADDRESS it is on loopback, at a port that is free. The page needs the token that is part of the printed
     /// address, so that other users of this machine cannot open it.
-    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:0")]
-    pub(crate) web: Option<String>,
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = ANY_PORT)]
+    web: Option<String>,
     #[arg(long, conflicts_with = "token_file", help = TOKEN_HELP)]
     token: Option<String>,
     /// A file whose first line is the token
@@ -71,6 +72,19 @@ pub(crate) struct TopArguments {
 }
 
 impl TopArguments {
+    /// Returns the programs that are named, and the address to serve the page at, if that is wanted.
+    ///
+    /// A word after `--web` that is no address names a program.
+    pub(crate) fn targets_and_web(&self) -> (Vec<String>, Option<&str>) {
+        match &self.web {
+            Some(word) if !is_address(word) => {
+                let targets = std::iter::once(word).chain(&self.targets).cloned().collect();
+                (targets, Some(ANY_PORT))
+            }
+            web => (self.targets.clone(), web.as_deref()),
+        }
+    }
+
     /// Returns the token to send to programs, if there is one.
     pub(crate) fn token(&self) -> Result<Option<String>, Failure> {
         let token = if let Some(token) = &self.token {
@@ -95,6 +109,15 @@ impl TopArguments {
     }
 }
 
+/// The address of a page whose port nobody has chosen.
+const ANY_PORT: &str = "127.0.0.1:0";
+
+/// Returns whether the word is an IP address or `localhost`, with or without a port.
+fn is_address(word: &str) -> bool {
+    let host = word.strip_prefix("localhost").is_some_and(|rest| rest.is_empty() || rest.starts_with(':'));
+    host || word.parse::<IpAddr>().is_ok() || word.parse::<SocketAddr>().is_ok()
+}
+
 fn interval(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| "this is no number of seconds".to_owned())?;
     if (0.2..=60.0).contains(&seconds) { Ok(seconds) } else { Err("it goes from 0.2 to 60".to_owned()) }
@@ -108,6 +131,24 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_word_after_web_that_is_no_address_names_a_program() {
+        let read = |words: &str| {
+            let Command::Top(arguments) = Arguments::parse_from(words.split(' ')).command else { panic!() };
+            let (targets, web) = arguments.targets_and_web();
+            (targets.join(" "), web.map(str::to_owned))
+        };
+        let at = |address: &str| Some(address.to_owned());
+        assert_eq!(read("offloop top 7"), ("7".into(), None));
+        assert_eq!(read("offloop top --web"), (String::new(), at("127.0.0.1:0")));
+        assert_eq!(read("offloop top --web 7 8"), ("7 8".into(), at("127.0.0.1:0")));
+        assert_eq!(read("offloop top --web http://h:1/"), ("http://h:1/".into(), at("127.0.0.1:0")));
+        assert_eq!(read("offloop top --web 127.0.0.1:9 7"), ("7".into(), at("127.0.0.1:9")));
+        for address in ["localhost", "localhost:9", "::1", "[::1]:9", "0.0.0.0"] {
+            assert!(is_address(address), "{address}");
+        }
     }
 
     #[test]

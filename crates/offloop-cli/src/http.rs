@@ -89,6 +89,13 @@ impl From<hyper::Error> for RequestError {
     }
 }
 
+impl From<serde_json::Error> for RequestError {
+    fn from(error: serde_json::Error) -> Self {
+        let error = text::clean(&error.to_string(), 200);
+        Self::Broken(format!("the answer is no document of offloop: {error}"))
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.address {
@@ -159,10 +166,7 @@ impl Endpoint {
     ) -> Result<T, RequestError> {
         let body = timeout(limit, self.body(method, route)).await.map_err(|_| RequestError::TooSlow)??;
         // The parser limits the depth.
-        serde_json::from_slice(&body).map_err(|error| {
-            let error = text::clean(&error.to_string(), 200);
-            RequestError::Broken(format!("the answer is no document of offloop: {error}"))
-        })
+        serde_json::from_slice(&body).map_err(RequestError::from)
     }
 
     async fn body(&self, method: Method, route: &str) -> Result<Bytes, RequestError> {

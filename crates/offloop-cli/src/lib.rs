@@ -121,8 +121,9 @@ fn run(command: Command) -> Result<(), Failure> {
 }
 
 fn top(arguments: &TopArguments) -> Result<(), Failure> {
-    let lookup = Lookup::new(&arguments.targets, arguments.token()?)?;
-    if let Some(address) = &arguments.web {
+    let (targets, web) = arguments.targets_and_web();
+    let lookup = Lookup::new(&targets, arguments.token()?)?;
+    if let Some(address) = web {
         web::serve(&lookup, address)
     } else if arguments.once || arguments.json || !io::stdout().is_terminal() {
         once::print(&lookup, arguments.json)

@@ -27,12 +27,11 @@ pub(crate) fn print(lookup: &Lookup, as_json: bool) -> Result<(), Failure> {
     let mut output = String::new();
     let mut troubles = found.warnings;
     for program in &found.programs {
-        match runtime.block_on(ask(program)) {
-            Ok(document) if as_json => output.push_str(&line(&document)),
-            Ok(document) => match serde_json::from_value(document) {
-                Ok(service) => output.push_str(&report(service)),
-                Err(error) => troubles.push(format!("{}: {error}", program.endpoint)),
-            },
+        let printed = runtime.block_on(ask(program)).and_then(|document| {
+            Ok(if as_json { line(&document) } else { report(serde_json::from_value(document)?) })
+        });
+        match printed {
+            Ok(printed) => output.push_str(&printed),
             Err(error) => troubles.push(format!("{}: {error}", program.endpoint)),
         }
     }

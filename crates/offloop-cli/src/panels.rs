@@ -416,7 +416,7 @@ pub(crate) fn pools(sight: &Sight<'_>) -> Table {
         Column::text("POOL", 0),
         Column::number("PID", 3),
         Column::text("KIND", 6),
-        Column::text("WORKERS", 1),
+        Column::bar("WORKERS", 1),
         Column::number("QUEUED", 1),
         Column::strip(4),
         Column::number("OLDEST", 2),
@@ -511,7 +511,7 @@ fn pool_detail(pool: &Pool) -> Vec<String> {
         format!("waited: {}", quantiles(&pool.queue_wait.recent, &pool.queue_wait.total)),
         format!("ran: {}", quantiles(&pool.run_time.recent, &pool.run_time.total)),
     ];
-    if pool.retried > 0 || !pool.restarts.is_empty() {
+    if pool.retried > 0 || pool.restarts.values().any(|count| *count > 0) {
         lines.push(format!("workers replaced: {}. Jobs run again: {}", listed(&pool.restarts), pool.retried));
     }
     if let Some(arena) = &pool.arena {

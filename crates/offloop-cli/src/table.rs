@@ -79,6 +79,8 @@ pub(crate) enum Kind {
     Text,
     /// Stands at the right, and is never cut.
     Number,
+    /// Stands at the left, and is never cut.
+    Bar,
     /// A plot, whose oldest values are cut.
     Strip,
 }
@@ -90,6 +92,10 @@ impl Column {
 
     pub(crate) const fn number(title: &'static str, rank: u8) -> Self {
         Self { title, kind: Kind::Number, rank }
+    }
+
+    pub(crate) const fn bar(title: &'static str, rank: u8) -> Self {
+        Self { title, kind: Kind::Bar, rank }
     }
 
     pub(crate) const fn strip(rank: u8) -> Self {
@@ -170,7 +176,8 @@ impl Table {
             .map(|index| (index, whole(index)))
             .filter(|(_, whole)| *whole > 0)
             .map(|(index, whole)| {
-                let least = if self.columns[index].kind == Kind::Number { whole } else { whole.min(NARROW) };
+                let can_shrink = matches!(self.columns[index].kind, Kind::Text | Kind::Strip);
+                let least = if can_shrink { whole.min(NARROW) } else { whole };
                 (index, least, whole)
             })
             .collect();

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -82,6 +82,9 @@ pub(crate) fn serve(lookup: &Lookup, address: &str) -> Result<(), Failure> {
 }
 
 fn addresses(address: &str) -> Result<Vec<SocketAddr>, Failure> {
+    if let Ok(ip) = address.parse::<IpAddr>() {
+        return Ok(vec![(ip, 0).into()]);
+    }
     let whole = if address.contains(':') { address.to_owned() } else { format!("{address}:0") };
     let found: Vec<_> = whole.to_socket_addrs().into_iter().flatten().collect();
     if found.is_empty() {
@@ -303,8 +306,7 @@ fn full(text: impl Into<Bytes>) -> Body {
 /// Returns whether a `Host` header names this machine. Another name may be one that its owner lets point here.
 fn is_loopback_name(host: &str, port: u16) -> bool {
     let name = host.strip_suffix(&format!(":{port}")).unwrap_or(host);
-    name == "localhost"
-        || name.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+    name == "localhost" || name.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 /// Compares without telling by the time how much is equal.
@@ -353,6 +355,7 @@ mod tests {
     #[test]
     fn an_address_may_lack_its_port() {
         assert_eq!(addresses("127.0.0.1").unwrap()[0].to_string(), "127.0.0.1:0");
+        assert_eq!(addresses("::1").unwrap()[0].to_string(), "[::1]:0");
         assert_eq!(addresses("nonsense address").unwrap_err().code, USAGE);
     }
 }
