@@ -25,6 +25,7 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "other-systems", plan: || cargo("xtask other-systems").into() },
         Step { name: "tests", plan: || workspace("test --workspace --all-features").into() },
         Step { name: "nextest", plan: nextest },
+        Step { name: "terminal", plan: terminal },
         Step { name: "tests-bare", plan: || cargo("test -p offloop --no-default-features --lib").into() },
         Step { name: "models", plan: models },
         Step { name: "miri", plan: miri },
@@ -81,6 +82,16 @@ fn nextest() -> Plan {
         return Plan::Skip("cargo-nextest is not installed".to_owned());
     }
     cargo("nextest run -p offloop-example-testing").into()
+}
+
+/// Runs the tests of the command `offloop`, also those in a real terminal, which the step `tests` leaves out.
+fn terminal() -> Plan {
+    if host::output_of("tmux", &["-V"]).is_none() {
+        return Plan::Skip("tmux is not installed".to_owned());
+    }
+    // With the options of the step `tests`, so that nothing is built twice.
+    let test = ["--test", "terminal", "--", "--include-ignored"];
+    workspace("test --workspace --all-features").and(test).into()
 }
 
 /// Runs the concurrency models: under shuttle, a scheduler that tries many orders of events, and under loom, which also
