@@ -1,6 +1,6 @@
 import type { ComponentChildren } from "preact";
 import type { Finding } from "./attention.ts";
-import type { Service } from "./document.ts";
+import type { Process, Service, Worker } from "./document.ts";
 import { bytes, cores, count, duration, rate } from "./format.ts";
 import { keyOfLoop, type Moment } from "./history.ts";
 import { isFailure } from "./outcomes.ts";
@@ -41,9 +41,9 @@ export function Summary({ service }: { service: Service }) {
           {count(service.processes.length)}
         </Number>
         <Number title="Cores in use" unit={`of ${service.processes[0]?.process.cores ?? 0}`}>
-          {cores(sum(service.processes.map(({ process }) => process.cores_used)))}
+          {cores(total(service, ({ cores_used }) => cores_used))}
         </Number>
-        <Number title="Memory">{bytes(memory(service))}</Number>
+        <Number title="Memory">{bytes(total(service, ({ rss }) => rss))}</Number>
         <Number title="Jobs running">{count(sum(pools.map((pool) => pool.running)))}</Number>
         <Number title="Jobs queued">{count(sum(pools.map((pool) => pool.queued)))}</Number>
         <Number title="Worst wait, p99">{duration(waits.length === 0 ? null : Math.max(...waits))}</Number>
@@ -71,11 +71,10 @@ function Number(props: { title: string; unit?: string; kind?: string; children: 
   );
 }
 
-/** Adds up the memory of the processes and of their workers. */
-function memory({ processes }: Service): number {
-  return sum(
-    processes.flatMap(({ process, pools }) => [process.rss, ...pools.flatMap((pool) => pool.workers.map(({ rss }) => rss))]),
-  );
+/** Adds up a value of the processes and of their worker processes. */
+function total({ processes }: Service, value: (one: Process | Worker) => number | null): number {
+  const workers = processes.flatMap(({ pools }) => pools.flatMap((pool) => pool.workers));
+  return sum([...processes.map(({ process }) => process), ...workers.filter(({ pid }) => pid !== null)].map(value));
 }
 
 /** Returns the worst lateness of the last minute. */

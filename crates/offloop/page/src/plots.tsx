@@ -54,7 +54,7 @@ function options(props: PlotProps, width: number, onMove: (at: number | null) =>
       y: { range: (_, __, most) => [0, Math.max(props.least, (most ?? 0) * 1.1)] },
     },
     axes: [
-      { ...axis, size: 22, gap: 3, space: 70, values: (_, times) => times.map((time) => clock(time)) },
+      { ...axis, size: 22, gap: 6, space: 70, values: (_, times) => times.map((time) => clock(time)) },
       { ...axis, size: LEFT, gap: 4, space: 28, values: (_, values) => values.map((value) => props.format(value)) },
     ],
     series: [
