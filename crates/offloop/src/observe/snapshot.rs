@@ -17,7 +17,7 @@ use crate::base::starvation::Losses;
 use crate::metrics;
 use crate::metrics::Outcomes;
 use crate::metrics::view::deaths::{self, DeathRecord};
-use crate::metrics::view::inspector::{JobPlace, inspector, program};
+use crate::metrics::view::inspector::{JobPlace, inspector, note_observed, program};
 use crate::metrics::view::{JobView, PoolView};
 use crate::watch::record::{self, WatchedLoop};
 
@@ -30,6 +30,7 @@ const MAX_PLACES: usize = 20;
 /// for a loop or for an interpreter. Rates and the quantiles of the last minute come from comparing with earlier calls, by
 /// whomever; so the first snapshot has none. In a forked child it is about the child alone.
 pub fn snapshot() -> Snapshot {
+    note_observed();
     let now = Moment::now();
     let mut views = Vec::new();
     metrics::for_each(|id, built, pool| views.push((id, built, pool.view())));
@@ -150,7 +151,11 @@ impl Look<'_> {
 
     fn pool(&self, id: u64, built: Moment, view: PoolView) -> Pool {
         let PoolView { metrics, capacity, oldest_queued, max_workers, workers, mut jobs } = view;
-        let oldest = self.oldest.and_then(|reading| reading.pools.get(&id));
+        let oldest = self.oldest.map(|reading| reading.pools.get(&id));
+        let (queue_wait, run_time) = (
+            oldest.map(|pool| pool.map(|pool| &pool.queue_wait)),
+            oldest.map(|pool| pool.map(|pool| &pool.run_time)),
+        );
         jobs.sort_by_key(|job| std::cmp::Reverse(job.running));
         jobs.truncate(MAX_JOBS);
         Pool {
@@ -178,8 +183,8 @@ impl Look<'_> {
                 })
                 .collect(),
             jobs: jobs.into_iter().map(job).collect(),
-            queue_wait: self.times(&metrics.queue_wait, oldest.map(|pool| &pool.queue_wait), built),
-            run_time: self.times(&metrics.run_time, oldest.map(|pool| &pool.run_time), built),
+            queue_wait: self.times(&metrics.queue_wait, queue_wait, built),
+            run_time: self.times(&metrics.run_time, run_time, built),
             outcomes: outcomes(&metrics.outcomes),
             outcomes_per_second: self.outcomes_per_second(id, &metrics.outcomes),
             retried: metrics.retried,
@@ -191,20 +196,25 @@ impl Look<'_> {
     #[expect(clippy::cast_precision_loss, reason = "rates are for people: 53 bits are enough")]
     fn outcomes_per_second(&self, id: u64, now: &Outcomes) -> BTreeMap<String, f64> {
         let Some((passed, before)) = self.since() else { return BTreeMap::new() };
-        let Some(before) = before.pools.get(&id) else { return BTreeMap::new() };
+        // A pool that is not in the reading was built later, so all of its jobs are new.
+        let before = before.pools.get(&id).map(|pool| pool.outcomes).unwrap_or_default();
         let rates = now.iter().map(|(outcome, count)| {
-            let new = count.saturating_sub(before.outcomes[outcome]);
+            let new = count.saturating_sub(before[outcome]);
             (outcome.as_str().to_owned(), new as f64 / passed)
         });
         rates.collect()
     }
 
-    /// Returns the distribution of times that are recorded since `began`.
-    fn times(&self, now: &Histogram, oldest: Option<&Histogram>, began: Moment) -> Times {
-        let passed = self.oldest.map_or(0.0, |oldest| self.now.at.since(oldest.at).as_secs_f64());
-        let recent = oldest.map(|oldest| quantiles(&now.since(oldest), passed)).unwrap_or_default();
+    /// Returns the distribution of times that are recorded since `began`. `oldest` is the one in the oldest reading, and
+    /// `Some(None)` if it began after that, so that all of it is new.
+    fn times(&self, now: &Histogram, oldest: Option<Option<&Histogram>>, began: Moment) -> Times {
+        let passed = self.oldest.map_or(0.0, |oldest| self.now.at.since(oldest.at.max(began)).as_secs_f64());
+        let recent = oldest.map(|oldest| match oldest {
+            Some(oldest) => quantiles(&now.since(oldest), passed),
+            None => quantiles(now, passed),
+        });
         Times {
-            recent,
+            recent: recent.unwrap_or_default(),
             total: quantiles(now, self.now.at.since(began).as_secs_f64()),
             buckets: now.filled().map(|(bound, count)| (bound.as_secs_f64(), count)).collect(),
         }
@@ -214,7 +224,7 @@ impl Look<'_> {
         let record = &watched.record;
         let counts = record.counts();
         let now = self.now.loops.get(&record.id).cloned().unwrap_or_default();
-        let oldest = self.oldest.and_then(|reading| reading.loops.get(&record.id));
+        let oldest = self.oldest.map(|reading| reading.loops.get(&record.id));
         EventLoop {
             id: record.id,
             name: record.name.clone().into_owned(),
