@@ -55,8 +55,8 @@ export function App() {
   const isLive = connection.state === "live" || connection.state === "paused";
   return (
     <Context.Provider value={view}>
-      <a class="skip" href="#attention">
-        Skip to what needs attention
+      <a class="skip" href="#content">
+        Skip to the content
       </a>
       <Header
         service={service}
@@ -72,7 +72,7 @@ export function App() {
         onPid={setPid}
         onPause={() => (connection.state === "paused" ? stream.start() : stream.pause())}
       />
-      <main class={isLive ? undefined : "stale"}>
+      <main id="content" tabIndex={-1} class={isLive ? undefined : "stale"}>
         <Announcements connection={connection} found={found} said={said} />
         {chosen === null ? (
           <p class="loading">Waits for the first snapshot.</p>

@@ -9,7 +9,7 @@ import { useView } from "./view.ts";
 /** What is wrong at the moment. */
 export function Attention({ found }: { found: Finding[] }) {
   return (
-    <section id="attention" aria-label="Needs attention" tabIndex={-1}>
+    <section id="attention" aria-label="Needs attention">
       {found.length === 0 ? (
         <p class="calm">Nothing needs attention.</p>
       ) : (
