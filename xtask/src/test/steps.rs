@@ -2,7 +2,7 @@
 
 use crate::plan::{CommandLine, Plan, cargo};
 use crate::python::{Environment, Interpreter};
-use crate::{conformance, dist, host};
+use crate::{conformance, dist, host, page};
 
 pub(super) struct Step {
     pub(super) name: &'static str,
@@ -46,6 +46,7 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "python-types", plan: python_types },
         Step { name: "real-systems", plan: real_systems },
         Step { name: "mercuriy", plan: mercuriy },
+        Step { name: "page", plan: page::check },
         // The newest version stands for both of Debian's. `cargo xtask conformance` runs all.
         Step { name: "conformance", plan: || conformance::plan(false, &["3.15"]) },
         Step { name: "packages", plan: dist::plan },
