@@ -139,6 +139,8 @@ class ProcessPool:
         """Takes no more jobs. Accepted ones still run. Does not wait for them."""
     def is_over(self) -> bool:
         """Returns whether the pool is closed and its last worker is gone."""
+    def on_over(self, callback: Callable[[], object], /) -> None:
+        """Calls `callback()` when that is so, on a thread of the engine. In a child made by fork() it is never called."""
     def shutdown(
         self, drain: float | None
     ) -> tuple[int, int, int, list[tuple[str, str, float]]]:
