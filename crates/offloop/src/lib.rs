@@ -377,6 +377,10 @@ mod guides {
     #[doc = include_str!("../docs/which-executor.md")]
     struct WhichExecutor;
 
+    #[cfg(all(feature = "observe", target_os = "linux"))]
+    #[doc = include_str!("../docs/live-view.md")]
+    struct LiveView;
+
     #[cfg(all(feature = "metrics", feature = "tokio", feature = "watch"))]
     #[doc = include_str!("../docs/what-blocks-a-loop.md")]
     struct WhatBlocksALoop;
