@@ -324,6 +324,9 @@ pub mod __private {
 pub mod __fuzz {
     pub use crate::processes::fuzz::messages::{handshake, nested, request, template};
     pub use crate::processes::fuzz::{answer, item};
+
+    #[cfg(feature = "observe")]
+    pub use crate::observe::fuzz as view;
 }
 
 use crate::core::options::Options;
