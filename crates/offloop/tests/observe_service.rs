@@ -39,7 +39,7 @@ fn a_program_with_a_line() {
     let job = pool.run(
         prepare(|| {
             while !offloop::job::is_cancelled() {
-                std::thread::yield_now()
+                std::thread::yield_now();
             }
         })
         .name("long"),
