@@ -164,6 +164,29 @@ fn a_watched_loop_is_shown_with_its_lateness_its_stalls_and_their_places() {
     assert_eq!(shown(), None, "the watch has ended");
 }
 
+/// A task that blocks its runtime is named with the line that spawned it.
+#[cfg(feature = "tokio")]
+#[test]
+fn a_watched_runtime_is_shown_with_the_tasks_that_stall_it() {
+    use offloop::watch::RuntimeWatchBuilder;
+
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let builder = RuntimeWatchBuilder::new().threshold(Duration::from_millis(20)).name("the runtime");
+    let watch = builder.start(runtime.handle()).unwrap();
+    let shown = || observe::snapshot().loops.into_iter().find(|shown| shown.name == "the runtime");
+    assert_eq!(shown().unwrap().kind, "tokio");
+    let line = line!() + 1;
+    let task = watch.spawn(async { std::thread::sleep(Duration::from_millis(150)) });
+    watch.block_on(&runtime, async { task.await.unwrap() });
+    eventually("the stall is over, and its place is known", || {
+        let shown = shown().unwrap();
+        let place = shown.places.iter().find(|place| place.line == Some(line));
+        shown.stalls >= 1 && shown.stalled >= 0.05 && place.is_some_and(|place| place.longest >= 0.05)
+    });
+    drop(watch);
+    assert_eq!(shown(), None);
+}
+
 #[test]
 fn the_page_is_one_file_that_asks_nobody_else() {
     let (_server, address) = serve(plainly);
@@ -331,9 +354,9 @@ fn a_job_is_cancelled_from_the_view_only_if_the_program_allows_it() {
 #[test]
 fn the_stack_of_a_job_is_shown_or_the_reason_why_there_is_none() {
     let pool = pool("stuck");
-    let (gate, stuck) = occupy(&pool);
+    let (gate, job) = occupy(&pool);
     let (_server, address) = serve(plainly);
-    let target = format!("/jobs/{}/{}/stack", std::process::id(), stuck.id());
+    let target = format!("/jobs/{}/{}/stack", std::process::id(), job.id());
     let stack: Stack = serde_json::from_str(&get(address, &target).body).unwrap();
     assert!(stack.thread.starts_with("thread stuck-1 ("), "{stack:?}");
     if cfg!(all(feature = "watch-stacks", target_arch = "x86_64")) && !stack.frames.is_empty() {
@@ -342,7 +365,7 @@ fn the_stack_of_a_job_is_shown_or_the_reason_why_there_is_none() {
         assert!(stack.note.as_deref().unwrap().contains("waits"), "{stack:?}");
     }
     gate.open();
-    end(stuck).unwrap();
+    end(job).unwrap();
     assert!(is_refused(&get(address, &target), 404));
 }
 
@@ -409,7 +432,9 @@ fn a_client_that_takes_no_events_is_dropped() {
     assert_eq!(get(address, "/snapshot").status, 200);
     drop(server);
     gate.open();
-    jobs.into_iter().for_each(|job| end(job).unwrap());
+    for job in jobs {
+        end(job).unwrap();
+    }
 }
 
 #[test]

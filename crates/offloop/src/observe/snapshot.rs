@@ -41,7 +41,7 @@ pub fn snapshot() -> Snapshot {
         at: now,
         cpu: process::cpu_time(),
         workers: worker_times(&views),
-        run_delays: process::run_delays().into_iter().collect(),
+        threads: process::thread_times(history.newest().map(|newest| &newest.threads)),
         losses: Losses::read(),
         pools: views.iter().map(|(id, _, view)| (*id, PoolReading::of(view))).collect(),
         loops: loops.iter().map(|watched| (watched.record.id, watched.record.lateness.read())).collect(),
@@ -70,7 +70,7 @@ pub fn snapshot() -> Snapshot {
             cores_used: look.cores_used(),
             cores: identity.cores,
             rss: process::rss(None),
-            threads: Some(reading.run_delays.len()).filter(|count| *count > 0),
+            threads: Some(reading.threads.len()).filter(|count| *count > 0),
             may_cancel: false,
         },
         starvation: look.starvation(),
@@ -134,16 +134,17 @@ impl Look<'_> {
 
     fn starvation(&self) -> Starvation {
         let Some((seconds, before)) = self.since() else { return Starvation::default() };
-        let delays = self.now.run_delays.iter().map(|(id, now)| {
+        let delays = self.now.threads.iter().map(|(id, now)| {
             // A thread that is new has its whole delay since then.
-            now.saturating_sub(before.run_delays.get(id).copied().unwrap_or_default())
+            let before = before.threads.get(id).map_or(Duration::ZERO, |before| before.run_delay);
+            now.run_delay.saturating_sub(before)
         });
         let delayed: Duration = delays.sum();
         let (throttled, stolen) =
             self.now.losses.shares_since(&before.losses, Duration::from_secs_f64(seconds));
         Starvation {
             seconds,
-            run_delay: (!self.now.run_delays.is_empty()).then(|| delayed.as_secs_f64() / seconds),
+            run_delay: (!self.now.threads.is_empty()).then(|| delayed.as_secs_f64() / seconds),
             throttled,
             stolen,
         }
@@ -151,9 +152,10 @@ impl Look<'_> {
 
     fn pool(&self, id: u64, built: Moment, view: PoolView) -> Pool {
         let PoolView { metrics, capacity, oldest_queued, max_workers, workers, mut jobs } = view;
-        let times = |now, find: fn(&PoolReading) -> &Histogram| {
-            self.times(now, built, |reading| reading.pools.get(&id).map(find))
-        };
+        // A pool that is not in the oldest reading was built later: all that it has recorded is new.
+        let oldest = self.oldest.and_then(|reading| reading.pools.get(&id));
+        let none = Histogram::default();
+        let (queue_wait, run_time) = oldest.map_or((&none, &none), |pool| (&pool.queue_wait, &pool.run_time));
         jobs.sort_by_key(|job| std::cmp::Reverse(job.running));
         jobs.truncate(MAX_JOBS);
         Pool {
@@ -181,8 +183,8 @@ impl Look<'_> {
                 })
                 .collect(),
             jobs: jobs.into_iter().map(job).collect(),
-            queue_wait: times(&metrics.queue_wait, |pool| &pool.queue_wait),
-            run_time: times(&metrics.run_time, |pool| &pool.run_time),
+            queue_wait: self.times(&metrics.queue_wait, queue_wait, built),
+            run_time: self.times(&metrics.run_time, run_time, built),
             outcomes: outcomes(&metrics.outcomes),
             outcomes_per_second: self.outcomes_per_second(id, &metrics.outcomes),
             retried: metrics.retried,
@@ -203,18 +205,11 @@ impl Look<'_> {
         rates.collect()
     }
 
-    /// Returns the distribution of times that are recorded since `began`. `find` returns the one in a reading, or `None`
-    /// if it began after that, so that all of it is new.
-    fn times<'a>(
-        &'a self,
-        now: &Histogram,
-        began: Moment,
-        find: impl FnOnce(&'a Reading) -> Option<&'a Histogram>,
-    ) -> Times {
-        let recent = self.oldest.map(|oldest| {
-            let passed = self.now.at.since(oldest.at.max(began)).as_secs_f64();
-            find(oldest)
-                .map_or_else(|| quantiles(now, passed), |oldest| quantiles(&now.since(oldest), passed))
+    /// Returns the distribution of times that are recorded since `began`. `oldest` is that of the oldest reading.
+    fn times(&self, now: &Histogram, oldest: &Histogram, began: Moment) -> Times {
+        let recent = self.oldest.map(|reading| {
+            let passed = self.now.at.since(reading.at.max(began));
+            quantiles(&now.since(oldest), passed.as_secs_f64())
         });
         Times {
             recent: recent.unwrap_or_default(),
@@ -227,13 +222,15 @@ impl Look<'_> {
         let record = &watched.record;
         let counts = record.counts();
         let now = self.now.loops.get(&record.id).cloned().unwrap_or_default();
+        let none = Histogram::default();
+        let oldest = self.oldest.and_then(|reading| reading.loops.get(&record.id)).unwrap_or(&none);
         EventLoop {
             id: record.id,
             name: record.name.clone().into_owned(),
             kind: record.kind.clone().into_owned(),
             threshold: record.threshold.as_secs_f64(),
             late_now: watched.late_now().as_secs_f64(),
-            lateness: self.times(&now, record.began, |reading| reading.loops.get(&record.id)),
+            lateness: self.times(&now, oldest, record.began),
             stalls: counts.stalls,
             stalled: counts.stalled.as_secs_f64(),
             starved: counts.starved,
