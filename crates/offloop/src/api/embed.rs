@@ -20,6 +20,8 @@
 //! - **Forks.** [`OwnProcess`] keeps a value away from forked children, which must not use it or drop it.
 //! - **Measurements of a binding's own.** [`run_delay`] returns the time that a thread has waited for a core, and
 //!   [`activity_of`] the verdict of the pools' advice. [`present_cores`] counts the cores that pools may use.
+//! - **The live view.** With the feature `observe`, `set_program` names the program, and an `Inspector` the jobs that Rust
+//!   does not see, and where they are.
 
 use std::io;
 use std::sync::Arc;
@@ -41,6 +43,10 @@ pub use crate::core::current::{describe, mark_failed};
 use crate::core::error::Error;
 use crate::core::handle::Handle;
 pub use crate::metrics::cpu::run_delay;
+#[cfg(feature = "observe")]
+pub use crate::metrics::view::inspector::{
+    Inspector, JobFrame, JobPlace, JobStack, is_observed, set_inspector, set_program,
+};
 use crate::metrics::{Activity, Recorder};
 #[cfg(all(feature = "process", target_os = "linux"))]
 use crate::processes::pool::{builder::ProcessPoolBuilder, items::ItemStream, pool::ProcessPool};
@@ -303,6 +309,12 @@ pub trait ProcessPoolExt: sealed::Sealed {
     /// [`shutdown`](ProcessPool::shutdown).
     fn wait_over(&self, limit: Duration) -> bool;
 
+    /// Registers `waker` to be woken once, when that is so. Returns true if it is. Does not block.
+    ///
+    /// A waker that is woken holds nothing of the pool, so it can let go of what keeps the pool until then. In a forked child,
+    /// where the pool's end is not seen, it is never woken.
+    fn on_over(&self, waker: &Waker) -> bool;
+
     /// Ends one worker, with what it runs: by SIGTERM, and SIGKILL after the grace period, or by SIGKILL at once. For the
     /// pool this is a crash of the worker. Does nothing if the pool has no such worker. Does not wait for it.
     fn stop_worker(&self, pid: u32, kill: bool);
@@ -347,6 +359,10 @@ impl ProcessPoolExt for ProcessPool {
 
     fn wait_over(&self, limit: Duration) -> bool {
         ProcessPool::wait_over(self, limit)
+    }
+
+    fn on_over(&self, waker: &Waker) -> bool {
+        ProcessPool::on_over(self, waker)
     }
 
     fn stop_worker(&self, pid: u32, kill: bool) {

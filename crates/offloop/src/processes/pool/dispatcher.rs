@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::config::Config;
@@ -10,6 +11,7 @@ use super::remote::RemoteCall;
 use super::results;
 use super::scheduler::{Deferred, Scheduler, Sleep};
 use crate::base::fork::OwnProcess;
+use crate::base::panic;
 use crate::base::sync::{Condvar, Mutex, MutexGuard, wait_until};
 use crate::core::error::{ErrorKind, WorkerExit};
 use crate::core::header::Header;
@@ -20,6 +22,8 @@ use crate::core::runnable::{AbortIf, Owner};
 use crate::core::shutdown::ShutdownReport;
 use crate::core::spin::{self, SpinOutcome};
 use crate::metrics::stats::{OutcomeCounters, Timing};
+#[cfg(feature = "observe")]
+use crate::metrics::view::PoolView;
 use crate::metrics::{Activity, Advisor, Measured, Metrics, PoolKind};
 use crate::processes::link::{Link, state};
 use crate::processes::os::fd::EventFd;
@@ -69,7 +73,7 @@ impl Dispatcher {
     }
 
     /// Locks the state. Returns `None` in a forked child, whose parent has the workers and the supervisor.
-    fn lock(&self) -> Option<MutexGuard<'_, Scheduler>> {
+    pub(super) fn lock(&self) -> Option<MutexGuard<'_, Scheduler>> {
         self.scheduler.get().map(Mutex::lock)
     }
 
@@ -215,6 +219,16 @@ impl Dispatcher {
         wait_until(&self.changed, scheduler, limit, |scheduler| scheduler.over).over
     }
 
+    /// Registers `waker` to be woken when that is so. Returns true if it is. In a forked child it never is, since there is
+    /// no supervisor.
+    pub(super) fn on_over(&self, waker: &Waker) -> bool {
+        let Some(mut scheduler) = self.lock() else { return false };
+        if !scheduler.over {
+            scheduler.at_end.push(waker.clone());
+        }
+        scheduler.over
+    }
+
     /// Returns the last workers that have ended, the oldest first.
     pub(super) fn exits(&self) -> Vec<(u32, WorkerExit)> {
         self.lock().map_or_else(Vec::new, |scheduler| scheduler.exits())
@@ -304,6 +318,18 @@ impl Dispatcher {
         self.lock_here().fall_asleep(deadline)
     }
 
+    /// Returns the metrics, and what `look` finds under the same lock. It finds nothing in a forked child.
+    pub(super) fn measure<R>(&self, look: impl FnOnce(&Scheduler) -> R) -> (Metrics, Option<R>) {
+        let mut metrics = Metrics::new(&self.advisor, PoolKind::Processes);
+        self.counts.add_to(&mut metrics.outcomes);
+        let found = self.lock().map(|scheduler| {
+            metrics.arena = Some(self.config.memory.bytes());
+            scheduler.add_to(&mut metrics);
+            look(&scheduler)
+        });
+        (metrics, found)
+    }
+
     /// Records that the supervisor has ended. Returns the jobs that are left.
     pub(super) fn end(&self) -> Vec<Arc<dyn RemoteCall>> {
         let mut scheduler = self.lock_here();
@@ -311,28 +337,34 @@ impl Dispatcher {
         scheduler.over = true;
         let mut left = scheduler.drain();
         let workers = std::mem::take(&mut scheduler.workers);
+        let at_end = std::mem::take(&mut scheduler.at_end);
         drop(scheduler);
         for call in workers.into_iter().flat_map(|worker| worker.calls) {
             left.extend(call.work.map(|(job, _)| job));
         }
         self.changed.notify_all();
+        at_end.into_iter().for_each(panic::wake_quietly);
         left
     }
 }
 
 impl Measured for Dispatcher {
     fn metrics(&self) -> Metrics {
-        let mut metrics = Metrics::new(&self.advisor, PoolKind::Processes);
-        self.counts.add_to(&mut metrics.outcomes);
-        if let Some(scheduler) = self.lock() {
-            metrics.arena = Some(self.config.memory.bytes());
-            scheduler.add_to(&mut metrics);
-        }
-        metrics
+        self.measure(|_| ()).0
     }
 
     fn is_over(&self) -> bool {
         Self::is_over(self)
+    }
+
+    #[cfg(feature = "observe")]
+    fn view(&self) -> PoolView {
+        Self::view(self)
+    }
+
+    #[cfg(feature = "observe")]
+    fn cancel_running(&self, job: u64) -> bool {
+        Self::cancel_running(self, job)
     }
 }
 

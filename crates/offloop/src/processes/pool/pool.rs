@@ -3,6 +3,7 @@
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -247,6 +248,10 @@ impl ProcessPool {
         self.dispatcher.wait_over(limit)
     }
 
+    pub(crate) fn on_over(&self, waker: &Waker) -> bool {
+        self.dispatcher.on_over(waker)
+    }
+
     pub(crate) fn stop_worker(&self, pid: u32, kill: bool) {
         self.dispatcher.stop_worker(pid, if kill { End::Kill } else { End::Ask });
     }
@@ -289,8 +294,10 @@ impl ProcessPool {
             name: has_name.then_some(&*options.name),
             parent: name_of_current_span(),
             carried: options.carried.as_deref().map(Bytes),
+            request: options.request.as_deref(),
         };
-        let is_needed = has_name || context.parent.is_some() || context.carried.is_some();
+        let is_needed =
+            has_name || context.parent.is_some() || context.carried.is_some() || context.request.is_some();
         let encoded = call.encode(is_needed.then_some(&context), &*config.memory);
         let encoded = match encoded.and_then(|encoded| config.check_size(encoded)) {
             Ok(encoded) => encoded,
