@@ -39,15 +39,14 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def _repeat(self, once: Callable[[Service, httpx.Client], httpx.Response | None]) -> None:
+    def _repeat(self, once: Callable[[Service], httpx.Response | None]) -> None:
         while not self._is_over.is_set():
             service = self.service
             if service is None:
                 time.sleep(0.01)
                 continue
             try:
-                with httpx.Client(base_url=service.url, timeout=30) as client:
-                    answer = once(service, client)
+                answer = once(service)
             except httpx.TransportError:
                 continue  # the service, or the connection, was killed
             if answer is None:
@@ -57,8 +56,8 @@ class Load:
                 self.faults.append(f"{answer.status_code}: {answer.text[:300]}")
 
     def _send(self) -> None:
-        def once(service: Service, client: httpx.Client) -> httpx.Response:
-            answer = client.post("/messages", json={"to": "rfc", "function": "slow", "args": [20]})
+        def once(service: Service) -> httpx.Response:
+            answer = service.send("rfc", "slow", 20)
             if answer.status_code == 202:
                 self.accepted.add(answer.json()["id"])
             time.sleep(0.02)
@@ -67,15 +66,15 @@ class Load:
         self._repeat(once)
 
     def _walk(self) -> None:
-        self._repeat(lambda service, client: client.post("/documents", content=self._document))
+        self._repeat(lambda service: service.walk(self._document))
 
     def _call(self) -> None:
-        self._repeat(lambda service, client: client.post("/functions/rfc/slow", json={"args": [50]}))
+        self._repeat(lambda service: service.call("rfc", "slow", 50))
 
     def _vanish(self) -> None:
         """A client that dies: it never waits for its answer, and sometimes sends only a part of its request."""
 
-        def once(service: Service, client: httpx.Client) -> None:
+        def once(service: Service) -> None:
             path, body = random.choice([("/documents", self._document), ("/functions/rfc/slow", b'{"args": [5000]}')])
             try:
                 with service.connected() as connection:
@@ -92,6 +91,7 @@ def test_nothing_accepted_is_lost(start: Callable[..., Service], pytestconfig: p
     load = Load()
     kills = {"workers": 0, "servers": 0, "services": 0}
     service = load.service = start()
+    until(lambda: bool(load.accepted), "a message is accepted")
     begun = time.monotonic()
     next_end = begun + seconds / 4
     while time.monotonic() - begun < seconds:
@@ -107,6 +107,8 @@ def test_nothing_accepted_is_lost(start: Callable[..., Service], pytestconfig: p
             else:
                 assert service.end(signal.SIGTERM) == 0, service.log()
             service = load.service = start()
+            known = len(load.accepted)
+            until(lambda: len(load.accepted) > known, "the service accepts messages again")
             continue
         if random.random() < 0.6:
             if workers := service.workers():

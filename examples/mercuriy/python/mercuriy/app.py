@@ -42,8 +42,7 @@ def make_app(service: Service) -> App:
         Route("/functions/{system}/{name}", functions.post, methods=["POST"]),
         # With slashes, so that a name with some is refused as one.
         Route("/files/{name:path}", files.get, methods=["GET"]),
-        Route("/messages", messages.post, methods=["POST"]),
-        Route("/messages", messages.count, methods=["GET"]),
+        Route("/messages", messages.post_or_count, methods=["POST", "GET"]),
         Route("/messages/{id}", messages.get, methods=["GET"]),
         Route("/health", service.health, methods=["GET"]),
         Route("/status", service.status, methods=["GET"]),

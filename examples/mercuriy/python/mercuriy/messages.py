@@ -20,6 +20,10 @@ class Messages:
     def __init__(self, service: Service) -> None:
         self._service = service
 
+    async def post_or_count(self, request: Request) -> Response:
+        # One route, so that an answer to another method names both.
+        return await (self.post(request) if request.method == "POST" else self.count(request))
+
     async def post(self, request: Request) -> Response:
         fields: dict[str, type] = {"to": str, "function": str, "args": list}
         to, function, args = await read_object(request, self._service.settings.body_timeout, fields)
