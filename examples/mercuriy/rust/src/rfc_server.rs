@@ -99,16 +99,12 @@ impl Shared {
         if let Some(output) = child.stdout.take() {
             BufReader::new(output).read_line(&mut line)?;
         }
-        match line.trim_end().parse() {
-            Ok(address) => {
-                self.pid.store(child.id(), Ordering::Relaxed);
-                Ok((child, address))
-            }
-            Err(_) => {
-                let status = child.wait()?;
-                Err(io::Error::other(format!("the embedded RFC server did not start: {status}")))
-            }
-        }
+        let Ok(address) = line.trim_end().parse() else {
+            let status = child.wait()?;
+            return Err(io::Error::other(format!("the embedded RFC server did not start: {status}")));
+        };
+        self.pid.store(child.id(), Ordering::Relaxed);
+        Ok((child, address))
     }
 
     /// Starts the server again whenever it has ended, until the service ends it for good.

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::audit::Audit;
+use crate::error::ApiError;
 use crate::heartbeat::Heartbeat;
 use crate::messages::{Delivery, Messages};
 use crate::metrics::Metrics;
@@ -92,6 +93,11 @@ impl Service {
     /// Returns whether the service refuses new work, because it is about to end.
     pub fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Relaxed)
+    }
+
+    /// Refuses work whose body has come when the service is stopping already.
+    pub fn check_open(&self) -> Result<(), ApiError> {
+        if self.is_stopping() { Err(ApiError::stopping()) } else { Ok(()) }
     }
 
     /// Serves until `stop` turns true. Then ends what has begun, or hands it back.

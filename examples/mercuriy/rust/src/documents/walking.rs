@@ -152,6 +152,7 @@ struct Copied {
     request: String,
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "procspawn gives it so")]
 fn walk_copied(copied: Copied) -> Walked {
     let _span = logs::enter_in_worker(&copied.request);
     let walked = walk(&copied.document, copied.find.as_deref(), |_| ControlFlow::Continue(()));
