@@ -27,6 +27,7 @@
 //! | [`ShutdownReport`] | the result of a shutdown |
 //! | [`metrics`] | what a pool has done and is doing: counts, times, states, advice. Also as Prometheus text |
 //! | [`watch`](mod@watch) | a watchdog that notices a stalled event loop while it is stalled |
+//! | [`observe`] | a live view of all of this, for a browser, a terminal or a program |
 //! | [`embed`] | what a binding to another language needs |
 //!
 //! # Where things are
@@ -43,6 +44,7 @@
 //! | `processes` | the process pool: `pool` runs in the parent, `worker` in the child, `link` joins them. Its `README.md` has the protocol |
 //! | `api` | the default lanes, adapters, [`job`] and [`embed`] |
 //! | `watch` | the watchdog; uses `base` alone |
+//! | `observe` | the live view; uses `metrics` and `watch`, and knows no pool |
 //!
 //! ```text
 //! run, run_in_executor ─▶ Accepts::place ─▶ Executor::execute(Job) ─▶ a worker thread: Job::run ─┐
@@ -87,6 +89,8 @@
 //! | `tracing` | a span for each job, within the span of its submitter |
 //! | `metrics` | the metrics go to the recorder of the `metrics` crate |
 //! | `rayon`, `tokio` | adapters that run jobs on the threads of those crates |
+//! | `observe` | [`observe`]: a live view of the pools and the watched loops, in a browser or a terminal |
+//! | `axum` | the live view as a router of axum |
 //!
 //! # Other systems than Linux
 //!
@@ -126,6 +130,7 @@
         feature = "tracing",
         feature = "metrics",
         feature = "rayon",
+        feature = "axum",
         feature = "watch-stacks"
     )),
     allow(rustdoc::broken_intra_doc_links)
@@ -147,6 +152,8 @@ mod core;
     allow(dead_code, unreachable_pub, reason = "some of it is for jobs in other processes")
 )]
 pub mod metrics;
+#[cfg(feature = "observe")]
+pub mod observe;
 #[cfg(feature = "process")]
 mod processes;
 mod threads;

@@ -20,6 +20,8 @@
 //! - **Forks.** [`OwnProcess`] keeps a value away from forked children, which must not use it or drop it.
 //! - **Measurements of a binding's own.** [`run_delay`] returns the time that a thread has waited for a core, and
 //!   [`activity_of`] the verdict of the pools' advice. [`present_cores`] counts the cores that pools may use.
+//! - **The live view.** With the feature `observe`, `set_program` names the program, and an `Inspector` the jobs that Rust
+//!   does not see, and where they are.
 
 use std::io;
 use std::sync::Arc;
@@ -41,6 +43,10 @@ pub use crate::core::current::{describe, mark_failed};
 use crate::core::error::Error;
 use crate::core::handle::Handle;
 pub use crate::metrics::cpu::run_delay;
+#[cfg(feature = "observe")]
+pub use crate::metrics::view::inspector::{
+    Inspector, JobFrame, JobPlace, JobStack, is_observed, set_inspector, set_program,
+};
 use crate::metrics::{Activity, Recorder};
 #[cfg(all(feature = "process", target_os = "linux"))]
 use crate::processes::pool::{builder::ProcessPoolBuilder, items::ItemStream, pool::ProcessPool};

@@ -6,7 +6,7 @@ use crate::core::cancel::Hook;
 pub use crate::core::cancel::OnCancel;
 pub use crate::core::compensation::blocking;
 use crate::core::current::current;
-pub use crate::core::current::{carried, check_cancelled, id, is_cancelled, name};
+pub use crate::core::current::{carried, check_cancelled, id, is_cancelled, name, request};
 pub use crate::core::error::Cancelled;
 use crate::core::options::prepare;
 pub use crate::threads::discard_worker_state;

@@ -4,8 +4,17 @@ pub(crate) mod activity;
 pub(crate) mod clock;
 pub(crate) mod cores;
 pub(crate) mod fork;
+pub(crate) mod histogram;
 pub(crate) mod panic;
 pub(crate) mod spawn;
+#[cfg(any(all(feature = "watch", feature = "tokio"), feature = "observe"))]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "the watch of a runtime and the live view each need a part"
+)]
+pub(crate) mod stack;
 pub(crate) mod starvation;
 pub(crate) mod sync;
 #[cfg(unix)]

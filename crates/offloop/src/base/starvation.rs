@@ -116,7 +116,7 @@ impl StarvationMeter {
 
 /// The times for which cores were taken from all threads of this process.
 #[derive(Debug, Default)]
-struct Losses {
+pub(crate) struct Losses {
     /// The time for which each control group of this process was throttled, from the innermost to the outermost.
     throttled: Vec<Duration>,
     /// The time that the host has stolen from each core.
@@ -132,8 +132,26 @@ impl Losses {
         most(&self.throttled, &earlier.throttled) + most(&self.stolen, &earlier.stolen)
     }
 
+    /// Returns the shares of the time since the earlier reading, which this long has passed: the one in which a control group
+    /// of this process was throttled, and the one of the machine's time that its host took. `None` if the system does not
+    /// keep account of it.
+    #[cfg(feature = "observe")]
+    pub(crate) fn shares_since(&self, earlier: &Self, passed: Duration) -> (Option<f64>, Option<f64>) {
+        let passed = passed.as_secs_f64().max(1e-9);
+        let lost = |now: &[Duration], then: &[Duration]| -> Vec<f64> {
+            let lost = now.iter().zip(then).map(|(now, then)| now.saturating_sub(*then));
+            lost.map(|time| (time.as_secs_f64() / passed).min(1.0)).collect()
+        };
+        let throttled = lost(&self.throttled, &earlier.throttled).into_iter().reduce(f64::max);
+        let stolen = lost(&self.stolen, &earlier.stolen);
+        #[expect(clippy::cast_precision_loss, reason = "there are less than 2^53 cores")]
+        let mean = |shares: &[f64]| shares.iter().sum::<f64>() / shares.len() as f64;
+        (throttled, (!stolen.is_empty()).then(|| mean(&stolen)))
+    }
+
+    /// Reads the times of this moment. Makes some system calls.
     #[cfg(target_os = "linux")]
-    fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let stolen = std::fs::read_to_string("/proc/stat").map(|stat| stolen(&stat)).unwrap_or_default();
         let throttled = groups()
             .iter()
@@ -144,7 +162,7 @@ impl Losses {
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn read() -> Self {
+    pub(crate) fn read() -> Self {
         Self::default()
     }
 }

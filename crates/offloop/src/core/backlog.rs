@@ -8,6 +8,8 @@ use super::id::JobState;
 use super::observer::Observer;
 use super::queue::Queue;
 use super::runnable::{AnyJob, EndedEarly, Owner, Runnable};
+#[cfg(feature = "observe")]
+use crate::base::clock::Moment;
 use crate::base::panic::drop_quietly;
 use crate::base::sync::atomic::Ordering;
 
@@ -116,6 +118,13 @@ impl<T: AnyJob + ?Sized> Backlog<T> {
     /// Returns the number of all jobs, those that wait for room included.
     pub(crate) fn total(&self) -> usize {
         self.queue.len() + self.waiting.len()
+    }
+
+    /// Returns when the job was submitted that has waited for the longest time.
+    #[cfg(feature = "observe")]
+    pub(crate) fn oldest(&self) -> Option<Moment> {
+        let fronts = self.queue.fronts().chain(self.waiting.fronts());
+        fronts.map(|job| job.header().submitted).min()
     }
 
     /// Queues a job, or applies the policy if there is no room.

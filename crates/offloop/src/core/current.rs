@@ -1,6 +1,7 @@
 //! The job that runs on this thread, and what it can ask about itself.
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use super::error::{Cancelled, ErrorKind};
 use super::header::Header;
@@ -95,6 +96,11 @@ pub fn id() -> Option<JobId> {
 /// Returns the name of the job that runs on this thread.
 pub fn name() -> Option<String> {
     current(|header| header.options.name.clone().into_owned())
+}
+
+/// Returns the id of the [request](crate::Prepared::request) that the job on this thread works for.
+pub fn request() -> Option<Arc<str>> {
+    current(|header| header.options.request.clone()).flatten()
 }
 
 /// Returns the bytes that [travel](crate::Prepared::carry) with the job that runs on this thread.

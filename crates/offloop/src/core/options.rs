@@ -25,6 +25,8 @@ pub struct Options {
     pub(crate) run_timeout: Option<Duration>,
     pub(crate) capture: Option<Captured>,
     pub(crate) carried: Option<Box<[u8]>>,
+    /// The id of the request that the job works for.
+    pub(crate) request: Option<Arc<str>>,
     pub(crate) retry: Option<Retry>,
     /// Called at the job's end. Only jobs that send items have one.
     pub(crate) on_end: Option<Arc<dyn OnEnd>>,
@@ -44,6 +46,7 @@ impl Options {
             run_timeout: None,
             capture: None,
             carried: None,
+            request: None,
             retry: None,
             on_end: None,
             never_wait: false,
@@ -124,6 +127,19 @@ impl<W> Prepared<W> {
     /// distributed trace, for instance.
     pub fn carry(mut self, bytes: impl Into<Box<[u8]>>) -> Self {
         self.options.carried = Some(bytes.into());
+        self
+    }
+
+    /// Sets the id of the request that the job works for. The job learns it from [`request`](crate::job::request), also in
+    /// a worker process, and the live view shows it.
+    ///
+    /// ```
+    /// let work = offloop::prepare(|| offloop::job::request()).request("7f3a");
+    /// assert_eq!(offloop::run(work).wait()?.as_deref(), Some("7f3a"));
+    /// # Ok::<(), offloop::Error>(())
+    /// ```
+    pub fn request(mut self, id: impl Into<Arc<str>>) -> Self {
+        self.options.request = Some(id.into());
         self
     }
 

@@ -89,6 +89,12 @@ impl<J> Queue<J> {
         self.lines.iter().find_map(|line| line.entries.front()?.1.as_ref())
     }
 
+    /// Iterates over the first entry of each priority.
+    #[cfg(feature = "observe")]
+    pub(crate) fn fronts(&self) -> impl Iterator<Item = &J> {
+        self.lines.iter().filter_map(|line| line.entries.front()?.1.as_ref())
+    }
+
     /// Returns the priority of the entry that `pop_oldest_lowest` would remove.
     pub(crate) fn lowest_priority(&self) -> Option<i8> {
         self.lines.iter().rev().find(|line| !line.entries.is_empty()).map(|line| line.priority)

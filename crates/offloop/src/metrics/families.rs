@@ -5,35 +5,38 @@
 use std::time::Duration;
 
 use super::advice::Advice;
-use super::histogram::Histogram;
 use super::values::{Metrics, PoolKind};
+use crate::base::histogram::Histogram;
 
 /// A metric of all pools.
-pub(super) struct Family<'a> {
-    pub(super) name: &'static str,
+pub(crate) struct Family<'a> {
+    pub(crate) name: &'static str,
     /// A sentence for people who read the page.
-    pub(super) help: &'static str,
-    pub(super) samples: Samples<'a>,
+    pub(crate) help: &'static str,
+    pub(crate) samples: Samples<'a>,
 }
 
 /// The samples of a family, whose kind decides their type.
-pub(super) enum Samples<'a> {
+pub(crate) enum Samples<'a> {
     /// Numbers that only grow.
     Counters(Vec<Sample<'a, u64>>),
     /// Times that only grow.
     Seconds(Vec<Sample<'a, Duration>>),
     /// Numbers of this moment.
     Gauges(Vec<Sample<'a, u64>>),
+    /// Times of this moment.
+    #[cfg(feature = "observe")]
+    GaugeSeconds(Vec<Sample<'a, Duration>>),
     Histograms(Vec<Sample<'a, &'a Histogram>>),
 }
 
-pub(super) struct Sample<'a, T> {
-    pub(super) labels: Labels<'a>,
-    pub(super) value: T,
+pub(crate) struct Sample<'a, T> {
+    pub(crate) labels: Labels<'a>,
+    pub(crate) value: T,
 }
 
 /// Names and values of a sample's labels, in the order in which they are written.
-pub(super) type Labels<'a> = Vec<(&'static str, &'a str)>;
+pub(crate) type Labels<'a> = Vec<(&'static str, &'a str)>;
 
 impl<'a, T> Sample<'a, T> {
     /// Makes a sample of one pool. `labels` follow those that name the pool.

@@ -20,23 +20,28 @@
 
 mod advice;
 pub(crate) mod cpu;
-mod families;
-mod histogram;
+pub(crate) mod families;
 mod prometheus;
 #[cfg(feature = "metrics")]
 mod publisher;
 mod registry;
 pub(crate) mod stats;
 mod values;
+#[cfg(feature = "observe")]
+pub(crate) mod view;
 
 pub use self::advice::Advice;
 pub(crate) use self::advice::{Advisor, OnAdvice};
-pub use self::histogram::{Histogram, Recorder};
 pub use self::prometheus::prometheus;
+#[cfg(feature = "observe")]
+pub(crate) use self::prometheus::write;
 #[cfg(feature = "metrics")]
 pub use self::publisher::Publisher;
 pub use self::registry::all;
+#[cfg(feature = "observe")]
+pub(crate) use self::registry::for_each;
 pub(crate) use self::registry::{Measured, register};
 pub use self::values::{ArenaBytes, Metrics, Outcomes, PoolKind, Restarts, WorkerCounts};
 pub use crate::base::activity::Activity;
+pub use crate::base::histogram::{Histogram, Recorder};
 pub use crate::core::outcome::Outcome;

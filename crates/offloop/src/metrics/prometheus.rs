@@ -5,8 +5,8 @@ use std::fmt::{self, Write};
 use std::time::Duration;
 
 use super::families::{self, Family, Sample, Samples};
-use super::histogram::Histogram;
 use super::values::{Metrics, PoolKind};
+use crate::base::histogram::Histogram;
 
 /// Writes metrics in the text format of Prometheus, to be served as `text/plain; version=0.0.4`.
 ///
@@ -29,6 +29,15 @@ pub fn prometheus(pools: &[Metrics]) -> String {
     page.0
 }
 
+/// Writes further families in the same format.
+#[cfg(feature = "observe")]
+pub(crate) fn write<'a>(families: impl IntoIterator<Item = Family<'a>>) -> String {
+    let mut page = Page(String::new());
+    // Writing to a string does not fail.
+    let _ = families.into_iter().try_for_each(|family| page.write_family(&family));
+    page.0
+}
+
 struct Page(String);
 
 impl Page {
@@ -37,6 +46,8 @@ impl Page {
         let kind = match samples {
             Samples::Counters(_) | Samples::Seconds(_) => "counter",
             Samples::Gauges(_) => "gauge",
+            #[cfg(feature = "observe")]
+            Samples::GaugeSeconds(_) => "gauge",
             Samples::Histograms(_) => "histogram",
         };
         writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}")?;
@@ -45,6 +56,10 @@ impl Page {
                 samples.iter().try_for_each(|sample| self.write(name, &sample.labels, sample.value))
             }
             Samples::Seconds(samples) => {
+                samples.iter().try_for_each(|sample| self.write(name, &sample.labels, seconds(sample.value)))
+            }
+            #[cfg(feature = "observe")]
+            Samples::GaugeSeconds(samples) => {
                 samples.iter().try_for_each(|sample| self.write(name, &sample.labels, seconds(sample.value)))
             }
             Samples::Histograms(samples) => {

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use ::metrics::{Label, counter, gauge, histogram};
 
 use super::families::{Labels, Samples, families};
-use super::histogram::Histogram;
 use super::values::Metrics;
+use crate::base::histogram::Histogram;
 
 /// Publishes metrics through the crate [`metrics`], under the names and labels of
 /// [`prometheus()`](super::prometheus()).
@@ -44,6 +44,12 @@ impl Publisher {
                 Samples::Gauges(samples) => {
                     for sample in samples {
                         gauge!(name, owned(&sample.labels)).set(sample.value as f64);
+                    }
+                }
+                #[cfg(feature = "observe")]
+                Samples::GaugeSeconds(samples) => {
+                    for sample in samples {
+                        gauge!(name, owned(&sample.labels)).set(sample.value.as_secs_f64());
                     }
                 }
                 Samples::Histograms(samples) => {

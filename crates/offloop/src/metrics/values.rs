@@ -4,7 +4,7 @@ use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
 use super::advice::{Advice, Advisor};
-use super::histogram::Histogram;
+use crate::base::histogram::Histogram;
 use crate::core::outcome::Outcome;
 
 /// The number of jobs that have ended in each way: `outcomes[Outcome::Completed]`.

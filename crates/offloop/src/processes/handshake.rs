@@ -306,6 +306,8 @@ impl Ties {
 ///
 /// Returns `None` if the pool is gone.
 pub(super) fn become_worker(socket: OwnedFd) -> io::Result<Option<WorkerSetup>> {
+    #[cfg(feature = "observe")]
+    crate::metrics::view::first_pool::never();
     process::leave_ctrl_c_to_the_parent();
     // Rust's runtime does so too, but it has not begun yet if `init` runs before `main`.
     process::ignore_sigpipe();

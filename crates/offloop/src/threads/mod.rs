@@ -10,9 +10,12 @@
 //! | `worker`, `local` | one worker thread, from its start to its end, and the value that it owns |
 //! | `spawn` | threads that somebody else starts |
 //! | `shutdown` | how a pool is closed, drained and cancelled |
+//! | `view`, `birth` | what the live view shows of a pool, and what its threads say about themselves for it |
 //!
 //! The README beside this file has the protocol by which threads are woken, and the proof that no job is forgotten.
 
+#[cfg(feature = "observe")]
+mod birth;
 mod builder;
 mod config;
 mod injector;
@@ -25,6 +28,8 @@ mod scheduler;
 mod shutdown;
 mod spawn;
 mod state;
+#[cfg(feature = "observe")]
+mod view;
 #[cfg(all(test, weak_memory))]
 mod weak_model;
 mod worker;

@@ -12,6 +12,7 @@ use crate::base::cores::cores;
 use crate::base::fork::OwnProcess;
 use crate::base::panic::drop_quietly;
 use crate::base::spawn::spawn;
+use crate::base::sync::atomic::Ordering;
 use crate::base::sync::{Condvar, Mutex, MutexGuard, thread};
 use crate::core::compensation::Compensate;
 use crate::core::error::ErrorKind;
@@ -19,6 +20,8 @@ use crate::core::header::Header;
 use crate::core::outcome::Outcome;
 use crate::core::runnable::{Owner, Runnable};
 use crate::metrics::stats::OutcomeCounters;
+#[cfg(feature = "observe")]
+use crate::metrics::view::PoolView;
 use crate::metrics::{self, Advisor, Measured, Metrics, PoolKind, Recorder};
 
 /// The function that a worker thread runs, from its start to its end.
@@ -252,6 +255,19 @@ impl Registry {
         }
     }
 
+    /// Returns the metrics, and what `look` finds under the same lock. It finds nothing in a forked child.
+    pub(super) fn measure<R>(&self, look: impl FnOnce(&Scheduler) -> R) -> (Metrics, Option<R>) {
+        let mut metrics = Metrics::new(&self.advisor, PoolKind::Threads);
+        let found = self.lock().map(|mut scheduler| {
+            self.collect(&mut scheduler);
+            scheduler.measure(&mut metrics);
+            look(&scheduler)
+        });
+        self.counts.add_to(&mut metrics.outcomes);
+        metrics.lock_wait = self.config.lock_wait.as_deref().map(Recorder::read);
+        (metrics, found)
+    }
+
     pub(super) fn worker_count(&self) -> usize {
         self.lock().map_or(0, |scheduler| scheduler.threads)
     }
@@ -287,32 +303,43 @@ impl Owner for Registry {
 
 impl Measured for Registry {
     fn metrics(&self) -> Metrics {
-        let mut metrics = Metrics::new(&self.advisor, PoolKind::Threads);
-        if let Some(mut scheduler) = self.lock() {
-            self.collect(&mut scheduler);
-            scheduler.measure(&mut metrics);
-        }
-        self.counts.add_to(&mut metrics.outcomes);
-        metrics.lock_wait = self.config.lock_wait.as_deref().map(Recorder::read);
-        metrics
+        self.measure(|_| ()).0
     }
 
     fn is_over(&self) -> bool {
         self.lock().is_none_or(|scheduler| scheduler.closed && scheduler.is_empty())
     }
+
+    #[cfg(feature = "observe")]
+    fn view(&self) -> PoolView {
+        Registry::view(self)
+    }
+
+    #[cfg(feature = "observe")]
+    fn cancel_running(&self, job: u64) -> bool {
+        Registry::cancel_running(self, job)
+    }
 }
 
-impl Compensate for Registry {
+/// One thread of a pool, as the jobs that it runs may block it.
+pub(super) struct Blockable {
+    pub(super) registry: Arc<Registry>,
+    pub(super) worker: Arc<WorkerRecord>,
+}
+
+impl Compensate for Blockable {
     fn block(&self) {
-        if let Some(mut scheduler) = self.lock() {
+        if let Some(mut scheduler) = self.registry.lock() {
             scheduler.blocked += 1;
-            self.release(scheduler);
+            self.worker.is_blocked.store(true, Ordering::Relaxed);
+            self.registry.release(scheduler);
         }
     }
 
     fn unblock(&self) {
-        let Some(mut scheduler) = self.lock() else { return };
+        let Some(mut scheduler) = self.registry.lock() else { return };
         scheduler.blocked -= 1;
+        self.worker.is_blocked.store(false, Ordering::Relaxed);
         // If the stand-in has gone to rest meanwhile, there is one thread too many.
         let surplus = if scheduler.has_surplus() { scheduler.idle.first().cloned() } else { None };
         drop(scheduler);

@@ -30,8 +30,13 @@ pub(super) struct WorkerRecord {
     pub(super) woken: AtomicBool,
     /// The thread's record of its jobs. Written by the thread alone, read for metrics.
     pub(super) stats: Arc<WorkerStats>,
+    /// Whether its job waits for another job, while a further thread stands in. Written under the scheduler's lock.
+    pub(super) is_blocked: AtomicBool,
     /// Its index in `Scheduler::seats`.
     seat: usize,
+    /// What the thread says about itself when it starts. Written once, by itself.
+    #[cfg(feature = "observe")]
+    pub(super) birth: OnceLock<super::birth::Birth>,
 }
 
 impl WorkerRecord {
@@ -91,7 +96,7 @@ pub(super) struct Scheduler {
     /// The number of threads that stay although they are idle. Never changes.
     pub(super) min_workers: usize,
     /// The largest number of threads that are not blocked. Never changes.
-    max_workers: usize,
+    pub(super) max_workers: usize,
     /// Never changes.
     growth: Growth,
     /// Counts the threads that were ever named, for the names of the next ones.
@@ -212,7 +217,10 @@ impl Scheduler {
             thread: OnceLock::new(),
             woken: AtomicBool::new(false),
             stats: Arc::default(),
+            is_blocked: AtomicBool::new(false),
             seat,
+            #[cfg(feature = "observe")]
+            birth: OnceLock::new(),
         });
         self.seats[seat] = Some(Seat { worker: Arc::clone(&worker), running: None });
         worker

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::local;
-use super::registry::Registry;
+use super::registry::{Blockable, Registry};
 use super::scheduler::{Role, RunningJob, Scheduler, SearchStep, WorkerRecord};
 use crate::base::panic::{self, drop_quietly};
 use crate::base::sync::atomic::Ordering;
@@ -45,7 +45,10 @@ enum Step {
 /// Serves the pool on this thread, from the thread's start to its end.
 pub(super) fn serve(registry: &Arc<Registry>, record: &Arc<WorkerRecord>, mut role: Role) {
     let _ = record.thread.set(thread::current());
-    compensation::enter(Arc::clone(registry) as Arc<dyn Compensate>);
+    #[cfg(feature = "observe")]
+    let _ = record.birth.set(super::birth::Birth::of_this_thread());
+    let blockable = Blockable { registry: Arc::clone(registry), worker: Arc::clone(record) };
+    compensation::enter(Arc::new(blockable) as Arc<dyn Compensate>);
     if let Some(hook) = &registry.config.on_worker_start {
         drop_quietly(panic::catch(|| hook()));
     }

@@ -56,6 +56,8 @@ mod guard;
 mod model;
 mod monitor;
 mod pulse;
+#[cfg_attr(not(feature = "observe"), allow(dead_code, reason = "the live view reads it"))]
+pub(crate) mod record;
 #[cfg(feature = "tokio")]
 mod tokio;
 
@@ -63,10 +65,11 @@ pub use self::detector::StallEvent;
 pub use self::guard::WatchGuard;
 pub use self::monitor::{MeasureStarvation, Monitor};
 pub use self::pulse::Pulse;
+pub use self::record::StallPlace;
 #[cfg(feature = "tokio")]
 pub use self::tokio::{
-    RuntimeWatch, RuntimeWatchBuilder, StackFrame, Stall, StallPhase, StalledThread, TaskOrigin,
-    WatchedFuture,
+    RuntimeWatch, RuntimeWatchBuilder, Stall, StallPhase, StalledThread, TaskOrigin, WatchedFuture,
 };
-#[cfg(feature = "tokio")]
 pub use crate::base::activity::Activity;
+#[cfg(feature = "tokio")]
+pub use crate::base::stack::StackFrame;

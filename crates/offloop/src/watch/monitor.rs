@@ -1,13 +1,15 @@
 //! The thread that watches one loop by its pulse.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::clock::{Nanos, to_nanos};
+use super::clock::{Nanos, duration, to_nanos};
 use super::detector::{StallDetector, StallEvent, StallTiming};
 use super::guard::{StopSignal, WatchGuard};
 use super::pulse::{Pulse, PulseState};
+use super::record::{self, LoopRecord};
 use crate::base::panic;
 
 /// The shortest threshold. On a machine under load a loop is late by about as much without a fault of its own.
@@ -44,6 +46,8 @@ impl MeasureStarvation for NotMeasured {
 #[must_use = "a monitor watches from `start` on"]
 pub struct Monitor {
     pub(super) timing: StallTiming,
+    name: Cow<'static, str>,
+    kind: Cow<'static, str>,
 }
 
 impl Monitor {
@@ -61,7 +65,26 @@ impl Monitor {
                 first_repeat: threshold,
                 longest_repeat,
             },
+            name: Cow::Borrowed("loop"),
+            kind: Cow::Borrowed("other"),
         }
+    }
+
+    /// Sets the loop's name in the live view. Default: `loop`.
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets the loop's kind in the live view, such as `asyncio`. Default: `other`.
+    pub fn kind(mut self, kind: impl Into<Cow<'static, str>>) -> Self {
+        self.kind = kind.into();
+        self
+    }
+
+    /// Makes the record of a loop with these settings.
+    pub(super) fn record(&self) -> LoopRecord {
+        LoopRecord::new(self.name.clone(), self.kind.clone(), duration(self.timing.threshold))
     }
 
     /// Reports a stall again after `first`, then after twice as long each time, at most after `longest`.
@@ -102,9 +125,17 @@ impl Monitor {
         measure: impl MeasureStarvation + Send + 'static,
         on_event: impl FnMut(StallEvent) + Send + 'static,
     ) -> io::Result<(Pulse, WatchGuard)> {
-        let pulse = Arc::new(PulseState::new(self.timing.threshold, self.timing.interval));
+        let pulse = Arc::new(PulseState::new(self.timing.threshold, self.timing.interval, self.record()));
         let (watched, detector) = (Arc::clone(&pulse), StallDetector::new(self.timing));
-        let guard = WatchGuard::spawn(move |stop| watch(&watched, detector, stop, measure, on_event))?;
+        let late_now = {
+            let pulse = Arc::clone(&pulse);
+            move || pulse.late_now()
+        };
+        let listed = record::list(&pulse.record, late_now);
+        let guard = WatchGuard::spawn(move |stop| {
+            watch(&watched, detector, stop, measure, on_event);
+            drop(listed);
+        })?;
         Ok((Pulse(pulse), guard))
     }
 }
@@ -143,9 +174,46 @@ fn watch(
             panic::drop_quietly(panic::catch(|| measure.refresh()));
         }
         if let Some(event) = event {
+            note(&pulse.record, event);
             panic::drop_quietly(panic::catch(|| on_event(event)));
         }
         due = next;
     }
     panic::drop_quietly((measure, on_event));
+}
+
+/// Records an event for those who look.
+fn note(record: &LoopRecord, event: StallEvent) {
+    match event {
+        StallEvent::Suspected => {}
+        StallEvent::Began { late } => {
+            record.count_stall();
+            record.set_ongoing(late);
+        }
+        StallEvent::Ongoing { late } => record.set_ongoing(late),
+        StallEvent::Over { lasted } => {
+            record.add_stalled(lasted);
+            record.set_ongoing(Duration::ZERO);
+        }
+        StallEvent::Starved { starved, .. } => record.note_starved(starved),
+    }
+}
+
+#[cfg(all(test, not(any(shuttle, weak_memory))))]
+mod tests {
+    use super::*;
+    use crate::watch::record::StallCounts;
+
+    #[test]
+    fn the_stall_that_goes_on_is_part_of_the_time() {
+        const MS: Duration = Duration::from_millis(1);
+        let record = Monitor::new(100 * MS).record();
+        note(&record, StallEvent::Began { late: 100 * MS });
+        note(&record, StallEvent::Ongoing { late: 300 * MS });
+        assert_eq!((record.counts().stalls, record.counts().stalled), (1, 300 * MS));
+        note(&record, StallEvent::Over { lasted: 320 * MS });
+        note(&record, StallEvent::Starved { late: 90 * MS, starved: 80 * MS });
+        let expected = StallCounts { stalls: 1, stalled: 320 * MS, starved: 1, starved_time: 80 * MS };
+        assert_eq!(record.counts(), expected);
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::{Clock, Nanos, duration};
+use super::record::{LoopRecord, StallPlace};
 use crate::base::sync::atomic::{AtomicU64, Ordering};
 
 /// In place of the last beat's time: no beat is due.
@@ -31,17 +32,20 @@ pub(super) struct PulseState {
     pub(super) clock: Clock,
     pub(super) threshold: Nanos,
     interval: Nanos,
+    /// How late the beats were, and what has stalled the loop.
+    pub(super) record: Arc<LoopRecord>,
     /// See [`Reading`]. Both are written by beats and pauses, `back` before `last`.
     last: AtomicU64,
     back: AtomicU64,
 }
 
 impl PulseState {
-    pub(super) fn new(threshold: Nanos, interval: Nanos) -> Self {
+    pub(super) fn new(threshold: Nanos, interval: Nanos, record: LoopRecord) -> Self {
         Self {
             clock: Clock::new(),
             threshold,
             interval,
+            record: Arc::new(record),
             last: AtomicU64::new(PAUSED),
             back: AtomicU64::new(0),
         }
@@ -51,6 +55,20 @@ impl PulseState {
         // Acquire: with a beat comes the `back` that was written before it.
         let last = self.last.load(Ordering::Acquire);
         Reading { last, back: self.back.load(Ordering::Relaxed) }
+    }
+
+    /// Returns for how long the next beat is overdue. Zero while paused.
+    pub(super) fn late_now(&self) -> Duration {
+        let last = self.read().last;
+        duration(self.clock.now().saturating_sub(last.saturating_add(self.interval)))
+    }
+
+    /// Records how late the beat of this moment is, unless it is the first one or the first after a pause.
+    fn record_lateness(&self, now: Nanos) {
+        let last = self.last.load(Ordering::Relaxed);
+        if last != PAUSED {
+            self.record.lateness.record(duration(now.saturating_sub(last.saturating_add(self.interval))));
+        }
     }
 
     fn set(&self, now: Nanos, last: Nanos) {
@@ -68,6 +86,7 @@ impl Pulse {
     /// after a pause.
     pub fn beat(&self) {
         let now = self.0.clock.now();
+        self.0.record_lateness(now);
         self.0.set(now, now);
     }
 
@@ -75,6 +94,25 @@ impl Pulse {
     /// Ends a stall that is going on.
     pub fn pause(&self) {
         self.0.set(self.0.clock.now(), PAUSED);
+    }
+
+    /// Counts a stall at a place, for the live view. For those who examine the stalls that they are told of.
+    ///
+    /// `stall` is the caller's number of the stall, another one for each. When the same stall is counted again, since it
+    /// has lasted longer or its place is known better, that replaces what was counted for it before. At most 1024 places
+    /// are told apart. Takes a lock for a moment, and needs neither the loop nor an interpreter.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use offloop::watch::{Monitor, StallPlace};
+    ///
+    /// let (pulse, _guard) = Monitor::new(Duration::from_millis(20)).name("requests").start(|_| ())?;
+    /// let place = StallPlace::new("read_all").line("files.rs", Some(12)).advice("read it in a thread");
+    /// pulse.stalled_at(1, place, Duration::from_millis(40));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn stalled_at(&self, stall: u64, place: StallPlace, lasted: Duration) {
+        self.0.record.stalled_at(stall, place, lasted);
     }
 
     /// Returns the interval at which the loop should beat: a quarter of the threshold. Beats that come further apart

@@ -121,20 +121,22 @@ pub(crate) struct CallContext<'a> {
     pub(crate) parent: Option<&'a str>,
     /// The bytes that the job [carries](crate::Prepared::carry).
     pub(crate) carried: Option<Bytes<'a>>,
+    /// The id of the [request](crate::Prepared::request) that the job works for.
+    pub(crate) request: Option<&'a str>,
 }
 
 /// Both ends are of one build, so the fields need no names.
 impl Serialize for CallContext<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (self.name, self.parent, self.carried).serialize(serializer)
+        (self.name, self.parent, self.carried, self.request).serialize(serializer)
     }
 }
 
 impl<'a> CallContext<'a> {
     /// Splits the context off the front of a payload.
     pub(crate) fn take(incoming: Incoming<'a>) -> Result<(Self, Incoming<'a>), Error> {
-        let ((name, parent, carried), arguments) = incoming.split()?;
-        Ok((Self { name, parent, carried }, arguments))
+        let ((name, parent, carried, request), arguments) = incoming.split()?;
+        Ok((Self { name, parent, carried, request }, arguments))
     }
 }
 

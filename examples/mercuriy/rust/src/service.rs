@@ -77,7 +77,7 @@ impl Service {
             rfc: options.rfc.clone(),
         };
         Ok(Self {
-            places: Places::new(options.on)?,
+            places: Places::new(options.on, options.otlp.clone())?,
             systems: Systems::new(&addresses)?,
             messages: Messages::open(&data.join("messages.sqlite"))?,
             audit: Audit::open(&data.join("audit.jsonl"))?,
@@ -120,8 +120,8 @@ impl Service {
             stopping.is_stopping.store(true, Ordering::Relaxed);
             tracing::info!("the service is stopping");
         };
-        let serving =
-            axum::serve(listener, routes::router(Arc::clone(&self))).with_graceful_shutdown(graceful);
+        let routes = routes::router(Arc::clone(&self)).into_make_service_with_connect_info::<SocketAddr>();
+        let serving = axum::serve(listener, routes).with_graceful_shutdown(graceful);
         let serving = serving.into_future();
         tokio::pin!(serving);
         let mut asked = stop;

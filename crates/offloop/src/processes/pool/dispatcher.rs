@@ -20,6 +20,8 @@ use crate::core::runnable::{AbortIf, Owner};
 use crate::core::shutdown::ShutdownReport;
 use crate::core::spin::{self, SpinOutcome};
 use crate::metrics::stats::{OutcomeCounters, Timing};
+#[cfg(feature = "observe")]
+use crate::metrics::view::PoolView;
 use crate::metrics::{Activity, Advisor, Measured, Metrics, PoolKind};
 use crate::processes::link::{Link, state};
 use crate::processes::os::fd::EventFd;
@@ -69,7 +71,7 @@ impl Dispatcher {
     }
 
     /// Locks the state. Returns `None` in a forked child, whose parent has the workers and the supervisor.
-    fn lock(&self) -> Option<MutexGuard<'_, Scheduler>> {
+    pub(super) fn lock(&self) -> Option<MutexGuard<'_, Scheduler>> {
         self.scheduler.get().map(Mutex::lock)
     }
 
@@ -304,6 +306,18 @@ impl Dispatcher {
         self.lock_here().fall_asleep(deadline)
     }
 
+    /// Returns the metrics, and what `look` finds under the same lock. It finds nothing in a forked child.
+    pub(super) fn measure<R>(&self, look: impl FnOnce(&Scheduler) -> R) -> (Metrics, Option<R>) {
+        let mut metrics = Metrics::new(&self.advisor, PoolKind::Processes);
+        self.counts.add_to(&mut metrics.outcomes);
+        let found = self.lock().map(|scheduler| {
+            metrics.arena = Some(self.config.memory.bytes());
+            scheduler.add_to(&mut metrics);
+            look(&scheduler)
+        });
+        (metrics, found)
+    }
+
     /// Records that the supervisor has ended. Returns the jobs that are left.
     pub(super) fn end(&self) -> Vec<Arc<dyn RemoteCall>> {
         let mut scheduler = self.lock_here();
@@ -322,17 +336,21 @@ impl Dispatcher {
 
 impl Measured for Dispatcher {
     fn metrics(&self) -> Metrics {
-        let mut metrics = Metrics::new(&self.advisor, PoolKind::Processes);
-        self.counts.add_to(&mut metrics.outcomes);
-        if let Some(scheduler) = self.lock() {
-            metrics.arena = Some(self.config.memory.bytes());
-            scheduler.add_to(&mut metrics);
-        }
-        metrics
+        self.measure(|_| ()).0
     }
 
     fn is_over(&self) -> bool {
         Self::is_over(self)
+    }
+
+    #[cfg(feature = "observe")]
+    fn view(&self) -> PoolView {
+        Self::view(self)
+    }
+
+    #[cfg(feature = "observe")]
+    fn cancel_running(&self, job: u64) -> bool {
+        Self::cancel_running(self, job)
     }
 }
 

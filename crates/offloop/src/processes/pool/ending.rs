@@ -193,6 +193,8 @@ impl Supervisor {
         let config = &self.dispatcher.config;
         let start_failure = death.start_failure(&stderr);
         let error = death.error(stderr, config.max_rss, &mut self.out_of_memory_kills);
+        #[cfg(feature = "observe")]
+        death.remember(&config.name, &error, begun.first().map(|(job, _)| job.header()));
         if death.is_crash() && config.on_crash == OnCrash::Break {
             let culprit = begun.first().map(|(job, _)| job.header());
             self.dispatcher.break_with(&death.describe(culprit));

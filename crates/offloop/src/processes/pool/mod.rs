@@ -11,6 +11,7 @@
 //! | `remote`, `results` | a job that runs in another process, and how its answer becomes its end |
 //! | `items`, `item_queue` | items that a job sends before its result |
 //! | `output` | what workers print |
+//! | `view` | what the live view shows of a pool |
 
 pub(crate) mod builder;
 mod child;
@@ -28,4 +29,6 @@ pub(super) mod results;
 mod scheduler;
 mod supervisor;
 mod template;
+#[cfg(feature = "observe")]
+mod view;
 mod worker;

@@ -289,8 +289,10 @@ impl ProcessPool {
             name: has_name.then_some(&*options.name),
             parent: name_of_current_span(),
             carried: options.carried.as_deref().map(Bytes),
+            request: options.request.as_deref(),
         };
-        let is_needed = has_name || context.parent.is_some() || context.carried.is_some();
+        let is_needed =
+            has_name || context.parent.is_some() || context.carried.is_some() || context.request.is_some();
         let encoded = call.encode(is_needed.then_some(&context), &*config.memory);
         let encoded = match encoded.and_then(|encoded| config.check_size(encoded)) {
             Ok(encoded) => encoded,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::config::Config;
 use super::item_queue::ItemQueue;
 use super::remote::{Outbound, RemoteCall};
-use super::worker::{Finished, LeaveReason, WorkerPhase, WorkerRecord};
+use super::worker::{Finished, LeaveReason, WorkerPhase, WorkerRecord, WorkerState};
 use crate::core::backlog::{Backlog, Offer};
 use crate::core::error::{ErrorKind, WorkerExit};
 use crate::core::header::{Expected, Header};
@@ -62,7 +62,7 @@ pub(super) struct Scheduler {
     pub(super) target: usize,
     /// The number of workers up to which the pool grows on demand. `None` in a pool that does not. Changed by `resize` and
     /// `set_max_workers`.
-    grow_to: Option<usize>,
+    pub(super) grow_to: Option<usize>,
     /// The number of workers that stay although they are idle. Never changes.
     min_workers: usize,
     /// The time without a job after which others leave. Never changes.
@@ -628,11 +628,11 @@ impl Scheduler {
         (metrics.queued, metrics.running) = (self.queued(), self.running());
         let workers = &mut metrics.workers;
         for worker in &self.workers {
-            *match worker.phase {
-                WorkerPhase::Starting | WorkerPhase::Initialising => &mut workers.starting,
-                WorkerPhase::Ready if worker.calls.is_empty() => &mut workers.idle,
-                WorkerPhase::Ready => &mut workers.busy,
-                WorkerPhase::Retiring | WorkerPhase::Leaving(_) => &mut workers.leaving,
+            *match worker.state() {
+                WorkerState::Starting => &mut workers.starting,
+                WorkerState::Idle => &mut workers.idle,
+                WorkerState::Busy => &mut workers.busy,
+                WorkerState::Leaving => &mut workers.leaving,
             } += 1;
         }
     }

@@ -63,6 +63,18 @@ pub(super) enum LeaveReason {
     HandshakeFailed(String),
 }
 
+/// The state of a worker, as metrics count it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WorkerState {
+    /// It cannot take jobs yet.
+    Starting,
+    Idle,
+    /// It has a job.
+    Busy,
+    /// It takes no more jobs.
+    Leaving,
+}
+
 /// The pool's record of one worker. It is kept under the scheduler's lock, so any thread that holds the lock writes it.
 #[derive(Debug)]
 pub(super) struct WorkerRecord {
@@ -94,6 +106,9 @@ pub(super) struct WorkerRecord {
     load_timeout: Option<Duration>,
     /// When it will have reached the age at which it is replaced. Never changes.
     retires_at: Option<Instant>,
+    /// When its process was started. Never changes.
+    #[cfg(feature = "observe")]
+    pub(super) started: Instant,
     /// Arguments of answered calls of which the worker still uses parts. Added to when an answer says so. Dropped with
     /// the record, when the worker is dead.
     kept: Vec<Payload>,
@@ -157,7 +172,18 @@ impl WorkerRecord {
             over_memory: false,
             load_timeout: config.load_timeout,
             retires_at: config.max_worker_age.and_then(|age| now.checked_add(age)),
+            #[cfg(feature = "observe")]
+            started: now,
             kept: Vec::new(),
+        }
+    }
+
+    pub(super) fn state(&self) -> WorkerState {
+        match self.phase {
+            WorkerPhase::Starting | WorkerPhase::Initialising => WorkerState::Starting,
+            WorkerPhase::Ready if self.calls.is_empty() => WorkerState::Idle,
+            WorkerPhase::Ready => WorkerState::Busy,
+            WorkerPhase::Retiring | WorkerPhase::Leaving(_) => WorkerState::Leaving,
         }
     }
 
@@ -298,6 +324,18 @@ impl WorkerRecord {
                 let next = call.looked_at.unwrap_or(since).checked_add(limit.max(LOOK));
                 next.into_iter().chain(since.checked_add(load)).min()
             }
+        }
+    }
+
+    /// Returns the time that the worker's job may still run before its run timeout, if it has one.
+    #[cfg(feature = "observe")]
+    pub(super) fn time_left(&self, now: Instant) -> Option<Duration> {
+        let (limit, since, call) = self.run_limit()?;
+        match (self.load_timeout, call.began) {
+            (None, _) => Some(limit.saturating_sub(now.saturating_duration_since(since))),
+            (Some(_), Some(began)) => Some(limit.saturating_sub(now.saturating_duration_since(began))),
+            // It has not begun, as far as the supervisor has seen.
+            (Some(_), None) => Some(limit),
         }
     }
 

@@ -54,6 +54,8 @@ impl Template {
 
     /// Returns `None` if the pool is gone.
     fn at(socket: OwnedFd) -> io::Result<Option<Self>> {
+        #[cfg(feature = "observe")]
+        crate::metrics::view::first_pool::never();
         leave_ctrl_c_to_the_parent();
         let (lifeline, start) = handshake::receive_greeting(socket.as_fd())?;
         // If it fails, the pool is gone, which `serve` notices.

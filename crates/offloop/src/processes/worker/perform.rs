@@ -55,6 +55,7 @@ fn perform(task: &Task, request: &Request) -> Result<(Payload, bool), Fault> {
         incoming = arguments;
         parent = context.parent;
         options.carried = context.carried.map(|bytes| bytes.0.into());
+        options.request = context.request.map(Into::into);
         if let Some(name) = context.name {
             options.name = name.to_owned().into();
         }

@@ -1,5 +1,6 @@
 //! The public types with which a tokio runtime is watched.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -51,6 +52,7 @@ pub struct RuntimeWatchBuilder {
     state: Arc<RuntimeState>,
     on_stall: Box<dyn FnMut(&Stall) + Send>,
     stacks: bool,
+    name: Cow<'static, str>,
 }
 
 impl RuntimeWatchBuilder {
@@ -61,6 +63,7 @@ impl RuntimeWatchBuilder {
             state: Arc::new(RuntimeState::new()),
             on_stall: Box::new(|_| ()),
             stacks: false,
+            name: Cow::Borrowed("tokio"),
         }
     }
 
@@ -69,6 +72,12 @@ impl RuntimeWatchBuilder {
     /// Shorter stalls are never reported. Stalls that are longer by half of it always are.
     pub fn threshold(mut self, threshold: Duration) -> Self {
         self.monitor = Monitor::new(threshold);
+        self
+    }
+
+    /// Sets the runtime's name in the live view. Default: `tokio`.
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.name = name.into();
         self
     }
 
@@ -135,10 +144,12 @@ impl RuntimeWatchBuilder {
     ///
     /// If the watch's thread cannot be started.
     pub fn start(self, runtime: &Handle) -> io::Result<RuntimeWatch> {
-        let mut timing = self.monitor.timing;
+        let monitor = self.monitor.name(self.name).kind("tokio");
+        let record = Arc::new(monitor.record());
+        let mut timing = monitor.timing;
         // An answer is due at once.
         timing.interval = 0;
-        let reporter = Reporter::new(self.on_stall, self.stacks);
+        let reporter = Reporter::new(self.on_stall, self.stacks, record);
         let guard = runtime::start(runtime, &self.state, timing, reporter)?;
         Ok(RuntimeWatch(Arc::new(Inner { _guard: guard, state: self.state, runtime: runtime.clone() })))
     }

@@ -4,9 +4,8 @@ mod builder;
 mod report;
 mod runtime;
 mod slot;
-mod stack;
 mod stall;
 mod tracker;
 
 pub use self::builder::{RuntimeWatch, RuntimeWatchBuilder, WatchedFuture};
-pub use self::stall::{StackFrame, Stall, StallPhase, StalledThread, TaskOrigin};
+pub use self::stall::{Stall, StallPhase, StalledThread, TaskOrigin};

@@ -1,13 +1,16 @@
 //! Reports stalls to the callback and to the program's subscriber, and counts them by place.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 #[cfg(feature = "tracing")]
 use std::time::Instant;
 
 use super::stall::{Stall, TaskOrigin};
 use crate::base::panic;
+use crate::base::stack::StackFrame;
 use crate::base::starvation::StarvationMeter;
+use crate::watch::record::{LoopRecord, StallPlace};
 
 /// The number of places that are counted apart. Further ones are counted as one place.
 const PLACES: usize = 1024;
@@ -17,14 +20,18 @@ const PLACES: usize = 1024;
 const QUIET: Duration = Duration::from_secs(60);
 
 /// A task, the name of the thread that it has stalled, and the function in which it has.
-type StallPlace = (Option<TaskOrigin>, Option<String>, Option<String>);
+type PlaceKey = (Option<TaskOrigin>, Option<String>, Option<String>);
 
 pub(super) struct Reporter {
     on_stall: Box<dyn FnMut(&Stall) + Send>,
     pub(super) wants_stacks: bool,
+    /// What the live view shows of the runtime.
+    pub(super) record: Arc<LoopRecord>,
+    /// The number of the last stall.
+    numbered: u64,
     /// Measures for how long the stalled threads had no core.
     pub(super) meter: StarvationMeter,
-    places: HashMap<StallPlace, Place>,
+    places: HashMap<PlaceKey, Place>,
     /// The times at which the runtime was late for want of a core.
     #[cfg(feature = "tracing")]
     starvation: Unlogged,
@@ -78,10 +85,16 @@ impl Unlogged {
 }
 
 impl Reporter {
-    pub(super) fn new(on_stall: Box<dyn FnMut(&Stall) + Send>, wants_stacks: bool) -> Self {
+    pub(super) fn new(
+        on_stall: Box<dyn FnMut(&Stall) + Send>,
+        wants_stacks: bool,
+        record: Arc<LoopRecord>,
+    ) -> Self {
         Self {
             on_stall,
             wants_stacks,
+            record,
+            numbered: 0,
             meter: StarvationMeter::new(),
             places: HashMap::new(),
             #[cfg(feature = "tracing")]
@@ -103,19 +116,24 @@ impl Reporter {
         let place = self.place(stall);
         place.seen += 1;
         stall.seen = place.seen;
+        self.numbered += 1;
+        stall.number = self.numbered;
+        self.record.count_stall();
         self.report(stall);
     }
 
     /// Reports a stall that was counted before.
     pub(super) fn report(&mut self, stall: &mut Stall) {
+        let new = self.record.stalled_at(stall.number, place_of(stall), stall.lasted);
+        self.record.add_stalled(new);
         #[cfg(feature = "tracing")]
         self.log(stall);
         panic::drop_quietly(panic::catch(|| (self.on_stall)(stall)));
     }
 
     /// Records that the runtime was late by this time for want of a core. That is no stall.
-    #[cfg_attr(not(feature = "tracing"), expect(clippy::unused_self, reason = "it is only logged"))]
     pub(super) fn starved(&mut self, late: Duration, starved: Duration) {
+        self.record.note_starved(starved);
         #[cfg(feature = "tracing")]
         if self.starvation.log() {
             log::starved(late, starved);
@@ -123,7 +141,7 @@ impl Reporter {
             self.starvation.add(starved);
         }
         #[cfg(not(feature = "tracing"))]
-        let _ = (late, starved);
+        let _ = late;
     }
 
     /// Logs what had no line of its own, where a minute has passed; all of it if `is_last`. Called at each look.
@@ -161,12 +179,39 @@ impl Reporter {
     }
 }
 
+/// Returns the place of a stall for the live view: the line, if the stack has one, else the task, else the thread.
+fn place_of(stall: &Stall) -> StallPlace {
+    let place = match (stall.own_frame(), stall.task) {
+        (Some(StackFrame { function: Some(function), file, line, .. }), _) => {
+            let place = StallPlace::new(function.clone());
+            match file {
+                Some(file) => place.line(file.clone(), *line),
+                None => place,
+            }
+        }
+        (_, Some(TaskOrigin { name, spawned_at })) => {
+            let task = name.map_or_else(|| "a task".to_owned(), |name| format!("task `{name}`"));
+            StallPlace::new(task).line(spawned_at.file(), Some(spawned_at.line()))
+        }
+        _ => match (&stall.thread, stall.worker) {
+            (Some(thread), _) => StallPlace::new(format!("a task on the thread {}", thread.name)),
+            (None, Some(_)) => StallPlace::new("a task on a worker"),
+            (None, None) => StallPlace::new("a task"),
+        },
+    };
+    let place = place.advice(stall.advice());
+    match stall.activity {
+        Some(activity) => place.activity(activity),
+        None => place,
+    }
+}
+
 /// The records for the program's subscriber, which is code of the user and may panic.
 #[cfg(feature = "tracing")]
 mod log {
     use std::time::Duration;
 
-    use super::{StallPlace, Unlogged};
+    use super::{PlaceKey, Unlogged};
     use crate::base::activity::Activity;
     use crate::base::panic;
     use crate::watch::tokio::stall::Stall;
@@ -192,7 +237,7 @@ mod log {
         }));
     }
 
-    pub(super) fn summary((task, thread, function): &StallPlace, stalls: &Unlogged) {
+    pub(super) fn summary((task, thread, function): &PlaceKey, stalls: &Unlogged) {
         let Unlogged { count, total, longest, .. } = *stalls;
         panic::drop_quietly(panic::catch(|| {
             tracing::warn!(

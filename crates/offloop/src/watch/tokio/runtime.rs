@@ -25,13 +25,14 @@ use tokio::runtime::{Handle, RuntimeFlavor, RuntimeMetrics};
 
 use super::report::Reporter;
 use super::slot::{self, ThreadSlot, clock, slots};
-use super::stack;
 use super::tracker::StallTracker;
+use crate::base::stack;
 use crate::base::starvation::own_run_delay;
-use crate::watch::clock::{Nanos, to_nanos};
+use crate::watch::clock::{Nanos, duration, to_nanos};
 use crate::watch::detector::{StallDetector, StallTiming};
 use crate::watch::guard::{StopSignal, WatchGuard};
 use crate::watch::pulse::{PAUSED, Reading};
+use crate::watch::record;
 
 /// The state that the responder, the builder and the watch's thread share.
 pub(super) struct RuntimeState {
@@ -39,6 +40,8 @@ pub(super) struct RuntimeState {
     pub(super) id: u64,
     /// When the responder answered last. Written by the responder.
     answered: AtomicU64,
+    /// When it was woken last. Written by the watch's thread.
+    asked: AtomicU64,
     /// Whether no answer is due, since nothing drives the runtime. Cleared by the next answer.
     is_paused: AtomicBool,
     /// Whether the runtime was shut down. Set once, when the responder is dropped.
@@ -51,9 +54,17 @@ impl RuntimeState {
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             answered: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
             is_paused: AtomicBool::new(true),
             is_closed: AtomicBool::new(false),
         }
+    }
+
+    /// Returns for how long an answer is overdue. Zero while paused.
+    fn late_now(&self) -> Duration {
+        let asked = self.asked.load(Ordering::Relaxed);
+        let is_due = self.answered.load(Ordering::Acquire) < asked && !self.is_paused.load(Ordering::Acquire);
+        if is_due { duration(clock().now().saturating_sub(asked)) } else { Duration::ZERO }
     }
 
     /// Suspends the watch until the next answer.
@@ -113,6 +124,7 @@ pub(super) fn start(
         wakers,
         waker: None,
         asked: 0,
+        has_recorded: false,
         runtime: StallTracker::new(StallDetector::new(StallTiming { interval, ..timing })),
         workers,
         threads: PollingThreads::default(),
@@ -123,8 +135,14 @@ pub(super) fn start(
     if watcher.reporter.wants_stacks {
         stack::prepare();
     }
+    let late_now = {
+        let state = Arc::clone(state);
+        move || state.late_now()
+    };
+    let listed = record::list(&watcher.reporter.record, late_now);
     let guard = WatchGuard::spawn(move |stop| {
         watcher.run(stop);
+        drop(listed);
         abort.abort();
     });
     if guard.is_err() {
@@ -148,6 +166,8 @@ struct Watcher {
     waker: Option<Waker>,
     /// When the responder was woken last.
     asked: Nanos,
+    /// The lateness of the answer to that is recorded.
+    has_recorded: bool,
     /// The stalls of the runtime as a whole: it does not answer.
     runtime: StallTracker,
     workers: RuntimeWorkers,
@@ -184,6 +204,8 @@ impl Watcher {
     }
 
     fn look(&mut self, now: Nanos) {
+        // An answer after a pause is not late.
+        self.has_recorded |= self.state.is_paused.load(Ordering::Acquire);
         self.look_at_threads(now);
         self.workers.look(now, self.state.id, &self.threads, &mut self.reporter);
         self.look_at_runtime(now);
@@ -240,9 +262,16 @@ impl Watcher {
     /// Wakes the responder, if it has answered since it was woken last.
     fn ask(&mut self, now: Nanos) {
         self.waker = self.wakers.try_iter().last().or(self.waker.take());
-        if self.state.answered.load(Ordering::Acquire) >= self.asked {
+        let answered = self.state.answered.load(Ordering::Acquire);
+        if answered >= self.asked {
+            if self.asked > 0 && !self.has_recorded {
+                self.has_recorded = true;
+                self.reporter.record.lateness.record(duration(answered - self.asked));
+            }
             if let Some(waker) = &self.waker {
                 self.asked = now;
+                self.has_recorded = false;
+                self.state.asked.store(now, Ordering::Relaxed);
                 waker.wake_by_ref();
             }
         }

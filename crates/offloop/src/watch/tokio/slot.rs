@@ -6,8 +6,8 @@ use std::slice;
 use std::str;
 use std::sync::OnceLock;
 
-use super::stack;
 use super::stall::TaskOrigin;
+use crate::base::stack;
 use crate::base::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 use crate::base::thread;
 use crate::watch::clock::{Clock, Nanos};

@@ -5,6 +5,7 @@ use std::panic::Location;
 use std::time::Duration;
 
 use crate::base::activity::Activity;
+use crate::base::stack::StackFrame;
 use crate::base::thread;
 
 /// The report of a stall: a thread of the runtime is stuck in a task.
@@ -44,6 +45,8 @@ pub struct Stall {
     pub stack: Vec<StackFrame>,
     /// The number of stalls with the same task and the same thread's name until now, this one included.
     pub seen: u64,
+    /// Its number among the stalls of the runtime. 0 until it is counted.
+    pub(super) number: u64,
     /// Set once the log has a line about this stall.
     #[cfg(feature = "tracing")]
     pub(super) is_logged: bool,
@@ -85,33 +88,6 @@ pub struct TaskOrigin {
     pub name: Option<&'static str>,
     /// The line that spawned the task, or that made its future.
     pub spawned_at: &'static Location<'static>,
-}
-
-/// One call on a stack. A function that was inlined has a frame of its own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct StackFrame {
-    /// The address of the current instruction, or of the one to return to.
-    pub address: usize,
-    /// The name of the function, if the program has symbols.
-    pub function: Option<String>,
-    /// The source file, if the program has debug information.
-    pub file: Option<String>,
-    /// The line in that file.
-    pub line: Option<u32>,
-}
-
-impl fmt::Display for StackFrame {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.function {
-            Some(function) => f.write_str(function)?,
-            None => write!(f, "{:#x}", self.address)?,
-        }
-        if let Some(file) = &self.file {
-            write!(f, " at {file}:{}", self.line.unwrap_or(0))?;
-        }
-        Ok(())
-    }
 }
 
 impl Stall {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::report::Reporter;
 use super::slot::ThreadSlot;
-use super::stack;
 use super::stall::{Stall, StallPhase, StalledThread};
 use crate::base::activity::Activity;
+use crate::base::stack;
 use crate::base::starvation::{CoreTimes, CoreUse, StarvationMeter};
 use crate::base::thread;
 use crate::watch::clock::{Nanos, duration, to_nanos};
@@ -79,7 +79,7 @@ impl StallTracker {
                 StallEvent::Ongoing { late } => {
                     let mut stall = self.describe(now, slot, worker, StallPhase::Ongoing, late, reporter);
                     if let Some(before) = &self.stall {
-                        stall.seen = before.seen;
+                        (stall.seen, stall.number) = (before.seen, before.number);
                         #[cfg(feature = "tracing")]
                         {
                             stall.is_logged = before.is_logged;
@@ -133,6 +133,7 @@ impl StallTracker {
             activity,
             stack,
             seen: 0,
+            number: 0,
             #[cfg(feature = "tracing")]
             is_logged: false,
         }

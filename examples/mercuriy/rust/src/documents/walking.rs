@@ -66,7 +66,9 @@ impl Walking {
     fn on_offloop(places: &Places, order: Order) -> Self {
         let Order { document, find, limit, reports } = order;
         // A walk changes nothing, so another worker may begin it again.
-        let call = prepare(walk_document.with(document, find)).retry(Retry::times(1));
+        let call = prepare(walk_document.with(document, find))
+            .retry(Retry::times(1))
+            .request(logs::current_request());
         let (handle, reports) = if reports {
             let (handle, items) = places.documents().stream(call, REPORTS);
             (handle, Reports::Items(items))

@@ -16,6 +16,7 @@ use super::connection::{Address, BoxedConnection, Call, CallError, Canceller};
 use super::in_process::{self, Order};
 use super::shelf::Shelf;
 use crate::failure::Failure;
+use crate::logs;
 use crate::mode::Mode;
 use crate::places::{CancelOnDrop, Places, on_blocking_thread};
 
@@ -155,7 +156,8 @@ impl System {
             }
             result.map(|result| Answer { result, worker: thread_name() })
         };
-        let handle = run_in_executor(&self.pool, prepare(job).name(name)).timeout(limit);
+        let job = prepare(job).name(name).request(logs::current_request());
+        let handle = run_in_executor(&self.pool, job).timeout(limit);
         Ok(handle.await??)
     }
 

@@ -60,7 +60,7 @@ fn seeds(name: &str) -> Vec<(&'static str, Vec<u8>)> {
     };
     let orders = Orders { arena: 1 << 30, max_payload: 1 << 30, limits, leads_group: true };
     let notice = |notice: &Notice| postcard::to_stdvec(notice).unwrap();
-    let context = CallContext { name: Some("name"), parent: None, carried: None };
+    let context = CallContext { name: Some("name"), parent: None, carried: None, request: None };
     match name {
         "request" => vec![
             ("numbers", call(&(7_u64, 8_u64), None)),

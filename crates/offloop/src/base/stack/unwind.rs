@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
 use framehop::{ExplicitModuleSectionInfo, FrameAddress, Module, Unwinder};
 
+use super::frame::StackFrame;
 use super::sample::Sample;
-use crate::watch::tokio::stall::StackFrame;
 
 /// The greatest number of calls that are looked for.
 const MAX_CALLS: usize = 256;

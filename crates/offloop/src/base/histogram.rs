@@ -56,7 +56,7 @@ impl Recorder {
     }
 
     /// Adds one time to a recorder that no other thread ever adds to. Needs no locked instructions.
-    pub(super) fn record_as_only_writer(&self, time: Duration) {
+    pub(crate) fn record_as_only_writer(&self, time: Duration) {
         let nanos = nanos(time);
         add_as_only_writer(&self.buckets[bucket_of(nanos)], 1);
         add_as_only_writer(&self.sum, nanos);
@@ -75,7 +75,7 @@ impl Recorder {
 }
 
 /// Adds to a number that no other thread ever writes.
-pub(super) fn add_as_only_writer(number: &AtomicU64, more: u64) {
+pub(crate) fn add_as_only_writer(number: &AtomicU64, more: u64) {
     number.store(number.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }
 
@@ -159,6 +159,25 @@ impl Histogram {
         self.sum += other.sum;
     }
 
+    /// Returns the times that were recorded since this histogram was `earlier`.
+    #[cfg(feature = "observe")]
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        let mut new = self.clone();
+        for (now, then) in new.buckets.iter_mut().zip(&earlier.buckets) {
+            *now = now.saturating_sub(*then);
+        }
+        new.sum = self.sum.saturating_sub(earlier.sum);
+        new
+    }
+
+    /// Iterates over the buckets that are not empty: the upper bound of each, and the number of its times. The last
+    /// bucket, which has no end, is given the bound that the next one would begin with.
+    #[cfg(feature = "observe")]
+    pub(crate) fn filled(&self) -> impl DoubleEndedIterator<Item = (Duration, u64)> + '_ {
+        let filled = self.buckets.iter().enumerate().filter(|(_, count)| **count > 0);
+        filled.map(|(bucket, count)| (Duration::from_nanos(start_of(bucket + 1)), *count))
+    }
+
     /// Adds one time.
     pub(crate) fn record(&mut self, time: Duration) {
         self.buckets[bucket_of(nanos(time))] += 1;
@@ -167,7 +186,7 @@ impl Histogram {
 
     /// Iterates over the buckets that have got times since `before`: the middle of each, and the number of new times.
     #[cfg(feature = "metrics")]
-    pub(super) fn added_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = (Duration, u64)> + 'a {
+    pub(crate) fn added_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = (Duration, u64)> + 'a {
         let counts = self.buckets.iter().zip(&before.buckets).enumerate();
         counts.filter(|(_, (now, before))| now > before).map(|(bucket, (now, before))| {
             let (start, end) = (start_of(bucket), start_of((bucket + 1).min(BUCKETS - 1)));
