@@ -162,13 +162,14 @@ mod otlp {
         let mut stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80)))?;
         stream.set_read_timeout(Some(TIME_LIMIT))?;
         stream.set_write_timeout(Some(TIME_LIMIT))?;
-        let mut head = format!("POST {} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n", uri.path());
+        let mut message = Vec::new();
+        write!(message, "POST {} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n", uri.path())?;
         for (name, value) in request.headers() {
-            head += &format!("{name}: {}\r\n", String::from_utf8_lossy(value.as_bytes()));
+            write!(message, "{name}: {}\r\n", String::from_utf8_lossy(value.as_bytes()))?;
         }
-        head += &format!("Content-Length: {}\r\n\r\n", request.body().len());
-        stream.write_all(head.as_bytes())?;
-        stream.write_all(request.body())?;
+        write!(message, "Content-Length: {}\r\n\r\n", request.body().len())?;
+        message.extend_from_slice(request.body());
+        stream.write_all(&message)?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;
         let status = answer.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
