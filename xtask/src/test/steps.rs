@@ -2,7 +2,7 @@
 
 use crate::plan::{CommandLine, Plan, cargo};
 use crate::python::{Environment, Interpreter};
-use crate::{conformance, dist, host};
+use crate::{conformance, dist, host, page};
 
 pub(super) struct Step {
     pub(super) name: &'static str,
@@ -45,6 +45,8 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "python-3.15", plan: || in_python(debian("3.15"), pytest_again) },
         Step { name: "python-types", plan: python_types },
         Step { name: "real-systems", plan: real_systems },
+        Step { name: "mercuriy", plan: mercuriy },
+        Step { name: "page", plan: page::check },
         // The newest version stands for both of Debian's. `cargo xtask conformance` runs all.
         Step { name: "conformance", plan: || conformance::plan(false, &["3.15"]) },
         Step { name: "packages", plan: dist::plan },
@@ -218,6 +220,27 @@ fn real_systems() -> Plan {
         Err(reason) => missing.push(reason),
     }
     if missing.is_empty() { Plan::Run(lines) } else { Plan::RunPart(lines, missing.join("; ")) }
+}
+
+/// Runs the tests of the service in `examples/mercuriy` on all of its implementations, beside real servers as far as
+/// those are installed. Most of them wait most of the time, so several run at a time.
+fn mercuriy() -> Plan {
+    let requirements = ["python/tests_real/requirements.txt", "examples/mercuriy/tests/requirements.txt"];
+    let environment = Interpreter::preferred()
+        .map(|interpreter| requirements.into_iter().fold(interpreter.for_tests(), Environment::requires));
+    let environment = match environment {
+        Ok(environment) => environment,
+        Err(reason) => return Plan::Skip(reason),
+    };
+    let mut lines = environment.commands();
+    if std::path::Path::new("examples/mercuriy/rust/Cargo.toml").exists() {
+        lines.push(cargo("build -p mercuriy"));
+    }
+    let servers = cargo("run --quiet -p offloop-example-servers --");
+    let options = "-m pytest --numprocesses=4 --dist=loadfile -c examples/mercuriy/tests/pytest.ini \
+                   examples/mercuriy/tests";
+    lines.push(servers.and([environment.program().as_str()]).and(options.split_whitespace()));
+    Plan::Run(lines)
 }
 
 fn bench_smoke_python() -> Plan {
