@@ -2,9 +2,10 @@ import { useState } from "preact/hooks";
 import type { EventLoop, Place, Service, Snapshot } from "./document.ts";
 import { Fact } from "./facts.tsx";
 import { Fold, OPENED } from "./fold.tsx";
-import { ago, count, date, duration, plain, plural, share } from "./format.ts";
+import { ago, count, date, duration, plain, plural, share, shortPath } from "./format.ts";
 import { keyOfLoop, keyOfProcess, type Moment } from "./history.ts";
 import { type Line, Plot } from "./plots.tsx";
+import { Sentence } from "./sentence.tsx";
 import { type Row, Table } from "./table.tsx";
 import { useView } from "./view.ts";
 
@@ -66,7 +67,8 @@ function Loop({ snapshot, loop, several, opened }: CardProps & { loop: EventLoop
       title: "without a core",
       colour: "starved",
       shape: "bars",
-      value: (moment) => point(moment)?.starvedSeconds ?? null,
+      // A bar of no height would still be drawn.
+      value: (moment) => point(moment)?.starvedSeconds || null,
     },
     {
       title: "counts as stall",
@@ -128,12 +130,12 @@ function Loop({ snapshot, loop, several, opened }: CardProps & { loop: EventLoop
 }
 
 function rowOf(place: Place, at: number, now: number): Row {
-  const where = place.file === null ? "" : `${plain(place.file, 200)}${place.line === null ? "" : `:${place.line}`}`;
+  const line = place.line === null ? "" : `:${place.line}`;
   return {
     key: at,
     cells: [
       <span class="place">
-        <b>{plain(place.function, 120)}</b> {where !== "" && <code>{where}</code>}
+        <b>{plain(place.function, 120)}</b> {place.file !== null && <code title={plain(place.file)}>{plain(shortPath(place.file)) + line}</code>}
       </span>,
       place.activity === null ? "–" : plain(place.activity, 20),
       count(place.stalls),
@@ -141,7 +143,7 @@ function rowOf(place: Place, at: number, now: number): Row {
       duration(place.longest),
       <time title={date(place.last)}>{ago(now - place.last)}</time>,
     ],
-    note: place.advice !== null && plain(place.advice),
+    note: place.advice !== null && <Sentence text={place.advice} />,
   };
 }
 
@@ -168,7 +170,7 @@ function Starvation({ snapshot, several, opened }: CardProps) {
         </h3>
         <p class="now">{plural(process.cores, "core")}</p>
       </div>
-      <dl class="facts">
+      <dl class="facts four">
         <Fact title="Waits for a core">{share(starvation.run_delay)}</Fact>
         <Fact title="Throttled">{share(starvation.throttled)}</Fact>
         <Fact title="Taken by host">{share(starvation.stolen)}</Fact>
