@@ -92,9 +92,7 @@ fn main() -> ExitCode {
         world.oracle().report(line);
     }
     world.oracle().audit(run_log::read);
-    for line in run_log::crowds() {
-        world.oracle().report(line);
-    }
+    world.oracle().check_crowds();
     report::print(world, &memory_before, began)
 }
 

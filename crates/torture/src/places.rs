@@ -17,10 +17,24 @@ pub(crate) struct Places {
 
 #[derive(Debug, Default)]
 pub(crate) struct Place {
-    /// The process that has it; 0 if it is free.
-    process: AtomicU64,
+    /// The number of the job that has it, plus one; 0 if it is free. Claimed first and freed last.
     job: AtomicU64,
+    /// The process of that job; 0 before it is written.
+    process: AtomicU64,
 }
+
+/// A job that runs, and its process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RunningJob {
+    pub(crate) job: u64,
+    pub(crate) process: Identity,
+}
+
+/// A place's job, plus one, and its process, as one look found them.
+type Occupant = (u64, u64);
+
+/// The number of looks at places that change meanwhile, after which there is no verdict.
+const LOOKS: usize = 64;
 
 impl Places {
     pub(crate) fn set_size(&self, size: u32) {
@@ -38,22 +52,18 @@ impl Places {
         me: Identity,
         job: u64,
         is_alive: impl Fn(Identity) -> bool,
-    ) -> (Option<&Place>, Vec<u64>) {
+    ) -> (Option<&Place>, Vec<RunningJob>) {
         let place = self.take(me, job).or_else(|| {
             self.clear(&is_alive);
             self.take(me, job)
         });
-        let is_crowded = || self.jobs().len() > self.size() as usize;
-        if is_crowded() {
-            self.clear(&is_alive);
-        }
-        (place, if is_crowded() { self.jobs() } else { Vec::new() })
+        (place, self.crowd(&is_alive))
     }
 
     fn take(&self, me: Identity, job: u64) -> Option<&Place> {
-        let place =
-            self.places.iter().find(|it| it.process.compare_exchange(0, me.0, SeqCst, SeqCst).is_ok())?;
-        place.job.store(job, SeqCst);
+        let claim = |place: &&Place| place.job.compare_exchange(0, job + 1, SeqCst, SeqCst).is_ok();
+        let place = self.places.iter().find(claim)?;
+        place.process.store(me.0, SeqCst);
         Some(place)
     }
 
@@ -61,22 +71,53 @@ impl Places {
     fn clear(&self, is_alive: impl Fn(Identity) -> bool) {
         for place in &self.places {
             let process = place.process.load(SeqCst);
-            if process != 0 && !is_alive(Identity(process)) {
-                // An error means that another process has freed it.
-                let _ = place.process.compare_exchange(process, 0, SeqCst, SeqCst);
+            // An error of the exchange means that another process frees it.
+            if process != 0
+                && !is_alive(Identity(process))
+                && place.process.compare_exchange(process, 0, SeqCst, SeqCst).is_ok()
+            {
+                place.job.store(0, SeqCst);
             }
         }
     }
 
-    fn jobs(&self) -> Vec<u64> {
-        let taken = self.places.iter().filter(|place| place.process.load(SeqCst) != 0);
-        taken.map(|place| place.job.load(SeqCst)).collect()
+    /// Returns the jobs that run, if they are too many at one moment.
+    ///
+    /// A single look is no evidence: while it goes from place to place, a job may end behind it and the next one begin
+    /// before it. If two looks find the same, all of it was there between them, since a job enters only once. A process
+    /// that is alive after that was alive then.
+    fn crowd(&self, is_alive: impl Fn(Identity) -> bool) -> Vec<RunningJob> {
+        for _ in 0..LOOKS {
+            let found = self.look();
+            let taken = found.iter().filter(|(job, _)| *job != 0);
+            if taken.clone().count() <= self.size() as usize {
+                return Vec::new();
+            }
+            let is_whole = taken.clone().all(|(_, process)| *process != 0);
+            if is_whole && self.look() == found {
+                let jobs =
+                    taken.map(|(job, process)| RunningJob { job: job - 1, process: Identity(*process) });
+                let jobs: Vec<_> = jobs.filter(|running| is_alive(running.process)).collect();
+                self.clear(&is_alive);
+                return if jobs.len() > self.size() as usize { jobs } else { Vec::new() };
+            }
+            std::hint::spin_loop();
+        }
+        Vec::new()
+    }
+
+    fn look(&self) -> [Occupant; PLACES] {
+        std::array::from_fn(|at| {
+            let place = &self.places[at];
+            (place.job.load(SeqCst), place.process.load(SeqCst))
+        })
     }
 }
 
 impl Place {
     pub(crate) fn leave(&self) {
         self.process.store(0, SeqCst);
+        self.job.store(0, SeqCst);
     }
 }
 
@@ -98,6 +139,11 @@ mod tests {
         true
     }
 
+    /// Enters a job and returns the jobs that run if they are too many.
+    fn enter(places: &Places, me: Identity, job: u64) -> Vec<u64> {
+        places.enter(me, job, alive).1.iter().map(|running| running.job).collect()
+    }
+
     #[test]
     fn as_many_jobs_as_the_pool_has_workers_may_run() {
         let places = two_at_once();
@@ -113,7 +159,7 @@ mod tests {
         let places = two_at_once();
         places.enter(A, 10, alive);
         places.enter(B, 11, alive);
-        assert_eq!(places.enter(C, 12, alive).1, [10, 11, 12]);
+        assert_eq!(enter(&places, C, 12), [10, 11, 12]);
     }
 
     #[test]
@@ -121,7 +167,7 @@ mod tests {
         let places = Places::default();
         places.set_size(1);
         places.enter(A, 10, alive);
-        assert_eq!(places.enter(A, 11, alive).1, [10, 11]);
+        assert_eq!(enter(&places, A, 11), [10, 11]);
     }
 
     #[test]
@@ -133,5 +179,35 @@ mod tests {
         for job in 0..100 {
             assert!(places.enter(C, job, |_| false).0.is_some(), "job {job}");
         }
+    }
+
+    #[test]
+    fn neither_jobs_that_follow_each_other_nor_those_of_the_dead_are_taken_for_jobs_at_once() {
+        const WORKERS: u64 = 3;
+        const DEAD: u64 = 1 << 32;
+        let (places, free) = (two_at_once(), AtomicU32::new(2));
+        let is_alive = |process: Identity| process.0 < DEAD;
+        let take = |count: u32| count.checked_sub(1);
+        std::thread::scope(|scope| {
+            for worker in 0..WORKERS {
+                let (places, free) = (&places, &free);
+                scope.spawn(move || {
+                    for round in 0..50_000 {
+                        while free.fetch_update(SeqCst, SeqCst, take).is_err() {
+                            std::hint::spin_loop();
+                        }
+                        let job = round * WORKERS + worker;
+                        if round % 5 == 0 {
+                            places.enter(Identity(DEAD + job), job, is_alive);
+                        } else {
+                            let (place, jobs) = places.enter(Identity(worker + 1), job, is_alive);
+                            assert_eq!(jobs, []);
+                            place.unwrap().leave();
+                        }
+                        free.fetch_add(1, SeqCst);
+                    }
+                });
+            }
+        });
     }
 }

@@ -49,6 +49,8 @@ struct Crowd {
     /// The number of jobs, of which as many as there is room for are listed.
     at_once: AtomicUsize,
     jobs: [AtomicU64; 8],
+    /// The processes of these jobs.
+    pids: [AtomicU32; 8],
     /// The job that began last, and when.
     job: AtomicU64,
     time: AtomicU64,
@@ -192,7 +194,10 @@ impl Running {
         if !crowd.is_empty() {
             if let Some(found) = log.found.get(log.crowds.fetch_add(1, SeqCst)) {
                 found.at_once.store(crowd.len(), SeqCst);
-                found.jobs.iter().zip(&crowd).for_each(|(to, job)| to.store(*job, SeqCst));
+                for (at, running) in crowd.iter().enumerate().take(found.jobs.len()) {
+                    found.jobs[at].store(running.job, SeqCst);
+                    found.pids[at].store(running.process.pid(), SeqCst);
+                }
                 found.job.store(number, SeqCst);
                 found.time.store(nanos(now()), SeqCst);
             }
@@ -225,19 +230,20 @@ pub(crate) fn read(number: u64) -> JobRuns {
     JobRuns { begun, ended, pid, time, is_here: pid == main_process(), child_seen }
 }
 
-/// Describes the moments when a pool ran more jobs at once than it has workers.
-pub(crate) fn crowds() -> Vec<String> {
+/// Describes the moments when a pool ran more jobs at once than it has workers. `describe` tells a job's kind.
+pub(crate) fn crowds(describe: impl Fn(u64) -> String) -> Vec<String> {
     let log = log();
-    let line = |Crowd { at_once, jobs, job, time }: &Crowd| {
+    let line = |Crowd { at_once, jobs, pids, job, time }: &Crowd| {
         let (job, time) = (job.load(SeqCst), Duration::from_nanos(time.load(SeqCst)));
         let pool = entry(job).pool.load(SeqCst).saturating_sub(1);
         let size = log.pools[pool as usize].size();
-        let describe = |job: u64| {
+        let describe = |(job, pid): (&AtomicU64, &AtomicU32)| {
+            let (job, pid) = (job.load(SeqCst), pid.load(SeqCst));
             let runs = read(job);
-            format!("{job} ({runs}, begun {:?} before)", time.saturating_sub(runs.time.real))
+            let (kind, begun) = (describe(job), time.saturating_sub(runs.time.real));
+            format!("{job} ({kind}, in process {pid}, begun {begun:?} before; in the end {runs})")
         };
-        let jobs: Vec<_> = jobs.iter().take(at_once.load(SeqCst)).map(|job| job.load(SeqCst)).collect();
-        let jobs: Vec<_> = jobs.into_iter().map(describe).collect();
+        let jobs: Vec<_> = jobs.iter().zip(pids).take(at_once.load(SeqCst)).map(describe).collect();
         let jobs = jobs.join(", ");
         format!("pool {pool} with workers for {size} jobs ran others when job {job} began: {jobs}")
     };

@@ -45,7 +45,7 @@ use crate::core::handle::Handle;
 pub use crate::metrics::cpu::run_delay;
 #[cfg(feature = "observe")]
 pub use crate::metrics::view::inspector::{
-    Inspector, JobFrame, JobPlace, JobStack, set_inspector, set_program,
+    Inspector, JobFrame, JobPlace, JobStack, is_observed, set_inspector, set_program,
 };
 use crate::metrics::{Activity, Recorder};
 #[cfg(all(feature = "process", target_os = "linux"))]

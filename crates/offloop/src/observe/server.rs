@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::handler::{Handler, HandlerBuilder};
 use crate::base::fork::{OwnProcess, PerProcess};
+use crate::metrics::view::inspector::note_observed;
 
 #[cfg(target_os = "linux")]
 use super::listening::Listening;
@@ -143,6 +144,7 @@ impl ServerBuilder {
             let text = "a server needs a way in: give it an HTTP address, or leave it its Unix socket";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
+        note_observed();
         Ok(Server { listening: OwnProcess::new(listening) })
     }
 }

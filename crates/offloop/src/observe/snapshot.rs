@@ -17,7 +17,7 @@ use crate::base::starvation::Losses;
 use crate::metrics;
 use crate::metrics::Outcomes;
 use crate::metrics::view::deaths::{self, DeathRecord};
-use crate::metrics::view::inspector::{JobPlace, inspector, program};
+use crate::metrics::view::inspector::{JobPlace, inspector, note_observed, program};
 use crate::metrics::view::{JobView, PoolView};
 use crate::watch::record::{self, WatchedLoop};
 
@@ -30,6 +30,7 @@ const MAX_PLACES: usize = 20;
 /// for a loop or for an interpreter. Rates and the quantiles of the last minute come from comparing with earlier calls, by
 /// whomever; so the first snapshot has none. In a forked child it is about the child alone.
 pub fn snapshot() -> Snapshot {
+    note_observed();
     let now = Moment::now();
     let mut views = Vec::new();
     metrics::for_each(|id, built, pool| views.push((id, built, pool.view())));
@@ -40,7 +41,7 @@ pub fn snapshot() -> Snapshot {
         at: now,
         cpu: process::cpu_time(),
         workers: worker_times(&views),
-        run_delays: process::run_delays().into_iter().collect(),
+        threads: process::thread_times(history.newest().map(|newest| &newest.threads)),
         losses: Losses::read(),
         pools: views.iter().map(|(id, _, view)| (*id, PoolReading::of(view))).collect(),
         loops: loops.iter().map(|watched| (watched.record.id, watched.record.lateness.read())).collect(),
@@ -69,7 +70,7 @@ pub fn snapshot() -> Snapshot {
             cores_used: look.cores_used(),
             cores: identity.cores,
             rss: process::rss(None),
-            threads: Some(reading.run_delays.len()).filter(|count| *count > 0),
+            threads: Some(reading.threads.len()).filter(|count| *count > 0),
             may_cancel: false,
         },
         starvation: look.starvation(),
@@ -133,16 +134,17 @@ impl Look<'_> {
 
     fn starvation(&self) -> Starvation {
         let Some((seconds, before)) = self.since() else { return Starvation::default() };
-        let delays = self.now.run_delays.iter().map(|(id, now)| {
+        let delays = self.now.threads.iter().map(|(id, now)| {
             // A thread that is new has its whole delay since then.
-            now.saturating_sub(before.run_delays.get(id).copied().unwrap_or_default())
+            let before = before.threads.get(id).map_or(Duration::ZERO, |before| before.run_delay);
+            now.run_delay.saturating_sub(before)
         });
         let delayed: Duration = delays.sum();
         let (throttled, stolen) =
             self.now.losses.shares_since(&before.losses, Duration::from_secs_f64(seconds));
         Starvation {
             seconds,
-            run_delay: (!self.now.run_delays.is_empty()).then(|| delayed.as_secs_f64() / seconds),
+            run_delay: (!self.now.threads.is_empty()).then(|| delayed.as_secs_f64() / seconds),
             throttled,
             stolen,
         }
@@ -150,7 +152,11 @@ impl Look<'_> {
 
     fn pool(&self, id: u64, built: Moment, view: PoolView) -> Pool {
         let PoolView { metrics, capacity, oldest_queued, max_workers, workers, mut jobs } = view;
-        let oldest = self.oldest.and_then(|reading| reading.pools.get(&id));
+        let oldest = self.oldest.map(|reading| reading.pools.get(&id));
+        let (queue_wait, run_time) = (
+            oldest.map(|pool| pool.map(|pool| &pool.queue_wait)),
+            oldest.map(|pool| pool.map(|pool| &pool.run_time)),
+        );
         jobs.sort_by_key(|job| std::cmp::Reverse(job.running));
         jobs.truncate(MAX_JOBS);
         Pool {
@@ -178,8 +184,8 @@ impl Look<'_> {
                 })
                 .collect(),
             jobs: jobs.into_iter().map(job).collect(),
-            queue_wait: self.times(&metrics.queue_wait, oldest.map(|pool| &pool.queue_wait), built),
-            run_time: self.times(&metrics.run_time, oldest.map(|pool| &pool.run_time), built),
+            queue_wait: self.times(&metrics.queue_wait, queue_wait, built),
+            run_time: self.times(&metrics.run_time, run_time, built),
             outcomes: outcomes(&metrics.outcomes),
             outcomes_per_second: self.outcomes_per_second(id, &metrics.outcomes),
             retried: metrics.retried,
@@ -191,20 +197,25 @@ impl Look<'_> {
     #[expect(clippy::cast_precision_loss, reason = "rates are for people: 53 bits are enough")]
     fn outcomes_per_second(&self, id: u64, now: &Outcomes) -> BTreeMap<String, f64> {
         let Some((passed, before)) = self.since() else { return BTreeMap::new() };
-        let Some(before) = before.pools.get(&id) else { return BTreeMap::new() };
+        // A pool that is not in the reading was built later, so all of its jobs are new.
+        let before = before.pools.get(&id).map(|pool| pool.outcomes).unwrap_or_default();
         let rates = now.iter().map(|(outcome, count)| {
-            let new = count.saturating_sub(before.outcomes[outcome]);
+            let new = count.saturating_sub(before[outcome]);
             (outcome.as_str().to_owned(), new as f64 / passed)
         });
         rates.collect()
     }
 
-    /// Returns the distribution of times that are recorded since `began`.
-    fn times(&self, now: &Histogram, oldest: Option<&Histogram>, began: Moment) -> Times {
-        let passed = self.oldest.map_or(0.0, |oldest| self.now.at.since(oldest.at).as_secs_f64());
-        let recent = oldest.map(|oldest| quantiles(&now.since(oldest), passed)).unwrap_or_default();
+    /// Returns the distribution of times that are recorded since `began`. `oldest` is the one in the oldest reading, and
+    /// `Some(None)` if it began after that, so that all of it is new.
+    fn times(&self, now: &Histogram, oldest: Option<Option<&Histogram>>, began: Moment) -> Times {
+        let passed = self.oldest.map_or(0.0, |oldest| self.now.at.since(oldest.at.max(began)).as_secs_f64());
+        let recent = oldest.map(|oldest| match oldest {
+            Some(oldest) => quantiles(&now.since(oldest), passed),
+            None => quantiles(now, passed),
+        });
         Times {
-            recent,
+            recent: recent.unwrap_or_default(),
             total: quantiles(now, self.now.at.since(began).as_secs_f64()),
             buckets: now.filled().map(|(bound, count)| (bound.as_secs_f64(), count)).collect(),
         }
@@ -214,7 +225,7 @@ impl Look<'_> {
         let record = &watched.record;
         let counts = record.counts();
         let now = self.now.loops.get(&record.id).cloned().unwrap_or_default();
-        let oldest = self.oldest.and_then(|reading| reading.loops.get(&record.id));
+        let oldest = self.oldest.map(|reading| reading.loops.get(&record.id));
         EventLoop {
             id: record.id,
             name: record.name.clone().into_owned(),

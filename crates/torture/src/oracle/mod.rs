@@ -179,6 +179,13 @@ impl Oracle {
         self.discrepancies.extend(wrong);
     }
 
+    /// Reports the moments when a pool ran more jobs at once than it has workers. Call it after the last job.
+    pub(crate) fn check_crowds(&mut self) {
+        let kinds: BTreeMap<u64, Kind> = self.ended.iter().map(|ended| (ended.number, ended.kind)).collect();
+        let describe = |job| kinds.get(&job).map_or("not ended".to_owned(), |kind| format!("{kind:?}"));
+        self.discrepancies.extend(run_log::crowds(describe));
+    }
+
     /// Describes each job whose end its client has not seen.
     pub(crate) fn pending(&self, read: impl Fn(u64) -> JobRuns) -> Vec<String> {
         let line = |(number, job): (&u64, &_)| format!("{}: {}", read(*number), self.describe(*number, job));

@@ -2,12 +2,27 @@
 
 use std::fmt;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The language and the service that a binding has named.
 static PROGRAM: OnceLock<(String, String)> = OnceLock::new();
 
 /// The binding's eyes.
 static INSPECTOR: OnceLock<Box<dyn Inspector>> = OnceLock::new();
+
+/// Somebody has looked, or can look. Never reset.
+static IS_OBSERVED: AtomicBool = AtomicBool::new(false);
+
+/// Records that somebody looks, or can look.
+pub(crate) fn note_observed() {
+    IS_OBSERVED.store(true, Ordering::Relaxed);
+}
+
+/// Returns whether somebody has taken a snapshot, or can by a server. For work that is only worth it then, such as names
+/// of jobs that are costly to make. One atomic load.
+pub fn is_observed() -> bool {
+    IS_OBSERVED.load(Ordering::Relaxed)
+}
 
 /// Names the language that the program uses these pools from, and the service that the program is if nobody says
 /// otherwise. For the live view. The first call counts, and also in forked children.
