@@ -31,6 +31,8 @@ enum Bench {
     Threads,
     /// Compares the process pool with `procspawn`, bare pipes and sockets, and a copy into shared memory.
     Processes,
+    /// Measures what the live view costs: a look, and a job while nobody looks.
+    Observe,
     /// Measures what a watch costs the event loop.
     Watch,
     /// Measures the same in Python, with asyncio and uvloop.
@@ -47,6 +49,7 @@ impl Bench {
         match self {
             Self::Threads => "threads",
             Self::Processes => "processes",
+            Self::Observe => "observe",
             Self::Watch => "watch",
             Self::WatchPython => "watch-python",
             Self::Python => "python",
@@ -72,6 +75,7 @@ impl BenchRun {
             // Without the process pool, which the thread pools do not need.
             Bench::Threads => cargo("bench -p offloop --no-default-features --bench threads"),
             Bench::Processes => cargo("bench -p offloop --bench processes"),
+            Bench::Observe => cargo("bench -p offloop --features observe --bench observe"),
             Bench::Watch => cargo("bench -p offloop --features watch-stacks --bench watch"),
             Bench::WatchPython => return Self::of_python(bench, &["python/benches/watch.py"], quick),
             Bench::Python => return Self::of_python(bench, &["python/benches"], quick),

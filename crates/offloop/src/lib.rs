@@ -324,6 +324,9 @@ pub mod __private {
 pub mod __fuzz {
     pub use crate::processes::fuzz::messages::{handshake, nested, request, template};
     pub use crate::processes::fuzz::{answer, item};
+
+    #[cfg(feature = "observe")]
+    pub use crate::observe::fuzz as view;
 }
 
 use crate::core::options::Options;
@@ -376,6 +379,10 @@ mod guides {
 
     #[doc = include_str!("../docs/which-executor.md")]
     struct WhichExecutor;
+
+    #[cfg(all(feature = "observe", target_os = "linux"))]
+    #[doc = include_str!("../docs/live-view.md")]
+    struct LiveView;
 
     #[cfg(all(feature = "metrics", feature = "tokio", feature = "watch"))]
     #[doc = include_str!("../docs/what-blocks-a-loop.md")]

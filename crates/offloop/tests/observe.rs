@@ -164,6 +164,29 @@ fn a_watched_loop_is_shown_with_its_lateness_its_stalls_and_their_places() {
     assert_eq!(shown(), None, "the watch has ended");
 }
 
+/// A task that blocks its runtime is named with the line that spawned it.
+#[cfg(feature = "tokio")]
+#[test]
+fn a_watched_runtime_is_shown_with_the_tasks_that_stall_it() {
+    use offloop::watch::RuntimeWatchBuilder;
+
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let builder = RuntimeWatchBuilder::new().threshold(Duration::from_millis(20)).name("the runtime");
+    let watch = builder.start(runtime.handle()).unwrap();
+    let shown = || observe::snapshot().loops.into_iter().find(|shown| shown.name == "the runtime");
+    assert_eq!(shown().unwrap().kind, "tokio");
+    let line = line!() + 1;
+    let task = watch.spawn(async { std::thread::sleep(Duration::from_millis(150)) });
+    watch.block_on(&runtime, async { task.await.unwrap() });
+    eventually("the stall is over, and its place is known", || {
+        let shown = shown().unwrap();
+        let place = shown.places.iter().find(|place| place.line == Some(line));
+        shown.stalls >= 1 && shown.stalled >= 0.05 && place.is_some_and(|place| place.longest >= 0.05)
+    });
+    drop(watch);
+    assert_eq!(shown(), None);
+}
+
 #[test]
 fn the_page_is_one_file_that_asks_nobody_else() {
     let (_server, address) = serve(plainly);

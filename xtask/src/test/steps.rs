@@ -55,7 +55,8 @@ pub(super) fn all() -> Vec<Step> {
             name: "bench-smoke",
             // With the options of the step `tests`, so that nothing is built twice.
             plan: || {
-                let benches = ["--bench", "threads", "--bench", "processes", "--bench", "watch"];
+                let benches =
+                    ["--bench", "threads", "--bench", "processes", "--bench", "observe", "--bench", "watch"];
                 workspace("test --workspace --all-features").and(benches).into()
             },
         },

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::base::clock::Moment;
 use crate::base::fork::PerProcess;
 use crate::base::histogram::Histogram;
-use crate::base::starvation::Losses;
+use crate::base::starvation::{CoreTimes, Losses};
 use crate::metrics::Outcomes;
 
 /// The age from which on a reading is forgotten.
@@ -29,8 +29,8 @@ pub(super) struct Reading {
     pub(super) cpu: Option<Duration>,
     /// The time that each worker process was on cores, by its id.
     pub(super) workers: HashMap<u32, Duration>,
-    /// The run delay of each thread, by its id.
-    pub(super) run_delays: HashMap<i32, Duration>,
+    /// The times of each thread, by its id.
+    pub(super) threads: HashMap<i32, CoreTimes>,
     pub(super) losses: Losses,
     pub(super) pools: HashMap<u64, PoolReading>,
     /// The lateness of each watched loop, by its number.
@@ -63,6 +63,11 @@ impl History {
     pub(super) fn before(&self, now: Moment) -> Option<&Reading> {
         let far = self.0.iter().rev().find(|reading| now.since(reading.at) >= APART);
         far.or_else(|| self.0.first())
+    }
+
+    /// Returns the newest reading.
+    pub(super) fn newest(&self) -> Option<&Reading> {
+        self.0.last()
     }
 
     /// Returns the oldest reading.
@@ -103,7 +108,7 @@ mod tests {
             at,
             cpu: None,
             workers: HashMap::new(),
-            run_delays: HashMap::new(),
+            threads: HashMap::new(),
             losses: Losses::default(),
             pools: HashMap::new(),
             loops: HashMap::new(),

@@ -117,6 +117,8 @@ pub(super) fn head(status: u16, headers: &[(&'static str, String)], body: Option
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn status(text: &str) -> Result<bool, u16> {
@@ -146,6 +148,30 @@ mod tests {
         assert_eq!(status("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"), Err(411));
         assert_eq!(status(&format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(65))), Err(431));
         assert_eq!(status(&format!("GET /{} HTTP/1.1\r\n", "a".repeat(MAX_HEAD))), Err(431));
+    }
+
+    /// Returns the inputs that the fuzzer begins with, and those that it has found.
+    fn corpus() -> Vec<Vec<u8>> {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/view");
+        let files = std::fs::read_dir(folder).into_iter().flatten();
+        let mut inputs: Vec<_> = files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+        inputs.push(b"GET /events?every=1&token=%61 HTTP/1.1\r\nHost: [::1]:8\r\n\r\n".to_vec());
+        inputs
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_do_harm(
+            mut bytes in prop::sample::select(corpus()),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 0..12),
+        ) {
+            crate::observe::fuzz(&bytes);
+            for (at, byte, is_new) in changes {
+                let at = at.index(bytes.len());
+                if is_new { bytes.insert(at, byte) } else { bytes[at] = byte }
+            }
+            crate::observe::fuzz(&bytes);
+        }
     }
 
     #[test]

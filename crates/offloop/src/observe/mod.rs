@@ -76,6 +76,15 @@ pub use self::snapshot::snapshot;
 pub fn fuzz(bytes: &[u8]) {
     if let Ok(Some((head, length))) = http::request(bytes) {
         assert!(length <= bytes.len() && head.path.starts_with('/'));
+        let headers: Vec<(&str, &[u8])> =
+            head.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+        let (method, path, query) = (head.method.as_str(), head.path.as_str(), head.query.as_str());
+        let request = Request { method, path, query, headers: &headers, peer: Peer::Unknown };
+        // Without the token there is nothing to see, whatever was sent.
+        let token = "a token that nobody guesses";
+        assert!(
+            access::refusal(&request, Some(token)).is_some() && access::refusal(&request, None).is_some()
+        );
     }
     if let Some((_, body)) = http::response(bytes) {
         assert!(body.len() <= bytes.len());

@@ -1,9 +1,11 @@
 //! Facts about this process and about its workers, as the system tells them.
 
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::base::cores::cores;
 use crate::base::fork::PerProcess;
+use crate::base::starvation::CoreTimes;
 use crate::base::thread;
 
 /// The facts about this process that do not change.
@@ -46,9 +48,19 @@ pub(super) fn cpu_time() -> Option<Duration> {
     None
 }
 
-/// Returns the run delay of each thread of this process, by its id, as far as the kernel keeps account of it.
-pub(super) fn run_delays() -> Vec<(i32, Duration)> {
-    thread::ids().into_iter().filter_map(|id| Some((id, thread::run_delay(id)?))).collect()
+/// Returns the times of each thread of this process, by its id. `before` are those of an earlier reading.
+///
+/// A thread's run delay grows when it gets a core, and then its time on a core grows as well. So of the threads that have
+/// not run since, the delay is known, and costs no file of `/proc`.
+pub(super) fn thread_times(before: Option<&HashMap<i32, CoreTimes>>) -> HashMap<i32, CoreTimes> {
+    let times = |id| {
+        let on_core = thread::cpu_time(id)?;
+        let known = before.and_then(|before| before.get(&id)).filter(|known| known.on_core == on_core);
+        let run_delay =
+            known.map_or_else(|| thread::run_delay(id).unwrap_or_default(), |known| known.run_delay);
+        Some((id, CoreTimes { on_core, run_delay }))
+    };
+    thread::ids().into_iter().filter_map(times).collect()
 }
 
 pub(super) use system::{cpu_time_of, rss, where_it_waits};

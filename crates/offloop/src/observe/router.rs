@@ -17,7 +17,8 @@ use tokio::time::{Sleep, sleep};
 use super::handler::{EventStream, Handler, Reply};
 use super::message::{self, Peer};
 
-/// Returns a router with the view, to be nested where the program wants it.
+/// Returns a router with the view. To be nested as a service where the program wants it: so it also gets the path with
+/// nothing below, which is the page.
 ///
 /// ```no_run
 /// use std::net::SocketAddr;
@@ -26,7 +27,7 @@ use super::message::{self, Peer};
 /// use offloop::observe::{self, Handler};
 ///
 /// # async fn serve(routes: Router) -> std::io::Result<()> {
-/// let app = routes.nest("/offloop", observe::router(Handler::builder().token("s3cret").build()));
+/// let app = routes.nest_service("/offloop", observe::router(Handler::builder().token("s3cret").build()));
 /// let listener = tokio::net::TcpListener::bind("0.0.0.0:8000").await?;
 /// axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await
 /// # }
@@ -34,7 +35,7 @@ use super::message::{self, Peer};
 ///
 /// Without a token the address of the client must be known, which takes `into_make_service_with_connect_info`, and only
 /// this machine may look. Requests are answered on tokio's blocking threads, and events need tokio's timers.
-pub fn router<S: Clone + Send + Sync + 'static>(handler: Handler) -> axum::Router<S> {
+pub fn router(handler: Handler) -> axum::Router {
     axum::Router::new().fallback(move |request: Request| answer(handler.clone(), request))
 }
 

@@ -41,7 +41,7 @@ pub fn snapshot() -> Snapshot {
         at: now,
         cpu: process::cpu_time(),
         workers: worker_times(&views),
-        run_delays: process::run_delays().into_iter().collect(),
+        threads: process::thread_times(history.newest().map(|newest| &newest.threads)),
         losses: Losses::read(),
         pools: views.iter().map(|(id, _, view)| (*id, PoolReading::of(view))).collect(),
         loops: loops.iter().map(|watched| (watched.record.id, watched.record.lateness.read())).collect(),
@@ -70,7 +70,7 @@ pub fn snapshot() -> Snapshot {
             cores_used: look.cores_used(),
             cores: identity.cores,
             rss: process::rss(None),
-            threads: Some(reading.run_delays.len()).filter(|count| *count > 0),
+            threads: Some(reading.threads.len()).filter(|count| *count > 0),
             may_cancel: false,
         },
         starvation: look.starvation(),
@@ -134,16 +134,17 @@ impl Look<'_> {
 
     fn starvation(&self) -> Starvation {
         let Some((seconds, before)) = self.since() else { return Starvation::default() };
-        let delays = self.now.run_delays.iter().map(|(id, now)| {
+        let delays = self.now.threads.iter().map(|(id, now)| {
             // A thread that is new has its whole delay since then.
-            now.saturating_sub(before.run_delays.get(id).copied().unwrap_or_default())
+            let before = before.threads.get(id).map_or(Duration::ZERO, |before| before.run_delay);
+            now.run_delay.saturating_sub(before)
         });
         let delayed: Duration = delays.sum();
         let (throttled, stolen) =
             self.now.losses.shares_since(&before.losses, Duration::from_secs_f64(seconds));
         Starvation {
             seconds,
-            run_delay: (!self.now.run_delays.is_empty()).then(|| delayed.as_secs_f64() / seconds),
+            run_delay: (!self.now.threads.is_empty()).then(|| delayed.as_secs_f64() / seconds),
             throttled,
             stolen,
         }
