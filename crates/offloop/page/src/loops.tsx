@@ -94,11 +94,11 @@ function Loop({ snapshot, loop, several, opened }: CardProps & { loop: EventLoop
         </p>
       </div>
       <dl class="facts">
-        <Fact title="Last minute: p50">{duration(recent.p50)}</Fact>
-        <Fact title="Last minute: p99">{duration(recent.p99)}</Fact>
-        <Fact title="Last minute: worst">{duration(recent.max)}</Fact>
-        <Fact title="From start: p99">{duration(total.p99)}</Fact>
-        <Fact title="From start: worst">{duration(total.max)}</Fact>
+        <Fact title="p50 in 1 min">{duration(recent.p50)}</Fact>
+        <Fact title="p99 in 1 min">{duration(recent.p99)}</Fact>
+        <Fact title="Worst in 1 min">{duration(recent.max)}</Fact>
+        <Fact title="p99 of all">{duration(total.p99)}</Fact>
+        <Fact title="Worst of all">{duration(total.max)}</Fact>
         <Fact title="Stalls (blocked)" kind={loop.stalls > 0 ? "blocked" : ""}>
           {count(loop.stalls)} <small>{duration(loop.stalled)}</small>
         </Fact>
@@ -171,7 +171,7 @@ function Starvation({ snapshot, several, opened }: CardProps) {
         <p class="now">{plural(process.cores, "core")}</p>
       </div>
       <dl class="facts four">
-        <Fact title="Waits for a core">{share(starvation.run_delay)}</Fact>
+        <Fact title="Waits for core">{share(starvation.run_delay)}</Fact>
         <Fact title="Throttled">{share(starvation.throttled)}</Fact>
         <Fact title="Taken by host">{share(starvation.stolen)}</Fact>
         <Fact title="Cores in use">{process.cores_used === null ? "–" : process.cores_used.toFixed(2)}</Fact>
