@@ -29,7 +29,9 @@ FOREVER = 60_000
         ("running", [], 0),
     ],
 )
-def test_a_function_returns(service: Service, system: str, function: str, args: list[Any], result: Any) -> None:
+def test_a_function_returns(
+    service: Service, system: str, function: str, args: list[Any], result: Any
+) -> None:
     answer = service.call(system, function, *args)
     assert answer.status_code == 200, answer.text
     body = answer.json()
