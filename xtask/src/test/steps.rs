@@ -2,7 +2,7 @@
 
 use crate::plan::{CommandLine, Plan, cargo};
 use crate::python::{Environment, Interpreter};
-use crate::{conformance, dist, host};
+use crate::{conformance, dist, host, page};
 
 pub(super) struct Step {
     pub(super) name: &'static str,
@@ -25,6 +25,7 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "other-systems", plan: || cargo("xtask other-systems").into() },
         Step { name: "tests", plan: || workspace("test --workspace --all-features").into() },
         Step { name: "nextest", plan: nextest },
+        Step { name: "terminal", plan: terminal },
         Step { name: "tests-bare", plan: || cargo("test -p offloop --no-default-features --lib").into() },
         Step { name: "models", plan: models },
         Step { name: "miri", plan: miri },
@@ -44,6 +45,8 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "python-3.15", plan: || in_python(debian("3.15"), pytest_again) },
         Step { name: "python-types", plan: python_types },
         Step { name: "real-systems", plan: real_systems },
+        Step { name: "mercuriy", plan: mercuriy },
+        Step { name: "page", plan: page::check },
         // The newest version stands for both of Debian's. `cargo xtask conformance` runs all.
         Step { name: "conformance", plan: || conformance::plan(false, &["3.15"]) },
         Step { name: "packages", plan: dist::plan },
@@ -81,6 +84,16 @@ fn nextest() -> Plan {
         return Plan::Skip("cargo-nextest is not installed".to_owned());
     }
     cargo("nextest run -p offloop-example-testing").into()
+}
+
+/// Runs the tests of the command `offloop`, also those in a real terminal, which the step `tests` leaves out.
+fn terminal() -> Plan {
+    if host::output_of("tmux", &["-V"]).is_none() {
+        return Plan::Skip("tmux is not installed".to_owned());
+    }
+    // With the options of the step `tests`, so that nothing is built twice.
+    let test = ["--test", "terminal", "--", "--include-ignored"];
+    workspace("test --workspace --all-features").and(test).into()
 }
 
 /// Runs the concurrency models: under shuttle, a scheduler that tries many orders of events, and under loom, which also
@@ -207,6 +220,27 @@ fn real_systems() -> Plan {
         Err(reason) => missing.push(reason),
     }
     if missing.is_empty() { Plan::Run(lines) } else { Plan::RunPart(lines, missing.join("; ")) }
+}
+
+/// Runs the tests of the service in `examples/mercuriy` on all of its implementations, beside real servers as far as
+/// those are installed. Most of them wait most of the time, so several run at a time.
+fn mercuriy() -> Plan {
+    let requirements = ["python/tests_real/requirements.txt", "examples/mercuriy/tests/requirements.txt"];
+    let environment = Interpreter::preferred()
+        .map(|interpreter| requirements.into_iter().fold(interpreter.for_tests(), Environment::requires));
+    let environment = match environment {
+        Ok(environment) => environment,
+        Err(reason) => return Plan::Skip(reason),
+    };
+    let mut lines = environment.commands();
+    if std::path::Path::new("examples/mercuriy/rust/Cargo.toml").exists() {
+        lines.push(cargo("build -p mercuriy"));
+    }
+    let servers = cargo("run --quiet -p offloop-example-servers --");
+    let options = "-m pytest --numprocesses=4 --dist=loadfile -c examples/mercuriy/tests/pytest.ini \
+                   examples/mercuriy/tests";
+    lines.push(servers.and([environment.program().as_str()]).and(options.split_whitespace()));
+    Plan::Run(lines)
 }
 
 fn bench_smoke_python() -> Plan {
