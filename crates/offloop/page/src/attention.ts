@@ -121,7 +121,7 @@ function ofDeaths({ process, time, deaths }: Snapshot): Finding[] {
       kind: "death",
       title: `A worker of ${plain(last.pool, 60)} died`,
       detail:
-        `worker ${last.pid}: ${plain(last.how, 80)}, ${ago(time - last.time)}${task}` +
+        `worker ${last.pid} ${plain(last.how, 80)}, ${ago(time - last.time)}${task}` +
         (lately.length > 1 ? `; ${plural(lately.length, "death")} in the last minute` : ""),
     },
   ];
