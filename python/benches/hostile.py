@@ -124,7 +124,7 @@ class Sampler:
         self._thread = threading.Thread(target=self._sample)
 
     def start(self, threads: list[threading.Thread]) -> None:
-        self._wanted = [thread.native_id or 0 for thread in threads]
+        self._wanted = [thread.ident or 0 for thread in threads]
         self._thread.start()
 
     def stop(self) -> None:

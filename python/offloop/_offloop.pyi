@@ -139,6 +139,8 @@ class ProcessPool:
         """Takes no more jobs. Accepted ones still run. Does not wait for them."""
     def is_over(self) -> bool:
         """Returns whether the pool is closed and its last worker is gone."""
+    def on_over(self, callback: Callable[[], object], /) -> None:
+        """Calls `callback()` when that is so, on a thread of the engine. In a child made by fork() it is never called."""
     def shutdown(
         self, drain: float | None
     ) -> tuple[int, int, int, list[tuple[str, str, float]]]:
@@ -272,6 +274,10 @@ class SubmittedCall:
 
 def blocking(function: Callable[..., T], /, *args: Any) -> T:
     """Calls `function(*args)`, which waits. If this is a pool's thread, another takes its place meanwhile."""
+
+def run_command(arguments: list[str], /) -> int:
+    """Runs a command line of `offloop`, whose first word is the program's name, and returns the exit code. Blocks until
+    the command is done."""
 
 def present_cores() -> int:
     """Returns the number of cores that this process may use, by the affinity of its main thread and the quota of its
@@ -420,7 +426,7 @@ class StallEvent:
         """The seconds between these two looks, without those in which the thread had no core."""
     @property
     def holder(self) -> tuple[int, list[StackFrame] | None] | None:
-        """The native id of the thread that has the interpreter instead, and its stack."""
+        """The id, in `threading`, of the thread that has the interpreter instead, and its stack."""
 
 @final
 class EventQueue:
@@ -457,8 +463,8 @@ class Pulse:
     def silence(self) -> float:
         """Returns the length of the last silence that was longer than the threshold; 0 if there was none."""
     @property
-    def thread(self) -> tuple[int, int]:
-        """The ids of the thread that beats: that of `threading`, and that of the system."""
+    def thread(self) -> int:
+        """The id of the thread that beats, as `threading` has it."""
     def computes_detached(self) -> bool:
         """Returns whether the loop's thread computes while this one has the interpreter. Blocks for a millisecond,
         and does not release the interpreter."""
@@ -496,6 +502,6 @@ class Stacks:
 
     def __new__(cls) -> Stacks:
         """Finds out where the interpreter has its frames. Raises `RuntimeError` if that is not known."""
-    def take(self, tid: int, /) -> list[StackFrame] | None:
-        """Returns the stack of a thread by its native id, the outermost frame first; None if it cannot be read. Blocks
-        for microseconds."""
+    def take(self, ident: int, /) -> list[StackFrame] | None:
+        """Returns the stack of a thread by its id in `threading`, the outermost frame first; None if it cannot be read.
+        Blocks for microseconds."""

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::task::{Wake, Waker};
 use std::time::Instant;
 
 use offloop::embed::{ProcessPoolBuilderExt as _, ProcessPoolExt as _};
@@ -12,9 +14,9 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::completion_queue::{Mailbox, results_thread};
+use crate::completion_queue::{Completion, Mailbox, results_thread};
 use crate::errors::{IntoException as _, exitcode};
-use crate::interpreter::{attach, detach, wait};
+use crate::interpreter::{Mutex, attach, detach, wait};
 use crate::job::{Job, SentItems, watch};
 use crate::message::{self, call};
 use crate::metrics::{self, Metrics};
@@ -206,11 +208,40 @@ impl ProcessPool {
         self.pool.is_over()
     }
 
+    /// Calls `callback()` when that is so, on the results thread. In a child made by `fork()` it is never called.
+    fn on_over(&self, callback: Py<PyAny>) {
+        let waker = Waker::from(Arc::new(AtEnd(Mutex::new(Some(callback)))));
+        if self.pool.on_over(&waker) {
+            waker.wake();
+        }
+    }
+
     /// Takes no more jobs, waits for accepted ones for `drain` seconds (None: forever), then cancels and kills.
     ///
     /// Returns what became of the jobs: see [`shutdown::Report`].
     fn shutdown(&self, py: Python<'_>, drain: Option<f64>) -> PyResult<shutdown::Report> {
         shutdown::finish(py, drain, |drain| self.pool.shutdown(drain))
+    }
+}
+
+/// The callback for a pool's end. Taken when it is called.
+struct AtEnd(Mutex<Option<Py<PyAny>>>);
+
+impl Wake for AtEnd {
+    fn wake(self: Arc<Self>) {
+        // The engine's thread does not wait for the interpreter. Without a results thread the callback is not called.
+        if let Ok(completions) = results_thread() {
+            completions.push(self);
+        }
+    }
+}
+
+impl Completion for AtEnd {
+    fn deliver(self: Arc<Self>, py: Python<'_>) {
+        let callback = self.0.lock().take();
+        if let Some(Err(error)) = callback.map(|callback| callback.call0(py)) {
+            error.write_unraisable(py, None);
+        }
     }
 }
 

@@ -571,6 +571,31 @@ def test_fifty_pools_leave_no_descriptor_thread_or_memory() -> None:
     assert not [name for name in new if not name.startswith(("sem.", "psm_"))]
 
 
+@pytest.mark.parametrize("end", ["shutdown", "shutdown_later", "kill_workers", "dropped", "aclose"])
+def test_a_pool_that_has_ended_gives_its_descriptors_back_without_another_pool(end: str) -> None:
+    def count() -> int:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    def open_and_end(pools: int) -> None:
+        opened = [ProcessPoolExecutor(1) for _ in range(pools)]
+        for pool in opened:
+            assert pool.submit(jobs.double, 1).result(60) == 2
+        for pool in opened:
+            if end == "shutdown_later":
+                pool.shutdown(wait=False)
+            elif end == "aclose":
+                asyncio.run(pool.aclose())
+            elif end != "dropped":
+                getattr(pool, end)()
+
+    # The first one leaves what the program keeps, such as the results thread. Each further one would leave its own.
+    open_and_end(1)
+    before = count()
+    open_and_end(3)
+    jobs.until(lambda: count() <= before, "closing descriptors")
+
+
 def test_many_jobs_leave_no_memory() -> None:
     with ProcessPoolExecutor(1) as pool:
 

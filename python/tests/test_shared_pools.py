@@ -5,7 +5,9 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
+from typing import Any
 
 import offloop
 import pytest
@@ -106,6 +108,39 @@ def test_the_error_of_a_function_that_makes_a_pool_is_that_of_the_calls_and_the_
         assert await offloop.run_cpu(int) == 0
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration, asyncio.CancelledError])
+def test_a_function_that_makes_a_pool_ends_no_iteration_and_no_task_by_what_it_raises(
+    kind: type[BaseException],
+) -> None:
+    def make() -> Any:
+        raise kind("no pool today")
+
+    offloop.configure(threads=make, processes=make)
+    runners: list[Any] = [offloop.run, offloop.run_cpu]
+
+    async def main() -> None:
+        for runner, name in zip(runners, ("threads", "processes"), strict=True):
+            for _ in range(2):
+                # As in a `__next__`, which a StopIteration would end without a trace.
+                with pytest.raises((RuntimeError, CancelledError), match=f"given as {name} raised") as caught:
+                    await anext_of(runner)
+                assert type(caught.value) is not asyncio.CancelledError
+                assert isinstance(caught.value.__cause__, kind)
+
+    async def anext_of(runner: Any) -> object:
+        class Calls:
+            def __iter__(self) -> Iterator[Any]:
+                return self
+
+            def __next__(self) -> Any:
+                return runner(int)
+
+        return [await call for call in Calls()]
+
+    asyncio.run(main())
+    offloop.configure(threads=1, processes=1)
 
 
 def test_a_loop_does_not_wait_while_the_process_pool_is_made() -> None:

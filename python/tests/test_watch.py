@@ -614,8 +614,8 @@ class Busy:
         self.over = False
         self.thread = threading.Thread(target=self.compute)
         self.thread.start()
-        assert self.thread.native_id is not None
-        return self.thread.native_id
+        assert self.thread.ident is not None
+        return self.thread.ident
 
     def __exit__(self, *_: object) -> None:
         self.over = True
@@ -657,13 +657,12 @@ def test_a_stack_has_names_lines_and_expressions_as_the_interpreter_says() -> No
 
     thread = threading.Thread(target=below)
     thread.start()
-    tid = thread.native_id
-    assert tid is not None and thread.ident is not None
+    assert thread.ident is not None
     while not seen or seen[-1].name != "wait":
-        seen = stacks.take(tid) or []
+        seen = stacks.take(thread.ident) or []
         time.sleep(0.001)
     frame = sys._current_frames()[thread.ident]
-    for read in reversed(stacks.take(tid) or []):
+    for read in reversed(stacks.take(thread.ident) or []):
         code = frame.f_code
         assert (read.file, read.name, read.qualname) == (
             code.co_filename,
@@ -690,7 +689,7 @@ def test_a_stack_has_names_lines_and_expressions_as_the_interpreter_says() -> No
 
 def test_a_deep_stack_is_read_from_both_its_ends() -> None:
     stacks = Stacks()
-    here = threading.get_native_id()
+    here = threading.get_ident()
 
     def deep(levels: int) -> Any:
         return deep(levels - 1) if levels else stacks.take(here)

@@ -14,11 +14,6 @@ from pathlib import Path
 import pytest
 from support import scripts
 
-of_forks = pytest.mark.skipif(
-    sys.version_info < (3, 12),
-    reason="CPython 3.11 leaves a fork's main thread with the id of another one, so its stack is not found",
-)
-
 ROOT = Path(__file__).parents[2]
 LINE = (ROOT / "python" / "wheel" / "platlib" / "offloop_watch.pth").read_text()
 
@@ -374,14 +369,12 @@ FORKS = """
 """
 
 
-@of_forks
 def test_a_fork_watches_its_own_loops_and_no_signal_has_a_handler(tmp_path: Path) -> None:
     done = scripts.run(scripts.write(tmp_path / "script.py", FORKS))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["child", "parent"]
 
 
-@of_forks
 def test_a_fork_of_a_watched_program_is_watched(tmp_path: Path) -> None:
     script = scripts.write(
         tmp_path / "script.py",

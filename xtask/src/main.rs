@@ -1,5 +1,5 @@
 //! The workspace's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask conformance`, `cargo xtask dist`,
-//! `cargo xtask layers`, `cargo xtask other-systems`, `cargo xtask torture`.
+//! `cargo xtask layers`, `cargo xtask other-systems`, `cargo xtask page`, `cargo xtask torture`.
 
 mod bench;
 mod conformance;
@@ -8,6 +8,7 @@ mod dist;
 mod host;
 mod layers;
 mod other_systems;
+mod page;
 mod plan;
 mod python;
 mod tail;
@@ -42,6 +43,8 @@ enum Chore {
     Dist(dist::DistArguments),
     /// Checks that the crate builds for systems other than Linux, by an emulation of their conditions.
     OtherSystems(other_systems::OtherSystemsArguments),
+    /// Builds the page of the live view from its sources.
+    Page(page::PageArguments),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Chore::Layers(arguments) => layers::run(&arguments),
         Chore::Dist(arguments) => dist::run(&arguments),
         Chore::OtherSystems(arguments) => other_systems::run(&arguments),
+        Chore::Page(arguments) => page::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("{error}");

@@ -16,7 +16,7 @@ mod wire;
 
 pub use client::{CallError, Client};
 pub use connector::Connector;
-pub use server::Server;
+pub use server::{Functions, Server};
 pub use wire::Parameters;
 
 /// Returns parameters made of pairs of name and value.

@@ -1,5 +1,6 @@
 //! The server: a few functions, on threads of this program.
 
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,18 +12,20 @@ use crate::client::CallError;
 use crate::parameters;
 use crate::wire::{Message, Parameters};
 
-/// A server that listens on a free port of loopback until it is dropped.
-///
-/// Its functions: `ECHO` returns its parameters; `ORDER_TOTAL` takes 50 ms and multiplies `QUANTITY` by `PRICE`;
-/// `STALL` returns when the caller has closed the connection.
+/// The functions of a server. Gets the function's name, its parameters and the caller's connection, whose end tells that
+/// the caller has gone. Returns the results, or the key and the description of a failure.
+pub type Functions =
+    dyn Fn(&str, Parameters, &TcpStream) -> Result<Parameters, (&'static str, String)> + Send + Sync;
+
+/// A server that listens until it is dropped.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
 struct Shared {
+    functions: Box<Functions>,
     closed: AtomicBool,
     accepted: AtomicUsize,
     running: AtomicUsize,
@@ -30,10 +33,22 @@ struct Shared {
 }
 
 impl Server {
-    /// Starts a server.
+    /// Starts a server with the example's functions: `ECHO` returns its parameters; `ORDER_TOTAL` takes 50 ms and
+    /// multiplies `QUANTITY` by `PRICE`; `STALL` returns when the caller has closed the connection.
     pub fn start() -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let server = Self { address: listener.local_addr()?, shared: Arc::default() };
+        Self::start_with(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?, Box::new(perform))
+    }
+
+    /// Starts a server with other functions. Each connection calls them on a thread of its own.
+    pub fn start_with(listener: TcpListener, functions: Box<Functions>) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            functions,
+            closed: AtomicBool::new(false),
+            accepted: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            streams: Mutex::default(),
+        });
+        let server = Self { address: listener.local_addr()?, shared };
         let shared = Arc::clone(&server.shared);
         thread::Builder::new().name("server".into()).spawn(move || shared.accept(&listener))?;
         Ok(server)
@@ -69,6 +84,15 @@ impl Drop for Server {
     }
 }
 
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("accepted", &self.accepted)
+            .field("running", &self.running)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Shared {
     fn accept(self: Arc<Self>, listener: &TcpListener) {
         for stream in listener.incoming().map_while(Result::ok) {
@@ -94,7 +118,7 @@ impl Shared {
                 return Err(CallError::Protocol("an answer from a client".to_owned()));
             };
             self.running.fetch_add(1, Ordering::SeqCst);
-            let outcome = perform(&function, parameters, stream);
+            let outcome = (self.functions)(&function, parameters, stream);
             self.running.fetch_sub(1, Ordering::SeqCst);
             let answer = outcome.map_or_else(
                 |(key, message)| Message::Failure { key: key.to_owned(), message },

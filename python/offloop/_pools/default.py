@@ -17,7 +17,7 @@ from .._calls import AsyncFunctionRefused, AsyncResult, check_sync
 from .._offloop import CallOptions
 from .executor import PicklingFailed, Pool
 from .loop import JobFuture
-from .outcomes import as_error
+from .outcomes import CONTROL_FLOW, as_error
 from .pickled_call import PickledCall, pickle_call
 from .threads import ThreadPoolExecutor
 from .warm_up import WarmUp
@@ -70,7 +70,7 @@ def threads() -> ThreadPoolExecutor:
         return pool
     with _lock:
         if _threads is None:
-            _threads = _checked(_threads_maker(), ThreadPoolExecutor, "threads")
+            _threads = _made(_threads_maker, ThreadPoolExecutor, "threads")
         return _threads
 
 
@@ -94,7 +94,12 @@ def cpu_pool() -> ProcessPoolExecutor | PoolToCome:
         return _coming
 
 
-def _checked(pool: T, expected: type[T], name: str) -> T:
+def _made(maker: Callable[[], T], expected: type[T], name: str) -> T:
+    """Makes a shared pool. What the function raises is an error wherever it comes: it ends no iteration, and no task."""
+    try:
+        pool = maker()
+    except CONTROL_FLOW as error:
+        raise as_error(error, f"configure: the function given as {name}") from error
     if not isinstance(pool, expected):
         raise TypeError(
             f"configure: the function given as {name} returned {type(pool).__name__}; "
@@ -134,11 +139,10 @@ class PoolToCome(Pool):
         try:
             from .processes import ProcessPoolExecutor
 
-            pool = _checked(self._maker(), ProcessPoolExecutor, "processes")
+            pool = _made(self._maker, ProcessPoolExecutor, "processes")
             pool._follow_program()
         except BaseException as raised:
-            # Futures refuse some exceptions.
-            error = as_error(raised)
+            error = raised
         with self._lock:
             self._pool, self._error = pool, error
             calls, self._calls = self._calls, []

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import itertools
 import os
 import sys
@@ -561,20 +562,27 @@ def _pickle_initialisation(initialisation: Any) -> tuple[bytes, list[int]]:
         set_spawning_popen(before)
 
 
-_engines: dict[_offloop.ProcessPool, float | None] = {}
-"""The pools that may have jobs at the interpreter's exit, and their `exit_timeout`. Replaced at each change."""
+_engines: dict[int, tuple[_offloop.ProcessPool, float | None]] = {}
+"""The pools that may have jobs at the interpreter's exit, and their `exit_timeout`. Each is removed when it has ended, and
+then nothing but its users keeps its memory and its descriptors."""
+_engine_keys = itertools.count()
 
 
 def _finish_at_exit(engine: _offloop.ProcessPool, timeout: float | None) -> None:
     """Makes the interpreter's exit finish this pool's accepted jobs, for `timeout` seconds."""
-    global _engines
-    _engines = {known: limit for known, limit in _engines.items() if not known.is_over()}
-    _engines[engine] = timeout
+    key = next(_engine_keys)
+    _engines[key] = engine, timeout
+    engine.on_over(functools.partial(_engines.pop, key, None))
+
+
+# A child made by fork() does not see its parent's pools end.
+os.register_at_fork(after_in_child=_engines.clear)
 
 
 def _finish_all(begun: float, interrupted: bool) -> None:
     """Finishes accepted jobs for as long as each pool allows, then kills."""
-    for engine, timeout in _engines.items():
+    engines = list(_engines.values())
+    for engine, timeout in engines:
         left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
         try:
             _, cancelled, killed, _ = engine.shutdown(0.0 if interrupted else left)
@@ -588,7 +596,7 @@ def _finish_all(begun: float, interrupted: bool) -> None:
                 f"queued ones cancelled: {cancelled}.",
                 file=sys.stderr,
             )
-    if _engines:
+    if engines:
         _offloop.flush()
 
 

@@ -179,10 +179,9 @@ def _are_alike(one: list[Frame], other: list[Frame]) -> bool:
 
 
 def holder(found: tuple[int, list[StackFrame] | None]) -> Holder:
-    """Returns the thread that has the interpreter, of which these are the native id and the stack."""
-    tid, stack = found
-    name = next((thread.name for thread in threading.enumerate() if thread.native_id == tid), str(tid))
-    return Holder(name, [of_native(frame) for frame in stack or ()])
+    """Returns the thread that has the interpreter, of which these are the id and the stack."""
+    ident, stack = found
+    return Holder(thread_name(ident), [of_native(frame) for frame in stack or ()])
 
 
 _STARTS_POOLS = ("offloop/_pools/default.py", "offloop/_pools/warm_up.py")

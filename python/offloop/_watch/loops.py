@@ -215,9 +215,9 @@ class WatchedLoop:
             return None
         cause: Cause = event.activity
         computes = cause == "computes"
-        thread = look.thread_name(self._pulse.thread[0])
+        thread = look.thread_name(self._pulse.thread)
         if seen.callback is not None:
-            named = look.callback_of(self._pulse.thread[0]) if self._is_late() else None
+            named = look.callback_of(self._pulse.thread) if self._is_late() else None
             advice = look.advise_builtin(seen.stack[0], named or look.UNNAMED, computes)
             return _Finding(cause, seen.stack, thread, advice, callback=named)
         task, callback = look.called(loop, seen) if self._is_late() else (None, None)
@@ -297,6 +297,6 @@ class WatchedLoop:
         if not self._is_late():
             return None
         if self._stacks is None:
-            return look.live(self._pulse.thread[0], self._base)
-        stack = self._stacks.take(self._pulse.thread[1])
+            return look.live(self._pulse.thread, self._base)
+        stack = self._stacks.take(self._pulse.thread)
         return None if stack is None else look.read(stack, self._base)

@@ -29,8 +29,8 @@ pub(crate) struct StallEvent {
     pub(super) before: Option<Vec<StackFrame>>,
     /// The seconds between these two looks, without those in which the thread had no core.
     pub(super) apart: f64,
-    /// The native id of the thread that has the interpreter instead, and its stack.
-    pub(super) holder: Option<(i32, Option<Vec<StackFrame>>)>,
+    /// The id, in `threading`, of the thread that has the interpreter instead, and its stack.
+    pub(super) holder: Option<(u64, Option<Vec<StackFrame>>)>,
 }
 
 /// The queue of the monitors' events, for the one thread that reports them.
@@ -105,7 +105,7 @@ impl Events {
     }
 
     /// Adds the thread that has the interpreter to the unread events of one loop, all of which are about the same stall.
-    pub(super) fn explain(&self, key: u64, holder: &(i32, Option<Vec<StackFrame>>)) {
+    pub(super) fn explain(&self, key: u64, holder: &(u64, Option<Vec<StackFrame>>)) {
         for event in self.state().queue.iter_mut().filter(|event| event.key == key) {
             if event.holder.is_none() {
                 event.holder = Some(holder.clone());

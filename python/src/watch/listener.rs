@@ -10,7 +10,7 @@ use offloop::watch;
 use super::clocks;
 use super::event_queue::{Events, StallEvent};
 use super::loop_thread::LoopThread;
-use super::stacks::{StackFrame, StackReader, text_of};
+use super::stacks::{StackFrame, StackReader, ThreadIds, text_of};
 
 /// The number of times that a thread which waits for the interpreter begins to wait within the grace time, at least.
 const WAITS: u64 = 2;
@@ -76,11 +76,11 @@ impl Listener {
     }
 
     fn look(&self, starved: Duration) -> Sample {
-        Sample { at: Instant::now(), starved, stack: self.stack(self.thread.tid()) }
+        Sample { at: Instant::now(), starved, stack: self.stack(self.thread.ident()) }
     }
 
-    fn stack(&self, tid: i32) -> Option<Vec<StackFrame>> {
-        self.stacks.as_ref().and_then(|stacks| stacks.take(tid))
+    fn stack(&self, ident: u64) -> Option<Vec<StackFrame>> {
+        self.stacks.as_ref().and_then(|stacks| stacks.take(ident))
     }
 
     /// Puts the event into the queue, with the stack of the loop's thread. If the reporting thread cannot get the
@@ -117,20 +117,21 @@ impl Listener {
         }
         // The reporting thread cannot get the interpreter.
         let waits_for_interpreter = clocks::waits(tid) >= waits_before + WAITS;
-        let holder = holder.filter(|holder| *holder != tid && waits_for_interpreter);
-        let holder = holder.map(|holder| (holder, self.stack(holder)));
+        let is_other = |holder: &ThreadIds| holder.ident != self.thread.ident();
+        let holder = holder.filter(|holder| is_other(holder) && waits_for_interpreter);
+        let holder = holder.map(|holder| (holder, self.stack(holder.ident)));
         if is_mute {
-            let holder = holder.as_ref().map(|(tid, stack)| (*tid, stack.as_deref()));
+            let holder = holder.as_ref().map(|(ids, stack)| (ids.tid, stack.as_deref()));
             write(&report(tid, late, stack.as_deref(), holder));
         }
-        if let Some(holder) = holder {
-            self.events.explain(self.key, &holder);
+        if let Some((ids, stack)) = holder {
+            self.events.explain(self.key, &(ids.ident, stack));
         }
     }
 
     /// Waits until the reporting thread has the interpreter, for at most the grace time. Returns the thread that has
     /// had the interpreter for all of that time, if it was one.
-    fn holder_meanwhile(&self) -> Option<i32> {
+    fn holder_meanwhile(&self) -> Option<ThreadIds> {
         let stacks = self.stacks.as_deref();
         let first = stacks.and_then(StackReader::holder);
         let mut has_kept = true;

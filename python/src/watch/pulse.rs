@@ -83,10 +83,10 @@ impl Pulse {
         self.thread.silence().as_secs_f64()
     }
 
-    /// The ids of the thread that beats: that of `threading`, and that of the system.
+    /// The id of the thread that beats, as `threading` has it.
     #[getter]
-    fn thread(&self) -> (u64, i32) {
-        (self.thread.ident(), self.thread.tid())
+    fn thread(&self) -> u64 {
+        self.thread.ident()
     }
 
     /// Returns whether the loop's thread computes while this one has the interpreter. Blocks for a millisecond, and

@@ -309,6 +309,12 @@ pub trait ProcessPoolExt: sealed::Sealed {
     /// [`shutdown`](ProcessPool::shutdown).
     fn wait_over(&self, limit: Duration) -> bool;
 
+    /// Registers `waker` to be woken once, when that is so. Returns true if it is. Does not block.
+    ///
+    /// A waker that is woken holds nothing of the pool, so it can let go of what keeps the pool until then. In a forked child,
+    /// where the pool's end is not seen, it is never woken.
+    fn on_over(&self, waker: &Waker) -> bool;
+
     /// Ends one worker, with what it runs: by SIGTERM, and SIGKILL after the grace period, or by SIGKILL at once. For the
     /// pool this is a crash of the worker. Does nothing if the pool has no such worker. Does not wait for it.
     fn stop_worker(&self, pid: u32, kill: bool);
@@ -353,6 +359,10 @@ impl ProcessPoolExt for ProcessPool {
 
     fn wait_over(&self, limit: Duration) -> bool {
         ProcessPool::wait_over(self, limit)
+    }
+
+    fn on_over(&self, waker: &Waker) -> bool {
+        ProcessPool::on_over(self, waker)
     }
 
     fn stop_worker(&self, pid: u32, kill: bool) {

@@ -27,8 +27,8 @@ const MAX_PLACES: usize = 20;
 /// Returns the state of this process: its pools, its watched loops, the last deaths of workers.
 ///
 /// Stops nobody: it takes the lock of each pool once, for microseconds, and reads some files of `/proc`. It does not wait
-/// for a loop or for an interpreter. Rates and the quantiles of the last minute come from comparing with earlier calls, by
-/// whomever; so the first snapshot has none. In a forked child it is about the child alone.
+/// for a loop or for an interpreter. Rates and the quantiles of the last minute come from comparing with earlier calls,
+/// those for other viewers included; so the first snapshot has none. In a forked child it is about the child alone.
 pub fn snapshot() -> Snapshot {
     note_observed();
     let now = Moment::now();

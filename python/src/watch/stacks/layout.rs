@@ -18,7 +18,9 @@ pub(super) struct Layout {
     /// The first thread in an interpreter.
     pub(super) threads: usize,
     pub(super) next_thread: usize,
-    /// The system's id in a thread.
+    /// The id that `threading` has for a thread, in a thread.
+    pub(super) ident: usize,
+    /// The system's id in a thread. In CPython 3.11, the main thread of a forked child has that of the thread that has forked.
     pub(super) native_id: usize,
     /// The pointer to the innermost frame in a thread, or in the structure that the thread points to here.
     pub(super) cframe: Option<usize>,
@@ -86,7 +88,7 @@ pub(super) struct Types {
 struct Groups {
     gil: usize,
     thread: usize,
-    /// The offset of the system's id, within the thread's group.
+    /// The offset of the system's id, within the thread's group. That of the other id precedes it.
     native_id: usize,
     frame: usize,
     code: usize,
@@ -137,6 +139,7 @@ impl Layout {
             next_interpreter: 0,
             threads: 16,
             next_thread: 8,
+            ident: 152,
             native_id: 160,
             cframe: Some(56),
             current_frame: 8,
@@ -166,6 +169,7 @@ impl Layout {
         let before = Self::v3_11(runtime, types);
         Self {
             threads: 72,
+            ident: 136,
             native_id: 144,
             current_frame: 0,
             gil: Gil { place: GilPlace::Behind(384), locked: 16, holder: 8 },
@@ -230,6 +234,7 @@ impl Layout {
             next_interpreter: offset(8)?,
             threads: offset(9)?,
             next_thread: offset(groups.thread + 2)?,
+            ident: offset(groups.thread + groups.native_id - 1)?,
             native_id: offset(groups.thread + groups.native_id)?,
             cframe: None,
             current_frame: offset(groups.thread + 4)?,

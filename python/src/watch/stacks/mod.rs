@@ -18,7 +18,9 @@ use pyo3::prelude::*;
 
 use self::layout::Layout;
 use self::memory::Memory;
+pub(super) use self::walk::ThreadIds;
 use self::walk::{Described, Walker};
+use super::clocks;
 use crate::interpreter::detach;
 
 /// The number of frames that are compared with what the interpreter says about them.
@@ -70,29 +72,29 @@ impl Stacks {
         Ok(Self(Arc::new(reader)))
     }
 
-    /// Returns the stack of a thread by its native id, the outermost frame first; None if it cannot be read. Blocks for
-    /// microseconds.
-    fn take(&self, py: Python<'_>, tid: i32) -> PyResult<Option<Vec<StackFrame>>> {
+    /// Returns the stack of a thread by its id in `threading`, the outermost frame first; None if it cannot be read. Blocks
+    /// for microseconds.
+    fn take(&self, py: Python<'_>, ident: u64) -> PyResult<Option<Vec<StackFrame>>> {
         let reader = Arc::clone(&self.0);
-        detach(py, move || reader.take(tid))
+        detach(py, move || reader.take(ident))
     }
 }
 
 impl StackReader {
     /// Returns the stack of a thread, the outermost frame first.
-    pub(super) fn take(&self, tid: i32) -> Option<Vec<StackFrame>> {
-        Some(self.0.stack(tid)?.into_iter().map(StackFrame::from).collect())
+    pub(super) fn take(&self, ident: u64) -> Option<Vec<StackFrame>> {
+        Some(self.0.stack(ident)?.into_iter().map(StackFrame::from).collect())
     }
 
-    /// Returns the native id of the thread that has the interpreter.
-    pub(super) fn holder(&self) -> Option<i32> {
+    /// Returns the thread that has the interpreter.
+    pub(super) fn holder(&self) -> Option<ThreadIds> {
         self.0.holder()
     }
 
     /// Compares this thread's stack with what the interpreter says about it.
     fn check(&self, py: Python<'_>) -> PyResult<()> {
-        let tid = offloop::embed::thread::current_id();
-        let read = self.take(tid).unwrap_or_default();
+        let (ident, _) = clocks::this_thread();
+        let read = self.take(ident).unwrap_or_default();
         let mut frame = py.import("sys")?.call_method0("_getframe")?;
         // A name that is no valid text cannot be compared.
         let is_text = |code: &Bound<'_, PyAny>, name: &str, read: &str| {
@@ -101,7 +103,7 @@ impl StackReader {
         let is_number = |code: &Bound<'_, PyAny>, name: &str, read: i32| {
             PyResult::Ok(code.getattr(name)?.extract::<i32>()? == read)
         };
-        let mut is_right = self.holder() == Some(tid);
+        let mut is_right = self.holder().is_some_and(|holder| holder.ident == ident);
         for read in read.iter().rev().take(COMPARED) {
             if frame.is_none() {
                 is_right = false;

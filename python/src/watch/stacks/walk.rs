@@ -55,6 +55,15 @@ pub(super) struct Described {
     pub(super) call: (usize, usize, usize),
 }
 
+/// The ids of a thread, as the interpreter has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ThreadIds {
+    /// That of `threading`.
+    pub(crate) ident: u64,
+    /// That of the system. In a forked child of CPython 3.11, the main thread's is wrong.
+    pub(crate) tid: i32,
+}
+
 pub(super) struct Walker {
     pub(super) memory: Memory,
     pub(super) layout: Layout,
@@ -63,11 +72,11 @@ pub(super) struct Walker {
 impl Walker {
     /// Returns the frames of a thread, the outermost first. `None` if the thread is not known, or if its frames cannot
     /// be read. The innermost frames are missing if they change faster than they can be read.
-    pub(super) fn stack(&self, native_id: i32) -> Option<Vec<Described>> {
-        let thread = self.thread(native_id)?;
+    pub(super) fn stack(&self, ident: u64) -> Option<Vec<Described>> {
+        let (thread, ids) = self.thread(ident)?;
         let links = self.links(thread)?;
         // The thread may have ended meanwhile, and its memory may be that of another one.
-        if self.native_id(thread) != Some(native_id) {
+        if self.ids(thread) != Some(ids) {
             return None;
         }
         let functions: Vec<_> = links.iter().filter(|link| link.owner < OWNED_BY_INTERPRETER).collect();
@@ -78,8 +87,8 @@ impl Walker {
         Some(described.map_while(|(_, link)| self.describe(&mut snapshot, link)).collect())
     }
 
-    /// Returns the system's id of the thread that has the interpreter. `None` if no thread has it.
-    pub(super) fn holder(&self) -> Option<i32> {
+    /// Returns the thread that has the interpreter. `None` if no thread has it.
+    pub(super) fn holder(&self) -> Option<ThreadIds> {
         let gil = self.layout.gil;
         let interpreter = || self.memory.word(self.layout.interpreters);
         let base = match gil.place {
@@ -92,15 +101,17 @@ impl Walker {
         if !is_locked || holder == 0 {
             return None;
         }
-        self.native_id(holder)
+        self.ids(holder)
     }
 
-    fn native_id(&self, thread: usize) -> Option<i32> {
-        i32::try_from(self.memory.word(thread.checked_add(self.layout.native_id)?)?).ok()
+    fn ids(&self, thread: usize) -> Option<ThreadIds> {
+        let word = |offset: usize| self.memory.word(thread.checked_add(offset)?);
+        let ident = u64::try_from(word(self.layout.ident)?).ok()?;
+        Some(ThreadIds { ident, tid: i32::try_from(word(self.layout.native_id)?).ok()? })
     }
 
-    /// Returns the address of a thread's state.
-    fn thread(&self, native_id: i32) -> Option<usize> {
+    /// Returns the address of a thread's state, and its ids.
+    fn thread(&self, ident: u64) -> Option<(usize, ThreadIds)> {
         let mut interpreter = self.memory.word(self.layout.interpreters)?;
         for _ in 0..INTERPRETERS {
             if interpreter == 0 {
@@ -111,8 +122,9 @@ impl Walker {
                 if thread == 0 {
                     break;
                 }
-                if self.native_id(thread)? == native_id {
-                    return Some(thread);
+                let ids = self.ids(thread)?;
+                if ids.ident == ident {
+                    return Some((thread, ids));
                 }
                 thread = self.memory.word(thread.checked_add(self.layout.next_thread)?)?;
             }

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::config::Config;
@@ -10,6 +11,7 @@ use super::remote::RemoteCall;
 use super::results;
 use super::scheduler::{Deferred, Scheduler, Sleep};
 use crate::base::fork::OwnProcess;
+use crate::base::panic;
 use crate::base::sync::{Condvar, Mutex, MutexGuard, wait_until};
 use crate::core::error::{ErrorKind, WorkerExit};
 use crate::core::header::Header;
@@ -217,6 +219,16 @@ impl Dispatcher {
         wait_until(&self.changed, scheduler, limit, |scheduler| scheduler.over).over
     }
 
+    /// Registers `waker` to be woken when that is so. Returns true if it is. In a forked child it never is, since there is
+    /// no supervisor.
+    pub(super) fn on_over(&self, waker: &Waker) -> bool {
+        let Some(mut scheduler) = self.lock() else { return false };
+        if !scheduler.over {
+            scheduler.at_end.push(waker.clone());
+        }
+        scheduler.over
+    }
+
     /// Returns the last workers that have ended, the oldest first.
     pub(super) fn exits(&self) -> Vec<(u32, WorkerExit)> {
         self.lock().map_or_else(Vec::new, |scheduler| scheduler.exits())
@@ -325,11 +337,13 @@ impl Dispatcher {
         scheduler.over = true;
         let mut left = scheduler.drain();
         let workers = std::mem::take(&mut scheduler.workers);
+        let at_end = std::mem::take(&mut scheduler.at_end);
         drop(scheduler);
         for call in workers.into_iter().flat_map(|worker| worker.calls) {
             left.extend(call.work.map(|(job, _)| job));
         }
         self.changed.notify_all();
+        at_end.into_iter().for_each(panic::wake_quietly);
         left
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -245,6 +246,10 @@ impl ProcessPool {
 
     pub(crate) fn wait_over(&self, limit: Duration) -> bool {
         self.dispatcher.wait_over(limit)
+    }
+
+    pub(crate) fn on_over(&self, waker: &Waker) -> bool {
+        self.dispatcher.on_over(waker)
     }
 
     pub(crate) fn stop_worker(&self, pid: u32, kill: bool) {

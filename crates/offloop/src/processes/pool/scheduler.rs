@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::config::Config;
@@ -49,6 +50,8 @@ pub(super) struct Scheduler {
     pub(super) broken: Option<String>,
     /// The supervisor has ended. Set by the supervisor, once.
     pub(super) over: bool,
+    /// Woken when the supervisor has ended. Taken by the supervisor.
+    pub(super) at_end: Vec<Waker>,
     /// The supervisor was notified and has not looked since. Set by the thread that notifies it, cleared by the
     /// supervisor.
     notified: bool,
@@ -129,6 +132,7 @@ impl Scheduler {
             closed: false,
             broken: None,
             over: false,
+            at_end: Vec::new(),
             notified: false,
             looks_at: None,
             given: 0,
