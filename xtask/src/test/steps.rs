@@ -226,8 +226,8 @@ fn real_systems() -> Plan {
     if missing.is_empty() { Plan::Run(lines) } else { Plan::RunPart(lines, missing.join("; ")) }
 }
 
-/// Runs the tests of the service in `examples/mercuriy` on all of its implementations, beside real servers as far as
-/// those are installed. Most of them wait most of the time, so several run at a time.
+/// Runs the tests of the service in `examples/mercuriy` on both of its implementations, beside real servers as far as
+/// those are installed, and those of the workshop. Most of them wait most of the time, so several run at a time.
 fn mercuriy() -> Plan {
     let requirements = ["python/tests_real/requirements.txt", "examples/mercuriy/tests/requirements.txt"];
     let environment = Interpreter::preferred()
@@ -237,13 +237,12 @@ fn mercuriy() -> Plan {
         Err(reason) => return Plan::Skip(reason),
     };
     let mut lines = environment.commands();
-    if std::path::Path::new("examples/mercuriy/rust/Cargo.toml").exists() {
-        lines.push(cargo("build -p mercuriy"));
-    }
+    lines.push(cargo("build -p mercuriy"));
     let servers = cargo("run --quiet -p offloop-example-servers --");
     let options = "-m pytest --numprocesses=4 --dist=loadfile -c examples/mercuriy/tests/pytest.ini \
                    examples/mercuriy/tests";
     lines.push(servers.and([environment.program().as_str()]).and(options.split_whitespace()));
+    lines.push(environment.python("-m pytest --numprocesses=4 -c docs/workshop/pytest.ini docs/workshop"));
     Plan::Run(lines)
 }
 

@@ -27,8 +27,8 @@ const MAX_PLACES: usize = 20;
 /// Returns the state of this process: its pools, its watched loops, the last deaths of workers.
 ///
 /// Stops nobody: it takes the lock of each pool once, for microseconds, and reads some files of `/proc`. It does not wait
-/// for a loop or for an interpreter. Rates and the quantiles of the last minute come from comparing with earlier calls, by
-/// whomever; so the first snapshot has none. In a forked child it is about the child alone.
+/// for a loop or for an interpreter. Rates and the quantiles of the last minute come from comparing with earlier calls,
+/// those for other viewers included; so the first snapshot has none. In a forked child it is about the child alone.
 pub fn snapshot() -> Snapshot {
     note_observed();
     let now = Moment::now();
@@ -152,11 +152,9 @@ impl Look<'_> {
 
     fn pool(&self, id: u64, built: Moment, view: PoolView) -> Pool {
         let PoolView { metrics, capacity, oldest_queued, max_workers, workers, mut jobs } = view;
-        let oldest = self.oldest.map(|reading| reading.pools.get(&id));
-        let (queue_wait, run_time) = (
-            oldest.map(|pool| pool.map(|pool| &pool.queue_wait)),
-            oldest.map(|pool| pool.map(|pool| &pool.run_time)),
-        );
+        let times = |now, find: fn(&PoolReading) -> &Histogram| {
+            self.times(now, built, |reading| reading.pools.get(&id).map(find))
+        };
         jobs.sort_by_key(|job| std::cmp::Reverse(job.running));
         jobs.truncate(MAX_JOBS);
         Pool {
@@ -184,8 +182,8 @@ impl Look<'_> {
                 })
                 .collect(),
             jobs: jobs.into_iter().map(job).collect(),
-            queue_wait: self.times(&metrics.queue_wait, queue_wait, built),
-            run_time: self.times(&metrics.run_time, run_time, built),
+            queue_wait: times(&metrics.queue_wait, |pool| &pool.queue_wait),
+            run_time: times(&metrics.run_time, |pool| &pool.run_time),
             outcomes: outcomes(&metrics.outcomes),
             outcomes_per_second: self.outcomes_per_second(id, &metrics.outcomes),
             retried: metrics.retried,
@@ -206,13 +204,18 @@ impl Look<'_> {
         rates.collect()
     }
 
-    /// Returns the distribution of times that are recorded since `began`. `oldest` is the one in the oldest reading, and
-    /// `Some(None)` if it began after that, so that all of it is new.
-    fn times(&self, now: &Histogram, oldest: Option<Option<&Histogram>>, began: Moment) -> Times {
-        let passed = self.oldest.map_or(0.0, |oldest| self.now.at.since(oldest.at.max(began)).as_secs_f64());
-        let recent = oldest.map(|oldest| match oldest {
-            Some(oldest) => quantiles(&now.since(oldest), passed),
-            None => quantiles(now, passed),
+    /// Returns the distribution of times that are recorded since `began`. `find` returns the one in a reading, or `None`
+    /// if it began after that, so that all of it is new.
+    fn times<'a>(
+        &'a self,
+        now: &Histogram,
+        began: Moment,
+        find: impl FnOnce(&'a Reading) -> Option<&'a Histogram>,
+    ) -> Times {
+        let recent = self.oldest.map(|oldest| {
+            let passed = self.now.at.since(oldest.at.max(began)).as_secs_f64();
+            find(oldest)
+                .map_or_else(|| quantiles(now, passed), |oldest| quantiles(&now.since(oldest), passed))
         });
         Times {
             recent: recent.unwrap_or_default(),
@@ -225,14 +228,13 @@ impl Look<'_> {
         let record = &watched.record;
         let counts = record.counts();
         let now = self.now.loops.get(&record.id).cloned().unwrap_or_default();
-        let oldest = self.oldest.map(|reading| reading.loops.get(&record.id));
         EventLoop {
             id: record.id,
             name: record.name.clone().into_owned(),
             kind: record.kind.clone().into_owned(),
             threshold: record.threshold.as_secs_f64(),
             late_now: watched.late_now().as_secs_f64(),
-            lateness: self.times(&now, oldest, record.began),
+            lateness: self.times(&now, record.began, |reading| reading.loops.get(&record.id)),
             stalls: counts.stalls,
             stalled: counts.stalled.as_secs_f64(),
             starved: counts.starved,
