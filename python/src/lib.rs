@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `threads`, `processes`, `shutdown` | the two pools, and how they end |
 //! | `worker` | the worker's side of a process pool |
+//! | `command` | the command `offloop` |
 //! | `current` | what a job can do and ask while it runs |
 //! | `watch` | the watchdog of event loops, as far as it must work without the interpreter |
 //! | `future_call` | a call on a thread that ends its own future |
@@ -25,6 +26,7 @@
 
 mod buffer;
 mod call;
+mod command;
 mod completion_queue;
 mod current;
 mod data;
@@ -55,6 +57,9 @@ mod _offloop {
 
     #[pymodule_export]
     use crate::buffer::Shared;
+
+    #[pymodule_export]
+    use crate::command::run_command;
 
     #[pymodule_export]
     use crate::completion_queue::{Mailbox, flush};

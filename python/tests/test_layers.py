@@ -9,6 +9,7 @@ TYPE_CHECKING count as well: a reader follows them too.
 - `_auto`, `_watch`: two features that do not know each other
 - `_web`, and on it the adapters `aiohttp`, `asgi` and `django`, which do not know each other
 - `pytest_plugin`, which uses `_watch`
+- `_cli`, the command, and `__main__`, which runs it
 - `__init__`: the public names
 """
 
@@ -35,6 +36,8 @@ BELOW: dict[str, set[str]] = {
     "asgi": {"_pools", "_web"},
     "django": {"_web"},
     "pytest_plugin": {"_watch"},
+    "_cli": {""},
+    "__main__": {"_cli"},
     "__init__": {"", "_worker", "_pools", "_auto", "_watch"},
 }
 """The layers that a layer may import. The base is the empty string."""

@@ -152,9 +152,10 @@ impl Look<'_> {
 
     fn pool(&self, id: u64, built: Moment, view: PoolView) -> Pool {
         let PoolView { metrics, capacity, oldest_queued, max_workers, workers, mut jobs } = view;
-        let times = |now, find: fn(&PoolReading) -> &Histogram| {
-            self.times(now, built, |reading| reading.pools.get(&id).map(find))
-        };
+        // A pool that is not in the oldest reading was built later: all that it has recorded is new.
+        let oldest = self.oldest.and_then(|reading| reading.pools.get(&id));
+        let none = Histogram::default();
+        let (queue_wait, run_time) = oldest.map_or((&none, &none), |pool| (&pool.queue_wait, &pool.run_time));
         jobs.sort_by_key(|job| std::cmp::Reverse(job.running));
         jobs.truncate(MAX_JOBS);
         Pool {
@@ -182,8 +183,8 @@ impl Look<'_> {
                 })
                 .collect(),
             jobs: jobs.into_iter().map(job).collect(),
-            queue_wait: times(&metrics.queue_wait, |pool| &pool.queue_wait),
-            run_time: times(&metrics.run_time, |pool| &pool.run_time),
+            queue_wait: self.times(&metrics.queue_wait, queue_wait, built),
+            run_time: self.times(&metrics.run_time, run_time, built),
             outcomes: outcomes(&metrics.outcomes),
             outcomes_per_second: self.outcomes_per_second(id, &metrics.outcomes),
             retried: metrics.retried,
@@ -204,18 +205,11 @@ impl Look<'_> {
         rates.collect()
     }
 
-    /// Returns the distribution of times that are recorded since `began`. `find` returns the one in a reading, or `None`
-    /// if it began after that, so that all of it is new.
-    fn times<'a>(
-        &'a self,
-        now: &Histogram,
-        began: Moment,
-        find: impl FnOnce(&'a Reading) -> Option<&'a Histogram>,
-    ) -> Times {
-        let recent = self.oldest.map(|oldest| {
-            let passed = self.now.at.since(oldest.at.max(began)).as_secs_f64();
-            find(oldest)
-                .map_or_else(|| quantiles(now, passed), |oldest| quantiles(&now.since(oldest), passed))
+    /// Returns the distribution of times that are recorded since `began`. `oldest` is that of the oldest reading.
+    fn times(&self, now: &Histogram, oldest: &Histogram, began: Moment) -> Times {
+        let recent = self.oldest.map(|reading| {
+            let passed = self.now.at.since(reading.at.max(began));
+            quantiles(&now.since(oldest), passed.as_secs_f64())
         });
         Times {
             recent: recent.unwrap_or_default(),
@@ -228,13 +222,15 @@ impl Look<'_> {
         let record = &watched.record;
         let counts = record.counts();
         let now = self.now.loops.get(&record.id).cloned().unwrap_or_default();
+        let none = Histogram::default();
+        let oldest = self.oldest.and_then(|reading| reading.loops.get(&record.id)).unwrap_or(&none);
         EventLoop {
             id: record.id,
             name: record.name.clone().into_owned(),
             kind: record.kind.clone().into_owned(),
             threshold: record.threshold.as_secs_f64(),
             late_now: watched.late_now().as_secs_f64(),
-            lateness: self.times(&now, record.began, |reading| reading.loops.get(&record.id)),
+            lateness: self.times(&now, oldest, record.began),
             stalls: counts.stalls,
             stalled: counts.stalled.as_secs_f64(),
             starved: counts.starved,
