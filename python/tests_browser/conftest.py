@@ -57,11 +57,11 @@ def watchdog() -> Iterator[None]:
 class Program:
     """A program that is watched. It does what it is told by `do`."""
 
-    def __init__(self, port: int, service: str, runtime: Path) -> None:
+    def __init__(self, port: int, service: str, runtime: Path, *token: str) -> None:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         self.process = subprocess.Popen(
             # By the names that a screenshot may show.
-            ["python", "observed.py", str(port), service],
+            ["python", "observed.py", str(port), service, *token],
             cwd=HERE,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -109,8 +109,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     runtime.mkdir(mode=0o700)
     programs: list[Program] = []
 
-    def start(port: int = 0, service: str = "shop") -> Program:
-        programs.append(Program(port, service, runtime))
+    def start(port: int = 0, service: str = "shop", *token: str) -> Program:
+        programs.append(Program(port, service, runtime, *token))
         return programs[-1]
 
     yield start

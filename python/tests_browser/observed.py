@@ -1,7 +1,7 @@
 """A program that the tests watch: it does what the lines of its standard input say.
 
-Its first line of output is the address of its live view. After that it answers each line with one of its own. It gets
-the port to listen on, or 0, and the name of its service.
+Its first line of output is the address of its live view. After that it answers each line with one of its own. Its
+arguments are the port to listen on, or 0, the name of its service, and the token that viewers need, if they do.
 """
 
 from __future__ import annotations
@@ -84,10 +84,12 @@ def read(loop: asyncio.AbstractEventLoop, lines: asyncio.Queue[str]) -> None:
     loop.call_soon_threadsafe(lines.put_nowait, "")
 
 
-async def main(port: str, service: str) -> None:
+async def main(port: str, service: str, token: str | None = None) -> None:
     program = Program()
     offloop.watch(threshold=0.1)
-    with offloop.serve_observe(service=service, http=f"127.0.0.1:{port}", allow_cancel=True) as server:
+    with offloop.serve_observe(
+        service=service, http=f"127.0.0.1:{port}", token=token, allow_cancel=True
+    ) as server:
         await program.processes.run(int)
         print(f"http://{server.http_address}/", flush=True)
         loop = asyncio.get_running_loop()
@@ -99,4 +101,4 @@ async def main(port: str, service: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2]))
+    asyncio.run(main(*sys.argv[1:]))

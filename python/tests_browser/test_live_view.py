@@ -181,6 +181,19 @@ def test_all_processes_of_a_service_are_in_one_view(start: Start, open_page: Ope
     expect(page.get_by_role("dialog").get_by_role("listitem").first).to_be_visible()
 
 
+def test_a_program_with_a_token_is_shown_to_those_who_have_it(start: Start, open_page: Open) -> None:
+    program = start(0, "shop", "open&sesame")
+    page = open_page(program.address + "?token=open%26sesame")
+    expect(state(page)).to_have_text("live")
+    program.do("hold")
+    page.get_by_role("button", name=re.compile("^Cancel job")).click()
+    page.get_by_role("button", name="Cancel the job").click()
+    expect(page.locator(".done")).to_contain_text("is cancelled")
+    answer = page.request.get(program.address)
+    assert answer.status == 401
+    assert "token" in answer.json()["error"]
+
+
 def test_names_are_shown_as_text(program: Program, open_page: Open) -> None:
     page = open_page(program.address)
     hostile = "<img/src=x/onerror=document.title='owned'>\u202e"

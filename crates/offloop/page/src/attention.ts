@@ -62,8 +62,8 @@ function ofLoop({ process }: Snapshot, loop: EventLoop, of: string, history: His
       detail: `nothing has run on it for ${duration(loop.late_now)}`,
     });
   } else if (stalls > 0) {
-    const [worst] = loop.places.toSorted((one, other) => other.last - one.last);
-    const where = worst === undefined ? "" : `, last in ${plain(worst.function, 80)}`;
+    const [latest] = [...loop.places].sort((one, other) => other.last - one.last);
+    const where = latest === undefined ? "" : `, last in ${plain(latest.function, 80)}`;
     found.push({
       key: `${key}/stalls`,
       kind: "blocked",
