@@ -335,6 +335,53 @@ def test_a_second_server_says_that_there_is_one() -> None:
     offloop.serve_observe().close()
 
 
+def test_a_server_that_nobody_keeps_stays_until_the_program_ends(
+    sockets: view.Sockets, tmp_path: Path
+) -> None:
+    code = """
+        import gc, sys
+        import offloop
+
+        offloop.serve_observe()
+        gc.collect()
+        print(flush=True)
+        sys.stdin.readline()
+    """
+    with view.program(code, tmp_path, **sockets.environment) as running:
+        view.line(running)
+        assert view.get(sockets.of(running.pid))["process"]["pid"] == running.pid
+        assert running.stdin is not None
+        running.stdin.write("\n")
+        running.stdin.flush()
+        assert running.wait(jobs.HANG) == 0
+    assert sockets.all() == {}
+
+
+def test_a_loop_that_the_environment_watches_is_logged_and_shown_once(
+    sockets: view.Sockets, tmp_path: Path
+) -> None:
+    code = """
+        import asyncio, time
+        import offloop
+
+        async def main():
+            await asyncio.sleep(0.1)
+            time.sleep(0.4)
+            await asyncio.sleep(0.1)
+            [loop] = offloop.observe()["loops"]
+            print(loop["threshold"], loop["stalls"], [place["function"] for place in loop["places"]])
+
+        asyncio.run(main())
+    """
+    variables = {"OFFLOOP_OBSERVE": "1", "OFFLOOP_WATCH": "50ms", **sockets.environment}
+    with view.program(code, tmp_path, **variables) as running:
+        output, errors = running.communicate(timeout=jobs.HANG)
+        assert output == "0.05 1 ['main']\n"
+        assert errors.count("the event loop has stood still") == 1
+    with view.program(code, tmp_path, **{**variables, "OFFLOOP_WATCH": "0"}) as running:
+        assert running.communicate(timeout=jobs.HANG) == ("0.1 1 ['main']\n", "")
+
+
 # The environment variable
 
 

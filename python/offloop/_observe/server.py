@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 from types import TracebackType
@@ -59,6 +60,7 @@ class ObserveServer:
 
     def close(self) -> None:
         """Ends the server, and the connections that it has. Does nothing if that was done, or in a child made by fork()."""
+        _open.discard(self)
         self._engine.close()
 
     def __enter__(self) -> Self:
@@ -77,6 +79,18 @@ class ObserveServer:
         return f"<offloop.ObserveServer at {', '.join(places) or 'no address'}>"
 
 
+_open: set[ObserveServer] = set()
+"""The servers that are not closed. A program need not keep what it has opened."""
+
+
+def _close_all() -> None:
+    for server in list(_open):
+        server.close()
+
+
+atexit.register(_close_all)
+
+
 def serve_observe(
     service: str | None = None,
     *,
@@ -84,10 +98,9 @@ def serve_observe(
     token: str | None = None,
     allow_cancel: bool = False,
 ) -> ObserveServer:
-    """Opens the live view of this process, until the returned server is closed, is dropped, or the process ends.
+    """Opens the live view of this process, until the returned server is closed, or the process ends.
 
-        with offloop.serve_observe(http="127.0.0.1:8811"):
-            ...
+        offloop.serve_observe(http="127.0.0.1:8811")
 
     There is a Unix socket, in a directory that only this user can enter; `offloop top` finds it. The environment variable
     `OFFLOOP_OBSERVE=1` does the same when offloop is imported, without a line of code.
@@ -107,4 +120,6 @@ def serve_observe(
     this process has another such server, or if the socket cannot be made.
     """
     prepare()
-    return ObserveServer(_offloop.ObserveServer(service, http, token, allow_cancel))
+    server = ObserveServer(_offloop.ObserveServer(service, http, token, allow_cancel))
+    _open.add(server)
+    return server

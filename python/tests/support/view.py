@@ -114,8 +114,8 @@ def program(code: str, directory: Path, **variables: str) -> Iterator[subprocess
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
         running.kill()
-        _, errors = running.communicate()
-        print(errors)
+        if running.stderr is not None and not running.stderr.closed:
+            print(running.communicate()[1])
 
 
 def line(running: subprocess.Popen[str]) -> str:
