@@ -8,11 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 import pytest
+
+from system import System, running_system
 
 
 class Running(NamedTuple):
@@ -21,6 +24,8 @@ class Running(NamedTuple):
     client: httpx.Client
     fifo: Path
     """What the service reads. A read of it waits until something is written."""
+    system: System
+    """The other system that it calls."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,12 +40,16 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     command = [sys.executable, "-m", "uvicorn", "service:app", "--port", "0", "--app-dir", str(folder)]
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"FILE": str(fifo), "PYTHONUNBUFFERED": "1"},
-    )
+    with running_system() as system:
+        environment = os.environ | {"FILE": str(fifo), "SYSTEM": system.address}
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        with answering(process) as url, httpx.Client(base_url=url, timeout=20) as client:
+            yield Running(client, fifo, system)
+
+
+@contextmanager
+def answering(process: subprocess.Popen[str]) -> Iterator[str]:
+    """Gives the address of a service that starts, and ends it."""
     assert process.stderr is not None
     said = ""
     while (found := re.search(r"running on (http://\S+)", said)) is None:
@@ -51,8 +60,7 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]
     draining = threading.Thread(target=process.stderr.read, daemon=True)
     draining.start()
     try:
-        with httpx.Client(base_url=found[1], timeout=20) as client:
-            yield Running(client, fifo)
+        yield found[1]
     finally:
         # A service that stands still does not notice more than this.
         process.kill()
