@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 import pytest
-
-from system import System, running_system
+from system import System
 
 
 class Running(NamedTuple):
@@ -24,8 +23,6 @@ class Running(NamedTuple):
     client: httpx.Client
     fifo: Path
     """What the service reads. A read of it waits until something is written."""
-    system: System
-    """The other system that it calls."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,16 +37,19 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     command = [sys.executable, "-m", "uvicorn", "service:app", "--port", "0", "--app-dir", str(folder)]
-    with running_system() as system:
-        environment = os.environ | {"FILE": str(fifo), "SYSTEM": system.address}
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-        with answering(process) as url, httpx.Client(base_url=url, timeout=20) as client:
-            yield Running(client, fifo, system)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"FILE": str(fifo), "PYTHONUNBUFFERED": "1"},
+    )
+    with _address(process) as address, httpx.Client(base_url=address, timeout=20) as client:
+        yield Running(client, fifo)
 
 
-@contextmanager
-def answering(process: subprocess.Popen[str]) -> Iterator[str]:
-    """Gives the address of a service that starts, and ends it."""
+@contextlib.contextmanager
+def _address(process: subprocess.Popen[str]) -> Iterator[str]:
+    """Gives the address of a service, once it listens. Ends it at the end of the block."""
     assert process.stderr is not None
     said = ""
     while (found := re.search(r"running on (http://\S+)", said)) is None:
@@ -67,3 +67,40 @@ def answering(process: subprocess.Popen[str]) -> Iterator[str]:
         process.wait()
         draining.join()
         process.stderr.close()
+
+
+@pytest.fixture
+def system(monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
+    """The system that the service asks. To be named before the service, which is told its address."""
+    system = System()
+    monkeypatch.setenv("SYSTEM", system.address)
+    yield system
+    system.close()
+
+
+@pytest.fixture
+def patient_service(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Running:
+    """A service whose calls of the system have more time than any test."""
+    monkeypatch.setenv("TIMEOUT", "1000")
+    running: Running = request.getfixturevalue("service")
+    return running
+
+
+class Program(NamedTuple):
+    """A service that runs as its users run it."""
+
+    client: httpx.Client
+    process: subprocess.Popen[str]
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Program]:
+    """The service, started by its own name: `python service.py`."""
+    monkeypatch.setenv("TIMEOUT", "1000")
+    monkeypatch.setenv("PORT", "0")
+    folder = request.config.getoption("--service") or request.path.parent
+    process = subprocess.Popen(
+        [sys.executable, str(folder / "service.py")], stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    with _address(process) as address, httpx.Client(base_url=address, timeout=20) as client:
+        yield Program(client, process)

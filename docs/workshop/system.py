@@ -1,67 +1,77 @@
-"""Another system, for the tests: it answers a line with a line, and knows how many clients it has."""
+"""Another system, for steps 4 to 7: it takes connections, and takes its time to answer.
+
+python system.py 9000
+"""
 
 from __future__ import annotations
 
-import socketserver
+import contextlib
+import socket
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 
-class _Session(socketserver.StreamRequestHandler):
-    server: System
+class System:
+    """A server on loopback. A client sends a number of seconds, and gets a line of text after that time.
 
-    def handle(self) -> None:
-        for line in self.rfile:
-            match line.decode().split():
-                case ["SQUARE", number]:
-                    self.wfile.write(f"{int(number) ** 2}\n".encode())
-                case ["WAIT"]:
-                    # Ends when the client hangs up.
-                    with self.server.counting():
-                        self.rfile.read(1)
-                    return
-                case _:
-                    return
+    It ends a call whose client has closed its connection.
+    """
 
-
-class System(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Session)
-        self.connections = 0
-        """The number of connections that were opened so far."""
-        self.waiting = 0
-        """The number of calls of WAIT that run."""
+    def __init__(self, port: int = 0) -> None:
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.connections: list[socket.socket] = []
+        """All that there ever were."""
+        self.running = 0
+        """The number of calls that run."""
         self._lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
 
-    @property
-    def address(self) -> str:
-        host, port = self.server_address[:2]
-        return f"{host}:{port}"
+    def hang_up(self) -> None:
+        """Closes all connections, as a restart would."""
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
-    def process_request(self, request: object, client_address: object) -> None:
-        self.connections += 1
-        super().process_request(request, client_address)  # type: ignore[arg-type]
+    def close(self) -> None:
+        self._listener.close()
+        self.hang_up()
 
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        with self._lock:
-            self.waiting += 1
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # it was closed
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections.append(connection)
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError), connection.makefile("rb") as calls:
+            for call in calls:
+                self._count(1)
+                try:
+                    has_gone = self._wait(connection, float(call))
+                finally:
+                    self._count(-1)
+                if has_gone:
+                    break
+                connection.sendall(b"the answer\n")
+
+    def _wait(self, connection: socket.socket, seconds: float) -> bool:
+        """Waits for so long, or until the client has gone. Returns whether it has."""
+        connection.settimeout(max(seconds, 0.001))
         try:
-            yield
+            return not connection.recv(1, socket.MSG_PEEK)
+        except TimeoutError:
+            return False
         finally:
-            with self._lock:
-                self.waiting -= 1
+            connection.settimeout(None)
+
+    def _count(self, more: int) -> None:
+        with self._lock:
+            self.running += more
 
 
-@contextmanager
-def running_system() -> Iterator[System]:
-    with System() as system:
-        thread = threading.Thread(target=system.serve_forever, daemon=True)
-        thread.start()
-        yield system
-        system.shutdown()
-        thread.join()
+if __name__ == "__main__":
+    system = System(int(sys.argv[1]))
+    print(f"the system listens on {system.address}")
+    threading.Event().wait()

@@ -9,7 +9,8 @@ mod support;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use common::{Gate, end, occupy};
 use offloop::observe::document::{Snapshot, Stack};
@@ -77,8 +78,8 @@ fn a_snapshot_shows_the_job_that_runs_and_those_that_wait() {
 fn a_pool_that_has_ended_is_shown_no_more_and_ids_are_not_used_again() {
     let first = pool("ends");
     let id = pool_named(&observe::snapshot(), "ends").id;
-    drop(first);
-    eventually("the pool has gone", || observe::snapshot().pools.iter().all(|pool| pool.name != "ends"));
+    end(first.shutdown(GIVE_UP)).unwrap();
+    assert!(observe::snapshot().pools.iter().all(|pool| pool.name != "ends"), "the program still holds it");
     let _second = pool("ends");
     assert_ne!(pool_named(&observe::snapshot(), "ends").id, id);
 }
@@ -259,7 +260,7 @@ fn events_follow_one_another_until_the_server_closes() {
     assert!(times.is_sorted() && times[0] < times[2], "{times:?}");
     server.close();
     // One more may be on its way.
-    assert!(data.count() <= 1, "the stream ends");
+    assert!(data.take(5).count() <= 1, "the stream ends");
     TcpStream::connect(address).unwrap_err();
 }
 
@@ -520,21 +521,22 @@ fn a_binding_names_its_jobs_and_shows_their_stacks() {
 }
 
 #[test]
-fn a_snapshot_holds_nobody_up() {
+fn jobs_go_on_while_somebody_looks_all_the_time() {
     let pool = ThreadPool::builder().name("busy").max_workers(2).build().unwrap();
-    let begun = Instant::now();
-    let looker = std::thread::spawn(move || {
-        let mut looks = 0;
-        while begun.elapsed() < Duration::from_millis(500) {
-            observe::snapshot();
-            looks += 1;
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looker = scope.spawn(|| {
+            let mut looks = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                observe::snapshot();
+                looks += 1;
+            }
+            looks
+        });
+        for number in 0..1000 {
+            assert_eq!(end(pool.run(move || number)).unwrap(), number);
         }
-        looks
+        is_over.store(true, Ordering::Relaxed);
+        assert!(looker.join().unwrap() > 0);
     });
-    let mut done = 0;
-    while begun.elapsed() < Duration::from_millis(500) {
-        end(pool.run(|| ())).unwrap();
-        done += 1;
-    }
-    assert!(looker.join().unwrap() > 0 && done > 100, "{done} jobs");
 }

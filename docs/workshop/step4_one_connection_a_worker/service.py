@@ -1,4 +1,4 @@
-"""The service that calls another system, with a connection for each worker.
+"""The service that asks another system, by a connector that only blocks.
 
 python service.py
 """
@@ -9,20 +9,36 @@ from collections.abc import AsyncIterator
 
 import offloop
 import uvicorn
-from driver import Client
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from connector import Connection
 from work import cpu_bound
 
 FILE = os.environ.get("FILE", "/dev/urandom")
+SYSTEM = os.environ.get("SYSTEM", "127.0.0.1:9000")
 
 
 def blocking_io(path: str) -> bytes:
     """File operations, such as logging, can block the event loop."""
     with open(path, "rb") as file:
         return file.read(100)
+
+
+def connect() -> Connection:
+    return Connection(SYSTEM)
+
+
+def ask(seconds: float) -> str:
+    try:
+        connection: Connection = offloop.worker_state()
+        return connection.ask(seconds)
+    except OSError:
+        # It cannot be used any more. The worker's next job gets a new one.
+        offloop.discard_worker_state()
+        raise
 
 
 async def read(request: Request) -> Response:
@@ -35,27 +51,13 @@ async def add(request: Request) -> Response:
     return JSONResponse({"sum": await offloop.run_cpu(cpu_bound, n)})
 
 
-def connect() -> Client:
-    return Client(os.environ["SYSTEM"])
-
-
-def ask(question: str) -> str:
-    client: Client = offloop.worker_state()
+async def ask_system(request: Request) -> Response:
+    seconds = float(request.query_params.get("seconds", "0.1"))
     try:
-        return client.ask(question)
-    except OSError:
-        # The next call needs another connection.
-        offloop.discard_worker_state()
-        raise
-
-
-async def square(request: Request) -> Response:
-    number = int(request.query_params["of"])
-    return JSONResponse({"square": int(await request.app.state.pool.run(ask, f"SQUARE {number}"))})
-
-
-async def wait(request: Request) -> Response:
-    return JSONResponse({"answer": await request.app.state.pool.run(ask, "WAIT")})
+        answer = await request.app.state.system.run(ask, seconds)
+    except ConnectionError:
+        return JSONResponse({"error": "the system does not answer"}, 503)
+    return JSONResponse({"answer": answer})
 
 
 async def health(request: Request) -> Response:
@@ -70,10 +72,10 @@ async def stalls(request: Request) -> Response:
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
     # The worker processes are ready before the first request.
     await offloop.warm_up()
-    with offloop.watch(threshold=0.1) as app.state.watch:
-        async with offloop.ThreadPoolExecutor(
-            4, worker_state=connect, close_worker_state=Client.close
-        ) as app.state.pool:
+    async with offloop.ThreadPoolExecutor(
+        4, worker_state=connect, close_worker_state=Connection.close
+    ) as app.state.system:
+        with offloop.watch(threshold=0.1) as app.state.watch:
             yield
 
 
@@ -81,8 +83,7 @@ app = Starlette(
     routes=[
         Route("/read", read),
         Route("/sum", add),
-        Route("/square", square),
-        Route("/wait", wait),
+        Route("/ask", ask_system),
         Route("/health", health),
         Route("/stalls", stalls),
     ],
@@ -90,4 +91,4 @@ app = Starlette(
 )
 
 if __name__ == "__main__":
-    uvicorn.run("service:app", port=8000)
+    uvicorn.run("service:app", port=int(os.environ.get("PORT", "8000")))
