@@ -12,6 +12,7 @@ pool, jobs can be cancelled and limited, queues are bounded, and large buffers t
 The files stand in layers. Each imports only files of lower layers, or of its own package, and never in a circle:
 
     __init__, pytest_plugin    the public names
+    _cli, __main__             the command `offloop`
     aiohttp, asgi, django      the adapters to web frameworks
     _web                       what they share
     _observe/                  the live view

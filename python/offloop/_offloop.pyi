@@ -283,6 +283,10 @@ class SubmittedCall:
 def blocking(function: Callable[..., T], /, *args: Any) -> T:
     """Calls `function(*args)`, which waits. If this is a pool's thread, another takes its place meanwhile."""
 
+def run_command(arguments: list[str], /) -> int:
+    """Runs a command line of `offloop`, whose first word is the program's name, and returns the exit code. Blocks until
+    the command is done."""
+
 def present_cores() -> int:
     """Returns the number of cores that this process may use, by the affinity of its main thread and the quota of its
     cgroup. May wait for a thread that it starts."""

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `threads`, `processes`, `shutdown` | the two pools, and how they end |
 //! | `worker` | the worker's side of a process pool |
+//! | `command` | the command `offloop` |
 //! | `current` | what a job can do and ask while it runs |
 //! | `view` | the live view: what the engine learns of Python's jobs, and the servers |
 //! | `watch` | the watchdog of event loops, as far as it must work without the interpreter |
@@ -26,6 +27,7 @@
 
 mod buffer;
 mod call;
+mod command;
 mod completion_queue;
 mod current;
 mod data;
@@ -57,6 +59,9 @@ mod _offloop {
 
     #[pymodule_export]
     use crate::buffer::Shared;
+
+    #[pymodule_export]
+    use crate::command::run_command;
 
     #[pymodule_export]
     use crate::completion_queue::{Mailbox, flush};

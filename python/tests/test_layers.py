@@ -10,6 +10,7 @@ TYPE_CHECKING count as well: a reader follows them too.
 - `_observe`: the live view
 - `_web`, and on it the adapters `aiohttp`, `asgi` and `django`, which do not know each other
 - `pytest_plugin`, which uses `_watch`
+- `_cli`, the command, and `__main__`, which runs it
 - `__init__`: the public names
 """
 
@@ -37,6 +38,8 @@ BELOW: dict[str, set[str]] = {
     "asgi": {"", "_observe", "_pools", "_web"},
     "django": {"", "_web"},
     "pytest_plugin": {"_watch"},
+    "_cli": {""},
+    "__main__": {"_cli"},
     "__init__": {"", "_worker", "_pools", "_auto", "_watch", "_observe"},
 }
 """The layers that a layer may import. The base is the empty string."""

@@ -688,7 +688,7 @@ fn loop_detail(watched: &EventLoop) -> Vec<String> {
         format!("late: {}", quantiles(&watched.lateness.recent, &watched.lateness.total)),
         format!("a stall is a lateness of {} or more", text::duration(watched.threshold)),
         format!(
-            "late for lack of a core, which is no stall: {} times, {}",
+            "late for lack of a core, which is no stall: {}, for {}",
             text::count(watched.starved),
             text::duration(watched.starved_seconds)
         ),

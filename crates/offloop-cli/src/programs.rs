@@ -12,7 +12,7 @@ use rustix::process::{Pid, geteuid, test_kill_process};
 use tokio::task::JoinSet;
 
 use crate::http::{Endpoint, RequestError};
-use crate::{Failure, NOTHING, USAGE, clean, text};
+use crate::{FAILED, Failure, NOTHING, USAGE, clean, text};
 
 /// The time that a program has to answer when all are asked.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -56,6 +56,16 @@ pub(crate) struct Found {
     pub(crate) programs: Vec<Program>,
     /// Sentences about what could not be asked.
     pub(crate) warnings: Vec<String>,
+}
+
+impl Found {
+    /// Returns the error of a lookup whose programs have not answered.
+    pub(crate) fn troubles(&self) -> Failure {
+        let troubles = self.programs.iter().filter_map(|program| {
+            program.trouble.as_ref().map(|error| format!("{}: {error}", program.endpoint))
+        });
+        Failure::new(FAILED, troubles.chain(self.warnings.iter().cloned()).collect::<Vec<_>>().join("\n"))
+    }
 }
 
 impl Lookup {

@@ -354,9 +354,9 @@ fn a_job_is_cancelled_from_the_view_only_if_the_program_allows_it() {
 #[test]
 fn the_stack_of_a_job_is_shown_or_the_reason_why_there_is_none() {
     let pool = pool("stuck");
-    let (gate, stuck) = occupy(&pool);
+    let (gate, job) = occupy(&pool);
     let (_server, address) = serve(plainly);
-    let target = format!("/jobs/{}/{}/stack", std::process::id(), stuck.id());
+    let target = format!("/jobs/{}/{}/stack", std::process::id(), job.id());
     let stack: Stack = serde_json::from_str(&get(address, &target).body).unwrap();
     assert!(stack.thread.starts_with("thread stuck-1 ("), "{stack:?}");
     if cfg!(all(feature = "watch-stacks", target_arch = "x86_64")) && !stack.frames.is_empty() {
@@ -365,7 +365,7 @@ fn the_stack_of_a_job_is_shown_or_the_reason_why_there_is_none() {
         assert!(stack.note.as_deref().unwrap().contains("waits"), "{stack:?}");
     }
     gate.open();
-    end(stuck).unwrap();
+    end(job).unwrap();
     assert!(is_refused(&get(address, &target), 404));
 }
 
@@ -432,7 +432,9 @@ fn a_client_that_takes_no_events_is_dropped() {
     assert_eq!(get(address, "/snapshot").status, 200);
     drop(server);
     gate.open();
-    jobs.into_iter().for_each(|job| end(job).unwrap());
+    for job in jobs {
+        end(job).unwrap();
+    }
 }
 
 #[test]

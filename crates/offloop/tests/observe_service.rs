@@ -39,7 +39,7 @@ fn a_program_with_a_line() {
     let job = pool.run(
         prepare(|| {
             while !offloop::job::is_cancelled() {
-                std::thread::yield_now()
+                std::thread::yield_now();
             }
         })
         .name("long"),
@@ -50,7 +50,7 @@ fn a_program_with_a_line() {
     drop(job);
 }
 
-/// A program that forks. The child lives until the parent's standard input ends, which it has too.
+/// A program that forks. The child lives until it is killed, for a minute at most.
 #[test]
 #[ignore = "it is the program of other tests"]
 fn a_program_that_forks() {
@@ -58,6 +58,8 @@ fn a_program_that_forks() {
     // SAFETY: the child runs code of this library, which is made for it, and leaves by `_exit`.
     let child = unsafe { libc::fork() };
     if child == 0 {
+        // SAFETY: it takes a plain number.
+        unsafe { libc::alarm(60) };
         assert!(server.socket_path().is_none() && server.http_address().is_none());
         if std::env::var_os("TEST_CHILD_SERVES").is_some() {
             let own = Server::builder().service("forks").start().unwrap();
@@ -66,9 +68,9 @@ fn a_program_that_forks() {
             drop(own);
         }
         drop(server);
-        let _ = std::io::Read::read(&mut std::io::stdin(), &mut [0]);
-        // SAFETY: it takes a plain number.
-        unsafe { libc::_exit(0) };
+        loop {
+            std::thread::park();
+        }
     }
     if std::env::var_os("TEST_CHILD_SERVES").is_none() {
         ready(&child.to_string());
@@ -228,6 +230,8 @@ fn a_forked_child_can_have_a_view_of_its_own() {
     assert_eq!(pids, [program.pid(), child]);
     assert!(service.processes[0].pools.is_empty());
     assert_eq!(service.processes[1].pools[0].name, "of the child");
+    // SAFETY: it takes plain numbers, and the process is the child of a program that this test has started.
+    unsafe { libc::kill(i32::try_from(child).unwrap(), libc::SIGKILL) };
 }
 
 #[test]

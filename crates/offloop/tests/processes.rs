@@ -66,7 +66,7 @@ fn large_arguments_and_results_arrive_whole() {
     let pool = pool(1);
     let bytes: Vec<u8> = (0..20_000_000u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
     assert!(pool.run(reversed.with(&bytes)).wait().unwrap().iter().rev().eq(&bytes));
-    assert_eq!(pool.run(reversed.with(&[])).wait().unwrap(), []);
+    assert_eq!(pool.run(reversed.with(&[])).wait().unwrap(), [0; 0]);
 }
 
 #[test]

@@ -121,7 +121,7 @@ fn workers_without_a_job_leave_after_the_idle_timeout_and_come_back_on_demand() 
             job.wait().unwrap();
         }
         eventually("all of them have left", || pids.iter().all(|pid| is_gone(*pid)));
-        assert_eq!(pool.worker_pids(), []);
+        assert_eq!(pool.worker_pids(), [0; 0]);
     }
     let metrics = pool.metrics();
     assert_eq!((metrics.restarts.crashed, metrics.restarts.failed_start), (0, 0));

@@ -1,4 +1,6 @@
-"""The services that the tests use: one of each implementation for most tests, and more where a test needs its own."""
+"""The services that the tests use: one of each implementation for most tests, and more where a test needs
+its own.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,14 @@ _stderr = 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--implementation", choices=["python", "rust", "both"], help="default: both, if the Rust binary is built")
-    parser.addoption("--rust-binary", type=Path, help="default: target/release/mercuriy or target/debug/mercuriy")
+    parser.addoption(
+        "--implementation",
+        choices=["python", "rust", "both"],
+        help="default: both, if the Rust binary is built",
+    )
+    parser.addoption(
+        "--rust-binary", type=Path, help="default: target/release/mercuriy or target/debug/mercuriy"
+    )
     parser.addoption("--seconds", type=float, default=6.0, help="the time for which test_killed kills")
 
 
@@ -65,7 +73,9 @@ def make_service(request: pytest.FixtureRequest) -> Callable[..., Service]:
 def shared_service(
     implementation: str, make_service: Callable[..., Service], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    service = make_service(implementation, tmp_path_factory.mktemp(f"data-{implementation}"), "--body-timeout", "1")
+    service = make_service(
+        implementation, tmp_path_factory.mktemp(f"data-{implementation}"), "--body-timeout", "1"
+    )
     with service:
         yield service
 

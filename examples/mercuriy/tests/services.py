@@ -62,7 +62,9 @@ class Service:
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline().decode()
-        match = re.fullmatch(rf"mercuriy \({self.implementation}\) listens on (http://127\.0\.0\.1:\d+)\n", line)
+        match = re.fullmatch(
+            rf"mercuriy \({self.implementation}\) listens on (http://127\.0\.0\.1:\d+)\n", line
+        )
         assert match is not None, (line, self.log())
         self.url = match[1]
         self.client = httpx.Client(base_url=self.url, timeout=PATIENCE)
@@ -190,7 +192,9 @@ def error_of(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 
 def checked_error(body: Any, code: str, request: str | None = None) -> dict[str, Any]:
-    """Returns an error, which has this code, and is as all errors are: with advice, and without anything of the inside."""
+    """Returns an error, which has this code, and is as all errors are: with advice, and without anything of
+    the inside.
+    """
     assert set(body) == {"error"}, body
     error: dict[str, Any] = body["error"]
     assert error["code"] == code, error

@@ -160,7 +160,9 @@ def test_a_bad_document_gets_its_code_and_the_offset(
     assert error["offset"] == offset
 
 
-@pytest.mark.parametrize("text", [b"[1,]", b'{"a":1,}', b"[01]", b"[1.]", b"{1:2}", b'"\x01"', b'["\\x"]', b"<html>", b"[+1]"])
+@pytest.mark.parametrize(
+    "text", [b"[1,]", b'{"a":1,}', b"[01]", b"[1.]", b"{1:2}", b'"\x01"', b'["\\x"]', b"<html>", b"[+1]"]
+)
 def test_what_is_nearly_json_is_refused(service: Service, text: bytes) -> None:
     error_of(service.walk(text), 400, "not_json")
 
@@ -212,7 +214,11 @@ def test_a_body_that_stops_is_answered_and_disturbs_nobody(service: Service) -> 
 
 @pytest.mark.parametrize("value", ["0", "60001", "-1", "1.5", "x", ""])
 def test_a_bad_timeout_is_refused(service: Service, value: str) -> None:
-    error_of(service.client.post("/documents", content=b"[]", headers={"X-Timeout-Ms": value}), 422, "bad_arguments")
+    error_of(
+        service.client.post("/documents", content=b"[]", headers={"X-Timeout-Ms": value}),
+        422,
+        "bad_arguments",
+    )
 
 
 def test_a_path_that_is_too_long_is_refused(service: Service) -> None:
@@ -220,7 +226,7 @@ def test_a_path_that_is_too_long_is_refused(service: Service) -> None:
 
 
 def test_health_answers_while_documents_are_walked(service: Service) -> None:
-    text = large(12)
+    text = large(3)
     with at_once(4) as begin:
         walks = [begin(service.walk, text) for _ in range(4)]
         answered = 0
@@ -241,14 +247,17 @@ def test_a_walk_ends_with_its_client(service: Service) -> None:
     gone = service.metric("mercuriy_clients_gone_total")
     with service.connected() as connection:
         service.begin(connection, "/documents", large(12))
-    until(lambda: service.metric("mercuriy_clients_gone_total") > gone, "the service notices that the client has gone")
+    until(
+        lambda: service.metric("mercuriy_clients_gone_total") > gone,
+        "the service notices that the client has gone",
+    )
     assert service.walk(b"[]").status_code == 200
 
 
 def test_a_killed_worker_costs_at_most_its_own_document(start: Callable[..., Service]) -> None:
     service = start()
     with at_once(1) as begin:
-        walk = begin(service.walk, large(12))
+        walk = begin(service.walk, large(3))
         until(lambda: bool(service.workers()), "there are workers")
         for pid in service.workers():
             kill(pid)

@@ -62,7 +62,9 @@ def test_what_cannot_be_delivered_is_refused(service: Service) -> None:
     error_of(service.send("rfc", "drop", 1, 2), 404, "unknown_function")
     error_of(service.send("rfc", "add", 1), 422, "bad_arguments")
     error_of(service.client.post("/messages", json={"to": "rfc", "function": "add"}), 422, "bad_arguments")
-    error_of(service.client.post("/messages", json={"to": 1, "function": "add", "args": []}), 422, "bad_arguments")
+    error_of(
+        service.client.post("/messages", json={"to": 1, "function": "add", "args": []}), 422, "bad_arguments"
+    )
     error_of(service.client.post("/messages", content=b'{"to": "rfc", '), 400, "truncated")
 
 
@@ -82,7 +84,9 @@ def test_a_message_waits_for_a_system_that_is_down(start: Callable[..., Service]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_nothing_accepted_is_lost_with_the_service(start: Callable[..., Service], number: signal.Signals) -> None:
+def test_nothing_accepted_is_lost_with_the_service(
+    start: Callable[..., Service], number: signal.Signals
+) -> None:
     service = start()
     ids = [accepted(service.send("rfc", "slow", 200)) for _ in range(30)]
     # Some are delivered, some are being delivered, and some wait.

@@ -90,10 +90,16 @@ def test_a_walk_finds_what_a_walk_of_the_tree_finds() -> None:
     text = large(0.2)
     result = walk(text)
     wanted = expected(text)
-    assert (result.keys, result.values, result.depth) == (wanted["keys"], wanted["values"], wanted["deepest"]["depth"])
+    assert (result.keys, result.values, result.depth) == (
+        wanted["keys"],
+        wanted["values"],
+        wanted["deepest"]["depth"],
+    )
 
 
-@pytest.mark.skipif(importlib.util.find_spec("opentelemetry.sdk") is None, reason="opentelemetry-sdk is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("opentelemetry.sdk") is None, reason="opentelemetry-sdk is not installed"
+)
 def test_a_trace_continues_in_workers(make_service: Callable[..., Service], tmp_path: Path) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
     service = make_service("python", tmp_path, OTEL_TRACES_EXPORTER="console")

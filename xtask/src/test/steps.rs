@@ -61,13 +61,10 @@ pub(super) fn all() -> Vec<Step> {
             },
         },
         Step { name: "bench-smoke-python", plan: bench_smoke_python },
-        Step { name: "example-quickstart", plan: || cargo("run -p offloop --example quickstart").into() },
-        Step { name: "example-executor", plan: || cargo("run -p offloop --example executor").into() },
-        Step { name: "example-json-keys", plan: || cargo("run -p offloop --example json_keys").into() },
-        Step {
-            name: "example-watchdog",
-            plan: || cargo("run -p offloop --features watch-stacks --example watchdog").into(),
-        },
+        Step { name: "example-quickstart", plan: || example("quickstart") },
+        Step { name: "example-executor", plan: || example("executor") },
+        Step { name: "example-json-keys", plan: || example("json_keys") },
+        Step { name: "example-watchdog", plan: || example("watchdog") },
     ]
 }
 
@@ -77,8 +74,15 @@ fn workspace(words: &str) -> CommandLine {
     cargo(words).with("PYO3_BUILD_EXTENSION_MODULE", "1")
 }
 
+/// Runs an example of the crate as the step `tests` has built it, so that nothing is built twice.
+fn example(name: &str) -> Plan {
+    let program = host::target_dir().join("debug/examples").join(name).display().to_string();
+    let build = workspace("build --workspace --all-features --example").and([name]);
+    Plan::Run(vec![build, CommandLine::new([program.as_str()])])
+}
+
 /// Runs the example of tests that use process pools under nextest, which starts a process for each test. The step
-/// `tests` runs it under `cargo test`, with its doctests.
+/// `tests` runs it under `cargo test`, with its doctests. CI does not install nextest, which takes minutes to build.
 fn nextest() -> Plan {
     if host::output_of("cargo", &["nextest", "--version"]).is_none() {
         return Plan::Skip("cargo-nextest is not installed".to_owned());
@@ -163,7 +167,7 @@ fn debian(version: &str) -> Result<Environment, String> {
     Interpreter::of_debian(version).map(Interpreter::for_tests)
 }
 
-/// Runs the Python package's tests, several at a time, since most of them wait most of the time. Those that look at how a
+/// Runs the Python package's tests, eight at a time, since most of them wait most of the time. Those that look at how a
 /// core or the interpreter is shared run alone.
 fn pytest(environment: &Environment) -> Vec<CommandLine> {
     pytest_without(environment, &[])
@@ -173,7 +177,7 @@ fn pytest_without(environment: &Environment, left_out: &[&str]) -> Vec<CommandLi
     let alone = ["auto", "watch", "watch_advice", "watch_programs", "watch_pytest"];
     let file = |name: &&str| format!("python/tests/test_{name}.py");
     let ignored = alone.iter().chain(left_out).map(|name| format!("--ignore={}", file(name)));
-    let most = environment.python("-m pytest --numprocesses=4 --dist=loadfile python/tests").and(ignored);
+    let most = environment.python("-m pytest --numprocesses=8 --dist=loadfile python/tests").and(ignored);
     vec![most, environment.python("-m pytest").and(alone.iter().map(file))]
 }
 
@@ -222,8 +226,8 @@ fn real_systems() -> Plan {
     if missing.is_empty() { Plan::Run(lines) } else { Plan::RunPart(lines, missing.join("; ")) }
 }
 
-/// Runs the tests of the service in `examples/mercuriy` on all of its implementations, beside real servers as far as
-/// those are installed. Most of them wait most of the time, so several run at a time.
+/// Runs the tests of the service in `examples/mercuriy` on both of its implementations, beside real servers as far as
+/// those are installed, and those of the workshop. Most of them wait most of the time, so several run at a time.
 fn mercuriy() -> Plan {
     let requirements = ["python/tests_real/requirements.txt", "examples/mercuriy/tests/requirements.txt"];
     let environment = Interpreter::preferred()
@@ -233,13 +237,12 @@ fn mercuriy() -> Plan {
         Err(reason) => return Plan::Skip(reason),
     };
     let mut lines = environment.commands();
-    if std::path::Path::new("examples/mercuriy/rust/Cargo.toml").exists() {
-        lines.push(cargo("build -p mercuriy"));
-    }
+    lines.push(cargo("build -p mercuriy"));
     let servers = cargo("run --quiet -p offloop-example-servers --");
     let options = "-m pytest --numprocesses=4 --dist=loadfile -c examples/mercuriy/tests/pytest.ini \
                    examples/mercuriy/tests";
     lines.push(servers.and([environment.program().as_str()]).and(options.split_whitespace()));
+    lines.push(environment.python("-m pytest --numprocesses=4 -c docs/workshop/pytest.ini docs/workshop"));
     Plan::Run(lines)
 }
 

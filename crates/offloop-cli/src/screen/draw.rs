@@ -288,7 +288,7 @@ impl App {
 
     /// Draws how many times fell into each band, over time: one column for each sample, the newest at the right.
     fn draw_heat(&self, canvas: &mut Canvas<'_>, area: Rect, watched: &Watched, series: Key) {
-        const LABELS: [&str; BAND_COUNT] = ["1ms", "10ms", "100ms", "1s", "10s", "more"];
+        const LABELS: [&str; BAND_COUNT] = ["<1ms", "<10ms", "<0.1s", "<1s", "<10s", ">10s"];
         const LABEL: u16 = 6;
         let title = if series.of == crate::history::Of::Pool { "time in the queue" } else { "lateness" };
         let room = usize::from(area.width.saturating_sub(LABEL));

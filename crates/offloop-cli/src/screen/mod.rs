@@ -59,6 +59,10 @@ pub(crate) fn run(lookup: Lookup, interval: Duration) -> Result<(), Failure> {
     if found.programs.is_empty() {
         return Err(lookup.nothing(&found));
     }
+    // A wrong name would otherwise be looked for forever.
+    if found.programs.iter().all(|program| program.trouble.is_some()) {
+        return Err(found.troubles());
+    }
     let (sender, events) = mpsc::channel();
     let commands = network::start(lookup, interval, sender.clone())?;
     let mut app = App::new(Theme::of_environment(), commands);

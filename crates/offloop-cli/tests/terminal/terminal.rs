@@ -108,6 +108,16 @@ fn programs_are_listed_and_one_is_chosen() {
 
 #[test]
 #[ignore = "needs tmux: cargo xtask test --only terminal"]
+fn a_wrong_name_is_an_error_and_not_looked_for() {
+    let runtime = Runtime::new();
+    let terminal = Terminal::start(&runtime, 100, 24, &[]);
+    terminal.command("$OFFLOOP top /nowhere.sock; echo code-$?-");
+    let screen = terminal.wait_for("code-1-");
+    assert!(screen.contains("/nowhere.sock: nobody listens there"), "{screen}");
+}
+
+#[test]
+#[ignore = "needs tmux: cargo xtask test --only terminal"]
 fn jobs_are_filtered_sorted_looked_at_and_cancelled() {
     let runtime = Runtime::new();
     let _program = runtime.program("reports");
@@ -184,11 +194,10 @@ fn each_panel_fits_into_a_small_terminal_and_a_large_one() {
         {
             terminal.press(&[key]);
             if width != "30" {
-                let screen = terminal.wait_for(shown);
-                assert!(
-                    screen.trim_end().lines().last().is_some_and(|line| line.starts_with("F1Help")),
-                    "{screen}"
-                );
+                terminal.wait(&format!("{shown}, and the keys below it"), |screen| {
+                    let last = screen.trim_end().lines().last();
+                    screen.contains(shown) && last.is_some_and(|line| line.starts_with("F1Help"))
+                });
             }
         }
     }

@@ -27,8 +27,8 @@ const MAX_PLACES: usize = 20;
 /// Returns the state of this process: its pools, its watched loops, the last deaths of workers.
 ///
 /// Stops nobody: it takes the lock of each pool once, for microseconds, and reads some files of `/proc`. It does not wait
-/// for a loop or for an interpreter. Rates and the quantiles of the last minute come from comparing with earlier calls, by
-/// whomever; so the first snapshot has none. In a forked child it is about the child alone.
+/// for a loop or for an interpreter. Rates and the quantiles of the last minute come from comparing with earlier calls,
+/// those for other viewers included; so the first snapshot has none. In a forked child it is about the child alone.
 pub fn snapshot() -> Snapshot {
     note_observed();
     let now = Moment::now();
@@ -152,11 +152,10 @@ impl Look<'_> {
 
     fn pool(&self, id: u64, built: Moment, view: PoolView) -> Pool {
         let PoolView { metrics, capacity, oldest_queued, max_workers, workers, mut jobs } = view;
-        let oldest = self.oldest.map(|reading| reading.pools.get(&id));
-        let (queue_wait, run_time) = (
-            oldest.map(|pool| pool.map(|pool| &pool.queue_wait)),
-            oldest.map(|pool| pool.map(|pool| &pool.run_time)),
-        );
+        // A pool that is not in the oldest reading was built later: all that it has recorded is new.
+        let oldest = self.oldest.and_then(|reading| reading.pools.get(&id));
+        let none = Histogram::default();
+        let (queue_wait, run_time) = oldest.map_or((&none, &none), |pool| (&pool.queue_wait, &pool.run_time));
         jobs.sort_by_key(|job| std::cmp::Reverse(job.running));
         jobs.truncate(MAX_JOBS);
         Pool {
@@ -206,13 +205,11 @@ impl Look<'_> {
         rates.collect()
     }
 
-    /// Returns the distribution of times that are recorded since `began`. `oldest` is the one in the oldest reading, and
-    /// `Some(None)` if it began after that, so that all of it is new.
-    fn times(&self, now: &Histogram, oldest: Option<Option<&Histogram>>, began: Moment) -> Times {
-        let passed = self.oldest.map_or(0.0, |oldest| self.now.at.since(oldest.at.max(began)).as_secs_f64());
-        let recent = oldest.map(|oldest| match oldest {
-            Some(oldest) => quantiles(&now.since(oldest), passed),
-            None => quantiles(now, passed),
+    /// Returns the distribution of times that are recorded since `began`. `oldest` is that of the oldest reading.
+    fn times(&self, now: &Histogram, oldest: &Histogram, began: Moment) -> Times {
+        let recent = self.oldest.map(|reading| {
+            let passed = self.now.at.since(reading.at.max(began));
+            quantiles(&now.since(oldest), passed.as_secs_f64())
         });
         Times {
             recent: recent.unwrap_or_default(),
@@ -225,7 +222,8 @@ impl Look<'_> {
         let record = &watched.record;
         let counts = record.counts();
         let now = self.now.loops.get(&record.id).cloned().unwrap_or_default();
-        let oldest = self.oldest.map(|reading| reading.loops.get(&record.id));
+        let none = Histogram::default();
+        let oldest = self.oldest.and_then(|reading| reading.loops.get(&record.id)).unwrap_or(&none);
         EventLoop {
             id: record.id,
             name: record.name.clone().into_owned(),

@@ -70,8 +70,9 @@ pub fn connect(address: SocketAddr) -> TcpStream {
 /// Sends a request to an address, with a loopback name as its host.
 #[track_caller]
 pub fn ask(address: SocketAddr, method: &str, target: &str, headers: &[&str]) -> Answer {
-    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
-    raw(address, &format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n"))
+    let host = format!("Host: {address}");
+    let lines = [&[host.as_str()], headers, &["", ""]].concat();
+    raw(address, &format!("{method} {target} HTTP/1.1\r\n{}", lines.join("\r\n")))
 }
 
 #[track_caller]

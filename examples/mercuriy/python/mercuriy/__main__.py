@@ -70,7 +70,9 @@ def main() -> None:
             try:
                 telemetry.set_up(settings.otlp)
             except ImportError as error:
-                sys.exit(f"mercuriy: traces need a package that is missing: pip install 'mercuriy[telemetry]' ({error})")
+                sys.exit(
+                    f"mercuriy: traces need a package that is missing: pip install 'mercuriy[telemetry]' ({error})"
+                )
         for name, package in (("postgres", "psycopg"), ("tarantool", "tarantool")):
             if getattr(settings, name) is not None:
                 _need(name, package)

@@ -95,6 +95,8 @@ def as_failure(error: Exception) -> Failure | None:
         case offloop.PoolClosed():
             return Failure(503, "stopping", "the service is stopping: try again", retry_after=2)
         case TimeoutError():
-            return Failure(504, "timeout", "the work took too long and was ended: give it more time by X-Timeout-Ms")
+            return Failure(
+                504, "timeout", "the work took too long and was ended: give it more time by X-Timeout-Ms"
+            )
         case _:
             return None

@@ -1,4 +1,6 @@
-"""The audit log: a line of JSON for each request, in a file. Writing blocks until the disk has it, so lines go in batches."""
+"""The audit log: a line of JSON for each request, in a file. Writing blocks until the disk has it, so lines
+go in batches.
+"""
 
 from __future__ import annotations
 

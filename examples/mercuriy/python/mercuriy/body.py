@@ -17,7 +17,9 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 class SharedBody:
-    """Shared memory that grows as the body comes. It exists until it is closed, and the workers that read it have ended."""
+    """Shared memory that grows as the body comes. It exists until it is closed, and the workers that read it
+    have ended.
+    """
 
     def __init__(self) -> None:
         self._descriptor = os.memfd_create("mercuriy-body", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

@@ -13,7 +13,6 @@ from .places import Switch
 from .places.kept import worker_name
 from .systems import AsyncConnector, Connection, FunctionFailed, System, SystemDown
 
-
 logger = logging.getLogger("mercuriy.calls")
 
 PROBE_EVERY = 2.0

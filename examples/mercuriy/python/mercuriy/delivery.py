@@ -41,7 +41,9 @@ class Delivery:
 
     async def start(self) -> None:
         if count := await self.ask(Database.hand_back):
-            logger.info("messages whose delivery was cut off are delivered again", extra={"fields": {"count": count}})
+            logger.info(
+                "messages whose delivery was cut off are delivered again", extra={"fields": {"count": count}}
+            )
         self._task = asyncio.create_task(self._deliver())
 
     async def stop(self, patience: float) -> None:
@@ -108,7 +110,9 @@ class Delivery:
             await self._note(Database.delivered, message.id, called.result)
 
     async def _note(self, method: Callable[..., None], *args: Any) -> None:
-        """Writes the outcome of an attempt. It must not be lost, or the message would be delivered again without need."""
+        """Writes the outcome of an attempt. It must not be lost, or the message would be delivered again
+        without need.
+        """
         for pause in (0.1, 0.5, 2.0):
             try:
                 return await self.ask(method, *args)

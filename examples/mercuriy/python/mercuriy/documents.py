@@ -22,7 +22,9 @@ from .walk_job import walk_document, walk_document_in_steps
 
 MAX_DOCUMENT = 64 << 20
 AT_ONCE = 16
-"""The number of documents that are received or walked at a time. Each needs memory, so further ones are refused."""
+"""The number of documents that are received or walked at a time. Each needs memory, so further ones are
+refused.
+"""
 TIMEOUT = 60_000
 """The milliseconds that a walk may take, if the client does not say."""
 

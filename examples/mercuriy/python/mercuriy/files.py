@@ -49,7 +49,9 @@ def size_of(disk: Disk, path: str) -> int | None:
 
 
 def read(disk: Disk, path: str, offset: int, size: int) -> bytes:
-    """Reads a part of a file. It opens the file each time, so that it may run in another process than the last one."""
+    """Reads a part of a file. It opens the file each time, so that it may run in another process than the
+    last one.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         return os.pread(descriptor, size, offset)
@@ -64,7 +66,11 @@ class Files:
     async def get(self, request: Request) -> Response:
         name = request.path_params["name"]
         if not _NAME.fullmatch(name):
-            raise Failure(400, "bad_name", "a file's name has at most 128 of the characters A-Z a-z 0-9 _ . - and begins with no dot")
+            raise Failure(
+                400,
+                "bad_name",
+                "a file's name has at most 128 of the characters A-Z a-z 0-9 _ . - and begins with no dot",
+            )
         path = str(self._service.settings.data / "files" / name)
         async with AsyncExitStack() as stack:
             place = stack.enter_context(self._service.switch.use())

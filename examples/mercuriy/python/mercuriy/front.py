@@ -1,4 +1,6 @@
-"""What happens around each request: its id, its trace, its line in the log and in the audit log, its place in the metrics."""
+"""What happens around each request: its id, its trace, its line in the log and in the audit log, its place
+in the metrics.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,12 @@ class Front:
             route = "/" + scope["path"].split("/")[1] if "endpoint" in scope else "none"
             metrics.requests[route, status] += 1
             if not is_quiet:
-                fields = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": seconds}
+                fields = {
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "seconds": seconds,
+                }
                 logger.info("answered", extra={"fields": fields})
                 self._audit.add(request=request, **fields)
             request_id.reset(token)

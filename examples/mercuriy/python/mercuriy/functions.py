@@ -29,7 +29,9 @@ class Functions:
         if via not in ("blocking", "async"):
             raise bad_arguments("`via` is blocking or async")
         if via == "async" and not system.is_async:
-            raise Failure(400, "no_async_connector", f"there is no async connector to {name} here: leave `via` out")
+            raise Failure(
+                400, "no_async_connector", f"there is no async connector to {name} here: leave `via` out"
+            )
         timeout = self._service.timeout_of(request, TIMEOUT)
         (args,) = await read_object(request, self._service.settings.body_timeout, {"args": list})
         if problem := catalog.problem(function, args):
@@ -45,7 +47,9 @@ class Functions:
         except FunctionFailed as error:
             raise Failure(502, "function_failed", str(error) or "the function gave no reason") from error
         except SystemDown as error:
-            raise Failure(503, "system_down", f"{name} does not answer, try again: {error}", retry_after=2) from error
+            raise Failure(
+                503, "system_down", f"{name} does not answer, try again: {error}", retry_after=2
+            ) from error
         seconds = time.perf_counter() - began
         if seconds > timeout:
             # On the loop nothing could end it.
@@ -65,7 +69,11 @@ class Functions:
 def check(system: str, function: str) -> str:
     """Returns the system's name. Raises Failure if there is no such system or function."""
     if system not in catalog.systems:
-        raise Failure(404, "unknown_system", f"there is no such system; there are: {', '.join(catalog.systems)}")
+        raise Failure(
+            404, "unknown_system", f"there is no such system; there are: {', '.join(catalog.systems)}"
+        )
     if function not in catalog.functions:
-        raise Failure(404, "unknown_function", f"there is no such function; there are: {', '.join(catalog.functions)}")
+        raise Failure(
+            404, "unknown_function", f"there is no such function; there are: {', '.join(catalog.functions)}"
+        )
     return system

@@ -36,7 +36,8 @@ class JsonLines(logging.Formatter):
 def stamp_records() -> None:
     """Gives each record of this process the id of its request.
 
-    A worker's records are handled by the service, where that id is not current: so they are stamped where they are made.
+    A worker's records are handled by the service, where that id is not current. So they are stamped where they
+    are made.
     """
     make = logging.getLogRecordFactory()
     if getattr(make, "stamps", False):
@@ -52,7 +53,9 @@ def stamp_records() -> None:
 
 
 def to_stderr(level: int = logging.INFO) -> None:
-    """Writes the records of this process as JSON lines. For the service, and for workers of the standard pools: offloop's send theirs to the service."""
+    """Writes the records of this process as JSON lines. For the service, and for workers of the standard
+    pools: offloop's send theirs to the service.
+    """
     stamp_records()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())

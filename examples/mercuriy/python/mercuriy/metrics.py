@@ -23,7 +23,10 @@ class Metrics:
             f'mercuriy_requests_total{{route="{route}",status="{status}"}} {count}'
             for (route, status), count in sorted(self.requests.items())
         ]
-        lines += ["# TYPE mercuriy_clients_gone_total counter", f"mercuriy_clients_gone_total {self.clients_gone}"]
+        lines += [
+            "# TYPE mercuriy_clients_gone_total counter",
+            f"mercuriy_clients_gone_total {self.clients_gone}",
+        ]
         lines.append("# TYPE mercuriy_calls_cancelled_total counter")
         lines += [
             f'mercuriy_calls_cancelled_total{{system="{system}"}} {count}'

@@ -18,7 +18,9 @@ MAX_BODY = 256 * 1024
 
 async def chunks(request: Request, limit: int, patience: float) -> AsyncIterator[bytes]:
     """Yields a body as it comes. Raises Failure if it is too large, or stops for `patience` seconds."""
-    too_large = Failure(413, "too_large", f"the body is too large: {limit} bytes are allowed; send it in parts")
+    too_large = Failure(
+        413, "too_large", f"the body is too large: {limit} bytes are allowed; send it in parts"
+    )
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise too_large
@@ -30,7 +32,9 @@ async def chunks(request: Request, limit: int, patience: float) -> AsyncIterator
                 chunk = await anext(stream, None)
         except TimeoutError:
             raise Failure(
-                408, "body_timeout", f"nothing of the body has come for {patience:g} s, after {received} bytes: send all of it"
+                408,
+                "body_timeout",
+                f"nothing of the body has come for {patience:g} s, after {received} bytes: send all of it",
             ) from None
         if chunk is None:
             return
@@ -47,7 +51,9 @@ async def read_object(request: Request, patience: float, fields: dict[str, type]
     if not isinstance(value, dict):
         raise bad_arguments("the body must be a JSON object")
     if unknown := value.keys() - fields.keys():
-        raise bad_arguments(f"the body has an unknown field {sorted(unknown)[0]!r}; it has: {', '.join(fields)}")
+        raise bad_arguments(
+            f"the body has an unknown field {sorted(unknown)[0]!r}; it has: {', '.join(fields)}"
+        )
     for name, kind in fields.items():
         if not isinstance(value.get(name), kind):
             raise bad_arguments(f"the field {name!r} of the body must be there, and be a {_NAMES[kind]}")
@@ -58,7 +64,7 @@ def bad_arguments(message: str) -> Failure:
     return Failure(422, "bad_arguments", message)
 
 
-_NAMES = {str: "text", list: "list"}
+_NAMES: dict[type, str] = {str: "text", list: "list"}
 
 
 def _parse(body: bytes) -> Any:
@@ -66,7 +72,10 @@ def _parse(body: bytes) -> Any:
         text = body.decode()
     except UnicodeDecodeError as error:
         raise Failure(
-            400, "not_utf8", f"the body is not UTF-8 at its byte {error.start}: encode it as UTF-8", offset=error.start
+            400,
+            "not_utf8",
+            f"the body is not UTF-8 at its byte {error.start}: encode it as UTF-8",
+            offset=error.start,
         ) from None
     try:
         return json.loads(text, parse_constant=_refuse, parse_float=_finite)
@@ -76,11 +85,12 @@ def _parse(body: bytes) -> Any:
         offset = len(text[: error.pos].encode())
         if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
             raise Failure(
-                400, "truncated", f"the body ends too early, after {len(body)} bytes: send all of it", offset=len(body)
+                400,
+                "truncated",
+                f"the body ends too early, after {len(body)} bytes: send all of it",
+                offset=len(body),
             ) from None
-        raise Failure(
-            400, "not_json", f"the body is no JSON: see its byte {offset}", offset=offset
-        ) from None
+        raise Failure(400, "not_json", f"the body is no JSON: see its byte {offset}", offset=offset) from None
     except ValueError as error:  # a number of more than some thousand digits
         raise Failure(400, "not_json", f"the body has a number that is not allowed: {error}") from None
 

@@ -149,7 +149,10 @@ class Service:
 
     async def show_metrics(self, request: Request) -> Response:
         page = metrics.page(
-            self.heartbeat.worst(), self.switch.name, self.switch.names, await self.delivery.ask(Database.count)
+            self.heartbeat.worst(),
+            self.switch.name,
+            self.switch.names,
+            await self.delivery.ask(Database.count),
         )
         return Response(page, media_type="text/plain; version=0.0.4")
 

@@ -40,7 +40,9 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rfc", metavar="HOST:PORT", help="in place of the embedded server")
     parser.add_argument("--body-timeout", type=float, default=10.0, metavar="SECONDS")
     parser.add_argument("--connections", type=int, default=16, help="to each system")
-    parser.add_argument("--otlp", metavar="URL", help="a collector of OpenTelemetry, such as http://127.0.0.1:4318")
+    parser.add_argument(
+        "--otlp", metavar="URL", help="a collector of OpenTelemetry, such as http://127.0.0.1:4318"
+    )
     return parser.parse_args(words)
 
 

@@ -104,7 +104,10 @@ class Database:
             """,
             (time.time(), limit),
         )
-        return [Message(*row[:4], json.loads(row[4]), row[5]) for row in rows.fetchall()]
+        return [
+            Message(id, request, system, function, json.loads(args), attempts)
+            for id, request, system, function, args, attempts in rows.fetchall()
+        ]
 
     def next_due(self) -> float | None:
         """Returns the time when the next message is due."""
@@ -131,7 +134,8 @@ class Database:
     def hand_back(self) -> int:
         """Makes messages whose delivery was cut off due again: at the start of the service, and at its end.
 
-        The attempt does not count, as its outcome is not known. So a message may be delivered twice, and never not at all.
+        The attempt does not count, as its outcome is not known. So a message may be delivered twice, but it is never
+        lost.
         """
         changed = self._database.execute(
             "update messages set state = 'accepted', attempts = attempts - 1, due = 0 where state = 'delivering'"

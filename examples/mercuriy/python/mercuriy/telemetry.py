@@ -35,7 +35,9 @@ def set_up(target: str) -> None:
     if target == "console":
         exporter = ConsoleSpanExporter(formatter=lambda span: span.to_json(indent=None) + "\n")
     else:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
+            OTLPSpanExporter,
+        )
 
         exporter = OTLPSpanExporter(f"{target.rstrip('/')}/v1/traces")
     provider = TracerProvider(resource=Resource.create({"service.name": "mercuriy"}))

@@ -258,7 +258,9 @@ def _text(key: bytes) -> str:
 
 
 def _first_bad_utf8(data: Buffer) -> int | None:
-    """Returns the offset of the first byte that is not UTF-8. Nothing else is wrong with a character that is cut off at the end."""
+    """Returns the offset of the first byte that is not UTF-8. Nothing else is wrong with a character that is
+    cut off at the end.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")()
     size = 1 << 16
     for start in range(0, len(data), size):

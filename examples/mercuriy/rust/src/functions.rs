@@ -67,6 +67,7 @@ pub async fn call(
     let limit = time_limit(&headers, TIME_LIMIT)?;
     let Arguments { args } = read_json(body, service.body_pause).await?;
     function.check(&args).map_err(ApiError::bad_arguments)?;
+    service.check_open()?;
 
     let began = Instant::now();
     let call = Call { function, arguments: args, message: None };

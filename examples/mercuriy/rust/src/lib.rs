@@ -13,7 +13,7 @@
 //! | [`rfc_server`] | the embedded server of the RFC-shaped protocol |
 //! | [`files`], [`audit`] | `GET /files` and the audit log: file calls that block |
 //! | [`messages`] | `POST /messages`: accepted on the disk, delivered at least once |
-//! | [`status`], [`heartbeat`], [`metrics`], [`logs`] | what an operator looks at |
+//! | [`status`], [`heartbeat`], [`metrics`], [`logs`], [`traces`] | what an operator looks at |
 //! | [`body`], [`headers`], [`error`], [`failure`] | what bad input gets |
 
 pub mod audit;
@@ -38,4 +38,5 @@ pub mod routes;
 pub mod service;
 pub mod status;
 pub mod systems;
+pub mod traces;
 pub mod walk;

@@ -1,5 +1,6 @@
 //! Logs: JSON lines on standard error, with the id of the request that they belong to, also from workers.
 
+use std::error::Error;
 use std::fmt::{Debug, Write as _};
 use std::io::Write as _;
 use std::time::SystemTime;
@@ -13,11 +14,22 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry, filter::LevelFilter};
 
-/// Starts the logs of this process. Later calls do nothing.
-pub fn start() {
+use crate::traces::{self, Process};
+
+/// Starts the logs of this process, and its traces, if they have somewhere to go: the URL of a collector. Later calls do
+/// nothing.
+pub fn start(otlp: Option<&str>, process: Process) -> Result<(), Box<dyn Error>> {
     let subscriber = Registry::default().with(JsonLines.with_filter(LevelFilter::INFO));
+    #[cfg(feature = "otlp")]
+    let subscriber = subscriber.with(otlp.map(|url| traces::layer(url, process)).transpose()?);
+    #[cfg(not(feature = "otlp"))]
+    if let Some(url) = otlp {
+        let advice = "build it with `--features otlp`";
+        return Err(format!("{process:?} cannot send traces to {url}: {advice}").into());
+    }
     // An error means that there is a subscriber already.
     let _ = tracing::subscriber::set_global_default(subscriber);
+    Ok(())
 }
 
 /// Returns the id of the request that this thread works for, or an empty text.
@@ -31,20 +43,22 @@ pub fn current_request() -> String {
 
 /// Starts the logs of a worker process, and opens the span of the request. For the processes of procspawn.
 pub fn enter_in_worker(request: &str) -> EnteredSpan {
-    start();
+    // They go to standard error, and traces nowhere, so nothing can be wrong.
+    let _ = start(None, Process::Worker);
     tracing::info_span!("work", request).entered()
 }
 
-/// Starts the logs of a worker process of offloop. Each of its jobs runs in a span with the id of the request, which the
-/// job carries.
+/// Starts the logs of a worker process of offloop. Each of its jobs runs in a span with the id of its request.
 #[offloop::task]
-pub fn start_in_worker() {
-    start();
+pub fn start_in_worker(otlp: Option<String>) -> Result<(), String> {
+    start(otlp.as_deref(), Process::Worker).map_err(|error| error.to_string())?;
     job::surround(|run_job| {
-        let request = job::carried().unwrap_or_default();
-        let _span = tracing::info_span!("work", request = %String::from_utf8_lossy(&request)).entered();
-        run_job();
+        let request = job::request().unwrap_or_default();
+        let span = tracing::info_span!("work", request = &*request);
+        traces::continue_from_bytes(&span, &job::carried().unwrap_or_default());
+        span.in_scope(run_job);
     });
+    Ok(())
 }
 
 /// Returns a time as RFC 3339 has it.

@@ -11,7 +11,9 @@ use std::time::Duration;
 use clap::Parser;
 use mercuriy::options::Options;
 use mercuriy::service::Service;
+use mercuriy::traces::{self, Process};
 use mercuriy::{logs, rfc_server};
+use offloop::watch::RuntimeWatchBuilder;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tokio::sync::watch;
@@ -42,19 +44,26 @@ fn serve_rfc(port: &str) -> Result<(), Box<dyn Error>> {
 }
 
 fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
-    logs::start();
+    logs::start(options.otlp.as_deref(), Process::Service)?;
     let stop = stop_at_signals()?;
     let temporary = options.data.is_none().then(tempfile::tempdir).transpose()?;
     let own = temporary.as_ref().map(|folder| folder.path().to_owned());
     let data: PathBuf = options.data.clone().or(own).unwrap_or_default();
     let service = Arc::new(Service::open(options, &data)?);
     // One thread, as an event loop is: a blocking call on it holds up everything else.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let watch = RuntimeWatchBuilder::new().name("mercuriy");
+    let parked = watch.on_thread_park();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(parked).build()?;
+    // The log and the live view name what blocks the loop.
+    let watch = watch.start(runtime.handle())?;
     let address = SocketAddr::new(options.host, options.port);
-    runtime.block_on(Arc::clone(&service).run(address, stop))?;
+    watch.block_on(&runtime, Arc::clone(&service).run(address, stop))?;
     // What blocks a thread after its cancel is left behind.
+    drop(watch);
     runtime.shutdown_background();
     drop(service);
+    traces::finish();
     Ok(())
 }
 

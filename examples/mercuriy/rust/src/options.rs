@@ -33,6 +33,9 @@ pub struct Options {
     /// A server of the RFC-shaped protocol. Default: an embedded one.
     #[arg(long, value_name = "HOST:PORT")]
     pub rfc: Option<String>,
+    /// The URL of a collector of OpenTelemetry, for traces. It takes the feature `otlp`.
+    #[arg(long, value_name = "URL")]
+    pub otlp: Option<String>,
     /// The time for which nothing of a body may come.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub body_timeout: Duration,

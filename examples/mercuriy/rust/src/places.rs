@@ -11,6 +11,7 @@ use crate::failure::Failure;
 use crate::logs;
 use crate::mode::Mode;
 use crate::processes::Processes;
+use crate::traces;
 
 /// The most memory that a worker may need for a document, in bytes. A worker that needs more is killed.
 const MAX_RSS: u64 = 2 << 30;
@@ -36,14 +37,16 @@ pub enum Task {
 
 impl Places {
     /// Builds offloop's pools. Those of the other modes are started when they are needed.
-    pub fn new(mode: Mode) -> Result<Self, BuildError> {
+    ///
+    /// The documents' workers send their traces to the collector at `otlp`.
+    pub fn new(mode: Mode, otlp: Option<String>) -> Result<Self, BuildError> {
         let documents = ProcessPool::builder()
             .name("documents")
             .queue_capacity(64)
             .on_full(OnFull::Reject)
             .max_rss(MAX_RSS)
-            .carry(|| Some(logs::current_request().into_bytes()))
-            .initializer(&logs::start_in_worker.with())
+            .carry(traces::carried)
+            .initializer(&logs::start_in_worker.with(otlp))
             .build()?;
         let threads = |name| ThreadPool::builder().name(name).queue_capacity(1000).on_full(OnFull::Reject);
         Ok(Self {
@@ -90,7 +93,7 @@ impl Places {
                     Task::File(name) => (&self.files, name),
                     Task::Messages(name) => (&self.messages, name),
                 };
-                Ok(pool.run(prepare(work).name(name)).await?)
+                Ok(pool.run(prepare(work).name(name).request(logs::current_request())).await?)
             }
         }
     }

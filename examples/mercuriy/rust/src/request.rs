@@ -13,6 +13,7 @@ use tracing::Instrument;
 use crate::error::ApiError;
 use crate::logs::rfc3339;
 use crate::service::Service;
+use crate::traces;
 
 /// The header with the request's id.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -31,6 +32,7 @@ pub async fn serve(State(service): State<Arc<Service>>, mut request: Request, ne
     let mut line = Line::begin(&service, &request, id.clone());
     let span = tracing::info_span!("request", request = id, method = %line.method, path = line.path);
     service.audit.room().await;
+    traces::continue_from_headers(&span, request.headers());
     let refuse = service.is_stopping() && !line.is_always_answered();
     let respond = async {
         let response = if refuse { ApiError::stopping().into_response() } else { next.run(request).await };

@@ -20,6 +20,9 @@ use crate::systems::{Function, MESSAGE, RESULT};
 /// The first argument of the program that makes it the server. The second one is the port.
 pub const ARGUMENT: &str = "rfc-server";
 
+/// This program, even if its file has been replaced meanwhile.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
 /// The server's process, and the thread that starts it again.
 #[derive(Debug)]
 pub struct RfcServer {
@@ -83,7 +86,7 @@ impl Shared {
 
     /// Starts the process, and waits until it has told its address.
     fn spawn(&self, port: u16) -> io::Result<(Child, SocketAddr)> {
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut child = Command::new(THIS_PROGRAM)
             .args([ARGUMENT, &port.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -99,16 +102,12 @@ impl Shared {
         if let Some(output) = child.stdout.take() {
             BufReader::new(output).read_line(&mut line)?;
         }
-        match line.trim_end().parse() {
-            Ok(address) => {
-                self.pid.store(child.id(), Ordering::Relaxed);
-                Ok((child, address))
-            }
-            Err(_) => {
-                let status = child.wait()?;
-                Err(io::Error::other(format!("the embedded RFC server did not start: {status}")))
-            }
-        }
+        let Ok(address) = line.trim_end().parse() else {
+            let status = child.wait()?;
+            return Err(io::Error::other(format!("the embedded RFC server did not start: {status}")));
+        };
+        self.pid.store(child.id(), Ordering::Relaxed);
+        Ok((child, address))
     }
 
     /// Starts the server again whenever it has ended, until the service ends it for good.

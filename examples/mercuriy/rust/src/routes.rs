@@ -9,6 +9,7 @@ use axum::middleware;
 use axum::response::{Html, IntoResponse};
 use axum::routing::{get, post};
 use axum::{Router, http::Uri};
+use offloop::observe::{self, Handler};
 
 use crate::error::ApiError;
 use crate::service::Service;
@@ -37,6 +38,11 @@ pub fn router(service: Arc<Service>) -> Router {
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(Arc::clone(&service), request::serve))
         .with_state(service)
+        // The live view is for operators: it is not in the audit log, and only this machine may look.
+        .nest_service(
+            "/offloop",
+            observe::router(Handler::builder().service("mercuriy").allow_cancel(true).build()),
+        )
 }
 
 async fn no_such_route(uri: Uri) -> impl IntoResponse {

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::audit::Audit;
+use crate::error::ApiError;
 use crate::heartbeat::Heartbeat;
 use crate::messages::{Delivery, Messages};
 use crate::metrics::Metrics;
@@ -76,7 +77,7 @@ impl Service {
             rfc: options.rfc.clone(),
         };
         Ok(Self {
-            places: Places::new(options.on)?,
+            places: Places::new(options.on, options.otlp.clone())?,
             systems: Systems::new(&addresses)?,
             messages: Messages::open(&data.join("messages.sqlite"))?,
             audit: Audit::open(&data.join("audit.jsonl"))?,
@@ -92,6 +93,11 @@ impl Service {
     /// Returns whether the service refuses new work, because it is about to end.
     pub fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Relaxed)
+    }
+
+    /// Refuses work whose body has come when the service is stopping already.
+    pub fn check_open(&self) -> Result<(), ApiError> {
+        if self.is_stopping() { Err(ApiError::stopping()) } else { Ok(()) }
     }
 
     /// Serves until `stop` turns true. Then ends what has begun, or hands it back.
@@ -114,8 +120,8 @@ impl Service {
             stopping.is_stopping.store(true, Ordering::Relaxed);
             tracing::info!("the service is stopping");
         };
-        let serving =
-            axum::serve(listener, routes::router(Arc::clone(&self))).with_graceful_shutdown(graceful);
+        let routes = routes::router(Arc::clone(&self)).into_make_service_with_connect_info::<SocketAddr>();
+        let serving = axum::serve(listener, routes).with_graceful_shutdown(graceful);
         let serving = serving.into_future();
         tokio::pin!(serving);
         let mut asked = stop;

@@ -1,7 +1,8 @@
 """The load generator: `python -m mercuriy.load --url http://127.0.0.1:8080`, or `--table`.
 
-The schedule is open: each request has a time at which it is due, whatever became of those before, and its latency counts from
-then. So a service that stands still for a second is late for all requests of that second, as it would be for its users.
+The schedule is open: each request has a time at which it is due, whatever became of those before, and its
+latency counts from then. So a service that stands still for a second is late for all requests of that second, as it
+would be for its users.
 
 `/health` is asked by a process of its own, which does nothing else, so that the load does not disturb what is measured.
 

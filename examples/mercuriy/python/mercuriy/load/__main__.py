@@ -105,13 +105,19 @@ def write(language: str, runs: dict[str, Run], load: Load) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser("mercuriy.load", description="Puts a mixed load on mercuriy.")
-    parser.add_argument("--url", help="of the service, in either language; --table starts one by itself otherwise")
+    parser.add_argument(
+        "--url", help="of the service, in either language; --table starts one by itself otherwise"
+    )
     parser.add_argument("--table", action="store_true", help="compare the four modes")
-    parser.add_argument("--write", action="store_true", help=f"write the table to {PAGE} and the plot to {IMAGE}")
+    parser.add_argument(
+        "--write", action="store_true", help=f"write the table to {PAGE} and the plot to {IMAGE}"
+    )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     defaults = Load()
     for name, default in defaults._asdict().items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"default: {default}")
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"default: {default}"
+        )
     given = vars(parser.parse_args())
     load = Load(**{name: given[name] for name in defaults._fields})
     if given["table"]:

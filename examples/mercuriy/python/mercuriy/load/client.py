@@ -25,7 +25,9 @@ class Client:
 
     async def request(self, method: str, path: str, body: bytes = b"", headers: str = "") -> Answer:
         """Sends a request, and returns the answer. Raises OSError if there is none."""
-        head = f"{method} {path} HTTP/1.1\r\nhost: {self._host}\r\ncontent-length: {len(body)}\r\n{headers}\r\n"
+        head = (
+            f"{method} {path} HTTP/1.1\r\nhost: {self._host}\r\ncontent-length: {len(body)}\r\n{headers}\r\n"
+        )
         while True:
             is_used = bool(self._idle)
             connection = self._idle.pop() if is_used else await self._connect()

@@ -17,9 +17,9 @@ class Load(NamedTuple):
     """The load of a run. Rates are in requests a second."""
 
     seconds: float = 20.0
-    documents: float = 1.0
+    documents: float = 0.5
     document_bytes: int = 5_000_000
-    calls: float = 10.0
+    calls: float = 5.0
     call_ms: int = 50
     messages: float = 5.0
     health: float = 50.0

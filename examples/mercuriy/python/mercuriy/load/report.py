@@ -46,7 +46,8 @@ def throughput(run: Run, samples: Sequence[Sample]) -> str:
 def table(runs: dict[str, Run]) -> list[str]:
     """Returns the lines of a Markdown table."""
     lines = [
-        "| blocking work runs | /health p50, ms | p99 | p99.9 | worst | documents/s (p50, ms) | calls/s (p50, ms) | messages/s (p50, ms) | errors |",
+        "| blocking work runs | /health p50, ms | p99 | p99.9 | worst "
+        "| documents/s (p50, ms) | calls/s (p50, ms) | messages/s (p50, ms) | errors |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for name, run in runs.items():
@@ -78,7 +79,8 @@ def plot(runs: dict[str, Run], seconds: float) -> str:
     """Returns an SVG: the latency of /health over the time at which it was due, a panel for each run."""
     height = len(runs) * (PANEL + TOP) + BOTTOM
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+        'font-family="sans-serif" font-size="12">',
         "<style>text{fill:#7b8089}line{stroke:#7b8089;stroke-opacity:.35}</style>",
     ]
     wide = WIDTH - LEFT - 10
@@ -92,12 +94,15 @@ def plot(runs: dict[str, Run], seconds: float) -> str:
             label = f"{tick} ms" if tick < 1000 else f"{tick // 1000} s"
             parts.append(f'<line x1="{LEFT}" x2="{WIDTH - 10}" y1="{y:.1f}" y2="{y:.1f}"/>')
             parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
-        parts.append(f'<path fill="{COLORS.get(name, "#555")}" d="{_steps(run.health, seconds, wide, top)}"/>')
+        parts.append(
+            f'<path fill="{COLORS.get(name, "#555")}" d="{_steps(run.health, seconds, wide, top)}"/>'
+        )
     for second in _ticks(seconds):
         x = LEFT + wide * second / seconds
         parts.append(f'<text x="{x:.1f}" y="{height - BOTTOM + 16}" text-anchor="middle">{second:g}</text>')
     parts.append(
-        f'<text x="{LEFT + wide / 2}" y="{height - 6}" text-anchor="middle">time at which /health was due, s</text></svg>'
+        f'<text x="{LEFT + wide / 2}" y="{height - 6}" text-anchor="middle">'
+        "time at which /health was due, s</text></svg>"
     )
     return "\n".join(parts) + "\n"
 

@@ -1,7 +1,7 @@
 """Where blocking work runs. Each place is one answer to that question; the service uses one at a time.
 
-A place runs two kinds of work. `wait` calls something that blocks, with a connection that its worker keeps. `compute` and
-`stream` call something that needs a core.
+A place runs two kinds of work. `wait` calls something that blocks, with a connection that its worker keeps.
+`compute` and `stream` call something that needs a core.
 """
 
 from __future__ import annotations

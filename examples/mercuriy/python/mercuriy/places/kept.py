@@ -1,4 +1,6 @@
-"""The connections that workers keep. Each belongs to one thread, of this process or of another, and serves one call at a time."""
+"""The connections that workers keep. Each belongs to one thread, of this process or of another, and serves
+one call at a time.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Blocking work on the event loop itself: everything else waits for it. This is what the service is to be mended of."""
+"""Blocking work on the event loop itself: everything else waits for it. This is what the service is to be
+mended of.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Blocking work in offloop's pools: threads for what waits, processes for what computes. A call whose client has gone or whose
-time is over ends, on the server, too. Queues are bounded.
+"""Blocking work in offloop's pools: threads for what waits, processes for what computes. A call whose
+client has gone or whose time is over ends, on the server, too. Queues are bounded.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class OffloopPlace:
 
 
 def _with_connection(fn: Callable[..., R], *args: Any) -> R:
-    """Calls `fn(connection, *args)`, with the worker's connection. If the job is cancelled, so is the call on the server."""
+    """Calls `fn(connection, *args)`, with the worker's connection. If the job is cancelled, so is the call
+    on the server.
+    """
     connection = offloop.worker_state()
     if connection.is_broken:
         offloop.discard_worker_state()

@@ -1,5 +1,5 @@
-"""Blocking work in the standard processes. A call cannot be ended there either, one that dies takes the pool with it, and a
-process for each call that waits is a lot.
+"""Blocking work in the standard processes. A call cannot be ended there either, one that dies takes the pool
+with it, and a process for each call that waits is a lot.
 """
 
 from __future__ import annotations

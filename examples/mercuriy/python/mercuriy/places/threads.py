@@ -1,5 +1,6 @@
-"""Blocking work in the standard threads. Calls that wait do no harm there; calls that compute still compete with the loop for
-the interpreter. A call cannot be ended: when its client has gone, or its time is over, it goes on for nobody.
+"""Blocking work in the standard threads. Calls that wait do no harm there; calls that compute still compete with
+the loop for the interpreter. A call cannot be ended: when its client has gone, or its time is over, it goes on for
+nobody.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class ThreadsPlace:
         sending = asyncio.ensure_future(_run(self._computing, send))
         while not sending.done() or not items.empty():
             getting = asyncio.ensure_future(items.get())
-            await asyncio.wait({getting, sending}, return_when=asyncio.FIRST_COMPLETED)
+            waited: set[asyncio.Future[Any]] = {getting, sending}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if getting.done():
                 yield getting.result()
             else:
@@ -63,4 +65,4 @@ class ThreadsPlace:
 def _run(pool: ThreadPoolExecutor, fn: Callable[..., R], *args: Any) -> asyncio.Future[R]:
     # As asyncio.to_thread does, so that the log has the request's id.
     context = contextvars.copy_context()
-    return asyncio.get_running_loop().run_in_executor(pool, context.run, fn, *args)  # type: ignore[arg-type]
+    return asyncio.get_running_loop().run_in_executor(pool, context.run, fn, *args)

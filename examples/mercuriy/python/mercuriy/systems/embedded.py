@@ -59,7 +59,9 @@ class EmbeddedServer:
         while True:
             if self._process is not None:
                 status = await self._process.wait()
-                logger.warning("the embedded server has ended: it is started again", extra={"fields": {"status": status}})
+                logger.warning(
+                    "the embedded server has ended: it is started again", extra={"fields": {"status": status}}
+                )
                 self._process = None
             await asyncio.sleep(PAUSE)
             try:

@@ -59,7 +59,7 @@ class Connection:
             raise _translated(error) from error
 
     def _value(self, query: str, args: list[Any] | None = None) -> Any:
-        row = self._connection.execute(query, args).fetchone()  # type: ignore[call-overload]
+        row = self._connection.execute(query, args).fetchone()
         assert row is not None
         return row[0]
 
@@ -92,7 +92,7 @@ class AsyncConnector:
         async with self._room:
             connection = await self._take()
             try:
-                cursor = await connection.execute(_CALLS[function], _sent(function, args))  # type: ignore[call-overload]
+                cursor = await connection.execute(_CALLS[function], _sent(function, args))
                 row = await cursor.fetchone()
             except asyncio.CancelledError:
                 # psycopg has cancelled the query on the server.

@@ -1,7 +1,7 @@
 """Tarantool: its synchronous connector, and asynctnt beside it.
 
-The server is that of python/examples/tarantool.lua, whose function `slow` ends when its client hangs up. The other functions
-are sent with the call.
+The server is that of python/examples/tarantool.lua, whose function `slow` ends when its client hangs up. The other
+functions are sent with the call.
 """
 
 from __future__ import annotations

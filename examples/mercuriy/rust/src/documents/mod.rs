@@ -55,6 +55,7 @@ pub async fn walk(
     let permit = permit.try_acquire_owned().map_err(|_| ApiError::overloaded())?;
     let mode = service.places.mode();
     let document = read_document(&service, mode, &headers, body).await?;
+    service.check_open()?;
     let began = Instant::now();
     let order = Order { document, find, limit, reports: wants_events(&headers) };
     let mut walking = Walking::begin(&service.places, mode, order);

@@ -66,7 +66,9 @@ impl Walking {
     fn on_offloop(places: &Places, order: Order) -> Self {
         let Order { document, find, limit, reports } = order;
         // A walk changes nothing, so another worker may begin it again.
-        let call = prepare(walk_document.with(document, find)).retry(Retry::times(1));
+        let call = prepare(walk_document.with(document, find))
+            .retry(Retry::times(1))
+            .request(logs::current_request());
         let (handle, reports) = if reports {
             let (handle, items) = places.documents().stream(call, REPORTS);
             (handle, Reports::Items(items))
@@ -152,6 +154,7 @@ struct Copied {
     request: String,
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "procspawn gives it so")]
 fn walk_copied(copied: Copied) -> Walked {
     let _span = logs::enter_in_worker(&copied.request);
     let walked = walk(&copied.document, copied.find.as_deref(), |_| ControlFlow::Continue(()));

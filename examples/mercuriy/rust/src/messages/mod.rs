@@ -56,6 +56,7 @@ pub async fn send(
     let NewMessage { to, function, args } = read_json(body, service.body_pause).await?;
     let (system, function) = functions::find(&service, &to, &function)?;
     function.check(&args).map_err(ApiError::bad_arguments)?;
+    service.check_open()?;
     let id = uuid::Uuid::new_v4().to_string();
     let message =
         Message { id: id.clone(), request, system: system.name().to_owned(), function, arguments: args };

@@ -215,7 +215,7 @@ impl Store {
     pub fn end_attempt(&self, id: &str, outcome: &Outcome) -> rusqlite::Result<()> {
         match outcome {
             Outcome::Delivered(result) => {
-                self.end(id, MessageState::Delivered, None, Some(result.to_string()))
+                self.end(id, MessageState::Delivered, None, Some(&result.to_string()))
             }
             Outcome::Failed(error) => self.end(id, MessageState::Failed, Some(error), None),
             Outcome::TryAgain(error) => {
@@ -239,8 +239,8 @@ impl Store {
         &self,
         id: &str,
         state: MessageState,
-        error: Option<&String>,
-        result: Option<String>,
+        error: Option<&str>,
+        result: Option<&str>,
     ) -> rusqlite::Result<()> {
         self.database
             .prepare("UPDATE messages SET state = ?, error = ?, result = ? WHERE id = ?")?

@@ -16,6 +16,7 @@ use super::connection::{Address, BoxedConnection, Call, CallError, Canceller};
 use super::in_process::{self, Order};
 use super::shelf::Shelf;
 use crate::failure::Failure;
+use crate::logs;
 use crate::mode::Mode;
 use crate::places::{CancelOnDrop, Places, on_blocking_thread};
 
@@ -155,15 +156,16 @@ impl System {
             }
             result.map(|result| Answer { result, worker: thread_name() })
         };
-        let handle = run_in_executor(&self.pool, prepare(job).name(name)).timeout(limit);
+        let job = prepare(job).name(name).request(logs::current_request());
+        let handle = run_in_executor(&self.pool, job).timeout(limit);
         Ok(handle.await??)
     }
 
     /// Calls the function on one of tokio's threads for blocking calls.
     async fn call_on_tokio_thread(&self, call: Call, limit: Duration) -> Result<Answer, Failure> {
-        let (shelf, cancellation) = (Arc::clone(&self.shelf), Arc::new(Cancellation::default()));
+        let (connections, cancellation) = (Arc::clone(&self.shelf), Arc::new(Cancellation::default()));
         let guard = self.cancel_on_drop(&cancellation);
-        let work = on_blocking_thread(move || shelf.call(&call, &cancellation));
+        let work = on_blocking_thread(move || connections.call(&call, &cancellation));
         let result = tokio::time::timeout(limit, work).await.map_err(|_| Failure::Timeout(limit))??;
         guard.disarm();
         Ok(Answer { result: result?, worker: "spawn_blocking".to_owned() })
@@ -207,11 +209,11 @@ impl System {
             thread::Builder::new()
                 .spawn_scoped(scope, call)
                 .map_err(|error| Failure::Internal(format!("no thread was started: {error}")))?;
-            let result = receive.recv_timeout(limit).or_else(|_| {
+            let result = receive.recv_timeout(limit).map_err(|_| {
                 if cancellation.cancel() {
                     self.cancelled.fetch_add(1, Ordering::Relaxed);
                 }
-                Err(Failure::Timeout(limit))
+                Failure::Timeout(limit)
             })?;
             Ok(Answer { result: result?, worker: "the event loop".to_owned() })
         })
@@ -225,9 +227,9 @@ impl System {
     }
 
     pub(super) fn shut_down(&self, drain: Duration) -> Handle<ShutdownReport> {
-        let shelf = Arc::clone(&self.shelf);
+        let connections = Arc::clone(&self.shelf);
         // Closing a connection may block.
-        offloop::run(move || shelf.clear()).detach();
+        offloop::run(move || connections.clear()).detach();
         self.pool.shutdown(drain)
     }
 }
@@ -238,12 +240,12 @@ fn with_hook<T>(
     cancelled: &Arc<AtomicU64>,
     work: impl FnOnce(&mut BoxedConnection) -> Result<T, CallError>,
 ) -> Result<T, CallError> {
-    let canceller = connection.canceller()?;
-    let cancelled = Arc::clone(cancelled);
+    let end_call = connection.canceller()?;
+    let count = Arc::clone(cancelled);
     let (end, ended) = mpsc::channel::<()>();
     let hook = job::on_cancel(move || {
-        cancelled.fetch_add(1, Ordering::Relaxed);
-        cancel_until(&ended, &canceller);
+        count.fetch_add(1, Ordering::Relaxed);
+        cancel_until(&ended, &end_call);
     });
     let result = work(connection);
     drop(end);

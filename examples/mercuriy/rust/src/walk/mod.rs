@@ -173,7 +173,7 @@ impl Walker<'_> {
         match self.json.known_skip(value) {
             Err(error) if error.error_type == JiterErrorType::JsonError(JsonErrorType::NumberOutOfRange) => {
                 // The parser refuses numbers of thousands of digits. So it gets such a number from its last digit on.
-                let number = self.text[self.place()..].as_bytes();
+                let number = &self.text.as_bytes()[self.place()..];
                 let is_digit = |byte: &&u8| byte.is_ascii_digit();
                 let sign = usize::from(number.starts_with(b"-"));
                 let digits = number[sign..].iter().take_while(is_digit).count();
@@ -188,7 +188,7 @@ impl Walker<'_> {
     /// Makes the parser go on at another place. It has no state but that.
     fn start_at(&mut self, place: usize) {
         self.skipped = place;
-        self.json = Jiter::new(self.text[place..].as_bytes());
+        self.json = Jiter::new(&self.text.as_bytes()[place..]);
     }
 
     /// Returns the offset of the next byte.

@@ -1,0 +1,15 @@
+"""The command `offloop`. It is that of the crate `offloop-cli`, built into the engine's module."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from . import _offloop
+
+
+def main() -> int:
+    """Runs the command line and returns the exit code. Blocks until the command is done."""
+    # The interpreter's handler waits until Python code runs, and none does.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return _offloop.run_command(["offloop", *sys.argv[1:]])
