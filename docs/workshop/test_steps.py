@@ -13,7 +13,7 @@ STEPS = sorted(Path(__file__).parent.glob("step*"))
 
 
 def run(step: Path, service: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-q", str(step), "--service", str(service)]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", str(step), "--service", str(service)]
     return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=140)
 
 

@@ -15,10 +15,11 @@ The files stand in layers. Each imports only files of lower layers, or of its ow
     _cli, __main__             the command `offloop`
     aiohttp, asgi, django      the adapters to web frameworks
     _web                       what they share
+    _observe/                  the live view
     _auto/, _watch/            threads or processes by measurement; the watchdog of event loops
     _pools/                    the executors
     _worker/                   the worker's side of a process pool, and what it shares with the parent
-    _calls, _errors, _process_errors, _jobs, _metrics, and the engine `_offloop`
+    _calls, _errors, _process_errors, _jobs, _metrics, _requests, and the engine `_offloop`
 
 Public names are listed where they are defined, in the `__all__` of their modules.
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from ._errors import *
     from ._jobs import *
     from ._metrics import *
+    from ._observe.document import *
+    from ._observe.server import *
     from ._pools.default import *
     from ._pools.executor import *
     from ._pools.futures import *
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from ._pools.threads import *
     from ._pools.warm_up import *
     from ._process_errors import *
+    from ._requests import *
     from ._watch.report import *
     from ._watch.watch import *
     from ._worker.remote_errors import *
@@ -53,6 +57,7 @@ if TYPE_CHECKING:
 _MODULES = (
     "_jobs",
     "_metrics",
+    "_requests",
     "_worker.remote_errors",
     "_errors",
     "_pools.futures",
@@ -69,6 +74,8 @@ _MODULES = (
     "_process_errors",
     "_pools.processes",
     "_auto.auto",
+    "_observe.document",
+    "_observe.server",
 )
 
 
@@ -81,6 +88,11 @@ if not TYPE_CHECKING:
 
     if "OFFLOOP_WORKER" not in _os.environ:
         from ._pools import default as _default
+
+        if "OFFLOOP_OBSERVE" in _os.environ:
+            from ._observe.start import from_environment as _open_view
+
+            _open_view()
 
 # A type checker that saw this function would accept any name.
 if not TYPE_CHECKING:

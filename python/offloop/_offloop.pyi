@@ -54,6 +54,7 @@ class CallOptions:
         queue_timeout: float | None = None,
         priority: int = 0,
         name: str | None = None,
+        request: str | None = None,
         retries: int = 0,
         buffersize: int | None = None,
     ) -> CallOptions: ...
@@ -69,6 +70,9 @@ class CallOptions:
     @property
     def name(self) -> str | None:
         """The name that errors have for the call; None: that of its function."""
+    @property
+    def request(self) -> str | None:
+        """The id of the request that the call works for; None: that of its caller."""
     @property
     def retries(self) -> int:
         """The number of further workers that the call is given to when its worker has died."""
@@ -95,9 +99,11 @@ class ProcessPool:
         options: CallOptions | None,
         buffersize: int | None,
         context: Context,
+        request: object,
     ) -> Job:
         """Submits a pickled call. `receiver` learns of its end, and with a `buffersize` of its items as well. Its log
-        records are handled in `context`, on a thread of their own."""
+        records are handled in `context`, on a thread of their own. `request` is the id of the request that it works for;
+        None: of none."""
     def metrics(self) -> Metrics:
         """Returns the pool's metrics."""
     def workers(self) -> list[int]:
@@ -218,6 +224,7 @@ class ThreadPool:
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
         options: CallOptions | None = None,
+        request: object = None,
         /,
     ) -> None:
         """Calls `run(*args, **kwargs)` on a thread and ends `future`, which gets the job as `_job`. If the options limit
@@ -230,6 +237,7 @@ class ThreadPool:
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
         options: CallOptions | None,
+        request: object,
         /,
     ) -> Job:
         """Calls `run(*args, **kwargs)` on a thread and reports the end to `receiver`."""
@@ -288,6 +296,9 @@ def run_delay() -> float:
 
 def is_cancelled() -> bool:
     """Returns whether the job that runs on this thread should stop."""
+
+def request() -> str | None:
+    """Returns the id of the request that the job on this thread works for; None if there is none, or no job."""
 
 @final
 class CancelGuard:
@@ -393,7 +404,7 @@ def metrics() -> list[Metrics]:
 
 def prometheus(metrics: list[Metrics] | None = None) -> str:
     """Returns metrics in Prometheus' text format, to be served as `text/plain; version=0.0.4`. Without an argument
-    those of all pools. Pools of the same name and kind are added up."""
+    those of all pools, and of the loops that are watched. Pools of the same name and kind are added up."""
 
 @final
 class StallEvent:
@@ -402,6 +413,9 @@ class StallEvent:
     @property
     def key(self) -> int:
         """The key of the loop's pulse."""
+    @property
+    def stall(self) -> int:
+        """The number of the stall, another one for each of the loop."""
     @property
     def kind(self) -> Literal["stalled", "still", "over", "starved"]:
         """The loop stands still, still does so, goes on, or goes on after it was late for want of a core."""
@@ -449,8 +463,29 @@ class Pulse:
     """A loop's beats, and the monitor thread that waits for them. Times in seconds."""
 
     def __new__(
-        cls, events: EventQueue, key: int, threshold: float, grace: float, mute: float, stacks: Stacks | None
+        cls,
+        events: EventQueue,
+        key: int,
+        threshold: float,
+        grace: float,
+        mute: float,
+        stacks: Stacks | None,
+        name: str,
+        kind: str,
     ) -> Pulse: ...
+    def stalled_at(
+        self,
+        stall: int,
+        function: str,
+        file: str,
+        line: int,
+        cause: Literal["computes", "waits"],
+        advice: str,
+        seconds: float,
+        /,
+    ) -> None:
+        """Counts a stall at a place, for the live view, in place of what was counted for the same stall before. `stall` is
+        the number of its events."""
     def beat(self) -> None:
         """Reports that the loop comes round, on this thread. Does not block."""
     def pause(self) -> None:
@@ -505,3 +540,60 @@ class Stacks:
     def take(self, ident: int, /) -> list[StackFrame] | None:
         """Returns the stack of a thread by its id in `threading`, the outermost frame first; None if it cannot be read.
         Blocks for microseconds."""
+
+def prepare_view(service: str, package: str, stacks: Stacks | None, /) -> None:
+    """Makes this process ready to be looked at. `service` is its name, unless the environment has another one; `package` is
+    the directory of this package. The first call counts."""
+
+def observe() -> str:
+    """Returns the state of this process as JSON."""
+
+def observe_from_environment() -> None:
+    """Opens the live view that the environment variable asks for."""
+
+@final
+class ObserveServer:
+    """A server of the live view."""
+
+    def __new__(
+        cls, service: str | None, http: str | None, token: str | None, allow_cancel: bool, /
+    ) -> ObserveServer:
+        """Starts a server on the private socket, and on an address if one is given."""
+    @property
+    def socket_path(self) -> str | None:
+        """The path of the socket."""
+    @property
+    def http_address(self) -> str | None:
+        """The address of HTTP."""
+    def close(self) -> None:
+        """Ends the server."""
+
+@final
+class ObserveHandler:
+    """The routes of the live view, for a program that has a web server of its own."""
+
+    def __new__(cls, token: str | None, allow_cancel: bool, /) -> ObserveHandler: ...
+    def handle(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Sequence[tuple[str, bytes]],
+        peer: str | None,
+        /,
+    ) -> tuple[int, list[tuple[str, str]], bytes] | ObserveEvents:
+        """Answers a request. `path` is that below the place of the view, `peer` the address of the client. Blocks, for
+        some seconds at most."""
+
+@final
+class ObserveEvents:
+    """Events of the live view, for one client."""
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers of the response."""
+    @property
+    def interval(self) -> float:
+        """The seconds between two events."""
+    def next(self) -> bytes:
+        """Makes the next event, as it is to be sent. Blocks for about half a second at most."""

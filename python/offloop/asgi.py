@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, final
 
 from . import _web
+from ._observe.mounted import MountedView, Page, Request
 from ._pools.executor import Pool
+from ._requests import HEADER, of_header, request_id
 from ._web import STATUSES
 
 __all__ = ["STATUSES", "OffloopMiddleware"]
@@ -57,6 +60,15 @@ class OffloopMiddleware:
     - **Metrics.** With a `metrics_path`, such as "/metrics", GET requests for it are answered with the metrics of all
       pools of the process, for Prometheus.
 
+    - **Requests.** While a request is handled, `offloop.request_id` has its id: that of its header `X-Request-ID`, if it
+      has up to 64 letters, digits, dots, dashes and underscores, or a new one. The response gets the same header, unless
+      the application has set it. With `request_ids=False` none of this is done.
+
+    - **The live view.** With an `observe_path`, such as "/offloop", the page and the data of the live view are served
+      there, for all processes of the service. Without an `observe_token`, only clients on loopback get them, and none that
+      came through a proxy which says so (`X-Forwarded-For`). A proxy on the same machine that does not say so makes all its
+      clients look like loopback: then set a token. With `observe_cancel` viewers may cancel jobs.
+
     - **Shutdown.** When the server has ended the application's lifespan, the shared pools and `pools` are shut down:
       their jobs have `drain` seconds (None: as long as they take) to end, then they are cancelled. A job in a thread
       that does not stop is abandoned. Applications without a lifespan get one. Choose `drain` so that it ends before
@@ -74,6 +86,10 @@ class OffloopMiddleware:
         metrics_path: str | None = None,
         drain: float | None = 10.0,
         pools: Sequence[Pool] = (),
+        request_ids: bool = True,
+        observe_path: str | None = None,
+        observe_token: str | None = None,
+        observe_cancel: bool = False,
     ) -> None:
         if metrics_path is not None and not metrics_path.startswith("/"):
             raise ValueError(f"metrics_path is {metrics_path!r}; it must begin with a slash")
@@ -83,39 +99,58 @@ class OffloopMiddleware:
         self._metrics_path = metrics_path
         self._drain = drain
         self._pools = pools
+        self._request_ids = request_ids
+        self._view = None if observe_path is None else MountedView(observe_path, observe_token, observe_cancel)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if kind == "http":
-            if self._metrics_path is not None and _path(scope) == self._metrics_path:
-                await _serve_metrics(scope, send)
-            else:
-                await self._handle(scope, receive, send)
+        if kind == "http" and self._metrics_path is not None and _path(scope) == self._metrics_path:
+            await _serve_metrics(scope, send)
+        elif kind == "http" and self._view is not None and self._view.covers(_path(scope)):
+            await self._handle(self._serve_view, scope, receive, _Response(send), True)
         elif kind == "lifespan":
             await self._live(scope, receive, send)
+        elif self._request_ids and kind in ("http", "websocket"):
+            request = of_header(_header(scope, HEADER))
+            token = request_id.set(request)
+            try:
+                await self._pass_on(scope, receive, send, request)
+            finally:
+                request_id.reset(token)
         else:
-            await self.app(scope, receive, send)
+            await self._pass_on(scope, receive, send, None)
 
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles an HTTP request."""
-        response = _Response(send)
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, request: str | None) -> None:
+        """Passes a request on to the application. `request` is its id."""
+        if self._view is not None:
+            self._view.open()
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
         cancels = self._cancel_on_disconnect
-        if not (cancels if isinstance(cancels, bool) else cancels(scope)):
-            await self._answer_errors(scope, receive, response)
+        cancels = cancels if isinstance(cancels, bool) else cancels(scope)
+        await self._handle(self.app, scope, receive, _Response(send, request), cancels)
+
+    async def _handle(
+        self, app: App, scope: Scope, receive: Receive, response: _Response, cancels: bool
+    ) -> None:
+        """Handles an HTTP request, of which `cancels` says whether its client's disconnect cancels it."""
+        if not cancels:
+            await self._answer_errors(app, scope, receive, response)
             return
         with _web.HandlerCancellation() as cancellation:
             with _DisconnectWatch(scope, receive, response, cancellation) as watch:
-                await self._answer_errors(scope, watch.receive, response)
+                await self._answer_errors(app, scope, watch.receive, response)
         if cancellation.is_requested and not response.has_begun:
             # Middlewares around this one may insist on a response.
             try:
-                await _send_text(send, _web.CLIENT_CLOSED_REQUEST, {}, b"")
+                await _send_text(response.send, _web.CLIENT_CLOSED_REQUEST, {}, b"")
             except OSError:  # as the server should say that the client is gone
                 pass
 
-    async def _answer_errors(self, scope: Scope, receive: Receive, response: _Response) -> None:
+    async def _answer_errors(self, app: App, scope: Scope, receive: Receive, response: _Response) -> None:
         try:
-            await self.app(scope, receive, response.send)
+            await app(scope, receive, response.send)
         except Exception as error:
             if response.has_begun:
                 raise
@@ -123,6 +158,28 @@ class OffloopMiddleware:
             if answer is None:
                 raise
             await _send_text(response.send, answer.status, answer.headers, answer.text.encode())
+
+    async def _serve_view(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application at the path of the live view."""
+        assert self._view is not None
+        client, server = scope.get("client"), scope.get("server")
+        request = Request(
+            scope["method"],
+            _path(scope),
+            scope.get("query_string", b"").decode("latin-1"),
+            [(name.decode("latin-1"), value) for name, value in scope["headers"]],
+            None if client is None else client[0],
+            None if server is None else server[1],
+        )
+        reply = await self._view.answer(request)
+        if isinstance(reply, Page):
+            await _send(send, reply.status, reply.headers, reply.body)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": _encoded(reply.headers)})
+        async with aclosing(reply.events) as events:
+            async for event in events:
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the lifespan on, and ends the pools between the application's end and the server's."""
@@ -132,6 +189,8 @@ class OffloopMiddleware:
             nonlocal has_received, is_ending
             has_received = True
             message = await receive()
+            if message["type"] == "lifespan.startup" and self._view is not None:
+                self._view.open()
             is_ending = message["type"] == "lifespan.shutdown"
             return message
 
@@ -141,6 +200,8 @@ class OffloopMiddleware:
                 has_ended = True
                 # A server that cancels the lifespan, without a shutdown, waits for nothing.
                 await _web.end_pools(self._pools, self._drain if is_ending else 0.0)
+                if self._view is not None:
+                    self._view.close()
 
         async def end_pools_and_send(message: Message) -> None:
             if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
@@ -167,10 +228,11 @@ class OffloopMiddleware:
 
 @final
 class _Response:
-    """The response to a request, as far as it was sent."""
+    """The response to a request, as far as it was sent. It has the request's id, if there is one."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, request: str | None = None) -> None:
         self._send = send
+        self._request = request
         self.has_begun = False
         self.is_complete = False
 
@@ -179,6 +241,8 @@ class _Response:
         kind = message["type"]
         if kind == "http.response.start":
             self.has_begun = True
+            if self._request is not None:
+                message = _with_header(message, HEADER, self._request)
         elif kind == "http.response.pathsend":
             self.is_complete = True
         elif kind in ("http.response.body", "http.response.zerocopysend"):
@@ -340,9 +404,33 @@ async def _serve_metrics(scope: Scope, send: Send) -> None:
         await _send_text(send, 405, {"allow": "GET, HEAD"}, b"")
 
 
+def _header(scope: Scope, name: str) -> str | None:
+    """Returns the value of a request's header, whose name is in lower case; None if there is none, or several."""
+    wanted = name.encode()
+    values = [value for found, value in scope.get("headers", ()) if found.lower() == wanted]
+    return values[0].decode("latin-1") if len(values) == 1 else None
+
+
+def _with_header(message: Message, name: str, value: str) -> Message:
+    """Returns the start of a response with this header, unless it has it."""
+    headers = list(message.get("headers", ()))
+    if any(found.lower() == name.encode() for found, _ in headers):
+        return message
+    return {**message, "headers": [*headers, (name.encode(), value.encode())]}
+
+
 async def _send_text(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:
     """Sends a whole response."""
-    sent = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await _send(send, status, headers.items(), body)
+
+
+async def _send(send: Send, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
+    """Sends a whole response. Its length need not be among the headers."""
+    sent = [header for header in _encoded(headers) if header[0].lower() != b"content-length"]
     sent.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": sent})
     await send({"type": "http.response.body", "body": body})
+
+
+def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]

@@ -17,6 +17,10 @@ use crate::receive::{Receive, Results};
 /// The shortest call that gets its own name in advice. Making the name would take a large part of a shorter call.
 const NAMED_FROM: Duration = Duration::from_millis(1);
 
+/// The name of a call that cannot end by a timeout, and that nobody looks at. Looking up its own name would cost more than a
+/// short call.
+pub(crate) const UNNAMED: &str = "a call";
+
 /// The function that a thread is calling. Written by the thread, read by others that report about it.
 pub(crate) type CurrentFunction = Mutex<Option<Py<PyAny>>>;
 

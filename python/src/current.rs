@@ -29,6 +29,12 @@ pub(crate) fn is_cancelled() -> bool {
     job::is_cancelled()
 }
 
+/// Returns the id of the request that the job on this thread works for; None if there is none, or no job.
+#[pyfunction]
+pub(crate) fn request() -> Option<String> {
+    job::request().map(|id| id.to_string())
+}
+
 /// Calls `callback()` on a thread of its own when the job that runs on this thread should stop.
 ///
 /// The engine may have no thread for it, for instance after a fork, and the job's own thread may block until then.

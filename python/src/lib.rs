@@ -9,6 +9,7 @@
 //! | `worker` | the worker's side of a process pool |
 //! | `command` | the command `offloop` |
 //! | `current` | what a job can do and ask while it runs |
+//! | `view` | the live view: what the engine learns of Python's jobs, and the servers |
 //! | `watch` | the watchdog of event loops, as far as it must work without the interpreter |
 //! | `future_call` | a call on a thread that ends its own future |
 //! | `call` | a call of a Python function on a thread |
@@ -45,6 +46,7 @@ mod receive;
 mod settings;
 mod shutdown;
 mod threads;
+mod view;
 mod watch;
 mod worker;
 
@@ -65,7 +67,7 @@ mod _offloop {
     use crate::completion_queue::{Mailbox, flush};
 
     #[pymodule_export]
-    use crate::current::{CancelGuard, blocking, is_cancelled, on_cancel, run_delay};
+    use crate::current::{CancelGuard, blocking, is_cancelled, on_cancel, request, run_delay};
 
     #[pymodule_export]
     use crate::data::{decode_data, encode_data};
@@ -93,6 +95,11 @@ mod _offloop {
 
     #[pymodule_export]
     use crate::threads::{ThreadPool, WorkerThread};
+
+    #[pymodule_export]
+    use crate::view::{
+        ObserveEvents, ObserveHandler, ObserveServer, observe_from_environment, prepare_view, snapshot,
+    };
 
     #[pymodule_export]
     use crate::watch::{EventQueue, Pulse, StackFrame, Stacks, StallEvent};

@@ -217,7 +217,7 @@ pub(crate) fn metrics(py: Python<'_>) -> PyResult<Vec<Metrics>> {
     Ok(detach(py, engine::all)?.into_iter().map(Metrics).collect())
 }
 
-/// Returns metrics in Prometheus' text format. Without an argument those of all pools.
+/// Returns metrics in Prometheus' text format. Without an argument those of all pools, and of the loops that are watched.
 #[pyfunction]
 #[pyo3(signature = (metrics=None))]
 pub(crate) fn prometheus(py: Python<'_>, metrics: Option<Vec<PyRef<'_, Metrics>>>) -> PyResult<String> {
@@ -226,7 +226,7 @@ pub(crate) fn prometheus(py: Python<'_>, metrics: Option<Vec<PyRef<'_, Metrics>>
             let metrics: Vec<_> = metrics.iter().map(|metrics| metrics.0.clone()).collect();
             Ok(engine::prometheus(&metrics))
         }
-        None => detach(py, || engine::prometheus(&engine::all())),
+        None => detach(py, offloop::observe::prometheus),
     }
 }
 

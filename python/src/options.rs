@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use offloop::{Prepared, Retry};
@@ -11,6 +12,9 @@ use pyo3::prelude::*;
 
 use crate::settings::{Priority, name_setting, seconds};
 
+/// The longest id of a request, in characters. Each job has a copy, and the live view shows it.
+const LONGEST_REQUEST: usize = 200;
+
 /// The options of a call, as `options(...)` was given them. They are checked once, when they are made.
 #[pyclass(frozen, eq, hash, module = "offloop._offloop")]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -19,6 +23,7 @@ pub(crate) struct CallOptions {
     queue_timeout: Option<Duration>,
     priority: i8,
     name: Option<String>,
+    request: Option<Arc<str>>,
     retries: u32,
     buffersize: Option<usize>,
 }
@@ -27,12 +32,15 @@ pub(crate) struct CallOptions {
 impl CallOptions {
     /// Makes options. Those that are left out have no effect. Times in seconds.
     #[new]
-    #[pyo3(signature = (*, timeout=None, queue_timeout=None, priority=None, name=None, retries=None, buffersize=None))]
+    #[pyo3(signature = (
+        *, timeout=None, queue_timeout=None, priority=None, name=None, request=None, retries=None, buffersize=None
+    ))]
     fn new(
         timeout: Option<&Bound<'_, PyAny>>,
         queue_timeout: Option<&Bound<'_, PyAny>>,
         priority: Option<&Bound<'_, PyAny>>,
         name: Option<&Bound<'_, PyAny>>,
+        request: Option<&Bound<'_, PyAny>>,
         retries: Option<&Bound<'_, PyAny>>,
         buffersize: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
@@ -41,6 +49,7 @@ impl CallOptions {
             queue_timeout: option("queue_timeout", queue_timeout, seconds)?,
             priority: option("priority", priority, |_, Priority(priority)| Ok(priority))?.unwrap_or(0),
             name: option("name", name, |_, name| Ok(name))?,
+            request: option("request", request, request_id)?,
             retries: option("retries", retries, |name, count| at_least(0, name, count))?.unwrap_or(0),
             buffersize: option("buffersize", buffersize, |name, count| at_least(1, name, count))?,
         })
@@ -70,6 +79,12 @@ impl CallOptions {
         self.name.as_deref()
     }
 
+    /// The id of the request that the call works for; None: that of its caller.
+    #[getter]
+    fn request(&self) -> Option<&str> {
+        self.request.as_deref()
+    }
+
     /// The number of further workers that the call is given to when its worker has died.
     #[getter]
     fn retries(&self) -> u32 {
@@ -97,6 +112,7 @@ impl CallOptions {
         add("queue_timeout", object(py, self.queue_timeout())?)?;
         add("priority", object(py, given(self.priority.into()))?)?;
         add("name", object(py, self.name())?)?;
+        add("request", object(py, self.request())?)?;
         add("retries", object(py, given(self.retries.into()))?)?;
         add("buffersize", object(py, self.buffersize)?)?;
         Ok(text)
@@ -145,6 +161,27 @@ where
     let Some(value) = value else { return Ok(None) };
     let value = value.extract::<T>().map_err(|error| name_setting(value.py(), name, error.into()))?;
     check(name, value).map(Some)
+}
+
+/// Returns the id of a request, as it was given for one call.
+fn request_id(name: &str, id: String) -> PyResult<Arc<str>> {
+    if (1..=LONGEST_REQUEST).contains(&id.chars().count()) {
+        return Ok(id.into());
+    }
+    Err(PyValueError::new_err(format!(
+        "{name} has {} characters; it must have 1 to {LONGEST_REQUEST}",
+        id.chars().count()
+    )))
+}
+
+/// Returns the id of the request that a call works for, as a context variable had it. It may be anything, and any length.
+pub(crate) fn request_of(value: &Bound<'_, PyAny>) -> Option<Arc<str>> {
+    if value.is_none() {
+        return None;
+    }
+    let text = value.str().ok()?.to_string();
+    let end = text.char_indices().nth(LONGEST_REQUEST).map_or(text.len(), |(end, _)| end);
+    Some(text[..end].into())
 }
 
 /// Returns a count that is not below `least`.

@@ -20,7 +20,7 @@ use crate::interpreter::{Mutex, attach, detach, wait};
 use crate::job::{Job, SentItems, watch};
 use crate::message::{self, call};
 use crate::metrics::{self, Metrics};
-use crate::options::CallOptions;
+use crate::options::{CallOptions, request_of};
 use crate::receive::Results;
 use crate::settings::{self, name_setting, on_crash, policy, seconds};
 use crate::shutdown;
@@ -92,6 +92,7 @@ impl ProcessPool {
         options: Option<&CallOptions>,
         buffersize: Option<usize>,
         context: Py<PyAny>,
+        request: &Bound<'_, PyAny>,
     ) -> PyResult<Job> {
         let reserve = |length| self.pool.blob(length);
         let buffers = message::to_blobs(&buffers, &reserve)?;
@@ -100,6 +101,9 @@ impl ProcessPool {
         let mut work = prepare(call.with(body, buffers, self.results == Results::Data)).name(name);
         if let Some(options) = options {
             work = options.apply(work);
+        }
+        if let Some(request) = request_of(request) {
+            work = work.request(request);
         }
         let (handle, items) = self.pool.stream(work, buffersize.unwrap_or(LOG_RECORDS));
         let sent = Some(SentItems::new(items, buffersize.is_some(), self.results, culprit, context));

@@ -18,7 +18,7 @@ use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::call::{Call, CurrentFunction, Returned, name_of_called, set_current_function};
+use crate::call::{Call, CurrentFunction, Returned, UNNAMED, name_of_called, set_current_function};
 use crate::completion_queue::{Mailbox, results_thread};
 use crate::deferred_result;
 use crate::errors::IntoException as _;
@@ -27,7 +27,7 @@ use crate::interpreter::{Mutex, attach, detach};
 use crate::job::{Job, watch};
 use crate::metrics::{self, GilWait, Metrics};
 use crate::once::intern;
-use crate::options::CallOptions;
+use crate::options::{CallOptions, request_of};
 use crate::pool_state::PoolState;
 use crate::settings::{self, policy, seconds};
 use crate::shutdown;
@@ -38,9 +38,6 @@ use crate::shutdown;
 /// thread that waits for it is woken at each release. If releases came more often, and the interpreter were taken again
 /// at once, that thread would begin to wait anew each time, and never demand it.
 const BATCH_LIMIT: Duration = Duration::from_millis(10);
-
-/// The name of a call that cannot end by a timeout. Looking up its own name would cost more than a short call.
-const UNNAMED: &str = "a call";
 
 thread_local! {
     /// The exception that has kept this thread from starting another one: the system's refusal, or an exception of a
@@ -95,7 +92,8 @@ impl ThreadPool {
     /// Calls `run(*args, **kwargs)` on a thread and ends `future`, which gets the job as `_job`. `args[0]` is the
     /// function that the user has submitted. Does not block, unless the policy is `caller_runs`. If the options limit the
     /// time of the run, `future._overrun(error)` is called when that has passed.
-    #[pyo3(signature = (future, run, args, kwargs, options=None))]
+    #[pyo3(signature = (future, run, args, kwargs, options=None, request=None))]
+    #[expect(clippy::too_many_arguments, reason = "it is called in one place, by position")]
     fn submit(
         &self,
         py: Python<'_>,
@@ -104,12 +102,14 @@ impl ThreadPool {
         args: Py<PyTuple>,
         kwargs: Option<Py<PyDict>>,
         options: Option<&CallOptions>,
+        request: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let name = name(options, args.bind(py))?;
         let call = Call::new(&self.state, run, args, kwargs);
         let is_limited = options.is_some_and(CallOptions::limits_run);
         let call = FutureCall::new(call, future.clone().unbind(), is_limited);
-        let handle = self.engine.run(with_options(options, prepare(move || call.run()).name(name)));
+        let work = prepare(move || call.run()).name(name);
+        let handle = self.engine.run(with_options(options, request, work));
         let job = Py::new(py, SubmittedCall::new(handle, self.state.pid()))?;
         future.setattr(intern!(py, "_job"), &job)?;
         if is_limited {
@@ -135,11 +135,12 @@ impl ThreadPool {
         args: Py<PyTuple>,
         kwargs: Option<Py<PyDict>>,
         options: Option<&CallOptions>,
+        request: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Job> {
         let name = name(options, args.bind(py))?;
         let call = Call::new(&self.state, run, args, kwargs);
         let work = move || Returned(attach(|py| call.run(py)).unwrap_or_else(|error| Err(error.into())));
-        let handle = self.engine.run(with_options(options, prepare(work).name(name)));
+        let handle = self.engine.run(with_options(options, request, prepare(work).name(name)));
         let job = match mailbox {
             Some(mailbox) => watch(handle, receiver, mailbox.completions(), None),
             None => watch(handle, receiver, &results_thread()?, None),
@@ -182,18 +183,27 @@ impl ThreadPool {
     }
 }
 
-/// Returns the name that errors have for a call without one of its own. Only limits make errors that show it.
+/// Returns the name that errors and the live view have for a call without one of its own. Only limits make errors that
+/// show it.
 fn name(options: Option<&CallOptions>, args: &Bound<'_, PyTuple>) -> PyResult<Cow<'static, str>> {
-    match options {
-        Some(options) if options.has_limits() => name_of_called(args).map(Cow::Owned),
-        _ => Ok(Cow::Borrowed(UNNAMED)),
+    if embed::is_observed() || options.is_some_and(CallOptions::has_limits) {
+        name_of_called(args).map(Cow::Owned)
+    } else {
+        Ok(Cow::Borrowed(UNNAMED))
     }
 }
 
-/// Gives `work` the options, if there are any.
-fn with_options<W>(options: Option<&CallOptions>, work: Prepared<W>) -> Prepared<W> {
-    match options {
-        Some(options) => options.apply(work),
+/// Gives `work` the options, and the id of the request that it works for, if there are any.
+fn with_options<W>(
+    options: Option<&CallOptions>,
+    request: Option<&Bound<'_, PyAny>>,
+    mut work: Prepared<W>,
+) -> Prepared<W> {
+    if let Some(options) = options {
+        work = options.apply(work);
+    }
+    match request.and_then(request_of) {
+        Some(request) => work.request(request),
         None => work,
     }
 }

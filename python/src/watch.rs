@@ -14,4 +14,4 @@ mod stacks;
 
 pub(crate) use event_queue::{EventQueue, StallEvent};
 pub(crate) use pulse::Pulse;
-pub(crate) use stacks::{StackFrame, Stacks};
+pub(crate) use stacks::{StackFrame, StackReader, Stacks, ThreadKey};

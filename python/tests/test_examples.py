@@ -22,6 +22,7 @@ PAGES = {
     "docs/blocking-connectors.md": None,
     "docs/cpu-bound-work.md": None,
     "docs/life-of-a-pool.md": None,
+    "docs/live-view.md": None,
     "docs/which-executor.md": None,
     "docs/what-blocks-a-loop.md": None,
     "docs/security.md": None,

@@ -169,3 +169,46 @@ def test_django_answers_errors_in_views_of_both_kinds(tmp_path: Path) -> None:
     script.write_text(textwrap.dedent(code))
     done = scripts.run(script)
     assert done.stdout == "done\n", done.stderr
+
+
+@needs_django
+def test_django_gives_each_request_an_id_in_views_of_both_kinds(tmp_path: Path) -> None:
+    code = """
+        import asyncio
+        import django
+        from django.conf import settings
+        from django.http import HttpResponse
+        from django.test import AsyncClient, Client
+        from django.urls import path
+        import offloop
+
+        settings.configure(
+            SECRET_KEY="x", ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__,
+            MIDDLEWARE=["offloop.django.OffloopMiddleware"],
+        )
+        django.setup()
+
+        def view(request):
+            return HttpResponse(offloop.request_id.get())
+
+        async def async_view(request):
+            return HttpResponse(await offloop.run(offloop.request_id.get))
+
+        urlpatterns = [path("sync", view), path("async", async_view)]
+        for kind in ("sync", "async"):
+            for given in ("r-1", None, "no id"):
+                headers = {} if given is None else {"X-Request-ID": given}
+                for response in (
+                    Client().get("/" + kind, headers=headers),
+                    asyncio.run(AsyncClient().get("/" + kind, headers=headers)),
+                ):
+                    name = response.content.decode()
+                    assert response.headers["X-Request-ID"] == name
+                    assert (name == given) == (given == "r-1") and name != "None", (kind, given, name)
+        assert offloop.request_id.get() is None
+        print("done")
+    """
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(code))
+    done = scripts.run(script)
+    assert done.stdout == "done\n", done.stderr

@@ -225,6 +225,18 @@ async def ends(
     processes.resize("two")  # type: ignore[arg-type]
 
 
+def looks() -> None:
+    snapshot = offloop.observe()
+    assert_type(snapshot, offloop.Snapshot)
+    assert_type(snapshot["pools"][0]["jobs"][0]["request"], str | None)
+    assert_type(snapshot["loops"][0]["late_now"], float)
+    snapshot["pool"]  # type: ignore[typeddict-item]
+    with offloop.serve_observe("service", http="127.0.0.1:0", token="t", allow_cancel=True) as server:
+        assert_type(server.http_address, str | None)
+    assert_type(offloop.request_id.get(), str | None)
+    offloop.options(request=3)  # type: ignore[arg-type]
+
+
 async def untyped(loads: Any, call: Callable[..., Any], callback: Callable[[int], Any]) -> None:
     """Functions whose result may be anything are not taken for async ones."""
     assert_type(await offloop.run(json.loads, "1"), Any)

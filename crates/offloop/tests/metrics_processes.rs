@@ -101,6 +101,18 @@ fn attempts_after_the_first_are_counted_as_retries() {
 }
 
 #[test]
+fn a_worker_that_is_killed_while_it_is_idle_is_counted_as_crashed() {
+    let pool = pool(1);
+    for crashed in 1..=5 {
+        pool.run(add.with(1, 2)).wait().unwrap();
+        eventually("it is idle", || pool.metrics().workers.idle == 1);
+        kill(pool.worker_pids()[0], libc::SIGKILL);
+        eventually("it is counted", || pool.metrics().restarts.crashed == crashed);
+    }
+    assert_eq!(pool.metrics().restarts.total(), 5);
+}
+
+#[test]
 fn replacing_a_worker_after_its_last_task_is_counted_under_that_reason() {
     let pool = ProcessPool::builder().max_workers(1).max_tasks_per_child(2).build().unwrap();
     for _ in 0..6 {

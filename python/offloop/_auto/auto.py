@@ -296,6 +296,7 @@ class Auto:
         queue_timeout: float | None = None,
         priority: int = 0,
         name: str | None = None,
+        request: str | None = None,
         retries: int = 0,
     ) -> AutoOptions:
         """Returns this function with options, which are those of `offloop.options`:
@@ -307,6 +308,7 @@ class Auto:
                 queue_timeout=queue_timeout,
                 priority=priority,
                 name=name,
+                request=request,
                 retries=retries,
             ),
         )

@@ -361,6 +361,7 @@ def options(
     queue_timeout: float | None = None,
     priority: int = 0,
     name: str | None = None,
+    request: str | None = None,
     retries: int = 0,
 ) -> Options:
     """Returns options for calls in the shared pools: `await offloop.options(timeout=5).run(fn, ...)`.
@@ -375,6 +376,8 @@ def options(
 
     name: the name of the call in errors, in place of its function's.
 
+    request: the id of the request that the call works for, in place of `offloop.request_id`; up to 200 characters.
+
     retries: the number of further workers that a call of `run_cpu` is given to when the one that runs it dies. Only for
     functions that may run more than once.
 
@@ -386,6 +389,7 @@ def options(
             queue_timeout=queue_timeout,
             priority=priority,
             name=name,
+            request=request,
             retries=retries,
         )
     )

@@ -136,6 +136,7 @@ class Pool(Executor):
         queue_timeout: float | None = None,
         priority: int = 0,
         name: str | None = None,
+        request: str | None = None,
         retries: int = 0,
         buffersize: int | None = None,
     ) -> PoolOptions:
@@ -150,6 +151,8 @@ class Pool(Executor):
         priority: calls with a higher one, from -128 to 127, run first.
 
         name: the name of the call in errors, in place of its function's.
+
+        request: the id of the request that the call works for, in place of `offloop.request_id`; up to 200 characters.
 
         retries: the number of further workers that the call is given to when the one that runs it dies. Only for
         functions that may run more than once. Threads do not die, so there it has no effect.
@@ -166,6 +169,7 @@ class Pool(Executor):
                 queue_timeout=queue_timeout,
                 priority=priority,
                 name=name,
+                request=request,
                 retries=retries,
                 buffersize=buffersize,
             ),
@@ -410,8 +414,8 @@ _INTERRUPTIONS = KeyboardInterrupt, asyncio.CancelledError
 """The exceptions after which a `with` block does not wait for the results of its jobs."""
 
 
-async def run_in_daemon_thread(fn: Callable[[], R]) -> R:
-    """Runs `fn` on a thread of its own, because the default executor may be the pool that is shut down."""
+async def run_in_daemon_thread(fn: Callable[[], R], name: str = "offloop-shutdown") -> R:
+    """Runs `fn` on a thread of its own, because the default executor may be the pool that is shut down, or be full."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[R] = loop.create_future()
 
@@ -434,7 +438,7 @@ async def run_in_daemon_thread(fn: Callable[[], R]) -> R:
         # The exception's traceback holds this frame, which must not hold the exception.
         del error
 
-    threading.Thread(target=call, name="offloop-shutdown", daemon=True).start()
+    threading.Thread(target=call, name=name, daemon=True).start()
     return await done
 
 

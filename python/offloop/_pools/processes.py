@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from .. import _calls, _offloop
 from .._offloop import CallOptions, Job, Mailbox, Metrics
+from .._requests import of_call
 from .._worker import launch, logs, main, main_module, pickling, remote_errors, telemetry
 from .._worker.surroundings import Surroundings
 from . import green
@@ -375,8 +376,10 @@ class ProcessPoolExecutor(Pool):
                 # The exception's traceback leads to this frame, which must not hold the future that will hold it.
                 del receiver
                 raise PicklingFailed(remote_errors.without_own_frames(error)) from None
+        own = contextvars.copy_context()
+        request = of_call(options, own)
         return self._engine.submit(
-            body, buffers, receiver, mailbox, name, options, buffersize, contextvars.copy_context()
+            body, buffers, receiver, mailbox, name, options, buffersize, own, request
         )
 
     @overload

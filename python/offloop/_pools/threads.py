@@ -23,6 +23,7 @@ from .._contexts import copy_context
 from .._errors import PoolClosed
 from .._jobs import WorkerState, discard_thread_state, set_thread_state
 from .._offloop import CallOptions, Job, Metrics, ThreadPool, WorkerThread
+from .._requests import of_call
 from . import green
 from .cores import usable_cores
 from .executor import OnFull, Pool, buffersize_of
@@ -324,8 +325,10 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         check_sync(fn)
         is_limited = options is not None and options.timeout is not None
         future: Future[Any] = LimitedFuture() if is_limited else Future()
+        context = copy_context()
+        request = of_call(options, context)
         try:
-            self._pool.submit(future, copy_context().run, (fn, *args), kwargs or None, options)
+            self._pool.submit(future, context.run, (fn, *args), kwargs or None, options, request)
         except PoolClosed:
             # Raises the exception that the standard pool raises, if that is why.
             self._check_open()
@@ -359,13 +362,15 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
     ) -> Job:
         self._check_open()
         check_sync(fn)
+        context = copy_context()
         return self._pool.run(
             receiver,
             None if loop is None else mailbox_of(loop),
-            copy_context().run,
+            context.run,
             (fn, *args),
             kwargs or None,
             options,
+            of_call(options, context),
         )
 
     def metrics(self) -> Metrics:

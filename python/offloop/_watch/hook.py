@@ -12,6 +12,7 @@ little.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from _thread import get_ident
 from collections.abc import Callable
@@ -32,7 +33,10 @@ class Listener(Protocol):
 
 
 running: dict[int, AbstractEventLoop] = {}
-"""The running loops that have begun since `install`, by the ids of their threads."""
+"""The running loops that have begun since `install`, or that were adopted, by the ids of their threads."""
+
+# A child made by fork() runs none of its parent's loops.
+os.register_at_fork(after_in_child=running.clear)
 
 _listeners: list[Listener] = []
 _is_installed = False
@@ -48,6 +52,12 @@ def remove(listener: Listener) -> None:
     """Calls the listener no more. Does nothing if it was not added."""
     if listener in _listeners:
         _listeners.remove(listener)
+
+
+def adopt(loop: AbstractEventLoop | None) -> None:
+    """Follows a loop that was running on this thread before `install`, if it is not None. Calls no listener."""
+    if loop is not None:
+        running.setdefault(get_ident(), loop)
 
 
 def install() -> None:
@@ -80,10 +90,10 @@ def _changed(loop: AbstractEventLoop | None) -> None:
         running[thread] = loop
     for listener in tuple(_listeners):
         try:
+            if before is not None:
+                listener.loop_ends(before)
             if loop is not None:
                 listener.loop_begins(loop)
-            elif before is not None:
-                listener.loop_ends(before)
         except Exception:  # the loop must run even if it cannot be watched
             import logging
 

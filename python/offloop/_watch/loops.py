@@ -7,9 +7,10 @@ import asyncio
 import contextvars
 import logging
 import sys
+import threading
 import weakref
 from collections import Counter
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from .._offloop import Pulse, StallEvent
 from . import events, look
@@ -68,7 +69,11 @@ class _Finding(NamedTuple):
 class _Episode:
     """One stall, from the first look to its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
+        """The number of its events."""
+        self.activity: Literal["computes", "waits"] = "waits"
+        """The activity of the loop's thread at the last look."""
         self.places: Counter[int] = Counter()
         """The number of looks at each place, by the identity of the place's summary."""
         self.summaries: dict[int, StallSummary] = {}
@@ -109,11 +114,23 @@ class WatchedLoop:
         mute = _NEVER if reporter.stderr_after is None else reporter.stderr_after
         try:
             self._pulse = Pulse(
-                self._events.queue, self._key, reporter.threshold, GRACE, mute, self._stacks
+                self._events.queue,
+                self._key,
+                reporter.threshold,
+                GRACE,
+                mute,
+                self._stacks,
+                _name_of(loop),
+                _kind_of(loop),
             )
         except BaseException:
             self._release()
             raise
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop; None if it is gone."""
+        return self._loop()
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begins the beats: at the loop's next turn, or at once if this is called by the running loop."""
@@ -193,7 +210,7 @@ class WatchedLoop:
             self._pulse.pause()
             return
         if self._episode is None or event.kind == "stalled":
-            self._episode = _Episode()
+            self._episode = _Episode(event.stall)
         finding = self._look(loop, event)
         if finding is not None:
             self._report(self._episode, event, finding)
@@ -265,6 +282,8 @@ class WatchedLoop:
             count=summary.count,
             in_offloop=advice.is_offloop,
         )
+        episode.activity = event.activity
+        self._note(episode, late)
         if is_first or 0.0 < 10 * episode.reported <= late:
             episode.reported = late
             self._events.queue.outside(f"{stall}\n")
@@ -281,7 +300,16 @@ class WatchedLoop:
         summary = episode.main
         summary.total += seconds
         summary.longest = max(summary.longest, seconds)
+        self._note(episode, seconds)
         self._reporter.ended(summary, seconds, episode.is_logged)
+
+    def _note(self, episode: _Episode, seconds: float) -> None:
+        """Counts the stall at its main place, for the live view."""
+        place = episode.main
+        advice = "" if place.last is None else place.last.advice
+        self._pulse.stalled_at(
+            episode.number, place.function, place.file, place.line, episode.activity, advice, seconds
+        )
 
     def _silence(self) -> float:
         """Returns the seconds for which the loop has been silent in this stall, or was in the last one."""
@@ -300,3 +328,18 @@ class WatchedLoop:
             return look.live(self._pulse.thread, self._base)
         stack = self._stacks.take(self._pulse.thread)
         return None if stack is None else look.read(stack, self._base)
+
+
+def _name_of(loop: asyncio.AbstractEventLoop) -> str:
+    """Returns the name that the live view has for a loop: that of the thread that runs it."""
+    if asyncio._get_running_loop() is loop:
+        return threading.current_thread().name
+    ident: int | None = getattr(loop, "_thread_id", None)
+    return "loop" if ident is None else look.thread_name(ident)
+
+
+def _kind_of(loop: asyncio.AbstractEventLoop) -> str:
+    """Returns the kind of a loop, for the live view: "asyncio", "uvloop" or "other"."""
+    if type(loop).__module__.partition(".")[0] == "uvloop":
+        return "uvloop"
+    return "asyncio" if isinstance(loop, asyncio.BaseEventLoop) else "other"

@@ -109,8 +109,10 @@ class Watch:
             self._is_stopped = True
             loops = list(self._loops.values())
             self._loops.clear()
-        for loop in loops:
-            loop.end()
+        for watched in loops:
+            watched.end()
+            if (loop := watched.loop) is not None:
+                _watch_for_view(loop)
         self.summarize(is_last=True)
 
     def __enter__(self) -> Watch:
@@ -137,11 +139,15 @@ class Watch:
 
     def loop_begins(self, loop: asyncio.AbstractEventLoop) -> None:
         """Watches this loop as well. Called by `hook`."""
+        if self is _for_view and _is_watched(loop):
+            return
         with self._lock:
             if self._is_stopped or id(loop) in self._loops:
                 return
             watched = self._loops[id(loop)] = WatchedLoop(self, loop)
         watched.begin(loop)
+        if _for_view is not None and self is not _for_view:
+            _for_view.loop_ends(loop)
 
     def loop_ends(self, loop: asyncio.AbstractEventLoop) -> None:
         """Watches this loop no longer. Called by `hook`."""
@@ -149,6 +155,11 @@ class Watch:
             watched = self._loops.pop(id(loop), None)
         if watched is not None:
             watched.end()
+            _watch_for_view(loop)
+
+    def watches(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Returns whether it watches this loop now."""
+        return id(loop) in self._loops
 
     def summary(self, file: str, line: int, function: str) -> StallSummary:
         """Returns the summary of a place. Called by `loops`."""
@@ -225,9 +236,40 @@ class Watch:
 
 
 _watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+_for_view: Watch | None = None
+"""The watch of the loops that no other watch watches, for the live view. Set once, by `watch_for_view`."""
+_view_lock = threading.Lock()
+"""Held while that is set."""
+
+
+def _is_watched(loop: asyncio.AbstractEventLoop) -> bool:
+    """Returns whether a watch other than that of the live view watches the loop."""
+    return any(watch.watches(loop) for watch in list(_watches) if watch is not _for_view)
+
+
+def _watch_for_view(loop: asyncio.AbstractEventLoop) -> None:
+    """Watches for the live view a loop that another watch has let go of, if it goes on."""
+    if _for_view is not None and loop.is_running():
+        _for_view.loop_begins(loop)
+
+
+def watch_for_view() -> None:
+    """Watches the loops that no other watch watches: the one that runs on this thread, those that are known to run, and all
+    that begin later. The live view shows what is found, and nothing is logged. Does nothing if that was done.
+    """
+    global _for_view
+    with _view_lock:
+        if _for_view is None:
+            _for_view = Watch(logger=None, stderr_after=None)
+            hook.add(_for_view)
+    hook.adopt(asyncio._get_running_loop())
+    for running in list(hook.running.values()):
+        _for_view.loop_begins(running)
 
 
 def _reset_in_child() -> None:
+    global _view_lock
+    _view_lock = threading.Lock()
     for watch in list(_watches):
         watch.forget()
 

@@ -216,6 +216,11 @@ def emit(data: bytes, trusts_worker: bool) -> None:
             if key in _advised:
                 return
             _advised.add(key)
+        from .._requests import request_id
+
+        # This runs in the context of the job's submission.
+        if (request := request_id.get()) is not None:
+            record.__dict__.setdefault("request", request)
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             _handle(logger, record, handled)

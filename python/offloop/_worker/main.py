@@ -244,6 +244,9 @@ def travels_beside(buffer: Any) -> bool:
     return len(buffer.raw()) >= LARGE_BUFFER
 
 
+REQUEST = "offloop._requests:request_id"
+"""The name by which workers find the context variable of the request that a call works for."""
+
 Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
 """A call as it is pickled: the function and its arguments."""
 
@@ -307,6 +310,8 @@ def _perform(
         body = memoryview(body)
         if body[0] == _PRELUDE:
             context, body = _begin_call(body)
+        if (request := _offloop.request()) is not None:
+            context = {**(context or {}), REQUEST: request}
         call: Call = pickling.loads(body, buffers)
         if _awaits_multiprocessing:
             _begin_multiprocessing()

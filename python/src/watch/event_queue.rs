@@ -15,6 +15,8 @@ use crate::settings::seconds;
 pub(crate) struct StallEvent {
     /// The key of the loop's pulse.
     pub(super) key: u64,
+    /// The number of the stall, another one for each of the loop.
+    pub(super) stall: u64,
     /// "stalled", "still", "over" or "starved".
     pub(super) kind: &'static str,
     /// The seconds by which the beat is late, or came late. Those without a core are not counted, except in "starved".

@@ -5,12 +5,14 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use offloop::metrics::Activity;
 use offloop::watch;
 
 use super::clocks;
 use super::event_queue::{Events, StallEvent};
 use super::loop_thread::LoopThread;
-use super::stacks::{StackFrame, StackReader, ThreadIds, text_of};
+use super::stacks::{StackFrame, StackReader, ThreadIds, ThreadKey, text_of};
+use crate::interpreter::Mutex;
 
 /// The number of times that a thread which waits for the interpreter begins to wait within the grace time, at least.
 const WAITS: u64 = 2;
@@ -23,13 +25,35 @@ pub(super) struct Listener {
     events: Arc<Events>,
     thread: Arc<LoopThread>,
     stacks: Option<Arc<StackReader>>,
+    places: Arc<Places>,
     key: u64,
+    /// The number of the present stall, or of the last one.
+    stall: u64,
     grace: Duration,
     mute: Duration,
     /// This stall was reported to the standard error. Reset by the next stall.
     has_reported: bool,
     /// The last look at the loop's thread while it was late.
     before: Option<Sample>,
+}
+
+/// The live view's record of the places, as far as the monitor knows them while nobody can have the interpreter.
+#[derive(Default)]
+pub(super) struct Places(Mutex<Option<watch::Pulse>>);
+
+impl Places {
+    /// Sets the pulse of the loop. Called once.
+    pub(super) fn begin(&self, pulse: &watch::Pulse) {
+        *self.0.lock() = Some(pulse.clone());
+    }
+
+    /// Counts a stall at the line where the loop is, until the reporting thread finds out which one to change.
+    fn put(&self, stall: u64, stack: Option<&[StackFrame]>, activity: Activity, late: Duration) {
+        let Some(frame) = stack.and_then(<[_]>::last) else { return };
+        if let Some(pulse) = &*self.0.lock() {
+            pulse.stalled_at(stall, frame.place().activity(activity), late);
+        }
+    }
 }
 
 /// One look at a thread.
@@ -45,11 +69,12 @@ impl Listener {
         events: Arc<Events>,
         thread: Arc<LoopThread>,
         stacks: Option<Arc<StackReader>>,
+        places: Arc<Places>,
         key: u64,
         grace: Duration,
         mute: Duration,
     ) -> Self {
-        Self { events, thread, stacks, key, grace, mute, has_reported: false, before: None }
+        Self { events, thread, stacks, places, key, stall: 0, grace, mute, has_reported: false, before: None }
     }
 
     pub(super) fn on_event(&mut self, event: watch::StallEvent) {
@@ -60,6 +85,7 @@ impl Listener {
             }
             watch::StallEvent::Began { late } => {
                 self.has_reported = false;
+                self.stall += 1;
                 self.on_stall("stalled", late);
             }
             watch::StallEvent::Ongoing { late } => self.on_stall("still", late),
@@ -80,7 +106,7 @@ impl Listener {
     }
 
     fn stack(&self, ident: u64) -> Option<Vec<StackFrame>> {
-        self.stacks.as_ref().and_then(|stacks| stacks.take(ident))
+        self.stacks.as_ref().and_then(|stacks| stacks.take(ThreadKey::Ident(ident)))
     }
 
     /// Puts the event into the queue, with the stack of the loop's thread. If the reporting thread cannot get the
@@ -107,6 +133,9 @@ impl Listener {
         });
         let holder = self.holder_meanwhile();
         let reporter = self.events.reporter();
+        if !reporter.has_attached {
+            self.places.put(self.stall, stack.as_deref(), activity, late);
+        }
         let is_mute = reporter.busy >= self.mute && !self.has_reported;
         self.has_reported |= is_mute;
         match reporter.in_user_code {
@@ -147,6 +176,7 @@ impl Listener {
     fn event(&self, kind: &'static str) -> StallEvent {
         StallEvent {
             key: self.key,
+            stall: self.stall,
             kind,
             seconds: 0.0,
             starved: 0.0,

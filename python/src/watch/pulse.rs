@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use offloop::embed::thread;
-use offloop::watch::{Monitor, WatchGuard};
+use offloop::watch::{Monitor, StallPlace, WatchGuard};
 use pyo3::prelude::*;
 
 use super::event_queue::EventQueue;
-use super::listener::Listener;
+use super::listener::{Listener, Places};
 use super::loop_thread::{LoopThread, Measure};
 use super::stacks::Stacks;
 use crate::interpreter::{Mutex, detach};
-use crate::settings::seconds;
+use crate::settings::{self, seconds};
 
 /// A loop's beats, and the monitor thread that waits for them.
 #[pyclass(frozen, module = "offloop._offloop")]
@@ -25,11 +25,12 @@ pub(crate) struct Pulse {
 
 #[pymethods]
 impl Pulse {
-    /// Starts a monitor thread, whose events have this key. Times in seconds.
+    /// Starts a monitor thread, whose events have this key. Times in seconds. The live view shows `name` and `kind`.
     ///
     /// `grace` is the time that the reporting thread gets for attaching to the interpreter, before it is looked which
     /// thread has it. After `mute`, the monitor writes the report itself.
     #[new]
+    #[expect(clippy::too_many_arguments, reason = "each is a setting of the watch")]
     fn new(
         events: &EventQueue,
         key: u64,
@@ -37,20 +38,44 @@ impl Pulse {
         grace: f64,
         mute: f64,
         stacks: Option<&Stacks>,
+        name: String,
+        kind: String,
     ) -> PyResult<Self> {
         let thread = Arc::<LoopThread>::default();
+        let places = Arc::<Places>::default();
         let mut listener = Listener::new(
             Arc::clone(&events.0),
             Arc::clone(&thread),
             stacks.map(|stacks| Arc::clone(&stacks.0)),
+            Arc::clone(&places),
             key,
             seconds("grace", grace)?,
             seconds("mute", mute)?,
         );
-        let monitor = Monitor::new(seconds("threshold", threshold)?);
+        let monitor = Monitor::new(seconds("threshold", threshold)?).name(name).kind(kind);
         let measure = Measure(Arc::clone(&thread));
         let (engine, guard) = monitor.start_measured(measure, move |event| listener.on_event(event))?;
+        places.begin(&engine);
         Ok(Self { engine, thread, guard: Mutex::new(Some(guard)) })
+    }
+
+    /// Counts a stall at a place, for the live view, in place of what was counted for the same stall before. `stall` is the
+    /// number of its events, `cause` the loop's activity, and `seconds` the time that it has taken so far. Does not block.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the place")]
+    fn stalled_at(
+        &self,
+        stall: u64,
+        function: String,
+        file: String,
+        line: u32,
+        cause: &str,
+        advice: String,
+        seconds: f64,
+    ) -> PyResult<()> {
+        let place = StallPlace::new(function).line(file, (line > 0).then_some(line)).advice(advice);
+        let place = place.activity(settings::activity(cause)?);
+        self.engine.stalled_at(stall, place, settings::seconds("seconds", seconds)?);
+        Ok(())
     }
 
     /// Reports that the loop comes round, on this thread. Does not block.

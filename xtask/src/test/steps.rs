@@ -47,6 +47,7 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "real-systems", plan: real_systems },
         Step { name: "mercuriy", plan: mercuriy },
         Step { name: "page", plan: page::check },
+        Step { name: "browser", plan: browser },
         // The newest version stands for both of Debian's. `cargo xtask conformance` runs all.
         Step { name: "conformance", plan: || conformance::plan(false, &["3.15"]) },
         Step { name: "packages", plan: dist::plan },
@@ -244,6 +245,18 @@ fn mercuriy() -> Plan {
     lines.push(servers.and([environment.program().as_str()]).and(options.split_whitespace()));
     lines.push(environment.python("-m pytest --numprocesses=4 -c docs/workshop/pytest.ini docs/workshop"));
     Plan::Run(lines)
+}
+
+/// Opens the live view of running programs in a browser.
+fn browser() -> Plan {
+    if host::output_of("chromium", &["--version"]).is_none() {
+        return Plan::Skip("Chromium is not installed".to_owned());
+    }
+    let environment = Interpreter::preferred()
+        .map(|interpreter| interpreter.for_tests().requires("python/tests_browser/requirements.txt"));
+    in_python(environment, |environment| {
+        vec![environment.python("-m pytest --numprocesses=2 python/tests_browser")]
+    })
 }
 
 fn bench_smoke_python() -> Plan {

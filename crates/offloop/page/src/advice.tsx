@@ -1,5 +1,6 @@
 import type { Service } from "./document.ts";
 import { plain } from "./format.ts";
+import { Sentence } from "./sentence.tsx";
 
 /** The jobs that would be better off elsewhere. */
 export function AdviceList({ service }: { service: Service }) {
@@ -12,7 +13,9 @@ export function AdviceList({ service }: { service: Service }) {
         {all.map(({ pid, pool, task, activity, text }) => (
           <li key={`${pid}/${pool}/${task}`}>
             <b>{plain(task, 120)}</b> <small>on {plain(pool, 80)}, {plain(activity, 20)}</small>
-            <p>{plain(text)}</p>
+            <p>
+              <Sentence text={text} />
+            </p>
           </li>
         ))}
       </ul>

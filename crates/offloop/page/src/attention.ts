@@ -62,8 +62,8 @@ function ofLoop({ process }: Snapshot, loop: EventLoop, of: string, history: His
       detail: `nothing has run on it for ${duration(loop.late_now)}`,
     });
   } else if (stalls > 0) {
-    const [worst] = loop.places.toSorted((one, other) => other.last - one.last);
-    const where = worst === undefined ? "" : `, last in ${plain(worst.function, 80)}`;
+    const [latest] = [...loop.places].sort((one, other) => other.last - one.last);
+    const where = latest === undefined ? "" : `, last in ${plain(latest.function, 80)}`;
     found.push({
       key: `${key}/stalls`,
       kind: "blocked",
@@ -121,7 +121,7 @@ function ofDeaths({ process, time, deaths }: Snapshot): Finding[] {
       kind: "death",
       title: `A worker of ${plain(last.pool, 60)} died`,
       detail:
-        `worker ${last.pid}: ${plain(last.how, 80)}, ${ago(time - last.time)}${task}` +
+        `worker ${last.pid} ${plain(last.how, 80)}, ${ago(time - last.time)}${task}` +
         (lately.length > 1 ? `; ${plural(lately.length, "death")} in the last minute` : ""),
     },
   ];

@@ -68,7 +68,7 @@ export function StackDialog({ asked, onClose }: { asked: Asked; onClose: () => v
 function Frames({ stack }: { stack: Stack }) {
   return (
     <>
-      {stack.thread !== null && <p class="hint">Thread {plain(stack.thread, 80)}, the innermost call first</p>}
+      {stack.thread !== null && <p class="hint">{plain(stack.thread, 80)}, the innermost call first</p>}
       {stack.note !== null && <p>{plain(stack.note)}</p>}
       {stack.frames.length > 0 && (
         <ol>

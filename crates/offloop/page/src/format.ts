@@ -92,6 +92,12 @@ export const date = (seconds: number): string => moment.format(seconds * 1000);
 export const plural = (value: number, one: string, many = `${one}s`): string =>
   `${count(value)} ${value === 1 ? one : many}`;
 
+/** Shortens the path of a file to its last parts: `…/shop/views/orders.py`. */
+export function shortPath(path: string): string {
+  const parts = path.split("/");
+  return path.length > 40 && parts.length > 4 ? `…/${parts.slice(-3).join("/")}` : path;
+}
+
 /** Makes a label of a word of the document: `run_timeout` is `run timeout`. */
 export const words = (label: string): string => plain(label.replaceAll("_", " "), 60);
 

@@ -2,9 +2,10 @@ import { useState } from "preact/hooks";
 import type { EventLoop, Place, Service, Snapshot } from "./document.ts";
 import { Fact } from "./facts.tsx";
 import { Fold, OPENED } from "./fold.tsx";
-import { ago, count, date, duration, plain, plural, share } from "./format.ts";
+import { ago, count, date, duration, plain, plural, share, shortPath } from "./format.ts";
 import { keyOfLoop, keyOfProcess, type Moment } from "./history.ts";
 import { type Line, Plot } from "./plots.tsx";
+import { Sentence } from "./sentence.tsx";
 import { type Row, Table } from "./table.tsx";
 import { useView } from "./view.ts";
 
@@ -66,7 +67,8 @@ function Loop({ snapshot, loop, several, opened }: CardProps & { loop: EventLoop
       title: "without a core",
       colour: "starved",
       shape: "bars",
-      value: (moment) => point(moment)?.starvedSeconds ?? null,
+      // A bar of no height would still be drawn.
+      value: (moment) => point(moment)?.starvedSeconds || null,
     },
     {
       title: "counts as stall",
@@ -92,11 +94,11 @@ function Loop({ snapshot, loop, several, opened }: CardProps & { loop: EventLoop
         </p>
       </div>
       <dl class="facts">
-        <Fact title="Last minute: p50">{duration(recent.p50)}</Fact>
-        <Fact title="Last minute: p99">{duration(recent.p99)}</Fact>
-        <Fact title="Last minute: worst">{duration(recent.max)}</Fact>
-        <Fact title="From start: p99">{duration(total.p99)}</Fact>
-        <Fact title="From start: worst">{duration(total.max)}</Fact>
+        <Fact title="p50 in 1 min">{duration(recent.p50)}</Fact>
+        <Fact title="p99 in 1 min">{duration(recent.p99)}</Fact>
+        <Fact title="Worst in 1 min">{duration(recent.max)}</Fact>
+        <Fact title="p99 of all">{duration(total.p99)}</Fact>
+        <Fact title="Worst of all">{duration(total.max)}</Fact>
         <Fact title="Stalls (blocked)" kind={loop.stalls > 0 ? "blocked" : ""}>
           {count(loop.stalls)} <small>{duration(loop.stalled)}</small>
         </Fact>
@@ -128,12 +130,12 @@ function Loop({ snapshot, loop, several, opened }: CardProps & { loop: EventLoop
 }
 
 function rowOf(place: Place, at: number, now: number): Row {
-  const where = place.file === null ? "" : `${plain(place.file, 200)}${place.line === null ? "" : `:${place.line}`}`;
+  const line = place.line === null ? "" : `:${place.line}`;
   return {
     key: at,
     cells: [
       <span class="place">
-        <b>{plain(place.function, 120)}</b> {where !== "" && <code>{where}</code>}
+        <b>{plain(place.function, 120)}</b> {place.file !== null && <code title={plain(place.file)}>{plain(shortPath(place.file)) + line}</code>}
       </span>,
       place.activity === null ? "–" : plain(place.activity, 20),
       count(place.stalls),
@@ -141,7 +143,7 @@ function rowOf(place: Place, at: number, now: number): Row {
       duration(place.longest),
       <time title={date(place.last)}>{ago(now - place.last)}</time>,
     ],
-    note: place.advice !== null && plain(place.advice),
+    note: place.advice !== null && <Sentence text={place.advice} />,
   };
 }
 
@@ -168,8 +170,8 @@ function Starvation({ snapshot, several, opened }: CardProps) {
         </h3>
         <p class="now">{plural(process.cores, "core")}</p>
       </div>
-      <dl class="facts">
-        <Fact title="Waits for a core">{share(starvation.run_delay)}</Fact>
+      <dl class="facts four">
+        <Fact title="Waits for core">{share(starvation.run_delay)}</Fact>
         <Fact title="Throttled">{share(starvation.throttled)}</Fact>
         <Fact title="Taken by host">{share(starvation.stolen)}</Fact>
         <Fact title="Cores in use">{process.cores_used === null ? "–" : process.cores_used.toFixed(2)}</Fact>

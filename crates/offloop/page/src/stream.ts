@@ -18,7 +18,7 @@ const EVERY = 1;
 const SILENCE = 10_000;
 
 /** The milliseconds without an answer after which the program counts as stopped. The page goes on asking. */
-const STOPPED = 15_000;
+const STOPPED = 8000;
 
 /** The milliseconds between two attempts: from the first to the longest. */
 const PAUSES = [250, 500, 1000, 2000];

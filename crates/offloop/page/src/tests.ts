@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { findings } from "./attention.ts";
 import { readService } from "./document.ts";
-import { bytes, duration, plain, rate, share } from "./format.ts";
+import { bytes, duration, plain, rate, share, shortPath } from "./format.ts";
 import { boundOf, History, keyOfLoop, keyOfPool } from "./history.ts";
 import { EventParser } from "./stream.ts";
 
@@ -19,6 +19,11 @@ test("sizes, rates and shares fit their columns", () => {
   assert.deepEqual([0, 512, 1536, 1023 * 1024, 3 * 2 ** 30].map(bytes), ["0 B", "512 B", "1.50 KiB", "1.00 MiB", "3.00 GiB"]);
   assert.deepEqual([0, 0.001, 0.4, 12.5, 1234].map(rate), ["0", "<0.01", "0.40", "12.5", "1,234"]);
   assert.deepEqual([0, 0.0001, 0.005, 0.34, 2.5].map(share), ["0 %", "<0.1 %", "0.5 %", "34 %", "250 %"]);
+});
+
+test("a long path is cut where it matters least", () => {
+  assert.equal(shortPath("app/views.py"), "app/views.py");
+  assert.equal(shortPath("/usr/lib/python3.13/site-packages/shop/views/orders.py"), "…/shop/views/orders.py");
 });
 
 test("a name that a program has chosen cannot hide what it is", () => {

@@ -11,7 +11,10 @@ use super::memory::Memory;
 use crate::interpreter;
 
 /// Offsets in bytes, and the addresses of objects that stay where they are.
+#[derive(Clone)]
 pub(super) struct Layout {
+    /// An address in the code of the interpreter.
+    pub(super) code_address: usize,
     /// The address of the pointer to the first interpreter.
     pub(super) interpreters: usize,
     pub(super) next_interpreter: usize,
@@ -20,7 +23,7 @@ pub(super) struct Layout {
     pub(super) next_thread: usize,
     /// The id that `threading` has for a thread, in a thread.
     pub(super) ident: usize,
-    /// The system's id in a thread. In CPython 3.11, the main thread of a forked child has that of the thread that has forked.
+    /// The system's id in a thread. In Python 3.11, the main thread of a forked child has that of the thread that has forked.
     pub(super) native_id: usize,
     /// The pointer to the innermost frame in a thread, or in the structure that the thread points to here.
     pub(super) cframe: Option<usize>,
@@ -58,6 +61,7 @@ pub(super) enum GilPlace {
     Interpreter,
 }
 
+#[derive(Clone, Copy)]
 pub(super) struct FrameLayout {
     pub(super) previous: usize,
     pub(super) executable: usize,
@@ -67,6 +71,7 @@ pub(super) struct FrameLayout {
     pub(super) owner: usize,
 }
 
+#[derive(Clone, Copy)]
 pub(super) struct CodeLayout {
     pub(super) filename: usize,
     pub(super) name: usize,
@@ -78,6 +83,7 @@ pub(super) struct CodeLayout {
 }
 
 /// The addresses of types.
+#[derive(Clone, Copy)]
 pub(super) struct Types {
     pub(super) code: usize,
     pub(super) text: usize,
@@ -119,22 +125,44 @@ impl Layout {
         let runtime = interpreter::find(c"_PyRuntime")
             .ok_or_else(|| unknown("this interpreter does not export its runtime state"))?
             .addr();
+        let code_address = interpreter::find(c"Py_IsInitialized")
+            .ok_or_else(|| unknown("this interpreter does not export its functions"))?
+            .addr();
         let types = Types {
             code: py.import("types")?.getattr("CodeType")?.as_ptr().addr(),
             text: py.get_type::<PyString>().as_ptr().addr(),
             bytes: py.get_type::<PyBytes>().as_ptr().addr(),
         };
         match (version.major, version.minor) {
-            (3, 11) => Ok(Self::v3_11(runtime, types)),
-            (3, 12) => Ok(Self::v3_12(runtime, types)),
-            (3, minor @ 13..=15) => Self::published(runtime, minor, types, memory)
+            (3, 11) => Ok(Self::v3_11(code_address, runtime, types)),
+            (3, 12) => Ok(Self::v3_12(code_address, runtime, types)),
+            (3, minor @ 13..=15) => Self::published(code_address, runtime, minor, types, memory)
                 .ok_or_else(|| unknown("it publishes no layout of its memory that is known")),
             _ => Err(unknown("the layout of its memory is not known")),
         }
     }
 
-    fn v3_11(runtime: usize, types: Types) -> Self {
+    /// Returns the layout of the same interpreter in another process, where it is loaded so many bytes further on.
+    pub(super) fn moved(&self, by: usize) -> Self {
+        let moved = |address: usize| address.wrapping_add(by);
+        let Gil { place, locked, holder } = self.gil;
+        let place = match place {
+            GilPlace::At(address) => GilPlace::At(moved(address)),
+            GilPlace::Behind(_) | GilPlace::Interpreter => place,
+        };
+        let Types { code, text, bytes } = self.types;
         Self {
+            code_address: moved(self.code_address),
+            interpreters: moved(self.interpreters),
+            gil: Gil { place, locked, holder },
+            types: Types { code: moved(code), text: moved(text), bytes: moved(bytes) },
+            ..self.clone()
+        }
+    }
+
+    fn v3_11(code_address: usize, runtime: usize, types: Types) -> Self {
+        Self {
+            code_address,
             interpreters: runtime + 40,
             next_interpreter: 0,
             threads: 16,
@@ -165,8 +193,8 @@ impl Layout {
         }
     }
 
-    fn v3_12(runtime: usize, types: Types) -> Self {
-        let before = Self::v3_11(runtime, types);
+    fn v3_12(code_address: usize, runtime: usize, types: Types) -> Self {
+        let before = Self::v3_11(code_address, runtime, types);
         Self {
             threads: 72,
             ident: 136,
@@ -182,7 +210,13 @@ impl Layout {
     }
 
     /// Reads what the interpreter publishes.
-    fn published(runtime: usize, minor: u8, types: Types, memory: &Memory) -> Option<Self> {
+    fn published(
+        code_address: usize,
+        runtime: usize,
+        minor: u8,
+        types: Types,
+        memory: &Memory,
+    ) -> Option<Self> {
         let groups = match minor {
             13 => Groups {
                 gil: 17,
@@ -230,6 +264,7 @@ impl Layout {
         }
         let offset = |word: usize| usize::try_from(words[word]).ok().filter(|offset| *offset < LARGEST);
         Some(Self {
+            code_address,
             interpreters: runtime + offset(5)?,
             next_interpreter: offset(8)?,
             threads: offset(9)?,

@@ -1,4 +1,4 @@
-//! Reads of this process's memory at addresses that may be wrong by now.
+//! Reads of memory at addresses that may be wrong by now: that of this process, and of other ones of the same user.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -8,18 +8,19 @@ use std::os::unix::fs::FileExt;
 /// The way to memory that another thread may change or free meanwhile. The system copies it, so a wrong address is an
 /// error and not a crash.
 pub(super) enum Memory {
-    /// The system call that copies from a process.
-    SystemCall,
+    /// The system call that copies from a process: from this one, or from that with this id.
+    SystemCall(Option<libc::pid_t>),
     /// The file that is the process's memory, where a sandbox refuses that call.
     File(File),
 }
 
 impl Memory {
+    /// Opens the memory of this process.
     pub(super) fn open() -> io::Result<Self> {
         let probe = 0x5a_usize;
         let address = (&raw const probe).addr();
-        if Self::SystemCall.word(address) == Some(probe) {
-            return Ok(Self::SystemCall);
+        if Self::SystemCall(None).word(address) == Some(probe) {
+            return Ok(Self::SystemCall(None));
         }
         let file = Self::File(File::open("/proc/self/mem")?);
         match file.word(address) {
@@ -28,20 +29,29 @@ impl Memory {
         }
     }
 
+    /// Opens the memory of another process, in the same way.
+    pub(super) fn of(&self, pid: libc::pid_t) -> io::Result<Self> {
+        Ok(match self {
+            Self::SystemCall(_) => Self::SystemCall(Some(pid)),
+            Self::File(_) => Self::File(File::open(format!("/proc/{pid}/mem"))?),
+        })
+    }
+
     /// Fills the buffer from the address. Returns `None` if not all of it can be read.
     pub(super) fn read(&self, address: usize, buffer: &mut [u8]) -> Option<()> {
         match self {
-            Self::SystemCall => {
+            Self::SystemCall(pid) => {
                 let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
                 let remote = libc::iovec {
                     iov_base: std::ptr::without_provenance_mut(address),
                     iov_len: buffer.len(),
                 };
+                // SAFETY: the function only returns a number.
+                let pid = pid.unwrap_or_else(|| unsafe { libc::getpid() });
                 // SAFETY: the system writes only to the buffer, which this function has exclusively. It checks the
                 // other address itself.
-                let count = unsafe {
-                    libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0)
-                };
+                let count =
+                    unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
                 (usize::try_from(count) == Ok(buffer.len())).then_some(())
             }
             Self::File(file) => file.read_exact_at(buffer, u64::try_from(address).ok()?).ok(),

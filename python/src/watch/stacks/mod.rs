@@ -5,21 +5,25 @@
 //! error; types, lengths and the number of steps are checked; and a stack counts as far as it was the same twice in a
 //! row ([`walk`]). What was freed and used again in between can at worst be named wrongly in one report.
 
+mod image;
 mod layout;
 mod lines;
 mod memory;
 mod walk;
 
 use std::fmt::Write as _;
+use std::io;
 use std::sync::Arc;
 
+use offloop::embed::JobFrame;
+use offloop::watch::StallPlace;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use self::layout::Layout;
 use self::memory::Memory;
-pub(super) use self::walk::ThreadIds;
 use self::walk::{Described, Walker};
+pub(crate) use self::walk::{ThreadIds, ThreadKey};
 use super::clocks;
 use crate::interpreter::detach;
 
@@ -28,9 +32,9 @@ const COMPARED: usize = 20;
 
 /// Reads the stacks of this process's threads.
 #[pyclass(frozen, module = "offloop._offloop")]
-pub(crate) struct Stacks(pub(super) Arc<StackReader>);
+pub(crate) struct Stacks(pub(crate) Arc<StackReader>);
 
-pub(super) struct StackReader(Walker);
+pub(crate) struct StackReader(Walker);
 
 /// One frame of a stack that was read.
 #[pyclass(frozen, get_all, module = "offloop._offloop")]
@@ -48,6 +52,26 @@ pub(crate) struct StackFrame {
     span: Option<(i32, i32, i32, i32)>,
     /// Numbers that tell this call from another call of the same function.
     call: (usize, usize, usize),
+}
+
+impl StackFrame {
+    /// Returns the frame's line as a place of a stall.
+    pub(super) fn place(&self) -> StallPlace {
+        StallPlace::new(self.qualname.clone()).line(self.file.clone(), u32::try_from(self.line).ok())
+    }
+
+    /// Returns the function, the file and the line.
+    pub(crate) fn to_job_frame(&self) -> JobFrame {
+        JobFrame::new(self.qualname.clone(), Some(self.file.clone()), u32::try_from(self.line).ok())
+    }
+
+    pub(crate) fn file(&self) -> &str {
+        &self.file
+    }
+
+    pub(crate) fn qualname(&self) -> &str {
+        &self.qualname
+    }
 }
 
 impl From<Described> for StackFrame {
@@ -76,14 +100,24 @@ impl Stacks {
     /// for microseconds.
     fn take(&self, py: Python<'_>, ident: u64) -> PyResult<Option<Vec<StackFrame>>> {
         let reader = Arc::clone(&self.0);
-        detach(py, move || reader.take(ident))
+        detach(py, move || reader.take(ThreadKey::Ident(ident)))
     }
 }
 
 impl StackReader {
     /// Returns the stack of a thread, the outermost frame first.
-    pub(super) fn take(&self, ident: u64) -> Option<Vec<StackFrame>> {
-        Some(self.0.stack(ident)?.into_iter().map(StackFrame::from).collect())
+    pub(crate) fn take(&self, key: ThreadKey) -> Option<Vec<StackFrame>> {
+        Some(self.0.stack(key)?.into_iter().map(StackFrame::from).collect())
+    }
+
+    /// Returns the stack of the main thread of another process that runs the same interpreter, such as a worker. Fails if the
+    /// system refuses it, or if the process runs something else.
+    pub(crate) fn of_process(&self, pid: i32) -> io::Result<Vec<StackFrame>> {
+        let Walker { memory, layout } = &self.0;
+        let other = || io::Error::other("it does not run the interpreter that this process runs");
+        let by = image::distance(layout.code_address, pid)?.ok_or_else(other)?;
+        let reader = Self(Walker { memory: memory.of(pid)?, layout: layout.moved(by) });
+        reader.take(ThreadKey::Main).ok_or_else(|| io::Error::other("its memory cannot be read"))
     }
 
     /// Returns the thread that has the interpreter.
@@ -94,7 +128,7 @@ impl StackReader {
     /// Compares this thread's stack with what the interpreter says about it.
     fn check(&self, py: Python<'_>) -> PyResult<()> {
         let (ident, _) = clocks::this_thread();
-        let read = self.take(ident).unwrap_or_default();
+        let read = self.take(ThreadKey::Ident(ident)).unwrap_or_default();
         let mut frame = py.import("sys")?.call_method0("_getframe")?;
         // A name that is no valid text cannot be compared.
         let is_text = |code: &Bound<'_, PyAny>, name: &str, read: &str| {

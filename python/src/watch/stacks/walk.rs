@@ -55,12 +55,23 @@ pub(super) struct Described {
     pub(super) call: (usize, usize, usize),
 }
 
+/// A thread, as it is looked up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ThreadKey {
+    /// The thread with this id in `threading`. A forked child's main thread keeps it.
+    Ident(u64),
+    /// The thread with this id of the system.
+    Tid(i32),
+    /// The main thread: of those that are left, the interpreter has had it for the longest time.
+    Main,
+}
+
 /// The ids of a thread, as the interpreter has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ThreadIds {
     /// That of `threading`.
     pub(crate) ident: u64,
-    /// That of the system. In a forked child of CPython 3.11, the main thread's is wrong.
+    /// That of the system. In a forked child of Python 3.11, the main thread's is wrong.
     pub(crate) tid: i32,
 }
 
@@ -72,8 +83,8 @@ pub(super) struct Walker {
 impl Walker {
     /// Returns the frames of a thread, the outermost first. `None` if the thread is not known, or if its frames cannot
     /// be read. The innermost frames are missing if they change faster than they can be read.
-    pub(super) fn stack(&self, ident: u64) -> Option<Vec<Described>> {
-        let (thread, ids) = self.thread(ident)?;
+    pub(super) fn stack(&self, key: ThreadKey) -> Option<Vec<Described>> {
+        let (thread, ids) = self.thread(key)?;
         let links = self.links(thread)?;
         // The thread may have ended meanwhile, and its memory may be that of another one.
         if self.ids(thread) != Some(ids) {
@@ -111,11 +122,13 @@ impl Walker {
     }
 
     /// Returns the address of a thread's state, and its ids.
-    fn thread(&self, ident: u64) -> Option<(usize, ThreadIds)> {
+    fn thread(&self, key: ThreadKey) -> Option<(usize, ThreadIds)> {
         let mut interpreter = self.memory.word(self.layout.interpreters)?;
+        // Each new interpreter is the first one, and so is each new thread in it.
+        let mut oldest = None;
         for _ in 0..INTERPRETERS {
             if interpreter == 0 {
-                return None;
+                return oldest.filter(|_| matches!(key, ThreadKey::Main));
             }
             let mut thread = self.memory.word(interpreter.checked_add(self.layout.threads)?)?;
             for _ in 0..THREADS {
@@ -123,9 +136,15 @@ impl Walker {
                     break;
                 }
                 let ids = self.ids(thread)?;
-                if ids.ident == ident {
+                let is_found = match key {
+                    ThreadKey::Ident(ident) => ids.ident == ident,
+                    ThreadKey::Tid(tid) => ids.tid == tid,
+                    ThreadKey::Main => false,
+                };
+                if is_found {
                     return Some((thread, ids));
                 }
+                oldest = Some((thread, ids));
                 thread = self.memory.word(thread.checked_add(self.layout.next_thread)?)?;
             }
             interpreter = self.memory.word(interpreter.checked_add(self.layout.next_interpreter)?)?;

@@ -19,7 +19,7 @@ def answering(fn: Any) -> Any:
 
 app = web.Application()
 offloop.aiohttp.setup(app, **work.OPTIONS)
-functions = work.pids, work.hang, work.hang_in_thread, work.full, work.late, work.leave
+functions = work.request, work.pids, work.hang, work.hang_in_thread, work.full, work.late, work.leave
 app.add_routes(map(answering, functions))
 
 if __name__ == "__main__":

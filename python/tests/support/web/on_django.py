@@ -27,6 +27,6 @@ def answering(fn: Any) -> Any:
     return path(fn.__name__, view)
 
 
-functions = work.pids, work.hang, work.hang_in_thread, work.full, work.late, work.leave
+functions = work.request, work.pids, work.hang, work.hang_in_thread, work.full, work.late, work.leave
 urlpatterns = [answering(fn) for fn in functions]
 app = OffloopMiddleware(get_asgi_application(), **work.OPTIONS)

@@ -72,7 +72,7 @@ async def use_preloaded(request: Request) -> Response:
         return PlainTextResponse(repr(error), 500)
 
 
-functions = work.pids, work.hang, work.hang_in_thread, work.full, work.late, work.leave
+functions = work.request, work.pids, work.hang, work.hang_in_thread, work.full, work.late, work.leave
 routes = [
     *map(answering, functions),
     Route("/upload", upload, methods=["POST"]),

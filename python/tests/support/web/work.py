@@ -21,6 +21,19 @@ OPTIONS: dict[str, Any] = {
     "retry_after": 3,
 }
 """What the adapters are given."""
+if "OFFLOOP_TEST_OBSERVE" in os.environ:
+    OPTIONS |= {"observe_path": "/offloop", "observe_cancel": True}
+    OPTIONS["observe_token"] = os.environ["OFFLOOP_TEST_OBSERVE"] or None
+
+
+async def request() -> list[str | None]:
+    """Returns the id of the request: here, in a thread, and in a worker process."""
+    get = offloop.request_id.get
+    return [get(), await offloop.run(get), await offloop.run_cpu(id_in_worker)]
+
+
+def id_in_worker() -> str | None:
+    return offloop.request_id.get()
 
 
 async def pids() -> list[int]:

@@ -576,7 +576,8 @@ impl Scheduler {
                 }
             }
             let worker = &self.workers[at];
-            if worker.phase == WorkerPhase::Retiring && worker.calls.is_empty() {
+            // One that has closed its socket by itself has not left, but died.
+            if worker.phase == WorkerPhase::Retiring && worker.calls.is_empty() && !worker.is_cut_off {
                 self.dismiss(at, LeaveReason::Idle, after);
             }
         }
@@ -589,6 +590,7 @@ impl Scheduler {
         let Some(at) = self.find(pid) else { return };
         if self.workers[at].phase == WorkerPhase::Ready {
             self.workers[at].phase = WorkerPhase::Retiring;
+            self.workers[at].is_cut_off = true;
             self.recall(at, after);
             self.assign(after);
         }

@@ -102,6 +102,8 @@ pub(super) struct WorkerRecord {
     left: u64,
     /// It uses more memory than it may, but not because of its job. Set once, by the supervisor or when an answer says so.
     pub(super) over_memory: bool,
+    /// It has closed its socket, so it is dead or about to be. Set once, by the supervisor.
+    pub(super) is_cut_off: bool,
     /// See `Config::load_timeout`. Never changes.
     load_timeout: Option<Duration>,
     /// When it will have reached the age at which it is replaced. Never changes.
@@ -170,6 +172,7 @@ impl WorkerRecord {
             last_given: 0,
             left: config.max_tasks_per_child.unwrap_or(u64::MAX),
             over_memory: false,
+            is_cut_off: false,
             load_timeout: config.load_timeout,
             retires_at: config.max_worker_age.and_then(|age| now.checked_add(age)),
             #[cfg(feature = "observe")]
