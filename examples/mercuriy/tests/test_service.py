@@ -232,3 +232,9 @@ def test_new_work_is_refused_at_the_end(start: Callable[..., Service]) -> None:
     assert status == 503
     checked_error(body, "stopping")
     assert service.process.wait() == 0
+
+
+def test_the_live_view_shows_the_pools(service: Service) -> None:
+    answer = service.client.get("/offloop/")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/html")
