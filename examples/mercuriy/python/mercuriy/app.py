@@ -64,7 +64,10 @@ def make_app(service: Service) -> App:
     # Outermost: it cancels a handler whose client has gone, and with it the jobs that the handler awaits.
     # It also serves the live view, to clients on this machine.
     return OffloopMiddleware(
-        Front(app, service.audit), drain=DRAIN, observe_path="/offloop", observe_cancel=True
+        Front(app, service.audit, lambda: service.is_stopping),
+        drain=DRAIN,
+        observe_path="/offloop",
+        observe_cancel=True,
     )
 
 

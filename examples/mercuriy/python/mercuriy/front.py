@@ -33,9 +33,10 @@ logger = logging.getLogger("mercuriy.requests")
 
 
 class Front:
-    def __init__(self, app: App, audit: Audit) -> None:
+    def __init__(self, app: App, audit: Audit, is_stopping: Callable[[], bool]) -> None:
         self._app = app
         self._audit = audit
+        self._is_stopping = is_stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -61,6 +62,10 @@ class Front:
             with telemetry.span(f"{scope['method']} {scope['path']}", headers):
                 await self._app(scope, receive, send_and_note)
         except (asyncio.CancelledError, ClientDisconnect) as error:
+            if self._is_stopping() and not status:
+                # The server has cut the request off: its time is over.
+                await error_answer(stopping())(scope, receive, send_and_note)
+                return
             status = CLIENT_GONE
             metrics.clients_gone += 1
             if isinstance(error, asyncio.CancelledError):
@@ -86,6 +91,10 @@ class Front:
                 }
                 logger.info("answered", extra={"fields": fields})
                 self._audit.add(request=request_id.get(), **fields)
+
+
+def stopping() -> Failure:
+    return Failure(503, "stopping", "the service is stopping: try again", retry_after=2)
 
 
 def internal() -> Failure:
