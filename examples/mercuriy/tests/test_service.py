@@ -232,3 +232,18 @@ def test_new_work_is_refused_at_the_end(start: Callable[..., Service]) -> None:
     assert status == 503
     checked_error(body, "stopping")
     assert service.process.wait() == 0
+
+
+def test_the_live_view_shows_the_pools(service: Service) -> None:
+    answer = service.client.get("/offloop/")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/html")
+
+
+def test_a_request_that_the_end_cuts_off_is_answered(start: Callable[..., Service]) -> None:
+    service = start()
+    with at_once(1) as begin:
+        call = begin(service.call, "rfc", "slow", 60_000, timeout_ms=60_000)
+        until(lambda: service.running("rfc") == 1, "the call runs")
+        assert service.end() == 0, service.log()
+        error_of(call.result(), 503, "stopping")

@@ -8,9 +8,9 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import offloop
+from offloop import request_id
 from starlette.responses import Response, StreamingResponse
 
-from .request_id import request_id
 from .walk import BadDocument
 
 

@@ -62,7 +62,13 @@ def make_app(service: Service) -> App:
     )
     app.router.redirect_slashes = False
     # Outermost: it cancels a handler whose client has gone, and with it the jobs that the handler awaits.
-    return OffloopMiddleware(Front(app, service.audit), drain=DRAIN)
+    # It also serves the live view, to clients on this machine.
+    return OffloopMiddleware(
+        Front(app, service.audit, lambda: service.is_stopping),
+        drain=DRAIN,
+        observe_path="/offloop",
+        observe_cancel=True,
+    )
 
 
 def _http_error(request: Request, error: Any) -> Response:

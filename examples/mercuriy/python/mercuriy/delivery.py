@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from offloop import request_id
+
 from .answers import as_failure
 from .calls import Calls
 from .places import Switch
-from .request_id import request_id
 from .store import Database, Message, Store
 from .systems import FunctionFailed, SystemDown
 
@@ -96,7 +97,7 @@ class Delivery:
         self._changed.set()
 
     async def _attempt(self, message: Message) -> None:
-        request_id.set(message.request)
+        request_id.set(message.request or None)
         try:
             async with asyncio.timeout(TIMEOUT):
                 called = await self._calls.call(message.system, message.function, message.args, message.id)

@@ -1,4 +1,4 @@
-"""What happens around each request: its id, its trace, its line in the log and in the audit log, its place
+"""What happens around each request: its trace, its line in the log and in the audit log, its place
 in the metrics.
 """
 
@@ -10,13 +10,13 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from offloop import request_id
 from starlette.requests import ClientDisconnect
 
 from . import telemetry
 from .answers import Failure, error_answer
 from .audit import Audit
 from .metrics import metrics
-from .request_id import accepted, request_id
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -33,26 +33,24 @@ logger = logging.getLogger("mercuriy.requests")
 
 
 class Front:
-    def __init__(self, app: App, audit: Audit) -> None:
+    def __init__(self, app: App, audit: Audit, is_stopping: Callable[[], bool]) -> None:
         self._app = app
         self._audit = audit
+        self._is_stopping = is_stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        request = accepted(headers.get("x-request-id"))
-        token = request_id.set(request)
         began = time.perf_counter()
         status = 0
         is_complete = False
 
-        async def send_with_id(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal status, is_complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request.encode())]
             elif message["type"] == "http.response.body":
                 is_complete = not message.get("more_body", False)
             await send(message)
@@ -62,8 +60,12 @@ class Front:
             if not is_quiet:
                 await self._audit.room()
             with telemetry.span(f"{scope['method']} {scope['path']}", headers):
-                await self._app(scope, receive, send_with_id)
+                await self._app(scope, receive, send_and_note)
         except (asyncio.CancelledError, ClientDisconnect) as error:
+            if self._is_stopping() and not status:
+                # The server has cut the request off: its time is over.
+                await error_answer(stopping())(scope, receive, send_and_note)
+                return
             status = CLIENT_GONE
             metrics.clients_gone += 1
             if isinstance(error, asyncio.CancelledError):
@@ -71,7 +73,7 @@ class Front:
         except Exception:
             logger.exception("a fault of the service")
             if not status:
-                await error_answer(internal())(scope, receive, send_with_id)
+                await error_answer(internal())(scope, receive, send_and_note)
             elif not is_complete:
                 # The server closes the connection, so that the client sees that something is missing.
                 raise
@@ -88,8 +90,11 @@ class Front:
                     "seconds": seconds,
                 }
                 logger.info("answered", extra={"fields": fields})
-                self._audit.add(request=request, **fields)
-            request_id.reset(token)
+                self._audit.add(request=request_id.get(), **fields)
+
+
+def stopping() -> Failure:
+    return Failure(503, "stopping", "the service is stopping: try again", retry_after=2)
 
 
 def internal() -> Failure:

@@ -8,7 +8,7 @@ import logging
 import sys
 from typing import Any
 
-from .request_id import request_id
+from offloop import request_id
 
 
 class JsonLines(logging.Formatter):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+from offloop import request_id
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,7 +12,6 @@ from . import catalog
 from .answers import Failure, answer
 from .functions import check
 from .reading import bad_arguments, read_object
-from .request_id import request_id
 from .service import Service
 from .store import STATES, Database, Message
 
@@ -31,7 +31,7 @@ class Messages:
         if problem := catalog.problem(function, args):
             raise bad_arguments(problem)
         self._service.check_open()
-        message = Message(str(uuid.uuid4()), request_id.get(), to, function, args, 0)
+        message = Message(str(uuid.uuid4()), request_id.get() or "", to, function, args, 0)
         await self._service.delivery.accept(message)
         return answer({"id": message.id, "state": "accepted"}, 202)
 

@@ -11,10 +11,11 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from . import __version__, catalog, resources
-from .answers import Failure, answer
+from .answers import answer
 from .audit import Audit, AuditFile
 from .calls import Calls
 from .delivery import Delivery
+from .front import stopping
 from .heartbeat import Heartbeat
 from .metrics import metrics
 from .places import Switch
@@ -103,7 +104,7 @@ class Service:
     def check_open(self) -> None:
         """Raises Failure if the service takes no new work."""
         if self.is_stopping:
-            raise Failure(503, "stopping", "the service is stopping: try again", retry_after=2)
+            raise stopping()
 
     def timeout_of(self, request: Request, default: int) -> float:
         """Returns the seconds that a request's work may take."""

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import offloop
 
-from ..request_id import request_id
 from . import Resource
 from .setup import set_up_worker
 
@@ -37,7 +36,6 @@ class OffloopPlace:
             queue_capacity=QUEUE,
             on_full="reject",
             max_rss=2 << 30,
-            context_vars=[request_id],
             name="documents",
         )
 

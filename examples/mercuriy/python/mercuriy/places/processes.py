@@ -11,9 +11,10 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from offloop import request_id
+
 from .. import logs
 from ..answers import WorkerLost
-from ..request_id import request_id
 from . import Resource
 from .kept import with_connection
 
@@ -75,7 +76,7 @@ def _run(pool: ProcessPoolExecutor, fn: Callable[..., R], *args: Any) -> asyncio
     return loop.run_in_executor(pool, _in_request, request_id.get(), fn, *args)
 
 
-def _in_request(request: str, fn: Callable[..., R], *args: Any) -> R:
+def _in_request(request: str | None, fn: Callable[..., R], *args: Any) -> R:
     """Calls `fn(*args)` for a request. Nothing else tells a standard worker which one."""
     request_id.set(request)
     return fn(*args)
