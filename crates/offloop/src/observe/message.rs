@@ -91,6 +91,7 @@ impl Response {
     }
 
     /// Makes the response of another process, which has sent JSON.
+    #[cfg(target_os = "linux")]
     pub(super) fn passed_on(status: u16, body: Vec<u8>) -> Self {
         Self::new(status, "application/json", body)
     }
