@@ -7,6 +7,9 @@ import asyncio
 import os
 import platform
 import signal
+import subprocess
+import sys
+import sysconfig
 import threading
 from collections.abc import Iterator
 
@@ -53,6 +56,10 @@ async def main() -> None:
         assert "offloop" in offloop.prometheus()
     with offloop.watch(asyncio.get_running_loop()):
         await asyncio.sleep(0.01)
+    script = os.path.join(sysconfig.get_path("scripts"), "offloop")
+    for command in [script], [sys.executable, "-m", "offloop"]:
+        printed = subprocess.run([*command, "--version"], check=True, capture_output=True, text=True).stdout
+        assert printed == f"offloop {offloop.__version__}\n", printed
 
 
 if __name__ == "__main__":  # worker processes import this file, and must not do this again

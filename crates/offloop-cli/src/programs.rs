@@ -84,12 +84,10 @@ impl Lookup {
         for target in &self.targets {
             match target {
                 Target::Endpoint(endpoint) => endpoints.push((endpoint.clone(), true)),
-                Target::Process(pid) => {
-                    match sockets.get(pid).cloned().or_else(|| socket_of_other_user(*pid)) {
-                        Some(path) => endpoints.push((Endpoint::unix(path, self.token.clone()), true)),
-                        None => warnings.push(cannot_be_watched(*pid)),
-                    }
-                }
+                Target::Process(pid) => match sockets.get(pid).cloned().or_else(|| socket_elsewhere(*pid)) {
+                    Some(path) => endpoints.push((Endpoint::unix(path, self.token.clone()), true)),
+                    None => warnings.push(cannot_be_watched(*pid)),
+                },
                 Target::Service(_) => {}
             }
         }
@@ -133,6 +131,10 @@ impl Lookup {
         if self.targets.is_empty() {
             let mut message =
                 "no program of this user can be watched: start one with OFFLOOP_OBSERVE=1".to_owned();
+            let elsewhere = PathBuf::from(format!("/tmp/offloop-{}", geteuid().as_raw()));
+            if !directories().contains(&elsewhere) && !sockets(&[elsewhere]).0.is_empty() {
+                message.push_str(". Others run without XDG_RUNTIME_DIR: XDG_RUNTIME_DIR= offloop top");
+            }
             for warning in &found.warnings {
                 message.push_str("\n  ");
                 message.push_str(warning);
@@ -218,9 +220,13 @@ fn cannot_be_watched(pid: u32) -> String {
     }
 }
 
-/// Returns the socket of a process of another user. Only root can use it.
-fn socket_of_other_user(pid: u32) -> Option<PathBuf> {
-    let user = fs::metadata(format!("/proc/{pid}")).ok().filter(|_| geteuid().is_root())?.uid();
+/// Returns the socket of a process with another environment, such as one that the system has started, or of another user,
+/// which only root can use.
+fn socket_elsewhere(pid: u32) -> Option<PathBuf> {
+    let user = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
+    if user != geteuid().as_raw() && !geteuid().is_root() {
+        return None;
+    }
     let places = [format!("/run/user/{user}/offloop"), format!("/tmp/offloop-{user}")];
     let is_private = |directory: &&String| is_private(Path::new(directory), user);
     places
@@ -238,12 +244,14 @@ fn is_private(directory: &Path, user: u32) -> bool {
     })
 }
 
-/// Returns the directories that may hold sockets of this user: a program may have been started with another environment
-/// than this one, by cron for instance.
+/// Returns the directory that holds the sockets of programs with this environment, by the rule of the engine.
 fn directories() -> Vec<PathBuf> {
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(|directory| Path::new(&directory).join("offloop"));
-    let temporary = PathBuf::from(format!("/tmp/offloop-{}", geteuid().as_raw()));
-    runtime.into_iter().chain([temporary]).collect()
+    let user = geteuid().as_raw();
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+    let is_ours =
+        |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == user);
+    let directory = runtime.filter(is_ours).map(|runtime| runtime.join("offloop"));
+    vec![directory.unwrap_or_else(|| PathBuf::from(format!("/tmp/offloop-{user}")))]
 }
 
 /// Returns the sockets in the directories, by process id, without that of this process. A directory that others can
