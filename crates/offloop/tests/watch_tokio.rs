@@ -94,7 +94,8 @@ fn assert_right(flavor: Flavor, watched: &Watched, (began, over, thread): &(Stal
         assert_eq!((task.name, task.spawned_at.file()), (Some("the blocker"), file!()));
     }
     assert!(began.lasted >= THRESHOLD && began.lasted < over.lasted, "{began} {over}");
-    assert!(over.lasted >= STALL / 2, "{over}");
+    // Without a core the thread did not stand still.
+    assert!(over.lasted + over.starved >= STALL / 2, "{over}");
     assert!(watched.stalls.try_iter().next().is_none(), "one stall is reported once");
 }
 
