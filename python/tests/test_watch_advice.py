@@ -25,7 +25,7 @@ def live(below: FrameType) -> list[stack.Frame]:
 
 def read(below: FrameType) -> list[stack.Frame]:
     """Returns the same frames as the native half reads them."""
-    frames = Stacks().take(threading.get_native_id())
+    frames = Stacks().take(threading.get_ident())
     assert frames is not None
     return [stack.of_native(frame) for frame in frames[len(stack.of_frames(below)) : -1]]
 
