@@ -182,10 +182,24 @@ fn pytest_without(environment: &Environment, left_out: &[&str]) -> Vec<CommandLi
     vec![most, environment.python("-m pytest").and(alone.iter().map(file))]
 }
 
-/// Runs the Python package's tests on one more interpreter. The tests of web servers run on the preferred one only: what
-/// they try does not depend on its version.
+/// Runs the Python package's tests on one more interpreter. Those that try the engine, the system or other programs run on
+/// the preferred one only: what they try does not depend on its version.
 fn pytest_again(environment: &Environment) -> Vec<CommandLine> {
-    pytest_without(environment, &["web_servers"])
+    let left_out = [
+        "examples",
+        "layers",
+        "links",
+        "message_memory",
+        "observe_web",
+        "process_bounds",
+        "process_crashes",
+        "process_hosts",
+        "process_rights",
+        "process_secrets",
+        "web_frameworks",
+        "web_servers",
+    ];
+    pytest_without(environment, &left_out)
 }
 
 /// Runs two type checkers on the package and on a file of typical uses.
