@@ -295,6 +295,7 @@ def test_everything_can_be_done_with_the_keyboard(program: Program, open_page: O
     expect(page.locator(":focus")).to_have_attribute("aria-label", re.compile("^Stack of job"))
     tab_to(re.compile("^Cancel job"))
     page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(table(page, "Jobs that run on files")).to_have_count(0)
