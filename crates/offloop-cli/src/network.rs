@@ -64,7 +64,7 @@ pub(crate) enum News {
     Broken,
 }
 
-/// What the thread does, and its answers.
+/// An order of the screen, or the answer to one.
 enum Event {
     Command(Command),
     /// A question is answered that was asked in this round.

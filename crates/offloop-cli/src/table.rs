@@ -68,7 +68,7 @@ impl Cell {
 pub(crate) struct Column {
     pub(crate) title: &'static str,
     pub(crate) kind: Kind,
-    /// Where there is no room, columns of a high rank are left out first.
+    /// The order in which columns give way where there is no room: the highest first.
     rank: u8,
 }
 

@@ -225,7 +225,7 @@ class Place(TypedDict):
     activity: str | None
     """The activity of the thread meanwhile: "computes" or "waits"."""
     advice: str | None
-    """What mends it, in a sentence."""
+    """The advice that mends it, as a sentence."""
 
 
 class Death(TypedDict):

@@ -260,7 +260,7 @@ pub struct Place {
     pub last: f64,
     /// The activity of the thread meanwhile: `computes` or `waits`.
     pub activity: Option<String>,
-    /// What mends it, in a sentence.
+    /// The advice that mends it, as a sentence.
     pub advice: Option<String>,
 }
 
@@ -335,7 +335,7 @@ pub struct Stack {
     pub thread: String,
     /// The calls, the innermost first.
     pub frames: Vec<Frame>,
-    /// What else is known, such as the reason why there are no calls. A sentence.
+    /// A remark, such as the reason why there are no calls. A sentence.
     pub note: Option<String>,
 }
 

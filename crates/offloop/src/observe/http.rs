@@ -22,7 +22,7 @@ pub(super) struct RequestHead {
     pub(super) body: usize,
 }
 
-/// What is wrong with a message: a status, and a sentence that says what to do.
+/// A fault of a message: the status to answer, and a sentence that says what to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Malformed(pub(super) u16, pub(super) &'static str);
 

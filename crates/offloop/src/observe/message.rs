@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::document::to_json;
 
-/// Where a request comes from.
+/// The origin of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Peer {
@@ -26,7 +26,7 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// The path below the place where the view is mounted, with or without a slash in front.
     pub path: &'a str,
-    /// What follows the question mark, as it came.
+    /// The part behind the question mark, as it came.
     pub query: &'a str,
     /// The headers. Upper and lower case do not matter.
     pub headers: &'a [(&'a str, &'a [u8])],
@@ -110,7 +110,7 @@ impl Response {
     }
 }
 
-/// What can be done with a job that runs.
+/// A request about a job that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     Stack,

@@ -1,11 +1,11 @@
-//! What a worker thread says about itself when it starts, for the live view.
+//! The facts that a worker thread records when it starts, for the live view.
 
 use std::ops::Range;
 
 use crate::base::clock::Moment;
 use crate::base::{stack, thread};
 
-/// What a thread says about itself when it starts.
+/// The facts that a thread records when it starts.
 pub(super) struct Birth {
     /// The system's id of the thread.
     pub(super) thread: i32,

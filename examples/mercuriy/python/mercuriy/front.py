@@ -1,4 +1,4 @@
-"""What happens around each request: its trace, its line in the log and in the audit log, its place
+"""The steps around each request: its trace, its line in the log and in the audit log, its place
 in the metrics.
 """
 

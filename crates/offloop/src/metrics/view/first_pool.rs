@@ -12,17 +12,17 @@ use crate::base::fork::PerProcess;
 #[distributed_slice]
 pub(crate) static ON_FIRST_POOL: [fn()];
 
-/// Whether this process has reached that moment, or is a worker of a pool, which never does.
+/// Set once this process has reached that moment.
 static IS_REACHED: PerProcess<AtomicBool> = PerProcess::new();
 
-/// Makes this process, which is a pool's worker or template, and its forks do nothing at their first pools: what they
+/// Set in the workers and the templates of pools. It stays set in their forks.
+static IS_WORKER: AtomicBool = AtomicBool::new(false);
+
+/// Marks this process as a pool's worker or template. It and its forks call nothing at their first pools, since what they
 /// run is seen in the pool's own process.
 pub(crate) fn never() {
     IS_WORKER.store(true, Ordering::Relaxed);
 }
-
-/// Set in the workers and the templates of pools. It stays set in their forks.
-static IS_WORKER: AtomicBool = AtomicBool::new(false);
 
 /// Returns whether this process is a worker or a template of a pool.
 pub(crate) fn is_worker() -> bool {

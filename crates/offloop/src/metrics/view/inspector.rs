@@ -68,13 +68,13 @@ pub struct JobPlace<'a> {
     pub thread: Option<u32>,
 }
 
-/// Where a job is.
+/// The calls that a job is in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct JobStack {
     /// The calls, the innermost first.
     pub frames: Vec<JobFrame>,
-    /// What else is to be said, such as the reason why there are no calls. A sentence.
+    /// A remark, such as the reason why there are no calls. A sentence.
     pub note: Option<String>,
 }
 

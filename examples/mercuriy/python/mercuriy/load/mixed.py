@@ -34,7 +34,7 @@ class Load(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What became of a load."""
+    """The outcome of a load."""
 
     health: list[Sample]
     documents: list[Sample]

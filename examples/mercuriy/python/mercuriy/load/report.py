@@ -1,4 +1,4 @@
-"""What a run has shown: percentiles, a table, a plot. The plot needs no library."""
+"""The findings of a run: percentiles, a table, a plot. The plot needs no library."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Sample(NamedTuple):
     outcome: str
     """The status of the answer, or the kind of its failure."""
     sent_late: float
-    """How late it was sent: the fault of the generator, not of the service."""
+    """The lateness with which it was sent: the fault of the generator, not of the service."""
 
     @property
     def is_good(self) -> bool:

@@ -1,4 +1,4 @@
-"""Where blocking work runs. Each place is one answer to that question; the service uses one at a time.
+"""The places where blocking work can run. Each is one answer to that question; the service uses one at a time.
 
 A place runs two kinds of work. `wait` calls something that blocks, with a connection that its worker keeps.
 `compute` and `stream` call something that needs a core.
@@ -18,7 +18,7 @@ logger = logging.getLogger("mercuriy.places")
 
 
 class Resource(Protocol):
-    """What jobs that wait have a connection to: a system, the messages' database, the files."""
+    """The other end of the connection of jobs that wait: a system, the messages' database, the files."""
 
     @property
     def name(self) -> str: ...
@@ -33,7 +33,7 @@ class Resource(Protocol):
 
 
 class Place(Protocol):
-    """Where blocking work runs."""
+    """A place where blocking work runs."""
 
     name: str
 

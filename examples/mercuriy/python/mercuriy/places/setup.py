@@ -1,4 +1,4 @@
-"""What a worker process of offloop does before its first job."""
+"""The steps of a worker process of offloop before its first job."""
 
 from __future__ import annotations
 
