@@ -17,7 +17,7 @@ class Load(NamedTuple):
     """The load of a run. Rates are in requests a second."""
 
     seconds: float = 20.0
-    documents: float = 0.5
+    documents: float = 1.0
     document_bytes: int = 5_000_000
     calls: float = 5.0
     call_ms: int = 50
