@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 STATES: Final = ("accepted", "delivering", "delivered", "failed")
-MAX_ATTEMPTS: Final = 10
+MAX_ATTEMPTS: Final = 1000
+"""A system may be down for eight hours before a message to it has failed."""
 FIRST_PAUSE: Final = 0.1
 """The seconds after the first attempt that failed. Each further pause is twice as long."""
 LONGEST_PAUSE: Final = 30.0

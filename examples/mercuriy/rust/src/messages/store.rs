@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::systems::Function;
 
-/// The attempts after which a message has failed.
-const MAX_ATTEMPTS: u32 = 10;
+/// The attempts after which a message has failed. A system may be down for eight hours before.
+const MAX_ATTEMPTS: u32 = 1000;
 
 /// The pause after the first attempt. Each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
