@@ -18,7 +18,8 @@ impl JobId {
         Self(number)
     }
 
-    pub(crate) fn as_u64(self) -> u64 {
+    /// Returns the identity as a number, for logs and for what is sent elsewhere.
+    pub fn as_u64(self) -> u64 {
         self.0
     }
 }

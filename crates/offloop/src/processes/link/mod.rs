@@ -20,7 +20,7 @@ mod tests;
 mod weak_model;
 mod worker_end;
 
-pub(super) use message::{AnswerTag, CAPTURE, CONTEXT, Malformed, PanicNote, STREAM, SlotHeader};
+pub(super) use message::{AnswerTag, CAPTURE, CONTEXT, Malformed, PanicNote, STREAM, SlotHeader, WHOLE};
 #[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 pub(super) use message::{FAR, SPAN};
 #[cfg(any(test, fuzzing))]

@@ -313,6 +313,12 @@ pub(in crate::processes) enum AnswerBody {
 }
 
 impl Answer {
+    /// Makes an item that has come from elsewhere than from a link.
+    pub(in crate::processes) fn of_bytes(bytes: Vec<u8>) -> Self {
+        let ran = Timing { began: Moment::default(), took: Duration::ZERO, usage: None };
+        Self { tag: AnswerTag::Done, body: AnswerBody::Inline(bytes), parts: Vec::new(), ran, kept: 0 }
+    }
+
     pub(in crate::processes) fn body(&self) -> &[u8] {
         match &self.body {
             AnswerBody::Inline(bytes) => bytes,
