@@ -28,6 +28,7 @@
 //! | [`metrics`] | what a pool has done and is doing: counts, times, states, advice. Also as Prometheus text |
 //! | [`watch`](mod@watch) | a watchdog that notices a stalled event loop while it is stalled |
 //! | [`observe`] | a live view of all of this, for a browser, a terminal or a program |
+//! | [`remote`] | executors of your own that run calls in another program or on another machine |
 //! | [`embed`] | what a binding to another language needs |
 //!
 //! # Where things are
@@ -42,6 +43,7 @@
 //! | `threads` | the thread pool. Its `README.md` describes how threads sleep and wake |
 //! | `wire` | what travels between processes: shared memory (`arena`), payloads, calls by name |
 //! | `processes` | the process pool: `pool` runs in the parent, `worker` in the child, `link` joins them. Its `README.md` has the protocol |
+//! | `remote` | the executor over a carrier, and the far side of it |
 //! | `api` | the default lanes, adapters, [`job`] and [`embed`] |
 //! | `watch` | the watchdog; uses `base` alone |
 //! | `observe` | the live view; uses `metrics` and `watch`, and knows no pool |

@@ -34,7 +34,7 @@ impl fmt::Display for JobId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum JobState {
-    /// It waits for room in a full queue.
+    /// It waits for room in a full queue, or for its [carrier](crate::remote::Carrier) to accept it.
     Waiting,
     /// It is in the queue.
     Queued,

@@ -41,6 +41,9 @@ use crate::{
 /// The reason why a call was not accepted, with its instructions.
 type Refusal = Box<(ErrorKind, Options)>;
 
+#[cfg(all(test, shuttle))]
+mod model;
+
 /// An executor that accepts calls as a [`ProcessPool`](crate::ProcessPool) does, and gives them to a [`Carrier`].
 ///
 /// Handles, instructions and errors are the same as those of a pool. Dropping a handle cancels its job. A job's

@@ -25,7 +25,9 @@ pub(super) use message::{AnswerTag, CAPTURE, CONTEXT, Malformed, PanicNote, STRE
 pub(super) use message::{FAR, SPAN};
 #[cfg(any(test, fuzzing))]
 pub(super) use message::{Frame, FrameBody, Span, decode_frame};
-pub(super) use pool_end::{Answer, AnswerBody, Link};
+#[cfg(any(test, fuzzing))]
+pub(super) use pool_end::AnswerBody;
+pub(super) use pool_end::{Answer, Link};
 #[cfg(any(test, fuzzing))]
 pub(super) use ring::DATA;
 pub(super) use ring::{SLOTS, state};

@@ -5,7 +5,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::results;
 use crate::base::fork::OwnProcess;
 use crate::base::panic::{drop_quietly, wake_quietly};
 use crate::base::sync::{Mutex, MutexGuard};
@@ -67,7 +66,7 @@ impl ItemQueue {
     /// Takes the next item as it was encoded. The second value is as for [`pop`](Self::pop).
     pub(crate) fn pop_bytes(&self) -> Option<(Vec<u8>, bool)> {
         let (item, was_full) = self.pop()?;
-        Some((results::received(&item).settled().into_owned(), was_full))
+        Some((item.received().settled().into_owned(), was_full))
     }
 
     /// Takes the next item. None in a forked child. The second value is true if the queue was full, so that the worker may wait for room.

@@ -8,7 +8,6 @@ use std::task::{Poll, Waker};
 use serde::de::DeserializeOwned;
 
 use super::item_queue::ItemQueue;
-use super::results;
 use crate::base::panic;
 use crate::core::error::{Error, ErrorKind};
 use crate::core::executor::Accepts;
@@ -173,7 +172,7 @@ fn decode<T: DeserializeOwned + 'static>(
     task: &Task,
     is_plain: bool,
 ) -> Decoded<T> {
-    let received = results::received(answer);
+    let received = answer.received();
     let body = received.settled();
     let incoming = Incoming { body: &body, parts: received.parts };
     let wrong =

@@ -10,7 +10,7 @@ use crate::core::handle::Handle;
 use crate::core::options::Options;
 use crate::metrics::stats::OutcomeCounters;
 use crate::processes::decoders::decoders;
-use crate::processes::link::{Answer, AnswerBody, AnswerTag, PanicNote};
+use crate::processes::link::{Answer, AnswerTag, PanicNote};
 use crate::wire;
 use crate::wire::payload::Received;
 use crate::wire::task::{Fault, is_quick};
@@ -20,7 +20,7 @@ pub(in crate::processes) fn into_result<'a>(
     answer: &'a Answer,
     task: &str,
 ) -> Result<Received<'a>, ErrorKind> {
-    let received = received(answer);
+    let received = answer.received();
     match answer.tag {
         AnswerTag::Done | AnswerTag::Failed => Ok(received),
         AnswerTag::BadArguments => Err(Fault::Arguments(received.text()).into_kind(task)),
@@ -32,12 +32,6 @@ pub(in crate::processes) fn into_result<'a>(
             Err(error) => Err(ErrorKind::Decode(format!("the panic of `{task}`: {error}"))),
         },
     }
-}
-
-/// Returns the encoded value of an answer or an item.
-pub(super) fn received(answer: &Answer) -> Received<'_> {
-    let is_shared = matches!(answer.body, AnswerBody::Far(_));
-    Received { body: answer.body(), parts: &answer.parts, is_shared }
 }
 
 /// Ends a job with its worker's answer. The user's code decodes it: on this thread if that is known to be quick or asked
