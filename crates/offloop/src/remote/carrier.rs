@@ -29,8 +29,8 @@ pub trait Carrier: Send + Sync + 'static {
     /// The handle has its error already, and what the ender says has no effect any more. The carrier drops the ender, takes
     /// the call out of its queue for certain, or sees to it that the other place [kills](super::Performance::cancel) it.
     ///
-    /// It is called at most once for a job, and never before `carry` has returned `Ok` for it. The carrier may have ended
-    /// the job at this very moment, and then knows nothing of it.
+    /// It is called once for a job, and never before `carry` has returned `Ok` for it. If the carrier uses up the ender at
+    /// this very moment, it may be called or not; then there is nothing left to do.
     fn cancel(&self, job: JobId);
 
     /// Goes on with the items of a job: its reader has room for items again, after there was none. The default does

