@@ -255,7 +255,7 @@ pub use crate::wire::task::Call;
 /// ```
 ///
 /// Name, `version` (1 by default) and the types of the signature, as they are written, make the task's
-/// [`Signature`](crate::Signature). A call runs only where it is the same. So a change of the types, or a
+/// [`Signature`]. A call runs only where it is the same. So a change of the types, or a
 /// new version for a change that they do not show, keeps old and new programs from misunderstanding each other. That a
 /// struct has gained or lost a field does not change it: fields are sent by name, and serde decides.
 ///

@@ -426,6 +426,49 @@ fn a_performance_is_a_future_as_well() {
     assert_eq!(result.unwrap().bytes, [42]);
 }
 
+/// Runs `child` in a forked child, which reports through its exit status. An alarm ends it if it hangs.
+fn survives_fork(child: impl FnOnce()) {
+    // SAFETY: the child runs nothing but `child`, which is a test of what may be done there, and `_exit`.
+    match unsafe { libc::fork() } {
+        0 => {
+            // SAFETY: `alarm` and `_exit` may be called after `fork` in a program with threads.
+            unsafe {
+                libc::alarm(20);
+                let ok = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).is_ok();
+                libc::_exit(i32::from(!ok));
+            }
+        }
+        -1 => panic!("fork: {}", std::io::Error::last_os_error()),
+        pid => {
+            let mut status = 0;
+            // SAFETY: `status` outlives the call, and `pid` is a child of this process that no other thread waits for.
+            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+            assert_eq!(status, 0, "{} means that it hung", libc::SIGALRM);
+        }
+    }
+}
+
+#[test]
+fn in_a_forked_child_the_executor_accepts_nothing_and_jobs_are_the_parents() {
+    let (remote, carrier) = kept();
+    let handle = remote.run(double.with(1));
+    let (_, ender) = carrier.take(handle.id());
+    let (mut handle, mut ender) = (Some(handle), Some(ender));
+    survives_fork(|| {
+        let refused = remote.run(double.with(2)).wait().unwrap_err();
+        assert!(matches!(refused.kind(), ErrorKind::Forked));
+        assert_eq!((remote.queued(), remote.cancel_queued()), (0, 0));
+        drop(ender.take());
+        let handle = handle.take().unwrap();
+        assert!(!handle.cancel());
+        assert!(matches!(handle.wait().unwrap_err().kind(), ErrorKind::Forked));
+        drop(remote.clone());
+        assert!(carrier.cancelled().is_empty());
+    });
+    ender.take().unwrap().end(answer(2));
+    assert_eq!(end(handle.take().unwrap()).unwrap(), 2);
+}
+
 #[test]
 fn an_error_travels_as_it_is() {
     let died = match perform(&pool(), received(crash.with().task_name(), &[])).unwrap().wait().result {

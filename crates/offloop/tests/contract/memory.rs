@@ -24,6 +24,7 @@ pub struct InMemory {
     on_full: OnFull,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there are few at a time")]
 enum Command {
     Carry(Outbound, Ender),
     Cancel(JobId),
@@ -34,6 +35,7 @@ enum Command {
 
 /// What goes to the far end.
 #[derive(Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "there are few at a time")]
 enum ToFar {
     Call {
         job: u64,

@@ -8,6 +8,7 @@
 //! talk through files in a [`Place`].
 
 #![allow(dead_code, unreachable_pub, reason = "each test crate uses its own part of this module")]
+#![allow(clippy::option_option, reason = "the difference must survive")]
 #![allow(clippy::needless_pass_by_value, reason = "the tasks own their arguments on purpose")]
 
 use std::collections::BTreeSet;

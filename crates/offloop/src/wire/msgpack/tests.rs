@@ -46,6 +46,7 @@ fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Error> {
 fn same<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
     let bytes = encode(value).unwrap();
     assert_eq!(&decode::<T>(&bytes).unwrap(), value, "{bytes:02x?}");
+    assert_eq!(check(&bytes), Ok(()), "{bytes:02x?}");
     // Not the first value of its bytes, and within serde's own buffer.
     let beside = (0, value, Untagged::Any(value));
     let bytes = encode(&beside).unwrap();
@@ -267,6 +268,21 @@ proptest! {
         same(&(duration, time, address, PathBuf::from(text)));
         let bits = |(flag, letter, short, long): (bool, char, f32, f64)| (flag, letter, short.to_bits(), long.to_bits());
         prop_assert_eq!(bits(decode_of(&others)), bits(others));
+    }
+
+    /// Bytes that pass the check are whole values: those that are cut anywhere within one do not.
+    #[test]
+    fn the_check_takes_whole_values_alone_and_stands_any_bytes(
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+        value: (u64, String, Vec<Option<i16>>, f64),
+        cut: prop::sample::Index,
+    ) {
+        let _ = check(&bytes);
+        let whole = encode(&[&value, &value]).unwrap();
+        prop_assert_eq!(check(&whole), Ok(()));
+        prop_assert_eq!(check(&[&whole[..], &whole].concat()), Ok(()));
+        let part = &whole[..cut.index(whole.len())];
+        prop_assert_eq!(check(part), if part.is_empty() { Ok(()) } else { Err(Error::End) });
     }
 
     // serde's buffers do not hold numbers of 128 bits, so these are not tried within one.
