@@ -272,9 +272,10 @@ fn a_slow_deserialize_holds_up_neither_the_carrier_nor_the_far_side() {
     let performed = perform(&pool(), outbound).unwrap().wait();
     assert_eq!(DECODED.load(Ordering::SeqCst), before, "the far side decodes nothing");
     HOLD.store(true, Ordering::SeqCst);
-    ender.end(performed.result);
-    eventually("another thread decodes it", || DECODED.load(Ordering::SeqCst) > before);
-    assert_ne!(handle.state(), JobState::Ended, "its carrier goes on, and the job has not ended");
+    let carrier = std::thread::spawn(|| ender.end(performed.result));
+    eventually("it is decoded", || DECODED.load(Ordering::SeqCst) > before);
+    eventually("the carrier's thread goes on", || carrier.is_finished());
+    assert_ne!(handle.state(), JobState::Ended, "it is still being decoded");
     HOLD.store(false, Ordering::SeqCst);
     assert_eq!(end(handle).unwrap().0, 9);
 }
