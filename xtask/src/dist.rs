@@ -117,7 +117,9 @@ fn python_packages(tools: &Environment) -> Vec<CommandLine> {
         "--out",
         &dist(),
     ]);
-    lines.extend([new_dist(), sdist(tools), build]);
+    // Zig is a package of the environment, which is not the Python that is found by its name.
+    let with_zig = format!("CARGO_ZIGBUILD_PYTHON_PATH={}", tools.program());
+    lines.extend([new_dist(), sdist(tools), build.after(&CommandLine::new(["env", &with_zig]))]);
     lines
 }
 

@@ -66,7 +66,7 @@ impl<E: Executor + ?Sized> Executor for Arc<E> {
 
 /// Marks an executor that runs work of type `W`.
 ///
-/// Implemented forevery [`Executor`] with every [`Work`], for a [`ProcessPool`](crate::ProcessPool) with
+/// Implemented for every [`Executor`] with every [`Work`], for a [`ProcessPool`](crate::ProcessPool) with
 /// calls of tasks, for a [`StatePool`](crate::StatePool) with closures over its state; each of them also
 /// [`prepare`](crate::prepare)d. Not to be implemented elsewhere.
 #[diagnostic::on_unimplemented(
