@@ -1,24 +1,26 @@
-"""A program that runs calls on an engine until it is interrupted: `client.py dask ADDRESS TRACE`, `client.py ray - TRACE`."""
+"""A program that runs calls on an engine until it is interrupted: `client.py ENGINE ADDRESS TRACE`."""
 
 import sys
+from typing import Any
 
 import jobs
 
 
 def main(engine: str, address: str, trace: str) -> None:
+    pool: Any
     if engine == "dask":
         from distributed import Client
         from offloop.dask import DaskExecutor
 
-        with Client(address) as client, DaskExecutor(client) as pool:
-            list(pool.map(jobs.note_and_sleep, [trace] * 2))
+        pool = DaskExecutor(Client(address))
     else:
         import ray
         from offloop.ray import RayExecutor
 
-        ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", num_cpus=2, log_to_driver=False)
-        with RayExecutor() as pool:
-            list(pool.map(jobs.note_and_sleep, [trace] * 2))
+        ray.init(address, log_to_driver=False, logging_level="ERROR")
+        pool = RayExecutor()
+    with pool:
+        list(pool.map(jobs.note_and_sleep, [trace] * 2))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 pytest_plugins = ["hang_guard"]
+pytest.register_assert_rewrite("contract")
 
 HERE = Path(__file__).parent
 
@@ -59,31 +60,13 @@ def ray_started() -> Iterator[Any]:
     ray.shutdown()
 
 
-# Each engine has a process of pytest-xdist for itself.
-@pytest.fixture(
-    scope="session",
-    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ("dask", "ray")],
-)
-def engine(request: pytest.FixtureRequest) -> str:
-    """The engine that a test of the contract runs on."""
-    return str(request.param)
-
-
 @pytest.fixture
-def make(engine: str, request: pytest.FixtureRequest) -> Iterator[Callable[..., Executor]]:
-    """Makes executors on the engine. Those that a test leaves open are ended."""
+def make(new: Callable[..., Executor]) -> Iterator[Callable[..., Executor]]:
+    """Makes executors by the `new` of a test file. Those that a test leaves open are ended."""
     made: list[Executor] = []
 
     def make(**options: Any) -> Executor:
-        if engine == "dask":
-            from offloop.dask import DaskExecutor
-
-            made.append(DaskExecutor(request.getfixturevalue("dask_client"), **options))
-        else:
-            from offloop.ray import RayExecutor
-
-            request.getfixturevalue("ray_started")
-            made.append(RayExecutor(**options))
+        made.append(new(**options))
         return made[-1]
 
     yield make

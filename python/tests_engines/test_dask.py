@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,10 @@ import numpy
 import offloop
 import pytest
 from conftest import Trace, program
+from contract import *
 from distributed import Client, LocalCluster
 from offloop.dask import DaskExecutor
 from waits import LIMIT, until, until_gone
-
-pytestmark = pytest.mark.xdist_group("dask")
-
 
 def worker_pids(client: Any) -> dict[str, int]:
     pids: dict[str, int] = client.run(os.getpid)
@@ -49,11 +48,9 @@ def kill_dask_worker_of(client: Any, pid: int) -> None:
 
 
 @pytest.fixture
-def pool(dask_client: Any) -> Iterator[DaskExecutor]:
+def new(dask_client: Any) -> Callable[..., DaskExecutor]:
     dask_client.wait_for_workers(2)
-    pool = DaskExecutor(dask_client)
-    yield pool
-    pool.shutdown(drain=0)
+    return partial(DaskExecutor, dask_client)
 
 
 def test_a_killed_dask_worker_ends_its_call_after_one_run(

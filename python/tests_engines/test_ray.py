@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jobs
@@ -13,17 +13,13 @@ import numpy
 import offloop
 import pytest
 from conftest import Trace, program
+from contract import *
 from offloop.ray import RayExecutor
 from waits import LIMIT, until, until_gone
 
-pytestmark = pytest.mark.xdist_group("ray")
-
-
 @pytest.fixture
-def pool(ray_started: Any) -> Iterator[RayExecutor]:
-    pool = RayExecutor()
-    yield pool
-    pool.shutdown(drain=0)
+def new(ray_started: Any) -> type[RayExecutor]:
+    return RayExecutor
 
 
 def is_writable(array: Any) -> bool:
@@ -74,8 +70,11 @@ Interrupt = Callable[[subprocess.Popen[str]], None]
 @pytest.mark.parametrize(
     "interrupt", [lambda it: it.send_signal(signal.SIGINT), lambda it: it.kill()], ids=["ctrl-c", "kill"]
 )
-def test_an_interrupted_program_leaves_no_call_behind(trace: Trace, interrupt: Interrupt) -> None:
-    command = [*program("client.py"), "ray", "-", trace.path]
+def test_an_interrupted_program_leaves_no_call_behind(
+    ray_started: Any, trace: Trace, interrupt: Interrupt
+) -> None:
+    address = ray_started.get_runtime_context().gcs_address
+    command = [*program("client.py"), "ray", address, trace.path]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         until(lambda: len(trace.pids()) == 2, "the begin")
         interrupt(running)

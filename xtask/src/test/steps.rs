@@ -265,7 +265,7 @@ fn engines() -> Plan {
         return Plan::Skip(reason.to_owned());
     }
     in_python(environment, |environment| {
-        vec![environment.python("-m pytest --numprocesses=2 --dist=loadgroup python/tests_engines")]
+        vec![environment.python("-m pytest --numprocesses=2 --dist=loadfile python/tests_engines")]
     })
 }
 

@@ -1,6 +1,7 @@
 """What holds on each engine: the contract of `concurrent.futures`, and what offloop's pools promise beyond it.
 
 The checks follow those that CPython has for its own executors, as far as they mean something when an engine runs the calls.
+The files of the engines import them, so that each engine has a process of pytest-xdist for itself.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy
 import offloop
 import pytest
 from conftest import Executor, Trace
-from waits import LIMIT, until, until_gone
+from waits import LIMIT, is_gone, until, until_gone
 
 Make = Callable[..., Executor]
 
@@ -331,13 +332,17 @@ def test_cancel_futures_cancels_what_has_not_begun(make: Make, trace: Trace, tmp
     pool = make()
     go, other = tmp_path / "go", Trace(tmp_path / "other")
     running = [pool.submit(jobs.note_and_wait_for, trace.path, str(go)) for _ in range(4)]
-    until(lambda: all(future.running() for future in running), "the begin of the calls")
+    until(lambda: all(future.running() for future in running), "the report of the begin")
+    until(lambda: len(trace.pids()) == 4, "the begin of the calls")
     queued = [pool.submit(jobs.note, other.path) for _ in range(10)]
     pool.shutdown(wait=False, cancel_futures=True)
     assert all(future.cancelled() for future in queued)
+    # A cancel travels. This one follows the others, so it is the last to arrive.
+    running.pop().cancel()
+    until(lambda: any(map(is_gone, trace.pids())), "the end of the cancelled call")
     go.touch()
     pool.shutdown()
-    assert [future.result(0) for future in running] == ["done"] * 4
+    assert [future.result(0) for future in running] == ["done"] * 3
     assert other.pids() == []
 
 
