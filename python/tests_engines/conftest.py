@@ -6,6 +6,7 @@ Each engine is started once for all of its tests. Those that take it down start 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -98,6 +99,13 @@ class Trace:
             return []
         with open(self.path) as file:
             return [int(line.split()[1]) for line in file]
+
+
+def on_page(engine: str) -> list[str]:
+    """Returns the programs on the page about the engines that are about this one."""
+    page = (HERE.parents[1] / "docs" / "ray-and-dask.md").read_text()
+    programs = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    return [program for program in programs if f"from offloop.{engine} import" in program]
 
 
 def program(script: str) -> list[str]:

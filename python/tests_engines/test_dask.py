@@ -18,7 +18,7 @@ import jobs
 import numpy
 import offloop
 import pytest
-from conftest import Trace, program
+from conftest import Trace, on_page, program
 from contract import *
 from distributed import Client, LocalCluster
 from offloop.dask import DaskExecutor
@@ -188,6 +188,17 @@ def test_a_closed_client_ends_its_calls_and_kills_them(dask_client: Any, trace: 
         pool.submit(jobs.add, 1)
     pool.shutdown()
     until_gone(trace.pids()[0])
+
+
+def test_the_program_on_the_page_runs(tmp_path: Path) -> None:
+    (code,) = on_page("dask")
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=LIMIT, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr
+    assert "crash" in done.stdout and "Traceback" not in done.stderr
 
 
 Interrupt = Callable[[subprocess.Popen[str]], None]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jobs
 import numpy
 import offloop
 import pytest
-from conftest import Trace, program
+from conftest import Trace, on_page, program
 from contract import *
 from offloop.ray import RayExecutor
 from waits import LIMIT, until, until_gone
@@ -62,6 +64,18 @@ def test_a_killed_worker_ends_its_call_after_one_run(pool: RayExecutor, trace: T
         future.result(LIMIT)
     assert pool.submit(jobs.add, 1).result(LIMIT) == 1
     assert len(trace.pids()) == 1
+
+
+def test_the_program_on_the_page_runs(ray_started: Any, tmp_path: Path) -> None:
+    (code,) = on_page("ray")
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    address = ray_started.get_runtime_context().gcs_address
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=LIMIT, env={**os.environ, "RAY_ADDRESS": address}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "crash" in done.stdout and "Traceback" not in done.stderr
 
 
 Interrupt = Callable[[subprocess.Popen[str]], None]
