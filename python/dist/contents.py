@@ -34,6 +34,7 @@ SOURCE = (
     r"python/offloop/_offloop\.pyi",
     r"python/wheel/platlib/offloop_watch\.pth",
     r"python/tests/conftest\.py",
+    r"python/testing/hang_guard\.py",
 )
 
 CRATE = (*LICENCES, r"README\.md", r"Cargo\.toml", r"src/lib\.rs")
