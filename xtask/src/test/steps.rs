@@ -45,6 +45,7 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "python-3.15", plan: || in_python(debian("3.15"), pytest_again) },
         Step { name: "python-types", plan: python_types },
         Step { name: "real-systems", plan: real_systems },
+        Step { name: "engines", plan: engines },
         Step { name: "mercuriy", plan: mercuriy },
         Step { name: "page", plan: page::check },
         Step { name: "browser", plan: browser },
@@ -254,6 +255,18 @@ fn real_systems() -> Plan {
         Err(reason) => missing.push(reason),
     }
     if missing.is_empty() { Plan::Run(lines) } else { Plan::RunPart(lines, missing.join("; ")) }
+}
+
+/// Runs calls on Dask and on Ray, which the tests start, each in a process of its own.
+fn engines() -> Plan {
+    let environment = Interpreter::preferred().map(Interpreter::for_engines);
+    if environment.as_ref().is_ok_and(|it| !it.can_be_made()) {
+        let reason = "Dask and Ray cannot be installed: they have no builds for this Python, or there is no package index";
+        return Plan::Skip(reason.to_owned());
+    }
+    in_python(environment, |environment| {
+        vec![environment.python("-m pytest --numprocesses=2 --dist=loadfile python/tests_engines")]
+    })
 }
 
 /// The program that runs a command beside real servers.
