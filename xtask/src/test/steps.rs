@@ -122,7 +122,7 @@ fn models() -> Plan {
             .with("RUSTFLAGS", flag)
     };
     Plan::Run(vec![
-        models("shuttle", "--cfg shuttle", "watch", "model"),
+        models("shuttle", "--cfg shuttle", "process,watch", "model"),
         models("weak-memory", "--cfg weak_memory", "process", "weak_model"),
     ])
 }
