@@ -1,0 +1,13 @@
+//! Runs offloop's tasks on other machines. The queue, the store and the transport are those of
+//! [NATS JetStream](https://docs.nats.io/nats-concepts/jetstream), an existing server. This crate adds what a queue
+//! lacks: one worker at a time may run a job, a job ends once, and it can be stopped.
+//!
+//! The parts, each of which knows only those before it:
+//!
+//! - [`Ulid`]: the ids of jobs, clients and workers.
+//! - [`records`]: what is stored for a job, as bytes.
+
+pub mod records;
+mod ulid;
+
+pub use ulid::{ParseUlidError, Ulid};
