@@ -2,11 +2,13 @@
 //! [NATS JetStream](https://docs.nats.io/nats-concepts/jetstream), an existing server. This crate adds what a queue
 //! lacks: one worker at a time may run a job, a job ends once, and it can be stopped.
 //!
-//! The parts, each of which knows only those before it:
+//! The parts:
 //!
 //! - [`Ulid`]: the ids of jobs, clients and workers.
 //! - [`records`]: what is stored for a job, as bytes.
+//! - [`protocol`]: the states of a job, and who moves it from one to the next.
 
+pub mod protocol;
 pub mod records;
 mod ulid;
 

@@ -154,12 +154,9 @@ impl Job {
         self.backoff = milliseconds(first);
     }
 
-    /// Returns the pause after this number of starts: it doubles with each, up to 30 s, unless the first is longer.
-    pub fn pause_after(&self, starts: u32) -> Duration {
-        const LONGEST: Duration = Duration::from_secs(30);
-        let first = Duration::from_millis(self.backoff);
-        let doubled = 1_u32.checked_shl(starts.saturating_sub(1)).unwrap_or(u32::MAX);
-        first.saturating_mul(doubled).min(LONGEST.max(first))
+    /// Returns the pause before the second start.
+    pub fn backoff(&self) -> Duration {
+        Duration::from_millis(self.backoff)
     }
 
     /// Encodes the record.
@@ -294,6 +291,14 @@ impl State {
             }
         })
     }
+}
+
+/// Returns the pause after this number of starts, from the first pause: it doubles with each, up to 30 s, unless the first
+/// is longer.
+pub(crate) fn pause_after(first: Duration, starts: u32) -> Duration {
+    const LONGEST: Duration = Duration::from_secs(30);
+    let doubled = 1_u32.checked_shl(starts.saturating_sub(1)).unwrap_or(u32::MAX);
+    first.saturating_mul(doubled).min(LONGEST.max(first))
 }
 
 fn milliseconds(duration: Duration) -> u64 {
