@@ -27,6 +27,8 @@ mod delivery;
 #[cfg(test)]
 mod model;
 mod submission;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
