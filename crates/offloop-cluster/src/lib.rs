@@ -6,8 +6,11 @@
 //!
 //! - [`Ulid`]: the ids of jobs, clients and workers.
 //! - [`records`]: what is stored for a job, as bytes.
+//! - [`embedded`]: a server of this program's own.
 //! - [`protocol`]: the states of a job, and who moves it from one to the next.
 
+#[cfg(target_os = "linux")]
+pub mod embedded;
 pub mod protocol;
 pub mod records;
 mod ulid;
