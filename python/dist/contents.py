@@ -34,6 +34,7 @@ SOURCE = (
     r"python/offloop/_offloop\.pyi",
     r"python/wheel/platlib/offloop_watch\.pth",
     r"python/tests/conftest\.py",
+    r"python/testing/hang_guard\.py",
 )
 
 CRATE = (*LICENCES, r"README\.md", r"Cargo\.toml", r"src/lib\.rs")
@@ -72,6 +73,18 @@ def of_metadata(text: str) -> list[str]:
     return wrong
 
 
+def of_module(wheel: Path) -> list[str]:
+    """Returns what is wrong with the engine's module in a wheel.
+
+    Before Python 3.14 the interpreter's exit unwinds the stacks of threads that wait for it. The C library does so by
+    libgcc, and crashes in a module that has been linked to an unwinder of its own.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        modules = [name for name in archive.namelist() if re.fullmatch(r"offloop/_offloop\.[^/]*so", name)]
+        has_own = [name for name in modules if b"\0libgcc_s.so.1\0" not in archive.read(name)]
+    return [f"{name} has an unwinder of its own instead of libgcc" for name in has_own]
+
+
 def of_crate(package: Path) -> list[str]:
     """Returns what is missing of what a crate's source includes, and in its manifest."""
     names = set(names_in(package))
@@ -97,6 +110,8 @@ def check(package: Path) -> list[str]:
     wrong += [f"{name} was not meant for others" for name in names if "__pycache__" in name]
     if is_crate:
         return wrong + of_crate(package)
+    if is_wheel:
+        wrong += of_module(package)
     metadata = r"offloop-[^/]+\.dist-info/METADATA" if is_wheel else "PKG-INFO"
     return wrong + of_metadata(read(package, metadata))
 

@@ -15,6 +15,8 @@ The files stand in layers. Each imports only files of lower layers, or of its ow
     _cli, __main__             the command `offloop`
     aiohttp, asgi, django      the adapters to web frameworks
     _web                       what they share
+    dask/, ray                 the executors on engines of others
+    _engines/                  what they share
     _observe/                  the live view
     _auto/, _watch/            threads or processes by measurement; the watchdog of event loops
     _pools/                    the executors

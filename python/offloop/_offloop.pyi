@@ -252,6 +252,8 @@ class ThreadPool:
     ) -> tuple[int, int, int, list[tuple[str, str, float]]]:
         """Takes no more calls, waits for accepted ones for `drain` seconds (None: forever), then cancels queued calls and
         asks running ones to stop. Returns the same as that of a process pool."""
+    def set_max_workers(self, workers: int) -> None:
+        """Sets the largest number of threads. Does not block."""
     def metrics(self) -> Metrics:
         """Returns the pool's metrics."""
     def queued(self) -> int:

@@ -154,6 +154,11 @@ impl ThreadPool {
         self.engine.close();
     }
 
+    /// Sets the largest number of threads. Does not block.
+    fn set_max_workers(&self, workers: usize) {
+        self.engine.set_max_workers(workers);
+    }
+
     /// Ends the queued calls as cancelled. Does not block.
     fn cancel_queued(&self) {
         self.engine.cancel_queued();

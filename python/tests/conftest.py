@@ -1,6 +1,5 @@
-"""A watchdog for each test, and a check that it leaves no processes behind."""
+"""A check that a test leaves no processes behind."""
 
-import faulthandler
 import os
 import signal
 import time
@@ -10,29 +9,13 @@ from typing import Any
 
 import pytest
 
-HANG = 90.0
-"""The seconds after which a test counts as hung: all stacks are printed, and the run ends."""
-
-_stderr = 2
+pytest_plugins = ["hang_guard"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    global _stderr
     # A program in the background inherits these signals as ignored, and so would all programs that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    capture: Any = config.pluginmanager.getplugin("capturemanager")
-    if capture is None:
-        return
-    with capture.global_and_fixture_disabled():
-        _stderr = os.dup(2)
-
-
-@pytest.fixture(autouse=True)
-def watchdog() -> Iterator[None]:
-    faulthandler.dump_traceback_later(HANG, exit=True, file=_stderr)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 def children() -> list[str]:

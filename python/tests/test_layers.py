@@ -9,6 +9,7 @@ TYPE_CHECKING count as well: a reader follows them too.
 - `_auto`, `_watch`: two features that do not know each other
 - `_observe`: the live view
 - `_web`, and on it the adapters `aiohttp`, `asgi` and `django`, which do not know each other
+- `_engines`, and on it the executors on engines of others, `dask` and `ray`, which do not know each other
 - `pytest_plugin`, which uses `_watch`
 - `_cli`, the command, and `__main__`, which runs it
 - `__init__`: the public names
@@ -37,6 +38,9 @@ BELOW: dict[str, set[str]] = {
     "aiohttp": {"", "_observe", "_pools", "_web"},
     "asgi": {"", "_observe", "_pools", "_web"},
     "django": {"", "_web"},
+    "_engines": {"", "_worker", "_pools"},
+    "dask": {"", "_worker", "_pools", "_engines"},
+    "ray": {"", "_engines"},
     "pytest_plugin": {"_watch"},
     "_cli": {""},
     "__main__": {"_cli"},

@@ -102,6 +102,22 @@ def test_each_call_that_blocks_has_a_thread_at_once_up_to_max_workers(gate: Gate
         gate.open()
 
 
+def test_a_pool_can_be_resized_while_calls_run_and_wait(gate: Gate) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        futures = [pool.submit(gate.pass_through) for _ in range(6)]
+        eventually("one runs", lambda: gate.waiting == 1)
+        pool.resize(4)
+        assert pool.max_workers == 4
+        eventually("four run", lambda: gate.waiting == 4 and len(pool._threads) == 4)
+        pool.resize(2)
+        gate.open()
+        for future in futures:
+            future.result(GIVE_UP)
+        eventually("the surplus threads leave", lambda: len(pool._threads) <= 2)
+        with pytest.raises(ValueError, match="greater than 0"):
+            pool.resize(0)
+
+
 def test_calls_one_after_the_other_share_a_thread() -> None:
     with ThreadPoolExecutor(8) as pool:
         threads = {pool.submit(threading.get_ident).result(GIVE_UP) for _ in range(20)}

@@ -218,6 +218,7 @@ async def ends(
     processes.shutdown(timeout=5, kill_workers=True)
     processes.kill_workers()
     processes.resize(processes.max_workers + 1)
+    threads.resize(threads.max_workers + 1)
     assert_type(list(threads.stream(lines, 3)), list[str])
     await threads.run(length, "four").accepted()
     threads.shutdown(drain=5, timeout=5)  # type: ignore[call-overload]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import shutil
 import subprocess
@@ -23,8 +22,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-HANG = 80.0
-"""The seconds after which a test counts as hung: all stacks are printed, and the run ends."""
+pytest_plugins = ["hang_guard"]
 
 PATIENCE = 20_000
 """The milliseconds that an expectation waits: a guard against hanging, not a promise."""
@@ -32,26 +30,10 @@ PATIENCE = 20_000
 HERE = Path(__file__).parent
 
 expect.set_options(timeout=PATIENCE)
-_stderr = 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", metavar="DIRECTORY", help="Keep screenshots of the page there.")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    global _stderr
-    capture: Any = config.pluginmanager.getplugin("capturemanager")
-    if capture is not None:
-        with capture.global_and_fixture_disabled():
-            _stderr = os.dup(2)
-
-
-@pytest.fixture(autouse=True)
-def watchdog() -> Iterator[None]:
-    faulthandler.dump_traceback_later(HANG, exit=True, file=_stderr)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 class Program:

@@ -7,7 +7,7 @@ use std::process::{ExitCode, Stdio};
 use clap::{Args, ValueEnum};
 
 use crate::host;
-use crate::plan::{self, CommandLine, cargo};
+use crate::plan::{self, CommandLine, Plan, cargo};
 use crate::python::Interpreter;
 
 const PAGE: &str = "docs/benchmarks.md";
@@ -100,6 +100,23 @@ impl BenchRun {
         let plot = if write { PLOT } else { &elsewhere };
         Self::of_python(Bench::Lateness, &["python/benches/lateness.py", plot], quick)
     }
+}
+
+/// Returns the plan of the step `bench-smoke-python`: a quick run of each bench in Python.
+pub(crate) fn smoke_in_python() -> Plan {
+    let mut lines = Vec::new();
+    for bench in [Bench::Python, Bench::WatchPython, Bench::Lateness] {
+        match BenchRun::of(bench, true, false) {
+            Ok(run) => {
+                if lines.is_empty() {
+                    lines.extend(run.before);
+                }
+                lines.push(run.bench);
+            }
+            Err(reason) => return Plan::Skip(reason),
+        }
+    }
+    Plan::Run(lines)
 }
 
 pub(crate) fn run(arguments: &BenchArguments) -> Result<ExitCode, Box<dyn Error>> {

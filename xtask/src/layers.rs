@@ -20,7 +20,7 @@ use imports::{Import, Location, Sources};
 ///
 /// A room is a folder or a file below `src`. It may import itself, the rooms that it stands on, and those that these
 /// stand on. So `threads` and `wire` import neither each other nor `watch`.
-const ROOMS: [(&str, &[&str]); 17] = [
+const ROOMS: [(&str, &[&str]); 19] = [
     ("base", &[]),
     ("core", &["base"]),
     ("watch", &["base"]),
@@ -31,13 +31,15 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("processes/link", &["processes/os"]),
     ("processes/limits.rs", &["processes/link"]),
     ("processes/handshake.rs", &["processes/limits.rs"]),
-    ("processes/pool", &["processes/handshake.rs", "threads"]),
+    ("processes/decoders.rs", &["threads"]),
+    ("processes/pool", &["processes/handshake.rs", "processes/decoders.rs"]),
     ("processes/worker", &["processes/handshake.rs"]),
     ("processes/unsupported.rs", &["wire"]),
     ("processes/mod.rs", &["processes/pool", "processes/worker", "processes/unsupported.rs"]),
+    ("remote", &["processes/mod.rs"]),
     ("api", &["threads", "processes/mod.rs"]),
     ("observe", &["metrics", "watch"]),
-    ("lib.rs", &["api", "observe"]),
+    ("lib.rs", &["api", "observe", "remote"]),
 ];
 
 /// The rooms and files that may contain `cfg(feature = "process")`, each with the reason.

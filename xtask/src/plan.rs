@@ -69,6 +69,12 @@ impl CommandLine {
         self
     }
 
+    /// Returns the command line of a program that runs this one, whose words it takes as its last arguments.
+    pub(crate) fn after(&self, program: &Self) -> Self {
+        let environment = program.environment.iter().chain(&self.environment).copied().collect();
+        Self { environment, words: program.words.iter().chain(&self.words).cloned().collect() }
+    }
+
     /// Returns the command, for a caller that reads its output.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.words[0]);

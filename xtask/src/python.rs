@@ -1,8 +1,8 @@
 //! The Python interpreters of this machine, and virtual environments with the package installed.
 //!
 //! The environments are below the target directory: `python/<version>` for the tests, `python/peers` for the benches,
-//! `python/dist` for the tools that package and check, `python/nats` for the cluster's server, and
-//! `releases/python-<version>` to try what is published.
+//! `python/engines` for the tests on Dask and Ray, `python/nats` for the cluster's server, `python/dist` for the tools
+//! that package and check, and `releases/python-<version>` to try what is published.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -113,6 +113,16 @@ impl Interpreter {
         Environment { interpreter: self, directory, requirements: vec!["python/requirements.txt"] }
     }
 
+    /// Returns the environment of the tests on engines of others, with these engines.
+    pub(crate) fn for_engines(self) -> Environment {
+        let directory = directory().join("engines");
+        Environment {
+            interpreter: self,
+            directory,
+            requirements: vec!["python/tests_engines/requirements.txt"],
+        }
+    }
+
     /// Returns the environment of the benches, with the packages that offloop is compared with.
     pub(crate) fn for_peers(self) -> Environment {
         let directory = directory().join("peers");
@@ -172,6 +182,16 @@ impl Environment {
             lines.push(self.python("-m pip install --quiet").and(files));
         }
         lines
+    }
+
+    /// Returns whether what it requires is there, or can be installed: some packages have no builds for some versions of
+    /// Python, and a package index may be out of reach. Installs nothing.
+    pub(crate) fn can_be_made(&self) -> bool {
+        let options = ["-m", "pip", "install", "--quiet", "--dry-run", "--no-deps"];
+        let files = self.requirements.iter().flat_map(|file| ["-r", file]);
+        let arguments: Vec<_> = options.into_iter().chain(files).collect();
+        let own = self.is_of_its_interpreter().then(|| self.program());
+        host::output_of(&own.unwrap_or_else(|| self.interpreter.program.clone()), &arguments).is_some()
     }
 
     /// Returns the command that creates the virtual environment, unless it exists.

@@ -28,15 +28,15 @@
 //! The other generated tokens have the span `mixed_site`. It resolves items as the span of the call does, but marks the
 //! tokens as the macro's, for which lints are silent. So no `#[allow]` is needed, which a crate may forbid.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::visit_mut::VisitMut;
 use syn::{
-    Attribute, Error, FnArg, GenericArgument, GenericParam, Ident, ItemFn, Lifetime, LitStr, Meta, Path,
-    PathArguments, Result, ReturnType, Signature, Token, Type,
+    Attribute, Error, FnArg, GenericArgument, GenericParam, Ident, ItemFn, Lifetime, LitInt, LitStr, Meta,
+    Path, PathArguments, Result, ReturnType, Signature, Token, Type,
 };
 
 /// The largest number of arguments. Serde encodes longer tuples as little.
@@ -44,48 +44,100 @@ const MOST_ARGUMENTS: usize = 16;
 
 /// Expands the attribute on `item`. Returns an error at the token that is wrong.
 pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    let Options { krate } = syn::parse2(options)?;
+    let options: Options = syn::parse2(options)?;
     let function: ItemFn = syn::parse2(item).map_err(|error| {
         Error::new(error.span(), "`#[offloop::task]` applies to a free function with a body")
     })?;
     check(&function.sig)?;
     let arguments = arguments(&function.sig)?;
-    Ok(generate(&krate, function, &arguments))
+    Ok(generate(&options, function, &arguments))
 }
 
-/// The options in the parentheses of the attribute.
+/// The longest name of a task, in bytes. Names travel with each call that goes to another machine.
+const LONGEST_NAME: usize = 200;
+
+/// The options in the parentheses of the attribute. Each may be given once, in any order.
 struct Options {
     /// The path of the crate `offloop`: the value of `crate = …`, else `::offloop`.
     krate: Path,
+    /// The value of `name = …`.
+    name: Option<LitStr>,
+    /// The value of `version = …`.
+    version: Option<u32>,
 }
 
 impl Parse for Options {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
-        if input.is_empty() {
-            return Ok(Self { krate: syn::parse_quote!(::offloop) });
+        let (mut krate, mut name, mut version) = (None, None, None);
+        while !input.is_empty() {
+            let option = Ident::parse_any(input)?;
+            let value = option.to_string();
+            let is_new = match value.as_str() {
+                "crate" => krate.is_none(),
+                "name" => name.is_none(),
+                "version" => version.is_none(),
+                _ => false,
+            };
+            if !is_new || !input.peek(Token![=]) {
+                return Err(wrong_option(option.span()));
+            }
+            input.parse::<Token![=]>()?;
+            match value.as_str() {
+                "crate" => krate = Some(parse_crate(input)?),
+                "name" => name = Some(parse_name(input)?),
+                _ => version = Some(parse_version(input)?),
+            }
+            if !input.is_empty() && input.parse::<Option<Token![,]>>()?.is_none() {
+                return Err(wrong_option(input.span()));
+            }
         }
-        let wrong = |span| {
-            Error::new(
-                span,
-                "`#[offloop::task]` has one option, the path under which the crate `offloop` is found here: \
-                 `#[offloop::task(crate = path)]`",
-            )
-        };
-        let name = Ident::parse_any(input)?;
-        if name != "crate" || !input.peek(Token![=]) {
-            return Err(wrong(name.span()));
-        }
-        input.parse::<Token![=]>()?;
-        let span = input.span();
-        let krate = if input.peek(LitStr) {
-            input.parse::<LitStr>()?.parse_with(Path::parse_mod_style)
-        } else {
-            input.call(Path::parse_mod_style)
-        };
-        let krate = krate.map_err(|_| wrong(span))?;
-        input.parse::<Option<Token![,]>>()?;
-        if input.is_empty() { Ok(Self { krate }) } else { Err(wrong(input.span())) }
+        Ok(Self { krate: krate.unwrap_or_else(|| syn::parse_quote!(::offloop)), name, version })
     }
+}
+
+/// Returns the error for an option that does not exist, is given twice or has no value.
+fn wrong_option(span: Span) -> Error {
+    Error::new(
+        span,
+        "`#[offloop::task]` has three options, each at most once: `name = \"…\"` and `version = 2`, by which other \
+         programs call the task, and `crate = path`, where the crate `offloop` is found here",
+    )
+}
+
+fn parse_crate(input: ParseStream<'_>) -> Result<Path> {
+    let span = input.span();
+    let path = if input.peek(LitStr) {
+        input.parse::<LitStr>()?.parse_with(Path::parse_mod_style)
+    } else {
+        input.call(Path::parse_mod_style)
+    };
+    path.map_err(|_| Error::new(span, "the path of the crate `offloop` is expected here: `crate = path`"))
+}
+
+fn parse_name(input: ParseStream<'_>) -> Result<LitStr> {
+    let wrong = |span| {
+        Error::new(
+            span,
+            format!(
+                "a task's name is a text of 1 to {LONGEST_NAME} bytes without spaces and control characters: \
+                 `name = \"billing:invoice\"`"
+            ),
+        )
+    };
+    let span = input.span();
+    let name: LitStr = input.parse().map_err(|_| wrong(span))?;
+    let text = name.value();
+    let is_right = (1..=LONGEST_NAME).contains(&text.len())
+        && !text.chars().any(|it| it.is_whitespace() || it.is_control());
+    if is_right { Ok(name) } else { Err(wrong(span)) }
+}
+
+fn parse_version(input: ParseStream<'_>) -> Result<u32> {
+    let span = input.span();
+    let version = input.parse::<LitInt>().and_then(|version| version.base10_parse::<u32>());
+    version.ok().filter(|version| *version > 0).ok_or_else(|| {
+        Error::new(span, "a task's version is a whole number from 1 to 4294967295: `version = 2`")
+    })
 }
 
 /// Rejects signatures that cannot work in another process, with advice.
@@ -385,11 +437,46 @@ fn sent(krate: &Path, arguments: &[Argument], site: Span, parentheses: Span) -> 
     }
 }
 
+/// Returns the text of tokens, which depends neither on the compiler's version nor on how the source is formatted: there
+/// is a space only between two words. It is a part of the task's signature, which programs of other builds compare.
+fn text_of(tokens: TokenStream) -> String {
+    let mut text = String::new();
+    write_text(tokens, &mut text);
+    text
+}
+
+fn write_text(tokens: TokenStream, text: &mut String) {
+    let is_part_of_word = |it: char| it.is_alphanumeric() || it == '_';
+    let mut put = |part: &str| {
+        if text.ends_with(is_part_of_word) && part.starts_with(is_part_of_word) {
+            text.push(' ');
+        }
+        text.push_str(part);
+    };
+    for token in tokens {
+        match token {
+            TokenTree::Group(group) => {
+                let (open, close) = match group.delimiter() {
+                    proc_macro2::Delimiter::Parenthesis => ("(", ")"),
+                    proc_macro2::Delimiter::Brace => ("{", "}"),
+                    proc_macro2::Delimiter::Bracket => ("[", "]"),
+                    proc_macro2::Delimiter::None => ("", ""),
+                };
+                put(open);
+                put(&text_of(group.stream()));
+                put(close);
+            }
+            other => put(&other.to_string()),
+        }
+    }
+}
+
 /// Returns the items that take the place of the function.
 ///
 /// The function's attributes are divided. Those for its users, documentation and `deprecated`, go to the constant. `cfg`
 /// goes to all items. The others stay with the function.
-fn generate(krate: &Path, mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
+fn generate(options: &Options, mut function: ItemFn, arguments: &[Argument]) -> TokenStream {
+    let krate = &options.krate;
     let name = function.sig.ident.clone();
     let site = Span::mixed_site().located_at(name.span());
     let mut constant = name.clone();
@@ -401,6 +488,10 @@ fn generate(krate: &Path, mut function: ItemFn, arguments: &[Argument]) -> Token
     let visible = Ident::new(&task.to_string(), name.span());
     let make = quote_spanned!(name.span()=> const fn #reported() -> #visible { #visible { _private: () } });
     let path = name.unraw().to_string();
+    let path_name = || quote_spanned!(site=> ::core::concat!(::core::module_path!(), "::", #path));
+    let task_name = options.name.as_ref().map_or_else(path_name, ToTokens::to_token_stream);
+    let fixed = options.name.as_ref().map(|_| quote_spanned!(site=> .with_fixed_name()));
+    let version = options.version.map(|version| quote_spanned!(site=> .with_version(#version)));
 
     let visibility = std::mem::replace(&mut function.vis, syn::Visibility::Inherited);
     let is_for_users = |it: &Attribute| it.path().is_ident("doc") || it.path().is_ident("deprecated");
@@ -421,7 +512,7 @@ fn generate(krate: &Path, mut function: ItemFn, arguments: &[Argument]) -> Token
     let written: Vec<_> = arguments.iter().map(|it| &it.written).collect();
     let bound = arguments.iter().map(|it| &it.bound);
     let pointer = quote_spanned!(site=> for<#lifetimes> #abi fn(#(#written),*) -> #output);
-    let signature = format!("fn({}) -> {output}", quote!(#(#written),*));
+    let signature = text_of(quote!(fn(#(#written),*) -> #output));
 
     quote_spanned! {site=>
         #(#cfgs)*
@@ -463,10 +554,10 @@ fn generate(krate: &Path, mut function: ItemFn, arguments: &[Argument]) -> Token
                     #[#krate::__private::linkme::distributed_slice(#krate::__private::TASKS)]
                     #[linkme(crate = #krate::__private::linkme)]
                     static TASK: #krate::__private::Task = #krate::__private::Task::of::<#task>(
-                        ::core::concat!(::core::module_path!(), "::", #path),
+                        #task_name,
                         #signature,
                         (::core::file!(), ::core::line!(), ::core::column!()),
-                    );
+                    )#fixed #version;
                     &TASK
                 }
 

@@ -28,6 +28,7 @@
 //! | [`metrics`] | what a pool has done and is doing: counts, times, states, advice. Also as Prometheus text |
 //! | [`watch`](mod@watch) | a watchdog that notices a stalled event loop while it is stalled |
 //! | [`observe`] | a live view of all of this, for a browser, a terminal or a program |
+//! | [`remote`] | executors of your own that run calls in another program or on another machine |
 //! | [`embed`] | what a binding to another language needs |
 //!
 //! # Where things are
@@ -42,6 +43,7 @@
 //! | `threads` | the thread pool. Its `README.md` describes how threads sleep and wake |
 //! | `wire` | what travels between processes: shared memory (`arena`), payloads, calls by name |
 //! | `processes` | the process pool: `pool` runs in the parent, `worker` in the child, `link` joins them. Its `README.md` has the protocol |
+//! | `remote` | the executor over a carrier, and the far side of it |
 //! | `api` | the default lanes, adapters, [`job`] and [`embed`] |
 //! | `watch` | the watchdog; uses `base` alone |
 //! | `observe` | the live view; uses `metrics` and `watch`, and knows no pool |
@@ -156,6 +158,8 @@ pub mod metrics;
 pub mod observe;
 #[cfg(feature = "process")]
 mod processes;
+#[cfg(feature = "process")]
+pub mod remote;
 mod threads;
 #[cfg(feature = "watch")]
 pub mod watch;
@@ -176,6 +180,7 @@ pub use crate::core::job::Job;
 pub use crate::core::map::{MapStream, map};
 pub use crate::core::options::{Prepared, Retry, prepare};
 pub use crate::core::shutdown::{ShutdownReport, StuckJob};
+pub use crate::core::signature::{NoSignature, Signature};
 pub use crate::core::work::Work;
 pub use crate::threads::{StatePool, ThreadPool, ThreadPoolBuilder};
 
@@ -234,6 +239,28 @@ pub use crate::wire::task::Call;
 /// it, and a call is a recursion. A task makes calls of itself by its path, such as `self::longest.with(…)`.
 ///
 /// `with` is missing if the attribute is. The compiler then finds no method of this name "for fn item".
+///
+/// # A name for other programs
+///
+/// Within one program a task goes by the path of its function. Another program, on another machine or of another build,
+/// calls it by a name that does not change when the function moves:
+///
+/// ```
+/// #[offloop::task(name = "billing:invoice", version = 2)]
+/// fn invoice(number: u64, currency: &str) -> Vec<String> {
+///     vec![format!("{number} {currency}")]
+/// }
+///
+/// assert_eq!(invoice.with(42, "EUR").task_name(), "billing:invoice");
+/// ```
+///
+/// Name, `version` (1 by default) and the types of the signature, as they are written, make the task's
+/// [`Signature`](crate::Signature). A call runs only where it is the same. So a change of the types, or a
+/// new version for a change that they do not show, keeps old and new programs from misunderstanding each other. That a
+/// struct has gained or lost a field does not change it: fields are sent by name, and serde decides.
+///
+/// No two tasks of a program may have the same such name. If they do, no process pool can be built, and no call by that
+/// name can be submitted; the error names both functions.
 ///
 /// # Attributes
 ///

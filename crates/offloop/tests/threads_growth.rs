@@ -51,6 +51,59 @@ fn slow_jobs_grow_the_pool_and_idle_threads_leave_down_to_the_minimum() {
 }
 
 #[test]
+fn a_pool_can_be_resized_while_its_jobs_run_and_wait() {
+    for growth in [Growth::OnDemand, Growth::Eager] {
+        let pool = ThreadPool::builder()
+            .name("resized")
+            .idle_timeout(Duration::MAX)
+            .max_workers(1)
+            .min_workers(1)
+            .growth(growth)
+            .build()
+            .unwrap();
+        let (gate, running) = (Gate::new(), Count::new());
+        let job = |gate: &Gate| {
+            let (gate, running) = (gate.clone(), running.clone());
+            move || {
+                let now = running.add();
+                gate.pass();
+                running.sub();
+                now
+            }
+        };
+        let jobs: Vec<_> = (0..6).map(|_| pool.run(job(&gate))).collect();
+        eventually("one runs", || running.get() == 1);
+        pool.set_max_workers(4);
+        eventually("four run", || running.get() == 4);
+        pool.set_max_workers(2);
+        gate.open();
+        for job in jobs {
+            assert!(end(job).unwrap() <= 4);
+        }
+        eventually("the surplus threads leave", || pool.worker_count() <= 2);
+
+        let gate = Gate::new();
+        let jobs: Vec<_> = (0..6).map(|_| pool.run(job(&gate))).collect();
+        eventually("two run", || running.get() == 2);
+        // Gives a third every opportunity to start.
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(running.get(), 2);
+        // Idle threads leave at once, and one stays.
+        gate.open();
+        for job in jobs {
+            assert!(end(job).unwrap() <= 2);
+        }
+        eventually("they rest", || {
+            let threads = threads_named("resized");
+            threads.len() == 2 && threads.iter().all(|tid| sleeps(*tid))
+        });
+        pool.set_max_workers(0);
+        eventually("one is left", || pool.worker_count() <= 1);
+        end(pool.run(|| ())).unwrap();
+    }
+}
+
+#[test]
 fn a_pool_never_has_more_threads_than_its_maximum() {
     let pool = ThreadPool::builder().name("capped").max_workers(3).build().unwrap();
     let (gate, running) = (Gate::new(), Count::new());

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pickle import PickleBuffer
 from typing import Any, NamedTuple
 
@@ -28,16 +29,22 @@ class PickledCall(NamedTuple):
 
 
 def pickle_call(
-    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    through: Callable[..., Any] | None = None,
 ) -> PickledCall:
-    """Pickles a call. Raises PicklingFailed."""
+    """Pickles a call, or the call `through(fn, args, kwargs)`, which runs on another machine. Raises PicklingFailed."""
+    # Another machine cannot import this program's main module.
+    dumps = partial(pickling.dumps, keep=main.travels_beside, has_main=through is None)
     try:
         args, kwargs = pickling.wrap_call(args, kwargs)
-        body, buffers = pickling.dumps((fn, args, kwargs), main.travels_beside)
+        call: main.Call = (fn, args, kwargs) if through is None else (through, (fn, args, kwargs), {})
+        body, buffers = dumps(call)
     except BaseException as error:
         if isinstance(error, Exception):
             name, parts = _parts(fn, args, kwargs)
-            name_culprit(error, parts, name, _dumps)
+            name_culprit(error, parts, name, dumps)
         raise PicklingFailed(remote_errors.without_own_frames(error)) from None
     # The call of a map or a stream is named after the user's function.
     name = _calls.name_of(args[0] if fn is _calls.call_each or fn is main.send_items else fn)
@@ -57,7 +64,3 @@ def _parts(
     named = [(f"{kind} {index}", value) for index, value in enumerate(args, 1)]
     named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
     return _calls.name_of(fn), [*named, ("the function", fn)]
-
-
-def _dumps(value: object) -> object:
-    return pickling.dumps(value, main.travels_beside)

@@ -11,6 +11,7 @@ from .._errors import PoolClosed
 from .._process_errors import PoolBroken, WorkerStartError
 from .._worker import replies
 from .futures import Future
+from .outcomes import Translator
 
 R = TypeVar("R")
 
@@ -18,9 +19,9 @@ R = TypeVar("R")
 class ProcessFuture(Future[R]):
     """The future of a job in a process. The job can be cancelled while it runs: its process is killed."""
 
-    def __init__(self, crash_policy: CrashPolicy) -> None:
+    def __init__(self, translator: Translator) -> None:
         super().__init__()
-        self._crash_policy = crash_policy
+        self._translator = translator
 
     def cancel(self) -> bool:
         """Cancels the job unless it has ended. Returns whether it is cancelled. Does not block."""
@@ -53,12 +54,12 @@ class ProcessFuture(Future[R]):
             self.set_result(value)
 
     def _raise(self, error: BaseException) -> None:
-        error = self._crash_policy.raised(error)
+        error = self._translator.raised(error)
         if self._claim():
             self.set_exception(error)
 
     def _fail(self, error: BaseException) -> None:
-        error = self._crash_policy.failed(error)
+        error = self._translator.failed(error)
         if isinstance(error, CancelledError):
             self._job = None
             self.cancel()

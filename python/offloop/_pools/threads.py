@@ -428,6 +428,19 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
                 raise still_running(timeout, self._pool.queued())
         return None
 
+    @property
+    def max_workers(self) -> int:
+        """The largest number of threads, those that wait for another call of the pool not included."""
+        return self._max_workers
+
+    def resize(self, max_workers: int) -> None:
+        """Sets the largest number of threads. More are started as they are needed; surplus ones finish what they run and
+        leave. Does not block."""
+        if max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        self._max_workers = max_workers
+        self._pool.set_max_workers(max_workers)
+
     def _drain(self, seconds: float | None) -> ShutdownReport:
         self._shutdown = True
         if self._workers.pid != os.getpid():

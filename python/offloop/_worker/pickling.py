@@ -24,13 +24,15 @@ LARGE = 256 * 1024
 """The size in bytes from which `wrap_large` lets `bytes` and `bytearray` travel out of band."""
 
 
-def dumps(value: object, keep: Callable[[PickleBuffer], bool]) -> tuple[bytes, list[PickleBuffer]]:
+def dumps(
+    value: object, keep: Callable[[PickleBuffer], bool], has_main: bool = True
+) -> tuple[bytes, list[PickleBuffer]]:
     """Pickles `value`. Buffers for which `keep` returns true are returned beside the pickle, in order.
 
     The reducers that are registered with multiprocessing's ForkingPickler, for sockets and tensors for example, are used
     as in the standard pool. Values that plain pickle refuses go by cloudpickle, and so do objects defined in a `__main__`
-    that workers cannot import. If cloudpickle is not installed, functions and classes that would need it raise
-    PicklingError with advice. Exceptions of the user's own `__reduce__` and the like are raised unchanged.
+    that workers cannot import: with `has_main` false, as on another machine, they can import none. If cloudpickle is not
+    installed, functions and classes that would need it raise PicklingError with advice. Exceptions of the user's own `__reduce__` and the like are raised unchanged.
     """
     buffers: list[PickleBuffer] = []
 
@@ -66,7 +68,7 @@ def dumps(value: object, keep: Callable[[PickleBuffer], bool]) -> tuple[bytes, l
         buffers.clear()
         return _dump_with_reducers(value, in_band), buffers
 
-    if main_module.needs_main(data) and not main_module.is_importable():
+    if main_module.needs_main(data) and not (has_main and main_module.is_importable()):
         cloudpickle = _find_cloudpickle()
         if cloudpickle is not None:
             buffers.clear()

@@ -2,7 +2,7 @@
 
 use crate::plan::{CommandLine, Plan, cargo};
 use crate::python::{Environment, Interpreter};
-use crate::{conformance, dist, host, page};
+use crate::{bench, conformance, dist, host, page};
 
 pub(super) struct Step {
     pub(super) name: &'static str,
@@ -45,6 +45,7 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "python-3.15", plan: || in_python(debian("3.15"), pytest_again) },
         Step { name: "python-types", plan: python_types },
         Step { name: "real-systems", plan: real_systems },
+        Step { name: "engines", plan: engines },
         Step { name: "mercuriy", plan: mercuriy },
         Step { name: "cluster", plan: cluster },
         Step { name: "page", plan: page::check },
@@ -62,7 +63,7 @@ pub(super) fn all() -> Vec<Step> {
                 workspace("test --workspace --all-features").and(benches).into()
             },
         },
-        Step { name: "bench-smoke-python", plan: bench_smoke_python },
+        Step { name: "bench-smoke-python", plan: bench::smoke_in_python },
         Step { name: "example-quickstart", plan: || example("quickstart") },
         Step { name: "example-executor", plan: || example("executor") },
         Step { name: "example-json-keys", plan: || example("json_keys") },
@@ -76,11 +77,20 @@ fn workspace(words: &str) -> CommandLine {
     cargo(words).with("PYO3_BUILD_EXTENSION_MODULE", "1")
 }
 
-/// Runs an example of the crate as the step `tests` has built it, so that nothing is built twice.
+/// Runs an example of the crate.
 fn example(name: &str) -> Plan {
-    let program = host::target_dir().join("debug/examples").join(name).display().to_string();
-    let build = workspace("build --workspace --all-features --example").and([name]);
-    Plan::Run(vec![build, CommandLine::new([program.as_str()])])
+    Plan::Run(vec![built("--example", name), program(&format!("examples/{name}"))])
+}
+
+/// Returns the command that builds a program with the options of the step `tests`, so that what that has built is not
+/// built again with other features.
+fn built(kind: &str, name: &str) -> CommandLine {
+    workspace("build --quiet --workspace --all-features").and([kind, name])
+}
+
+/// Returns the command that runs a program that [`built`] has built.
+fn program(name: &str) -> CommandLine {
+    CommandLine::new([host::target_dir().join("debug").join(name).display().to_string().as_str()])
 }
 
 /// Runs the example of tests that use process pools under nextest, which starts a process for each test. The step
@@ -113,7 +123,7 @@ fn models() -> Plan {
             .with("RUSTFLAGS", flag)
     };
     Plan::Run(vec![
-        models("shuttle", "--cfg shuttle", "watch", "model"),
+        models("shuttle", "--cfg shuttle", "process,watch", "model"),
         models("weak-memory", "--cfg weak_memory", "process", "weak_model"),
     ])
 }
@@ -180,13 +190,15 @@ fn pytest_without(environment: &Environment, left_out: &[&str]) -> Vec<CommandLi
     let file = |name: &&str| format!("python/tests/test_{name}.py");
     let ignored = alone.iter().chain(left_out).map(|name| format!("--ignore={}", file(name)));
     let most = environment.python("-m pytest --numprocesses=8 --dist=loadfile python/tests").and(ignored);
-    vec![most, environment.python("-m pytest").and(alone.iter().map(file))]
+    let alone = alone.iter().filter(|name| !left_out.contains(name)).map(file);
+    vec![most, environment.python("-m pytest").and(alone)]
 }
 
 /// Runs the Python package's tests on one more interpreter. Those that try the engine, the system or other programs run on
 /// the preferred one only: what they try does not depend on its version.
 fn pytest_again(environment: &Environment) -> Vec<CommandLine> {
     let left_out = [
+        "auto",
         "examples",
         "layers",
         "links",
@@ -197,6 +209,7 @@ fn pytest_again(environment: &Environment) -> Vec<CommandLine> {
         "process_hosts",
         "process_rights",
         "process_secrets",
+        "watch_pytest",
         "web_frameworks",
         "web_servers",
     ];
@@ -219,27 +232,50 @@ fn python_types() -> Plan {
 /// Tests and runs the examples that call real servers, in both languages. Tests of a server that is not installed
 /// report that they are skipped, and pass.
 fn real_systems() -> Plan {
-    let servers = || cargo("run --quiet -p offloop-example-servers --");
+    let tests = workspace("test --workspace --all-features --test calls --test restart");
     let mut lines = vec![
-        servers()
-            .and("cargo test -p offloop-example-postgres -p offloop-example-blocking-protocol".split(' ')),
-        cargo("run -p offloop-example-blocking-protocol"),
+        built("--bin", SERVERS),
+        beside_servers(&tests),
+        built("--bin", "offloop-example-blocking-protocol"),
+        program("offloop-example-blocking-protocol"),
     ];
     // Without an answer nothing is known to be missing: the commands above then show why.
-    let answer = servers().and(["--missing"]).output().unwrap_or_default();
+    let ask = cargo("run --quiet -p offloop-example-servers -- --missing");
+    let answer = ask.output().unwrap_or_default();
     let mut missing: Vec<_> = answer.lines().map(str::to_owned).collect();
     if !answer.contains("PostgreSQL") {
-        lines.push(servers().and("cargo run -p offloop-example-postgres".split(' ')));
+        lines.push(built("--bin", "offloop-example-postgres"));
+        lines.push(beside_servers(&program("offloop-example-postgres")));
     }
     let requirements = "python/tests_real/requirements.txt";
     match Interpreter::preferred().map(|interpreter| interpreter.for_tests().requires(requirements)) {
         Ok(environment) => {
             lines.extend(environment.commands());
-            lines.push(servers().and([environment.program().as_str(), "-m", "pytest", "python/tests_real"]));
+            lines.push(beside_servers(&environment.python("-m pytest python/tests_real")));
         }
         Err(reason) => missing.push(reason),
     }
     if missing.is_empty() { Plan::Run(lines) } else { Plan::RunPart(lines, missing.join("; ")) }
+}
+
+/// Runs calls on Dask and on Ray, which the tests start, each in a process of its own.
+fn engines() -> Plan {
+    let environment = Interpreter::preferred().map(Interpreter::for_engines);
+    if environment.as_ref().is_ok_and(|it| !it.can_be_made()) {
+        let reason = "Dask and Ray cannot be installed: they have no builds for this Python, or there is no package index";
+        return Plan::Skip(reason.to_owned());
+    }
+    in_python(environment, |environment| {
+        vec![environment.python("-m pytest --numprocesses=2 --dist=loadfile python/tests_engines")]
+    })
+}
+
+/// The program that runs a command beside real servers.
+const SERVERS: &str = "offloop-example-servers";
+
+/// Returns the command that runs another beside the servers that are installed.
+fn beside_servers(line: &CommandLine) -> CommandLine {
+    line.after(&program(SERVERS))
 }
 
 /// Runs the tests of the service in `examples/mercuriy` on both of its implementations, beside real servers as far as
@@ -253,11 +289,10 @@ fn mercuriy() -> Plan {
         Err(reason) => return Plan::Skip(reason),
     };
     let mut lines = environment.commands();
-    lines.push(cargo("build -p mercuriy"));
-    let servers = cargo("run --quiet -p offloop-example-servers --");
+    lines.extend([built("--bin", "mercuriy"), built("--bin", SERVERS)]);
     let options = "-m pytest --numprocesses=4 --dist=loadfile -c examples/mercuriy/tests/pytest.ini \
                    examples/mercuriy/tests";
-    lines.push(servers.and([environment.program().as_str()]).and(options.split_whitespace()));
+    lines.push(beside_servers(&environment.python(options)));
     lines.push(environment.python("-m pytest --numprocesses=4 -c docs/workshop/pytest.ini docs/workshop"));
     Plan::Run(lines)
 }
@@ -287,17 +322,6 @@ fn browser() -> Plan {
     in_python(environment, |environment| {
         vec![environment.python("-m pytest --numprocesses=2 python/tests_browser")]
     })
-}
-
-fn bench_smoke_python() -> Plan {
-    match Interpreter::preferred() {
-        Ok(_) => Plan::Run(
-            ["python", "watch-python", "lateness"]
-                .map(|name| cargo("xtask bench").and([name, "--quick"]))
-                .into(),
-        ),
-        Err(reason) => Plan::Skip(reason),
-    }
 }
 
 /// Creates the environment, then runs the commands that `then` returns.

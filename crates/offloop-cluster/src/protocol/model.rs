@@ -806,7 +806,7 @@ impl Model for Scene {
 
 /// The number of steps of a scene that are tried, those that come first in time before the others. The scenes that have
 /// more take too long otherwise.
-const LIMIT: usize = if cfg!(debug_assertions) { 100_000 } else { 3_000_000 };
+const LIMIT: usize = if cfg!(debug_assertions) { 100_000 } else { 1_500_000 };
 
 /// Returns the steps of a path, one a line.
 fn steps(path: Path<World, Step>) -> String {

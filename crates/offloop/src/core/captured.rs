@@ -48,6 +48,11 @@ impl Captured {
         Self(Arc::new(Mutex::new(Streams { bytes: [Vec::new(), Vec::new()], limit, is_truncated: false })))
     }
 
+    /// Returns the number of bytes of each stream that it keeps.
+    pub(crate) fn limit(&self) -> usize {
+        self.0.lock().limit
+    }
+
     /// Returns the standard output so far.
     pub fn stdout(&self) -> Vec<u8> {
         self.0.lock().bytes[Stream::Out as usize].clone()
@@ -61,6 +66,11 @@ impl Captured {
     /// Returns whether output was dropped because of the limit.
     pub fn is_truncated(&self) -> bool {
         self.0.lock().is_truncated
+    }
+
+    /// Records that output was dropped elsewhere because of the limit.
+    pub(crate) fn truncate(&self) {
+        self.0.lock().is_truncated = true;
     }
 
     pub(crate) fn append(&self, stream: Stream, bytes: &[u8]) {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::id::JobId;
+use super::signature::Signature;
 use crate::base::panic::Panic;
 
 /// The reason why a job has no result, and which job that is.
@@ -150,6 +151,58 @@ pub enum ErrorKind {
     /// Its arguments or its result arrived, but could not be decoded.
     #[error("could not decode {0}")]
     Decode(String),
+    /// The worker on another machine that ran it has been silent for too long, so it was given up. It may have run to its
+    /// end there.
+    #[error(
+        "its worker `{worker}` on `{host}` was lost: not heard of for {silent_for:?}, in attempt {attempt}; it may have \
+         run; look at that machine, or allow another attempt with `retry` if the task may run twice"
+    )]
+    Lost {
+        /// The name of the worker.
+        worker: String,
+        /// The machine that the worker ran on.
+        host: String,
+        /// The number of the attempt that was lost, from 1.
+        attempt: u32,
+        /// The time for which nothing was heard of the worker.
+        silent_for: Duration,
+    },
+    /// No program that could run it has its task, or only in another version or with other types. It was not run.
+    #[error("{}", no_such_task(task, *wanted, offered, workers))]
+    NoSuchTask {
+        /// The name of the task.
+        task: String,
+        /// The signature that the caller's program has for it.
+        wanted: Signature,
+        /// The signatures that the others have for the name. Empty if none has it.
+        offered: Vec<Signature>,
+        /// The workers that were asked, if they have names.
+        workers: Vec<String>,
+    },
+    /// The executor that was to run it cannot be reached, or has given it up without telling its end. The text says which,
+    /// and whether the job may have run.
+    #[error("its executor is out of reach: {0}")]
+    Unreachable(Cow<'static, str>),
+    /// The other side may not do this: a worker that may not run the job, or a result whose sender is not trusted. The text
+    /// says why.
+    #[error("not trusted: {0}")]
+    NotTrusted(Cow<'static, str>),
+}
+
+fn no_such_task(task: &str, wanted: Signature, offered: &[Signature], workers: &[String]) -> String {
+    let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(", ");
+    let mut text = if offered.is_empty() {
+        format!("no worker has the task `{task}` (wanted with signature {wanted})")
+    } else {
+        let offered = list(&mut offered.iter().map(ToString::to_string));
+        format!(
+            "no worker has this build's task `{task}`: wanted with signature {wanted}, offered with {offered}"
+        )
+    };
+    if !workers.is_empty() {
+        text = format!("{text}; asked were {}", list(&mut workers.iter().cloned()));
+    }
+    text + "; run workers of a build that has the task with this name, version and types"
 }
 
 /// How a worker process ended while it ran a job.

@@ -18,7 +18,8 @@ impl JobId {
         Self(number)
     }
 
-    pub(crate) fn as_u64(self) -> u64 {
+    /// Returns the identity as a number, for logs and for what is sent elsewhere.
+    pub fn as_u64(self) -> u64 {
         self.0
     }
 }
@@ -33,7 +34,7 @@ impl fmt::Display for JobId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum JobState {
-    /// It waits for room in a full queue.
+    /// It waits for room in a full queue, or for its [carrier](crate::remote::Carrier) to accept it.
     Waiting,
     /// It is in the queue.
     Queued,

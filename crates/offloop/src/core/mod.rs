@@ -13,6 +13,7 @@
 //! | `pool_ref` | what the clones of a pool share |
 //! | `observer`, `outcome`, `span` | how ends are recorded |
 //! | `error`, `captured`, `shutdown` | what callers get beside results |
+//! | `signature` | what programs must have in common to call a function by its name |
 
 pub(crate) mod backlog;
 pub(crate) mod cancel;
@@ -34,6 +35,7 @@ pub(crate) mod pool_ref;
 pub(crate) mod queue;
 pub(crate) mod runnable;
 pub(crate) mod shutdown;
+pub(crate) mod signature;
 pub(crate) mod span;
 pub(crate) mod spin;
 pub(crate) mod timer;

@@ -173,8 +173,18 @@ impl Retry {
         self
     }
 
-    /// Returns the pause after the given number of deaths, or `None` if the job is to be given up.
-    pub(crate) fn pause_after(self, deaths: u32) -> Option<Duration> {
+    /// Returns the largest number of attempts after the first.
+    pub const fn max_retries(self) -> u32 {
+        self.times
+    }
+
+    /// Returns the pause before the second attempt.
+    pub const fn first_pause(self) -> Duration {
+        self.backoff
+    }
+
+    /// Returns the pause after the given number of lost workers, or `None` if the job is to be given up.
+    pub fn pause_after(self, deaths: u32) -> Option<Duration> {
         const LONGEST: Duration = Duration::from_secs(30);
         let doubled = 1_u32.checked_shl(deaths.saturating_sub(1)).unwrap_or(u32::MAX);
         (deaths <= self.times).then(|| self.backoff.saturating_mul(doubled).min(LONGEST.max(self.backoff)))

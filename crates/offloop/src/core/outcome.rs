@@ -67,7 +67,7 @@ impl Outcome {
                 Self::Rejected
             }
             ErrorKind::Shed => Self::Shed,
-            ErrorKind::WorkerDied(_) | ErrorKind::Broken(_) => Self::Crashed,
+            ErrorKind::WorkerDied(_) | ErrorKind::Broken(_) | ErrorKind::Lost { .. } => Self::Crashed,
             _ => Self::Failed,
         }
     }

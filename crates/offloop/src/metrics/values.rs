@@ -49,14 +49,17 @@ pub enum PoolKind {
     Threads,
     /// Its workers are processes.
     Processes,
+    /// Its jobs run elsewhere: see [`Remote`](crate::remote::Remote).
+    Remote,
 }
 
 impl PoolKind {
-    /// Returns the kind as a word for labels: `threads`, `processes`.
+    /// Returns the kind as a word for labels: `threads`, `processes`, `remote`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Threads => "threads",
             Self::Processes => "processes",
+            Self::Remote => "remote",
         }
     }
 }
@@ -240,6 +243,7 @@ impl Metrics {
         let own = match self.kind {
             PoolKind::Threads => vec![("blocked", blocked)],
             PoolKind::Processes => vec![("starting", starting), ("leaving", leaving)],
+            PoolKind::Remote => Vec::new(),
         };
         [("busy", busy), ("idle", idle)].into_iter().chain(own)
     }

@@ -5,12 +5,14 @@
 //! | `pool/` | what runs in the parent |
 //! | `worker/` | what runs in a worker or a template |
 //! | `link/` | the channel between them; one end in each |
+//! | `decoders` | the threads that decode results which may take long |
 //! | `handshake`, `limits` | how a started process becomes a worker |
 //! | `os/` | the system calls beneath |
 //! | `unsupported` | the same public names on systems other than Linux, where no pool can be built |
 //!
 //! `pool` and `worker` never import each other.
 
+pub(crate) mod decoders;
 #[cfg(all(any(test, fuzzing), target_os = "linux"))]
 pub(crate) mod fuzz;
 #[cfg(target_os = "linux")]

@@ -305,6 +305,19 @@ impl fmt::Debug for ProcessPool {
     }
 }
 
+/// The queue for such items. On this system there is none.
+pub(crate) struct ItemQueue(Infallible);
+
+impl ItemQueue {
+    pub(crate) fn room(&self) -> usize {
+        match self.0 {}
+    }
+
+    pub(crate) fn offer_bytes(&self, _: Vec<u8>) -> Result<(), Vec<u8>> {
+        match self.0 {}
+    }
+}
+
 /// The items that a job of a process pool sends. On this system there are none.
 pub struct ItemStream<T>(Infallible, PhantomData<fn() -> T>);
 

@@ -1,5 +1,5 @@
 //! Models of the pool for a model checker, which tries many orders of its threads' steps. A lost wake-up shows as a
-//! deadlock, because each model waits foreverything that it began.
+//! deadlock, because each model waits for everything that it began.
 //!
 //! `RUSTFLAGS="--cfg shuttle" cargo test -p offloop --no-default-features --lib --release -- model`
 //!
@@ -223,6 +223,27 @@ fn idle_timeouts_lose_no_job() {
                 submitter.join().unwrap();
             }
             assert_eq!((seen.ran.get(), seen.dropped.get()), (4, 4));
+        });
+    }
+}
+
+#[test]
+fn a_pool_that_is_resized_loses_no_job_and_keeps_its_bound() {
+    for (before, after) in [(1, 2), (2, 1)] {
+        check(move || {
+            let pool = pool(before).build().unwrap();
+            let seen = Seen::default();
+            let resizer = {
+                let pool = pool.clone();
+                thread::spawn(move || pool.set_max_workers(after))
+            };
+            let handles: Vec<_> = (0..3).map(|_| pool.run(seen.work(2))).collect();
+            handles.into_iter().for_each(|handle| wait(handle).unwrap());
+            resizer.join().unwrap();
+            // From here on there are no more than `after`.
+            let bounded: Vec<_> = (0..2).map(|_| pool.run(seen.work(after))).collect();
+            bounded.into_iter().for_each(|handle| wait(handle).unwrap());
+            assert_eq!((seen.ran.get(), seen.dropped.get()), (5, 5));
         });
     }
 }

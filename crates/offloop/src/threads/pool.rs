@@ -92,6 +92,14 @@ impl ThreadPool {
         self.registry.cancel_queued()
     }
 
+    /// Sets the largest number of threads, those that wait for another job of the pool not included. 0 counts as 1.
+    ///
+    /// If there may be more, they are started as queued jobs need them. Surplus threads finish what they run and leave;
+    /// idle ones leave at once, also those of [`min_workers`](crate::ThreadPoolBuilder::min_workers). Does not block.
+    pub fn set_max_workers(&self, workers: usize) {
+        self.registry.set_max_workers(workers);
+    }
+
     /// See [`ThreadPoolExt::prestart`](crate::embed::ThreadPoolExt::prestart).
     pub(crate) fn prestart(&self, workers: usize) {
         self.registry.prestart(workers);

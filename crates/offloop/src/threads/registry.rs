@@ -201,6 +201,20 @@ impl Registry {
         }
     }
 
+    /// Sets the largest number of threads that are not blocked, at least 1.
+    pub(super) fn set_max_workers(&self, max_workers: usize) {
+        let Some(mut scheduler) = self.lock() else { return };
+        scheduler.max_workers = max_workers.max(1);
+        let wakeup = self.restore_rule(&mut scheduler);
+        let surplus = if scheduler.has_surplus() { scheduler.idle.clone() } else { Vec::new() };
+        drop(scheduler);
+        self.wake(wakeup);
+        // Each looks again whether there are too many. Those at work look when they come back.
+        for worker in surplus {
+            worker.unpark();
+        }
+    }
+
     /// Starts a thread that the scheduler counts already. Returns whether the system granted it.
     fn start(&self, worker: &Arc<WorkerRecord>, role: Role) -> bool {
         let started = self.try_start(worker, role);

@@ -95,7 +95,7 @@ pub(super) struct Scheduler {
     pub(super) has_priorities: bool,
     /// The number of threads that stay although they are idle. Never changes.
     pub(super) min_workers: usize,
-    /// The largest number of threads that are not blocked. Never changes.
+    /// The largest number of threads that are not blocked. At least 1.
     pub(super) max_workers: usize,
     /// Never changes.
     growth: Growth,
@@ -266,13 +266,13 @@ impl Scheduler {
         self.threads - self.idle.len()
     }
 
-    /// Returns whether a thread must leave instead of running another job, now that fewer are blocked. The threads that
-    /// stay still come back forevery queued job.
+    /// Returns whether a thread must leave instead of running another job, now that fewer are blocked or may run. The threads that
+    /// stay still come back for every queued job.
     pub(super) fn too_many_run(&self) -> bool {
         self.active() > self.max_workers + self.blocked
     }
 
-    /// Returns whether there are more threads, idle ones included, than may run, now that fewer are blocked.
+    /// Returns whether there are more threads, idle ones included, than may run, now that fewer are blocked or may run.
     pub(super) fn has_surplus(&self) -> bool {
         self.threads > self.max_workers + self.blocked
     }

@@ -5,7 +5,7 @@
 //! parts, and the body only has their numbers. Those that are in other memory are copied first.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ fn memory_of_this_worker() -> Option<&'static dyn Memory> {
 impl Payload {
     /// Encodes a value for the parent of this worker. In a process that is no worker, the payload stays in the process.
     pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, Error> {
-        Self::encode_with(memory_of_this_worker(), |encoder| value.serialize(encoder))
+        Self::encode_with(memory_of_this_worker(), parts_of_answers(), |encoder| value.serialize(encoder))
     }
 
     /// Encodes two values for the parent of this worker, the one after the other. The first is not `()` or `None`.
@@ -65,7 +65,7 @@ impl Payload {
         first: &A,
         second: &B,
     ) -> Result<Self, Error> {
-        Self::encode_with(memory_of_this_worker(), |encoder| {
+        Self::encode_with(memory_of_this_worker(), parts_of_answers(), |encoder| {
             first.serialize(&mut *encoder)?;
             second.serialize(encoder)
         })
@@ -78,7 +78,7 @@ impl Payload {
         arguments: &A,
         memory: &dyn Memory,
     ) -> Result<Self, Error> {
-        Self::encode_with(Some(memory), |encoder| {
+        Self::encode_with(Some(memory), PARTS, |encoder| {
             if let Some(context) = context {
                 context.serialize(&mut *encoder)?;
             }
@@ -86,15 +86,48 @@ impl Payload {
         })
     }
 
+    /// Makes the same of arguments that are encoded already, in a [whole](Self::encode_whole_call) body.
+    pub(crate) fn copy_call<C: Serialize>(
+        context: Option<&C>,
+        arguments: &[u8],
+        memory: &dyn Memory,
+    ) -> Result<Self, Error> {
+        Self::encode_with(Some(memory), 0, |encoder| {
+            if let Some(context) = context {
+                context.serialize(&mut *encoder)?;
+            }
+            encoder.append(arguments)
+        })
+    }
+
+    /// Encodes the arguments of a call, a tuple, into bytes that are complete by themselves: blobs are copied into them.
+    pub(crate) fn encode_whole_call<A: Serialize>(arguments: &A) -> Result<Vec<u8>, Error> {
+        Self::encode_with(None, 0, |encoder| encoder.arguments(arguments)).map(Self::into_body)
+    }
+
+    /// Encodes a value into such bytes.
+    pub(crate) fn encode_whole<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Error> {
+        Self::encode_with(None, 0, |encoder| value.serialize(encoder)).map(Self::into_body)
+    }
+
+    fn into_body(self) -> Vec<u8> {
+        match self.body {
+            Body::Inline(bytes) => bytes,
+            Body::InArena(block, length) => block.bytes(length).to_vec(),
+        }
+    }
+
+    /// Encodes what `write` writes. At most `most` blobs become parts.
     fn encode_with(
         memory: Option<&dyn Memory>,
+        most: usize,
         write: impl FnOnce(&mut Encoder<Writer<'_>>) -> Result<(), Error>,
     ) -> Result<Self, Error> {
-        let scope = Encoding::begin();
+        let scope = Encoding::begin(most);
         let mut encoder = Encoder::new(Writer { body: Body::Inline(Vec::new()), memory });
         write(&mut encoder)?;
         let body = encoder.into_output().body;
-        let mut parts = ENCODING.take().unwrap_or_default();
+        let mut parts = ENCODING.take().map(|parts| parts.blobs).unwrap_or_default();
         drop(scope);
         if let Some(memory) = memory {
             for part in &mut parts {
@@ -223,9 +256,18 @@ impl Output for Writer<'_> {
     }
 }
 
+/// The parts of a payload that is being encoded.
+struct Parts {
+    blobs: Vec<Blob>,
+    /// The largest number of them. Further blobs are copied into the body.
+    most: usize,
+}
+
 thread_local! {
     /// The parts of the payload that is being encoded on this thread.
-    static ENCODING: RefCell<Option<Vec<Blob>>> = const { RefCell::new(None) };
+    static ENCODING: RefCell<Option<Parts>> = const { RefCell::new(None) };
+    /// What the job of this thread answers goes on to another machine, so it has no parts.
+    static IS_WHOLE: Cell<bool> = const { Cell::new(false) };
     /// The parts of the payload that is being decoded on this thread.
     static DECODING: RefCell<Option<Vec<Blob>>> = const { RefCell::new(None) };
 }
@@ -233,12 +275,12 @@ thread_local! {
 /// The scope in which blobs that are serialised on this thread become parts. One may lie within another.
 struct Encoding {
     /// The parts of the payload whose encoding this one interrupts.
-    outer: Option<Vec<Blob>>,
+    outer: Option<Parts>,
 }
 
 impl Encoding {
-    fn begin() -> Self {
-        Self { outer: ENCODING.replace(Some(Vec::new())) }
+    fn begin(most: usize) -> Self {
+        Self { outer: ENCODING.replace(Some(Parts { blobs: Vec::new(), most })) }
     }
 }
 
@@ -246,6 +288,17 @@ impl Drop for Encoding {
     fn drop(&mut self) {
         ENCODING.set(self.outer.take());
     }
+}
+
+/// Makes the results and items that this thread encodes complete by themselves, without parts, or not. Returns what was
+/// set before.
+pub(crate) fn answer_whole(is_whole: bool) -> bool {
+    IS_WHOLE.replace(is_whole)
+}
+
+/// Returns the largest number of parts that a result or an item of this thread's job may have.
+fn parts_of_answers() -> usize {
+    if IS_WHOLE.get() { 0 } else { PARTS }
 }
 
 fn is_encoding() -> bool {
@@ -259,9 +312,9 @@ fn attach(blob: &Blob) -> Option<u32> {
         return None;
     }
     ENCODING.with_borrow_mut(|parts| {
-        let parts = parts.as_mut().filter(|parts| parts.len() < PARTS)?;
-        parts.push(blob.clone());
-        u32::try_from(parts.len() - 1).ok()
+        let parts = parts.as_mut().filter(|parts| parts.blobs.len() < parts.most)?;
+        parts.blobs.push(blob.clone());
+        u32::try_from(parts.blobs.len() - 1).ok()
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::any::{Any, TypeId};
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,11 +19,12 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::blob::Blob;
 use super::msgpack::{Error, whole_block};
-use super::payload::{ByteBuf, Bytes, Incoming, Payload, Received};
+use super::payload::{ByteBuf, Bytes, Incoming, Payload, Received, answer_whole};
 use super::pool_memory::Memory;
 use crate::base::fork::PerProcess;
 use crate::base::panic::Panic;
 use crate::core::error::ErrorKind;
+use crate::core::signature::Signature;
 use crate::core::work::{Work, sealed};
 
 /// The call of a task with its arguments, made by the task's `with`.
@@ -38,6 +40,7 @@ pub struct Call<'a, R> {
 /// A task's function with its arguments, whatever their types.
 trait BoundCall<R>: Send {
     fn encode(&self, context: Option<&CallContext<'_>>, memory: &dyn Memory) -> Result<Payload, Error>;
+    fn encode_whole(&self) -> Result<Vec<u8>, Error>;
     fn call(self: Box<Self>) -> R;
 }
 
@@ -49,6 +52,10 @@ struct Arguments<A, R> {
 impl<A: Serialize + Send, R> BoundCall<R> for Arguments<A, R> {
     fn encode(&self, context: Option<&CallContext<'_>>, memory: &dyn Memory) -> Result<Payload, Error> {
         Payload::encode_call(context, &self.arguments, memory)
+    }
+
+    fn encode_whole(&self) -> Result<Vec<u8>, Error> {
+        Payload::encode_whole_call(&self.arguments)
     }
 
     fn call(self: Box<Self>) -> R {
@@ -66,7 +73,7 @@ where
 }
 
 impl<R> Call<'_, R> {
-    /// Returns the path of the task, `crate::module::function`.
+    /// Returns the name of the task: the one that the program has given it, else its path, `crate::module::function`.
     pub fn task_name(&self) -> &'static str {
         self.task.name
     }
@@ -84,10 +91,20 @@ impl<R> Call<'_, R> {
         self.task.check_registered()?;
         match self.bound.encode(context, memory) {
             Ok(arguments) => {
-                Ok(Encoded { task: self.task, arguments, has_context: context.is_some(), kind: 0 })
+                let has_context = context.is_some();
+                Ok(Encoded { task: self.task, arguments, has_context, is_whole: false, kind: 0 })
             }
-            Err(error) => Err(ErrorKind::Encode(format!("the arguments of `{}`: {error}", self.task.name))),
+            Err(error) => Err(self.task.wrong_arguments(&error)),
         }
+    }
+
+    /// Encodes the arguments into bytes that are complete by themselves, for a call by the task's name.
+    pub(crate) fn encode_whole(&self) -> Result<Vec<u8>, ErrorKind> {
+        self.task.check_registered()?;
+        find(self.task.name).map_err(|conflict| {
+            ErrorKind::Encode(format!("a call of `{}` by its name: {conflict}", self.task.name))
+        })?;
+        self.bound.encode_whole().map_err(|error| self.task.wrong_arguments(&error))
     }
 }
 
@@ -147,6 +164,8 @@ pub(crate) struct Encoded {
     pub(crate) arguments: Payload,
     /// Whether a [`CallContext`] precedes the arguments.
     pub(crate) has_context: bool,
+    /// Results and items are to be complete by themselves, without parts.
+    pub(crate) is_whole: bool,
     /// A hash of the job's task and name. Jobs of the same kind are expected to take about as long.
     pub(crate) kind: u8,
 }
@@ -155,12 +174,26 @@ pub(crate) struct Encoded {
 pub(crate) const KINDS: usize = 256;
 
 impl Encoded {
+    /// Makes the call of arguments that are complete by themselves and may have come from another machine. Its results and
+    /// items will be complete, too. Fails if the memory is used up.
+    pub(crate) fn of_whole(
+        task: &'static Task,
+        arguments: &[u8],
+        context: Option<&CallContext<'_>>,
+        memory: &dyn Memory,
+    ) -> Result<Self, ErrorKind> {
+        let arguments =
+            Payload::copy_call(context, arguments, memory).map_err(|error| task.wrong_arguments(&error))?;
+        Ok(Self { task, arguments, has_context: context.is_some(), is_whole: true, kind: 0 })
+    }
+
     /// Calls the task on this thread.
     pub(crate) fn run(&self) -> EncodedResult {
         let mut incoming = Incoming::from(&self.arguments);
         if self.has_context {
             incoming = CallContext::take(incoming).map_err(|error| Fault::Arguments(error.to_string()))?.1;
         }
+        let _whole = Whole::begin(self.is_whole);
         (self.task.run)(incoming)
     }
 
@@ -173,10 +206,31 @@ impl Encoded {
     }
 }
 
+/// The scope in which this thread's results and items are complete by themselves, or are not.
+pub(crate) struct Whole {
+    before: bool,
+}
+
+impl Whole {
+    pub(crate) fn begin(is_whole: bool) -> Self {
+        Self { before: answer_whole(is_whole) }
+    }
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        answer_whole(self.before);
+    }
+}
+
 /// Not public API: a function marked `#[offloop::task]`, as an entry of the registry.
 pub struct Task {
-    /// The path of the function.
+    /// The path of the function, or the name that the program has given it.
     pub(crate) name: &'static str,
+    /// The program has given the task its name, by which other programs call it. Then no other task may have it.
+    is_name_fixed: bool,
+    pub(crate) version: u32,
+    /// The types of the function, as a text that is the same in all builds.
     signature: &'static str,
     /// The file, line and column of the function.
     location: (&'static str, u32, u32),
@@ -225,7 +279,36 @@ impl Task {
         run: fn(Incoming<'_>) -> EncodedResult,
     ) -> Self {
         let (results, items) = (DecodePace::new(), DecodePace::new());
-        Self { name, signature, location, marker, run, index: AtomicU32::new(u32::MAX), results, items }
+        let index = AtomicU32::new(u32::MAX);
+        let (is_name_fixed, version) = (false, 1);
+        Self { name, is_name_fixed, version, signature, location, marker, run, index, results, items }
+    }
+
+    /// Not public API: says that the program has given the task its name.
+    pub const fn with_fixed_name(mut self) -> Self {
+        self.is_name_fixed = true;
+        self
+    }
+
+    /// Not public API: sets the version that the program has given the task. Default: 1.
+    pub const fn with_version(mut self, version: u32) -> Self {
+        self.version = version;
+        self
+    }
+
+    /// Returns what two programs must have in common to call this task by its name.
+    pub(crate) fn signature(&self) -> Signature {
+        Signature::of(self.name, self.version, self.signature)
+    }
+
+    fn wrong_arguments(&self, error: &Error) -> ErrorKind {
+        ErrorKind::Encode(format!("the arguments of `{}`: {error}", self.name))
+    }
+
+    /// Returns the place of the function in the source, for errors.
+    fn place(&self) -> String {
+        let (file, line, column) = self.location;
+        format!("{file}:{line}:{column}")
     }
 
     pub(crate) fn index(&self) -> u32 {
@@ -247,7 +330,7 @@ impl Task {
     }
 
     fn identity(&self) -> impl Ord + Hash + use<> {
-        (self.name, self.location, self.signature, (self.marker)())
+        (self.name, self.version, self.location, self.signature, (self.marker)())
     }
 }
 
@@ -272,6 +355,65 @@ pub(crate) fn registry() -> &'static [&'static Task] {
         }
         tasks
     })
+}
+
+/// The tasks of one name.
+#[derive(Debug, Clone, Copy)]
+enum Named {
+    One(&'static Task),
+    /// Two of them, or the first two of more.
+    Several([&'static Task; 2]),
+}
+
+/// Returns the tasks of this program by their names.
+fn names() -> &'static HashMap<&'static str, Named> {
+    static NAMES: PerProcess<HashMap<&'static str, Named>> = PerProcess::new();
+    NAMES.get(|| {
+        let mut names: HashMap<&'static str, Named> = HashMap::new();
+        for task in registry() {
+            let entry = names.entry(task.name);
+            entry
+                .and_modify(|named| {
+                    if let Named::One(first) = named {
+                        *named = Named::Several([*first, *task]);
+                    }
+                })
+                .or_insert(Named::One(task));
+        }
+        names
+    })
+}
+
+/// Describes two tasks that have the same name.
+fn name_conflict([first, second]: [&'static Task; 2]) -> String {
+    format!(
+        "two tasks of this program have the name `{}`, the functions at {} and {}; give each a name of its own: \
+         `#[offloop::task(name = \"…\")]`",
+        first.name,
+        first.place(),
+        second.place()
+    )
+}
+
+/// Fails if a name that the program has given a task is also that of another one. Tasks without such a name may have the
+/// same path, as those of a crate that is linked in two versions: within one program they are not called by it.
+pub(crate) fn check_names() -> Result<(), String> {
+    let conflict = names().values().find_map(|named| match named {
+        Named::Several(tasks) if registry().iter().any(|it| it.name == tasks[0].name && it.is_name_fixed) => {
+            Some(*tasks)
+        }
+        _ => None,
+    });
+    conflict.map_or(Ok(()), |tasks| Err(name_conflict(tasks)))
+}
+
+/// Returns the only task with this name. Returns `None` if there is none, and an error if there are several.
+pub(crate) fn find(name: &str) -> Result<Option<&'static Task>, String> {
+    match names().get(name) {
+        None => Ok(None),
+        Some(Named::One(task)) => Ok(Some(task)),
+        Some(Named::Several(tasks)) => Err(name_conflict(*tasks)),
+    }
 }
 
 /// Returns a hash of what two processes must have in common to understand each other: this crate's version, the tasks
@@ -379,6 +521,15 @@ pub(crate) fn is_plain<R: 'static>() -> bool {
         (), bool, char, u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize, f32, f64,
         String, Vec<u8>, Blob, Result<(), String>
     )
+}
+
+/// Values above this size are decoded on other threads, so that the thread that took them can go on. In bytes.
+const LARGE: usize = 64 * 1024;
+
+/// Returns whether a value of this encoded length may be decoded by the thread that has taken it: one that is not large,
+/// and of a type that is known to be quick (`is_plain`) or has been. See [`DecodePace`].
+pub(crate) fn is_quick(length: usize, is_plain: bool, pace: &DecodePace) -> bool {
+    length <= LARGE && (is_plain || pace.is_quick())
 }
 
 /// Learns how long values of one kind take to be decoded.

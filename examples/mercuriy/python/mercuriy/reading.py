@@ -78,7 +78,12 @@ def _parse(body: bytes) -> Any:
             offset=error.start,
         ) from None
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        # Half of a surrogate pair is no character, and no system takes it.
+        json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise Failure(400, "not_json", "a text in the body has half of a surrogate pair") from None
     except RecursionError:
         raise Failure(400, "not_json", "the body is nested too deeply") from None
     except json.JSONDecodeError as error:

@@ -18,7 +18,7 @@ pub(in crate::processes) struct SlotHeader {
     pub(in crate::processes) job: u64,
     /// In an offer: the index of the task. In an answer: its [`AnswerTag`].
     pub(in crate::processes) tag: u32,
-    /// In an offer: [`CAPTURE`], [`STREAM`] and [`CONTEXT`]. In an answer: one bit for each part of the offer that the
+    /// In an offer: [`CAPTURE`], [`STREAM`], [`CONTEXT`] and [`WHOLE`]. In an answer: one bit for each part of the offer that the
     /// worker still uses.
     pub(in crate::processes) flags: u32,
     /// In an answer: when the job began, by the monotonic clock, in nanoseconds.
@@ -47,6 +47,9 @@ pub(in crate::processes) const STREAM: u32 = 2;
 
 /// A flag of an offer: the job's context (its name, its parent span, what it carries) precedes its arguments.
 pub(in crate::processes) const CONTEXT: u32 = 4;
+
+/// A flag of an offer: the result and the items go on to another machine, so they have no parts.
+pub(in crate::processes) const WHOLE: u32 = 8;
 
 /// The value of `inline` for a body that is in the arena.
 pub(in crate::processes) const FAR: u32 = u32::MAX;

@@ -20,12 +20,14 @@ mod tests;
 mod weak_model;
 mod worker_end;
 
-pub(super) use message::{AnswerTag, CAPTURE, CONTEXT, Malformed, PanicNote, STREAM, SlotHeader};
+pub(super) use message::{AnswerTag, CAPTURE, CONTEXT, Malformed, PanicNote, STREAM, SlotHeader, WHOLE};
 #[cfg(all(test, not(any(shuttle, weak_memory)), not(miri)))]
 pub(super) use message::{FAR, SPAN};
 #[cfg(any(test, fuzzing))]
 pub(super) use message::{Frame, FrameBody, Span, decode_frame};
-pub(super) use pool_end::{Answer, AnswerBody, Link};
+#[cfg(any(test, fuzzing))]
+pub(super) use pool_end::AnswerBody;
+pub(super) use pool_end::{Answer, Link};
 #[cfg(any(test, fuzzing))]
 pub(super) use ring::DATA;
 pub(super) use ring::{SLOTS, state};

@@ -24,7 +24,7 @@ use crate::processes::os::process::this_core;
 use crate::wire::arena::{self, Arena};
 use crate::wire::blob::{Blob, Foreign, Keeper};
 use crate::wire::memfd::{Mapping, MemoryFile};
-use crate::wire::payload::Payload;
+use crate::wire::payload::{Payload, Received};
 
 /// The descriptors that a new worker is given.
 pub(in crate::processes) struct Handout {
@@ -313,6 +313,18 @@ pub(in crate::processes) enum AnswerBody {
 }
 
 impl Answer {
+    /// Makes an item that has come from elsewhere than from a link.
+    pub(in crate::processes) fn of_bytes(bytes: Vec<u8>) -> Self {
+        let ran = Timing { began: Moment::default(), took: Duration::ZERO, usage: None };
+        Self { tag: AnswerTag::Done, body: AnswerBody::Inline(bytes), parts: Vec::new(), ran, kept: 0 }
+    }
+
+    /// Returns the encoded value.
+    pub(in crate::processes) fn received(&self) -> Received<'_> {
+        let is_shared = matches!(self.body, AnswerBody::Far(_));
+        Received { body: self.body(), parts: &self.parts, is_shared }
+    }
+
     pub(in crate::processes) fn body(&self) -> &[u8] {
         match &self.body {
             AnswerBody::Inline(bytes) => bytes,

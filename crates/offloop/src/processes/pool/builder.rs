@@ -27,7 +27,7 @@ use crate::processes::os::process::SpawnEnv;
 use crate::processes::os::start;
 use crate::wire::payload::Received;
 use crate::wire::pool_memory::PoolMemory;
-use crate::wire::task::{Call, decode, is_plain};
+use crate::wire::task::{Call, check_names, decode, is_plain};
 
 /// The increment of the workers' nice level by default: enough for the event loop to come first if cores are short.
 const NICE: i32 = 5;
@@ -428,6 +428,7 @@ impl ProcessPoolBuilder {
         let mut config = self.config;
         let setting = |message: &'static str| Err(BuildError::Setting(message.into()));
         config.queue.check()?;
+        check_names().map_err(|conflict| BuildError::Setting(conflict.into()))?;
         if config.max_tasks_per_child == Some(0) {
             return setting("max_tasks_per_child is 0, so workers could run nothing; give at least 1");
         }

@@ -7,6 +7,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::config::Config;
+use super::items::ItemSource;
 use super::remote::RemoteCall;
 use super::results;
 use super::scheduler::{Deferred, Scheduler, Sleep};
@@ -287,15 +288,6 @@ impl Dispatcher {
         });
     }
 
-    /// Takes further items of a job, whose queue has room again.
-    pub(super) fn resume(&self, job: JobId) {
-        self.change(|scheduler, after| {
-            if let Some(at) = scheduler.find_job(job) {
-                scheduler.harvest(at, after);
-            }
-        });
-    }
-
     /// Changes the state on behalf of the supervisor. Other threads notify the supervisor again from now on.
     ///
     /// The supervisor's thread exists only in the process that built the pool.
@@ -371,6 +363,16 @@ impl Measured for Dispatcher {
 impl Close for Dispatcher {
     fn close(&self) {
         Dispatcher::close(self);
+    }
+}
+
+impl ItemSource for Dispatcher {
+    fn resume(&self, job: JobId) {
+        self.change(|scheduler, after| {
+            if let Some(at) = scheduler.find_job(job) {
+                scheduler.harvest(at, after);
+            }
+        });
     }
 }
 

@@ -12,7 +12,7 @@ use crate::core::options::OnEnd;
 use crate::processes::link::Answer;
 
 /// Items that have come and have not been read. When it is full, the worker waits.
-pub(super) struct ItemQueue {
+pub(crate) struct ItemQueue {
     state: OwnProcess<Mutex<State>>,
     capacity: usize,
 }
@@ -25,7 +25,7 @@ struct State {
 }
 
 impl ItemQueue {
-    pub(super) fn new(capacity: usize) -> Arc<Self> {
+    pub(crate) fn new(capacity: usize) -> Arc<Self> {
         Arc::new(Self { state: OwnProcess::new(Mutex::default()), capacity: capacity.max(1) })
     }
 
@@ -38,11 +38,35 @@ impl ItemQueue {
         self.lock().is_some_and(|state| state.items.len() < self.capacity)
     }
 
+    /// Returns the number of items for which there is room. 0 in a forked child.
+    pub(crate) fn room(&self) -> usize {
+        self.lock().map_or(0, |state| self.capacity.saturating_sub(state.items.len()))
+    }
+
+    /// Appends an item that has come from another machine, and wakes the reader. Returns it if there is no room.
+    pub(crate) fn offer_bytes(&self, item: Vec<u8>) -> Result<(), Vec<u8>> {
+        {
+            let Some(mut state) = self.lock() else { return Err(item) };
+            if state.items.len() >= self.capacity {
+                return Err(item);
+            }
+            state.items.push_back(Answer::of_bytes(item));
+        }
+        self.wake();
+        Ok(())
+    }
+
     /// Appends an item. The reader is woken separately, after the caller's lock is released.
     pub(super) fn push(&self, item: Answer) {
         if let Some(mut state) = self.lock() {
             state.items.push_back(item);
         }
+    }
+
+    /// Takes the next item as it was encoded. The second value is as for [`pop`](Self::pop).
+    pub(crate) fn pop_bytes(&self) -> Option<(Vec<u8>, bool)> {
+        let (item, was_full) = self.pop()?;
+        Some((item.received().settled().into_owned(), was_full))
     }
 
     /// Takes the next item. None in a forked child. The second value is true if the queue was full, so that the worker may wait for room.
@@ -53,7 +77,7 @@ impl ItemQueue {
     }
 
     /// Wakes the reader: an item has come.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         let waker = self.lock().and_then(|mut state| state.waker.take());
         if let Some(waker) = waker {
             wake_quietly(waker);
@@ -62,7 +86,7 @@ impl ItemQueue {
 
     /// Registers the waker of the reader. Returns true if there are items already, or none will come: in a forked child, or if `has_ended` returns true. Then
     /// the waker is not kept, since it would not be taken any more, and it may keep this queue alive.
-    pub(super) fn subscribe(&self, waker: &Waker, has_ended: impl FnOnce() -> bool) -> bool {
+    pub(crate) fn subscribe(&self, waker: &Waker, has_ended: impl FnOnce() -> bool) -> bool {
         let Some(mut state) = self.lock() else { return true };
         let replaced = state.waker.replace(waker.clone());
         let has_items = !state.items.is_empty();

@@ -7,19 +7,25 @@ use std::task::{Poll, Waker};
 
 use serde::de::DeserializeOwned;
 
-use super::dispatcher::Dispatcher;
 use super::item_queue::ItemQueue;
-use super::remote::RemoteCall;
-use super::results;
 use crate::base::panic;
 use crate::core::error::{Error, ErrorKind};
 use crate::core::executor::Accepts;
 use crate::core::handle::{Handle, block_on};
+use crate::core::id::JobId;
 use crate::core::options::Options;
+use crate::core::runnable::AnyJob;
+use crate::processes::decoders::decoders;
 use crate::processes::link::Answer;
 use crate::wire::payload::Incoming;
 use crate::wire::task::{self, Task};
 use crate::wire::type_names;
+
+/// The executor whose job sends items.
+pub(crate) trait ItemSource: Send + Sync {
+    /// Goes on with the items of a job, whose queue was full and has room again.
+    fn resume(&self, job: JobId);
+}
 
 /// The items that a job of a process pool sends with [`job::emit`](crate::job::emit) before its result.
 ///
@@ -28,8 +34,8 @@ use crate::wire::type_names;
 /// handle to end it.
 pub struct ItemStream<T> {
     queue: Arc<ItemQueue>,
-    job: Arc<dyn RemoteCall>,
-    dispatcher: Weak<Dispatcher>,
+    job: Arc<dyn AnyJob>,
+    source: Weak<dyn ItemSource>,
     task: &'static Task,
     /// The name of the type that the last item had, if that was right.
     sent_type: String,
@@ -45,16 +51,16 @@ pub struct ItemStream<T> {
 type Decoded<T> = Result<(T, String), ErrorKind>;
 
 impl<T: DeserializeOwned + Send + 'static> ItemStream<T> {
-    pub(super) fn new(
+    pub(crate) fn new(
         queue: Arc<ItemQueue>,
-        job: Arc<dyn RemoteCall>,
+        job: Arc<dyn AnyJob>,
         task: &'static Task,
-        dispatcher: &Arc<Dispatcher>,
+        source: Weak<dyn ItemSource>,
     ) -> Self {
         Self {
             queue,
             job,
-            dispatcher: Arc::downgrade(dispatcher),
+            source,
             task,
             sent_type: String::new(),
             decoding: None,
@@ -87,18 +93,18 @@ impl<T: DeserializeOwned + Send + 'static> ItemStream<T> {
         } else {
             let (answer, was_full) = self.queue.pop()?;
             if was_full {
-                if let Some(dispatcher) = self.dispatcher.upgrade() {
-                    dispatcher.resume(self.job.header().id);
+                if let Some(source) = self.source.upgrade() {
+                    source.resume(self.job.header().id);
                 }
             }
             let (task, sent_type) = (self.task, std::mem::take(&mut self.sent_type));
             let is_plain = task::is_plain::<T>();
-            let is_quick = here || results::is_quick(&answer, is_plain, &task.items);
+            let is_quick = here || task::is_quick(answer.body().len(), is_plain, &self.task.items);
             let decode = move || decode(&answer, sent_type, task, is_plain);
             if is_quick {
                 decode()
             } else {
-                match results::decoders().try_place(decode, Options::new()) {
+                match decoders().try_place(decode, Options::new()) {
                     Ok(decoding) => {
                         self.decoding = Some(decoding);
                         return None;
@@ -166,7 +172,7 @@ fn decode<T: DeserializeOwned + 'static>(
     task: &Task,
     is_plain: bool,
 ) -> Decoded<T> {
-    let received = results::received(answer);
+    let received = answer.received();
     let body = received.settled();
     let incoming = Incoming { body: &body, parts: received.parts };
     let wrong =

@@ -19,12 +19,12 @@ pub(crate) mod config;
 mod death;
 mod dispatcher;
 mod ending;
-mod item_queue;
+pub(crate) mod item_queue;
 pub(crate) mod items;
 mod output;
 #[expect(clippy::module_inception, reason = "the pool's public type")]
 pub(crate) mod pool;
-mod remote;
+pub(crate) mod remote;
 pub(super) mod results;
 mod scheduler;
 mod supervisor;

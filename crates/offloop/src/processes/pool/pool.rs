@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 
 use super::dispatcher::Dispatcher;
 use super::item_queue::ItemQueue;
-use super::items::ItemStream;
-use super::remote::{Outbound, RemoteCall};
+use super::items::{ItemSource, ItemStream};
+use super::remote::{EncodedAnswer, FromAnswer, Outbound, RemoteCall};
 use crate::base::panic;
 use crate::core::cell::Cell;
 use crate::core::error::{ErrorKind, Rejected, WorkerExit};
@@ -27,7 +27,7 @@ use crate::metrics::{Measured, Metrics};
 use crate::processes::os::process::End;
 use crate::wire::blob::BlobMut;
 use crate::wire::payload::Bytes;
-use crate::wire::task::{Call, CallContext};
+use crate::wire::task::{Call, CallContext, Encoded, Task};
 
 /// The reason why a call was not accepted, with its instructions.
 type Refusal = Box<(ErrorKind, Options)>;
@@ -142,8 +142,9 @@ impl ProcessPool {
             Cell::<Outbound, R>::ended(options, kind)
         });
         let dispatcher = self.dispatcher.engine();
-        let job_of_items = Arc::clone(&job) as Arc<dyn RemoteCall>;
-        let items = ItemStream::new(queue, job_of_items, work.task(), &dispatcher);
+        let job_of_items = Arc::clone(&job) as Arc<dyn AnyJob>;
+        let source: Weak<Dispatcher> = Arc::downgrade(&dispatcher);
+        let items = ItemStream::new(queue, job_of_items, work.task(), source);
         (Handle::new(job), items)
     }
 
@@ -272,6 +273,30 @@ impl ProcessPool {
         self.dispatcher.broken()
     }
 
+    /// Submits the call of a task whose arguments are encoded, and complete by themselves. Its result stays encoded.
+    pub(crate) fn launch_encoded(
+        &self,
+        task: &'static Task,
+        arguments: &[u8],
+        items: Option<&Arc<ItemQueue>>,
+        mut options: Options,
+    ) -> Result<LaunchedEncoded, ErrorKind> {
+        let has_name = !options.name.is_empty();
+        if !has_name {
+            options.name = task.name.into();
+        }
+        let context = context(&options, has_name);
+        let memory = &*self.dispatcher.config.memory;
+        let encoded = Encoded::of_whole(task, arguments, context.as_ref(), memory);
+        match self.submit::<EncodedAnswer>(encoded, items, options) {
+            Ok(job) => {
+                let source: Weak<Dispatcher> = Arc::downgrade(&self.dispatcher.engine());
+                Ok(LaunchedEncoded { handle: Handle::new(Arc::clone(&job)), job, source })
+            }
+            Err(refusal) => Err(refusal.0),
+        }
+    }
+
     /// Submits a call, or returns the reason why not and its instructions.
     fn launch<R>(
         &self,
@@ -290,15 +315,18 @@ impl ProcessPool {
         if let (None, Some(carry)) = (&options.carried, &config.carry) {
             options.carried = panic::catch(carry).ok().flatten().map(Vec::into_boxed_slice);
         }
-        let context = CallContext {
-            name: has_name.then_some(&*options.name),
-            parent: name_of_current_span(),
-            carried: options.carried.as_deref().map(Bytes),
-            request: options.request.as_deref(),
-        };
-        let is_needed =
-            has_name || context.parent.is_some() || context.carried.is_some() || context.request.is_some();
-        let encoded = call.encode(is_needed.then_some(&context), &*config.memory);
+        let encoded = call.encode(context(&options, has_name).as_ref(), &*config.memory);
+        self.submit(encoded, items, options)
+    }
+
+    /// Submits an encoded call, or returns the reason why not and its instructions.
+    fn submit<R: FromAnswer>(
+        &self,
+        encoded: Result<Encoded, ErrorKind>,
+        items: Option<&Arc<ItemQueue>>,
+        options: Options,
+    ) -> Result<Arc<Cell<Outbound, R>>, Refusal> {
+        let config = &self.dispatcher.config;
         let encoded = match encoded.and_then(|encoded| config.check_size(encoded)) {
             Ok(encoded) => encoded,
             Err(kind) => {
@@ -317,6 +345,27 @@ impl ProcessPool {
             }
         }
     }
+}
+
+/// A job whose result stays encoded.
+pub(crate) struct LaunchedEncoded {
+    pub(crate) handle: Handle<EncodedAnswer>,
+    pub(crate) job: Arc<dyn AnyJob>,
+    /// Goes on with its items.
+    pub(crate) source: Weak<dyn ItemSource>,
+}
+
+/// Returns what the worker needs beside the arguments, if that is anything.
+fn context(options: &Options, has_name: bool) -> Option<CallContext<'_>> {
+    let context = CallContext {
+        name: has_name.then_some(&*options.name),
+        parent: name_of_current_span(),
+        carried: options.carried.as_deref().map(Bytes),
+        request: options.request.as_deref(),
+    };
+    let is_needed =
+        has_name || context.parent.is_some() || context.carried.is_some() || context.request.is_some();
+    is_needed.then_some(context)
 }
 
 fn name_of_current_span() -> Option<&'static str> {

@@ -10,6 +10,7 @@ use crate::core::cell::Cell;
 use crate::core::error::ErrorKind;
 use crate::core::observer::Observer;
 use crate::core::runnable::{AnyJob, Runnable};
+use crate::wire::msgpack;
 use crate::wire::payload::Received;
 use crate::wire::task::{self, DecodePace, Encoded};
 
@@ -36,7 +37,45 @@ pub(super) trait RemoteCall: Runnable {
     fn complete(&self, result: Received<'_>, pace: &DecodePace, observer: &dyn Observer) -> bool;
 }
 
-impl<R: DeserializeOwned + Send + 'static> RemoteCall for Cell<Outbound, R> {
+/// The result of such a job as its handle gets it.
+pub(super) trait FromAnswer: Sized + Send + 'static {
+    /// Returns whether it is quickly made of any answer.
+    fn is_plain() -> bool;
+
+    /// Makes it of the encoded result. `has_failed`: the job has declared itself failed.
+    fn from_answer(result: Received<'_>, has_failed: bool) -> Result<Self, msgpack::Error>;
+}
+
+/// A value that the caller decodes.
+impl<R: DeserializeOwned + Send + 'static> FromAnswer for R {
+    fn is_plain() -> bool {
+        task::is_plain::<R>()
+    }
+
+    fn from_answer(result: Received<'_>, _: bool) -> Result<Self, msgpack::Error> {
+        task::decode(result)
+    }
+}
+
+/// A result that stays encoded, on its way to another machine.
+#[derive(Debug)]
+pub(crate) struct EncodedAnswer {
+    pub(crate) bytes: Vec<u8>,
+    /// The job has declared itself failed.
+    pub(crate) has_failed: bool,
+}
+
+impl FromAnswer for EncodedAnswer {
+    fn is_plain() -> bool {
+        true
+    }
+
+    fn from_answer(result: Received<'_>, has_failed: bool) -> Result<Self, msgpack::Error> {
+        Ok(Self { bytes: result.settled().into_owned(), has_failed })
+    }
+}
+
+impl<R: FromAnswer> RemoteCall for Cell<Outbound, R> {
     fn start(&self) -> Option<Outbound> {
         // A job that is queued has an owner, which counts its end.
         Self::start(self).ok()
@@ -47,13 +86,14 @@ impl<R: DeserializeOwned + Send + 'static> RemoteCall for Cell<Outbound, R> {
     }
 
     fn has_plain_result(&self) -> bool {
-        task::is_plain::<R>()
+        R::is_plain()
     }
 
     fn complete(&self, result: Received<'_>, pace: &DecodePace, observer: &dyn Observer) -> bool {
         // `Deserialize` is the user's code. A panic in it is this job's, like any other.
-        let decode = || panic::catch(|| task::decode(result));
-        let result = match if task::is_plain::<R>() { decode() } else { pace.measure(decode) } {
+        let has_failed = self.header().has_failed();
+        let decode = || panic::catch(|| R::from_answer(result, has_failed));
+        let result = match if R::is_plain() { decode() } else { pace.measure(decode) } {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
                 let name = &self.header().options.name;
@@ -65,7 +105,7 @@ impl<R: DeserializeOwned + Send + 'static> RemoteCall for Cell<Outbound, R> {
     }
 }
 
-impl<R: DeserializeOwned + Send + 'static> Runnable for Cell<Outbound, R> {
+impl<R: FromAnswer> Runnable for Cell<Outbound, R> {
     fn run(self: Arc<Self>, observer: &dyn Observer) {
         match Self::start(&self) {
             Ok(Outbound { call, .. }) => {

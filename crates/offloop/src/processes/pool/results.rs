@@ -3,31 +3,24 @@
 use std::sync::Arc;
 
 use super::worker::Finished;
-use crate::base::fork::PerProcess;
 use crate::base::panic::{Panic, drop_quietly};
 use crate::core::error::ErrorKind;
 use crate::core::executor::Accepts;
 use crate::core::handle::Handle;
 use crate::core::options::Options;
 use crate::metrics::stats::OutcomeCounters;
-use crate::processes::link::{Answer, AnswerBody, AnswerTag, PanicNote};
-use crate::threads::ThreadPool;
+use crate::processes::decoders::decoders;
+use crate::processes::link::{Answer, AnswerTag, PanicNote};
 use crate::wire;
 use crate::wire::payload::Received;
-use crate::wire::task::{DecodePace, Fault};
-
-/// Results above this size are decoded on other threads, so that the thread that took the answer can go on. In bytes.
-const LARGE: usize = 64 * 1024;
-
-/// The number of threads that decode at a time. They may be slow for other reasons than the use of a core.
-const MAX_DECODERS: usize = 32;
+use crate::wire::task::{Fault, is_quick};
 
 /// Returns the encoded result of an answer, or the reason why there is none.
 pub(in crate::processes) fn into_result<'a>(
     answer: &'a Answer,
     task: &str,
 ) -> Result<Received<'a>, ErrorKind> {
-    let received = received(answer);
+    let received = answer.received();
     match answer.tag {
         AnswerTag::Done | AnswerTag::Failed => Ok(received),
         AnswerTag::BadArguments => Err(Fault::Arguments(received.text()).into_kind(task)),
@@ -41,18 +34,6 @@ pub(in crate::processes) fn into_result<'a>(
     }
 }
 
-/// Returns the encoded value of an answer or an item.
-pub(super) fn received(answer: &Answer) -> Received<'_> {
-    let is_shared = matches!(answer.body, AnswerBody::Far(_));
-    Received { body: answer.body(), parts: &answer.parts, is_shared }
-}
-
-/// Returns whether a value may be decoded by the thread that has taken it: one that is not large, and of a type that is
-/// known to be quick (`is_plain`) or has been. See [`DecodePace`].
-pub(super) fn is_quick(answer: &Answer, is_plain: bool, pace: &DecodePace) -> bool {
-    answer.body().len() <= LARGE && (is_plain || pace.is_quick())
-}
-
 /// Ends a job with its worker's answer. The user's code decodes it: on this thread if that is known to be quick or asked
 /// for (`here`), else on another one.
 pub(super) fn finish(mut finished: Finished, counts: &Arc<OutcomeCounters>, here: bool) {
@@ -61,7 +42,7 @@ pub(super) fn finish(mut finished: Finished, counts: &Arc<OutcomeCounters>, here
     drop(finished.arguments.take());
     let Finished { job, answer, pace, .. } = &finished;
     let is_plain = job.has_plain_result() || !matches!(answer.tag, AnswerTag::Done | AnswerTag::Failed);
-    if here || is_quick(answer, is_plain, pace) {
+    if here || is_quick(answer.body().len(), is_plain, pace) {
         return end(finished, counts);
     }
     let counts = Arc::clone(counts);
@@ -86,15 +67,4 @@ fn end(finished: Finished, counts: &OutcomeCounters) {
     drop(answer);
     // If nobody wants the result, it is dropped here, and its destructor is the user's.
     drop_quietly(job);
-}
-
-/// Returns this process's threads for decoding.
-pub(super) fn decoders() -> &'static ThreadPool {
-    static DECODERS: PerProcess<ThreadPool> = PerProcess::new();
-    DECODERS.get(|| {
-        // The queue is as long as the pools' own queues allow.
-        let pool = ThreadPool::builder().name("offloop-decode").max_workers(MAX_DECODERS);
-        let pool = pool.queue_capacity(usize::MAX).unlisted();
-        pool.build().expect("these settings are valid")
-    })
 }

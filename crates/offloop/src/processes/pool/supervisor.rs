@@ -19,6 +19,7 @@ use crate::core::error::ErrorKind;
 use crate::core::executor::Accepts;
 use crate::core::options::Options;
 use crate::core::runnable::AbortIf;
+use crate::processes::decoders::decoders;
 use crate::processes::handshake::{self, Orders};
 use crate::processes::link::{Answer, Link, Malformed};
 use crate::processes::os::fd;
@@ -422,7 +423,7 @@ impl Supervisor {
             verdicts.lock().push((pid, verdict));
             dispatcher.event.notify();
         };
-        match results::decoders().try_place(decode, Options::new()) {
+        match decoders().try_place(decode, Options::new()) {
             Ok(decoding) => decoding.detach(),
             // The system gives no thread.
             Err(rejected) => rejected.into_work()(),

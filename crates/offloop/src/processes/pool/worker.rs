@@ -11,7 +11,7 @@ use super::output::WorkerPipes;
 use super::remote::{Outbound, RemoteCall};
 use crate::core::error::ErrorKind;
 use crate::core::id::JobId;
-use crate::processes::link::{Answer, CAPTURE, CONTEXT, Link, Malformed, SLOTS, STREAM, state};
+use crate::processes::link::{Answer, CAPTURE, CONTEXT, Link, Malformed, SLOTS, STREAM, WHOLE, state};
 use crate::processes::os::process::End;
 use crate::wire::payload::Payload;
 use crate::wire::task::{DecodePace, Encoded};
@@ -276,7 +276,8 @@ impl WorkerRecord {
         let call = &work.call;
         let flags = if capture.is_some() { CAPTURE } else { 0 }
             | if work.items.is_some() { STREAM } else { 0 }
-            | if call.has_context { CONTEXT } else { 0 };
+            | if call.has_context { CONTEXT } else { 0 }
+            | if call.is_whole { WHOLE } else { 0 };
         self.load += expected;
         self.left -= 1;
         let slot = self.next;

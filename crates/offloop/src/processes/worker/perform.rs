@@ -8,9 +8,9 @@ use crate::core::error::ErrorKind;
 use crate::core::header::Header;
 use crate::core::options::Options;
 use crate::core::outcome::Outcome;
-use crate::processes::link::{AnswerTag, CONTEXT, PanicNote, Request};
+use crate::processes::link::{AnswerTag, CONTEXT, PanicNote, Request, WHOLE};
 use crate::wire::payload::{Incoming, Payload};
-use crate::wire::task::{CallContext, Fault, Task, registry};
+use crate::wire::task::{CallContext, Fault, Task, Whole, registry};
 
 type Surround = dyn Fn(&mut dyn FnMut()) + Send + Sync;
 
@@ -61,6 +61,7 @@ fn perform(task: &Task, request: &Request) -> Result<(Payload, bool), Fault> {
         }
     }
     let header = Header::of_request(request.job, options, parent);
+    let _whole = Whole::begin(request.flags & WHOLE != 0);
     let mut outcome = None;
     let caught = header.perform(|| {
         let mut call = || outcome = Some(panic::catch(|| (task.run)(incoming)));

@@ -52,6 +52,11 @@ impl<O: Output> Encoder<O> {
         Ok(())
     }
 
+    /// Appends values that are encoded already.
+    pub(crate) fn append(&mut self, encoded: &[u8]) -> Result<(), Error> {
+        self.put(encoded)
+    }
+
     pub(crate) fn into_output(self) -> O {
         self.out
     }

@@ -20,11 +20,13 @@
 //! Types that have a form for people and one for machines use the former (`Uuid`, `IpAddr`). serde's own buffers, through
 //! which flattened, tagged and untagged types are read, know that form only.
 
+mod check;
 mod decoder;
 mod encoder;
 
 use std::fmt;
 
+pub(crate) use check::check;
 pub(super) use decoder::{Decoder, whole_block};
 pub(super) use encoder::{Encoder, Output};
 

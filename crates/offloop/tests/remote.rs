@@ -1,0 +1,476 @@
+//! `offloop::remote`: what carriers and the far side can rely on, beside the contract that all executors keep.
+
+#![cfg(all(feature = "process", target_os = "linux"))]
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use offloop::remote::{
+    Answer, Carrier, Ender, Instructions, Outbound, Remote, pack_error, perform, tasks, unpack_error,
+};
+use offloop::{
+    Blob, ErrorKind, Handle, JobId, JobState, ProcessPool, Rejected, Retry, Signature, WorkerDied, prepare,
+};
+use serde::{Deserialize, Deserializer, Serialize};
+
+offloop::init_tests!();
+
+const GIVE_UP: Duration = Duration::from_secs(60);
+
+#[track_caller]
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < GIVE_UP, "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[track_caller]
+fn end<T>(mut handle: Handle<T>) -> Result<T, offloop::Error> {
+    handle.wait_timeout(GIVE_UP).expect("the job has no end")
+}
+
+#[track_caller]
+fn error<T: std::fmt::Debug>(handle: Handle<T>) -> ErrorKind {
+    end(handle).expect_err("the job has a result").into_kind()
+}
+
+#[offloop::task(name = "remote:double")]
+fn double(number: u64) -> u64 {
+    2 * number
+}
+
+#[offloop::task(name = "remote:join")]
+fn join(blobs: Vec<Blob>) -> Blob {
+    blobs.iter().flat_map(|blob| blob.iter().copied()).collect::<Vec<u8>>().into()
+}
+
+#[offloop::task(name = "remote:forever")]
+fn forever() -> u64 {
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+#[offloop::task(name = "remote:crash")]
+fn crash() -> u64 {
+    std::process::abort()
+}
+
+#[offloop::task(name = "remote:fails")]
+fn fails() -> u64 {
+    offloop::embed::mark_failed();
+    5
+}
+
+/// Counts how often it is decoded, and takes as long as the test says.
+#[derive(Debug, Serialize)]
+struct Slow(u64);
+
+static DECODED: AtomicUsize = AtomicUsize::new(0);
+static HOLD: AtomicBool = AtomicBool::new(false);
+
+impl<'de> Deserialize<'de> for Slow {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        DECODED.fetch_add(1, Ordering::SeqCst);
+        while HOLD.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        u64::deserialize(deserializer).map(Self)
+    }
+}
+
+#[offloop::task(name = "remote:slow")]
+fn slow(value: Slow) -> Slow {
+    value
+}
+
+/// A carrier that keeps what it is given until the test ends it.
+#[derive(Default, Clone)]
+struct Kept(Arc<KeptState>);
+
+#[derive(Default)]
+struct KeptState {
+    jobs: Mutex<HashMap<JobId, (Outbound, Ender)>>,
+    cancelled: Mutex<Vec<JobId>>,
+}
+
+impl Kept {
+    fn take(&self, id: JobId) -> (Outbound, Ender) {
+        self.0.jobs.lock().unwrap().remove(&id).expect("the carrier has the job")
+    }
+
+    fn cancelled(&self) -> Vec<JobId> {
+        self.0.cancelled.lock().unwrap().clone()
+    }
+}
+
+impl Carrier for Kept {
+    fn carry(&self, outbound: Outbound, ender: Ender) -> Result<(), Rejected<Ender>> {
+        assert_eq!(outbound.id(), ender.id());
+        self.0.jobs.lock().unwrap().insert(outbound.id(), (outbound, ender));
+        Ok(())
+    }
+
+    fn cancel(&self, job: JobId) {
+        self.0.cancelled.lock().unwrap().push(job);
+    }
+}
+
+fn kept() -> (Remote<Kept>, Kept) {
+    let carrier = Kept::default();
+    (Remote::new("kept", carrier.clone()), carrier)
+}
+
+fn answer(number: u64) -> Result<Answer, ErrorKind> {
+    Ok(Answer::new(rmp_serde::to_vec_named(&number).unwrap()))
+}
+
+fn pool() -> ProcessPool {
+    ProcessPool::builder().max_workers(1).build().unwrap()
+}
+
+fn signature_of(name: &str) -> Signature {
+    tasks().into_iter().find(|task| task.name == name).unwrap().signature
+}
+
+fn received(task: &str, arguments: &[u8]) -> Outbound {
+    let arguments = arguments.to_vec();
+    Outbound::received(task, signature_of(task), arguments, Instructions::default()).unwrap()
+}
+
+#[test]
+fn a_call_leaves_with_all_that_its_caller_has_asked_for() {
+    let (remote, carrier) = kept();
+    let captured = offloop::Captured::new(77);
+    let work =
+        prepare(double.with(300)).name("mine").priority(-3).queue_timeout(GIVE_UP).run_timeout(GIVE_UP * 2);
+    let work = work.retry(Retry::times(4).backoff(Duration::from_secs(2))).capture(&captured).carry(*b"ctx");
+    let handle = remote.run(work.request("7f"));
+    let (outbound, ender) = carrier.take(handle.id());
+    let Instructions { name, priority, queue_timeout, run_timeout, retry, capture, carried, request, .. } =
+        outbound.instructions().clone();
+    assert_eq!(
+        (&*name, priority, queue_timeout, run_timeout),
+        ("mine", -3, Some(GIVE_UP), Some(GIVE_UP * 2))
+    );
+    let retry = retry.unwrap();
+    assert_eq!((retry.max_retries(), retry.first_pause()), (4, Duration::from_secs(2)));
+    assert_eq!((capture, carried.as_deref(), request.as_deref()), (Some(77), Some(&b"ctx"[..]), Some("7f")));
+    assert_eq!((outbound.task(), outbound.signature()), ("remote:double", signature_of("remote:double")));
+    // Readable without this crate: MessagePack, one argument after the other.
+    assert_eq!(rmp_serde::from_slice::<u64>(outbound.arguments()).unwrap(), 300);
+    ender.end(answer(600));
+    assert_eq!(end(handle).unwrap(), 600);
+}
+
+#[test]
+fn a_handle_shows_how_far_its_job_is() {
+    let (remote, carrier) = kept();
+    let mut handle = remote.run(double.with(1));
+    let (_, ender) = carrier.take(handle.id());
+    assert_eq!((handle.state(), remote.queued(), remote.running()), (JobState::Waiting, 1, 0));
+    ender.accept();
+    handle.wait_accepted();
+    assert_eq!(handle.state(), JobState::Queued);
+    assert!(ender.start());
+    assert_eq!((handle.state(), remote.queued(), remote.running()), (JobState::Running, 0, 1));
+    assert!(ender.release());
+    assert_eq!(handle.state(), JobState::Queued);
+    assert!(ender.start());
+    ender.end(answer(2));
+    assert_eq!(end(handle).unwrap(), 2);
+    let metrics = remote.metrics();
+    assert_eq!((metrics.outcomes.total(), metrics.retried, metrics.queued + metrics.running), (1, 1, 0));
+    assert_eq!((metrics.queue_wait.count(), metrics.run_time.count()), (2, 1));
+}
+
+#[test]
+fn a_dropped_ender_is_an_error_that_says_so() {
+    let (remote, carrier) = kept();
+    let handle = remote.run(double.with(1));
+    drop(carrier.take(handle.id()));
+    let kind = error(handle);
+    assert!(matches!(&kind, ErrorKind::Unreachable(text) if text.contains("dropped")), "{kind:?}");
+    assert!(carrier.cancelled().is_empty());
+    assert_eq!(remote.metrics().outcomes.total(), 1);
+}
+
+#[test]
+fn an_ender_has_no_effect_after_the_end() {
+    let (remote, carrier) = kept();
+    let handle = remote.run(double.with(1));
+    let id = handle.id();
+    assert!(handle.cancel());
+    assert_eq!(carrier.cancelled(), [id]);
+    let (_, ender) = carrier.take(id);
+    ender.accept();
+    assert!(ender.is_over() && !ender.start() && !ender.release());
+    ender.end(answer(2));
+    assert!(matches!(error(handle), ErrorKind::Cancelled));
+    assert_eq!(carrier.cancelled(), [id], "a carrier is told once");
+    assert_eq!(remote.metrics().outcomes.total(), 1);
+}
+
+#[test]
+fn a_carrier_is_not_told_of_an_end_before_it_has_the_call() {
+    /// Keeps the calls, but gives the job time to pass its limit first.
+    struct Late(Kept);
+
+    impl Carrier for Late {
+        fn carry(&self, outbound: Outbound, ender: Ender) -> Result<(), Rejected<Ender>> {
+            eventually("the job's limit has passed", || ender.is_over());
+            assert!(self.0.cancelled().is_empty());
+            self.0.carry(outbound, ender)
+        }
+
+        fn cancel(&self, job: JobId) {
+            self.0.cancel(job);
+        }
+    }
+
+    let kept = Kept::default();
+    let remote = Remote::new("late", Late(kept.clone()));
+    let handle = remote.run(prepare(double.with(1)).queue_timeout(Duration::from_millis(5)));
+    assert_eq!(kept.cancelled(), [handle.id()]);
+    assert!(matches!(error(handle), ErrorKind::QueueTimeout(_)));
+    assert_eq!((remote.queued(), remote.metrics().outcomes.total()), (0, 1));
+}
+
+#[test]
+fn what_a_carrier_refuses_comes_back() {
+    struct Full;
+
+    impl Carrier for Full {
+        fn carry(&self, outbound: Outbound, ender: Ender) -> Result<(), Rejected<Ender>> {
+            assert!(outbound.instructions().never_wait || outbound.arguments() == [7]);
+            Err(Rejected::new(ender, ErrorKind::QueueFull { capacity: 3 }))
+        }
+
+        fn cancel(&self, _: JobId) {
+            panic!("the carrier has nothing");
+        }
+    }
+
+    let remote = Remote::new("full", Full);
+    assert!(matches!(error(remote.run(double.with(7))), ErrorKind::QueueFull { capacity: 3 }));
+    let rejected = remote.try_run(double.with(21)).unwrap_err();
+    assert!(matches!(rejected.kind(), ErrorKind::QueueFull { capacity: 3 }));
+    assert_eq!(offloop::run(rejected.into_work()).wait().unwrap(), 42);
+    assert_eq!((remote.queued(), remote.metrics().outcomes.total()), (0, 2));
+}
+
+#[test]
+fn a_slow_deserialize_holds_up_neither_the_carrier_nor_the_far_side() {
+    let (remote, carrier) = kept();
+    let handle = remote.run(slow.with(Slow(9)));
+    let (outbound, ender) = carrier.take(handle.id());
+    let before = DECODED.load(Ordering::SeqCst);
+    let performed = perform(&pool(), outbound).unwrap().wait();
+    assert_eq!(DECODED.load(Ordering::SeqCst), before, "the far side decodes nothing");
+    HOLD.store(true, Ordering::SeqCst);
+    ender.end(performed.result);
+    eventually("another thread decodes it", || DECODED.load(Ordering::SeqCst) > before);
+    assert_ne!(handle.state(), JobState::Ended, "its carrier goes on, and the job has not ended");
+    HOLD.store(false, Ordering::SeqCst);
+    assert_eq!(end(handle).unwrap().0, 9);
+}
+
+#[test]
+fn blobs_travel_within_the_bytes() {
+    let (remote, carrier) = kept();
+    let large: Vec<u8> = (0..200_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+    let blobs = vec![Blob::from(large.clone()), Blob::from(vec![1, 2, 3]), Blob::from(large.clone())];
+    let handle = remote.run(join.with(blobs));
+    let (outbound, ender) = carrier.take(handle.id());
+    let arguments = outbound.into_arguments();
+    assert!(arguments.len() > 400_000);
+    let performed = perform(&pool(), received("remote:join", &arguments)).unwrap().wait();
+    ender.end(performed.result);
+    let joined = end(handle).unwrap();
+    assert_eq!(*joined, [&large[..], &[1, 2, 3], &large[..]].concat());
+}
+
+#[test]
+fn a_job_that_declares_itself_failed_counts_as_failed_on_the_near_side() {
+    let (remote, carrier) = kept();
+    let handle = remote.run(fails.with());
+    let (outbound, ender) = carrier.take(handle.id());
+    let answer = perform(&pool(), outbound).unwrap().wait().result.unwrap();
+    assert!(answer.has_failed);
+    ender.end(Ok(answer));
+    assert_eq!(end(handle).unwrap(), 5);
+    assert_eq!(remote.metrics().outcomes[offloop::metrics::Outcome::Failed], 1);
+}
+
+#[test]
+fn a_call_of_an_unknown_task_or_of_another_signature_does_not_run() {
+    let pool = pool();
+    let refused = |task: &str, signature| {
+        let outbound = Outbound::received(task, signature, vec![1], Instructions::default()).unwrap();
+        match perform(&pool, outbound).unwrap_err() {
+            ErrorKind::NoSuchTask { task: named, wanted, offered, .. } => {
+                assert_eq!((&*named, wanted), (task, signature));
+                offered
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(refused("remote:none", Signature::from_u64(1)), []);
+    let own = signature_of("remote:double");
+    assert_eq!(refused("remote:double", Signature::from_u64(own.as_u64() ^ 1)), [own]);
+    assert_eq!(pool.metrics().outcomes.total(), 0);
+}
+
+#[test]
+fn hostile_parts_are_errors() {
+    let signature = signature_of("remote:double");
+    let make = |task: &str, arguments: Vec<u8>, instructions| {
+        Outbound::received(task, signature, arguments, instructions)
+            .map(drop)
+            .map_err(|error| error.to_string())
+    };
+    let plain = Instructions::default;
+    assert_eq!(make("remote:double", vec![1], plain()), Ok(()));
+    for arguments in [
+        vec![0xc1],                               // no marker
+        vec![0xdd, 0xff, 0xff, 0xff, 0xff, 1],    // a list that is longer than what has come
+        vec![0xdf, 0xff, 0xff, 0xff, 0xff],       // a table, too
+        vec![0xc6, 0xff, 0xff, 0xff, 0xff, 1, 2], // bytes, too
+        vec![0xcf, 1, 2],                         // half a number
+        vec![0xd6, 2, 0, 0, 0, 0],                // a part that has not come along
+        vec![0xd4, 1, 0],                         // a `Some` of nothing
+        vec![0x91; 100_000],                      // 100,000 levels
+        [vec![0x91; 129], vec![1]].concat(),      // one level too many
+    ] {
+        let error = make("remote:double", arguments.clone(), plain()).unwrap_err();
+        assert!(error.contains("the arguments"), "{error} {arguments:?}");
+    }
+    assert_eq!(make("remote:double", [vec![0x91; 128], vec![1]].concat(), plain()), Ok(()));
+    assert!(make(&"x".repeat(2000), vec![1], plain()).unwrap_err().contains("the task's name"));
+    let with = |change: &dyn Fn(&mut Instructions)| {
+        let mut instructions = plain();
+        change(&mut instructions);
+        make("remote:double", vec![1], instructions).unwrap_err()
+    };
+    assert!(with(&|it| it.name = "x".repeat(5000)).contains("the job's name"));
+    assert!(with(&|it| it.request = Some("x".repeat(5000))).contains("request"));
+    assert!(with(&|it| it.carried = Some(vec![0; 70_000].into())).contains("carries"));
+    assert!(with(&|it| it.capture = Some(usize::MAX)).contains("captured"));
+    assert!(with(&|it| it.stream = Some(usize::MAX)).contains("stream"));
+}
+
+/// Wrong bytes end the job, in the worker; the pool and what performs the call go on.
+#[test]
+fn arguments_of_another_type_are_the_error_of_their_job() {
+    let pool = pool();
+    for arguments in [&b"\xa3abc"[..], b"", b"\x01\x02", b"\xc0"] {
+        let result = perform(&pool, received("remote:double", arguments)).unwrap().wait().result;
+        assert!(
+            matches!(&result, Err(ErrorKind::Decode(text)) if text.contains("remote:double")),
+            "{result:?}"
+        );
+    }
+    assert_eq!(perform(&pool, received("remote:double", &[4])).unwrap().wait().result.unwrap().bytes, [8]);
+}
+
+#[test]
+fn arguments_above_the_pools_limit_are_refused() {
+    let pool = ProcessPool::builder().max_workers(1).max_payload(1000).build().unwrap();
+    let arguments = [&[0xc5, 0x07, 0xd0][..], &[0; 2000]].concat();
+    let refused = perform(&pool, received("remote:join", &[&[0x91][..], &arguments].concat())).unwrap_err();
+    assert!(matches!(&refused, ErrorKind::Encode(text) if text.contains("max_payload")), "{refused:?}");
+}
+
+#[test]
+fn wrong_results_are_errors_of_the_near_side() {
+    let (remote, carrier) = kept();
+    for bytes in [vec![0xc1], vec![0xa1, b'x'], vec![1, 2], vec![0x91; 1000]] {
+        let handle = remote.run(double.with(1));
+        carrier.take(handle.id()).1.end(Ok(Answer::new(bytes)));
+        assert!(matches!(error(handle), ErrorKind::Decode(_)));
+    }
+}
+
+#[test]
+fn a_performance_that_is_cancelled_or_dropped_kills_its_job() {
+    let pool = pool();
+    for is_dropped in [false, true] {
+        let performance = perform(&pool, received(forever.with().task_name(), &[])).unwrap();
+        eventually("it runs", || performance.state() == JobState::Running);
+        let before = pool.metrics().restarts.job_ended;
+        if is_dropped {
+            drop(performance);
+        } else {
+            let canceller = performance.canceller();
+            let waits = std::thread::spawn(|| performance.wait().result);
+            assert!(canceller.cancel());
+            assert!(matches!(waits.join().unwrap(), Err(ErrorKind::Cancelled)));
+            assert!(!canceller.cancel());
+        }
+        eventually("its worker was killed", || pool.metrics().restarts.job_ended > before);
+    }
+}
+
+#[test]
+fn a_performance_is_a_future_as_well() {
+    let pool = pool();
+    let result = futures_lite::future::block_on(async {
+        let mut performance = perform(&pool, received("remote:double", &[21])).unwrap();
+        assert_eq!(performance.next_item().await, None);
+        performance.finish().await.result
+    });
+    assert_eq!(result.unwrap().bytes, [42]);
+}
+
+#[test]
+fn an_error_travels_as_it_is() {
+    let died = match perform(&pool(), received(crash.with().task_name(), &[])).unwrap().wait().result {
+        Err(ErrorKind::WorkerDied(died)) => died,
+        other => panic!("{other:?}"),
+    };
+    let WorkerDied { workers_lost, .. } = died.clone();
+    assert_eq!(workers_lost, 1);
+    let limit = Duration::from_millis(1500);
+    for kind in [
+        ErrorKind::WorkerDied(died),
+        ErrorKind::Cancelled,
+        ErrorKind::QueueTimeout(limit),
+        ErrorKind::RunTimeout(limit),
+        ErrorKind::LoadTimeout(limit),
+        ErrorKind::QueueFull { capacity: 5 },
+        ErrorKind::Shed,
+        ErrorKind::Broken("why".into()),
+        ErrorKind::Closed,
+        ErrorKind::Forked,
+        ErrorKind::Rejected("why".into()),
+        ErrorKind::WorkerStart("why".into()),
+        ErrorKind::WorkerState("why".into()),
+        ErrorKind::Encode("why".into()),
+        ErrorKind::Decode("why".into()),
+        ErrorKind::Lost { worker: "w1".into(), host: "h1".into(), attempt: 2, silent_for: limit },
+        ErrorKind::NoSuchTask {
+            task: "t".into(),
+            wanted: Signature::from_u64(1),
+            offered: vec![Signature::from_u64(2)],
+            workers: vec!["w1".into()],
+        },
+        ErrorKind::Unreachable("why".into()),
+        ErrorKind::NotTrusted("why".into()),
+        error(offloop::run(|| -> u8 { panic!("so it goes") })),
+    ] {
+        let packed = pack_error(&kind);
+        let unpacked = unpack_error(&packed).unwrap();
+        assert_eq!((unpacked.to_string(), format!("{unpacked:?}")), (kind.to_string(), format!("{kind:?}")));
+    }
+    // Any reader of MessagePack can tell the reasons apart.
+    let packed = pack_error(&ErrorKind::QueueFull { capacity: 5 });
+    let read: HashMap<String, serde_json::Value> = rmp_serde::from_slice(&packed).unwrap();
+    assert_eq!((&read["kind"], &read["capacity"]), (&"queue_full".into(), &5.into()));
+    for wrong in [&b""[..], b"\xc1", b"\x81\xa4kind\xa6future", b"\x80"] {
+        assert!(unpack_error(wrong).is_err());
+    }
+}
