@@ -24,7 +24,7 @@ from typing import Any
 from ._engines.executor import EngineExecutor
 from ._engines.job import EngineJob
 from ._engines.parcels import CallParcel, Reply, load, raised
-from ._errors import CancelledError, QueueTimeout, RunTimeout
+from ._errors import CancelledError, PoolClosed, QueueTimeout, RunTimeout
 from ._process_errors import WorkerDied
 from ._requests import request_id
 
@@ -89,6 +89,8 @@ class RayExecutor(EngineExecutor):
         self._copy = copy
         self._driver: str = _driver_id()
         """This program's id within Ray. It has another one after a new `ray.init()`."""
+        self._is_cut_off = False
+        """Whether Ray has lost the node of this program. Set by `_look`."""
         self._task: Any = ray.remote(perform)
         self._options = {**options, "num_returns": "streaming", "max_retries": 0}
 
@@ -100,6 +102,9 @@ class RayExecutor(EngineExecutor):
         try:
             for left in reversed(range(call.terms.starts)):
                 if job.state == "ended":
+                    return
+                if (reason := self._lost()) is not None:
+                    job.fail(PoolClosed(reason))
                     return
                 try:
                     async for reply in self._items(job, call, timers):
@@ -138,7 +143,17 @@ class RayExecutor(EngineExecutor):
         if (task := job.handle) is not None and self._lost() is None:
             ray.cancel(task, force=True)
 
+    def _look(self) -> None:
+        # Ray reports nothing to a program whose own node is lost. Without a connection it would start a cluster to be asked.
+        if not ray.is_initialized():
+            return
+        node = ray.get_runtime_context().get_node_id()
+        if any(found["NodeID"] == node and not found["Alive"] for found in ray.nodes()):
+            self._is_cut_off = True
+
     def _lost(self) -> str | None:
+        if self._is_cut_off:
+            return "Ray's process on this machine is gone: call ray.shutdown() and ray.init(), and make another executor"
         if not ray.is_initialized() or _driver_id() != self._driver:
             return "Ray was shut down in this program"
         return None

@@ -47,9 +47,17 @@ def kill_dask_worker_of(client: Any, pid: int) -> None:
     os.kill(worker, signal.SIGKILL)
 
 
+def wait_for_workers(client: Any) -> None:
+    """Waits until both Dask workers are there, and would be started again: a nanny does that only when it has seen the
+    start itself, which may be after the scheduler."""
+    client.wait_for_workers(2, timeout=LIMIT)
+    nannies = client.cluster.workers.values()
+    until(lambda: all(nanny.status.name == "running" for nanny in nannies), "a running nanny")
+
+
 @pytest.fixture
 def new(dask_client: Any) -> Callable[..., DaskExecutor]:
-    dask_client.wait_for_workers(2)
+    wait_for_workers(dask_client)
     return partial(DaskExecutor, dask_client)
 
 
@@ -63,7 +71,7 @@ def test_a_killed_dask_worker_ends_its_call_after_one_run(
         future.result(LIMIT)
     until_gone(trace.pids()[0])
     # Dask's own tasks would run again by now.
-    dask_client.wait_for_workers(2)
+    wait_for_workers(dask_client)
     assert pool.submit(jobs.add, 1).result(LIMIT) == 1
     assert len(trace.pids()) == 1
 
@@ -210,7 +218,7 @@ Interrupt = Callable[[subprocess.Popen[str]], None]
 def test_an_interrupted_program_leaves_no_call_behind(
     dask_client: Any, trace: Trace, interrupt: Interrupt
 ) -> None:
-    dask_client.wait_for_workers(2)
+    wait_for_workers(dask_client)
     command = [*program("client.py"), "dask", dask_client.scheduler.address, trace.path]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         until(lambda: len(trace.pids()) == 2, "the begin")

@@ -1,8 +1,8 @@
 //! The Python interpreters of this machine, and virtual environments with the package installed.
 //!
 //! The environments are below the target directory: `python/<version>` for the tests, `python/peers` for the benches,
-//! `python/engines` for the tests on Dask and Ray,
-//! `python/dist` for the tools that package and check, and `releases/python-<version>` to try what is published.
+//! `python/engines` for the tests on Dask and Ray, `python/nats` for the cluster's server, `python/dist` for the tools
+//! that package and check, and `releases/python-<version>` to try what is published.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -135,6 +135,13 @@ impl Interpreter {
         Environment { interpreter: self, directory, requirements: vec!["python/requirements-dist.txt"] }
     }
 
+    /// Returns the environment with the NATS server of the cluster's tests.
+    pub(crate) fn for_nats(self) -> Environment {
+        let directory = directory().join("nats");
+        let requirements = vec!["crates/offloop-cluster/tests/requirements.txt"];
+        Environment { interpreter: self, directory, requirements }
+    }
+
     /// Returns an empty environment, to install what is published in.
     pub(crate) fn for_trial(self) -> Environment {
         let directory = host::target_dir().join("releases").join(format!("python-{}", self.version));
@@ -220,6 +227,11 @@ impl Environment {
     /// Returns the path of the environment's interpreter.
     pub(crate) fn program(&self) -> String {
         self.directory.join("bin/python").display().to_string()
+    }
+
+    /// Returns the path of a program that the environment's packages have installed.
+    pub(crate) fn program_beside(&self, name: &str) -> String {
+        self.directory.join("bin").join(name).display().to_string()
     }
 
     /// Returns the interpreter's name and version.

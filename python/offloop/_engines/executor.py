@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import itertools
 import sys
 import threading
 import time
@@ -28,6 +30,9 @@ from .parcels import CallParcel, Terms, call_packed
 
 CHECK_EVERY = 0.25
 """The seconds between two looks at whether the engine is still there, while jobs are under way."""
+
+CHECKS_BETWEEN_LOOKS = 12
+"""The number of such looks between two at which the engine itself is asked."""
 
 CHECKS_WHEN_IDLE = 40
 """The number of such looks without a job after which the thread that looks ends."""
@@ -84,6 +89,9 @@ class EngineExecutor(Pool):
     def _lost(self) -> str | None:
         """Returns why the engine can report no more ends; None if it can. Does not block."""
         raise NotImplementedError
+
+    def _look(self) -> None:
+        """Asks the engine itself whether it is there, so that `_lost` knows. May block, for a minute or so."""
 
     # Submitting.
 
@@ -186,7 +194,7 @@ class EngineExecutor(Pool):
     def _watch(self) -> None:
         """Ends all jobs if the engine is gone. Runs on a thread of its own, while there are jobs and a little longer."""
         idle = 0
-        while True:
+        for check in itertools.count(1):
             time.sleep(CHECK_EVERY)
             with self._lock:
                 jobs = list(self._jobs)
@@ -194,6 +202,10 @@ class EngineExecutor(Pool):
                 if idle > CHECKS_WHEN_IDLE:
                     self._watches = False
                     return
+            if jobs and check % CHECKS_BETWEEN_LOOKS == 0:
+                # If the engine cannot be asked, `_lost` knows why, or the next look does.
+                with contextlib.suppress(Exception):
+                    self._look()
             reason = self._lost() if jobs else None
             if reason is not None:
                 for job in jobs:

@@ -47,6 +47,7 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "real-systems", plan: real_systems },
         Step { name: "engines", plan: engines },
         Step { name: "mercuriy", plan: mercuriy },
+        Step { name: "cluster", plan: cluster },
         Step { name: "page", plan: page::check },
         Step { name: "browser", plan: browser },
         // The newest version stands for both of Debian's. `cargo xtask conformance` runs all.
@@ -293,6 +294,21 @@ fn mercuriy() -> Plan {
                    examples/mercuriy/tests";
     lines.push(beside_servers(&environment.python(options)));
     lines.push(environment.python("-m pytest --numprocesses=4 -c docs/workshop/pytest.ini docs/workshop"));
+    Plan::Run(lines)
+}
+
+/// Runs the tests of the cluster on a real NATS server, then the models that have many states, optimised. The server is
+/// installed in a virtual environment of its own. The step `tests` runs what needs neither.
+fn cluster() -> Plan {
+    let environment = match Interpreter::preferred() {
+        Ok(interpreter) => interpreter.for_nats(),
+        Err(reason) => return Plan::Skip(reason),
+    };
+    let mut lines = environment.commands_without_the_package();
+    let server = format!("OFFLOOP_NATS_SERVER={}", environment.program_beside("nats-server"));
+    let with_server = CommandLine::new(["env", server.as_str(), "cargo"]);
+    lines.push(with_server.and("test -p offloop-cluster --tests".split(' ')));
+    lines.push(cargo("test -p offloop-cluster --lib --release -- --include-ignored model"));
     Plan::Run(lines)
 }
 
