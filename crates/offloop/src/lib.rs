@@ -158,6 +158,10 @@ pub mod metrics;
 pub mod observe;
 #[cfg(feature = "process")]
 mod processes;
+#[cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, reason = "some of it is for the far side, which needs a process pool")
+)]
 #[cfg(feature = "process")]
 pub mod remote;
 mod threads;

@@ -125,8 +125,8 @@ fn kept() -> (Remote<Kept>, Kept) {
     (Remote::new("kept", carrier.clone()), carrier)
 }
 
-fn answer(number: u64) -> Result<Answer, ErrorKind> {
-    Ok(Answer::new(rmp_serde::to_vec_named(&number).unwrap()))
+fn answer(number: u64) -> Answer {
+    Answer::new(rmp_serde::to_vec_named(&number).unwrap())
 }
 
 fn pool() -> ProcessPool {
@@ -163,7 +163,7 @@ fn a_call_leaves_with_all_that_its_caller_has_asked_for() {
     assert_eq!((outbound.task(), outbound.signature()), ("remote:double", signature_of("remote:double")));
     // Readable without this crate: MessagePack, one argument after the other.
     assert_eq!(rmp_serde::from_slice::<u64>(outbound.arguments()).unwrap(), 300);
-    ender.end(answer(600));
+    ender.end(Ok(answer(600)));
     assert_eq!(end(handle).unwrap(), 600);
 }
 
@@ -181,7 +181,7 @@ fn a_handle_shows_how_far_its_job_is() {
     assert!(ender.release());
     assert_eq!(handle.state(), JobState::Queued);
     assert!(ender.start());
-    ender.end(answer(2));
+    ender.end(Ok(answer(2)));
     assert_eq!(end(handle).unwrap(), 2);
     let metrics = remote.metrics();
     assert_eq!((metrics.outcomes.total(), metrics.retried, metrics.queued + metrics.running), (1, 1, 0));
@@ -209,7 +209,7 @@ fn an_ender_has_no_effect_after_the_end() {
     let (_, ender) = carrier.take(id);
     ender.accept();
     assert!(ender.is_over() && !ender.start() && !ender.release());
-    ender.end(answer(2));
+    ender.end(Ok(answer(2)));
     assert!(matches!(error(handle), ErrorKind::Cancelled));
     assert_eq!(carrier.cancelled(), [id], "a carrier is told once");
     assert_eq!(remote.metrics().outcomes.total(), 1);
@@ -466,7 +466,7 @@ fn in_a_forked_child_the_executor_accepts_nothing_and_jobs_are_the_parents() {
         drop(remote.clone());
         assert!(carrier.cancelled().is_empty());
     });
-    ender.take().unwrap().end(answer(2));
+    ender.take().unwrap().end(Ok(answer(2)));
     assert_eq!(end(handle.take().unwrap()).unwrap(), 2);
 }
 

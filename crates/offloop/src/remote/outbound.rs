@@ -146,7 +146,6 @@ impl Outbound {
         &self.arguments
     }
 
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has process pools"))]
     pub(super) fn into_parts(self) -> (String, Signature, Vec<u8>, Instructions) {
         (self.task, self.signature, self.arguments, self.instructions)
     }
