@@ -12,7 +12,7 @@ use crate::plan::{self, Failure, Plan};
 
 #[derive(Args)]
 pub(crate) struct TestArguments {
-    /// Run only this step.
+    /// Run only this step, which may be one of those that are run on request.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Print the names of the steps and run none.
@@ -35,9 +35,13 @@ pub(crate) fn run(arguments: &TestArguments) -> ExitCode {
         for step in steps {
             println!("{}", step.name);
         }
+        for step in steps::on_request() {
+            println!("{} (on request)", step.name);
+        }
         return ExitCode::SUCCESS;
     }
     if let Some(only) = &arguments.only {
+        steps.extend(steps::on_request());
         steps.retain(|step| step.name == only);
         if steps.is_empty() {
             eprintln!("there is no step `{only}`; `cargo xtask test --list` prints the names");

@@ -302,8 +302,17 @@ fn mercuriy() -> Plan {
     Plan::Run(lines)
 }
 
-/// Runs the tests of the cluster on a real NATS server, then the models that have many states, optimised. The server is
-/// installed in a virtual environment of its own. The step `tests` runs what needs neither.
+/// Returns the steps that take too long for each change. They are run by their names, before a release.
+pub(super) fn on_request() -> Vec<Step> {
+    // Optimised, and with more states than the step `tests` looks at.
+    vec![Step {
+        name: "cluster-models",
+        plan: || cargo("test -p offloop-cluster --lib --release -- --include-ignored model").into(),
+    }]
+}
+
+/// Runs the tests of the cluster on a real NATS server, which is installed in a virtual environment of its own. The step
+/// `tests` runs what needs none.
 fn cluster() -> Plan {
     let environment = match Interpreter::preferred() {
         Ok(interpreter) => interpreter.for_nats(),
@@ -311,9 +320,8 @@ fn cluster() -> Plan {
     };
     let mut lines = environment.commands_without_the_package();
     let server = format!("OFFLOOP_NATS_SERVER={}", environment.program_beside("nats-server"));
-    let with_server = CommandLine::new(["env", server.as_str(), "cargo"]);
-    lines.push(with_server.and("test -p offloop-cluster --tests".split(' ')));
-    lines.push(cargo("test -p offloop-cluster --lib --release -- --include-ignored model"));
+    let tests = workspace("test --workspace --all-features --test embedded");
+    lines.push(tests.after(&CommandLine::new(["env", server.as_str()])));
     Plan::Run(lines)
 }
 

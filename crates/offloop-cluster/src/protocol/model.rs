@@ -838,7 +838,7 @@ fn check_breaks(scene: Scene, promise: &str) {
     assert_eq!(broken, Some(promise), "{}", steps(path));
 }
 
-// Those that are ignored look at many more states: `cargo xtask test --only cluster` runs them, optimised.
+// Those that are ignored look at many more states: `cargo xtask test --only cluster-models` runs them, optimised.
 
 #[test]
 fn a_job_ends_once_when_a_worker_dies() {
