@@ -18,8 +18,8 @@ pub(in crate::processes) struct SlotHeader {
     pub(in crate::processes) job: u64,
     /// In an offer: the index of the task. In an answer: its [`AnswerTag`].
     pub(in crate::processes) tag: u32,
-    /// In an offer: [`CAPTURE`], [`STREAM`], [`CONTEXT`] and [`WHOLE`]. In an answer: one bit for each part of the offer that the
-    /// worker still uses.
+    /// In an offer: [`CAPTURE`], [`STREAM`], [`CONTEXT`] and [`WHOLE`]. In an answer: one bit for each part of the offer
+    /// that the worker still uses.
     pub(in crate::processes) flags: u32,
     /// In an answer: when the job began, by the monotonic clock, in nanoseconds.
     pub(in crate::processes) began: u64,
