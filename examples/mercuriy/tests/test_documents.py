@@ -235,8 +235,7 @@ def test_health_answers_while_documents_are_walked(service: Service) -> None:
             answered += 1
         # One may have been answered after the first walk.
         assert answered > 1
-        # On a crowded machine a walk may take longer than it may.
-        assert {walk.result().status_code for walk in walks} <= {200, 504}
+        assert {walk.result().status_code for walk in walks} == {200}
 
 
 def test_a_walk_that_takes_too_long_is_ended(service: Service) -> None:
