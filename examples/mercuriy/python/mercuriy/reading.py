@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
@@ -64,6 +65,8 @@ def bad_arguments(message: str) -> Failure:
     return Failure(422, "bad_arguments", message)
 
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
 _NAMES: dict[type, str] = {str: "text", list: "list"}
 
 
@@ -79,8 +82,9 @@ def _parse(body: bytes) -> Any:
         ) from None
     try:
         value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
-        # Half of a surrogate pair is no character, and no system takes it.
-        json.dumps(value, ensure_ascii=False).encode()
+        # Half of a surrogate pair is no character, and no system takes it. UTF-8 has none, so only an escape makes one.
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
         return value
     except UnicodeEncodeError:
         raise Failure(400, "not_json", "a text in the body has half of a surrogate pair") from None
