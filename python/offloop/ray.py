@@ -90,7 +90,7 @@ class RayExecutor(EngineExecutor):
         self._driver: str = _driver_id()
         """This program's id within Ray. It has another one after a new `ray.init()`."""
         self._is_cut_off = False
-        """Whether Ray has lost the node of this program. Set by `_look`."""
+        """True if Ray has lost the node of this program. Set by `_look`."""
         self._task: Any = ray.remote(perform)
         self._options = {**options, "num_returns": "streaming", "max_retries": 0}
 

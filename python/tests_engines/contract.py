@@ -1,4 +1,4 @@
-"""What holds on each engine: the contract of `concurrent.futures`, and what offloop's pools promise beyond it.
+"""The promises that hold on each engine: the contract of `concurrent.futures`, and what offloop's pools add to it.
 
 The checks follow those that CPython has for its own executors, as far as they mean something when an engine runs the calls.
 The files of the engines import them, so that each engine has a process of pytest-xdist for itself.

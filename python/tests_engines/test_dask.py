@@ -1,4 +1,4 @@
-"""What holds on Dask alone, above all when parts of a cluster are taken away."""
+"""The promises that hold on Dask alone, above all when parts of a cluster are taken away."""
 
 from __future__ import annotations
 

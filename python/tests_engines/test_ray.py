@@ -1,4 +1,4 @@
-"""What holds on Ray alone."""
+"""The promises that hold on Ray alone."""
 
 from __future__ import annotations
 

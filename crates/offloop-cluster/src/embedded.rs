@@ -48,7 +48,7 @@ pub enum StartError {
     Unfit {
         /// The path of the program.
         program: String,
-        /// What it says that it is.
+        /// Its answer to `--version`.
         found: String,
     },
     /// The server has ended, or was not ready in time.
@@ -56,7 +56,7 @@ pub enum StartError {
     NotReady {
         /// The path of the program.
         program: String,
-        /// What happened.
+        /// The reason.
         reason: String,
         /// The end of what it has printed.
         log: String,
@@ -64,7 +64,7 @@ pub enum StartError {
     /// The system has refused something.
     #[error("the NATS server cannot be started: {action} failed: {error}")]
     System {
-        /// What was refused.
+        /// The refusal.
         action: String,
         /// The reason.
         error: io::Error,
@@ -142,7 +142,7 @@ pub struct Embedded {
     address: SocketAddr,
 }
 
-/// What the thread that reads the server's log reports.
+/// A report of the thread that reads the server's log.
 #[derive(Debug)]
 enum Event {
     Started(io::Result<Child>),

@@ -1,1 +1,1 @@
-"""What the executors on engines of others, Dask and Ray, share: calls as they travel, their jobs, and the executor's base."""
+"""The parts that the executors on Dask and on Ray share: calls as they travel, their jobs, the executor's base."""

@@ -62,7 +62,7 @@ class EngineExecutor(Pool):
     _engine = ""
     """The engine's name, for messages."""
     _has_priorities = True
-    """Whether the engine runs calls with a higher priority first."""
+    """True if the engine runs calls with a higher priority first."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, exit_timeout: float | None) -> None:
         self._loop = loop
@@ -73,7 +73,7 @@ class EngineExecutor(Pool):
         self._jobs: dict[EngineJob, None] = {}
         """The jobs that have not ended, in their order."""
         self._watches = False
-        """Whether a thread looks whether the engine is still there."""
+        """True while a thread looks for the engine's loss."""
         _executors.add(self)
 
     # What a subclass does.

@@ -35,7 +35,7 @@ class EngineJob:
     """A job: queued, running, ended. Whoever ends it first, the engine, a limit, or a cancel, ends it alone."""
 
     handle: Any = None
-    """What the engine knows the call by. Set by the executor when it hands the call over."""
+    """The engine's name for the call. Set by the executor when it hands the call over."""
 
     def __init__(
         self,

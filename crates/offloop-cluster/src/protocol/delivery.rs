@@ -6,7 +6,7 @@ use super::{Revision, Settings, Stored, Written};
 use crate::Ulid;
 use crate::records::{End, Job, Outcome, State, pause_after};
 
-/// What a delivery has to know about its job and its message.
+/// The terms of a job, and the facts about its message, on which a delivery decides.
 #[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Terms {
@@ -14,13 +14,13 @@ pub struct Terms {
     pub retry: u32,
     /// The pause before the second start. The pause before the third is twice as long, and so on.
     pub backoff: Duration,
-    /// Whether the task's own failure leads to another start.
+    /// True if the task's own failure leads to another start.
     pub on_failure: bool,
-    /// Whether two starts may never overlap.
+    /// True if two starts may never overlap.
     pub exclusive: bool,
-    /// Whether this worker has the task, with the submitter's types.
+    /// True if this worker has the task, with the submitter's types.
     pub has_task: bool,
-    /// Whether the longest wait for the start has passed, by the server's clock.
+    /// True if the longest wait for the start has passed, by the server's clock.
     pub is_late: bool,
     /// The age of the message by the server's clock.
     pub age: Duration,
@@ -54,21 +54,21 @@ pub struct Delivery {
     process: Process,
     stop: Option<Stop>,
     request: Option<Request>,
-    /// Whether the timer for another attempt at a request runs.
+    /// True if the timer for another attempt at a request runs.
     pausing: bool,
-    /// Whether the claim is to be written anew.
+    /// True if the claim is to be written anew.
     renewing: bool,
-    /// Whether one of the worker's slots is kept for the job.
+    /// True if one of the worker's slots is kept for the job.
     has_slot: bool,
     wants_slot: bool,
     watch: Option<Watch>,
-    /// Whether a copy lies with the dead letters.
+    /// True if a copy lies with the dead letters.
     is_buried: bool,
     is_draining: bool,
     is_over: bool,
 }
 
-/// What is known about the stored state.
+/// The stored state, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Known {
     /// It has to be read.
@@ -109,7 +109,7 @@ struct Watch {
     finding: Finding,
 }
 
-/// What a watch has found about the other worker.
+/// A watch's finding about the other worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Finding {
     Nothing,
@@ -136,7 +136,7 @@ pub enum Timer {
     Fence,
 }
 
-/// How a job's process ended.
+/// The end of a job's process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// The task returned. This is its result.
@@ -177,7 +177,7 @@ pub enum Event {
     Fired(Timer),
 }
 
-/// What the driver of a delivery has to do.
+/// An action for the driver of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Action {
     /// A request: reads the stored state.
@@ -200,7 +200,7 @@ pub enum Action {
     },
     /// Kills the job's process: after the usual grace, or at once.
     Kill {
-        /// Whether there is no time for it to end by itself.
+        /// True if there is no time for it to end by itself.
         at_once: bool,
     },
     /// Gives the slot back that was kept for the job.

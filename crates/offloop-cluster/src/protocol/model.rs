@@ -25,7 +25,7 @@ use crate::records::{Outcome, State};
 const CLIENT: Ulid = Ulid::from_bits(100);
 const OTHER_CLIENT: Ulid = Ulid::from_bits(101);
 
-/// What may happen in a model, and how often.
+/// The events that may happen in a model, and how often.
 #[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 #[derive(Clone, Debug)]
 struct Scene {
@@ -38,13 +38,13 @@ struct Scene {
     cancels: bool,
     drains: bool,
     keyed: bool,
-    /// Whether the submitter takes announcements and looks again, before all is quiet.
+    /// True if the submitter takes announcements and looks again, before all is quiet.
     watches: bool,
-    /// Whether the server drops a second copy of the message.
+    /// True if the server drops a second copy of the message.
     dedupes: bool,
     capacity: u8,
     workers: u8,
-    /// Whether the server compares the revision before it stores a state.
+    /// True if the server compares the revision before it stores a state.
     compares: bool,
     /// The lease as the worker believes it to be that takes a job over.
     taker_lease: u64,
@@ -162,7 +162,7 @@ enum Call {
     Bury,
 }
 
-/// What the network does to a request.
+/// The network's effect on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Network {
     Carries,

@@ -14,26 +14,26 @@ const LONGEST_PAUSE: u8 = 5;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Submission {
     me: Ulid,
-    /// Whether the job's id is the hash of a key, so that others may submit the same job.
+    /// True if the job's id is the hash of a key, so that others may submit the same job.
     keyed: bool,
-    /// Whether this submission decides about the job. With a key, that is the first one only.
+    /// True if this submission decides about the job. With a key, that is the first one only.
     owns: bool,
-    /// Whether a full queue ends the job instead of making it wait.
+    /// True if a full queue ends the job instead of making it wait.
     refuses_wait: bool,
     /// The last known state; `None` if there is none in the store, or nothing is known yet.
     known: Option<Stored>,
-    /// Whether the store has to be read before anything is decided.
+    /// True if the store has to be read before anything is decided.
     stale: bool,
     message: Message,
-    /// Whether an attempt to publish had no answer, so that the message may be in the queue.
+    /// True if an attempt to publish had no answer, so that the message may be in the queue.
     doubtful: bool,
     /// The number of attempts to publish that failed, up to [`LONGEST_PAUSE`].
     failures: u8,
     stop: Option<Stop>,
     request: Option<Request>,
-    /// Whether the timer for another attempt at a request runs.
+    /// True if the timer for another attempt at a request runs.
     pausing: bool,
-    /// Whether a claimant is being asked to cancel, again and again.
+    /// True if a claimant is being asked to cancel, again and again.
     asking: bool,
     stage: Stage,
 }
@@ -63,7 +63,7 @@ enum Request {
     Delete,
 }
 
-/// How far the job is for its submitter.
+/// The stage of the job, as its submitter sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Stage {
     Waiting,
@@ -118,7 +118,7 @@ pub enum Event {
     Fired(Timer),
 }
 
-/// What the driver of a submission has to do.
+/// An action for the driver of a submission.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Action {
     /// A request: publishes the job's message under the job's id, which makes the server drop a second copy.

@@ -1,4 +1,4 @@
-//! What the model leaves out: the terms of a job, and times.
+//! Tests of the rules that the model leaves out: the terms of a job, and times.
 
 use std::time::Duration;
 

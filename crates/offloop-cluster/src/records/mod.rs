@@ -1,5 +1,5 @@
-//! What is stored for a job: the *job record*, which says what to run, and the *state record*, which says how far that
-//! is.
+//! The two records that are stored for a job: the *job record*, which says what to run, and the *state record*, which
+//! says how far that is.
 //!
 //! Each is a MessagePack map with strings as keys. The first key is `v`, the version of the format. A reader ignores
 //! keys that it does not know, and takes a default for one that is missing, so that a version can gain keys. A change
@@ -73,7 +73,7 @@ pub enum Codec {
     Pickle,
 }
 
-/// What to run: the task, its arguments and the instructions for it. It is written once, by the submitter.
+/// The task to run, its arguments and the instructions for it. It is written once, by the submitter.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Job {
@@ -108,14 +108,14 @@ pub struct Job {
     /// The pause before the second start, in milliseconds. The pause before the third is twice as long, and so on.
     #[serde(rename = "backoff_ms")]
     backoff: u64,
-    /// Whether the task's own failure leads to another start, as the death of its worker does.
+    /// True if the task's own failure leads to another start, as the death of its worker does.
     pub on_failure: bool,
-    /// Whether two starts may never overlap, even when the network is divided.
+    /// True if two starts may never overlap, even when the network is divided.
     pub exclusive: bool,
     /// Bytes that the job may read, such as the context of a trace.
     #[serde(with = "serde_bytes")]
     pub carry: Vec<u8>,
-    /// Whether what the job prints is kept and comes back with its end.
+    /// True if what the job prints is kept and comes back with its end.
     pub capture: bool,
     /// The submitter.
     pub client: Ulid,
@@ -170,7 +170,7 @@ impl Job {
     }
 }
 
-/// How a job ended.
+/// The end of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -190,7 +190,7 @@ pub enum Outcome {
     Expired,
 }
 
-/// How far a job is. Each is stored in place of the one before it, if that is still the last one.
+/// The stage of a job. Each is stored in place of the one before it, if that is still the last one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum State {
     /// A job with a key is being submitted, or waits. Jobs without a key have no state while they wait.
@@ -225,7 +225,7 @@ pub struct End {
     pub by: Ulid,
     /// The number of the start that it belongs to; 0 if there was none.
     pub attempt: u32,
-    /// How the job ended.
+    /// The job's end.
     pub outcome: Outcome,
     /// The result, or the error's description. Its meaning depends on the outcome.
     pub body: Vec<u8>,

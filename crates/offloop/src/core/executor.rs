@@ -67,8 +67,8 @@ impl<E: Executor + ?Sized> Executor for Arc<E> {
 /// Marks an executor that runs work of type `W`.
 ///
 /// Implemented for every [`Executor`] with every [`Work`], for a [`ProcessPool`](crate::ProcessPool) and a
-/// [`Remote`](crate::remote::Remote) with calls of tasks, for a [`StatePool`](crate::StatePool) with closures over its state; each of them also
-/// [`prepare`](crate::prepare)d. Not to be implemented elsewhere.
+/// [`Remote`](crate::remote::Remote) with calls of tasks, for a [`StatePool`](crate::StatePool) with closures over its
+/// state; each of them also [`prepare`](crate::prepare)d. Not to be implemented elsewhere.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not run `{W}`",
     label = "this executor cannot run this work",

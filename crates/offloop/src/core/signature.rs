@@ -1,4 +1,4 @@
-//! What two programs must have in common to call a function by its name.
+//! The mark that two programs must have in common to call a function by its name.
 
 use std::fmt;
 use std::str::FromStr;

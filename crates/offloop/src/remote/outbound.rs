@@ -36,7 +36,7 @@ pub struct Outbound {
     instructions: Instructions,
 }
 
-/// What the submitter of a job has asked for beside its function. See [`Prepared`](crate::Prepared).
+/// The submitter's instructions for a job beside its function. See [`Prepared`](crate::Prepared).
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Instructions {
@@ -49,7 +49,7 @@ pub struct Instructions {
     pub queue_timeout: Option<Duration>,
     /// The limit on the time that the job may run. The side that runs it keeps it.
     pub run_timeout: Option<Duration>,
-    /// Whether, and how often, the job may be started again when its worker has died.
+    /// The rule by which the job is started again when its worker has died. `None`: it is not.
     pub retry: Option<Retry>,
     /// Keep what the job prints, up to this number of bytes of each of its two streams.
     pub capture: Option<usize>,

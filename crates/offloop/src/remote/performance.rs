@@ -71,9 +71,9 @@ pub struct Performance {
 pub struct Performed {
     /// The encoded result, or the reason why there is none.
     pub result: Result<Answer, ErrorKind>,
-    /// What the job wrote to standard output, if that was captured.
+    /// The job's standard output, if that was captured.
     pub stdout: Vec<u8>,
-    /// What it wrote to standard error, if that was captured.
+    /// Its standard error, if that was captured.
     pub stderr: Vec<u8>,
     /// Output was dropped because of its limit.
     pub is_truncated: bool,

@@ -12,7 +12,7 @@ pub struct TaskEntry {
     pub name: &'static str,
     /// Its version; 1 if none is given.
     pub version: u32,
-    /// What a caller's program must have, too.
+    /// The task's signature, which a caller's program must have, too.
     pub signature: Signature,
 }
 

@@ -266,8 +266,8 @@ impl Scheduler {
         self.threads - self.idle.len()
     }
 
-    /// Returns whether a thread must leave instead of running another job, now that fewer are blocked or may run. The threads that
-    /// stay still come back for every queued job.
+    /// Returns whether a thread must leave instead of running another job, now that fewer are blocked or may run. The
+    /// threads that stay still come back for every queued job.
     pub(super) fn too_many_run(&self) -> bool {
         self.active() > self.max_workers + self.blocked
     }

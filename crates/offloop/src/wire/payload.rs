@@ -266,7 +266,7 @@ struct Parts {
 thread_local! {
     /// The parts of the payload that is being encoded on this thread.
     static ENCODING: RefCell<Option<Parts>> = const { RefCell::new(None) };
-    /// What the job of this thread answers goes on to another machine, so it has no parts.
+    /// True while the job of this thread answers to another machine, so that its answers have no parts.
     static IS_WHOLE: Cell<bool> = const { Cell::new(false) };
     /// The parts of the payload that is being decoded on this thread.
     static DECODING: RefCell<Option<Vec<Blob>>> = const { RefCell::new(None) };

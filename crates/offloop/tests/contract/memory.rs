@@ -33,7 +33,7 @@ enum Command {
     Close,
 }
 
-/// What goes to the far end.
+/// A message to the far end.
 #[derive(Serialize, Deserialize)]
 #[expect(clippy::large_enum_variant, reason = "there are few at a time")]
 enum ToFar {
@@ -61,7 +61,7 @@ enum ToFar {
     },
 }
 
-/// What comes from there.
+/// A message from there.
 #[derive(Serialize, Deserialize)]
 enum FromFar {
     Item {

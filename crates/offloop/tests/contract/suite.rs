@@ -1,4 +1,4 @@
-//! What every executor of calls promises, as tests over any executor.
+//! The promises of every executor of calls, as tests over any executor.
 //!
 //! A test crate implements [`Subject`] for its executor and writes `contract!(module, Subject)`. Another crate includes
 //! this file by its path. A promise that an executor does not make is named by [`Subject::lacks`], with the reason, and
@@ -83,7 +83,7 @@ pub enum Promise {
     Metrics,
     /// Jobs send items.
     Stream,
-    /// What a job prints is kept.
+    /// The output of a job is kept.
     Capture,
 }
 
