@@ -20,7 +20,7 @@ use imports::{Import, Location, Sources};
 ///
 /// A room is a folder or a file below `src`. It may import itself, the rooms that it stands on, and those that these
 /// stand on. So `threads` and `wire` import neither each other nor `watch`.
-const ROOMS: [(&str, &[&str]); 19] = [
+const ROOMS: [(&str, &[&str]); 20] = [
     ("base", &[]),
     ("core", &["base"]),
     ("watch", &["base"]),
@@ -32,7 +32,8 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ("processes/limits.rs", &["processes/link"]),
     ("processes/handshake.rs", &["processes/limits.rs"]),
     ("processes/decoders.rs", &["threads"]),
-    ("processes/pool", &["processes/handshake.rs", "processes/decoders.rs"]),
+    ("processes/launch.rs", &["core"]),
+    ("processes/pool", &["processes/handshake.rs", "processes/decoders.rs", "processes/launch.rs"]),
     ("processes/worker", &["processes/handshake.rs"]),
     ("processes/unsupported.rs", &["wire"]),
     ("processes/mod.rs", &["processes/pool", "processes/worker", "processes/unsupported.rs"]),

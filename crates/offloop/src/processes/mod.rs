@@ -6,6 +6,7 @@
 //! | `worker/` | what runs in a worker or a template |
 //! | `link/` | the channel between them; one end in each |
 //! | `decoders` | the threads that decode results which may take long |
+//! | `launch` | the outcome of a call's submission |
 //! | `handshake`, `limits` | how a started process becomes a worker |
 //! | `os/` | the system calls beneath |
 //! | `unsupported` | the same public names on systems other than Linux, where no pool can be built |
@@ -17,6 +18,7 @@ pub(crate) mod decoders;
 pub(crate) mod fuzz;
 #[cfg(target_os = "linux")]
 mod handshake;
+pub(crate) mod launch;
 #[cfg(target_os = "linux")]
 mod limits;
 #[cfg(target_os = "linux")]

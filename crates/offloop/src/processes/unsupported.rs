@@ -309,6 +309,10 @@ impl fmt::Debug for ProcessPool {
 pub(crate) struct ItemQueue(Infallible);
 
 impl ItemQueue {
+    pub(crate) fn capacity(&self) -> usize {
+        match self.0 {}
+    }
+
     pub(crate) fn room(&self) -> usize {
         match self.0 {}
     }

@@ -31,15 +31,13 @@ use crate::core::runnable::{AbortIf, AnyJob, Owner};
 use crate::core::shutdown::{self, ShutdownReport};
 use crate::metrics::stats::OutcomeCounters;
 use crate::metrics::{Advisor, Metrics, PoolKind};
+use crate::processes::launch::{Launched, job_of};
 use crate::wire::task::Call;
 #[cfg(target_os = "linux")]
 use crate::{
-    core::options::{OnEnd, Prepared},
+    core::options::Prepared,
     processes::pool::items::{ItemSource, ItemStream},
 };
-
-/// The reason why a call was not accepted, with its instructions.
-type Refusal = Box<(ErrorKind, Options)>;
 
 #[cfg(all(test, shuttle))]
 mod model;
@@ -391,18 +389,10 @@ impl<C: Carrier> Remote<C> {
         T: DeserializeOwned + Send + 'static,
         R: DeserializeOwned + Send + 'static,
     {
-        let Prepared { work, mut options } = work.into();
-        let queue = ItemQueue::new(buffersize);
-        options.on_end = Some(Arc::clone(&queue) as Arc<dyn OnEnd>);
-        let stream = (Arc::clone(&queue), buffersize.max(1));
-        let job = self.launch(&work, Some(stream), options).unwrap_or_else(|refusal| {
-            let (kind, options) = *refusal;
-            Cell::<Away, R>::ended(options, kind)
-        });
-        let job_of_items = Arc::clone(&job) as Arc<dyn AnyJob>;
         let source: Weak<Core<C>> = Arc::downgrade(&self.0.engine());
-        let items = ItemStream::new(queue, job_of_items, work.task(), source);
-        (Handle::new(job), items)
+        ItemStream::launch(work, buffersize, source, |call, items, options| {
+            self.launch(call, Some(items), options)
+        })
     }
 
     /// Takes no more work. Jobs that were accepted go on. Does not wait for them.
@@ -445,9 +435,9 @@ impl<C: Carrier> Remote<C> {
     fn launch<R>(
         &self,
         call: &Call<'_, R>,
-        stream: Option<(Arc<ItemQueue>, usize)>,
+        items: Option<&Arc<ItemQueue>>,
         mut options: Options,
-    ) -> Result<Arc<Cell<Away, R>>, Refusal>
+    ) -> Launched<Away, R>
     where
         R: DeserializeOwned + Send + 'static,
     {
@@ -456,7 +446,6 @@ impl<C: Carrier> Remote<C> {
         if !has_name {
             options.name = call.task_name().into();
         }
-        let (items, buffersize) = stream.unzip();
         let core = &*self.0;
         let arguments = match call.encode_whole() {
             Ok(arguments) => arguments,
@@ -465,11 +454,11 @@ impl<C: Carrier> Remote<C> {
                 return Err(Box::new((kind, options)));
             }
         };
-        let instructions = Instructions::of_options(&options, has_name, buffersize);
+        let instructions = Instructions::of_options(&options, has_name, items.map(|items| items.capacity()));
         let job: Arc<Cell<Away, R>> = Cell::new(Away, options);
         let outbound = Outbound::new(job.header().id, task.name, task.signature(), arguments, instructions);
         let away = Arc::clone(&job) as Arc<dyn AwayJob>;
-        let ender = |hub| Ender::new(Arc::clone(&away), hub, task, items);
+        let ender = |hub| Ender::new(Arc::clone(&away), hub, task, items.cloned());
         let Err(kind) = core.execute(&away, outbound, ender) else { return Ok(job) };
         // Cancels the job's timers. If one of them has ended it already, its handle has that end.
         if job.reclaim().is_none() {
@@ -488,13 +477,7 @@ where
     type Output = R;
 
     fn place(&self, work: Call<'a, R>, options: Options) -> Handle<R> {
-        match self.launch(&work, None, options) {
-            Ok(job) => Handle::new(job),
-            Err(refusal) => {
-                let (kind, options) = *refusal;
-                Handle::failed(options, kind)
-            }
-        }
+        Handle::new(job_of(self.launch(&work, None, options)))
     }
 
     fn try_place(&self, work: Call<'a, R>, mut options: Options) -> Result<Handle<R>, Rejected<Call<'a, R>>> {

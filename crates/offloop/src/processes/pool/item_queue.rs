@@ -34,8 +34,13 @@ impl ItemQueue {
         self.state.get().map(Mutex::lock)
     }
 
+    /// Returns the largest number of items that wait to be read.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     pub(super) fn has_room(&self) -> bool {
-        self.lock().is_some_and(|state| state.items.len() < self.capacity)
+        self.room() > 0
     }
 
     /// Returns the number of items for which there is room. 0 in a forked child.

@@ -9,16 +9,18 @@ use serde::de::DeserializeOwned;
 
 use super::item_queue::ItemQueue;
 use crate::base::panic;
+use crate::core::cell::{Cell, Completion};
 use crate::core::error::{Error, ErrorKind};
 use crate::core::executor::Accepts;
 use crate::core::handle::{Handle, block_on};
 use crate::core::id::JobId;
-use crate::core::options::Options;
+use crate::core::options::{OnEnd, Options, Prepared};
 use crate::core::runnable::AnyJob;
 use crate::processes::decoders::decoders;
+use crate::processes::launch::{Launched, job_of};
 use crate::processes::link::Answer;
 use crate::wire::payload::Incoming;
-use crate::wire::task::{self, Task};
+use crate::wire::task::{self, Call, Task};
 use crate::wire::type_names;
 
 /// The executor whose job sends items.
@@ -51,22 +53,33 @@ pub struct ItemStream<T> {
 type Decoded<T> = Result<(T, String), ErrorKind>;
 
 impl<T: DeserializeOwned + Send + 'static> ItemStream<T> {
-    pub(crate) fn new(
-        queue: Arc<ItemQueue>,
-        job: Arc<dyn AnyJob>,
-        task: &'static Task,
+    /// Launches a call whose job sends items, of which up to `buffersize` wait to be read. `source` is the executor.
+    pub(crate) fn launch<'a, W, R>(
+        call: impl Into<Prepared<Call<'a, R>>>,
+        buffersize: usize,
         source: Weak<dyn ItemSource>,
-    ) -> Self {
-        Self {
+        launch: impl FnOnce(&Call<'a, R>, &Arc<ItemQueue>, Options) -> Launched<W, R>,
+    ) -> (Handle<R>, Self)
+    where
+        W: Send + 'static,
+        R: Send + 'static,
+        Cell<W, R>: Completion<R>,
+    {
+        let Prepared { work: call, mut options } = call.into();
+        let queue = ItemQueue::new(buffersize);
+        options.on_end = Some(Arc::clone(&queue) as Arc<dyn OnEnd>);
+        let job = job_of(launch(&call, &queue, options));
+        let items = Self {
             queue,
-            job,
+            job: Arc::clone(&job) as Arc<dyn AnyJob>,
             source,
-            task,
+            task: call.task(),
             sent_type: String::new(),
             decoding: None,
             decodes_here: false,
             has_failed: false,
-        }
+        };
+        (Handle::new(job), items)
     }
 
     /// Makes the thread that reads an item decode it.

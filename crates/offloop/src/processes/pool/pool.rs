@@ -18,19 +18,17 @@ use crate::core::error::{ErrorKind, Rejected, WorkerExit};
 use crate::core::executor::Accepts;
 use crate::core::handle::Handle;
 use crate::core::map::MapStream;
-use crate::core::options::{OnEnd, Options, Prepared};
+use crate::core::options::{Options, Prepared};
 use crate::core::outcome::Outcome;
 use crate::core::pool_ref::PoolRef;
 use crate::core::runnable::AnyJob;
 use crate::core::shutdown::{self, ShutdownReport};
 use crate::metrics::{Measured, Metrics};
+use crate::processes::launch::{Launched, job_of};
 use crate::processes::os::process::End;
 use crate::wire::blob::BlobMut;
 use crate::wire::payload::Bytes;
 use crate::wire::task::{Call, CallContext, Encoded, Task};
-
-/// The reason why a call was not accepted, with its instructions.
-type Refusal = Box<(ErrorKind, Options)>;
 
 /// A pool of worker processes.
 ///
@@ -134,18 +132,10 @@ impl ProcessPool {
         T: DeserializeOwned + Send + 'static,
         R: DeserializeOwned + Send + 'static,
     {
-        let Prepared { work, mut options } = work.into();
-        let queue = ItemQueue::new(buffersize);
-        options.on_end = Some(Arc::clone(&queue) as Arc<dyn OnEnd>);
-        let job = self.launch(&work, Some(&queue), options).unwrap_or_else(|refusal| {
-            let (kind, options) = *refusal;
-            Cell::<Outbound, R>::ended(options, kind)
-        });
-        let dispatcher = self.dispatcher.engine();
-        let job_of_items = Arc::clone(&job) as Arc<dyn AnyJob>;
-        let source: Weak<Dispatcher> = Arc::downgrade(&dispatcher);
-        let items = ItemStream::new(queue, job_of_items, work.task(), source);
-        (Handle::new(job), items)
+        let source: Weak<Dispatcher> = Arc::downgrade(&self.dispatcher.engine());
+        ItemStream::launch(work, buffersize, source, |call, items, options| {
+            self.launch(call, Some(items), options)
+        })
     }
 
     /// Stops accepting work and waits for the accepted jobs, for at most `drain`. Then cancels the queued jobs and ends
@@ -303,7 +293,7 @@ impl ProcessPool {
         call: &Call<'_, R>,
         items: Option<&Arc<ItemQueue>>,
         mut options: Options,
-    ) -> Result<Arc<Cell<Outbound, R>>, Refusal>
+    ) -> Launched<Outbound, R>
     where
         R: DeserializeOwned + Send + 'static,
     {
@@ -325,7 +315,7 @@ impl ProcessPool {
         encoded: Result<Encoded, ErrorKind>,
         items: Option<&Arc<ItemQueue>>,
         options: Options,
-    ) -> Result<Arc<Cell<Outbound, R>>, Refusal> {
+    ) -> Launched<Outbound, R> {
         let config = &self.dispatcher.config;
         let encoded = match encoded.and_then(|encoded| config.check_size(encoded)) {
             Ok(encoded) => encoded,
@@ -382,13 +372,7 @@ where
     type Output = R;
 
     fn place(&self, work: Call<'a, R>, options: Options) -> Handle<R> {
-        match self.launch(&work, None, options) {
-            Ok(job) => Handle::new(job),
-            Err(refusal) => {
-                let (kind, options) = *refusal;
-                Handle::failed(options, kind)
-            }
-        }
+        Handle::new(job_of(self.launch(&work, None, options)))
     }
 
     fn try_place(&self, work: Call<'a, R>, mut options: Options) -> Result<Handle<R>, Rejected<Call<'a, R>>> {
