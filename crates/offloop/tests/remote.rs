@@ -476,8 +476,9 @@ fn an_error_travels_as_it_is() {
         Err(ErrorKind::WorkerDied(died)) => died,
         other => panic!("{other:?}"),
     };
-    let WorkerDied { workers_lost, .. } = died.clone();
+    let WorkerDied { workers_lost, pid, .. } = died.clone();
     assert_eq!(workers_lost, 1);
+    let packed_death = pack_error(&ErrorKind::WorkerDied(died.clone()));
     let limit = Duration::from_millis(1500);
     for kind in [
         ErrorKind::WorkerDied(died),
@@ -511,6 +512,9 @@ fn an_error_travels_as_it_is() {
         assert_eq!((unpacked.to_string(), format!("{unpacked:?}")), (kind.to_string(), format!("{kind:?}")));
     }
     // Any reader of MessagePack can tell the reasons apart.
+    let read: HashMap<String, serde_json::Value> = rmp_serde::from_slice(&packed_death).unwrap();
+    assert_eq!((&read["kind"], &read["pid"]), (&"worker_died".into(), &pid.into()));
+    assert_eq!(read["exit"], serde_json::json!({ "signal": 6 }));
     let packed = pack_error(&ErrorKind::QueueFull { capacity: 5 });
     let read: HashMap<String, serde_json::Value> = rmp_serde::from_slice(&packed).unwrap();
     assert_eq!((&read["kind"], &read["capacity"]), (&"queue_full".into(), &5.into()));

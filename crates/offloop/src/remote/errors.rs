@@ -61,16 +61,7 @@ enum Packed {
     Rejected {
         reason: String,
     },
-    WorkerDied {
-        pid: u32,
-        exit: Exit,
-        task: String,
-        peak_memory: u64,
-        out_of_memory: bool,
-        max_rss: Option<u64>,
-        workers_lost: u32,
-        stderr: String,
-    },
+    WorkerDied(#[serde(with = "PackedDeath")] WorkerDied),
     WorkerStart {
         reason: String,
     },
@@ -103,9 +94,23 @@ enum Packed {
     },
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Exit {
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "WorkerDied")]
+struct PackedDeath {
+    pid: u32,
+    #[serde(with = "PackedExit")]
+    exit: WorkerExit,
+    task: String,
+    peak_memory: u64,
+    out_of_memory: bool,
+    max_rss: Option<u64>,
+    workers_lost: u32,
+    stderr: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "WorkerExit", rename_all = "snake_case")]
+enum PackedExit {
     Code(i32),
     Signal(i32),
     Protocol,
@@ -135,27 +140,7 @@ impl Packed {
             ErrorKind::Closed => Self::Closed,
             ErrorKind::Forked => Self::Forked,
             ErrorKind::Rejected(reason) => Self::Rejected { reason: reason.to_string() },
-            ErrorKind::WorkerDied(died) => {
-                let WorkerDied { pid, exit, task, peak_memory, out_of_memory, max_rss, workers_lost, stderr } =
-                    died.clone();
-                let exit = match exit {
-                    WorkerExit::Code(code) => Exit::Code(code),
-                    WorkerExit::Signal(signal) => Exit::Signal(signal),
-                    WorkerExit::Protocol => Exit::Protocol,
-                    WorkerExit::Lost => Exit::Lost,
-                    WorkerExit::Unknown => Exit::Unknown,
-                };
-                Self::WorkerDied {
-                    pid,
-                    exit,
-                    task,
-                    peak_memory,
-                    out_of_memory,
-                    max_rss,
-                    workers_lost,
-                    stderr,
-                }
-            }
+            ErrorKind::WorkerDied(died) => Self::WorkerDied(died.clone()),
             ErrorKind::WorkerStart(reason) => Self::WorkerStart { reason: reason.to_string() },
             ErrorKind::WorkerState(error) => Self::WorkerState { reason: error.to_string() },
             ErrorKind::Encode(reason) => Self::Encode { reason: reason.clone() },
@@ -194,34 +179,7 @@ impl Packed {
             Self::Closed => ErrorKind::Closed,
             Self::Forked => ErrorKind::Forked,
             Self::Rejected { reason } => ErrorKind::Rejected(reason.into()),
-            Self::WorkerDied {
-                pid,
-                exit,
-                task,
-                peak_memory,
-                out_of_memory,
-                max_rss,
-                workers_lost,
-                stderr,
-            } => {
-                let exit = match exit {
-                    Exit::Code(code) => WorkerExit::Code(code),
-                    Exit::Signal(signal) => WorkerExit::Signal(signal),
-                    Exit::Protocol => WorkerExit::Protocol,
-                    Exit::Lost => WorkerExit::Lost,
-                    Exit::Unknown => WorkerExit::Unknown,
-                };
-                ErrorKind::WorkerDied(WorkerDied {
-                    pid,
-                    exit,
-                    task,
-                    peak_memory,
-                    out_of_memory,
-                    max_rss,
-                    workers_lost,
-                    stderr,
-                })
-            }
+            Self::WorkerDied(died) => ErrorKind::WorkerDied(died),
             Self::WorkerStart { reason } => ErrorKind::WorkerStart(reason.into()),
             Self::WorkerState { reason } => ErrorKind::WorkerState(reason.into()),
             Self::Encode { reason } => ErrorKind::Encode(reason),
