@@ -3,6 +3,8 @@
 //! With `--cfg shuttle` the models try many orders of steps, in which each store is seen at once. With `--cfg weak_memory` they
 //! try all orders with few preemptions, and a load may return an old value where its ordering allows that.
 
+#[cfg(all(test, any(shuttle, weak_memory)))]
+pub(crate) mod model;
 #[cfg(weak_memory)]
 pub(crate) mod weak;
 

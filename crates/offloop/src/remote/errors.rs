@@ -34,64 +34,26 @@ pub fn unpack_error(bytes: &[u8]) -> Result<ErrorKind, Malformed> {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Packed {
-    Panicked {
-        message: String,
-        location: Option<String>,
-        backtrace: Option<String>,
-    },
+    Panicked { message: String, location: Option<String>, backtrace: Option<String> },
     Cancelled,
-    QueueTimeout {
-        limit: u64,
-    },
-    RunTimeout {
-        limit: u64,
-    },
-    LoadTimeout {
-        limit: u64,
-    },
-    QueueFull {
-        capacity: u64,
-    },
+    QueueTimeout { limit: u64 },
+    RunTimeout { limit: u64 },
+    LoadTimeout { limit: u64 },
+    QueueFull { capacity: u64 },
     Shed,
-    Broken {
-        reason: String,
-    },
+    Broken { reason: String },
     Closed,
     Forked,
-    Rejected {
-        reason: String,
-    },
+    Rejected { reason: String },
     WorkerDied(#[serde(with = "PackedDeath")] WorkerDied),
-    WorkerStart {
-        reason: String,
-    },
-    WorkerState {
-        reason: String,
-    },
-    Encode {
-        reason: String,
-    },
-    Decode {
-        reason: String,
-    },
-    Lost {
-        worker: String,
-        host: String,
-        attempt: u32,
-        silent_for: u64,
-    },
-    NoSuchTask {
-        task: String,
-        wanted: u64,
-        offered: Vec<u64>,
-        workers: Vec<String>,
-    },
-    Unreachable {
-        reason: String,
-    },
-    NotTrusted {
-        reason: String,
-    },
+    WorkerStart { reason: String },
+    WorkerState { reason: String },
+    Encode { reason: String },
+    Decode { reason: String },
+    Lost { worker: String, host: String, attempt: u32, silent_for: u64 },
+    NoSuchTask { task: String, wanted: u64, offered: Vec<u64>, workers: Vec<String> },
+    Unreachable { reason: String },
+    NotTrusted { reason: String },
 }
 
 #[derive(Serialize, Deserialize)]

@@ -6,18 +6,16 @@
 //! The checker has no clock, so any time limit may pass at any moment. Deadlines are left out, since the timer's thread
 //! outlives an execution.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use shuttle::sync::Mutex;
 use shuttle::sync::atomic::{AtomicUsize, Ordering};
-use shuttle::sync::{Condvar, Mutex};
 use shuttle::thread;
 
 use super::{Growth, ThreadPool, ThreadPoolBuilder};
 use crate::api::job;
+use crate::base::sync::model::wait;
 use crate::core::backlog::OnFull;
 use crate::core::error::ErrorKind;
 use crate::core::handle::Handle;
@@ -34,36 +32,6 @@ fn check(model: impl Fn() + Send + Sync + Clone + 'static) {
 /// Configures a pool whose idle threads stay until it is dropped.
 fn pool(threads: usize) -> ThreadPoolBuilder {
     ThreadPool::builder().max_workers(threads).min_workers(threads)
-}
-
-/// A waker that wakes the thread that waits for it.
-///
-/// The checker's `park` may wake by itself. That would hide a lost wake-up for as long as any other thread can run. A
-/// condition variable does not.
-#[derive(Default)]
-struct Bell {
-    rung: Mutex<bool>,
-    ring: Condvar,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        *self.rung.lock().unwrap() = true;
-        self.ring.notify_one();
-    }
-}
-
-fn wait<F: Future + Unpin>(mut future: F) -> F::Output {
-    let bell = Arc::new(Bell::default());
-    let waker = Waker::from(Arc::clone(&bell));
-    loop {
-        if let Poll::Ready(output) = Pin::new(&mut future).poll(&mut Context::from_waker(&waker)) {
-            return output;
-        }
-        let rung = bell.rung.lock().unwrap();
-        let mut rung = bell.ring.wait_while(rung, |rung| !*rung).unwrap();
-        *rung = false;
-    }
 }
 
 #[derive(Clone, Default)]

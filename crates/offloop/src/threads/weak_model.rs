@@ -9,48 +9,18 @@
 //! | `Header::state` | acquire a store, release | `a_thread_that_sees_the_end_of_a_job_sees_what_the_job_has_done` |
 //! | `Header::cancelled` | acquire a store, release | `a_job_that_sees_its_stop_request_sees_what_was_before_it` |
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use super::{ThreadPool, ThreadPoolBuilder};
+use crate::base::sync::model::wait;
 use crate::base::sync::weak::check;
-use crate::base::sync::{Condvar, Mutex, UnsafeCell, thread};
+use crate::base::sync::{UnsafeCell, thread};
 use crate::core::header::Header;
 use crate::core::options::Options;
 
 fn pool(threads: usize) -> ThreadPoolBuilder {
     ThreadPool::builder().max_workers(threads).min_workers(threads).idle_timeout(Duration::MAX).unlisted()
-}
-
-/// A waker that wakes the thread that waits for it.
-struct Bell {
-    rung: Mutex<bool>,
-    ring: Condvar,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        *self.rung.lock() = true;
-        self.ring.notify_one();
-    }
-}
-
-fn wait<F: Future + Unpin>(mut future: F) -> F::Output {
-    let bell = Arc::new(Bell { rung: Mutex::new(false), ring: Condvar::new() });
-    let waker = Waker::from(Arc::clone(&bell));
-    loop {
-        if let Poll::Ready(output) = Pin::new(&mut future).poll(&mut Context::from_waker(&waker)) {
-            return output;
-        }
-        let mut rung = bell.rung.lock();
-        while !*rung {
-            rung = bell.ring.wait(rung).unwrap();
-        }
-        *rung = false;
-    }
 }
 
 /// Memory that one thread writes and another reads, without a lock of its own.

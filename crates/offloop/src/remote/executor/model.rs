@@ -5,16 +5,14 @@
 //!
 //! The checker has no clock. A limit that passes is an abort of a job that has not begun, as the timer's thread makes it.
 
-use std::future::Future as _;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
 
+use shuttle::sync::Mutex;
 use shuttle::sync::atomic::{AtomicUsize, Ordering};
-use shuttle::sync::{Condvar, Mutex};
 use shuttle::thread;
 
 use super::*;
+use crate::base::sync::model::wait;
 use crate::core::error::Error;
 use crate::core::signature::Signature;
 use crate::remote::ender::Answer;
@@ -98,35 +96,8 @@ fn open() -> (Remote<Kept>, Kept) {
     (Remote::new("model", carrier.clone()), carrier)
 }
 
-/// Wakes the thread that waits for it. The checker's `park` may wake by itself, which would hide a lost wake-up.
-#[derive(Default)]
-struct Bell {
-    rung: Mutex<bool>,
-    ring: Condvar,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        *self.rung.lock().unwrap() = true;
-        self.ring.notify_one();
-    }
-}
-
-fn wait<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
-    let bell = Arc::new(Bell::default());
-    let waker = Waker::from(Arc::clone(&bell));
-    loop {
-        if let Poll::Ready(output) = poll(&mut Context::from_waker(&waker)) {
-            return output;
-        }
-        let rung = bell.rung.lock().unwrap();
-        let mut rung = bell.ring.wait_while(rung, |rung| !*rung).unwrap();
-        *rung = false;
-    }
-}
-
-fn end(mut handle: Handle<u8>) -> Result<u8, Error> {
-    wait(|cx| Pin::new(&mut handle).poll(cx))
+fn end(handle: Handle<u8>) -> Result<u8, Error> {
+    wait(handle)
 }
 
 /// The job has ended once: it is counted once, and nothing is left of it.
@@ -249,10 +220,7 @@ fn a_caller_that_waits_for_room_is_woken_by_room_or_by_the_end() {
         let mut handle = submit(&remote);
         let ender = carrier.take().unwrap();
         let accepts = thread::spawn(move || ender.accept());
-        {
-            let mut accepted = std::pin::pin!(handle.accepted());
-            wait(|cx| accepted.as_mut().poll(cx));
-        }
+        wait(std::pin::pin!(handle.accepted()));
         assert_ne!(handle.state(), JobState::Waiting);
         accepts.join().unwrap();
         assert!(end(handle).is_err());
