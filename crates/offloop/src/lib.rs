@@ -203,7 +203,7 @@ pub use crate::processes::{
 #[cfg(feature = "process")]
 pub use crate::wire::blob::{Blob, BlobMut, PrivateBlob};
 #[cfg(feature = "process")]
-pub use crate::wire::task::Call;
+pub use crate::wire::call::Call;
 
 /// Makes a function a task: a function with a name, which another process can be told to call.
 ///
@@ -343,7 +343,8 @@ pub mod __private {
     #[cfg(target_os = "linux")]
     pub use crate::processes::worker::constructor::{Constructor, init_as_constructor};
     pub use crate::wire::payload::{Bytes, CowBytes, Text};
-    pub use crate::wire::task::{TASKS, Task};
+    pub use crate::wire::registry::TASKS;
+    pub use crate::wire::task::Task;
     pub use crate::wire::task_fn::{OwnedBytes, TaskFn, call};
     pub use crate::wire::unmarked::{MarkTheFunctionWithOffloopTask, Marked};
     pub use linkme;

@@ -12,8 +12,8 @@ use super::link::{Answer, AnswerBody, DATA, Frame, FrameBody, Link, SlotHeader, 
 use super::pool::results;
 use crate::wire::arena;
 use crate::wire::blob::Blob;
+use crate::wire::decode;
 use crate::wire::payload::PARTS;
-use crate::wire::task;
 
 /// The size of the worker's arena here, in bytes. It is small, so that ranges which fit are not too rare.
 const ARENA: usize = 64 << 10;
@@ -127,7 +127,7 @@ fn decode_all(answer: &Answer) -> usize {
 }
 
 fn decode<T: DeserializeOwned + 'static>(answer: &Answer) -> Option<T> {
-    task::decode(results::into_result(answer, "fuzz").ok()?).ok()
+    decode::decode(results::into_result(answer, "fuzz").ok()?).ok()
 }
 
 /// Makes the pool's end of a link at whose other end is the fuzzer.

@@ -23,7 +23,7 @@ use crate::core::options::{Options, Prepared};
 use crate::core::shutdown::ShutdownReport;
 use crate::metrics::{Advice, Metrics};
 use crate::wire::blob::BlobMut;
-use crate::wire::task::Call;
+use crate::wire::call::Call;
 
 /// Does nothing: on this system no program is started as a worker. On Linux it lets this program act as one, and is
 /// called first in `main`.

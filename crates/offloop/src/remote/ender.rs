@@ -18,8 +18,10 @@ use crate::core::observer::Observer;
 use crate::core::options::Options;
 use crate::core::runnable::AnyJob;
 use crate::processes::decoders::decoders;
+use crate::wire::call::Whole;
+use crate::wire::decode::{self, DecodePace};
 use crate::wire::payload::{Incoming, Received};
-use crate::wire::task::{self, DecodePace, Task, Whole};
+use crate::wire::task::Task;
 
 /// The work of a job whose call has left.
 pub(super) struct Away;
@@ -50,14 +52,14 @@ impl<R: DeserializeOwned + Send + 'static> AwayJob for Cell<Away, R> {
     }
 
     fn has_plain_result(&self) -> bool {
-        task::is_plain::<R>()
+        decode::is_plain::<R>()
     }
 
     fn complete(&self, result: &[u8], pace: &DecodePace, observer: &dyn Observer) {
         let received = Received { body: result, parts: &[], is_shared: false };
         // `Deserialize` is the user's code. A panic in it is this job's, like any other.
-        let decode = || panic::catch(|| task::decode(received));
-        let result = match if task::is_plain::<R>() { decode() } else { pace.measure(decode) } {
+        let decode = || panic::catch(|| decode::decode(received));
+        let result = match if decode::is_plain::<R>() { decode() } else { pace.measure(decode) } {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
                 let name = &self.header().options.name;
@@ -253,7 +255,7 @@ impl Inner {
         if has_failed {
             self.job.header().mark_failed();
         }
-        if task::is_quick(bytes.len(), self.job.has_plain_result(), &self.task.results) {
+        if decode::is_quick(bytes.len(), self.job.has_plain_result(), &self.task.results) {
             return self.complete(&bytes);
         }
         let placed = decoders().try_place(move || self.complete(&bytes), Options::new());

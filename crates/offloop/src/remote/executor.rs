@@ -32,7 +32,7 @@ use crate::core::shutdown::{self, ShutdownReport};
 use crate::metrics::stats::OutcomeCounters;
 use crate::metrics::{Advisor, Metrics, PoolKind};
 use crate::processes::launch::{Launched, job_of};
-use crate::wire::task::Call;
+use crate::wire::call::Call;
 #[cfg(target_os = "linux")]
 use crate::{
     core::options::Prepared,

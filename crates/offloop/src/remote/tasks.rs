@@ -2,7 +2,8 @@
 
 use crate::core::error::ErrorKind;
 use crate::core::signature::Signature;
-use crate::wire::task::{self, Task};
+use crate::wire::registry;
+use crate::wire::task::Task;
 
 /// A task of this program that can be called by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,13 +20,13 @@ pub struct TaskEntry {
 /// Returns the tasks of this program, in no particular order. Those that share their name with another one are left out,
 /// since they cannot be called by it.
 pub fn tasks() -> Vec<TaskEntry> {
-    let all = task::registry().iter().filter(|it| matches!(task::find(it.name), Ok(Some(_))));
+    let all = registry::registry().iter().filter(|it| matches!(registry::find(it.name), Ok(Some(_))));
     all.map(|it| TaskEntry { name: it.name, version: it.version, signature: it.signature() }).collect()
 }
 
 /// Returns the task that a call from elsewhere asks for.
 pub(super) fn find(name: &str, wanted: Signature) -> Result<&'static Task, ErrorKind> {
-    let found = task::find(name).map_err(|conflict| ErrorKind::Rejected(conflict.into()))?;
+    let found = registry::find(name).map_err(|conflict| ErrorKind::Rejected(conflict.into()))?;
     let offered = match found {
         Some(task) if task.signature() == wanted => return Ok(task),
         Some(task) => vec![task.signature()],

@@ -3,6 +3,8 @@
 #[cfg(target_os = "linux")]
 pub(crate) mod arena;
 pub(crate) mod blob;
+pub(crate) mod call;
+pub(crate) mod decode;
 #[cfg(target_os = "linux")]
 pub(crate) mod fork_copy;
 #[cfg(target_os = "linux")]
@@ -13,6 +15,7 @@ mod no_shared_memory;
 pub(crate) mod payload;
 #[cfg(target_os = "linux")]
 pub(crate) mod pool_memory;
+pub(crate) mod registry;
 pub(crate) mod task;
 pub(crate) mod task_fn;
 pub(crate) mod type_names;

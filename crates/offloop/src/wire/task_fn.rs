@@ -5,8 +5,9 @@ use std::any::{Any, TypeId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::call::{self, Call};
 use super::payload::{ByteBuf, Bytes, Incoming};
-use super::task::{self, Call, EncodedResult, Task};
+use super::task::{self, EncodedResult, Task};
 
 /// Not public API: a function marked `#[offloop::task]`, as a type.
 pub trait TaskFn: 'static {
@@ -25,7 +26,7 @@ pub trait TaskFn: 'static {
 
 /// Not public API: makes the call that `f.with(…)` returns.
 pub fn call<T: TaskFn>(arguments: T::Arguments<'_>) -> Call<'_, T::Output> {
-    task::call(T::task(), arguments, T::apply)
+    call::call(T::task(), arguments, T::apply)
 }
 
 impl Task {

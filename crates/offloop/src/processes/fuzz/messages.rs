@@ -11,8 +11,8 @@ use crate::processes::handshake::decode_orders;
 use crate::processes::link::template::{Notice, Order};
 use crate::processes::link::{CONTEXT, Frame, FrameBody, Span, decode_frame};
 use crate::wire::blob::Blob;
+use crate::wire::call::CallContext;
 use crate::wire::payload::{Incoming, Payload};
-use crate::wire::task::CallContext;
 
 /// Takes the first bytes for the header of a call, and the rest for the data of its slot and for the beginning of the
 /// pool's arena. Decodes the context and arguments of several types, as a worker does.

@@ -25,9 +25,11 @@ use crate::processes::handshake::{self, StartData};
 use crate::processes::limits::Limits;
 use crate::processes::os::process::SpawnEnv;
 use crate::processes::os::start;
+use crate::wire::call::Call;
+use crate::wire::decode::{decode, is_plain};
 use crate::wire::payload::Received;
 use crate::wire::pool_memory::PoolMemory;
-use crate::wire::task::{Call, check_names, decode, is_plain};
+use crate::wire::registry::check_names;
 
 /// The increment of the workers' nice level by default: enough for the event loop to come first if cores are short.
 const NICE: i32 = 5;

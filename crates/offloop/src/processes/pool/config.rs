@@ -18,9 +18,9 @@ use crate::metrics::OnAdvice;
 use crate::processes::handshake::StartData;
 use crate::processes::limits::Limits;
 use crate::processes::os::process::SpawnEnv;
+use crate::wire::call::Encoded;
 use crate::wire::payload::Received;
 use crate::wire::pool_memory::PoolMemory;
-use crate::wire::task::Encoded;
 
 /// Returns the bytes that travel with a job. Called at each submission.
 pub(super) type Carry = dyn Fn() -> Option<Vec<u8>> + Send + Sync;

@@ -19,8 +19,10 @@ use crate::core::runnable::AnyJob;
 use crate::processes::decoders::decoders;
 use crate::processes::launch::{Launched, job_of};
 use crate::processes::link::Answer;
+use crate::wire::call::Call;
+use crate::wire::decode;
 use crate::wire::payload::Incoming;
-use crate::wire::task::{self, Call, Task};
+use crate::wire::task::Task;
 use crate::wire::type_names;
 
 /// The executor whose job sends items.
@@ -111,8 +113,8 @@ impl<T: DeserializeOwned + Send + 'static> ItemStream<T> {
                 }
             }
             let (task, sent_type) = (self.task, std::mem::take(&mut self.sent_type));
-            let is_plain = task::is_plain::<T>();
-            let is_quick = here || task::is_quick(answer.body().len(), is_plain, &self.task.items);
+            let is_plain = decode::is_plain::<T>();
+            let is_quick = here || decode::is_quick(answer.body().len(), is_plain, &self.task.items);
             let decode = move || decode(&answer, sent_type, task, is_plain);
             if is_quick {
                 decode()
@@ -201,7 +203,7 @@ fn decode<T: DeserializeOwned + 'static>(
             "the task sends a `{sent}`, and the stream was asked for `{asked}`; ask for what the task sends"
         )));
     };
-    let decode = || panic::catch(|| task::decode_in_place(item));
+    let decode = || panic::catch(|| decode::decode_in_place(item));
     match if is_plain { decode() } else { task.items.measure(decode) } {
         Ok(Ok(item)) => Ok((item, sent_type)),
         Ok(Err(error)) => Err(wrong(&error)),

@@ -27,8 +27,9 @@ use crate::metrics::{Measured, Metrics};
 use crate::processes::launch::{Launched, job_of};
 use crate::processes::os::process::End;
 use crate::wire::blob::BlobMut;
+use crate::wire::call::{Call, CallContext, Encoded};
 use crate::wire::payload::Bytes;
-use crate::wire::task::{Call, CallContext, Encoded, Task};
+use crate::wire::task::Task;
 
 /// A pool of worker processes.
 ///

@@ -10,9 +10,10 @@ use crate::core::cell::Cell;
 use crate::core::error::ErrorKind;
 use crate::core::observer::Observer;
 use crate::core::runnable::{AnyJob, Runnable};
+use crate::wire::call::Encoded;
+use crate::wire::decode::{self, DecodePace};
 use crate::wire::msgpack;
 use crate::wire::payload::Received;
-use crate::wire::task::{self, DecodePace, Encoded};
 
 /// The work of such a job: its call, and the queue for the items that it may send.
 #[derive(Debug)]
@@ -49,11 +50,11 @@ pub(super) trait FromAnswer: Sized + Send + 'static {
 /// A value that the caller decodes.
 impl<R: DeserializeOwned + Send + 'static> FromAnswer for R {
     fn is_plain() -> bool {
-        task::is_plain::<R>()
+        decode::is_plain::<R>()
     }
 
     fn from_answer(result: Received<'_>, _: bool) -> Result<Self, msgpack::Error> {
-        task::decode(result)
+        decode::decode(result)
     }
 }
 

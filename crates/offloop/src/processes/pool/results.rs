@@ -12,8 +12,9 @@ use crate::metrics::stats::OutcomeCounters;
 use crate::processes::decoders::decoders;
 use crate::processes::link::{Answer, AnswerTag, PanicNote};
 use crate::wire;
+use crate::wire::decode::is_quick;
 use crate::wire::payload::Received;
-use crate::wire::task::{Fault, is_quick};
+use crate::wire::task::Fault;
 
 /// Returns the encoded result of an answer, or the reason why there is none.
 pub(in crate::processes) fn into_result<'a>(
@@ -25,7 +26,7 @@ pub(in crate::processes) fn into_result<'a>(
         AnswerTag::Done | AnswerTag::Failed => Ok(received),
         AnswerTag::BadArguments => Err(Fault::Arguments(received.text()).into_kind(task)),
         AnswerTag::BadResult => Err(Fault::Result(received.text()).into_kind(task)),
-        AnswerTag::Panicked => match wire::task::decode::<PanicNote>(received) {
+        AnswerTag::Panicked => match wire::decode::decode::<PanicNote>(received) {
             Ok(PanicNote { message, location, backtrace }) => {
                 Err(ErrorKind::Panicked(Panic { message, location, backtrace, payload: None }))
             }

@@ -20,7 +20,7 @@ use crate::metrics::stats::Timing;
 use crate::metrics::{Histogram, Metrics, Restarts};
 use crate::processes::link::Link;
 use crate::processes::os::process::End;
-use crate::wire::task::KINDS;
+use crate::wire::call::KINDS;
 
 /// Waking a worker costs more than waiting this long behind the calls of an awake one.
 const WAKE_UP: Duration = Duration::from_micros(20);

@@ -26,7 +26,7 @@ use crate::processes::os::fd;
 use crate::processes::os::lifeline::Lifeline;
 use crate::processes::os::process::{self, End, Process};
 use crate::processes::os::start;
-use crate::wire::task::fingerprint;
+use crate::wire::registry::fingerprint;
 
 /// After this many failed starts in a row the queued jobs end, if no worker is up that could run them.
 const MAX_FAILED_STARTS: u32 = 3;

@@ -13,8 +13,9 @@ use crate::core::error::ErrorKind;
 use crate::core::id::JobId;
 use crate::processes::link::{Answer, CAPTURE, CONTEXT, Link, Malformed, SLOTS, STREAM, WHOLE, state};
 use crate::processes::os::process::End;
+use crate::wire::call::Encoded;
+use crate::wire::decode::DecodePace;
 use crate::wire::payload::Payload;
-use crate::wire::task::{DecodePace, Encoded};
 
 /// A worker that is at one call for this long gives back the calls behind it.
 pub(super) const STALL: Duration = Duration::from_micros(500);

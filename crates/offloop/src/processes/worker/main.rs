@@ -30,7 +30,7 @@ use crate::processes::os::process::{is_first_thread, memory_of};
 use crate::wire::arena::Arena;
 use crate::wire::blob::Blob;
 use crate::wire::payload::Payload;
-use crate::wire::task::fingerprint;
+use crate::wire::registry::fingerprint;
 
 /// While there is more to do, answers are announced this long after the first that was not. So answers that come close
 /// together wake the supervisor once.

@@ -9,8 +9,10 @@ use crate::core::header::Header;
 use crate::core::options::Options;
 use crate::core::outcome::Outcome;
 use crate::processes::link::{AnswerTag, CONTEXT, PanicNote, Request, WHOLE};
+use crate::wire::call::{CallContext, Whole};
 use crate::wire::payload::{Incoming, Payload};
-use crate::wire::task::{CallContext, Fault, Task, Whole, registry};
+use crate::wire::registry::registry;
+use crate::wire::task::{Fault, Task};
 
 type Surround = dyn Fn(&mut dyn FnMut()) + Send + Sync;
 
