@@ -2,11 +2,14 @@
 
 #![cfg(all(feature = "process", target_os = "linux"))]
 
+mod common;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use common::{GIVE_UP, end, eventually};
 use offloop::remote::{
     Answer, Carrier, Ender, Instructions, Outbound, Remote, pack_error, perform, tasks, unpack_error,
 };
@@ -17,24 +20,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 offloop::init_tests!();
 
-const GIVE_UP: Duration = Duration::from_secs(60);
-
 #[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < GIVE_UP, "never: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-#[track_caller]
-fn end<T>(mut handle: Handle<T>) -> Result<T, offloop::Error> {
-    handle.wait_timeout(GIVE_UP).expect("the job has no end")
-}
-
-#[track_caller]
-fn error<T: std::fmt::Debug>(handle: Handle<T>) -> ErrorKind {
+fn error<T: std::fmt::Debug + Send + 'static>(handle: Handle<T>) -> ErrorKind {
     end(handle).expect_err("the job has a result").into_kind()
 }
 

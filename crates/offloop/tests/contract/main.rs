@@ -54,15 +54,30 @@ impl Subject for InlineSubject {
     }
 }
 
+/// The methods of a subject that is the executor itself.
+macro_rules! is_its_executor {
+    () => {
+        type Executor = Self;
+
+        fn executor(&self) -> &Self {
+            self
+        }
+
+        fn shut_down(&self, drain: Duration) -> ShutdownReport {
+            self.shutdown(drain).wait().unwrap()
+        }
+
+        fn ended(&self) -> u64 {
+            self.metrics().outcomes.total()
+        }
+    };
+}
+
 impl Subject for ThreadPool {
-    type Executor = Self;
+    is_its_executor!();
 
     fn open(Settings { workers, capacity, on_full }: Settings) -> Self {
         Self::builder().max_workers(workers).queue_capacity(capacity).on_full(on_full).build().unwrap()
-    }
-
-    fn executor(&self) -> &Self {
-        self
     }
 
     fn lacks(promise: Promise) -> Option<&'static str> {
@@ -75,40 +90,20 @@ impl Subject for ThreadPool {
         }
     }
 
-    fn shut_down(&self, drain: Duration) -> ShutdownReport {
-        self.shutdown(drain).wait().unwrap()
-    }
-
-    fn ended(&self) -> u64 {
-        self.metrics().outcomes.total()
-    }
-
     fn stream(&self, _: Prepared<Call<'static, u64>>, _: usize) -> (Handle<u64>, ItemStream<String>) {
         unreachable!("it promises no items")
     }
 }
 
 impl Subject for ProcessPool {
-    type Executor = Self;
+    is_its_executor!();
 
     fn open(Settings { workers, capacity, on_full }: Settings) -> Self {
         Self::builder().max_workers(workers).queue_capacity(capacity).on_full(on_full).build().unwrap()
     }
 
-    fn executor(&self) -> &Self {
-        self
-    }
-
     fn lacks(_: Promise) -> Option<&'static str> {
         None
-    }
-
-    fn shut_down(&self, drain: Duration) -> ShutdownReport {
-        self.shutdown(drain).wait().unwrap()
-    }
-
-    fn ended(&self) -> u64 {
-        self.metrics().outcomes.total()
     }
 
     fn stream(
@@ -121,27 +116,15 @@ impl Subject for ProcessPool {
 }
 
 impl Subject for Remote<InMemory> {
-    type Executor = Self;
+    is_its_executor!();
 
     fn open(Settings { workers, capacity, on_full }: Settings) -> Self {
         let pool = ProcessPool::builder().max_workers(workers).build().unwrap();
         Self::new("in memory", InMemory::new(pool, workers, capacity, on_full))
     }
 
-    fn executor(&self) -> &Self {
-        self
-    }
-
     fn lacks(_: Promise) -> Option<&'static str> {
         None
-    }
-
-    fn shut_down(&self, drain: Duration) -> ShutdownReport {
-        self.shutdown(drain).wait().unwrap()
-    }
-
-    fn ended(&self) -> u64 {
-        self.metrics().outcomes.total()
     }
 
     fn stream(
