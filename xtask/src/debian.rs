@@ -58,7 +58,7 @@ impl Debian {
     /// Returns the command that installs the system, unless that has been done. Fails with the reason if it cannot run
     /// on this machine.
     pub(crate) fn installation(&self) -> Result<CommandLine, String> {
-        if host::output_of("id", &["-u"]).as_deref() != Some("0") {
+        if !host::is_root() {
             return Err("only root can install Debian in a directory".to_owned());
         }
         if host::output_of("debootstrap", &["--version"]).is_none() {

@@ -122,7 +122,7 @@ fn python_packages(tools: &Environment) -> Vec<CommandLine> {
     // Zig would link its own unwinder. But the C library unwinds the stacks of threads by libgcc, when the interpreter
     // exits; and the two do not understand each other.
     let libgcc = host::output_of("cc", &["-print-file-name=libgcc_s.so.1"]).unwrap_or_default();
-    let build = build.and(["--", "-C", &format!("link-arg={}", libgcc.trim())]);
+    let build = build.and(["--", "-C", &format!("link-arg={libgcc}")]);
     lines.extend([new_dist(), sdist(tools), build.after(&CommandLine::new(["env", &with_zig]))]);
     lines
 }

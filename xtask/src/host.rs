@@ -21,6 +21,11 @@ pub(crate) fn output_of(program: &str, arguments: &[impl AsRef<OsStr>]) -> Optio
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+/// Returns whether root runs this program.
+pub(crate) fn is_root() -> bool {
+    output_of("id", &["-u"]).as_deref() == Some("0")
+}
+
 /// Returns today's date in UTC, as `2026-01-31`.
 pub(crate) fn date() -> String {
     output_of("date", &["-u", "+%F"]).unwrap_or_else(|| "date unknown".to_owned())
