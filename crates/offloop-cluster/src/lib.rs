@@ -8,11 +8,13 @@
 //! - [`records`]: what is stored for a job, as bytes.
 //! - [`embedded`]: a server of this program's own.
 //! - [`protocol`]: the states of a job, and who moves it from one to the next.
+//! - [`security`]: keys, signed records, and who trusts whom.
 
 #[cfg(target_os = "linux")]
 pub mod embedded;
 pub mod protocol;
 pub mod records;
+pub mod security;
 mod ulid;
 
 pub use ulid::{ParseUlidError, Ulid};
