@@ -12,9 +12,17 @@
 
 #[cfg(target_os = "linux")]
 pub mod embedded;
+#[allow(dead_code, reason = "the client and the worker each need a part")]
+mod names;
+#[allow(dead_code, reason = "the client and the worker each need a part")]
+mod network;
 pub mod protocol;
 pub mod records;
 pub mod security;
+#[allow(dead_code, unused_imports, reason = "the client and the worker each need a part")]
+mod store;
 mod ulid;
 
+pub use names::Band;
+pub use store::{BlobError, ConnectError, Credentials, LayoutError};
 pub use ulid::{ParseUlidError, Ulid};
