@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use common::{GIVE_UP, end, eventually};
 use offloop::remote::{
-    Answer, Carrier, Ender, Instructions, Outbound, RawValue, Remote, call_by_name, call_encoded, pack_error,
-    perform, tasks, unpack_error,
+    Answer, Carrier, Ender, Instructions, Outbound, Remote, pack_error, perform, tasks, unpack_error,
 };
 use offloop::{
     Blob, ErrorKind, Handle, JobId, JobState, ProcessPool, Rejected, Retry, Signature, WorkerDied, prepare,
@@ -509,46 +508,4 @@ fn an_error_travels_as_it_is() {
     for wrong in [&b""[..], b"\xc1", b"\x81\xa4kind\xa6future", b"\x80"] {
         assert!(unpack_error(wrong).is_err());
     }
-}
-
-#[test]
-fn a_task_is_called_by_its_name() {
-    let (remote, kept) = kept();
-    let call = call_by_name::<u64>("remote:double", Signature::ANY, &(21_u64,)).unwrap();
-    assert_eq!(call.task_name(), "remote:double");
-    let handle = remote.run(prepare(call).priority(3));
-    let (outbound, ender) = kept.take(handle.id());
-    assert_eq!((outbound.task(), outbound.signature()), ("remote:double", Signature::ANY));
-    assert_eq!((outbound.arguments(), outbound.instructions().priority), (&[21][..], 3));
-    // The other end takes the task that it has of this name.
-    let pool = ProcessPool::builder().max_workers(1).build().unwrap();
-    ender.end(perform(&pool, outbound).unwrap().wait().result);
-    assert_eq!(end(handle).unwrap(), 42);
-
-    // The signature counts if there is one.
-    let call = call_by_name::<u64>("remote:double", Signature::from_u64(7), &(21_u64,)).unwrap();
-    let handle = remote.run(call);
-    let (outbound, _ender) = kept.take(handle.id());
-    let error = perform(&pool, outbound).unwrap_err();
-    assert!(matches!(error, ErrorKind::NoSuchTask { offered, .. } if offered.len() == 1));
-}
-
-#[test]
-fn a_raw_value_is_the_bytes_that_came() {
-    let (remote, kept) = kept();
-    let handle = remote.run(call_encoded::<RawValue>("elsewhere:any", Signature::ANY, vec![0xc1, 1]));
-    let (outbound, ender) = kept.take(handle.id());
-    assert_eq!(outbound.arguments(), [0xc1, 1]);
-    ender.end(Ok(Answer::new(vec![0xc1, 2, 3])));
-    assert_eq!(end(handle).unwrap(), RawValue(vec![0xc1, 2, 3]));
-}
-
-#[test]
-fn a_call_by_name_runs_nowhere_else() {
-    let call = || call_by_name::<u64>("elsewhere:any", Signature::ANY, &()).unwrap();
-    let pool = ProcessPool::builder().max_workers(1).build().unwrap();
-    let is_missing = |kind| matches!(kind, ErrorKind::NoSuchTask { task, .. } if task == "elsewhere:any");
-    assert!(is_missing(error(pool.run(call()))));
-    let threads = offloop::ThreadPool::builder().max_workers(1).build().unwrap();
-    assert!(is_missing(error(threads.run(call()))));
 }

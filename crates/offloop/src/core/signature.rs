@@ -15,9 +15,6 @@ use std::str::FromStr;
 pub struct Signature(u64);
 
 impl Signature {
-    /// Stands for the task of a name, whatever its version and types are. The number is 0.
-    pub const ANY: Self = Self(0);
-
     /// Returns the signature of a function: 64 bits of FNV-1a.
     pub(crate) fn of(name: &str, version: u32, types: &str) -> Self {
         let mut hash: u64 = 0xcbf2_9ce4_8422_2325;

@@ -94,8 +94,6 @@
 //! A call runs only where the task has the same [`Signature`](crate::Signature): name, version and types. Give a task that
 //! is called from elsewhere a [name](macro@crate::task#a-name-for-other-programs) that does not change.
 //!
-//! [`call_by_name`] calls a task that only the other program has.
-//!
 //! # Forks
 //!
 //! In a forked child the executor accepts nothing, as a pool does not: the carrier and its jobs are its parent's.
@@ -118,6 +116,3 @@ pub use outbound::{Instructions, Malformed, Outbound};
 #[cfg(target_os = "linux")]
 pub use performance::{Canceller, Performance, Performed, perform};
 pub use tasks::{TaskEntry, tasks};
-
-pub use crate::wire::call::{call_by_name, call_encoded};
-pub use crate::wire::decode::RawValue;

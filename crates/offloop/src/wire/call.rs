@@ -9,10 +9,9 @@ use serde::{Serialize, Serializer};
 use super::msgpack::Error;
 use super::payload::{Bytes, Incoming, Payload, answer_whole};
 use super::pool_memory::Memory;
-use super::registry::{find, task_elsewhere};
+use super::registry::find;
 use super::task::{EncodedResult, Fault, Task};
 use crate::core::error::ErrorKind;
-use crate::core::signature::Signature;
 use crate::core::work::{Work, sealed};
 
 /// The call of a task with its arguments, made by the task's `with`.
@@ -29,8 +28,7 @@ pub struct Call<'a, R> {
 trait BoundCall<R>: Send {
     fn encode(&self, context: Option<&CallContext<'_>>, memory: &dyn Memory) -> Result<Payload, Error>;
     fn encode_whole(&self) -> Result<Vec<u8>, Error>;
-    /// Returns `None` if the program does not have the function.
-    fn call(self: Box<Self>) -> Option<R>;
+    fn call(self: Box<Self>) -> R;
 }
 
 struct Arguments<A, R> {
@@ -47,53 +45,9 @@ impl<A: Serialize + Send, R> BoundCall<R> for Arguments<A, R> {
         Payload::encode_whole_call(&self.arguments)
     }
 
-    fn call(self: Box<Self>) -> Option<R> {
-        Some((self.body)(self.arguments))
+    fn call(self: Box<Self>) -> R {
+        (self.body)(self.arguments)
     }
-}
-
-/// The arguments of a task that this program calls elsewhere, encoded.
-struct EncodedArguments(Vec<u8>);
-
-impl<R> BoundCall<R> for EncodedArguments {
-    fn encode(&self, _: Option<&CallContext<'_>>, _: &dyn Memory) -> Result<Payload, Error> {
-        Err(Error::Custom("only another program has this task".into()))
-    }
-
-    fn encode_whole(&self) -> Result<Vec<u8>, Error> {
-        Ok(self.0.clone())
-    }
-
-    fn call(self: Box<Self>) -> Option<R> {
-        None
-    }
-}
-
-/// Makes the call of a task by its name. The program need not have the task; the other one has.
-///
-/// `arguments` are a tuple, the one of a task with one argument `(argument,)`. `R` is the type that the result is decoded
-/// as. The program with the task may be in another language.
-///
-/// Only a [`Remote`](crate::remote::Remote) can run such a call. Other executors end it with
-/// [`ErrorKind::NoSuchTask`]. With [`Signature::ANY`] it runs whatever the types of the task are, and an argument of a
-/// wrong type is an error of the job.
-///
-/// # Errors
-///
-/// [`ErrorKind::Encode`] if the arguments cannot be encoded.
-pub fn call_by_name<R>(
-    task: &str,
-    signature: Signature,
-    arguments: &impl Serialize,
-) -> Result<Call<'static, R>, ErrorKind> {
-    let encoded = Payload::encode_whole_call(arguments);
-    let encoded = encoded.map_err(|error| task_elsewhere(task, signature).wrong_arguments(&error))?;
-    Ok(call_encoded(task, signature, encoded))
-}
-
-/// Makes the call of a task by its name, with arguments that are encoded: values of MessagePack, one after the other.
-pub fn call_encoded<R>(task: &str, signature: Signature, arguments: Vec<u8>) -> Call<'static, R> {
-    Call { task: task_elsewhere(task, signature), bound: Box::new(EncodedArguments(arguments)) }
 }
 
 /// Makes the call of a task: arguments, and the function that takes them.
@@ -133,12 +87,10 @@ impl<R> Call<'_, R> {
 
     /// Encodes the arguments into bytes that are complete by themselves, for a call by the task's name.
     pub(crate) fn encode_whole(&self) -> Result<Vec<u8>, ErrorKind> {
-        if !self.task.is_elsewhere() {
-            self.task.check_registered()?;
-            find(self.task.name).map_err(|conflict| {
-                ErrorKind::Encode(format!("a call of `{}` by its name: {conflict}", self.task.name))
-            })?;
-        }
+        self.task.check_registered()?;
+        find(self.task.name).map_err(|conflict| {
+            ErrorKind::Encode(format!("a call of `{}` by its name: {conflict}", self.task.name))
+        })?;
         self.bound.encode_whole().map_err(|error| self.task.wrong_arguments(&error))
     }
 }
@@ -155,7 +107,7 @@ impl<R: Send + 'static> Work for Call<'static, R> {
     type Output = R;
 
     fn perform(self) -> Result<R, ErrorKind> {
-        self.bound.call().ok_or_else(|| self.task.missing())
+        Ok(self.bound.call())
     }
 
     fn label(&self) -> Cow<'static, str> {

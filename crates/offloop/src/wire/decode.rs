@@ -4,30 +4,14 @@ use std::any::{Any, TypeId};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
+use serde::de::DeserializeOwned;
 
 use super::blob::Blob;
 use super::msgpack::{Error, whole_block};
 use super::payload::{ByteBuf, Incoming, Received};
 
-/// An encoded value, as it has come. The result of a call that has this type is not decoded, for bindings to other
-/// languages, and for programs that pass a result on.
-///
-/// It stands for the whole result or for a whole item: it cannot be a field of another type.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RawValue(pub Vec<u8>);
-
-impl<'de> Deserialize<'de> for RawValue {
-    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        Err(D::Error::custom("a raw value is the whole result of a call, or a whole item"))
-    }
-}
-
 /// Decodes a value that a worker has sent.
 pub(crate) fn decode<R: DeserializeOwned + 'static>(received: Received<'_>) -> Result<R, Error> {
-    if is::<R, RawValue>() {
-        return Ok(same(RawValue(received.body.to_vec())));
-    }
     // Large bytes and texts are copied once, straight to where they stay. A text is validated there.
     if is::<R, Vec<u8>>() {
         if let Some(block) = whole_block(received.body, false) {
@@ -43,9 +27,6 @@ pub(crate) fn decode<R: DeserializeOwned + 'static>(received: Received<'_>) -> R
 
 /// Decodes a value from memory that does not change.
 pub(crate) fn decode_in_place<R: DeserializeOwned + 'static>(incoming: Incoming<'_>) -> Result<R, Error> {
-    if is::<R, RawValue>() {
-        return Ok(same(RawValue(incoming.body.to_vec())));
-    }
     if is::<R, Vec<u8>>() {
         return incoming.decode::<ByteBuf>().map(|bytes| same(bytes.0));
     }
@@ -63,11 +44,6 @@ fn same<A: 'static, B: 'static>(value: A) -> B {
     value.expect("the types were compared")
 }
 
-/// Returns whether values of this type are not decoded.
-pub(crate) fn is_raw<T: 'static>() -> bool {
-    is::<T, RawValue>()
-}
-
 /// Returns whether values of this type are decoded by the standard library or by this crate alone, and quickly.
 pub(crate) fn is_plain<R: 'static>() -> bool {
     macro_rules! is_one_of {
@@ -75,7 +51,7 @@ pub(crate) fn is_plain<R: 'static>() -> bool {
     }
     is_one_of!(
         (), bool, char, u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize, f32, f64,
-        String, Vec<u8>, Blob, RawValue, Result<(), String>
+        String, Vec<u8>, Blob, Result<(), String>
     )
 }
 

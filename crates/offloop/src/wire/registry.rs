@@ -12,9 +12,7 @@ use std::{
 
 use super::task::Task;
 use crate::base::fork::PerProcess;
-use crate::base::sync::Mutex;
 use crate::core::error::ErrorKind;
-use crate::core::signature::Signature;
 
 /// Not public API: every task that is linked into this program.
 #[linkme::distributed_slice]
@@ -92,21 +90,6 @@ pub(crate) fn find(name: &str) -> Result<Option<&'static Task>, String> {
     }
 }
 
-/// Returns the entry for a task that this program calls elsewhere. There is one for each name and signature, which stays
-/// as long as the process.
-pub(crate) fn task_elsewhere(name: &str, signature: Signature) -> &'static Task {
-    type Entries = HashMap<(&'static str, Signature), &'static Task>;
-    static ELSEWHERE: PerProcess<Mutex<Entries>> = PerProcess::new();
-    let mut entries = ELSEWHERE.get(Mutex::default).lock();
-    if let Some(task) = entries.get(&(name, signature)) {
-        return task;
-    }
-    let name: &'static str = String::from(name).leak();
-    let task: &'static Task = Box::leak(Box::new(Task::elsewhere(name, signature)));
-    entries.insert((name, signature), task);
-    task
-}
-
 /// Returns a hash of what two processes must have in common to understand each other: this crate's version, the tasks
 /// with their signatures, and the file of the program.
 pub(crate) fn fingerprint() -> u64 {
@@ -159,24 +142,11 @@ impl Task {
         self.index.load(Ordering::Relaxed)
     }
 
-    /// Returns the error of a call that can be made elsewhere only.
-    pub(super) fn missing(&self) -> ErrorKind {
-        ErrorKind::NoSuchTask {
-            task: self.name.to_owned(),
-            wanted: self.signature(),
-            offered: Vec::new(),
-            workers: vec!["this program".to_owned()],
-        }
-    }
-
     /// Fails if workers cannot find the task. The linker collects the tasks of each shared object by itself, and the
     /// registry is that of the object which contains this crate.
     pub(super) fn check_registered(&self) -> Result<(), ErrorKind> {
         if self.index() != u32::MAX {
             return Ok(());
-        }
-        if self.is_elsewhere() {
-            return Err(self.missing());
         }
         Err(ErrorKind::Encode(format!(
             "a call of `{}`: the task is not in the registry, because it and the crate `offloop` are in different shared \

@@ -23,8 +23,6 @@ pub struct Task {
     pub(crate) version: u32,
     /// The types of the function, as a text that is the same in all builds.
     signature: &'static str,
-    /// The signature of a task that this program does not have, and calls elsewhere by its name. `None` for its own ones.
-    elsewhere: Option<Signature>,
     /// The file, line and column of the function.
     location: (&'static str, u32, u32),
     /// Distinguishes tasks that are the same otherwise: of a crate that is linked twice, or of one macro.
@@ -74,32 +72,7 @@ impl Task {
         let (results, items) = (DecodePace::new(), DecodePace::new());
         let index = AtomicU32::new(u32::MAX);
         let (is_name_fixed, version) = (false, 1);
-        let elsewhere = None;
-        Self {
-            name,
-            is_name_fixed,
-            version,
-            signature,
-            elsewhere,
-            location,
-            marker,
-            run,
-            index,
-            results,
-            items,
-        }
-    }
-
-    /// Makes a task that this program does not have.
-    pub(super) fn elsewhere(name: &'static str, signature: Signature) -> Self {
-        let missing = |_: Incoming<'_>| Err(Fault::Arguments("this program has no such task".to_owned()));
-        let task = Self::new(name, "", ("", 0, 0), TypeId::of::<()>, missing);
-        Self { elsewhere: Some(signature), ..task }
-    }
-
-    /// Returns whether this program has no such task.
-    pub(super) fn is_elsewhere(&self) -> bool {
-        self.elsewhere.is_some()
+        Self { name, is_name_fixed, version, signature, location, marker, run, index, results, items }
     }
 
     /// Not public API: says that the program has given the task its name.
@@ -116,7 +89,7 @@ impl Task {
 
     /// Returns what two programs must have in common to call this task by its name.
     pub(crate) fn signature(&self) -> Signature {
-        self.elsewhere.unwrap_or_else(|| Signature::of(self.name, self.version, self.signature))
+        Signature::of(self.name, self.version, self.signature)
     }
 
     pub(super) fn wrong_arguments(&self, error: &Error) -> ErrorKind {

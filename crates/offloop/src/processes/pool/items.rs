@@ -195,8 +195,7 @@ fn decode<T: DeserializeOwned + 'static>(
     let (sent, item) = incoming.split::<&str>().map_err(|error| wrong(&error))?;
     let sent_type = if sent == sent_type {
         sent_type
-    } else if sent.is_empty() || decode::is_raw::<T>() || type_names::are_alike(sent, type_name::<T>()) {
-        // Programs in other languages send no name.
+    } else if type_names::are_alike(sent, type_name::<T>()) {
         sent.to_owned()
     } else {
         let asked = type_name::<T>();
