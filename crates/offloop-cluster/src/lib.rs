@@ -8,8 +8,10 @@
 //! - [`records`]: what is stored for a job, as bytes.
 //! - [`embedded`]: a server of this program's own.
 //! - [`protocol`]: the states of a job, and who moves it from one to the next.
+//! - [`admin`]: what an operator does.
 //! - [`security`]: keys, signed records, and who trusts whom.
 
+pub mod admin;
 #[cfg(target_os = "linux")]
 pub mod embedded;
 #[allow(dead_code, reason = "the client and the worker each need a part")]

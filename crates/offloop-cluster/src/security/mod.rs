@@ -8,6 +8,7 @@
 //!
 //! - A [`SigningKey`] signs what its owner writes. Its [`PublicKey`] names the owner to others.
 //! - A [`Trust`] is what a worker believes of submitters, or a submitter of workers. It decides whether a record counts.
+//! - A [`Role`] is a part in a cluster, with the permissions that it needs on the server.
 //!
 //! The rules:
 //!
@@ -22,11 +23,15 @@
 //! the same key, once the first is forgotten.
 
 mod keys;
+mod roles;
+#[cfg(all(test, target_os = "linux"))]
+mod roles_tests;
 mod seal;
 #[cfg(test)]
 mod tests;
 mod trust;
 
 pub use keys::{InvalidKey, PublicKey, SigningKey};
+pub use roles::Role;
 pub use seal::Scope;
 pub use trust::{NotTrusted, Trust};
