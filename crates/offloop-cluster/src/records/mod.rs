@@ -115,20 +115,8 @@ pub struct Job {
     /// Bytes that the job may read, such as the context of a trace.
     #[serde(with = "serde_bytes")]
     pub carry: Vec<u8>,
-    /// The number of bytes of each output stream that are kept and come back with the end. 0 if none are.
-    pub capture: u64,
-    /// The number of items that may wait to be read by the submitter. 0 if the job may send none.
-    pub stream: u32,
-    /// The id of the request that the job works for. Empty if there is none.
-    pub request: String,
-    /// The minor version of Python that wrote a pickle, such as `3.13`. Empty for other arguments.
-    pub python: String,
-    /// True if the job's id is the hash of a key, so that all submitters know where its state is.
-    pub keyed: bool,
-    /// True if the job is to be stopped when its submitter is lost.
-    pub cancel_if_lost: bool,
-    /// The place of arguments that are too large for the record.
-    pub blob: Option<BlobRef>,
+    /// True if what the job prints is kept and comes back with its end.
+    pub capture: bool,
     /// The submitter.
     pub client: Ulid,
     /// The time of submission by the submitter's clock, in milliseconds since 1970.
@@ -182,87 +170,21 @@ impl Job {
     }
 }
 
-/// The largest part of a record that is stored in it. What is larger is stored in chunks, as a *blob*.
-pub const MAX_INLINE: usize = 512 * 1024;
-
-/// Bytes that are stored in chunks.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct BlobRef {
-    /// The number of bytes.
-    pub size: u64,
-    /// The number of chunks.
-    pub chunks: u32,
-    /// The SHA-256 of the bytes.
-    #[serde(with = "serde_bytes")]
-    pub sha256: Vec<u8>,
-}
-
-/// What the worker reports beside a job's outcome: the body of its end. What is too large for a record is in a blob.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Report {
-    /// The version of the record. [`Report::encode`] sets it.
-    v: u32,
-    /// The encoded result of a task that has returned.
-    #[serde(with = "serde_bytes")]
-    pub result: Vec<u8>,
-    /// True if the job has declared itself failed, although it has a result.
-    pub has_failed: bool,
-    /// The reason why there is no result, as [`offloop::remote::pack_error`] encodes it.
-    #[serde(with = "serde_bytes")]
-    pub error: Vec<u8>,
-    /// The place of the result, or else of the reason, if it is large.
-    pub blob: Option<BlobRef>,
-    /// What the job has printed, if that was asked for.
-    #[serde(with = "serde_bytes")]
-    pub stdout: Vec<u8>,
-    /// What it has printed to standard error.
-    #[serde(with = "serde_bytes")]
-    pub stderr: Vec<u8>,
-    /// The place of both, one after the other, if they are large.
-    pub output: Option<BlobRef>,
-    /// The number of bytes in that blob that are of standard output.
-    pub stdout_size: u64,
-    /// True if more was printed than is kept.
-    pub is_truncated: bool,
-    /// The name of the worker.
-    pub worker: String,
-    /// The machine that it runs on.
-    pub host: String,
-    /// The age of the message when the job was claimed, in milliseconds of the server's clock.
-    pub queued_ms: u64,
-    /// The time that the last start took, in milliseconds.
-    pub ran_ms: u64,
-}
-
-impl Report {
-    /// Encodes the record.
-    pub fn encode(&self) -> Result<Vec<u8>, RecordError> {
-        encode(&Self { v: VERSION, ..self.clone() })
-    }
-
-    /// Decodes a record of any origin. No bytes are a report without entries.
-    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        if bytes.is_empty() { Ok(Self::default()) } else { decode(bytes) }
-    }
-}
-
 /// The end of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// The task returned.
+    /// The task returned. The body is its result.
     Returned,
-    /// The job ran and failed.
+    /// The job ran and failed. The body is the error.
     Failed,
     /// It was cancelled: before it ran, or by a kill.
     Cancelled,
     /// It waited longer than its limit, and never ran.
     QueueTimeout,
-    /// Its worker was lost, and no start was left.
+    /// Its worker was lost, and no start was left. The body names the worker.
     Lost,
-    /// No worker had the task with the submitter's types.
+    /// No worker had the task with the submitter's types. The body says what was wanted and what was there.
     NoSuchTask,
     /// It lay in the queue for longer than states are remembered, so it may have run. It was not run again.
     Expired,
@@ -305,7 +227,7 @@ pub struct End {
     pub attempt: u32,
     /// The job's end.
     pub outcome: Outcome,
-    /// An encoded [`Report`], or nothing.
+    /// The result, or the error's description. Its meaning depends on the outcome.
     pub body: Vec<u8>,
 }
 

@@ -35,26 +35,6 @@ fn any_id() -> impl Strategy<Value = Ulid> {
 }
 
 prop_compose! {
-    fn any_blob()(size: u64, chunks: u32, sha256 in vec(any::<u8>(), 0..33)) -> BlobRef {
-        BlobRef { size, chunks, sha256 }
-    }
-}
-
-prop_compose! {
-    fn any_report()(
-        (result, error, stdout, stderr) in (any::<Vec<u8>>(), any::<Vec<u8>>(), any::<Vec<u8>>(), any::<Vec<u8>>()),
-        (blob, output) in (proptest::option::of(any_blob()), proptest::option::of(any_blob())),
-        (has_failed, is_truncated, stdout_size, queued_ms, ran_ms) in any::<(bool, bool, u64, u64, u64)>(),
-        (worker, host) in any::<(String, String)>(),
-    ) -> Report {
-        Report {
-            v: VERSION, result, has_failed, error, blob, stdout, stderr, output, stdout_size, is_truncated, worker,
-            host, queued_ms, ran_ms,
-        }
-    }
-}
-
-prop_compose! {
     fn any_job()(
         (id, client) in (any_id(), any_id()),
         (task, name) in (".{0,80}", ".{0,20}"),
@@ -62,14 +42,12 @@ prop_compose! {
         pickle: bool,
         (priority, retry, backoff, issued) in any::<(i8, u32, u64, u64)>(),
         (queue_timeout, run_timeout) in any::<(Option<u64>, Option<u64>)>(),
-        (on_failure, exclusive, keyed, cancel_if_lost) in any::<(bool, bool, bool, bool)>(),
-        (capture, stream, request, python) in any::<(u64, u32, String, String)>(),
-        blob in proptest::option::of(any_blob()),
+        (on_failure, exclusive, capture) in any::<(bool, bool, bool)>(),
     ) -> Job {
         let codec = if pickle { Codec::Pickle } else { Codec::MessagePack };
         Job {
             v: VERSION, id, task, signature, codec, arguments, name, priority, queue_timeout, run_timeout, retry,
-            backoff, on_failure, exclusive, carry, capture, client, issued, stream, request, python, keyed, cancel_if_lost, blob,
+            backoff, on_failure, exclusive, carry, capture, client, issued,
         }
     }
 }
@@ -112,8 +90,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_record_is_the_same_after_encoding(job in any_job(), state in any_state(), report in any_report()) {
-        prop_assert_eq!(&Report::decode(&report.encode().unwrap()).unwrap(), &report);
+    fn a_record_is_the_same_after_encoding(job in any_job(), state in any_state()) {
         prop_assert_eq!(&Job::decode(&job.encode().unwrap()).unwrap(), &job);
         prop_assert_eq!(&State::decode(&state.encode().unwrap()).unwrap(), &state);
     }
@@ -150,9 +127,6 @@ proptest! {
 fn check_any(bytes: &[u8]) {
     if let Ok(job) = Job::decode(bytes) {
         assert_eq!(Job::decode(&job.encode().unwrap()).unwrap(), Job { v: VERSION, ..job });
-    }
-    if let Ok(report) = Report::decode(bytes) {
-        assert_eq!(Report::decode(&report.encode().unwrap()).unwrap(), Report { v: VERSION, ..report });
     }
     if let Ok(state) = State::decode(bytes) {
         assert_eq!(State::decode(&state.encode().unwrap()).unwrap(), state);
@@ -246,7 +220,6 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("release", State::Release { by: two, attempt: 1, delay: Duration::from_secs(1) }.encode().unwrap()),
         ("end", end(Outcome::Returned).encode().unwrap()),
         ("lost", end(Outcome::Lost).encode().unwrap()),
-        ("report", Report { result: vec![7; 20], ..Report::default() }.encode().unwrap()),
         ("newer", map(&[("v", Value::Number(2))])),
     ]
 }
