@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::keys::PublicKey;
+use super::keys::{InvalidKey, PublicKey};
 use super::seal::{Scope, Seal};
 use crate::Ulid;
 use crate::records::{Codec, Job};
@@ -66,6 +66,18 @@ impl Trust {
         let tasks = Tasks::Some(tasks.into_iter().map(Into::into).collect());
         self.keys.insert(key.as_str().to_owned(), (key, tasks));
         self
+    }
+
+    /// Trusts a key as a command line names it: `KEY`, or `KEY=TASK,TASK` if it may call these tasks only.
+    ///
+    /// # Errors
+    ///
+    /// The key is none.
+    pub fn with(self, text: &str) -> Result<Self, InvalidKey> {
+        match text.split_once('=') {
+            None => Ok(self.key(text.parse()?)),
+            Some((key, tasks)) => Ok(self.key_for(key.parse()?, tasks.split(',').map(str::trim))),
+        }
     }
 
     /// Loads the pickles that a trusted key has signed. Loading a pickle runs code that its author has chosen.
