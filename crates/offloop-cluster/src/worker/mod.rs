@@ -39,7 +39,7 @@ use offloop::{BuildError, ProcessPool};
 use tokio::signal::unix::{SignalKind, signal};
 
 use agent::{Agent, Phase};
-pub use performer::{Offer, Performer, Ran, Run, Running};
+pub use performer::{Offer, Performer, PoolPerformer, Ran, Run, Running};
 pub use program::init;
 
 use crate::Ulid;
@@ -176,6 +176,13 @@ impl WorkerBuilder {
         self
     }
 
+    /// Sets the number of servers that keep each stream, if this worker is the first to come to the namespace. Default: 1.
+    /// With three, one of them may be lost.
+    pub fn replicas(mut self, servers: u32) -> Self {
+        self.connection.replicas = servers.max(1);
+        self
+    }
+
     /// Sets the number of jobs that it runs at a time. Default: the number of cores that this process may use.
     pub fn slots(mut self, slots: usize) -> Self {
         self.slots = Some(slots.max(1));
@@ -260,10 +267,10 @@ impl WorkerBuilder {
         }
         let performer = match (self.performer, self.pool) {
             (Some(performer), _) => performer,
-            (None, Some(pool)) => Box::new(performer::PoolPerformer::new(pool)),
+            (None, Some(pool)) => Box::new(PoolPerformer::new(pool)),
             (None, None) => {
                 let pool = ProcessPool::builder().name("cluster").max_workers(slots).build()?;
-                Box::new(performer::PoolPerformer::new(pool))
+                Box::new(PoolPerformer::new(pool))
             }
         };
         let presence = Presence {

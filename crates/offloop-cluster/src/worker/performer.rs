@@ -134,13 +134,14 @@ impl Drop for Run {
 
 /// Runs the tasks of this program in a process pool.
 #[derive(Debug)]
-pub(super) struct PoolPerformer {
+pub struct PoolPerformer {
     pool: ProcessPool,
     tasks: HashMap<&'static str, Signature>,
 }
 
 impl PoolPerformer {
-    pub(super) fn new(pool: ProcessPool) -> Self {
+    /// Makes it of a pool.
+    pub fn new(pool: ProcessPool) -> Self {
         Self { pool, tasks: tasks().iter().map(|task| (task.name, task.signature)).collect() }
     }
 
