@@ -4,11 +4,13 @@
 //!
 //! The parts:
 //!
+//! - [`Cluster`]: the executor that submits jobs.
 //! - [`Ulid`]: the ids of jobs, clients and workers.
 //! - [`records`]: what is stored for a job, as bytes.
 //! - [`embedded`]: a server of this program's own.
 //! - [`protocol`]: the states of a job, and who moves it from one to the next.
 
+mod client;
 #[cfg(target_os = "linux")]
 pub mod embedded;
 #[allow(dead_code, reason = "the client and the worker each need a part")]
@@ -21,6 +23,7 @@ pub mod records;
 mod store;
 mod ulid;
 
+pub use client::{BuildError, Cluster, ClusterBuilder, ClusterHandle, DeadJob, NoAnswer, StoredEnd, Submit};
 pub use names::Band;
 pub use store::{BlobError, ConnectError, Credentials, LayoutError};
 pub use ulid::{ParseUlidError, Ulid};

@@ -74,6 +74,7 @@ pub enum Codec {
 }
 
 /// The task to run, its arguments and the instructions for it. It is written once, by the submitter.
+#[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Job {
@@ -125,6 +126,10 @@ pub struct Job {
     pub keyed: bool,
     /// The arguments, if they are too large for the record.
     pub blob: Option<BlobRef>,
+    /// The minor version of Python that has written a pickle, such as `3.13`. Empty for other arguments.
+    pub python: String,
+    /// True if the job is to be stopped when its submitter is lost.
+    pub cancel_if_lost: bool,
     /// The queue that it was submitted to.
     pub queue: String,
     /// The submitter.
@@ -366,7 +371,7 @@ impl Ask {
 }
 
 /// The end of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The task returned. The body is its result.

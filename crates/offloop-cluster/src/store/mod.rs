@@ -11,7 +11,7 @@ mod layout;
 mod parties;
 mod states;
 #[cfg(all(test, target_os = "linux"))]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
