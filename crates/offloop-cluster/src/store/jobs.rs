@@ -226,6 +226,8 @@ pub(crate) struct Message {
     pub(crate) headers: Option<HeaderMap>,
     /// Its place in the stream.
     pub(crate) revision: Revision,
+    /// The number of jobs that its band held beside it when it was delivered.
+    pub(crate) pending: usize,
     /// When it was stored, in nanoseconds since 1970 by the server's clock.
     stored_at: u64,
     /// The subject that answers go to.
@@ -241,8 +243,9 @@ impl Message {
         let first = if tokens.len() > 9 { 4 } else { 2 };
         let number = |at: usize| tokens.get(first + at)?.parse::<u64>().ok();
         let (revision, stored_at) = (number(3)?, number(5)?);
+        let pending = number(6).and_then(|it| it.try_into().ok()).unwrap_or(0);
         let (record, headers, store) = (raw.payload, raw.headers, store.clone());
-        Some(Self { store, record, headers, revision, stored_at, reply })
+        Some(Self { store, record, headers, revision, pending, stored_at, reply })
     }
 
     /// Returns its age by the server's clock.

@@ -153,7 +153,8 @@ impl Store {
 
     /// Makes a stream if it is not there. One who may not make streams can use those that are there. Returns its
     /// configuration.
-    async fn make_stream(&self, configuration: Value) -> Result<Value, LayoutError> {
+    async fn make_stream(&self, mut configuration: Value) -> Result<Value, LayoutError> {
+        configuration["num_replicas"] = self.0.replicas.into();
         let name = configuration["name"].as_str().unwrap_or_default();
         match self.api::<StreamInfo>(&format!("STREAM.INFO.{name}"), &Value::Null).await {
             Ok(info) => Ok(info.config),
@@ -215,6 +216,10 @@ impl Store {
             }
             Failure::Nobody => "JetStream is not enabled there".to_owned(),
             Failure::TooLarge => "the request is too large".to_owned(),
+            // 10008, 10005: the servers have not found each other yet, or have no leader.
+            Failure::Refused(error) if matches!(error.err_code, 10005 | 10008) => {
+                return LayoutError::Unreachable(error.description);
+            }
             Failure::Refused(error) => error.description,
         };
         LayoutError::Refused { action: action.to_owned(), reason }

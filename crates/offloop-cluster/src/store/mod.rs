@@ -90,6 +90,8 @@ pub(crate) struct Connection {
     /// The files of the client's certificate and of its key.
     pub(crate) certificate: Option<(std::path::PathBuf, std::path::PathBuf)>,
     pub(crate) settings: Settings,
+    /// The number of servers that keep each stream, if this party makes them.
+    pub(crate) replicas: u32,
 }
 
 impl Connection {
@@ -104,6 +106,7 @@ impl Connection {
             roots: Vec::new(),
             certificate: None,
             settings: Settings::default(),
+            replicas: 1,
         }
     }
 }
@@ -161,6 +164,7 @@ struct Inner {
     client: Client,
     names: Names,
     settings: Settings,
+    replicas: u32,
     link: watch::Receiver<Link>,
     clock: Mutex<Option<ServerClock>>,
 }
@@ -239,6 +243,7 @@ impl Store {
             client,
             names: Names::new(&connection.namespace),
             settings: connection.settings.clone(),
+            replicas: connection.replicas,
             link,
             clock: Mutex::new(None),
         }));

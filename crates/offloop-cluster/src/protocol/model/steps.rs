@@ -174,6 +174,8 @@ impl World {
                     exclusive: scene.exclusive,
                     has_task: true,
                     is_late: false,
+                    is_replay: false,
+                    cancel_if_lost: false,
                     age: Duration::ZERO,
                 };
                 self.workers[at].delivery = Some((message, Delivery::new(self.workers[at].id, terms)));
