@@ -4,6 +4,7 @@
 //!
 //! The parts:
 //!
+//! - [`Cluster`]: the executor that submits jobs.
 //! - [`Ulid`]: the ids of jobs, clients and workers.
 //! - [`records`]: what is stored for a job, as bytes.
 //! - [`embedded`]: a server of this program's own.
@@ -13,6 +14,7 @@
 //! - [`security`]: keys, signed records, and who trusts whom.
 
 pub mod admin;
+mod client;
 #[cfg(target_os = "linux")]
 pub mod embedded;
 #[allow(dead_code, reason = "the client and the worker each need a part")]
@@ -28,6 +30,7 @@ mod ulid;
 #[cfg(target_os = "linux")]
 pub mod worker;
 
+pub use client::{BuildError, Cluster, ClusterBuilder, ClusterHandle, DeadJob, NoAnswer, StoredEnd, Submit};
 pub use names::Band;
 pub use store::{BlobError, ConnectError, Credentials, LayoutError};
 pub use ulid::{ParseUlidError, Ulid};

@@ -224,8 +224,8 @@ impl Names {
         self.subject("blob.*.*.*")
     }
 
-    pub(crate) fn blobs_of(&self, job: Ulid) -> String {
-        self.subject(format_args!("blob.{job}.>"))
+    pub(crate) fn chunks(&self, job: Ulid, part: Part) -> String {
+        self.subject(format_args!("blob.{job}.{}.*", part.token()))
     }
 
     pub(crate) fn blob(&self, job: Ulid, part: Part, chunk: u32) -> String {

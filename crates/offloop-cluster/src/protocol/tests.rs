@@ -208,3 +208,15 @@ fn an_attached_job_ends_with_the_stored_end() {
     let actions = attached.on(&settings, SubmissionEvent::Read(Some(Some(stored))));
     assert_eq!(actions, [SubmissionAction::Ended(end), SubmissionAction::Over]);
 }
+
+#[test]
+fn a_connection_that_is_back_ends_the_pause_before_the_next_attempt() {
+    let settings = Settings::default();
+    let mut submission = Submission::new(ME, false, false);
+    assert_eq!(submission.on(&settings, SubmissionEvent::Begin), [SubmissionAction::Publish]);
+    let actions = submission.on(&settings, SubmissionEvent::Published(Publication::Unknown));
+    assert_eq!(actions, [SubmissionAction::Arm(SubmissionTimer::Pause, settings.pause)]);
+    assert_eq!(submission.on(&settings, SubmissionEvent::Reconnected), [SubmissionAction::Read]);
+    let actions = submission.on(&settings, SubmissionEvent::Read(Some(None)));
+    assert_eq!(actions, [SubmissionAction::Publish]);
+}

@@ -76,6 +76,7 @@ pub enum Codec {
 }
 
 /// The task to run, its arguments and the instructions for it. It is written once, by the submitter.
+#[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]

@@ -6,7 +6,6 @@ use async_nats::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use ring::digest::{SHA256, digest};
-use serde_json::{Value, json};
 
 use super::jobs::Receipt;
 use super::{Store, read_answer};
@@ -99,10 +98,9 @@ impl Store {
         }
     }
 
-    /// Deletes all payloads of a job, if the server answers. Else they go when their time has passed.
-    pub(crate) async fn delete_blobs(&self, job: Ulid) {
-        let method = format!("STREAM.PURGE.{}", self.names().blobs());
-        let _ = self.api::<Value>(&method, &json!({ "filter": self.names().blobs_of(job) })).await;
+    /// Deletes a payload, if the server answers. Else it goes when its time has passed.
+    pub(crate) async fn delete_blob(&self, job: Ulid, part: Part) {
+        self.purge(&self.names().blobs(), &self.names().chunks(job, part)).await;
     }
 }
 

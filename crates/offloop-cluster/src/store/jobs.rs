@@ -73,8 +73,10 @@ impl Store {
         match self.api::<Success>(&method, &json!({ "seq": message, "no_erase": true })).await {
             Ok(answer) => answer.success,
             Err(Failure::Refused(error)) => {
-                // 10043, 10037: there is none. 10057 has the store's own words.
-                matches!(error.err_code, 10037 | 10043) || error.description.contains("not found")
+                // There is none: 10037, 10043, or 10057 with the store's own words.
+                let words = ["not found", "no message found"];
+                matches!(error.err_code, 10037 | 10043)
+                    || words.iter().any(|words| error.description.contains(words))
             }
             Err(_) => false,
         }

@@ -221,7 +221,7 @@ impl Store {
         answer.and_then(|message| read_answer::<Receipt>(&message)).is_ok()
     }
 
-    async fn purge(&self, stream: &str, subject: &str) -> bool {
+    pub(super) async fn purge(&self, stream: &str, subject: &str) -> bool {
         let purged: Result<Value, _> =
             self.api(&format!("STREAM.PURGE.{stream}"), &json!({ "filter": subject })).await;
         purged.is_ok()

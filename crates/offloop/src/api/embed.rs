@@ -43,6 +43,8 @@ pub use crate::base::thread;
 pub use crate::core::current::{describe, mark_failed};
 use crate::core::error::Error;
 use crate::core::handle::Handle;
+#[doc(hidden)]
+pub use crate::core::options::Options;
 pub use crate::metrics::cpu::run_delay;
 #[cfg(feature = "observe")]
 pub use crate::metrics::view::inspector::{

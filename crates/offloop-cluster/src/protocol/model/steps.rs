@@ -144,7 +144,12 @@ impl World {
             }
             Step::LookAgain => {
                 self.client.announced = None;
-                self.client(scene, SubmissionEvent::LookAgain);
+                let event = if self.client.timers.contains_key(&SubmissionTimer::Pause) {
+                    SubmissionEvent::Reconnected
+                } else {
+                    SubmissionEvent::LookAgain
+                };
+                self.client(scene, event);
             }
             Step::Cancel | Step::QueueTimeout => {
                 self.client.was_stopped = true;
