@@ -23,6 +23,7 @@
 //! the same key, once the first is forgotten.
 
 mod keys;
+mod party;
 mod roles;
 #[cfg(all(test, target_os = "linux"))]
 mod roles_tests;
@@ -30,6 +31,8 @@ mod seal;
 #[cfg(test)]
 mod tests;
 mod trust;
+
+pub(crate) use party::Seals;
 
 pub use keys::{InvalidKey, PublicKey, SigningKey};
 pub use roles::Role;

@@ -138,7 +138,7 @@ fn each_role_can_do_what_it_needs() {
         let ended = worker.write(&place, claim, b"end".to_vec(), TTL).await;
         assert!(matches!(ended, Written::Stored(_)), "{ended:?}");
         while &*events.next().await.unwrap().bytes != b"end" {}
-        worker.delete_blobs(job).await;
+        worker.delete_blob(job, Part::Arguments).await;
         message.ack().await;
 
         // It tells of itself, and answers.

@@ -15,12 +15,12 @@ use super::driver::{drive, error_body, refuse};
 use super::items::Outbox;
 use super::performer::Performer;
 use super::slots::{Slots, Turns};
-use super::{Clock, Seals, WorkerError, WorkerMetrics, WorkerReport};
+use super::{Clock, WorkerError, WorkerMetrics, WorkerReport};
 use crate::Ulid;
 use crate::names::Band;
 use crate::protocol::{DeliveryEvent as Event, Settings, Terms};
 use crate::records::{Ask, End, Job, Outcome, Presence, RecordError};
-use crate::security::Scope;
+use crate::security::Seals;
 use crate::store::{LayoutError, Message, Pull, Store};
 
 /// The interval in which a worker tells that it is there.
@@ -264,16 +264,15 @@ impl Agent {
 
     /// Decides whether a job may run. `record` is its record as it came.
     pub(super) fn admit(&self, job: &Job, record: &[u8], queue: &str) -> Result<(), ErrorKind> {
-        let scope = Scope::Job { namespace: self.store.names().namespace(), queue };
-        let admitted = self.seals.trust.admit_job(scope, record, job, self.settings().remember);
-        admitted.map_err(|refusal| ErrorKind::NotTrusted(String::from(refusal).into()))
+        let (namespace, remember) = (self.store.names().namespace(), self.settings().remember);
+        let admitted = self.seals.admit(namespace, queue, record, job, remember);
+        admitted.map_err(|reason| ErrorKind::NotTrusted(reason.into()))
     }
 
     /// Signs the record of a job's end, if this worker has a key.
     pub(super) fn seal(&self, job: Ulid, end: Vec<u8>) -> Vec<u8> {
-        let Some(key) = &self.seals.key else { return end };
-        let scope = Scope::End { namespace: self.store.names().namespace(), job };
-        key.seal(scope, &end).expect("a signed state has a size that is allowed")
+        let sealed = self.seals.seal_end(self.store.names().namespace(), job, end);
+        sealed.expect("a signed state has a size that is allowed")
     }
 
     /// Returns the body of an end that the machine has written without a report. `None`: it has one.

@@ -46,7 +46,7 @@ use crate::Ulid;
 use crate::network::{block_on, runtime};
 use crate::protocol::Settings;
 use crate::records::{Outcome, Presence};
-use crate::security::{SigningKey, Trust};
+use crate::security::{Seals, SigningKey, Trust};
 use crate::store::{ConnectError, Connection, Credentials, LayoutError, Store};
 
 /// A worker that cannot be made, or cannot serve.
@@ -135,13 +135,6 @@ pub struct WorkerBuilder {
     version: String,
     labels: Vec<String>,
     seals: Seals,
-}
-
-/// Whom a worker trusts, and the key by which it is trusted.
-#[derive(Debug, Default)]
-pub(super) struct Seals {
-    trust: Trust,
-    key: Option<SigningKey>,
 }
 
 impl WorkerBuilder {
