@@ -454,6 +454,35 @@ fn a_performance_that_is_cancelled_or_dropped_kills_its_job() {
     }
 }
 
+#[offloop::task(name = "remote:stubborn")]
+fn stubborn() -> u64 {
+    // SAFETY: the signal is ignored, so no handler runs.
+    unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+    offloop::job::emit(&()).unwrap();
+    forever()
+}
+
+#[test]
+fn the_process_of_a_cancelled_job_can_be_waited_for_and_hurried() {
+    for is_hurried in [false, true] {
+        let grace = Duration::from_millis(if is_hurried { 3_600_000 } else { 50 });
+        let pool = ProcessPool::builder().max_workers(1).grace(grace).build().unwrap();
+        let mut call = received(stubborn.with().task_name(), &[]);
+        call.instructions_mut().stream = Some(1);
+        let mut performance = perform(&pool, call).unwrap();
+        let canceller = performance.canceller();
+        assert!(performance.wait_next_item().is_some());
+        let pids = pool.worker_pids();
+        assert!(canceller.cancel());
+        drop(performance);
+        if is_hurried {
+            assert!(!canceller.kill(), "the job has ended before");
+        }
+        canceller.wait_gone();
+        assert!(!std::path::Path::new(&format!("/proc/{}/root", pids[0])).exists());
+    }
+}
+
 #[test]
 fn a_performance_is_a_future_as_well() {
     let pool = pool();

@@ -1,5 +1,6 @@
 //! The executor whose calls a carrier takes elsewhere.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -10,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::carrier::Carrier;
 use super::ender::{Away, AwayJob, Ender, Hub};
 use super::items::ItemQueue;
+use super::named::NamedCall;
 use super::outbound::{Instructions, Outbound};
 use crate::base::clock::Moment;
 use crate::base::fork::OwnProcess;
@@ -29,12 +31,14 @@ use crate::core::outcome::Outcome;
 use crate::core::pool_ref::{Close, PoolRef};
 use crate::core::runnable::{AbortIf, AnyJob, Owner};
 use crate::core::shutdown::{self, ShutdownReport};
+use crate::core::signature::Signature;
 use crate::metrics::stats::OutcomeCounters;
 #[cfg(feature = "observe")]
 use crate::metrics::view::{JobView, PoolView, WorkerPlace};
 use crate::metrics::{self, Advisor, Measured, Metrics, PoolKind};
 use crate::processes::launch::{Launched, job_of};
 use crate::wire::call::Call;
+use crate::wire::task::{ELSEWHERE, Task};
 #[cfg(target_os = "linux")]
 use crate::{
     core::options::Prepared,
@@ -480,18 +484,42 @@ impl<C: Carrier> Remote<C> {
         &self,
         call: &Call<'_, R>,
         items: Option<&Arc<ItemQueue>>,
-        mut options: Options,
+        options: Options,
     ) -> Launched<Away, R>
     where
         R: DeserializeOwned + Send + 'static,
     {
         let task = call.task();
+        let name = (task.name.into(), task.signature());
+        self.launch_encoded(task, name, call.encode_whole(), items, options)
+    }
+
+    /// Submits a call of a task of another program.
+    fn launch_named<R>(&self, call: NamedCall<R>, options: Options) -> Launched<Away, R>
+    where
+        R: DeserializeOwned + Send + 'static,
+    {
+        let (task, signature, arguments) = call.into_parts();
+        self.launch_encoded(&ELSEWHERE, (task.into(), signature), arguments, None, options)
+    }
+
+    fn launch_encoded<R>(
+        &self,
+        task: &'static Task,
+        (name, signature): (Cow<'static, str>, Signature),
+        arguments: Result<Vec<u8>, ErrorKind>,
+        items: Option<&Arc<ItemQueue>>,
+        mut options: Options,
+    ) -> Launched<Away, R>
+    where
+        R: DeserializeOwned + Send + 'static,
+    {
         let has_name = !options.name.is_empty();
         if !has_name {
-            options.name = call.task_name().into();
+            options.name.clone_from(&name);
         }
         let core = &*self.0;
-        let arguments = match call.encode_whole() {
+        let arguments = match arguments {
             Ok(arguments) => arguments,
             Err(kind) => {
                 core.counts.count(Outcome::of(&kind));
@@ -500,7 +528,7 @@ impl<C: Carrier> Remote<C> {
         };
         let instructions = Instructions::of_options(&options, has_name, items.map(|items| items.capacity()));
         let job: Arc<Cell<Away, R>> = Cell::new(Away, options);
-        let outbound = Outbound::new(job.header().id, task.name, task.signature(), arguments, instructions);
+        let outbound = Outbound::new(job.header().id, &name, signature, arguments, instructions);
         let away = Arc::clone(&job) as Arc<dyn AwayJob>;
         let ender = |hub| Ender::new(Arc::clone(&away), hub, task, items.cloned());
         let Err(kind) = core.execute(&away, outbound, ender) else { return Ok(job) };
@@ -510,6 +538,28 @@ impl<C: Carrier> Remote<C> {
         }
         core.counts.count(Outcome::of(&kind));
         Err(Box::new((kind, job.header().options.clone())))
+    }
+}
+
+impl<C, R> Accepts<NamedCall<R>> for Remote<C>
+where
+    C: Carrier,
+    R: DeserializeOwned + Send + 'static,
+{
+    type Output = R;
+
+    fn place(&self, work: NamedCall<R>, options: Options) -> Handle<R> {
+        Handle::new(job_of(self.launch_named(work, options)))
+    }
+
+    fn try_place(
+        &self,
+        work: NamedCall<R>,
+        mut options: Options,
+    ) -> Result<Handle<R>, Rejected<NamedCall<R>>> {
+        options.never_wait = true;
+        let launched = self.launch_named(work.clone(), options);
+        launched.map(Handle::new).map_err(|refusal| Rejected::new(work, refusal.0))
     }
 }
 

@@ -103,6 +103,7 @@ impl World {
                     // The queue delivers at any time, so that nothing depends on progress.
                     DeliveryAction::Arm(DeliveryTimer::Progress, _)
                     | DeliveryAction::FreeSlot
+                    | DeliveryAction::AskSubmitter
                     | DeliveryAction::Progress
                     | DeliveryAction::Refused => continue,
                     DeliveryAction::Arm(timer, after) => {

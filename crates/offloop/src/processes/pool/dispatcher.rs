@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::config::Config;
 use super::items::ItemSource;
+use super::pool::JobEngine;
 use super::remote::RemoteCall;
 use super::results;
 use super::scheduler::{Deferred, Scheduler, Sleep};
@@ -329,10 +330,11 @@ impl Dispatcher {
         scheduler.over = true;
         let mut left = scheduler.drain();
         let workers = std::mem::take(&mut scheduler.workers);
-        let at_end = std::mem::take(&mut scheduler.at_end);
+        let mut at_end = std::mem::take(&mut scheduler.at_end);
         drop(scheduler);
-        for call in workers.into_iter().flat_map(|worker| worker.calls) {
-            left.extend(call.work.map(|(job, _)| job));
+        for worker in workers {
+            at_end.extend(worker.at_end);
+            left.extend(worker.calls.into_iter().filter_map(|call| call.work).map(|(job, _)| job));
         }
         self.changed.notify_all();
         at_end.into_iter().for_each(panic::wake_quietly);
@@ -363,6 +365,16 @@ impl Measured for Dispatcher {
 impl Close for Dispatcher {
     fn close(&self) {
         Dispatcher::close(self);
+    }
+}
+
+impl JobEngine for Dispatcher {
+    fn hurry(&self, job: JobId) {
+        self.change(|scheduler, after| scheduler.hurry(job, after));
+    }
+
+    fn on_gone(&self, job: JobId, waker: &Waker) -> bool {
+        self.lock().is_none_or(|mut scheduler| scheduler.on_gone(job, waker))
     }
 }
 

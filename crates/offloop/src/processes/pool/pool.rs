@@ -17,6 +17,7 @@ use crate::core::cell::Cell;
 use crate::core::error::{ErrorKind, Rejected, WorkerExit};
 use crate::core::executor::Accepts;
 use crate::core::handle::Handle;
+use crate::core::id::JobId;
 use crate::core::map::MapStream;
 use crate::core::options::{Options, Prepared};
 use crate::core::outcome::Outcome;
@@ -281,8 +282,8 @@ impl ProcessPool {
         let encoded = Encoded::of_whole(task, arguments, context.as_ref(), memory);
         match self.submit::<EncodedAnswer>(encoded, items, options) {
             Ok(job) => {
-                let source: Weak<Dispatcher> = Arc::downgrade(&self.dispatcher.engine());
-                Ok(LaunchedEncoded { handle: Handle::new(Arc::clone(&job)), job, source })
+                let engine: Weak<Dispatcher> = Arc::downgrade(&self.dispatcher.engine());
+                Ok(LaunchedEncoded { handle: Handle::new(Arc::clone(&job)), job, engine })
             }
             Err(refusal) => Err(refusal.0),
         }
@@ -342,8 +343,17 @@ impl ProcessPool {
 pub(crate) struct LaunchedEncoded {
     pub(crate) handle: Handle<EncodedAnswer>,
     pub(crate) job: Arc<dyn AnyJob>,
-    /// Goes on with its items.
-    pub(crate) source: Weak<dyn ItemSource>,
+    pub(crate) engine: Weak<dyn JobEngine>,
+}
+
+/// The pool of a job on behalf of a caller elsewhere.
+pub(crate) trait JobEngine: ItemSource {
+    /// Makes the worker of a job that was aborted die without a grace period.
+    fn hurry(&self, job: JobId);
+
+    /// Registers `waker` to be woken when no worker has the job any more: it has answered, or is dead, or was given up.
+    /// Returns true if none has it, and in a forked child.
+    fn on_gone(&self, job: JobId, waker: &Waker) -> bool;
 }
 
 /// Returns what the worker needs beside the arguments, if that is anything.
