@@ -94,6 +94,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// Sets the number of servers that keep each stream, if this program is the first to come to the namespace. Default: 1.
+    /// With three, one of them may be lost.
+    pub fn replicas(mut self, servers: u32) -> Self {
+        self.connection.replicas = servers.max(1);
+        self
+    }
+
     /// Sets what happens to a job for which its queue has no room. Default: [`OnFull::Wait`].
     ///
     /// A queue is full for all its submitters, and one of them learns of that by the server's answer. So with
