@@ -10,7 +10,10 @@
 //! - [`embedded`]: a server of this program's own.
 //! - [`worker`]: the program that runs jobs.
 //! - [`protocol`]: the states of a job, and who moves it from one to the next.
+//! - [`admin`]: what an operator does.
+//! - [`security`]: keys, signed records, and who trusts whom.
 
+pub mod admin;
 mod client;
 #[cfg(target_os = "linux")]
 pub mod embedded;
@@ -20,6 +23,7 @@ mod names;
 mod network;
 pub mod protocol;
 pub mod records;
+pub mod security;
 #[allow(dead_code, unused_imports, reason = "the client and the worker each need a part")]
 mod store;
 mod ulid;

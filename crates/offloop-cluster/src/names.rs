@@ -167,7 +167,8 @@ impl Names {
         format!("offloop.*.{}.job.>", self.namespace)
     }
 
-    fn subject(&self, tail: impl std::fmt::Display) -> String {
+    /// Returns a subject of this namespace.
+    pub(crate) fn subject(&self, tail: impl std::fmt::Display) -> String {
         format!("offloop.{LAYOUT}.{}.{tail}", self.namespace)
     }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{GIVE_UP, end, eventually};
+use offloop::metrics::PoolKind;
 use offloop::remote::{
     Answer, Carrier, Ender, Instructions, Outbound, Remote, pack_error, perform, tasks, unpack_error,
 };
@@ -200,6 +201,56 @@ fn an_ender_has_no_effect_after_the_end() {
     assert!(matches!(error(handle), ErrorKind::Cancelled));
     assert_eq!(carrier.cancelled(), [id], "a carrier is told once");
     assert_eq!(remote.metrics().outcomes.total(), 1);
+}
+
+#[test]
+fn an_executor_elsewhere_is_among_all_metrics_until_it_has_ended() {
+    let carrier = Kept::default();
+    let remote = Remote::new("among all", carrier.clone());
+    let find = || offloop::metrics::all().into_iter().find(|metrics| &*metrics.pool == "among all");
+    let handle = remote.run(double.with(4));
+    let metrics = find().unwrap();
+    assert_eq!((metrics.kind, metrics.queued, metrics.running), (PoolKind::Remote, 1, 0));
+    let page = offloop::metrics::prometheus(&[metrics]);
+    assert!(page.contains("pool=\"among all\",kind=\"remote\""), "{page}");
+    remote.close();
+    assert!(find().is_some(), "it has a job");
+    carrier.take(handle.id()).1.end(Ok(answer(8)));
+    assert!(find().is_none());
+}
+
+#[cfg(feature = "observe")]
+#[test]
+fn the_live_view_shows_what_runs_elsewhere_and_cancels_it() {
+    use offloop::observe::{Handler, Peer, Reply, Request};
+
+    let carrier = Kept::default();
+    let remote = Remote::new("in view", carrier.clone());
+    let runs = remote.run(prepare(double.with(4)).request("r-7"));
+    let waits = remote.run(double.with(5));
+    let (_outbound, ender) = carrier.take(runs.id());
+    assert!(ender.start());
+    let snapshot = offloop::observe::snapshot();
+    let shown = snapshot.pools.iter().find(|pool| pool.name == "in view").unwrap();
+    assert_eq!((shown.kind.as_str(), shown.capacity, shown.max_workers), ("remote", None, 0));
+    assert_eq!((shown.queued, shown.running), (1, 1));
+    assert!(shown.oldest_queued.is_some() && shown.workers.is_empty());
+    let [job] = &shown.jobs[..] else { panic!("{:?}", shown.jobs) };
+    assert_eq!((job.id, job.request.as_deref()), (runs.id().as_u64(), Some("r-7")));
+
+    let handler = Handler::builder().allow_cancel(true).build();
+    let cancel = |job: JobId| {
+        let path = &format!("/jobs/{}/{job}/cancel", std::process::id());
+        let headers: &[(&str, &[u8])] = &[("X-Offloop", b"1")];
+        let request = Request { method: "POST", path, query: "", headers, peer: Peer::Socket };
+        match handler.handle(&request) {
+            Reply::Response(response) => response.status,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((cancel(waits.id()), cancel(runs.id())), (404, 202), "only one runs");
+    assert!(matches!(error(runs), ErrorKind::Cancelled));
+    assert_eq!(carrier.cancelled().len(), 1);
 }
 
 #[test]

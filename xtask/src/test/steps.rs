@@ -41,7 +41,7 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "advisories", plan: advisories },
         Step { name: "python", plan: python },
         Step { name: "python-oldest", plan: python_oldest },
-        Step { name: "python-3.14", plan: || in_python(debian("3.14"), pytest_again) },
+        Step { name: "python-3.14", plan: || in_python(debian("3.14"), pytest_between) },
         Step { name: "python-3.15", plan: || in_python(debian("3.15"), pytest_again) },
         Step { name: "python-types", plan: python_types },
         Step { name: "real-systems", plan: real_systems },
@@ -197,24 +197,33 @@ fn pytest_without(environment: &Environment, left_out: &[&str]) -> Vec<CommandLi
 /// Runs the Python package's tests on one more interpreter. Those that try the engine, the system or other programs run on
 /// the preferred one only: what they try does not depend on its version.
 fn pytest_again(environment: &Environment) -> Vec<CommandLine> {
-    let left_out = [
-        "auto",
-        "examples",
-        "layers",
-        "links",
-        "message_memory",
-        "observe_web",
-        "process_bounds",
-        "process_crashes",
-        "process_hosts",
-        "process_rights",
-        "process_secrets",
-        "watch_pytest",
-        "web_frameworks",
-        "web_servers",
-    ];
+    pytest_without(environment, &OF_NO_VERSION)
+}
+
+/// Does the same on an interpreter between others that are tested. Of the watchdog, only the stacks that it reads depend on
+/// the version, and the file `test_watch.py` has those.
+fn pytest_between(environment: &Environment) -> Vec<CommandLine> {
+    let left_out: Vec<_> = OF_NO_VERSION.iter().copied().chain(["watch_advice", "watch_programs"]).collect();
     pytest_without(environment, &left_out)
 }
+
+/// The files of tests that do not depend on the version of Python.
+const OF_NO_VERSION: [&str; 14] = [
+    "auto",
+    "examples",
+    "layers",
+    "links",
+    "message_memory",
+    "observe_web",
+    "process_bounds",
+    "process_crashes",
+    "process_hosts",
+    "process_rights",
+    "process_secrets",
+    "watch_pytest",
+    "web_frameworks",
+    "web_servers",
+];
 
 /// Runs two type checkers on the package and on a file of typical uses.
 fn python_types() -> Plan {

@@ -15,6 +15,7 @@ use super::handle::Progress;
 use crate::Ulid;
 use crate::names::Band;
 use crate::records::{Codec, Job};
+use crate::security::Seals;
 use crate::store::{INLINE, Store};
 
 /// What only a cluster's jobs have, beside the instructions of every job.
@@ -86,6 +87,7 @@ pub(super) struct Shared {
     pub(super) on_full: OnFull,
     pub(super) cancel_if_lost: bool,
     pub(super) unreachable_after: Duration,
+    pub(super) seals: Seals,
     /// The number of jobs that a band holds; 0 while that is not known. Written by the driver.
     pub(super) capacity: AtomicU64,
     /// The jobs of this client that have not ended, in each band of each queue.
@@ -102,6 +104,7 @@ impl Shared {
         on_full: OnFull,
         cancel_if_lost: bool,
         unreachable_after: Duration,
+        seals: Seals,
     ) -> Self {
         Self {
             me: Ulid::new(),
@@ -109,6 +112,7 @@ impl Shared {
             on_full,
             cancel_if_lost,
             unreachable_after,
+            seals,
             capacity: AtomicU64::new(0),
             live: Mutex::default(),
             trouble: Mutex::default(),
@@ -245,7 +249,7 @@ impl Carrier for ToCluster {
             None
         } else {
             job.arguments = std::mem::take(&mut arguments);
-            match job.encode() {
+            match self.shared.seals.encode(self.store.names().namespace(), &job) {
                 Ok(record) => Some(record.into()),
                 Err(error) => return Err(Rejected::new(ender, ErrorKind::Encode(error.to_string()))),
             }

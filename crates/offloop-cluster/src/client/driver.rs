@@ -27,7 +27,7 @@ use crate::protocol::{
     Publication, Stored, Submission, SubmissionAction as Action, SubmissionEvent as Event,
     SubmissionTimer as MachineTimer, Written,
 };
-use crate::records::{Ask, BlobRef, End, Item, Job, RecordError, State};
+use crate::records::{Ask, BlobRef, End, Item, Job, State};
 use crate::store::{
     Announcement, Asked, Events, Items, JobHeaders, LayoutError, Link, Question, Store, StoredBytes, random,
 };
@@ -371,9 +371,13 @@ impl Driver {
         match action {
             Action::Publish => self.publish(number),
             Action::Write { expected, state } => {
-                let place = entry.place;
+                let (place, job, shared) = (entry.place, entry.job.id, Arc::clone(&self.shared));
                 self.request(async move {
-                    let (Some(place), Ok(bytes)) = (place, state.encode()) else {
+                    let sealed = |bytes| match &state {
+                        State::End(_) => shared.seals.seal_end(store.names().namespace(), job, bytes),
+                        _ => Ok(bytes),
+                    };
+                    let (Some(place), Ok(bytes)) = (place, state.encode().and_then(sealed)) else {
                         // It cannot be written before it is found.
                         sleep(store.settings().pause).await;
                         return Done::Machine(number, Event::Written(Written::Unknown));
@@ -431,13 +435,14 @@ impl Driver {
         let Some(entry) = self.jobs.get_mut(&number) else { return };
         let (store, mut job, record, arguments) =
             (self.store.clone(), entry.job.clone(), entry.record.clone(), entry.arguments.clone());
+        let shared = Arc::clone(&self.shared);
         self.request(async move {
             let (blob, record) = if let Some(record) = record {
                 (None, record)
             } else {
                 let put = store.put_blob(job.id, Part::Arguments, arguments, store.settings().remember);
                 job.blob = put.await;
-                match job.encode() {
+                match shared.seals.encode(store.names().namespace(), &job) {
                     Ok(record) if job.blob.is_some() => (job.blob, record.into()),
                     _ => return Done::Published(number, None, Publication::Unknown),
                 }
@@ -465,7 +470,9 @@ impl Driver {
                 if let Some(entry) = self.jobs.get_mut(&number) {
                     if blob.is_some() {
                         entry.job.blob = blob;
-                        entry.record = entry.job.encode().ok().map(Bytes::from);
+                        let namespace = self.store.names().namespace();
+                        let record = self.shared.seals.encode(namespace, &entry.job);
+                        entry.record = record.ok().map(Bytes::from);
                     }
                     let is_full = published == Publication::Full;
                     if is_full {
@@ -536,9 +543,9 @@ impl Driver {
                 if let Some(entry) = self.jobs.get_mut(&number) {
                     entry.place = Some(place);
                 }
-                match State::decode(&stored.bytes) {
+                match self.decode(place.job, &stored.bytes) {
                     Ok(state) => Event::Read(Some(Some(Stored { revision: stored.revision, state }))),
-                    Err(error) => return self.unreadable(number, &error),
+                    Err(kind) => return self.give_up(number, kind),
                 }
             }
         };
@@ -547,18 +554,14 @@ impl Driver {
 
     fn announced(&mut self, announced: &Announcement) {
         let Announcement { place, revision, bytes } = announced;
-        let decoded = State::decode(bytes);
         for number in self.numbers_of(place.job) {
             let Some(entry) = self.jobs.get_mut(&number) else { continue };
             if *entry.place.get_or_insert(*place) != *place {
                 continue;
             }
-            match &decoded {
-                Ok(state) => {
-                    let stored = Stored { revision: *revision, state: state.clone() };
-                    self.feed(number, Event::Announced(stored));
-                }
-                Err(error) => self.unreadable(number, error),
+            match self.decode(place.job, bytes) {
+                Ok(state) => self.feed(number, Event::Announced(Stored { revision: *revision, state })),
+                Err(kind) => self.give_up(number, kind),
             }
         }
     }
@@ -567,9 +570,21 @@ impl Driver {
         self.ids.range((job, 0)..=(job, Number::MAX)).map(|(_, number)| *number).collect()
     }
 
-    /// Ends a job here whose state is no record, or one of a newer version. What becomes of it cannot be known.
-    fn unreadable(&mut self, number: Number, error: &RecordError) {
-        self.end_here(number, ErrorKind::Decode(format!("the state of the job in the cluster: {error}")));
+    /// Reads the state of a job. An end that does not count is an error.
+    fn decode(&self, job: Ulid, bytes: &[u8]) -> Result<State, ErrorKind> {
+        let unreadable = |error| ErrorKind::Decode(format!("the state of the job in the cluster: {error}"));
+        let state = State::decode(bytes).map_err(unreadable)?;
+        if let State::End(end) = &state {
+            let admitted = self.shared.seals.admit_end(self.store.names().namespace(), job, bytes, end);
+            admitted.map_err(|reason| ErrorKind::NotTrusted(reason.into()))?;
+        }
+        Ok(state)
+    }
+
+    /// Ends a job here whose state is no record, one of a newer version, or an end that does not count. What becomes of it
+    /// cannot be known.
+    fn give_up(&mut self, number: Number, kind: ErrorKind) {
+        self.end_here(number, kind);
         self.remove(number);
     }
 

@@ -33,6 +33,7 @@ use crate::names::is_name;
 use crate::network;
 use crate::protocol::Settings;
 use crate::records::{Job, Presence};
+use crate::security::{Seals, SigningKey, Trust};
 use crate::store::{ConnectError, Connection, Credentials, Store};
 
 /// The time after which a job that the server did not take ends, by default.
@@ -72,6 +73,7 @@ pub struct ClusterBuilder {
     on_full: OnFull,
     cancel_if_lost: bool,
     unreachable_after: Duration,
+    seals: Seals,
 }
 
 impl ClusterBuilder {
@@ -168,10 +170,24 @@ impl ClusterBuilder {
         self
     }
 
+    /// Sets the workers whose ends of jobs count. A handle of a job that another one has ended ends with
+    /// [`NotTrusted`](offloop::ErrorKind::NotTrusted). Default: [`Trust::none`], with which all count.
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.seals.trust = trust;
+        self
+    }
+
+    /// Sets the key that signs jobs, for workers that trust some submitters only. Default: none.
+    pub fn key(mut self, key: SigningKey) -> Self {
+        self.seals.key = Some(key);
+        self
+    }
+
     /// Opens the executor. Does not wait for the connection, which is made in the background, and made again when it is
     /// lost.
     pub fn build(self) -> Result<Cluster, BuildError> {
-        let Self { mut connection, name, queue, capacity, on_full, cancel_if_lost, unreachable_after } = self;
+        let Self { mut connection, name, queue, capacity, on_full, cancel_if_lost, unreachable_after, seals } =
+            self;
         if on_full == OnFull::ShedOldest {
             return Err(BuildError::ShedOldest);
         }
@@ -180,7 +196,7 @@ impl ClusterBuilder {
         }
         connection.name.clone_from(&name);
         let store = network::block_on(async move { Store::connect(&connection).await })??;
-        let shared = Arc::new(Shared::new(queue, on_full, cancel_if_lost, unreachable_after));
+        let shared = Arc::new(Shared::new(queue, on_full, cancel_if_lost, unreachable_after, seals));
         let (commands, received) = mpsc::unbounded_channel();
         network::runtime()?.spawn(Driver::run(store.clone(), Arc::clone(&shared), capacity, received));
         Ok(Cluster(Remote::new(name, ToCluster { shared, commands, store })))
@@ -208,6 +224,7 @@ impl Cluster {
             on_full: OnFull::Wait,
             cancel_if_lost: false,
             unreachable_after: UNREACHABLE_AFTER,
+            seals: Seals::default(),
         }
     }
 

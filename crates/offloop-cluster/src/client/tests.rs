@@ -649,3 +649,33 @@ fn jobs_go_on_while_their_submitter_is_cut_off_and_their_ends_are_read_afterward
         assert_eq!(end(handle).unwrap(), number * 2);
     }
 }
+
+#[test]
+fn ends_of_strangers_do_not_count_and_jobs_are_signed() {
+    let Some(server) = server() else { return };
+    let (mine, workers, stranger) = (SigningKey::generate(), SigningKey::generate(), SigningKey::generate());
+    let hand = Hand::new(connection(&server));
+    let trust = Trust::none().key(workers.public().clone());
+    let cluster = builder(&server).key(mine.clone()).trust(trust).build().unwrap();
+    let believes = Trust::none().key(mine.public().clone());
+    for key in [Some(&workers), Some(&stranger), None] {
+        let mut handle = cluster.run(double.with(21));
+        let (message, job) = hand.take();
+        let scope = crate::security::Scope::Job { namespace: "default", queue: "default" };
+        assert_eq!(believes.admit_job(scope, &message.record, &job, GUARD), Ok(()));
+        let claim = hand.claim(&job);
+        let body = answer(42).encode().unwrap();
+        let state = State::End(Box::new(End { by: hand.me, attempt: 1, outcome: Outcome::Returned, body }));
+        let record = state.encode().unwrap();
+        let scope = crate::security::Scope::End { namespace: "default", job: job.id };
+        let record = key.map_or(record.clone(), |key| key.seal(scope, &record).unwrap());
+        let (store, place) = (hand.store.clone(), Place::of(&job));
+        wait(async move { store.write(&place, claim, record, GUARD).await });
+        wait(async move { message.ack().await });
+        match end(&mut handle) {
+            Ok(value) => assert!(value == 42 && key.is_some_and(|key| key.public() == workers.public())),
+            Err(ErrorKind::NotTrusted(_)) => assert!(key.is_none_or(|key| key.public() != workers.public())),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}

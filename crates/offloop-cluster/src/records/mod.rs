@@ -17,6 +17,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use shape::check_size;
+
 use crate::Ulid;
 
 /// The version of the records that this build writes, and the newest that it reads.

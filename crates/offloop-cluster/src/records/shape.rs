@@ -5,7 +5,7 @@ use rmp::Marker;
 use super::{MAX_DEPTH, MAX_RECORD, RecordError};
 
 /// Checks that a record of this size is allowed.
-pub(super) fn check_size(size: usize) -> Result<(), RecordError> {
+pub(crate) fn check_size(size: usize) -> Result<(), RecordError> {
     if size > MAX_RECORD { Err(RecordError::TooLarge { size, limit: MAX_RECORD }) } else { Ok(()) }
 }
 

@@ -20,6 +20,7 @@ use crate::Ulid;
 use crate::names::Band;
 use crate::protocol::{DeliveryEvent as Event, Settings, Terms};
 use crate::records::{Ask, End, Job, Outcome, Presence, RecordError};
+use crate::security::Seals;
 use crate::store::{LayoutError, Message, Pull, Store};
 
 /// The interval in which a worker tells that it is there.
@@ -130,6 +131,7 @@ pub(super) struct Agent {
     pub(super) drain: Duration,
     pub(super) queues: Vec<(String, u32)>,
     pub(super) capacity: Option<u64>,
+    pub(super) seals: Seals,
     /// What it tells about itself, without what changes.
     pub(super) presence: Presence,
     pub(super) phase: watch::Sender<Phase>,
@@ -151,6 +153,7 @@ impl Agent {
         drain: Duration,
         queues: Vec<(String, u32)>,
         capacity: Option<u64>,
+        seals: Seals,
         presence: Presence,
     ) -> Self {
         Self {
@@ -163,6 +166,7 @@ impl Agent {
             drain,
             queues,
             capacity,
+            seals,
             presence,
             phase: watch::Sender::new(Phase::Serving),
             deliveries: Mutex::default(),
@@ -256,6 +260,19 @@ impl Agent {
         // A record without a time is of no submitter that this check is for.
         let since_issued = if job.issued == 0 { Duration::ZERO } else { now.saturating_sub(issued) };
         Terms::new(job, self.performer.has(job), message.age(), since_issued, self.settings())
+    }
+
+    /// Decides whether a job may run. `record` is its record as it came.
+    pub(super) fn admit(&self, job: &Job, record: &[u8], queue: &str) -> Result<(), ErrorKind> {
+        let (namespace, remember) = (self.store.names().namespace(), self.settings().remember);
+        let admitted = self.seals.admit(namespace, queue, record, job, remember);
+        admitted.map_err(|reason| ErrorKind::NotTrusted(reason.into()))
+    }
+
+    /// Signs the record of a job's end, if this worker has a key.
+    pub(super) fn seal(&self, job: Ulid, end: Vec<u8>) -> Vec<u8> {
+        let sealed = self.seals.seal_end(self.store.names().namespace(), job, end);
+        sealed.expect("a signed state has a size that is allowed")
     }
 
     /// Returns the body of an end that the machine has written without a report. `None`: it has one.

@@ -198,7 +198,10 @@ async fn write(it: Context, expected: u64, state: State) -> Event {
         state => state,
     };
     // A report that is too large for a record is in a blob by now.
-    let record = state.encode().expect("a state has a size that is allowed");
+    let mut record = state.encode().expect("a state has a size that is allowed");
+    if outcome.is_some() {
+        record = it.agent.seal(it.job.id, record);
+    }
     let began = Instant::now();
     let written =
         it.agent.store.write(&Place::of(&it.job), expected, record, it.agent.settings().remember).await;
@@ -227,7 +230,10 @@ struct Start {
 impl Start {
     /// Runs the job. Returns when no process of it is left and its report is stored.
     async fn run(self) -> Verdict {
-        let Context { agent, job, entry, .. } = &self.request;
+        let Context { agent, job, entry, record } = &self.request;
+        if let Err(kind) = agent.admit(job, record, &entry.queue) {
+            return Verdict::Failed(self.report(Ran::new(Err(kind))).await);
+        }
         agent.log(format!("job {} `{}` starts, attempt {}", job.id, job.task, self.attempt));
         let arguments = tokio::select! {
             arguments = self.arguments() => arguments,

@@ -46,6 +46,7 @@ use crate::Ulid;
 use crate::network::{block_on, runtime};
 use crate::protocol::Settings;
 use crate::records::{Outcome, Presence};
+use crate::security::{Seals, SigningKey, Trust};
 use crate::store::{ConnectError, Connection, Credentials, LayoutError, Store};
 
 /// A worker that cannot be made, or cannot serve.
@@ -133,6 +134,7 @@ pub struct WorkerBuilder {
     name: Option<String>,
     version: String,
     labels: Vec<String>,
+    seals: Seals,
 }
 
 impl WorkerBuilder {
@@ -229,6 +231,19 @@ impl WorkerBuilder {
         self
     }
 
+    /// Sets whose jobs the worker runs. Others end with [`ErrorKind::NotTrusted`](offloop::ErrorKind::NotTrusted).
+    /// Default: [`Trust::none`], with which jobs of plain data run, whoever has submitted them.
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.seals.trust = trust;
+        self
+    }
+
+    /// Sets the key that signs the ends of jobs, for submitters that trust some workers only. Default: none.
+    pub fn key(mut self, key: SigningKey) -> Self {
+        self.seals.key = Some(key);
+        self
+    }
+
     /// Starts the worker. Does not wait for the server, which may be out of reach.
     ///
     /// # Errors
@@ -274,6 +289,7 @@ impl WorkerBuilder {
             self.drain,
             queues,
             self.capacity,
+            self.seals,
             presence,
         ));
         let (done, report) = std::sync::mpsc::sync_channel(1);
@@ -310,6 +326,7 @@ impl Worker {
             name: None,
             version: String::new(),
             labels: Vec::new(),
+            seals: Seals::default(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Worker, WorkerBuilder, WorkerError};
+use crate::security::Trust;
 use crate::store::Credentials;
 
 /// The word that makes a program a worker.
@@ -12,15 +13,18 @@ const WORD: &str = "offloop-worker";
 const URL: &str = "OFFLOOP_CLUSTER_URL";
 
 pub(super) const USAGE: &str = "usage: offloop-worker [--url URL] [--namespace NAME] [--queue NAME[=WEIGHT]]... [--slots N] \
-    [--drain SECONDS] [--name NAME] [--label LABEL]... [--creds FILE]; without --url, OFFLOOP_CLUSTER_URL names the cluster";
+    [--drain SECONDS] [--name NAME] [--label LABEL]... [--creds FILE] [--nkey FILE] [--key FILE] \
+    [--trust KEY[=TASK,...]]...; without --url, OFFLOOP_CLUSTER_URL names the cluster";
 
 /// Makes this program a worker if its first argument is `offloop-worker`. It serves here then, until SIGTERM or SIGINT,
 /// and never returns. Otherwise it does nothing.
 ///
 /// Call it in `main`, after [`offloop::init`]. The arguments: `--url URL` (or the variable `OFFLOOP_CLUSTER_URL`),
 /// `--namespace NAME`, `--queue NAME` or `--queue NAME=WEIGHT` (again for each queue), `--slots N`, `--drain SECONDS`,
-/// `--name NAME`, `--label LABEL`, `--creds FILE`. The program ends with status 0 when the worker has let go of all its
-/// jobs, and with 1 if it had to leave some.
+/// `--name NAME`, `--label LABEL`, `--creds FILE` or `--nkey FILE` to log in with, `--key FILE` with the
+/// secret key that signs ends, `--trust KEY` with the public key of a submitter, or `--trust KEY=TASK,TASK` if that may
+/// call these tasks only. The program ends with status 0 when the worker has let go of all its jobs, and with 1 if it had
+/// to leave some.
 ///
 /// # Errors
 ///
@@ -55,6 +59,7 @@ fn read(
         url = Some(given.clone());
     }
     let mut builder = Worker::builder(url.ok_or("the URL of the cluster is missing")?);
+    let mut trust = Trust::none();
     for (option, value) in options {
         let number = || value.parse().map_err(|_| format!("{option} needs a number, not `{value}`"));
         builder = match &*option {
@@ -72,14 +77,24 @@ fn read(
             "--drain" => builder.drain(Duration::from_secs(number()? as u64)),
             "--name" => builder.name(value),
             "--label" => builder.label(value),
-            "--creds" => {
-                let text = std::fs::read_to_string(&value).map_err(|error| format!("{value}: {error}"))?;
-                builder.credentials(Credentials::Creds(text))
+            "--creds" => builder.credentials(Credentials::Creds(read_file(&value)?)),
+            "--nkey" => builder.credentials(Credentials::Nkey(read_file(&value)?.trim().to_owned())),
+            "--key" => {
+                let key = read_file(&value)?.parse().map_err(|error| format!("{value}: {error}"))?;
+                builder.key(key)
+            }
+            "--trust" => {
+                trust = trust.with(&value).map_err(|error| format!("{option}: {error}"))?;
+                builder
             }
             _ => return Err(format!("{option} is no option")),
         };
     }
-    Ok(builder)
+    Ok(builder.trust(trust))
+}
+
+fn read_file(path: &str) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))
 }
 
 #[cfg(test)]

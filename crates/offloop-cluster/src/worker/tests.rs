@@ -15,6 +15,7 @@ use crate::names::{Band, Part, Place};
 use crate::network;
 use crate::protocol::Publication;
 use crate::records::{Ask, End, Job, Report, State};
+use crate::security::Scope;
 use crate::store::tests::{connection, server};
 use crate::store::{INLINE, JobHeaders, Reply};
 
@@ -388,4 +389,34 @@ fn a_pool_of_the_callers_own_runs_the_jobs() {
     let Some(cluster) = Cluster::start(|it| it.pool(pool.clone()).slots(1)) else { return };
     assert_eq!(cluster.run(&cluster.job("worker:double", &[21])).1.answer, [42]);
     assert_eq!(pool.worker_pids().len(), 1);
+}
+
+#[test]
+fn jobs_of_strangers_do_not_run_and_ends_are_signed() {
+    let (mine, stranger, own) = (SigningKey::generate(), SigningKey::generate(), SigningKey::generate());
+    let trust = Trust::none().key_for(mine.public().clone(), ["worker:double"]);
+    let own_key = own.clone();
+    let Some(cluster) = Cluster::start(|builder| builder.trust(trust).key(own_key)) else { return };
+    let believes = Trust::none().key(own.public().clone());
+    let run = |key: Option<&SigningKey>, task: &str| {
+        let mut job = cluster.job(task, &[21]);
+        let now = SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        job.issued = u64::try_from(now.as_millis()).unwrap();
+        let scope = Scope::Job { namespace: "default", queue: "default" };
+        let record = job.encode().unwrap();
+        let record = key.map_or(record.clone(), |key| key.seal(scope, &record).unwrap());
+        cluster.publish(record, job.id);
+        let (_, report) = cluster.end(job.id);
+        let (store, place) = (cluster.store.clone(), Place { client: Some(cluster.client), job: job.id });
+        let stored = wait(async move { store.read(&place).await }).unwrap().unwrap();
+        assert_eq!(believes.admit_end("default", job.id, &stored.bytes), Ok(false));
+        report
+    };
+    assert_eq!(run(Some(&mine), "worker:double").answer, [42]);
+    for (key, task) in
+        [(None, "worker:double"), (Some(&stranger), "worker:double"), (Some(&mine), "worker:forever")]
+    {
+        let report = run(key, task);
+        assert!(matches!(error(&report), ErrorKind::NotTrusted(_)), "{:?}", error(&report));
+    }
 }

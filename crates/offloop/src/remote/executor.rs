@@ -33,7 +33,9 @@ use crate::core::runnable::{AbortIf, AnyJob, Owner};
 use crate::core::shutdown::{self, ShutdownReport};
 use crate::core::signature::Signature;
 use crate::metrics::stats::OutcomeCounters;
-use crate::metrics::{Advisor, Metrics, PoolKind};
+#[cfg(feature = "observe")]
+use crate::metrics::view::{JobView, PoolView, WorkerPlace};
+use crate::metrics::{self, Advisor, Measured, Metrics, PoolKind};
 use crate::processes::launch::{Launched, job_of};
 use crate::wire::call::Call;
 use crate::wire::task::{ELSEWHERE, Task};
@@ -109,14 +111,16 @@ impl<C: Carrier> Core<C> {
             run_time: Histogram::default(),
             retried: 0,
         };
-        Arc::new_cyclic(|this| Self {
+        let core = Arc::new_cyclic(|this| Self {
             carrier,
             state: OwnProcess::new(Mutex::new(state)),
             changed: Condvar::new(),
             counts: OutcomeCounters::default(),
             advisor: Advisor::new(name, None, false, None),
             this: this.clone(),
-        })
+        });
+        metrics::register(Arc::downgrade(&core) as Weak<dyn Measured>);
+        core
     }
 
     fn lock(&self) -> Option<MutexGuard<'_, State>> {
@@ -277,6 +281,46 @@ impl<C: Carrier> Core<C> {
             metrics.retried = state.retried;
         }
         metrics
+    }
+}
+
+impl<C: Carrier> Measured for Core<C> {
+    fn metrics(&self) -> Metrics {
+        Self::metrics(self)
+    }
+
+    fn is_over(&self) -> bool {
+        self.lock().is_none_or(|state| state.closed && state.live.is_empty())
+    }
+
+    #[cfg(feature = "observe")]
+    fn view(&self) -> PoolView {
+        let metrics = Self::metrics(self);
+        let (mut running, mut oldest_queued) = (Vec::new(), None);
+        if let Some(state) = self.lock() {
+            for live in state.live.values() {
+                if let Some(began) = live.began {
+                    running.push((began.elapsed(), Arc::clone(&live.job)));
+                } else {
+                    oldest_queued = oldest_queued.max(Some(live.job.header().submitted.elapsed()));
+                }
+            }
+        }
+        let elsewhere = WorkerPlace::default();
+        let jobs = running.iter().map(|(time, job)| JobView::new(job.header(), *time, elsewhere)).collect();
+        drop_quietly(running);
+        PoolView { metrics, capacity: None, oldest_queued, max_workers: 0, workers: Vec::new(), jobs }
+    }
+
+    #[cfg(feature = "observe")]
+    fn cancel_running(&self, job: u64) -> bool {
+        let found = self.lock().and_then(|state| {
+            let is_it = |live: &&Live| live.began.is_some() && live.job.header().id.as_u64() == job;
+            state.live.values().find(is_it).map(|live| Arc::clone(&live.job))
+        });
+        let was_cancelled = found.as_ref().is_some_and(|job| job.abort(ErrorKind::Cancelled, AbortIf::Live));
+        drop_quietly(found);
+        was_cancelled
     }
 }
 
