@@ -15,7 +15,7 @@ use harness::agents::{Agent, Instructions};
 use harness::books::Books;
 use harness::proxy::Proxy;
 use harness::servers::Servers;
-use harness::tasks::{beat, crash, echo, nap, new_in_this_build, poison};
+use harness::tasks::{beat, crash, echo, nap, new_in_this_build, numbers, poison};
 use harness::{GUARD, eventually, settings};
 use offloop::{Error, ErrorKind, Handle, OnFull, Retry, prepare};
 use offloop_cluster::{Cluster, ClusterHandle, StoredEnd};
@@ -207,16 +207,14 @@ fn server_kill_no_double_start() {
 fn leader_kill_books() {
     let Some(mut scene) = Scene::start(3, 2) else { return };
     let mut killed = None;
-    books_are_right_after(&mut scene, 60, 200, |scene, step| {
-        match step {
-            2 => {
-                let leader = scene.servers.leader("OFFLOOP1_default_JOBS").unwrap_or(0);
-                scene.servers.kill(leader);
-                killed = Some(leader);
-            }
-            6 => scene.servers.restart(killed.take().unwrap()),
-            _ => {}
-        };
+    books_are_right_after(&mut scene, 60, 200, |scene, step| match step {
+        2 => {
+            let leader = scene.servers.leader("OFFLOOP1_default_JOBS").unwrap_or(0);
+            scene.servers.kill(leader);
+            killed = Some(leader);
+        }
+        6 => scene.servers.restart(killed.take().unwrap()),
+        _ => {}
     });
     if let Some(killed) = killed {
         scene.servers.restart(killed);
@@ -419,6 +417,23 @@ fn a_worker_that_is_told_to_end_lets_its_jobs_end() {
     for (token, handle) in jobs {
         assert_eq!(end(handle.into_handle()).unwrap(), token);
         assert_eq!(scene.books.starts(token), 1);
+    }
+}
+
+#[test]
+fn items_come_whole_and_in_order() {
+    let Some(scene) = Scene::start(1, 2) else { return };
+    for buffersize in 1..=8 {
+        let token = scene.books.token();
+        let call = numbers.with(scene.books.path(), token, 100);
+        let (handle, mut items) = scene.cluster.stream::<u64, u64>(call, buffersize);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let all = std::iter::from_fn(|| items.wait_next()).map(Result::unwrap);
+            let _ = sender.send(all.collect::<Vec<u64>>());
+        });
+        assert_eq!(receiver.recv_timeout(GUARD).unwrap(), (0..100).collect::<Vec<u64>>());
+        assert_eq!(end(handle).unwrap(), 100);
     }
 }
 

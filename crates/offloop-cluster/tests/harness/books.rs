@@ -60,18 +60,18 @@ impl Books {
 
     /// Returns the processes that have run a job, each with the times of its first and last sign of life.
     pub fn runs(&self, token: u64) -> Vec<(u128, u128)> {
-        self.runs_of(&self.read().remove(&token).unwrap_or_default())
+        runs_of(&self.read().remove(&token).unwrap_or_default())
     }
+}
 
-    /// Does the same for a job whose lines were read.
-    pub fn runs_of(&self, lines: &[Line]) -> Vec<(u128, u128)> {
-        let pids: BTreeSet<u32> = lines.iter().map(|line| line.pid).collect();
-        let run = |pid| {
-            let times = lines.iter().filter(|line| line.pid == pid).map(|line| line.at);
-            (times.clone().min().unwrap(), times.max().unwrap())
-        };
-        let mut runs: Vec<_> = pids.into_iter().map(run).collect();
-        runs.sort_unstable();
-        runs
-    }
+/// Returns the same for a job whose lines were read.
+pub fn runs_of(lines: &[Line]) -> Vec<(u128, u128)> {
+    let pids: BTreeSet<u32> = lines.iter().map(|line| line.pid).collect();
+    let run = |pid| {
+        let times = lines.iter().filter(|line| line.pid == pid).map(|line| line.at);
+        (times.clone().min().unwrap(), times.max().unwrap())
+    };
+    let mut runs: Vec<_> = pids.into_iter().map(run).collect();
+    runs.sort_unstable();
+    runs
 }

@@ -89,7 +89,7 @@ fn connect(near: TcpStream, port: u16, number: u64, state: &Arc<State>) {
 
 /// Passes bytes on in one direction.
 fn pass(mut from: TcpStream, mut to: TcpStream, number: u64, state: &State) {
-    let mut bytes = [0; 64 * 1024];
+    let mut bytes = vec![0; 64 * 1024];
     let _ = (from.set_nodelay(true), to.set_nodelay(true), from.set_read_timeout(Some(LOOK)));
     while !state.is_over.load(SeqCst) {
         if !state.passes(number) {

@@ -37,7 +37,7 @@ struct Server {
     process: Option<Child>,
     port: u16,
     configuration: PathBuf,
-    /// The configuration, but for the rest of the block of JetStream.
+    /// The configuration, but for the rest of the block of `jetstream`.
     head: String,
 }
 
@@ -63,7 +63,7 @@ fn free_ports(count: usize) -> Vec<u16> {
 }
 
 impl Servers {
-    /// Starts this number of servers, with these lines in the block of JetStream. `None` where no server is installed.
+    /// Starts this number of servers, with these lines in the block of `jetstream`. `None` where no server is installed.
     pub fn start_with(count: usize, jetstream: &str) -> Option<Self> {
         program()?;
         let directory = Directory::new();
@@ -76,11 +76,10 @@ impl Servers {
             let mut head = format!("server_name: n{at}\nlisten: \"127.0.0.1:{}\"\n", ports[at]);
             if count > 1 {
                 let (route, routes) = (routes[at], list.join(", "));
-                head += &format!(
-                    "cluster {{\n  name: test\n  listen: \"127.0.0.1:{route}\"\n  routes: [{routes}]\n}}\n"
-                );
+                let cluster = format!("name: test\n  listen: \"127.0.0.1:{route}\"\n  routes: [{routes}]");
+                head = format!("{head}cluster {{\n  {cluster}\n}}\n");
             }
-            head += &format!("jetstream {{\n  store_dir: {store:?}\n  sync_interval: 100ms\n");
+            let head = format!("{head}jetstream {{\n  store_dir: {store:?}\n  sync_interval: 100ms\n");
             Server { process: None, port: ports[at], configuration, head }
         };
         let mut servers = Self { servers: (0..count).map(make).collect(), directory };
@@ -90,7 +89,7 @@ impl Servers {
         Some(servers)
     }
 
-    /// Sets these lines in the block of JetStream, for the next start of a server.
+    /// Sets these lines in the block of `jetstream`, for the next start of a server.
     pub fn limit(&self, at: usize, jetstream: &str) {
         let Server { configuration, head, .. } = &self.servers[at];
         std::fs::write(configuration, format!("{head}  {jetstream}\n}}\n")).unwrap();

@@ -51,9 +51,9 @@ impl World {
         let url = |at: usize| {
             if count == 1 { proxies[at].url() } else { format!("{},{}", proxies[at].url(), servers.url()) }
         };
-        let instructions: Vec<_> = (0..AGENTS)
-            .map(|at| Instructions::of(&servers).url(url(at)).skew((at as i64 - 1) * 3000).slots(3))
-            .collect();
+        let skews = [-3000, 0, 3000].into_iter().enumerate();
+        let instructions: Vec<_> =
+            skews.map(|(at, skew)| Instructions::of(&servers).url(url(at)).skew(skew).slots(3)).collect();
         let cluster = Cluster::builder(url(AGENTS))
             .settings(settings())
             .replicas(u32::try_from(count).unwrap())
@@ -97,13 +97,16 @@ impl World {
             }
         }
         self.is_over.store(true, SeqCst);
-        faults.heal();
+        while !clients.iter().all(std::thread::JoinHandle::is_finished) {
+            faults.heal();
+            std::thread::sleep(Duration::from_millis(50));
+        }
         for client in clients {
             if client.join().is_err() {
                 self.oracle.wrong("a submitting thread has panicked".to_owned());
             }
         }
-        self.check_what_is_left();
+        self.check_what_is_left(&mut faults);
         faults.print();
         let wrong = self.oracle.audit(&self.books);
         println!("{} jobs, {wrong} discrepancies", self.submitted.load(SeqCst));
@@ -111,19 +114,20 @@ impl World {
     }
 
     /// Checks that the cluster holds nothing of jobs that have ended, and that agents end in order.
-    fn check_what_is_left(&self) {
-        let servers = self.servers.lock().unwrap();
+    fn check_what_is_left(&self, faults: &mut Faults) {
         let began = Instant::now();
-        for stream in ["JOBS", "BLOBS"] {
-            let left = || servers.messages(&format!("OFFLOOP1_default_{stream}"));
-            while left() != Some(0) && began.elapsed() < HANG {
-                std::thread::sleep(Duration::from_millis(200));
-            }
-            match left() {
-                Some(0) => {}
-                left => self.oracle.wrong(format!("{left:?} messages are left in the stream {stream}")),
-            }
+        let left =
+            |stream: &str| self.servers.lock().unwrap().messages(&format!("OFFLOOP1_default_{stream}"));
+        while left("JOBS") != Some(0) && began.elapsed() < HANG {
+            // A job whose handle was dropped may be poison.
+            faults.heal();
+            std::thread::sleep(Duration::from_millis(200));
         }
+        match left("JOBS") {
+            Some(0) => {}
+            left => self.oracle.wrong(format!("{left:?} messages are left in the queue")),
+        }
+        println!("{:?} chunks are left to their time", left("BLOBS"));
         for agent in self.agents.lock().unwrap().drain(..) {
             let (status, _) = agent.finish();
             if !status.success() {
@@ -140,7 +144,7 @@ impl World {
             let jobs: Vec<_> = (0..count).map(|_| self.submit(&mut rng)).collect();
             for (token, kind, retries, job) in jobs {
                 self.submitted.fetch_add(1, SeqCst);
-                let fate = self.settle(&runtime, &mut rng, token, kind, job);
+                let fate = settle(&runtime, &mut rng, (token, kind, retries), job);
                 self.oracle.ended(Ended { token, kind, retries, fate });
             }
         }
@@ -205,63 +209,66 @@ impl World {
         };
         (token, kind, retries, job)
     }
+}
 
-    /// Waits for a job, or cancels it, or drops its handle.
-    fn settle(
-        &self,
-        runtime: &tokio::runtime::Runtime,
-        rng: &mut Rng,
-        token: u64,
-        kind: Kind,
-        job: Job,
-    ) -> Fate {
-        let disturbs = rng.u32(..4) == 0;
-        if disturbs {
-            std::thread::sleep(Duration::from_millis(rng.u64(..30)));
-        }
-        let stored = |end: Option<StoredEnd>| match end {
-            Some(end) => Fate::of_stored(end),
-            None => Fate::Other("the cluster has not told the end of a cancelled job".to_owned()),
-        };
-        let within = |cancels: std::pin::Pin<Box<dyn Future<Output = StoredEnd>>>| {
-            runtime.block_on(async { tokio::time::timeout(HANG, cancels).await.ok() })
-        };
-        match job {
-            // One that attaches knows nothing of a job that waits.
-            Job::Number(handle) if disturbs && kind != Kind::Attached => match rng.u32(..3) {
-                0 => Fate::Dropped,
-                _ => stored(within(Box::pin(handle.cancel_stored()))),
-            },
-            Job::Bytes(handle, _) if disturbs => stored(within(Box::pin(handle.cancel_stored()))),
-            Job::Stream(..) if disturbs => Fate::Dropped,
-            Job::Number(handle) => self.fate(handle.into_handle(), |value| *value == token),
-            Job::Bytes(handle, bytes) => self.fate(handle.into_handle(), |value| *value == bytes),
-            Job::Stream(handle, items) => {
-                let (sender, receiver) = std::sync::mpsc::channel();
-                std::thread::spawn(move || {
-                    let (mut all, mut items) = (Vec::new(), items);
-                    while let Some(Ok(item)) = items.wait_next() {
-                        all.push(item);
-                    }
-                    let _ = sender.send(all);
-                });
-                let fate = self.fate(handle, |value| *value == 20);
-                let items = receiver.recv_timeout(HANG).unwrap_or_default();
-                // After another start they begin anew.
-                if fate == Fate::Ok && items.last() != Some(&19) { Fate::Wrong } else { fate }
+/// Waits for a job, or cancels it, or drops its handle.
+fn settle(
+    runtime: &tokio::runtime::Runtime,
+    rng: &mut Rng,
+    (token, kind, retries): (u64, Kind, u32),
+    job: Job,
+) -> Fate {
+    let disturbs = rng.u32(..4) == 0;
+    if disturbs {
+        std::thread::sleep(Duration::from_millis(rng.u64(..30)));
+    }
+    let stored = |end: Option<StoredEnd>| match end {
+        Some(end) => Fate::of_stored(end),
+        None => Fate::Other("the cluster has not told the end of a cancelled job".to_owned()),
+    };
+    let within = |cancels: std::pin::Pin<Box<dyn Future<Output = StoredEnd>>>| {
+        runtime.block_on(async { tokio::time::timeout(HANG, cancels).await.ok() })
+    };
+    match job {
+        // One that attaches knows nothing of a job that waits.
+        Job::Number(handle) if disturbs && kind != Kind::Attached => match rng.u32(..3) {
+            0 => Fate::Dropped,
+            _ => stored(within(Box::pin(handle.cancel_stored()))),
+        },
+        Job::Bytes(handle, _) if disturbs => stored(within(Box::pin(handle.cancel_stored()))),
+        Job::Stream(..) if disturbs => Fate::Dropped,
+        Job::Number(handle) => fate(handle.into_handle(), |value| *value == token),
+        Job::Bytes(handle, bytes) => fate(handle.into_handle(), |value| *value == bytes),
+        Job::Stream(handle, items) => {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let (mut all, mut items) = (Vec::new(), items);
+                while let Some(Ok(item)) = items.wait_next() {
+                    all.push(item);
+                }
+                let _ = sender.send(all);
+            });
+            let fate = fate(handle, |value| *value == 20);
+            let items = receiver.recv_timeout(HANG).unwrap_or_default();
+            // After another start they begin anew.
+            let is_right = items.last() == Some(&19);
+            if fate == Fate::Ok && !is_right {
+                println!("job {token} of {retries} retries has sent {items:?}");
             }
+            if fate == Fate::Ok && !is_right { Fate::Wrong } else { fate }
         }
     }
+}
 
-    fn fate<R: Send + 'static>(&self, handle: Handle<R>, is_right: impl Fn(&R) -> bool) -> Fate {
-        let (sender, receiver) = std::sync::mpsc::channel::<Result<R, Error>>();
-        std::thread::spawn(move || sender.send(handle.wait()));
-        match receiver.recv_timeout(HANG) {
-            Ok(Ok(value)) if is_right(&value) => Fate::Ok,
-            Ok(Ok(_)) => Fate::Wrong,
-            Ok(Err(error)) => Fate::of(error.kind()),
-            Err(_) => Fate::Other("it hangs".to_owned()),
-        }
+/// Waits for a job's end.
+fn fate<R: Send + 'static>(handle: Handle<R>, is_right: impl Fn(&R) -> bool) -> Fate {
+    let (sender, receiver) = std::sync::mpsc::channel::<Result<R, Error>>();
+    std::thread::spawn(move || sender.send(handle.wait()));
+    match receiver.recv_timeout(HANG) {
+        Ok(Ok(value)) if is_right(&value) => Fate::Ok,
+        Ok(Ok(_)) => Fate::Wrong,
+        Ok(Err(error)) => Fate::of(error.kind()),
+        Err(_) => Fate::Other("it hangs".to_owned()),
     }
 }
 

@@ -1,12 +1,12 @@
 //! What may become of a job, and what must not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use offloop::ErrorKind;
 use offloop_cluster::StoredEnd;
 
-use crate::harness::books::Books;
+use crate::harness::books::{Books, runs_of};
 
 /// The kinds of jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +36,8 @@ pub(crate) enum Fate {
     Lost,
     RunTimeout,
     QueueTimeout,
+    /// The reader of its items was out of reach for too long.
+    Unread,
     /// It has ended otherwise, which no job may.
     Other(String),
     /// It was cancelled, and the cluster's record says so.
@@ -54,6 +56,7 @@ impl Fate {
             ErrorKind::Lost { .. } => Self::Lost,
             ErrorKind::RunTimeout(_) => Self::RunTimeout,
             ErrorKind::QueueTimeout(_) => Self::QueueTimeout,
+            ErrorKind::Unreachable(reason) if reason.contains("the reader of its items") => Self::Unread,
             other => Self::Other(other.to_string()),
         }
     }
@@ -88,6 +91,7 @@ impl Oracle {
             Fate::Died => matches!(ended.kind, Kind::Crash | Kind::Poison),
             Fate::RunTimeout => ended.kind == Kind::TooLong,
             Fate::QueueTimeout => ended.kind == Kind::Impatient,
+            Fate::Unread => ended.kind == Kind::Stream,
             Fate::Lost | Fate::Stored(_) | Fate::NeverRan | Fate::Dropped => true,
             Fate::Wrong | Fate::Other(_) => false,
         };
@@ -107,10 +111,10 @@ impl Oracle {
         let record = books.read();
         let ended = self.ended.lock().unwrap();
         let mut counts: BTreeMap<Kind, BTreeMap<&Fate, u64>> = BTreeMap::new();
-        let mut tokens = BTreeMap::new();
+        let mut tokens = BTreeSet::new();
         for job in ended.iter() {
             *counts.entry(job.kind).or_default().entry(&job.fate).or_default() += 1;
-            if tokens.insert(job.token, ()).is_some() {
+            if !tokens.insert(job.token) {
                 self.wrong(format!("job {} ended twice", job.token));
             }
             let lines = record.get(&job.token).map_or(&[][..], Vec::as_slice);
@@ -123,14 +127,15 @@ impl Oracle {
                     1 + job.retries
                 )));
             }
-            if matches!(job.fate, Fate::NeverRan | Fate::QueueTimeout) && starts > 0 {
+            // A handle whose wait is over ends at once, and its job may begin at this moment: then it is killed.
+            if job.fate == Fate::NeverRan && starts > 0 {
                 self.wrong(text("ran"));
             }
             if job.fate == Fate::Ok && starts == 0 {
                 self.wrong(text("has a result and never ran"));
             }
             if job.kind == Kind::Exclusive {
-                let runs = books.runs_of(lines);
+                let runs = runs_of(lines);
                 if runs.windows(2).any(|pair| pair[0].1 > pair[1].0) {
                     self.wrong(text(&format!("overlapped with itself: {runs:?}")));
                 }
@@ -141,7 +146,7 @@ impl Oracle {
             let fates: Vec<_> = fates.iter().map(|(fate, count)| format!("{count} {fate:?}")).collect();
             println!("{:<10} {total:>7}: {}", format!("{kind:?}"), fates.join(", "));
         }
-        let unknown = record.keys().filter(|token| !tokens.contains_key(token)).count();
+        let unknown = record.keys().filter(|token| !tokens.contains(*token)).count();
         if unknown > 0 {
             self.wrong(format!("{unknown} jobs have run and never ended"));
         }
