@@ -342,6 +342,18 @@ fn items_arrive_in_order_although_messages_get_lost() {
 }
 
 #[test]
+fn a_job_whose_items_nobody_reads_ends_with_that_and_not_with_its_result() {
+    let Some(cluster) = Cluster::start(|it| it) else { return };
+    let mut job = cluster.job("worker:counts", &[40]);
+    job.stream = Some(4);
+    let (end, report) = cluster.run(&job);
+    assert_eq!((end.outcome, end.attempt), (Outcome::Failed, 1));
+    assert!(
+        matches!(error(&report), ErrorKind::Unreachable(reason) if reason.contains("reader of its items"))
+    );
+}
+
+#[test]
 fn a_worker_that_drains_lets_go_of_its_jobs() {
     let Some(cluster) = Cluster::start(|it| it.drain(Duration::from_millis(200))) else { return };
     let mut job = cluster.job("worker:forever", &[]);
