@@ -24,13 +24,13 @@
 mod agent;
 mod driver;
 mod items;
+mod metrics;
 mod performer;
 mod program;
 mod slots;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -39,13 +39,14 @@ use offloop::{BuildError, ProcessPool};
 use tokio::signal::unix::{SignalKind, signal};
 
 use agent::{Agent, Phase};
+pub use metrics::WorkerMetrics;
 pub use performer::{Offer, Performer, PoolPerformer, Ran, Run, Running};
 pub use program::init;
 
 use crate::Ulid;
 use crate::network::{block_on, runtime};
 use crate::protocol::Settings;
-use crate::records::{Outcome, Presence};
+use crate::records::Presence;
 use crate::security::{Seals, SigningKey, Trust};
 use crate::store::{ConnectError, Connection, Credentials, LayoutError, Store};
 
@@ -82,32 +83,6 @@ impl Clock for SystemClock {
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }
-}
-
-/// What a worker has done since it was started.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct WorkerMetrics {
-    /// The number of jobs that it may run at a time.
-    pub slots: usize,
-    /// The number of jobs that it runs.
-    pub running: usize,
-    /// Counts the starts of jobs.
-    pub started: u64,
-    /// Counts those among them that were taken over from a worker that was silent.
-    pub taken_over: u64,
-    /// Counts the ends that it has written, by their outcome.
-    pub ended: BTreeMap<Outcome, u64>,
-    /// Counts the ends that were refused because another worker had taken the job over.
-    pub refused: u64,
-    /// Counts the messages that it has given back.
-    pub given_back: u64,
-    /// Counts the copies of jobs that it has put with the dead ones.
-    pub dead: u64,
-    /// Counts the renewals of its hold on a job that came late.
-    pub late_renewals: u64,
-    /// The time that the last stored write has taken.
-    pub round_trip: Duration,
 }
 
 /// The report of a worker that has ended.
