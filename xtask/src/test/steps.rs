@@ -336,7 +336,8 @@ pub(super) fn on_request() -> Vec<Step> {
 fn cluster() -> Plan {
     beside_nats(&[
         "test --workspace --all-features --lib -- client::tests store::tests worker::tests",
-        "test --workspace --all-features --test embedded --test contract_cluster --test failures -- --test-threads=4",
+        "test --workspace --all-features --test embedded --test contract_cluster --test program",
+        "test --workspace --all-features --test failures -- --test-threads=4",
     ])
 }
 
