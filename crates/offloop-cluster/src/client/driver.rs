@@ -266,10 +266,10 @@ impl Driver {
             Command::Cancel(job) => self.cancel(job.as_u64()),
             Command::Resume(job) => self.pass_items(job.as_u64()),
             Command::Settle(job, settled) => {
-                if let Some(entry) = self.jobs.get_mut(&job.as_u64()) {
-                    if entry.progress.borrow().stored.is_none() {
-                        entry.settling.push(settled);
-                    }
+                if let Some(entry) = self.jobs.get_mut(&job.as_u64())
+                    && entry.progress.borrow().stored.is_none()
+                {
+                    entry.settling.push(settled);
                 }
             }
             Command::Idle(idle) => self.idle.push(idle),

@@ -126,10 +126,10 @@ impl Cluster {
         let (store, place) = (self.store.clone(), Place { client: Some(self.client), job: id });
         wait(async move {
             loop {
-                if let Some(Some(stored)) = store.read(&place).await {
-                    if let Some(found) = find(State::decode(&stored.bytes).unwrap()) {
-                        return found;
-                    }
+                if let Some(Some(stored)) = store.read(&place).await
+                    && let Some(found) = find(State::decode(&stored.bytes).unwrap())
+                {
+                    return found;
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
