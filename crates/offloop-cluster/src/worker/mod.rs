@@ -63,9 +63,6 @@ pub enum WorkerError {
     /// The pool could not be made.
     #[error("the worker's process pool cannot be made: {0}")]
     Pool(#[from] BuildError),
-    /// The arguments of the program are wrong.
-    #[error("{0}\n{USAGE}", USAGE = program::USAGE)]
-    Arguments(String),
     /// The system has refused something.
     #[error("the worker cannot be started: {0}")]
     System(#[from] io::Error),
@@ -125,7 +122,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// Sets the times that all parties of the namespace agree on. The server keeps the lease of those who came first.
+    /// Sets the times that all parties of the namespace agree on. The server delivers jobs again after the lease of the
+    /// worker that has come last.
     pub fn settings(mut self, settings: Settings) -> Self {
         self.connection.settings = settings;
         self
