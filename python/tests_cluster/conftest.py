@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from offloop import ClusterExecutor
@@ -61,6 +63,16 @@ class Worker:
 StartWorker = Callable[..., Worker]
 
 
+@contextmanager
+def executor(url: str, **settings: Any) -> Iterator[ClusterExecutor]:
+    """Opens an executor. At the end it waits for no job, so that a test that fails does not wait either."""
+    pool = ClusterExecutor(url, **settings)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(drain=0.0)
+
+
 @pytest.fixture
 def start_worker(url: str) -> Iterator[StartWorker]:
     workers: list[Worker] = []
@@ -73,7 +85,8 @@ def start_worker(url: str) -> Iterator[StartWorker]:
     for worker in workers:
         if worker.process.poll() is None:
             worker.process.kill()
-            worker.process.communicate()
+        # Closes the pipe, too.
+        worker.process.communicate()
 
 
 @pytest.fixture
