@@ -337,7 +337,7 @@ fn cluster() -> Plan {
     beside_nats(&[
         "test --workspace --all-features --lib -- client::tests store::tests worker::tests",
         "test --package offloop-cluster --all-features --doc",
-        "test --workspace --all-features --test embedded --test contract_cluster --test failures -- --test-threads=4",
+        "test --workspace --all-features --test embedded --test contract_cluster --test fork_cluster --test failures -- --test-threads=4",
     ])
 }
 
