@@ -38,3 +38,8 @@ pub use store::{BlobError, ConnectError, Credentials, LayoutError};
 pub use ulid::{ParseUlidError, Ulid};
 #[cfg(target_os = "linux")]
 pub use worker::{Worker, init};
+
+/// Compiles and runs the code of the guide.
+#[cfg(all(doctest, target_os = "linux"))]
+#[doc = include_str!("../docs/cluster.md")]
+struct GuideCode;

@@ -351,3 +351,19 @@ fn times_of_the_server_are_read() {
         assert_eq!(parse_time(wrong), None, "{wrong}");
     }
 }
+
+#[test]
+fn a_url_may_say_how_to_log_in() {
+    let Some(server) = server() else { return };
+    for (password, is_right) in [(server.password().to_owned(), true), ("wrong".to_owned(), false)] {
+        let connection = Connection::to(&format!("nats://{USER}:{password}@{}", server.address()));
+        let prepared = network::block_on(async move {
+            Store::connect(&connection).await.unwrap().prepare(&[], None).await.map(drop)
+        });
+        assert_eq!(prepared.unwrap().is_ok(), is_right);
+    }
+    assert!(
+        matches!(credentials_in("nats://s%40x%zz@h:1"), Some(Credentials::Token(token)) if token == "s@x%zz")
+    );
+    assert!(credentials_in("nats://h:1").is_none() && credentials_in("h:1").is_none());
+}
