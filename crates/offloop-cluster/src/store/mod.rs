@@ -224,7 +224,9 @@ impl Store {
         if let Some((certificate, key)) = &connection.certificate {
             options = options.add_client_certificate(certificate.clone(), key.clone());
         }
-        options = match &connection.credentials {
+        let urls: Vec<&str> = connection.url.split(',').map(str::trim).collect();
+        let in_url = urls.iter().find_map(|url| credentials_in(url));
+        options = match in_url.as_ref().unwrap_or(&connection.credentials) {
             Credentials::None => options,
             Credentials::User { user, password } => options.user_and_password(user.clone(), password.clone()),
             Credentials::Token(token) => options.token(token.clone()),
@@ -233,7 +235,6 @@ impl Store {
                 options.credentials(text).map_err(|error| ConnectError::Credentials(error.to_string()))?
             }
         };
-        let urls: Vec<&str> = connection.url.split(',').map(str::trim).collect();
         let client = options.connect(&urls[..]).await.map_err(|error| ConnectError::Url {
             // A URL may have a password in it.
             url: urls.iter().map(|url| url.rsplit('@').next().unwrap_or(url)).collect::<Vec<_>>().join(","),
@@ -325,6 +326,35 @@ impl Store {
         // It may get lost, as it may on its way.
         let _ = timeout(self.0.settings.answer, send).await;
     }
+}
+
+/// Returns the name and the password, or the token, in a URL. The client library leaves them out.
+fn credentials_in(url: &str) -> Option<Credentials> {
+    let (_, rest) = url.split_once("://")?;
+    let (login, _) = rest.split('/').next()?.rsplit_once('@')?;
+    Some(match login.split_once(':') {
+        Some((user, password)) => Credentials::User { user: decoded(user), password: decoded(password) },
+        None => Credentials::Token(decoded(login)),
+    })
+}
+
+/// Decodes the `%` escapes in a part of a URL. One that is none stays as it is.
+fn decoded(text: &str) -> String {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        match part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend(&part.as_bytes()[2..]);
+            }
+            None => {
+                bytes.push(b'%');
+                bytes.extend(part.as_bytes());
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn read_answer<T: DeserializeOwned>(message: &Raw) -> Result<T, Failure> {

@@ -193,6 +193,8 @@ fn large_payloads_come_back_whole_or_not_at_all() {
         let bytes: Bytes = (0..5_000_000_u32).map(|it| it.to_le_bytes()[1]).collect();
         let blob = store.put_blob(job, Part::Arguments, bytes.clone(), GUARD).await.unwrap();
         assert_eq!(store.get_blob(job, Part::Arguments, &blob).await.unwrap(), bytes);
+        let first = store.get_from_leader(store.names().blob(job, Part::Arguments, 0)).await.unwrap();
+        assert!(first.len() > 1_000_000 && first == bytes[..first.len()]);
         for wrong in [
             crate::records::BlobRef { size: blob.size - 1, ..blob },
             crate::records::BlobRef { sha256: [0; 32], ..blob },
@@ -343,4 +345,20 @@ fn times_of_the_server_are_read() {
     for wrong in ["", "2026-11-26", "2026-11-26T18:00:01+01:00", "2026-13-26T18:00:01Z", "x-y-zTa:b:cZ"] {
         assert_eq!(parse_time(wrong), None, "{wrong}");
     }
+}
+
+#[test]
+fn a_url_may_say_how_to_log_in() {
+    let Some(server) = server() else { return };
+    for (password, is_right) in [(server.password().to_owned(), true), ("wrong".to_owned(), false)] {
+        let connection = Connection::to(&format!("nats://{USER}:{password}@{}", server.address()));
+        let prepared = network::block_on(async move {
+            Store::connect(&connection).await.unwrap().prepare(&[], None).await.map(drop)
+        });
+        assert_eq!(prepared.unwrap().is_ok(), is_right);
+    }
+    assert!(
+        matches!(credentials_in("nats://s%40x%zz@h:1"), Some(Credentials::Token(token)) if token == "s@x%zz")
+    );
+    assert!(credentials_in("nats://h:1").is_none() && credentials_in("h:1").is_none());
 }
