@@ -30,14 +30,11 @@ pub mod admin;
 mod client;
 #[cfg(target_os = "linux")]
 pub mod embedded;
-#[allow(dead_code, reason = "the client and the worker each need a part")]
 mod names;
-#[allow(dead_code, reason = "the client and the worker each need a part")]
 mod network;
 pub mod protocol;
 pub mod records;
 pub mod security;
-#[allow(dead_code, unused_imports, reason = "the client and the worker each need a part")]
 mod store;
 mod ulid;
 #[cfg(target_os = "linux")]
