@@ -338,7 +338,7 @@ fn cluster() -> Plan {
     beside_nats(&[
         "test --workspace --all-features --lib -- client::tests store::tests worker::tests security::",
         "test --package offloop-cluster --all-features --doc",
-        "test --workspace --all-features --test embedded --test contract_cluster --test program",
+        "test --workspace --all-features --test embedded --test contract_cluster --test fork_cluster --test program",
         "test --workspace --all-features --test failures -- --test-threads=4",
     ])
 }
