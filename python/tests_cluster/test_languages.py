@@ -8,7 +8,7 @@ import subprocess
 
 import offloop
 import pytest
-from conftest import GUARD, StartWorker, executor
+from parties import GUARD, StartWorker, executor
 
 PROGRAM = os.environ.get("OFFLOOP_LANGUAGES", "")
 

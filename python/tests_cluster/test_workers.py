@@ -14,7 +14,7 @@ from typing import Any
 import cluster_tasks
 import offloop
 import pytest
-from conftest import GUARD, StartWorker, executor
+from parties import GUARD, StartWorker, executor
 from offloop import ClusterExecutor
 from test_embedded import eventually
 
