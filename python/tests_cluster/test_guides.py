@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import GUARD
 from offloop._offloop import generate_key
+from parties import GUARD
 
 GUIDE = Path(__file__).parents[2] / "docs" / "cluster.md"
 
