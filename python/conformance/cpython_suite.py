@@ -167,10 +167,15 @@ def tests_of(case: type[unittest.TestCase]) -> Iterator[unittest.TestCase]:
         yield case(name)
 
 
-def run(tests: list[unittest.TestCase]) -> dict[str, Outcome]:
-    """Runs the tests, except for those that are left out for a reason."""
+def run(tests: list[unittest.TestCase], ours: type[Any]) -> dict[str, Outcome]:
+    """Runs the tests, except for those that are left out for a reason. A class may have reasons of its own."""
     reasons = WHITE_BOX | RUNS_ALL_THE_SAME
-    left_out = {test.id(): why for test in tests if (why := reasons.get(method(test)))}
+    own: dict[str, str] = getattr(ours, "LEFT_OUT", {})
+
+    def reason(test: unittest.TestCase) -> str | None:
+        return reasons.get(method(test)) or next((why for part, why in own.items() if part in test.id()), None)
+
+    left_out = {test.id(): why for test in tests if (why := reason(test))}
     suite = unittest.TestSuite(test for test in tests if test.id() not in left_out)
     result = unittest.TextTestRunner(stream=sys.stdout, resultclass=Record).run(suite)
     assert isinstance(result, Record)
@@ -201,7 +206,7 @@ def run_concurrent(suite: Suite) -> dict[str, Outcome]:
         for case in test_cases(module):
             if getattr(case, "executor_type", None) is ours:
                 tests.extend(tests_of(case))
-    return run(tests)
+    return run(tests, ours)
 
 
 def test_cases(module: Any) -> Iterator[type[unittest.TestCase]]:

@@ -14,6 +14,8 @@ pub(crate) const MESSAGE_ID: &str = "Nats-Msg-Id";
 pub(crate) const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 /// The header with the time after which the server forgets a message.
 pub(crate) const TTL: &str = "Nats-TTL";
+/// The header of the mark that the server leaves of a message whose time has passed.
+pub(crate) const MARKER: &str = "Nats-Marker-Reason";
 /// The header of a stored message with its place in its stream.
 pub(crate) const SEQUENCE: &str = "Nats-Sequence";
 /// The header of a stored message with its subject.

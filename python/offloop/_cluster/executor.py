@@ -162,9 +162,12 @@ class ClusterExecutor(RemotePool):
             started.stop()
             raise
         self._cluster = started
-        # It ends by its shutdown, or at the exit.
-        _embedded.add(self)
+        self._keep()
         return self
+
+    def _keep(self) -> None:
+        """Keeps an executor with a cluster of its own, which ends by its shutdown or at the exit."""
+        _embedded.add(self)
 
     def _open(self, url: str, settings: dict[str, Any], pickles: bool, exit_timeout: float | None) -> None:
         self._engine = _offloop.Cluster(url, settings)

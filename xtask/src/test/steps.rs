@@ -336,14 +336,17 @@ pub(super) fn on_request() -> Vec<Step> {
 /// `tests` runs what needs none.
 fn cluster() -> Plan {
     beside_nats(&[
-        "test --workspace --all-features --lib -- client::tests store::tests worker::tests security::",
+        // Without the binding, whose own tests need the library of Python.
+        "test --workspace --exclude offloop-python --all-features --lib -- \
+         client::tests store::tests worker::tests security::",
         "test --package offloop-cluster --all-features --doc",
         "test --workspace --all-features --test embedded --test contract_cluster --test fork_cluster --test program",
         "test --workspace --all-features --test failures -- --test-threads=4",
     ])
 }
 
-/// Runs the tests of the Python package on a cluster: its executor, `offloop worker`, and a program in Rust beside it.
+/// Runs the tests of the Python package on a cluster: its executor, `offloop worker`, and a program in Rust beside it. Then
+/// CPython's own tests of executors, on an embedded cluster.
 fn python_cluster() -> Plan {
     let environment = Interpreter::preferred()
         .map(|it| it.for_tests().requires("crates/offloop-cluster/tests/requirements.txt"));
@@ -351,7 +354,12 @@ fn python_cluster() -> Plan {
         let program = host::target_dir().join("debug").join("examples").join("languages");
         let names = CommandLine::new(["env", &format!("OFFLOOP_LANGUAGES={}", program.display())]);
         let tests = environment.python("-m pytest --numprocesses=2 --dist=loadfile python/tests_cluster");
-        vec![built("--example", "languages"), tests.after(&names)]
+        let mut lines = vec![built("--example", "languages"), tests.after(&names)];
+        if Interpreter::with_its_tests().is_ok() {
+            let suite = "python/conformance/cpython_suite.py process --target cluster_pool:ClusterPool";
+            lines.push(environment.python(suite));
+        }
+        lines
     })
 }
 

@@ -27,7 +27,7 @@ use crate::protocol::{
     Publication, Stored, Submission, SubmissionAction as Action, SubmissionEvent as Event,
     SubmissionTimer as MachineTimer, Written,
 };
-use crate::records::{Ask, BlobRef, End, Item, Job, State};
+use crate::records::{Ask, BlobRef, End, Item, Job, Outcome, State};
 use crate::store::{
     Announcement, Asked, Events, Items, JobHeaders, LayoutError, Link, Question, Store, StoredBytes, random,
 };
@@ -577,7 +577,10 @@ impl Driver {
     fn decode(&self, job: Ulid, bytes: &[u8]) -> Result<State, ErrorKind> {
         let unreadable = |error| ErrorKind::Decode(format!("the state of the job in the cluster: {error}"));
         let state = State::decode(bytes).map_err(unreadable)?;
-        if let State::End(end) = &state {
+        // The server's own mark is not signed, and nothing is believed by it but that there is no result.
+        if let State::End(end) = &state
+            && end.outcome != Outcome::Forgotten
+        {
             let admitted = self.shared.seals.admit_end(self.store.names().namespace(), job, bytes, end);
             admitted.map_err(|reason| ErrorKind::NotTrusted(reason.into()))?;
         }

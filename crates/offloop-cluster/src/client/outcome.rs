@@ -21,6 +21,12 @@ pub(super) fn stored_end(end: &End, me: Ulid) -> StoredEnd {
 
 /// Ends the job, if its record is all that is needed. Else gives the ender back.
 pub(super) fn end_at_once(ender: Ender, job: &Job, end: &End) -> Option<Ender> {
+    if let Outcome::Lost | Outcome::NoSuchTask | Outcome::Expired = end.outcome
+        && let Some(kind) = said(&end.body)
+    {
+        ender.end(Err(kind));
+        return None;
+    }
     match end.outcome {
         Outcome::Returned | Outcome::Failed => match Report::decode(&end.body) {
             Ok(report) if report.blob.is_none() => give(ender, &report),
@@ -34,6 +40,11 @@ pub(super) fn end_at_once(ender: Ender, job: &Job, end: &End) -> Option<Ender> {
         Outcome::Expired => {
             let text = "the job lay in the queue for longer than the cluster remembers jobs. It may have run before, so \
                         it was not run again; it is among the dead jobs";
+            ender.end(Err(ErrorKind::Unreachable(text.into())));
+        }
+        Outcome::Forgotten => {
+            let text = "the cluster does not keep the job's end any more: results are kept for a shorter time than the \
+                        fact that there was one. It is not run again";
             ender.end(Err(ErrorKind::Unreachable(text.into())));
         }
         Outcome::Lost | Outcome::NoSuchTask => return Some(ender),
@@ -83,6 +94,11 @@ pub(super) async fn end(store: &Store, ender: Ender, job: &Job, end: &End) {
             }
         }
     }
+}
+
+/// Returns the error that the worker has written into the end of a job that it has not run.
+fn said(body: &[u8]) -> Option<ErrorKind> {
+    unpack_error(&Report::decode(body).ok()?.error).ok()
 }
 
 fn give(ender: Ender, report: &Report) {

@@ -331,6 +331,24 @@ fn errors_travel() {
     let ErrorKind::Lost { worker, host, attempt: 1, .. } = &kind else { panic!("{kind:?}") };
     assert_eq!((worker, &**host), (&hand.me.to_string(), "there"));
 
+    let lost = cluster.run(double.with(1));
+    let (_, job) = hand.take();
+    let claim = hand.claim(&job);
+    let silent_for = Duration::from_secs(10);
+    let said = ErrorKind::Lost { worker: "w".to_owned(), host: "there".to_owned(), attempt: 1, silent_for };
+    hand.end(&job, claim, Outcome::Lost, failure(&said).encode().unwrap());
+    let kind = end(Box::new(lost)).unwrap_err();
+    assert!(
+        matches!(&kind, ErrorKind::Lost { worker, silent_for: it, .. } if worker == "w" && *it == silent_for)
+    );
+
+    let forgotten = cluster.run(double.with(1));
+    let (_, job) = hand.take();
+    hand.end(&job, 0, Outcome::Forgotten, Vec::new());
+    assert!(
+        matches!(end(Box::new(forgotten)), Err(ErrorKind::Unreachable(text)) if text.contains("not keep"))
+    );
+
     let unknown = cluster.run(double.with(1));
     let (_, job) = hand.take();
     hand.end(&job, 0, Outcome::NoSuchTask, Vec::new());

@@ -463,6 +463,10 @@ impl Delivery {
         actions: &mut Vec<Action>,
     ) {
         match stored {
+            // Its message is still here, so nobody has seen to its end.
+            Some((_, State::End(end))) if end.outcome == Outcome::Forgotten => {
+                self.end_unrun(Outcome::Expired, true, 0, actions);
+            }
             Some((_, State::End(_))) => self.finish(Action::Ack, actions),
             Some((_, state)) if self.is_my_claim(&state) => self.start(confirmed, settings, actions),
             Some((revision, State::Claim { by, attempt })) => {

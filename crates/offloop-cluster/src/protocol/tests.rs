@@ -220,3 +220,14 @@ fn a_connection_that_is_back_ends_the_pause_before_the_next_attempt() {
     let actions = submission.on(&settings, SubmissionEvent::Read(Some(None)));
     assert_eq!(actions, [SubmissionAction::Publish]);
 }
+
+#[test]
+fn a_job_whose_state_was_forgotten_is_kept_with_the_dead() {
+    let end = End { by: Ulid::default(), attempt: 0, outcome: Outcome::Forgotten, body: Vec::new() };
+    let (mut delivery, actions) = on_reading(terms(), Some(State::End(Box::new(end))), Duration::ZERO);
+    assert_eq!(actions, [DeliveryAction::Bury(Outcome::Expired)]);
+    let actions = delivery.on(&Settings::default(), DeliveryEvent::Buried(true));
+    assert_eq!(written_end(&actions), Some((7, Outcome::Expired)));
+    let actions = delivery.on(&Settings::default(), DeliveryEvent::Written(Written::Stored(8)));
+    assert!(actions.contains(&DeliveryAction::Ack), "{actions:?}");
+}

@@ -390,6 +390,8 @@ pub enum Outcome {
     NoSuchTask,
     /// It lay in the queue for longer than states are remembered, so it may have run. It was not run again.
     Expired,
+    /// Its last state is not kept any more. It is never run again.
+    Forgotten,
 }
 
 /// The stage of a job. Each is stored in place of the one before it, if that is still the last one.

@@ -56,9 +56,10 @@ prop_compose! {
 }
 
 fn any_state() -> impl Strategy<Value = State> {
-    use Outcome::{Cancelled, Expired, Failed, Lost, NoSuchTask, QueueTimeout, Returned};
-    let outcome =
-        prop::sample::select(&[Returned, Failed, Cancelled, QueueTimeout, Lost, NoSuchTask, Expired][..]);
+    use Outcome::{Cancelled, Expired, Failed, Forgotten, Lost, NoSuchTask, QueueTimeout, Returned};
+    let outcome = prop::sample::select(
+        &[Returned, Failed, Cancelled, QueueTimeout, Lost, NoSuchTask, Expired, Forgotten][..],
+    );
     let delay = any::<u32>().prop_map(|delay| Duration::from_millis(delay.into()));
     prop_oneof![
         any_id().prop_map(|by| State::Queued { by }),

@@ -103,6 +103,8 @@ impl Store {
         let states = json!({
             "name": names.states(), "subjects": [names.all_states()], "retention": "limits", "storage": "file",
             "max_msgs_per_subject": 1, "allow_direct": true, "allow_msg_ttl": true,
+            // A state that is forgotten leaves a mark, so that its job is not taken for a new one.
+            "subject_delete_marker_ttl": remember, "allow_rollup_hdrs": true,
             "republish": { "src": source, "dest": destination },
         });
         let blobs = json!({

@@ -12,8 +12,9 @@ use tokio::time::timeout;
 use super::jobs::Receipt;
 use super::{ApiError, Failure, Store, header, read_answer, stored_at};
 use crate::Ulid;
-use crate::names::{EXPECTED, Place, SEQUENCE, SUBJECT, TTL};
+use crate::names::{EXPECTED, MARKER, Place, SEQUENCE, SUBJECT, TTL};
 use crate::protocol::{Revision, Written};
+use crate::records::{End, Outcome, State};
 
 /// The number of states that are read by one request.
 const BATCH: usize = 256;
@@ -48,14 +49,24 @@ impl Events {
             let place = Place::from_subject(raw.subject.as_str());
             let revision = header(&raw, SEQUENCE).and_then(|it| it.parse().ok());
             if let (Some(place), Some(revision)) = (place, revision) {
-                return Some(Announcement { place, revision, bytes: raw.payload });
+                return Some(Announcement { place, revision, bytes: state_of(raw) });
             }
         }
     }
 }
 
+/// Returns the state of a message. The server's mark of a state that is forgotten stands for an end.
+fn state_of(raw: Raw) -> Bytes {
+    if header(&raw, MARKER).is_none() {
+        return raw.payload;
+    }
+    let end = End { by: Ulid::default(), attempt: 0, outcome: Outcome::Forgotten, body: Vec::new() };
+    State::End(Box::new(end)).encode().map(Bytes::from).unwrap_or_default()
+}
+
 impl Store {
     /// Stores a state if the last revision is still the expected one; 0 stands for none. The server forgets it after `ttl`.
+    /// For as long as states are remembered after that, the job has [an end](Outcome::Forgotten) that says so.
     pub(crate) async fn write(
         &self,
         place: &Place,
@@ -129,7 +140,7 @@ impl Store {
     fn stored(&self, raw: Raw) -> Option<StoredBytes> {
         let revision = header(&raw, SEQUENCE)?.parse().ok()?;
         let age = self.age(stored_at(&raw)?);
-        Some(StoredBytes { revision, bytes: raw.payload, age })
+        Some(StoredBytes { revision, bytes: state_of(raw), age })
     }
 
     /// Reads several messages of a stream by one request. `None`: the answer was not whole in time.

@@ -9,7 +9,7 @@ use super::*;
 use crate::embedded::{Embedded, StartError, USER};
 use crate::names::{Band, Part, Place};
 use crate::protocol::{Publication, Written};
-use crate::records::{Ask, Item, Job, Outcome, Presence};
+use crate::records::{Ask, Item, Job, Outcome, Presence, State};
 use crate::{Ulid, network};
 
 const GUARD: Duration = Duration::from_secs(60);
@@ -175,14 +175,22 @@ fn many_states_are_read_at_once() {
 }
 
 #[test]
-fn a_state_is_forgotten_after_its_time() {
+fn a_state_that_is_forgotten_leaves_a_mark() {
     with_store(|store| async move {
         let place = Place { client: None, job: Ulid::new() };
+        let mut events = store.events_about(place.job).await.unwrap();
         store.write(&place, 0, b"end".to_vec(), Duration::from_secs(1)).await;
-        while store.read(&place).await.unwrap().is_some() {
+        let is_mark = |bytes: &[u8]| match State::decode(bytes) {
+            Ok(State::End(end)) => end.outcome == Outcome::Forgotten,
+            _ => false,
+        };
+        while !is_mark(&store.read(&place).await.unwrap().unwrap().bytes) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        assert!(matches!(store.write(&place, 0, b"new".to_vec(), GUARD).await, Written::Stored(_)));
+        assert_eq!(store.write(&place, 0, b"new".to_vec(), GUARD).await, Written::Refused);
+        assert_eq!(&events.next().await.unwrap().bytes[..], b"end");
+        assert!(is_mark(&events.next().await.unwrap().bytes));
+        assert!(is_mark(&store.read_many(&[place]).await.unwrap()[0].as_ref().unwrap().bytes));
     });
 }
 

@@ -278,7 +278,7 @@ impl Agent {
     /// Returns the body of an end that the machine has written without a report. `None`: it has one.
     pub(super) async fn describe(&self, job: &Job, end: &End) -> Option<Vec<u8>> {
         let kind = match end.outcome {
-            Outcome::Returned | Outcome::Failed | Outcome::Cancelled => return None,
+            Outcome::Returned | Outcome::Failed | Outcome::Cancelled | Outcome::Forgotten => return None,
             Outcome::QueueTimeout => ErrorKind::QueueTimeout(job.queue_timeout().unwrap_or_default()),
             Outcome::Expired => ErrorKind::Rejected(
                 format!(

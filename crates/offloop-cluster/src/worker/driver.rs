@@ -202,9 +202,10 @@ async fn write(it: Context, expected: u64, state: State) -> Event {
     if outcome.is_some() {
         record = it.agent.seal(it.job.id, record);
     }
+    let remember = it.agent.settings().remember;
+    let ttl = if record.len() > SMALL { it.agent.result_ttl.min(remember) } else { remember };
     let began = Instant::now();
-    let written =
-        it.agent.store.write(&Place::of(&it.job), expected, record, it.agent.settings().remember).await;
+    let written = it.agent.store.write(&Place::of(&it.job), expected, record, ttl).await;
     if let crate::protocol::Written::Stored(_) = written {
         it.agent.counts.stored(began.elapsed(), outcome);
         if let Some(outcome) = outcome {
@@ -213,6 +214,9 @@ async fn write(it: Context, expected: u64, state: State) -> Event {
     }
     Event::Written(written)
 }
+
+/// The largest end, in bytes, that is kept for as long as claims are. A larger one is kept for a shorter time.
+const SMALL: usize = 1024;
 
 async fn bury(it: Context, outcome: Outcome) -> Event {
     let is_stored = it.agent.store.bury(it.job.id, &it.entry.queue, it.record, outcome).await;

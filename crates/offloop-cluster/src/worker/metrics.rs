@@ -69,7 +69,20 @@ impl WorkerMetrics {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    #[test]
+    fn the_guide_names_all_metrics_and_no_others() {
+        let guide = include_str!("../../docs/operating-a-cluster.md");
+        let page = WorkerMetrics::default().prometheus("a");
+        let names = |text: &str| -> BTreeSet<String> {
+            let parts = text.split(|it: char| !(it.is_ascii_lowercase() || it == '_'));
+            parts.filter(|it| it.starts_with("offloop_cluster_")).map(str::to_owned).collect()
+        };
+        assert_eq!(names(guide), names(&page));
+    }
 
     #[test]
     fn metrics_have_the_format_of_prometheus() {

@@ -127,7 +127,7 @@ impl World {
             Some(0) => {}
             left => self.oracle.wrong(format!("{left:?} messages are left in the queue")),
         }
-        println!("{:?} chunks are left to their time", left("BLOBS"));
+        println!("{} chunks are left to their time", left("BLOBS").unwrap_or(0));
         for agent in self.agents.lock().unwrap().drain(..) {
             let (status, _) = agent.finish();
             if !status.success() {

@@ -2,8 +2,10 @@
 
 Read it in this order:
 
-    places/      where blocking work runs: on the loop, in threads, in processes, in offloop's pools
+    places/      where blocking work runs: on the loop, in threads, in processes, in offloop's pools,
+                 on a cluster
     walk         the walk of a JSON document, and `body`: how the document gets to another process without a copy
+    elsewhere    the walk as a task of workers on other machines
     systems/     the connectors: each blocks, one call at a time
     documents, functions, files, messages, service    the routes
     delivery, store    messages: delivered at least once

@@ -90,8 +90,16 @@ def as_failure(error: Exception) -> Failure | None:
             return Failure(400, error.code, error.message, offset=error.offset)
         case offloop.QueueFull() | offloop.JobShed():
             return Failure(503, "overloaded", "there is too much work: try again later, more slowly")
-        case WorkerLost() | offloop.WorkerDied() | offloop.WorkerStartError() | offloop.PoolBroken():
+        case (
+            WorkerLost()
+            | offloop.WorkerDied()
+            | offloop.WorkerLost()
+            | offloop.WorkerStartError()
+            | offloop.PoolBroken()
+        ):
             return Failure(503, "worker_died", "the process that did the work has died: try again")
+        case offloop.ClusterUnreachable() | offloop.NoSuchTask():
+            return Failure(503, "system_down", "no machine can do the work now: try again", retry_after=2)
         case offloop.PoolClosed():
             return Failure(503, "stopping", "the service is stopping: try again", retry_after=2)
         case TimeoutError():

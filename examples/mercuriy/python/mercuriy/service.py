@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 
 import offloop
 from starlette.requests import Request
@@ -18,7 +19,8 @@ from .delivery import Delivery
 from .front import stopping
 from .heartbeat import Heartbeat
 from .metrics import metrics
-from .places import Switch
+from .places import Place, Switch
+from .places.cluster import ClusterPlace
 from .places.loop import LoopPlace
 from .places.pools import OffloopPlace
 from .places.processes import ProcessesPlace
@@ -53,15 +55,16 @@ class Service:
         self._watch = offloop.watch(threshold=0.1)
         self._beating = asyncio.create_task(self.heartbeat.beat())
         cores = max(1, len(os.sched_getaffinity(0)))
-        self.switch = Switch(
-            {
-                "loop": LoopPlace,
-                "threads": lambda: ThreadsPlace(cores),
-                "processes": lambda: ProcessesPlace(cores),
-                "offloop": lambda: OffloopPlace(cores, settings.otlp),
-            },
-            settings.on,
-        )
+        places: dict[str, Callable[[], Place]] = {
+            "loop": LoopPlace,
+            "threads": lambda: ThreadsPlace(cores),
+            "processes": lambda: ProcessesPlace(cores),
+            "offloop": lambda: OffloopPlace(cores, settings.otlp),
+        }
+        if settings.on == "cluster":
+            # Only then: it needs a server that may not be installed.
+            places["cluster"] = lambda: ClusterPlace(cores, settings.cluster)
+        self.switch = Switch(places, settings.on)
         self._embedded = EmbeddedServer()
         await self._embedded.start()
         self.calls = Calls(self._systems(), self.switch)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import telemetry
 
-MODES = ("loop", "threads", "processes", "offloop")
+MODES = ("loop", "threads", "processes", "offloop", "cluster")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Settings:
     """The connections to each system."""
     otlp: str | None
     """Where traces go; see `telemetry.wanted`."""
+    cluster: str | None
+    """The URL of the cluster for the walks; None: one of the service's own, if there is to be one."""
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -34,6 +36,12 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
     parser.add_argument("--on", choices=MODES, default="offloop", help="where blocking work runs")
+    parser.add_argument(
+        "--cluster",
+        default=os.environ.get("OFFLOOP_CLUSTER_URL") or None,
+        metavar="URL",
+        help="the cluster for `--on cluster`; default: one of its own",
+    )
     parser.add_argument("--data", type=Path, help="the folder of the data; default: a temporary one")
     parser.add_argument("--postgres", default=os.environ.get("OFFLOOP_POSTGRES_URL"), metavar="DSN")
     parser.add_argument("--tarantool", default=os.environ.get("OFFLOOP_TARANTOOL_URL"), metavar="HOST:PORT")
@@ -58,4 +66,5 @@ def settings_of(given: argparse.Namespace, data: Path) -> Settings:
         body_timeout=given.body_timeout,
         connections=given.connections,
         otlp=telemetry.wanted(given.otlp),
+        cluster=given.cluster,
     )

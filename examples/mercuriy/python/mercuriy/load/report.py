@@ -14,8 +14,9 @@ TITLES = {
     "threads": "in standard threads",
     "processes": "in standard processes",
     "offloop": "in offloop's pools",
+    "cluster": "on a cluster",
 }
-COLORS = {"loop": "#d0453b", "threads": "#b97a00", "processes": "#7a5bb5", "offloop": "#23915c"}
+COLORS = {"loop": "#d0453b", "threads": "#b97a00", "processes": "#7a5bb5", "offloop": "#23915c", "cluster": "#0f7f93"}
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -20,24 +20,11 @@ DRAIN = 2.0
 """The seconds for which the end of the service waits for jobs that nobody awaits."""
 
 
-class OffloopPlace:
-    """A pool of threads for each resource, with a connection for each; and a pool of processes."""
+class WaitingPools:
+    """A pool of threads for each resource, with a connection for each."""
 
-    name = "offloop"
-
-    def __init__(self, cores: int, otlp: str | None) -> None:
+    def __init__(self) -> None:
         self._pools: dict[str, offloop.ThreadPoolExecutor] = {}
-        self._computing = offloop.ProcessPoolExecutor(
-            cores,
-            initializer=set_up_worker,
-            initargs=(otlp,),
-            preload=["mercuriy.walk", "mercuriy.places.setup"],
-            min_workers=cores,
-            queue_capacity=QUEUE,
-            on_full="reject",
-            max_rss=2 << 30,
-            name="documents",
-        )
 
     async def wait(self, resource: Resource, fn: Callable[..., R], *args: Any) -> R:
         pool = self._pools.get(resource.name)
@@ -54,6 +41,30 @@ class OffloopPlace:
             )
         return await pool.run(_with_connection, fn, *args)
 
+    async def aclose(self) -> None:
+        for pool in self._pools.values():
+            await pool.aclose(drain=DRAIN)
+
+
+class OffloopPlace(WaitingPools):
+    """Pools of threads for what waits, and a pool of processes for what computes."""
+
+    name = "offloop"
+
+    def __init__(self, cores: int, otlp: str | None) -> None:
+        super().__init__()
+        self._computing = offloop.ProcessPoolExecutor(
+            cores,
+            initializer=set_up_worker,
+            initargs=(otlp,),
+            preload=["mercuriy.walk", "mercuriy.places.setup"],
+            min_workers=cores,
+            queue_capacity=QUEUE,
+            on_full="reject",
+            max_rss=2 << 30,
+            name="documents",
+        )
+
     async def compute(self, fn: Callable[..., R], *args: Any) -> R:
         # A walk can be done again if its worker dies.
         return await self._computing.options(retries=1).run(fn, *args)
@@ -67,8 +78,8 @@ class OffloopPlace:
         await self._computing.run(int)
 
     async def aclose(self) -> None:
-        for pool in (self._computing, *self._pools.values()):
-            await pool.aclose(drain=DRAIN)
+        await self._computing.aclose(drain=DRAIN)
+        await super().aclose()
 
 
 def _with_connection(fn: Callable[..., R], *args: Any) -> R:
