@@ -336,7 +336,9 @@ pub(super) fn on_request() -> Vec<Step> {
 /// `tests` runs what needs none.
 fn cluster() -> Plan {
     beside_nats(&[
-        "test --workspace --all-features --lib -- client::tests store::tests worker::tests security::",
+        // Without the binding, whose own tests need the library of Python.
+        "test --workspace --exclude offloop-python --all-features --lib -- \
+         client::tests store::tests worker::tests security::",
         "test --package offloop-cluster --all-features --doc",
         "test --workspace --all-features --test embedded --test contract_cluster --test fork_cluster --test program",
         "test --workspace --all-features --test failures -- --test-threads=4",
