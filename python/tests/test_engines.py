@@ -25,3 +25,9 @@ def test_a_missing_engine_is_an_import_error_that_says_what_to_install(name: str
 def test_the_package_imports_no_engine() -> None:
     printed = run("import offloop, sys; dir(offloop); offloop.ProcessPoolExecutor; print(*sys.modules)")
     assert not {"dask", "distributed", "ray", "offloop._engines"} & set(printed.split())
+
+
+def test_the_cluster_is_imported_when_it_is_used() -> None:
+    printed = run("import offloop, sys; offloop.run; offloop.ProcessPoolExecutor; print(*sys.modules)")
+    assert not {"offloop._cluster", "offloop._cluster_errors"} & set(printed.split())
+    assert "ClusterExecutor" in run("import offloop; print(offloop.ClusterExecutor)")
