@@ -30,6 +30,8 @@ mod ulid;
 #[cfg(target_os = "linux")]
 pub mod worker;
 
+#[cfg(target_os = "linux")]
+pub use client::EmbeddedClusterBuilder;
 pub use client::{BuildError, Cluster, ClusterBuilder, ClusterHandle, DeadJob, NoAnswer, StoredEnd, Submit};
 pub use names::Band;
 pub use store::{BlobError, ConnectError, Credentials, LayoutError};

@@ -73,7 +73,7 @@ pub(super) fn all() -> Vec<Step> {
 
 /// Returns a cargo command for all packages. The Python binding is not linked to Python, as in the wheel, so that
 /// Python need not be installed.
-fn workspace(words: &str) -> CommandLine {
+pub(crate) fn workspace(words: &str) -> CommandLine {
     cargo(words).with("PYO3_BUILD_EXTENSION_MODULE", "1")
 }
 
@@ -314,25 +314,48 @@ fn mercuriy() -> Plan {
 
 /// Returns the steps that take too long for each change. They are run by their names, before a release.
 pub(super) fn on_request() -> Vec<Step> {
-    // Optimised, and with more states than the step `tests` looks at.
-    vec![Step {
-        name: "cluster-models",
-        plan: || cargo("test -p offloop-cluster --lib --release -- --include-ignored model").into(),
-    }]
+    vec![
+        Step {
+            name: "cluster-models",
+            // Optimised, and with more states than the step `tests` looks at.
+            plan: || cargo("test -p offloop-cluster --lib --release -- --include-ignored model").into(),
+        },
+        Step {
+            name: "cluster-failures",
+            plan: || {
+                beside_nats(&[
+                    "test --workspace --all-features --test failures -- --include-ignored --test-threads=4",
+                ])
+            },
+        },
+    ]
 }
 
 /// Runs the tests of the cluster on a real NATS server, which is installed in a virtual environment of its own. The step
 /// `tests` runs what needs none.
 fn cluster() -> Plan {
-    let environment = match Interpreter::preferred() {
-        Ok(interpreter) => interpreter.for_nats(),
-        Err(reason) => return Plan::Skip(reason),
-    };
-    let mut lines = environment.commands_without_the_package();
+    beside_nats(&[
+        "test --workspace --all-features --lib -- client::tests store::tests worker::tests",
+        "test --workspace --all-features --test embedded --test contract_cluster --test failures -- --test-threads=4",
+    ])
+}
+
+/// Runs tests with a NATS server that is installed in a virtual environment of its own.
+fn beside_nats(tests: &[&str]) -> Plan {
+    match nats_server() {
+        Ok((mut lines, server)) => {
+            lines.extend(tests.iter().map(|tests| workspace(tests).after(&server)));
+            Plan::Run(lines)
+        }
+        Err(reason) => Plan::Skip(reason),
+    }
+}
+
+/// Returns the commands that install a NATS server, and the program that runs another with it.
+pub(crate) fn nats_server() -> Result<(Vec<CommandLine>, CommandLine), String> {
+    let environment = Interpreter::preferred()?.for_nats();
     let server = format!("OFFLOOP_NATS_SERVER={}", environment.program_beside("nats-server"));
-    let tests = workspace("test --workspace --all-features --test embedded");
-    lines.push(tests.after(&CommandLine::new(["env", server.as_str()])));
-    Plan::Run(lines)
+    Ok((environment.commands_without_the_package(), CommandLine::new(["env", server.as_str()])))
 }
 
 /// Opens the live view of running programs in a browser.

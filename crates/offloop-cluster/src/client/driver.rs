@@ -266,10 +266,10 @@ impl Driver {
             Command::Cancel(job) => self.cancel(job.as_u64()),
             Command::Resume(job) => self.pass_items(job.as_u64()),
             Command::Settle(job, settled) => {
-                if let Some(entry) = self.jobs.get_mut(&job.as_u64()) {
-                    if entry.progress.borrow().stored.is_none() {
-                        entry.settling.push(settled);
-                    }
+                if let Some(entry) = self.jobs.get_mut(&job.as_u64())
+                    && entry.progress.borrow().stored.is_none()
+                {
+                    entry.settling.push(settled);
                 }
             }
             Command::Idle(idle) => self.idle.push(idle),
@@ -723,6 +723,12 @@ impl Driver {
                 let worker = state.worker;
                 *state = ItemState { worker, attempt: item.attempt, ..ItemState::default() };
             }
+            if entry.ender.is_none() {
+                // Nobody reads them, and the worker does not wait for a reader.
+                state.next = state.next.max(item.number.saturating_add(1));
+                self.owing.insert(number);
+                continue;
+            }
             let expected = state.next + state.waiting.len() as u64;
             if item.attempt == state.attempt && item.number == expected && state.waiting.len() <= stream {
                 state.waiting.push_back(item.clone());
@@ -776,9 +782,9 @@ impl Driver {
     fn send_credit(&mut self) {
         for number in std::mem::take(&mut self.owing) {
             let Some(entry) = self.jobs.get(&number) else { continue };
-            let (Some(ender), Some(worker)) = (&entry.ender, entry.items.worker) else { continue };
-            let ItemState { attempt, next, .. } = entry.items;
-            let credit = Ask::Credit { id: entry.job.id, attempt, next, room: ender.room() as u64 };
+            let ItemState { worker: Some(worker), attempt, next, .. } = entry.items else { continue };
+            let room = entry.ender.as_ref().map_or(u64::from(u32::MAX), |ender| ender.room() as u64);
+            let credit = Ask::Credit { id: entry.job.id, attempt, next, room };
             self.tell(worker, credit);
         }
     }

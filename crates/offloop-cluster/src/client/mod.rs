@@ -2,6 +2,8 @@
 
 mod carrier;
 mod driver;
+#[cfg(target_os = "linux")]
+mod embedded;
 mod handle;
 mod outcome;
 #[cfg(all(test, target_os = "linux"))]
@@ -26,6 +28,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use carrier::{Command, Extra, Shared, ToCluster, lock, submitting};
 use driver::Driver;
+#[cfg(target_os = "linux")]
+pub use embedded::EmbeddedClusterBuilder;
 pub use handle::{ClusterHandle, StoredEnd};
 
 use crate::Ulid;
@@ -52,6 +56,14 @@ pub enum BuildError {
          `OnFull::Wait`, `Reject` or `CallerRuns`"
     )]
     ShedOldest,
+    /// The server of an embedded cluster could not be started.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    Server(#[from] crate::embedded::StartError),
+    /// A worker of an embedded cluster could not be started.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    Worker(#[from] crate::worker::WorkerError),
     /// The system gives no thread.
     #[error("the network's thread could not be started: {0}")]
     Thread(#[from] io::Error),
@@ -93,6 +105,13 @@ impl ClusterBuilder {
     /// submitters of the namespace. Default: what is set there already, else 100,000.
     pub fn capacity(mut self, capacity: u64) -> Self {
         self.capacity = Some(capacity.max(1));
+        self
+    }
+
+    /// Sets the number of servers that keep each stream, if this program is the first to come to the namespace. Default: 1.
+    /// With three, one of them may be lost.
+    pub fn replicas(mut self, servers: u32) -> Self {
+        self.connection.replicas = servers.max(1);
         self
     }
 
@@ -179,6 +198,11 @@ impl ClusterBuilder {
     /// Opens the executor. Does not wait for the connection, which is made in the background, and made again when it is
     /// lost.
     pub fn build(self) -> Result<Cluster, BuildError> {
+        self.build_with(())
+    }
+
+    /// Does the same, and drops `parts` when the executor is gone and its jobs have ended.
+    fn build_with(self, parts: impl Send + 'static) -> Result<Cluster, BuildError> {
         let Self { mut connection, name, queue, capacity, on_full, cancel_if_lost, unreachable_after, seals } =
             self;
         if on_full == OnFull::ShedOldest {
@@ -191,7 +215,11 @@ impl ClusterBuilder {
         let store = network::block_on(async move { Store::connect(&connection).await })??;
         let shared = Arc::new(Shared::new(queue, on_full, cancel_if_lost, unreachable_after, seals));
         let (commands, received) = mpsc::unbounded_channel();
-        network::runtime()?.spawn(Driver::run(store.clone(), Arc::clone(&shared), capacity, received));
+        let driver = Driver::run(store.clone(), Arc::clone(&shared), capacity, received);
+        network::runtime()?.spawn(async move {
+            driver.await;
+            drop(parts);
+        });
         Ok(Cluster(Remote::new(name, ToCluster { shared, commands, store })))
     }
 }
@@ -219,6 +247,13 @@ impl Cluster {
             unreachable_after: UNREACHABLE_AFTER,
             seals: Seals::default(),
         }
+    }
+
+    /// Returns the settings of a cluster of this program's own: a server on the loopback interface, and workers, which end
+    /// with it. Linux only.
+    #[cfg(target_os = "linux")]
+    pub fn embedded() -> EmbeddedClusterBuilder {
+        EmbeddedClusterBuilder::new()
     }
 
     /// Runs `work`, a task's call, on a worker.

@@ -679,3 +679,22 @@ fn ends_of_strangers_do_not_count_and_jobs_are_signed() {
         }
     }
 }
+
+#[test]
+fn an_embedded_cluster_runs_jobs_and_ends_with_its_executor() {
+    if server().is_none() {
+        return;
+    }
+    let cluster = Cluster::embedded().workers(2).slots(1).build().unwrap();
+    assert_eq!(cluster.run(double.with(21)).wait().unwrap(), 42);
+    eventually("both are there", || cluster.workers().unwrap().len() == 2);
+    let mut results = cluster.map(1..=5, |number| double.with(number));
+    let names: Vec<_> = std::iter::from_fn(|| results.wait_next()).map(Result::unwrap).collect();
+    drop(results);
+    assert_eq!(names, [2, 4, 6, 8, 10]);
+    let workers = cluster.workers().unwrap();
+    assert!(workers.iter().all(|worker| worker.pid == std::process::id() && worker.slots == 1));
+    let store = cluster.0.carrier().store.clone();
+    drop(cluster);
+    eventually("the server is gone", || !store.link().borrow().is_up);
+}

@@ -79,7 +79,6 @@ pub enum Codec {
 #[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-#[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub struct Job {
     /// The version of the record. [`Job::encode`] sets it.
     pub(crate) v: u32,

@@ -239,18 +239,12 @@ impl Start {
             arguments = self.arguments() => arguments,
             () = self.kill.asked() => Err(ErrorKind::Cancelled),
         };
-        let ran = match arguments {
+        let mut outbox = None;
+        let mut ran = match arguments {
             Ok(arguments) => {
-                let outbox = Outbox::new(&agent.store, job, self.attempt).map(Arc::new);
+                outbox = Outbox::new(&agent.store, job, self.attempt).map(Arc::new);
                 entry.set_outbox(outbox.clone());
-                let ran = self.perform(arguments, outbox.clone()).await;
-                if let Some(outbox) = outbox {
-                    tokio::select! {
-                        () = outbox.finish() => {}
-                        () = self.kill.asked() => {}
-                    }
-                }
-                ran
+                self.perform(arguments, outbox.clone()).await
             }
             Err(kind) => Ran::new(Err(kind)),
         };
@@ -262,6 +256,19 @@ impl Start {
                 | ErrorKind::Closed
                 | ErrorKind::Unreachable(_))
         );
+        if let Some(outbox) = outbox.filter(|_| ran.result.is_ok()) {
+            let is_whole = tokio::select! {
+                is_whole = outbox.finish() => is_whole,
+                () = self.kill.asked() => true,
+            };
+            if !is_whole {
+                let silence = agent.settings().lease;
+                let reason = format!(
+                    "the reader of its items was silent for {silence:?}, so some were dropped; it has run"
+                );
+                ran.result = Err(ErrorKind::Unreachable(reason.into()));
+            }
+        }
         let has_returned = ran.result.is_ok();
         let body = tokio::select! {
             biased;

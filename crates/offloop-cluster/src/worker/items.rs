@@ -108,9 +108,10 @@ impl Outbox {
         self.store.send_item(self.client, self.job, &item).await;
     }
 
-    /// Waits until the reader has all items, or is lost.
-    pub(super) async fn finish(&self) {
+    /// Waits until the reader has all items, or is lost. Returns whether it has all.
+    pub(super) async fn finish(&self) -> bool {
         self.wait_for(|state| state.confirmed == state.next).await;
+        !self.lock().is_lost
     }
 
     /// Waits for a word of the reader that makes this true. Sends again what it has not confirmed, or the last item, which

@@ -126,10 +126,10 @@ impl Cluster {
         let (store, place) = (self.store.clone(), Place { client: Some(self.client), job: id });
         wait(async move {
             loop {
-                if let Some(Some(stored)) = store.read(&place).await {
-                    if let Some(found) = find(State::decode(&stored.bytes).unwrap()) {
-                        return found;
-                    }
+                if let Some(Some(stored)) = store.read(&place).await
+                    && let Some(found) = find(State::decode(&stored.bytes).unwrap())
+                {
+                    return found;
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -339,6 +339,18 @@ fn items_arrive_in_order_although_messages_get_lost() {
     });
     assert_eq!(numbers, (0..40).collect::<Vec<u8>>());
     assert_eq!(cluster.end(id).1.answer, [40]);
+}
+
+#[test]
+fn a_job_whose_items_nobody_reads_ends_with_that_and_not_with_its_result() {
+    let Some(cluster) = Cluster::start(|it| it) else { return };
+    let mut job = cluster.job("worker:counts", &[40]);
+    job.stream = Some(4);
+    let (end, report) = cluster.run(&job);
+    assert_eq!((end.outcome, end.attempt), (Outcome::Failed, 1));
+    assert!(
+        matches!(error(&report), ErrorKind::Unreachable(reason) if reason.contains("reader of its items"))
+    );
 }
 
 #[test]

@@ -14,7 +14,8 @@ use crate::core::handle::{Handle, block_on};
 use crate::core::id::{JobId, JobState};
 use crate::core::options::{OnEnd, Options};
 use crate::core::runnable::{AbortIf, AnyJob};
-use crate::processes::pool::pool::{JobEngine, LaunchedEncoded, ProcessPool};
+use crate::processes::pool::dispatcher::JobEngine;
+use crate::processes::pool::pool::{LaunchedEncoded, ProcessPool};
 use crate::processes::pool::remote::EncodedAnswer;
 
 /// Runs a call that has come from elsewhere in a worker process of `pool`, by the task's name and signature. Does not

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use super::config::Config;
 use super::items::ItemSource;
-use super::pool::JobEngine;
 use super::remote::RemoteCall;
 use super::results;
 use super::scheduler::{Deferred, Scheduler, Sleep};
@@ -366,6 +365,16 @@ impl Close for Dispatcher {
     fn close(&self) {
         Dispatcher::close(self);
     }
+}
+
+/// The pool of a job on behalf of a caller elsewhere.
+pub(crate) trait JobEngine: ItemSource {
+    /// Makes the worker of a job that was aborted die without a grace period.
+    fn hurry(&self, job: JobId);
+
+    /// Registers `waker` to be woken when no worker has the job any more: it has answered, or is dead, or was given up.
+    /// Returns true if none has it, and in a forked child.
+    fn on_gone(&self, job: JobId, waker: &Waker) -> bool;
 }
 
 impl JobEngine for Dispatcher {

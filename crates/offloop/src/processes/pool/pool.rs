@@ -8,16 +8,15 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::dispatcher::Dispatcher;
+use super::dispatcher::{Dispatcher, JobEngine};
 use super::item_queue::ItemQueue;
-use super::items::{ItemSource, ItemStream};
+use super::items::ItemStream;
 use super::remote::{EncodedAnswer, FromAnswer, Outbound, RemoteCall};
 use crate::base::panic;
 use crate::core::cell::Cell;
 use crate::core::error::{ErrorKind, Rejected, WorkerExit};
 use crate::core::executor::Accepts;
 use crate::core::handle::Handle;
-use crate::core::id::JobId;
 use crate::core::map::MapStream;
 use crate::core::options::{Options, Prepared};
 use crate::core::outcome::Outcome;
@@ -344,16 +343,6 @@ pub(crate) struct LaunchedEncoded {
     pub(crate) handle: Handle<EncodedAnswer>,
     pub(crate) job: Arc<dyn AnyJob>,
     pub(crate) engine: Weak<dyn JobEngine>,
-}
-
-/// The pool of a job on behalf of a caller elsewhere.
-pub(crate) trait JobEngine: ItemSource {
-    /// Makes the worker of a job that was aborted die without a grace period.
-    fn hurry(&self, job: JobId);
-
-    /// Registers `waker` to be woken when no worker has the job any more: it has answered, or is dead, or was given up.
-    /// Returns true if none has it, and in a forked child.
-    fn on_gone(&self, job: JobId, waker: &Waker) -> bool;
 }
 
 /// Returns what the worker needs beside the arguments, if that is anything.
