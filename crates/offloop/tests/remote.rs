@@ -12,7 +12,8 @@ use std::time::Duration;
 use common::{GIVE_UP, end, eventually};
 use offloop::metrics::PoolKind;
 use offloop::remote::{
-    Answer, Carrier, Ender, Instructions, Outbound, Remote, pack_error, perform, tasks, unpack_error,
+    Answer, Carrier, Encoded, Ender, Instructions, NamedCall, Outbound, Remote, pack_error, perform, tasks,
+    unpack_error,
 };
 use offloop::{
     Blob, ErrorKind, Handle, JobId, JobState, ProcessPool, Rejected, Retry, Signature, WorkerDied, prepare,
@@ -362,6 +363,40 @@ fn a_call_of_an_unknown_task_or_of_another_signature_does_not_run() {
     let own = signature_of("remote:double");
     assert_eq!(refused("remote:double", Signature::from_u64(own.as_u64() ^ 1)), [own]);
     assert_eq!(pool.metrics().outcomes.total(), 0);
+}
+
+/// The near side needs no function for it, only the type of the result.
+#[test]
+fn a_task_of_another_program_is_called_by_its_name() {
+    let (remote, carrier) = kept();
+    let call: NamedCall<u64> = NamedCall::new("remote:double", &(21_u64,));
+    let handle = remote.run(prepare(call).priority(3));
+    assert_eq!(handle.name(), "remote:double");
+    let (outbound, ender) = carrier.take(handle.id());
+    assert_eq!((outbound.task(), outbound.signature()), ("remote:double", NamedCall::<u64>::ANY));
+    assert_eq!(outbound.instructions().priority, 3);
+    let performed = perform(&pool(), outbound).unwrap().wait();
+    ender.end(performed.result);
+    assert_eq!(end(handle).unwrap(), 42);
+
+    let raw = remote.run(NamedCall::<Encoded>::encoded("elsewhere", vec![0xc1, 1]));
+    let (outbound, ender) = carrier.take(raw.id());
+    assert_eq!(outbound.arguments(), [0xc1, 1]);
+    // A result that is no MessagePack, for one who asks for it as it is.
+    ender.end(Ok(Answer::new(vec![0xc1, 2])));
+    assert_eq!(end(raw).unwrap(), Encoded(vec![0xc1, 2]));
+
+    let wrong = remote.run(NamedCall::<String>::new("remote:double", &(1_u64,)));
+    carrier.take(wrong.id()).1.end(Ok(answer(7)));
+    assert!(matches!(error(wrong), ErrorKind::Decode(text) if text.contains("`remote:double`")));
+
+    // Nobody can run it here.
+    let here = remote.run(NamedCall::<u64>::new("elsewhere", &(1_u64,)));
+    let (outbound, ender) = carrier.take(here.id());
+    ender.run_here(outbound);
+    assert!(
+        matches!(error(here), ErrorKind::Decode(text) if text.contains("`elsewhere`") && text.contains("only another"))
+    );
 }
 
 #[test]

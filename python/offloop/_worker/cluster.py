@@ -40,6 +40,8 @@ FAILED = b"\2"
 MARK = 0xC1
 """The first byte of a packet. No value of MessagePack begins with it."""
 
+_TRACEBACK = "Traceback (most recent call last):"
+
 _HEAD = struct.Struct("<BBI")
 _NAME = struct.Struct("<I")
 
@@ -123,6 +125,9 @@ def _describe(error: BaseException) -> bytes:
     _, type_name, text, formatted, notes = _offloop.decode_data(remote_errors.pack(error), ())
     # Its lines are told apart, so a text has none of its own.
     message = "\n".join((f"{type_name}: {text}".replace("\n", " "), *notes))
+    # By this line the other side knows an exception of Python.
+    if _TRACEBACK not in formatted:
+        formatted = f"{_TRACEBACK}\n{formatted}"
     return _offloop.encode_plain(
         {"kind": "panicked", "message": message, "location": None, "backtrace": formatted}
     )

@@ -48,6 +48,7 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "engines", plan: engines },
         Step { name: "mercuriy", plan: mercuriy },
         Step { name: "cluster", plan: cluster },
+        Step { name: "python-cluster", plan: python_cluster },
         Step { name: "page", plan: page::check },
         Step { name: "browser", plan: browser },
         // The newest version stands for both of Debian's. `cargo xtask conformance` runs all.
@@ -334,8 +335,10 @@ pub(super) fn on_request() -> Vec<Step> {
 /// benches, shortly and without peers. The step `tests` runs what needs none.
 fn cluster() -> Plan {
     let tests = beside_nats(&[
-        "test --workspace --all-features --lib -- client::tests store::tests worker::tests",
-        "test --workspace --all-features --test embedded --test contract_cluster --test failures -- --test-threads=4",
+        "test --workspace --all-features --lib -- client::tests store::tests worker::tests security::",
+        "test --package offloop-cluster --all-features --doc",
+        "test --workspace --all-features --test embedded --test contract_cluster --test fork_cluster --test program",
+        "test --workspace --all-features --test failures -- --test-threads=4",
         "test --workspace --all-features --bench cluster --bench scale",
     ]);
     match (tests, bench::smoke_of_cluster()) {
@@ -343,6 +346,18 @@ fn cluster() -> Plan {
         (Plan::Run(lines), Err(reason)) => Plan::RunPart(lines, reason),
         (skipped, _) => skipped,
     }
+}
+
+/// Runs the tests of the Python package on a cluster: its executor, `offloop worker`, and a program in Rust beside it.
+fn python_cluster() -> Plan {
+    let environment = Interpreter::preferred()
+        .map(|it| it.for_tests().requires("crates/offloop-cluster/tests/requirements.txt"));
+    in_python(environment, |environment| {
+        let program = host::target_dir().join("debug").join("examples").join("languages");
+        let names = CommandLine::new(["env", &format!("OFFLOOP_LANGUAGES={}", program.display())]);
+        let tests = environment.python("-m pytest --numprocesses=2 --dist=loadfile python/tests_cluster");
+        vec![built("--example", "languages"), tests.after(&names)]
+    })
 }
 
 /// Runs tests with a NATS server that is installed in a virtual environment of its own.

@@ -102,6 +102,8 @@ struct Entry {
     room: Option<Room>,
     progress: watch::Sender<Progress>,
     submitted: Instant,
+    /// It is among those that found no room.
+    is_listed: bool,
     /// The times at which its timers fire: of the pause, of the question, of [`Timer::Unreachable`].
     armed: [Option<Instant>; 3],
     items: ItemState,
@@ -301,6 +303,7 @@ impl Driver {
             room,
             progress,
             submitted: Instant::now(),
+            is_listed: false,
             armed: [None; 3],
             items: ItemState::default(),
             watcher: None,
@@ -475,7 +478,7 @@ impl Driver {
                         entry.record = record.ok().map(Bytes::from);
                     }
                     let is_full = published == Publication::Full;
-                    if is_full {
+                    if is_full && !std::mem::replace(&mut entry.is_listed, true) {
                         self.full.push_back(number);
                     }
                     if entry.progress.borrow().is_full != is_full {
@@ -633,7 +636,9 @@ impl Driver {
     /// Has the first of the jobs that found no room published again soon, since one of this client has gone.
     fn there_may_be_room(&mut self) {
         while let Some(number) = self.full.pop_front() {
-            if self.jobs.get(&number).is_some_and(|entry| entry.ender.is_some()) {
+            let Some(entry) = self.jobs.get_mut(&number) else { continue };
+            entry.is_listed = false;
+            if entry.ender.is_some() {
                 return self.arm(number, Timer::Machine(MachineTimer::Pause), ROOM_SOON);
             }
         }

@@ -43,8 +43,11 @@ pub(super) fn end_at_once(ender: Ender, job: &Job, end: &End) -> Option<Ender> {
 
 /// Ends a job whose end needs more than its record.
 pub(super) async fn end(store: &Store, ender: Ender, job: &Job, end: &End) {
-    match end.outcome {
-        Outcome::Lost => {
+    // The worker that ended it has said what it knows, unless it had no answer of the server.
+    let told = Report::decode(&end.body).ok().and_then(|report| unpack_error(&report.error).ok());
+    match (end.outcome, told) {
+        (Outcome::Lost | Outcome::NoSuchTask, Some(kind)) => ender.end(Err(kind)),
+        (Outcome::Lost, None) => {
             let worker = end.body.first_chunk().map(|bits| Ulid::from_bits(u128::from_be_bytes(*bits)));
             let workers = store.workers().await.unwrap_or_default();
             let host = workers.iter().find(|it| Some(it.worker) == worker).map(|it| it.host.clone());
@@ -55,22 +58,17 @@ pub(super) async fn end(store: &Store, ender: Ender, job: &Job, end: &End) {
                 silent_for: store.settings().lease,
             }));
         }
-        Outcome::NoSuchTask => {
-            // The worker that ended it may have said what it knows.
-            if let Some(kind) = Report::decode(&end.body).ok().and_then(|it| unpack_error(&it.error).ok()) {
-                return ender.end(Err(kind));
-            }
+        (Outcome::NoSuchTask, None) => {
             let workers = store.workers().await.unwrap_or_default();
             ender.end(Err(no_such_task(job, &workers)));
         }
         _ => {
             let Ok(Report { blob: Some(blob), .. }) = Report::decode(&end.body) else { return };
-            let mut pauses = 3;
             let bytes = loop {
                 match store.get_blob(job.id, Part::Result(end.attempt), &blob).await {
                     Ok(bytes) => break bytes,
-                    Err(crate::store::BlobError::Unreachable) if pauses > 0 && !ender.is_over() => {
-                        pauses -= 1;
+                    // The handle stays pending while the server is out of reach.
+                    Err(crate::store::BlobError::Unreachable) if !ender.is_over() => {
                         tokio::time::sleep(store.settings().pause).await;
                     }
                     Err(error) => {

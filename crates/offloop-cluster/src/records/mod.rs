@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use shape::check_size;
+pub(crate) use shape::{check, check_size};
 
 use crate::Ulid;
 

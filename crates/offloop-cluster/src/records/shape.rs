@@ -10,7 +10,7 @@ pub(crate) fn check_size(size: usize) -> Result<(), RecordError> {
 }
 
 /// Checks that the bytes are one whole MessagePack value without deep nesting, whose lengths are of bytes that are there.
-pub(super) fn check(bytes: &[u8]) -> Result<(), RecordError> {
+pub(crate) fn check(bytes: &[u8]) -> Result<(), RecordError> {
     check_within(bytes, MAX_RECORD)
 }
 

@@ -3,7 +3,7 @@
 
 use super::keys::{PUBLIC_KEY_LENGTH, SIGNATURE_LENGTH, SigningKey};
 use crate::Ulid;
-use crate::records::{RecordError, check_size};
+use crate::records::{RecordError, check, check_size};
 
 /// The entry `key_id`, up to its value: a text of [`PUBLIC_KEY_LENGTH`] bytes.
 const KEY_ID: &[u8] = b"\xa6key_id\xd9\x38";
@@ -62,7 +62,13 @@ impl Scope<'_> {
 
 impl SigningKey {
     /// Signs an encoded record, which must not be signed yet. Returns it with the entries `key_id` and `mac`.
+    ///
+    /// # Errors
+    ///
+    /// The record is no whole one, or too large with a signature.
     pub fn seal(&self, scope: Scope<'_>, record: &[u8]) -> Result<Vec<u8>, RecordError> {
+        // The entries that are added must not become the missing values of a record that is cut short.
+        check(record)?;
         let mut rest = record;
         let no_map = |_| RecordError::Malformed("it is no map".to_owned());
         let entries = rmp::decode::read_map_len(&mut rest).map_err(no_map)?;

@@ -204,6 +204,15 @@ fn a_copy_of_an_old_record_is_refused() {
 }
 
 #[test]
+fn what_is_no_whole_record_is_not_signed() {
+    let key = SigningKey::generate();
+    let record = job("task").encode().unwrap();
+    for cut in [&record[..record.len() - 1], &record[..1], &[], &[0xc0], &[&record[..], &[1]].concat()] {
+        assert!(key.seal(HERE, cut).is_err(), "{cut:?}");
+    }
+}
+
+#[test]
 fn keys_have_texts() {
     let key = SigningKey::generate();
     let again: SigningKey = format!(" {}\n", key.to_secret()).parse().unwrap();

@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use async_nats::{HeaderMap, StatusCode};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use ring::digest::{SHA256, digest};
+use serde::Deserialize;
+use serde_json::json;
 
 use super::jobs::Receipt;
-use super::{Store, read_answer};
+use super::{Failure, Store, read_answer};
 use crate::Ulid;
 use crate::names::{Part, TTL};
 use crate::records::BlobRef;
@@ -38,6 +42,19 @@ pub enum BlobError {
     /// It is not what was stored.
     #[error("it is not what was stored: its size or its checksum is another one")]
     Damaged,
+}
+
+/// A stored message, as the server that leads its stream returns it.
+#[derive(Deserialize)]
+struct FromLeader {
+    message: LeadersMessage,
+}
+
+#[derive(Deserialize)]
+struct LeadersMessage {
+    /// In base 64.
+    #[serde(default)]
+    data: String,
 }
 
 impl Store {
@@ -73,28 +90,46 @@ impl Store {
             return Err(BlobError::Damaged);
         }
         let count = u32::try_from(blob.size.div_ceil(CHUNK as u64)).map_err(|_| BlobError::Damaged)?;
-        let stream_name = self.names().blobs();
-        let gets = (0..count).map(|number| {
-            let subject = self.names().blob(job, part, number);
-            let subject = format!("$JS.API.DIRECT.GET.{stream_name}.{subject}");
-            async move { self.request(subject, None, Bytes::new()).await }
-        });
+        let gets = (0..count).map(|number| self.get_chunk(self.names().blob(job, part, number)));
         let mut gets = stream::iter(gets).buffered(IN_FLIGHT);
         let mut bytes = Vec::new();
-        while let Some(answer) = gets.next().await {
-            let raw = answer.map_err(|_| BlobError::Unreachable)?;
-            if raw.status == Some(StatusCode::NOT_FOUND) {
-                return Err(BlobError::Missing);
-            }
-            if bytes.len() as u64 + raw.payload.len() as u64 > blob.size {
+        while let Some(chunk) = gets.next().await {
+            let chunk = chunk?;
+            if bytes.len() as u64 + chunk.len() as u64 > blob.size {
                 return Err(BlobError::Damaged);
             }
-            bytes.extend_from_slice(&raw.payload);
+            bytes.extend_from_slice(&chunk);
         }
         if bytes.len() as u64 == blob.size && digest(&SHA256, &bytes).as_ref() == blob.sha256 {
             Ok(bytes)
         } else {
             Err(BlobError::Damaged)
+        }
+    }
+
+    /// Reads one chunk. Any of several servers answers, also one that does not have it yet. So it is missing only if the
+    /// one that leads the stream says so, which answers more slowly.
+    async fn get_chunk(&self, subject: String) -> Result<Bytes, BlobError> {
+        let stream = self.names().blobs();
+        let direct = self.request(format!("$JS.API.DIRECT.GET.{stream}.{subject}"), None, Bytes::new()).await;
+        let raw = direct.map_err(|_| BlobError::Unreachable)?;
+        if raw.status == Some(StatusCode::NOT_FOUND) {
+            self.get_from_leader(subject).await
+        } else {
+            Ok(raw.payload)
+        }
+    }
+
+    pub(super) async fn get_from_leader(&self, subject: String) -> Result<Bytes, BlobError> {
+        let stream = self.names().blobs();
+        let request = json!({ "last_by_subj": subject });
+        match self.api::<FromLeader>(&format!("STREAM.MSG.GET.{stream}"), &request).await {
+            Ok(FromLeader { message }) => {
+                BASE64_STANDARD.decode(message.data).map(Bytes::from).map_err(|_| BlobError::Damaged)
+            }
+            // 10037: there is no such message.
+            Err(Failure::Refused(error)) if error.err_code == 10037 => Err(BlobError::Missing),
+            Err(_) => Err(BlobError::Unreachable),
         }
     }
 

@@ -224,8 +224,6 @@ pub(crate) struct Message {
     store: Store,
     pub(crate) record: Bytes,
     pub(crate) headers: Option<HeaderMap>,
-    /// Its place in the stream.
-    pub(crate) revision: Revision,
     /// The number of jobs that its band held beside it when it was delivered.
     pub(crate) pending: usize,
     /// When it was stored, in nanoseconds since 1970 by the server's clock.
@@ -242,10 +240,10 @@ impl Message {
         let tokens: Vec<&str> = reply.split('.').collect();
         let first = if tokens.len() > 9 { 4 } else { 2 };
         let number = |at: usize| tokens.get(first + at)?.parse::<u64>().ok();
-        let (revision, stored_at) = (number(3)?, number(5)?);
+        let stored_at = number(5)?;
         let pending = number(6).and_then(|it| it.try_into().ok()).unwrap_or(0);
         let (record, headers, store) = (raw.payload, raw.headers, store.clone());
-        Some(Self { store, record, headers, revision, pending, stored_at, reply })
+        Some(Self { store, record, headers, pending, stored_at, reply })
     }
 
     /// Returns its age by the server's clock.

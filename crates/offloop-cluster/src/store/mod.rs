@@ -28,7 +28,7 @@ pub use blobs::BlobError;
 pub(crate) use blobs::INLINE;
 pub(crate) use jobs::{JobHeaders, Message, Pull};
 pub use layout::LayoutError;
-pub(crate) use parties::{Asked, DeadJob, Items, Question, QueueInfo, Reply};
+pub(crate) use parties::{Asked, DeadJob, Items, Question, Reply};
 pub(crate) use states::{Announcement, Events, StoredBytes};
 
 use crate::names::{Names, STORED_AT};

@@ -361,9 +361,8 @@ impl Agent {
 
     /// Makes or checks the layout, however long the server is out of reach.
     async fn prepare(&self) -> Result<(), WorkerError> {
-        let queues: Vec<String> = self.queues.iter().map(|(queue, _)| queue.clone()).collect();
         loop {
-            match self.store.prepare(&queues, self.capacity).await {
+            match self.store.prepare(&self.queue_names(), self.capacity).await {
                 Ok(_) => return Ok(()),
                 Err(LayoutError::Unreachable(reason)) => {
                     self.log(format!("the server is out of reach: {reason}"));
@@ -372,6 +371,10 @@ impl Agent {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    fn queue_names(&self) -> Vec<String> {
+        self.queues.iter().map(|(queue, _)| queue.clone()).collect()
     }
 
     async fn wait_empty(&self) {
@@ -405,7 +408,8 @@ impl Agent {
         }
     }
 
-    /// Tells the jobs when the connection was lost and is back.
+    /// Tells the jobs when the connection was lost and is back. Then the server may be another one, too, with nothing of the
+    /// layout.
     async fn notice_reconnects(self: Arc<Self>) {
         let mut link = self.store.link();
         let mut epoch = link.borrow_and_update().epoch;
@@ -414,6 +418,9 @@ impl Agent {
             if now != epoch {
                 epoch = now;
                 self.tell_all(&Event::Reconnected);
+                if let Err(error) = self.store.prepare(&self.queue_names(), self.capacity).await {
+                    self.log(format!("after a new connection: {error}"));
+                }
             }
         }
     }

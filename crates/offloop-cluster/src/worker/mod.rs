@@ -24,13 +24,13 @@
 mod agent;
 mod driver;
 mod items;
+mod metrics;
 mod performer;
 mod program;
 mod slots;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -39,13 +39,14 @@ use offloop::{BuildError, ProcessPool};
 use tokio::signal::unix::{SignalKind, signal};
 
 use agent::{Agent, Phase};
+pub use metrics::WorkerMetrics;
 pub use performer::{Offer, Performer, PoolPerformer, Ran, Run, Running};
 pub use program::init;
 
 use crate::Ulid;
 use crate::network::{block_on, runtime};
 use crate::protocol::Settings;
-use crate::records::{Outcome, Presence};
+use crate::records::Presence;
 use crate::security::{Seals, SigningKey, Trust};
 use crate::store::{ConnectError, Connection, Credentials, LayoutError, Store};
 
@@ -62,9 +63,6 @@ pub enum WorkerError {
     /// The pool could not be made.
     #[error("the worker's process pool cannot be made: {0}")]
     Pool(#[from] BuildError),
-    /// The arguments of the program are wrong.
-    #[error("{0}\n{USAGE}", USAGE = program::USAGE)]
-    Arguments(String),
     /// The system has refused something.
     #[error("the worker cannot be started: {0}")]
     System(#[from] io::Error),
@@ -82,32 +80,6 @@ impl Clock for SystemClock {
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }
-}
-
-/// What a worker has done since it was started.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct WorkerMetrics {
-    /// The number of jobs that it may run at a time.
-    pub slots: usize,
-    /// The number of jobs that it runs.
-    pub running: usize,
-    /// Counts the starts of jobs.
-    pub started: u64,
-    /// Counts those among them that were taken over from a worker that was silent.
-    pub taken_over: u64,
-    /// Counts the ends that it has written, by their outcome.
-    pub ended: BTreeMap<Outcome, u64>,
-    /// Counts the ends that were refused because another worker had taken the job over.
-    pub refused: u64,
-    /// Counts the messages that it has given back.
-    pub given_back: u64,
-    /// Counts the copies of jobs that it has put with the dead ones.
-    pub dead: u64,
-    /// Counts the renewals of its hold on a job that came late.
-    pub late_renewals: u64,
-    /// The time that the last stored write has taken.
-    pub round_trip: Duration,
 }
 
 /// The report of a worker that has ended.
@@ -150,7 +122,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// Sets the times that all parties of the namespace agree on. The server keeps the lease of those who came first.
+    /// Sets the times that all parties of the namespace agree on. The server delivers jobs again after the lease of the
+    /// worker that has come last.
     pub fn settings(mut self, settings: Settings) -> Self {
         self.connection.settings = settings;
         self

@@ -12,7 +12,7 @@ const WORD: &str = "offloop-worker";
 /// The variable with the URL of the cluster, if there is no `--url`.
 const URL: &str = "OFFLOOP_CLUSTER_URL";
 
-pub(super) const USAGE: &str = "usage: offloop-worker [--url URL] [--namespace NAME] [--queue NAME[=WEIGHT]]... [--slots N] \
+const USAGE: &str = "usage: offloop-worker [--url URL] [--namespace NAME] [--queue NAME[=WEIGHT]]... [--slots N] \
     [--drain SECONDS] [--name NAME] [--label LABEL]... [--creds FILE] [--nkey FILE] [--key FILE] \
     [--trust KEY[=TASK,...]]...; without --url, OFFLOOP_CLUSTER_URL names the cluster";
 
@@ -28,13 +28,16 @@ pub(super) const USAGE: &str = "usage: offloop-worker [--url URL] [--namespace N
 ///
 /// # Errors
 ///
-/// The arguments are wrong, or the worker cannot serve.
+/// The worker cannot serve. If its arguments are wrong, the program says so and ends with status 2.
 pub fn init() -> Result<(), WorkerError> {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() != Some(WORD) {
         return Ok(());
     }
-    let builder = read(arguments, std::env::var(URL).ok()).map_err(WorkerError::Arguments)?;
+    let builder = read(arguments, std::env::var(URL).ok()).unwrap_or_else(|reason| {
+        eprintln!("{WORD}: {reason}\n{USAGE}");
+        std::process::exit(2);
+    });
     let left = builder.build()?.serve()?.left;
     if !left.is_empty() {
         eprintln!("{WORD}: the server did not answer, so jobs were left to be taken over: {left:?}");

@@ -14,7 +14,7 @@ use crate::embedded::Embedded;
 use crate::names::{Band, Part, Place};
 use crate::network;
 use crate::protocol::Publication;
-use crate::records::{Ask, End, Job, Report, State};
+use crate::records::{Ask, End, Job, Outcome, Report, State};
 use crate::security::Scope;
 use crate::store::tests::{connection, server};
 use crate::store::{INLINE, JobHeaders, Reply};

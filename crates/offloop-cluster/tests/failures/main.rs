@@ -18,7 +18,7 @@ use harness::servers::Servers;
 use harness::tasks::{beat, crash, echo, nap, new_in_this_build, numbers, poison};
 use harness::{GUARD, eventually, settings};
 use offloop::{Error, ErrorKind, Handle, OnFull, Retry, prepare};
-use offloop_cluster::{Cluster, ClusterHandle, StoredEnd};
+use offloop_cluster::{Cluster, ClusterHandle, Credentials, StoredEnd};
 
 offloop::init_tests!();
 
@@ -179,7 +179,10 @@ fn poison_is_bounded() {
     let token = scene.books.token();
     let call = prepare(poison.with(scene.books.path(), token)).retry(Retry::times(1));
     let error = end(scene.cluster.run(call)).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Lost { attempt: 2, .. }), "{error}");
+    assert!(
+        matches!(error.kind(), ErrorKind::Lost { worker, attempt: 2, .. } if worker == "agent"),
+        "{error}"
+    );
     assert_eq!(scene.books.starts(token), 2);
     assert_eq!(scene.agents.iter_mut().filter_map(|agent| agent.is_dead().then_some(())).count(), 2);
     let dead = scene.cluster.dead().unwrap();
@@ -293,6 +296,20 @@ fn blackhole_is_noticed() {
     // The agent is the only one, so it must have noticed that its connection is dead.
     let (token, handle) = scene.nap(0, 0);
     assert_eq!(end(handle.into_handle()).unwrap(), token);
+}
+
+#[test]
+fn dropped_events_are_read() {
+    // One user is told of no state, as if its connection were too slow for all of them.
+    let users = "no_auth_user: all\nauthorization {\n  users: [\n    { user: all, password: all }\n    \
+                 { user: deaf, password: deaf, permissions: { subscribe: { deny: \"offloop.1.*.event.>\" } } }\n  ]\n}";
+    let Some(servers) = Servers::start_for(1, users, "") else { return };
+    let scene = Scene::of(servers, 1);
+    let deaf = Credentials::User { user: "deaf".to_owned(), password: "deaf".to_owned() };
+    let cluster =
+        Cluster::builder(scene.servers.url()).settings(settings()).credentials(deaf).build().unwrap();
+    let token = scene.books.token();
+    assert_eq!(end(cluster.run(nap.with(scene.books.path(), token, 0))).unwrap(), token);
 }
 
 #[test]

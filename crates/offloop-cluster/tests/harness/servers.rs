@@ -65,6 +65,11 @@ fn free_ports(count: usize) -> Vec<u16> {
 impl Servers {
     /// Starts this number of servers, with these lines in the block of `jetstream`. `None` where no server is installed.
     pub fn start_with(count: usize, jetstream: &str) -> Option<Self> {
+        Self::start_for(count, "", jetstream)
+    }
+
+    /// Does the same, with these lines beside that block.
+    pub fn start_for(count: usize, beside: &str, jetstream: &str) -> Option<Self> {
         program()?;
         let directory = Directory::new();
         let (ports, routes) = (free_ports(count), free_ports(count));
@@ -73,7 +78,7 @@ impl Servers {
             let home = directory.path().join(format!("n{at}"));
             std::fs::create_dir_all(&home).unwrap();
             let (configuration, store) = (home.join("server.conf"), home.join("store").display().to_string());
-            let mut head = format!("server_name: n{at}\nlisten: \"127.0.0.1:{}\"\n", ports[at]);
+            let mut head = format!("server_name: n{at}\nlisten: \"127.0.0.1:{}\"\n{beside}\n", ports[at]);
             if count > 1 {
                 let (route, routes) = (routes[at], list.join(", "));
                 let cluster = format!("name: test\n  listen: \"127.0.0.1:{route}\"\n  routes: [{routes}]");
