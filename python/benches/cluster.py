@@ -90,7 +90,8 @@ def main() -> None:
         os._exit(0)
     else:
         in_rust = words[words.index("--rust") + 1].split() if "--rust" in words else []
-        comparison, notes = measured(quick, in_rust)
+        rounds = int(words[words.index("--rounds") + 1]) if "--rounds" in words else ROUNDS
+        comparison, notes = measured(quick, 1 if quick else rounds, in_rust)
         print(comparison)
         print(*notes, sep="\n")
 
@@ -103,7 +104,7 @@ def install() -> None:
             print(f"{peer.name} cannot be installed, so it is left out", file=sys.stderr)
 
 
-def measured(quick: bool, in_rust: list[str]) -> tuple[Comparison, list[str]]:
+def measured(quick: bool, rounds: int, in_rust: list[str]) -> tuple[Comparison, list[str]]:
     """Returns the table, and what is to be known about it."""
     adopt_orphans()
     notes: list[str] = []
@@ -117,15 +118,17 @@ def measured(quick: bool, in_rust: list[str]) -> tuple[Comparison, list[str]]:
         else:
             names.append(contender.name)
     found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in names}
-    for number in range(1 if quick else ROUNDS):
+    for number in range(rounds):
         by = number % len(names)
         for name in names[by:] + names[:by]:
-            print(f"round {number + 1}: {name}", file=sys.stderr)
             try:
-                for result, value in give(name, quick, in_rust).items():
-                    found[name][result].append(value)
+                results = give(name, quick, in_rust)
             except Failed as reason:
                 notes.append(f"failed: {name}: {reason}")
+                continue
+            print(f"round {number + 1}: {name}: {results}", file=sys.stderr)
+            for result, value in results.items():
+                found[name][result].append(value)
     comparison = Comparison((RUST, PYTHON), PEERS, references=(LOCAL, BARE))
     for result, label, goals, more_is_better, scale in ROWS:
         row = Row(label, more_is_better, goals, {})

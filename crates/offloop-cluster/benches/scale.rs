@@ -31,7 +31,7 @@ use offloop_cluster::records::Job;
 use offloop_cluster::worker::{Offer, Performer, Ran, Run, Running, Worker};
 use offloop_cluster::{Cluster, ClusterHandle};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use support::{Killed, Servers, median, memory, processor_time, wait_for};
+use support::{Killed, PATIENCE, Servers, median, memory, processor_time, wait_for};
 
 const NOOP: &str = "scale:noop";
 const STAY: &str = "scale:stay";
@@ -120,13 +120,17 @@ fn row(count: usize, workers: usize, remembered: usize, plan: &Plan) -> String {
     let begun = Instant::now();
     let programs = programs(workers, &servers.url(), count);
     let cluster = Cluster::builder(servers.url()).name("scale").build().expect("a cluster");
-    wait_for("the workers", || {
-        let known = cluster.workers().ok()?.len();
-        if known < workers {
-            sleep(Duration::from_millis(500));
-        }
-        (known == workers).then_some(())
-    });
+    let mut known = 0;
+    while known < workers {
+        assert!(
+            begun.elapsed() < PATIENCE * 5,
+            "{known} of {workers} workers are there after {:?}",
+            begun.elapsed()
+        );
+        // Without an answer in time there is the next one.
+        known = cluster.workers().map_or(known, |workers| workers.len());
+        sleep(Duration::from_millis(200));
+    }
     let there = begun.elapsed();
     eprintln!("{count} servers, {workers} workers: all there after {there:?}");
     let agents: Vec<u32> = programs.iter().map(|it| it.0.id()).collect();
