@@ -105,7 +105,7 @@ class Comparison:
             asked = f"{sign} {goal.times:g}"
         elif goal.times == 1:
             asked = f"{sign} {goal.peer}"
-        elif 1 / goal.times >= 2:
+        elif 1 / goal.times >= 2 and abs(1 / goal.times - round(1 / goal.times)) < 1e-6:
             asked = f"{sign} {goal.peer} ÷ {1 / goal.times:.0f}"
         else:
             asked = f"{sign} {goal.times:g} × {goal.peer}"
@@ -121,7 +121,10 @@ class Comparison:
         if base is None:
             return "–"
         reached = []
-        for name in [goal.asked] if goal.asked else self.ours:
+        names = [goal.asked] if goal.asked else self.ours
+        if all(row.result(name) is None for name in names):
+            return "–"
+        for name in names:
             result = row.result(name)
             if result is None or not row.is_no_worse(result, goal.times * base):
                 continue
