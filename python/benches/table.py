@@ -40,9 +40,13 @@ class Row:
 
 
 class Comparison:
-    def __init__(self, ours: Sequence[str], peers: Sequence[str]) -> None:
+    def __init__(
+        self, ours: Sequence[str], peers: Sequence[str], references: Sequence[str] = ()
+    ) -> None:
         self.ours = ours
         self.peers = peers
+        # Shown beside them. They show what is possible, and are not compared with.
+        self.references = references
         self.rows: list[Row] = []
 
     def __str__(self) -> str:
@@ -52,6 +56,7 @@ class Comparison:
             "workload",
             *self.ours,
             *self.peers,
+            *self.references,
             "best peer",
             *ratios,
             "to reach",
@@ -77,7 +82,7 @@ class Comparison:
 
     def _cells(self, row: Row) -> list[str]:
         best = row.best(self.peers)
-        cells = [row.label, *(self._value(row, name) for name in (*self.ours, *self.peers))]
+        cells = [row.label, *(self._value(row, name) for name in self._shown())]
         cells.append(best[0] if best else "–")
         for name in self.ours:
             result = row.result(name)
@@ -85,6 +90,9 @@ class Comparison:
         cells.append("; ".join(self._asked(row, goal) for goal in row.goals) or "–")
         cells.append("; ".join(self._reached_by(row, goal) for goal in row.goals) or "–")
         return cells
+
+    def _shown(self) -> tuple[str, ...]:
+        return (*self.ours, *self.peers, *self.references)
 
     def _value(self, row: Row, name: str) -> str:
         value = row.values.get(name, "–")
@@ -97,7 +105,7 @@ class Comparison:
             asked = f"{sign} {goal.times:g}"
         elif goal.times == 1:
             asked = f"{sign} {goal.peer}"
-        elif 1 / goal.times >= 2:
+        elif 1 / goal.times >= 2 and abs(1 / goal.times - round(1 / goal.times)) < 1e-6:
             asked = f"{sign} {goal.peer} ÷ {1 / goal.times:.0f}"
         else:
             asked = f"{sign} {goal.times:g} × {goal.peer}"
@@ -113,7 +121,10 @@ class Comparison:
         if base is None:
             return "–"
         reached = []
-        for name in [goal.asked] if goal.asked else self.ours:
+        names = [goal.asked] if goal.asked else self.ours
+        if all(row.result(name) is None for name in names):
+            return "–"
+        for name in names:
             result = row.result(name)
             if result is None or not row.is_no_worse(result, goal.times * base):
                 continue

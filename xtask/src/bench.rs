@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use crate::host;
 use crate::plan::{self, CommandLine, Plan, cargo};
 use crate::python::Interpreter;
+use crate::test::nats_server;
 
 const PAGE: &str = "docs/benchmarks.md";
 const PLOT: &str = "docs/lateness.svg";
@@ -39,6 +40,10 @@ enum Bench {
     WatchPython,
     /// Compares the Python executors with those of the standard library, anyio, loky, pebble and others.
     Python,
+    /// Compares a cluster with Ray, Dask, Celery and Taskiq, on this machine.
+    Cluster,
+    /// Shows where a cluster bends: 100 to 10,000 workers on one server and on three.
+    Scale,
     /// Plots how late an event loop is with a service's work on the loop, in threads, and in offloop's pools.
     Lateness,
 }
@@ -53,6 +58,8 @@ impl Bench {
             Self::Watch => "watch",
             Self::WatchPython => "watch-python",
             Self::Python => "python",
+            Self::Cluster => "cluster",
+            Self::Scale => "scale",
             Self::Lateness => "lateness",
         }
     }
@@ -79,6 +86,8 @@ impl BenchRun {
             Bench::Watch => cargo("bench -p offloop --features watch-stacks --bench watch"),
             Bench::WatchPython => return Self::of_python(bench, &["python/benches/watch.py"], quick),
             Bench::Python => return Self::of_python(bench, &["python/benches"], quick),
+            Bench::Cluster => return Self::of_cluster(quick),
+            Bench::Scale => return Self::of_scale(quick),
             Bench::Lateness => return Self::of_lateness(quick, write),
         };
         let typed = line.to_string();
@@ -94,12 +103,55 @@ impl BenchRun {
         Ok(Self { before: environment.commands(), bench: line, typed, version: environment.version() })
     }
 
+    /// Installs the peers, unless it is to be quick. Ray listens on all of the system's addresses, so all have a network of
+    /// their own, which only root can make.
+    fn of_cluster(quick: bool) -> Result<Self, String> {
+        let environment = Interpreter::preferred()?.for_cluster_peers();
+        let program = environment.python("-u python/benches/cluster.py");
+        let (mut before, server) = nats_server()?;
+        before.extend(environment.commands());
+        let in_rust = "--package offloop-cluster --bench cluster";
+        let bench = if quick {
+            // With the options of the step `cluster`, so that nothing is built twice.
+            let in_rust = "cargo test --quiet --workspace --all-features --bench cluster --";
+            program.and(["--quick", "--rust", in_rust]).with("PYO3_BUILD_EXTENSION_MODULE", "1")
+        } else {
+            let network = plan::network_of_its_own().ok_or(
+                "Ray listens on all of the system's addresses, so this bench needs a network of its own: run it as root, \
+                 with the program `ip` installed",
+            )?;
+            // So that no turn has to.
+            before.push(cargo(&format!("bench --quiet {in_rust} --no-run")));
+            before.push(program.clone().and(["--install"]));
+            program.and(["--rust", &format!("cargo bench --quiet {in_rust} --")]).after(&network)
+        };
+        let bench = bench.after(&server);
+        let typed = "cargo xtask bench cluster".to_owned();
+        let version = format!("{}; {}", host::compiler(), environment.version());
+        Ok(Self { before, bench, typed, version })
+    }
+
+    fn of_scale(quick: bool) -> Result<Self, String> {
+        let (before, server) = nats_server()?;
+        let line = cargo("bench -p offloop-cluster --bench scale");
+        let line = if quick { line.and(["--", "--quick"]) } else { line };
+        let bench = line.after(&server);
+        let typed = "cargo xtask bench scale".to_owned();
+        Ok(Self { before, bench, typed, version: host::compiler() })
+    }
+
     /// Always draws the plot, so that a quick run tests it. Without `write`, the plot goes below the target directory.
     fn of_lateness(quick: bool, write: bool) -> Result<Self, String> {
         let elsewhere = host::target_dir().join("lateness.svg").display().to_string();
         let plot = if write { PLOT } else { &elsewhere };
         Self::of_python(Bench::Lateness, &["python/benches/lateness.py", plot], quick)
     }
+}
+
+/// Returns the commands of a quick run of the bench of clusters, without peers.
+pub(crate) fn smoke_of_cluster() -> Result<Vec<CommandLine>, String> {
+    let run = BenchRun::of(Bench::Cluster, true, false)?;
+    Ok(run.before.into_iter().chain([run.bench]).collect())
 }
 
 /// Returns the plan of the step `bench-smoke-python`: a quick run of each bench in Python.

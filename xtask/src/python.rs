@@ -1,8 +1,8 @@
 //! The Python interpreters of this machine, and virtual environments with the package installed.
 //!
 //! The environments are below the target directory: `python/<version>` for the tests, `python/peers` for the benches,
-//! `python/engines` for the tests on Dask and Ray, `python/nats` for the cluster's server, `python/dist` for the tools
-//! that package and check, and `releases/python-<version>` to try what is published.
+//! `python/engines` for the tests on Dask and Ray, `python/nats` for the cluster's server, `python/cluster-peers` for the
+//! bench of clusters, `python/dist` for the tools that package and check, and `releases/python-<version>` to try what is published.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -140,6 +140,12 @@ impl Interpreter {
         let directory = directory().join("nats");
         let requirements = vec!["crates/offloop-cluster/tests/requirements.txt"];
         Environment { interpreter: self, directory, requirements }
+    }
+
+    /// Returns the environment of the bench that compares clusters. It installs the peers itself.
+    pub(crate) fn for_cluster_peers(self) -> Environment {
+        let directory = directory().join("cluster-peers");
+        Environment { interpreter: self, directory, requirements: Vec::new() }
     }
 
     /// Returns an empty environment, to install what is published in.

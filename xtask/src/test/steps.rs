@@ -1,6 +1,6 @@
 //! The list of steps. A step is a name and its commands.
 
-use crate::plan::{CommandLine, Plan, cargo};
+use crate::plan::{self, CommandLine, Plan, cargo};
 use crate::python::{Environment, Interpreter};
 use crate::{bench, conformance, dist, host, page};
 
@@ -278,11 +278,10 @@ fn engines() -> Plan {
     }
     in_python(environment, |environment| {
         let tests = environment.python("-m pytest --numprocesses=2 --dist=loadfile python/tests_engines");
-        let may_have_own = host::is_root() && host::output_of("ip", &["-V"]).is_some();
-        // Dask asks for the address that it would be reached at.
-        let alone = "ip link set lo up && ip route add default dev lo src 127.0.0.1 && exec \"$@\"";
-        let network = CommandLine::new(["unshare", "--net", "sh", "-c", alone, "sh"]);
-        vec![if may_have_own { tests.after(&network) } else { tests }]
+        vec![match plan::network_of_its_own() {
+            Some(network) => tests.after(&network),
+            None => tests,
+        }]
     })
 }
 
@@ -332,17 +331,23 @@ pub(super) fn on_request() -> Vec<Step> {
     ]
 }
 
-/// Runs the tests of the cluster on a real NATS server, which is installed in a virtual environment of its own. The step
-/// `tests` runs what needs none.
+/// Runs the tests of the cluster on a real NATS server, which is installed in a virtual environment of its own, and its
+/// benches, shortly and without peers. The step `tests` runs what needs none.
 fn cluster() -> Plan {
-    beside_nats(&[
+    let tests = beside_nats(&[
         // Without the binding, whose own tests need the library of Python.
         "test --workspace --exclude offloop-python --all-features --lib -- \
          client::tests store::tests worker::tests security::",
         "test --package offloop-cluster --all-features --doc",
         "test --workspace --all-features --test embedded --test contract_cluster --test fork_cluster --test program",
         "test --workspace --all-features --test failures -- --test-threads=4",
-    ])
+        "test --workspace --all-features --bench cluster --bench scale",
+    ]);
+    match (tests, bench::smoke_of_cluster()) {
+        (Plan::Run(lines), Ok(smoke)) => Plan::Run(lines.into_iter().chain(smoke).collect()),
+        (Plan::Run(lines), Err(reason)) => Plan::RunPart(lines, reason),
+        (skipped, _) => skipped,
+    }
 }
 
 /// Runs the tests of the Python package on a cluster: its executor, `offloop worker`, and a program in Rust beside it. Then
