@@ -11,7 +11,7 @@ use offloop::remote::{
     Answer, Canceller, Instructions, NamedCall, Outbound, Performance, perform, unpack_error,
 };
 use offloop_cluster::records::{Codec, Job};
-use offloop_cluster::worker::{Offer, Performer, Ran, Run, Running, Worker, WorkerHandle};
+use offloop_cluster::worker::{Offer, Performer, Ran, Run, Running, Worker, WorkerBuilder, WorkerHandle};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -81,7 +81,7 @@ impl ClusterWorker {
                 "version" => builder.version(value.extract::<String>()?),
                 "labels" => {
                     let labels: Vec<String> = value.extract()?;
-                    labels.into_iter().fold(builder, |builder, label| builder.label(label))
+                    labels.into_iter().fold(builder, WorkerBuilder::label)
                 }
                 _ => setting_of(builder, &name, &value)?,
             };

@@ -125,7 +125,6 @@ impl Cluster {
     /// is bytes, as they came. With `pickle`, a Python version, the arguments are a pickled call. Returns the job, and its
     /// id in the cluster; None if it was not taken.
     #[expect(clippy::too_many_arguments, reason = "each is one of a job's instructions")]
-    #[expect(clippy::needless_pass_by_value, reason = "the arguments are extracted")]
     fn submit(
         &self,
         py: Python<'_>,
@@ -250,7 +249,7 @@ pub(crate) struct EmbeddedServer(crate::interpreter::Mutex<Option<offloop_cluste
 
 #[pymethods]
 impl EmbeddedServer {
-    /// Starts a server, and waits until it is ready. Raises OSError if there is no program, or it cannot be started.
+    /// Starts a server, and waits until it is ready. Raises `OSError` if there is no program, or it cannot be started.
     #[new]
     fn new(py: Python<'_>, program: Option<PathBuf>) -> PyResult<Self> {
         let mut builder = offloop_cluster::embedded::Embedded::builder();
@@ -301,7 +300,7 @@ pub(crate) fn generate_key() -> (String, String) {
     (key.to_secret(), key.public().to_string())
 }
 
-/// Returns the public half of a secret key. Raises ValueError if it is none.
+/// Returns the public half of a secret key. Raises `ValueError` if it is none.
 #[pyfunction]
 pub(crate) fn public_key(secret: &str) -> PyResult<String> {
     let key: SigningKey = secret.parse().map_err(|error| PyValueError::new_err(format!("{error}")))?;

@@ -113,13 +113,11 @@ impl Writer {
 
     fn int(&mut self, value: &Bound<'_, PyInt>) -> PyResult<()> {
         if let Ok(value) = value.extract::<i64>() {
-            match value {
-                0..=0x7f => self.0.push(value.to_be_bytes()[7]),
-                -0x20..=-1 => self.0.push(value.to_be_bytes()[7]),
-                _ => {
-                    self.0.push(0xd3);
-                    self.0.extend(value.to_be_bytes());
-                }
+            if (-0x20..=0x7f).contains(&value) {
+                self.0.push(value.to_be_bytes()[7]);
+            } else {
+                self.0.push(0xd3);
+                self.0.extend(value.to_be_bytes());
             }
         } else if let Ok(value) = value.extract::<u64>() {
             self.0.push(0xcf);

@@ -68,7 +68,7 @@ pub(crate) struct TopArguments {
     /// Print the documents once, one service in each line
     #[arg(long, conflicts_with = "web")]
     pub(crate) json: bool,
-    /// Show a cluster instead: that at this URL, or in the variable OFFLOOP_CLUSTER_URL
+    /// Show a cluster instead: that at this URL, or in the variable `OFFLOOP_CLUSTER_URL`
     #[arg(long, value_name = "URL", num_args = 0..=1, conflicts_with_all = ["web", "targets"])]
     #[expect(clippy::option_option, reason = "the option may be given without a value")]
     pub(crate) cluster: Option<Option<String>>,

@@ -110,7 +110,7 @@ impl From<RoleName> for Role {
 /// The way to a cluster.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ClusterAddress {
-    /// The cluster's URL. Default: that in the variable `OFFLOOP_CLUSTER_URL`, else nats://127.0.0.1:4222
+    /// The cluster's URL. Default: that in the variable `OFFLOOP_CLUSTER_URL`, else `nats://127.0.0.1:4222`
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// The namespace

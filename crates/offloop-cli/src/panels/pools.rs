@@ -74,10 +74,10 @@ const REMOTE: &str = "remote";
 
 /// Returns a bar of the busy workers. As wide for each pool, whatever it has.
 fn busy(pool: &Pool) -> Cell {
+    const WIDTH: usize = 8;
     if pool.kind == REMOTE {
         return Cell::text("elsewhere");
     }
-    const WIDTH: usize = 8;
     let state = |name: &str| pool.workers_by_state.get(name).copied().unwrap_or(0);
     let (busy, blocked) = (state("busy"), state("blocked"));
     let all: usize = pool.workers_by_state.values().sum();
