@@ -139,8 +139,8 @@ fn row(count: usize, workers: usize, remembered: usize, plan: &Plan) -> String {
         let begun = Instant::now();
         sleep(plan.watch);
         let passed = begun.elapsed().as_secs_f64();
-        let ours = (processor(&servers.pids()) - before.0).as_secs_f64() / passed * 100.0;
-        let each = (processor(&agents) - before.1).as_secs_f64() / passed * 1e6 / number(workers);
+        let ours = processor(&servers.pids()).saturating_sub(before.0).as_secs_f64() / passed * 100.0;
+        let each = processor(&agents).saturating_sub(before.1).as_secs_f64() / passed * 1e6 / number(workers);
         eprintln!("{count} servers, {workers} workers, {what}: {ours:.1} %, {each:.0} µs/s");
         (ours, each)
     };
@@ -148,7 +148,9 @@ fn row(count: usize, workers: usize, remembered: usize, plan: &Plan) -> String {
     let held = memory(&servers.pids()) / number(count);
     let run = |count: usize| {
         let handles: Vec<ClusterHandle<()>> = (0..count).map(|_| cluster.call(NOOP, ())).collect();
-        handles.into_iter().for_each(|handle| handle.into_handle().wait().expect("a result"));
+        for handle in handles {
+            handle.into_handle().wait().expect("a result");
+        }
     };
     run(20);
     let trips = (0..plan.trips).map(|_| timed(|| run(1))).collect();

@@ -223,6 +223,19 @@ fn terminated_workers_can_clean_up_and_are_killed_if_they_do_not_end() {
     assert_eq!(died.exit, WorkerExit::Signal(libc::SIGKILL), "a kill does not wait for the grace period");
 }
 
+#[test]
+fn workers_that_are_terminated_as_they_start_leave_nothing_to_wait_for() {
+    // At the first of these moments a worker does not lead its group yet.
+    for pause in (0..20).map(|step| Duration::from_micros(50 * step)) {
+        let pool = ProcessPool::builder().max_workers(2).grace(Duration::from_secs(600)).build().unwrap();
+        let job = pool.run(add.with(1, 1));
+        std::thread::sleep(pause);
+        pool.terminate_workers();
+        eventually("the pool is over", || pool.is_over());
+        drop(job);
+    }
+}
+
 #[offloop::task]
 fn ignore_sigterm_and_sleep(gate: &str) {
     // SAFETY: ignoring a signal installs no handler.

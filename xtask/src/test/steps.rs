@@ -351,7 +351,7 @@ fn cluster() -> Plan {
 }
 
 /// Runs the tests of the Python package on a cluster: its executor, `offloop worker`, and a program in Rust beside it. Then
-/// CPython's own tests of executors, on an embedded cluster.
+/// Python's own tests of executors, on an embedded cluster.
 fn python_cluster() -> Plan {
     let environment = Interpreter::preferred()
         .map(|it| it.for_tests().requires("crates/offloop-cluster/tests/requirements.txt"));

@@ -48,7 +48,9 @@ pub(crate) fn measure(effort: Effort) -> Results {
     results.insert("trip", round_trips(effort, run));
     let burst = || {
         let handles: Vec<Handle<()>> = (0..BURST).map(|_| cluster.run(noop.with())).collect();
-        handles.into_iter().for_each(|handle| handle.wait().expect("a result"));
+        for handle in handles {
+            handle.wait().expect("a result");
+        }
     };
     results.insert("burst", bursts(effort, burst));
     let size = if effort.is_full { PAYLOAD } else { PAYLOAD / 64 };

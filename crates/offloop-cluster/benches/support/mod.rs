@@ -98,15 +98,16 @@ impl Servers {
         let store = self.home.join(number.to_string());
         let mut text = format!(
             "server_name: s{number}\nlisten: \"127.0.0.1:{port}\"\nmax_payload: 8MB\n\
-             jetstream {{ store_dir: {store:?}, sync_interval: 100ms }}\n"
+             jetstream {{ store_dir: \"{}\", sync_interval: 100ms }}\n",
+            store.display()
         );
         if self.ports.len() > 1 {
             let routes: Vec<_> =
                 self.ports.iter().map(|(_, it)| format!("\"nats://127.0.0.1:{it}\"")).collect();
-            text += &format!(
-                "cluster {{ name: bench, listen: \"127.0.0.1:{between}\", routes: [{}] }}\n",
-                routes.join(", ")
-            );
+            let routes = routes.join(", ");
+            let cluster =
+                format!("cluster {{ name: bench, listen: \"127.0.0.1:{between}\", routes: [{routes}] }}\n");
+            text.push_str(&cluster);
         }
         text
     }

@@ -238,6 +238,20 @@ impl Process {
         }
     }
 
+    /// Returns whether the process may lead a group, or have led one. One that has ended before it could make its group
+    /// has left none. To be called before the process is collected: until then it belongs to its group.
+    pub(in crate::processes) fn may_lead_group(&self) -> bool {
+        match self.signal_group(0) {
+            Ok(()) => true,
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => false,
+            // The kernel does not know the call.
+            Err(_) => {
+                let found = || rustix::process::test_kill_process_group(self.pid);
+                !self.has_its_id() || found() != Err(Errno::SRCH)
+            }
+        }
+    }
+
     /// Returns whether the group can still be signalled when the process has been collected. To be called before.
     pub(in crate::processes) fn group_outlasts_it(&self) -> bool {
         self.signal_group(0).is_ok()

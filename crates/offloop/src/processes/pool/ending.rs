@@ -115,7 +115,7 @@ impl Supervisor {
         }
         let may_live = match ending {
             Ending::NotBegun => self.end_group(&process, reaped_by, End::Ask),
-            Ending::Asked => true,
+            Ending::Asked => process.may_lead_group(),
             Ending::Killed => {
                 self.end_group(&process, reaped_by, End::Kill);
                 false
