@@ -320,6 +320,7 @@ pub(super) fn on_request() -> Vec<Step> {
             // Optimised, and with more states than the step `tests` looks at.
             plan: || cargo("test -p offloop-cluster --lib --release -- --include-ignored model").into(),
         },
+        Step { name: "cluster-benches", plan: cluster_benches },
         Step {
             name: "cluster-failures",
             plan: || {
@@ -331,19 +332,23 @@ pub(super) fn on_request() -> Vec<Step> {
     ]
 }
 
-/// Runs the tests of the cluster on a real NATS server, which is installed in a virtual environment of its own, and its
-/// benches, shortly and without peers. The step `tests` runs what needs none.
+/// Runs the tests of the cluster on a real NATS server, which is installed in a virtual environment of its own. The step
+/// `tests` runs what needs none.
 fn cluster() -> Plan {
-    let tests = beside_nats(&[
+    beside_nats(&[
         // Without the binding, whose own tests need the library of Python.
         "test --workspace --exclude offloop-python --all-features --lib -- \
          client::tests store::tests worker::tests security::",
         "test --package offloop-cluster --all-features --doc",
         "test --workspace --all-features --test embedded --test contract_cluster --test fork_cluster --test program",
         "test --workspace --all-features --test failures -- --test-threads=4",
-        "test --workspace --all-features --bench cluster --bench scale",
-    ]);
-    match (tests, bench::smoke_of_cluster()) {
+    ])
+}
+
+/// Runs the benches of the cluster shortly, and without peers.
+fn cluster_benches() -> Plan {
+    let in_rust = beside_nats(&["test --workspace --all-features --bench cluster --bench scale"]);
+    match (in_rust, bench::smoke_of_cluster()) {
         (Plan::Run(lines), Ok(smoke)) => Plan::Run(lines.into_iter().chain(smoke).collect()),
         (Plan::Run(lines), Err(reason)) => Plan::RunPart(lines, reason),
         (skipped, _) => skipped,
