@@ -209,7 +209,7 @@ impl<T: Send + Sync> PerProcess<T> {
         value
     }
 
-    /// Returns the value like [`get`](Self::get), or the error of `make`.
+    /// Returns the value like `get`, or the error of `make`.
     pub fn try_get<E>(&'static self, make: impl FnOnce() -> Result<T, E>) -> Result<&'static T, E> {
         let found = self.0.load(Ordering::Acquire);
         // SAFETY: the pointer is null or was published below. What is published comes from a `Box` and is never freed.

@@ -40,7 +40,7 @@ pub(crate) fn decode_in_place<R: DeserializeOwned + 'static>(incoming: Incoming<
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded(pub Vec<u8>);
 
-/// Results of this type are taken as they are ([`decode`]), so only a value within another one gets here.
+/// Results of this type are taken as they are (by `decode`), so only a value within another one gets here.
 impl<'de> Deserialize<'de> for Encoded {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         ByteBuf::deserialize(deserializer).map(|bytes| Self(bytes.0))
