@@ -121,7 +121,7 @@ impl Handler {
         HandlerBuilder::default()
     }
 
-    /// Answers a request. Blocks for half a second at most for processes that do not answer, and for two seconds at most
+    /// Answers a request. Blocks for half a second at most for processes that do not answer, and for ten seconds at most
     /// for the stack of a job; so it should not be called on an event loop.
     pub fn handle(&self, request: &Request<'_>) -> Reply {
         if let Some(refusal) = access::refusal(request, self.token.as_deref()) {

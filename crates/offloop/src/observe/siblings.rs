@@ -36,7 +36,7 @@ mod linux {
     const SNAPSHOT_TIMEOUT: Duration = Duration::from_millis(500);
 
     /// The time that another process has for the stack of a job, or to cancel it.
-    const ACTION_TIMEOUT: Duration = Duration::from_secs(2);
+    const ACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
     /// The longest answer, in bytes.
     const MAX_ANSWER: usize = 16 << 20;
