@@ -65,7 +65,7 @@ fn crates(build: bool) -> Vec<CommandLine> {
     let verify: &[&str] = if build { &[] } else { &["--no-verify", "--allow-dirty"] };
     let mut lines = vec![
         CommandLine::new(["rm", "-rf"]).and([package(), packaged("")]),
-        cargo("package -p offloop-macros -p offloop -p offloop-cli").and(verify),
+        cargo("package -p offloop-macros -p offloop -p offloop-cluster -p offloop-cli").and(verify),
     ];
     for name in ["offloop", "offloop-macros"] {
         let archive = format!("{}/{name}-{}.crate", package(), version());
