@@ -134,9 +134,11 @@ fn a_job_that_ended_keeps_no_span_open() {
         let span = tracing::info_span!("short");
         let queued = span.in_scope(|| pool.run(emit));
         drop(span);
-        assert!(recorder.closed.lock().unwrap().is_empty(), "the queued job keeps it open");
+        // The span of a job of the test before may close only now, so those are not counted.
+        let is_closed = || recorder.closed.lock().unwrap().contains(&"short");
+        assert!(!is_closed(), "the queued job keeps it open");
         drop(queued);
-        assert_eq!(*recorder.closed.lock().unwrap(), ["job", "short"]);
+        assert!(is_closed(), "the job's own span, which is within it, has closed as well");
         gate.open();
         end(busy).unwrap();
     });
