@@ -473,8 +473,11 @@ fn wrong_results_are_errors_of_the_near_side() {
 fn a_performance_that_is_cancelled_or_dropped_kills_its_job() {
     let pool = pool();
     for is_dropped in [false, true] {
-        let performance = perform(&pool, received(forever.with().task_name(), &[])).unwrap();
-        eventually("it runs", || performance.state() == JobState::Running);
+        // One that its worker has not begun with would be taken back, without a kill.
+        let mut call = received(begins_and_goes_on.with().task_name(), &[]);
+        call.instructions_mut().stream = Some(1);
+        let mut performance = perform(&pool, call).unwrap();
+        assert!(performance.wait_next_item().is_some());
         let before = pool.metrics().restarts.job_ended;
         if is_dropped {
             drop(performance);
@@ -487,6 +490,12 @@ fn a_performance_that_is_cancelled_or_dropped_kills_its_job() {
         }
         eventually("its worker was killed", || pool.metrics().restarts.job_ended > before);
     }
+}
+
+#[offloop::task(name = "remote:begins_and_goes_on")]
+fn begins_and_goes_on() -> u64 {
+    offloop::job::emit(&()).unwrap();
+    forever()
 }
 
 #[offloop::task(name = "remote:stubborn")]
