@@ -57,6 +57,9 @@ class CallOptions:
         request: str | None = None,
         retries: int = 0,
         buffersize: int | None = None,
+        key: str | None = None,
+        queue: str | None = None,
+        exclusive: bool = False,
     ) -> CallOptions: ...
     @property
     def timeout(self) -> float | None:
@@ -615,18 +618,14 @@ class Cluster:
         mailbox: Mailbox | None,
         name: str,
         options: CallOptions | None,
-        extra: tuple[str | None, str | None, bool],
         request: object,
     ) -> tuple[Job, str | None]:
         """Submits a call. `receiver` learns of its end; a result is bytes, as they came. With `pickle`, a Python version,
-        the arguments are a pickled call. `extra` is a key, a queue, and whether two starts must never overlap. Returns
-        the job, and its id in the cluster."""
+        the arguments are a pickled call. Returns the job, and its id in the cluster."""
     def attach(self, remote_id: str, receiver: Any, mailbox: Mailbox | None) -> Job:
         """Returns a job that was submitted before."""
     def workers(self) -> list[tuple[str, str]]:
         """Returns the names of the workers that are there, with their machines."""
-    def trouble(self) -> str | None:
-        """Returns why the cluster cannot be used at this moment; None if it can."""
     def metrics(self) -> Metrics:
         """Returns the executor's metrics."""
     def queued(self) -> int:

@@ -71,7 +71,7 @@ class RayExecutor(EngineExecutor):
     installed on the nodes. Ray has no priorities: `options(priority=...)` raises ValueError.
     """
 
-    _engine = "Ray"
+    _runner = "Ray"
     _has_priorities = False
 
     def __init__(self, *, copy: bool = False, exit_timeout: float | None = 60.0, **options: Any) -> None:

@@ -135,7 +135,6 @@ impl Cluster {
         mailbox: Option<&Bound<'_, Mailbox>>,
         name: String,
         options: Option<&CallOptions>,
-        extra: (Option<String>, Option<String>, bool),
         request: &Bound<'_, PyAny>,
     ) -> PyResult<(Job, Option<String>)> {
         let mut work: Prepared<_> = prepare(NamedCall::<Encoded>::encoded(task, arguments)).name(name);
@@ -145,13 +144,13 @@ impl Cluster {
         if let Some(request) = request_of(request) {
             work = work.request(request);
         }
-        let (key, queue, exclusive) = extra;
+        let routing = options.map(|options| options.routing().clone()).unwrap_or_default();
         let handle = detach(py, || {
-            let mut submit = self.0.submit(work).exclusive(exclusive);
-            if let Some(key) = key {
+            let mut submit = self.0.submit(work).exclusive(routing.exclusive);
+            if let Some(key) = routing.key {
                 submit = submit.key(key);
             }
-            if let Some(queue) = queue {
+            if let Some(queue) = routing.queue {
                 submit = submit.queue(queue);
             }
             if let Some(version) = pickle {
@@ -180,11 +179,6 @@ impl Cluster {
         let workers =
             try_detach(py, || self.0.workers().map_err(|error| std::io::Error::other(error.to_string())))?;
         Ok(workers.into_iter().map(|worker| (worker.name, worker.host)).collect())
-    }
-
-    /// Returns why the cluster cannot be used at this moment; None if it can.
-    fn trouble(&self, py: Python<'_>) -> PyResult<Option<String>> {
-        detach(py, || self.0.trouble())
     }
 
     /// Returns the executor's metrics.

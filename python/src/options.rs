@@ -26,6 +26,19 @@ pub(crate) struct CallOptions {
     request: Option<Arc<str>>,
     retries: u32,
     buffersize: Option<usize>,
+    /// What only a cluster's calls have.
+    routing: Routing,
+}
+
+/// The options of a call that only a cluster knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Routing {
+    /// The first call with a key runs, and others get its end.
+    pub(crate) key: Option<String>,
+    /// The queue that the call goes to; `None`: that of the executor.
+    pub(crate) queue: Option<String>,
+    /// Two starts of the call must never overlap.
+    pub(crate) exclusive: bool,
 }
 
 #[pymethods]
@@ -33,8 +46,10 @@ impl CallOptions {
     /// Makes options. Those that are left out have no effect. Times in seconds.
     #[new]
     #[pyo3(signature = (
-        *, timeout=None, queue_timeout=None, priority=None, name=None, request=None, retries=None, buffersize=None
+        *, timeout=None, queue_timeout=None, priority=None, name=None, request=None, retries=None, buffersize=None,
+        key=None, queue=None, exclusive=false
     ))]
+    #[expect(clippy::too_many_arguments, reason = "each is an option, given by its name")]
     fn new(
         timeout: Option<&Bound<'_, PyAny>>,
         queue_timeout: Option<&Bound<'_, PyAny>>,
@@ -43,6 +58,9 @@ impl CallOptions {
         request: Option<&Bound<'_, PyAny>>,
         retries: Option<&Bound<'_, PyAny>>,
         buffersize: Option<&Bound<'_, PyAny>>,
+        key: Option<&Bound<'_, PyAny>>,
+        queue: Option<&Bound<'_, PyAny>>,
+        exclusive: bool,
     ) -> PyResult<Self> {
         Ok(Self {
             timeout: option("timeout", timeout, seconds)?,
@@ -52,6 +70,11 @@ impl CallOptions {
             request: option("request", request, request_id)?,
             retries: option("retries", retries, |name, count| at_least(0, name, count))?.unwrap_or(0),
             buffersize: option("buffersize", buffersize, |name, count| at_least(1, name, count))?,
+            routing: Routing {
+                key: option("key", key, |_, key| Ok(key))?,
+                queue: option("queue", queue, |_, queue| Ok(queue))?,
+                exclusive,
+            },
         })
     }
 
@@ -115,6 +138,9 @@ impl CallOptions {
         add("request", object(py, self.request())?)?;
         add("retries", object(py, given(self.retries.into()))?)?;
         add("buffersize", object(py, self.buffersize)?)?;
+        add("key", object(py, self.routing.key.as_deref())?)?;
+        add("queue", object(py, self.routing.queue.as_deref())?)?;
+        add("exclusive", object(py, self.routing.exclusive.then_some(true))?)?;
         Ok(text)
     }
 }
@@ -130,7 +156,12 @@ impl CallOptions {
         self.timeout.is_some()
     }
 
-    /// Gives `work` these options.
+    /// Returns those that only a cluster knows.
+    pub(crate) fn routing(&self) -> &Routing {
+        &self.routing
+    }
+
+    /// Gives `work` these options, but for those that only a cluster knows.
     pub(crate) fn apply<W>(&self, mut work: Prepared<W>) -> Prepared<W> {
         work = work.priority(self.priority);
         if let Some(name) = &self.name {

@@ -29,18 +29,6 @@ class ClusterJobFuture(JobFuture[R]):
     """The job's id in the cluster, for `attach`. None if the job was not submitted."""
 
 
-class Unchanged:
-    """Gives the users of an executor the exceptions of its jobs as they are."""
-
-    def raised(self, error: BaseException) -> BaseException:
-        """Returns the exception of a job that has raised `error`."""
-        return error
-
-    def failed(self, error: BaseException) -> BaseException:
-        """Returns the exception of a job that has no result."""
-        return error
-
-
 def open_answer(data: bytes, accepts_pickles: bool) -> Any:
     """Returns the result in an answer, or raises its exception. Unpickles nothing unless that is accepted.
 

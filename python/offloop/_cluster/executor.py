@@ -8,35 +8,27 @@ import asyncio
 import contextvars
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, Never, Self, overload
+from typing import Any, Literal, Self, overload
 
 from .. import _calls, _offloop
 from .._offloop import CallOptions, Metrics
 from .._pools.executor import PicklingFailed, PoolOptions
-from .._pools.exit import drain_at_exit, exit_handler
+from .._pools.elsewhere import ElsewherePool
 from .._pools.futures import Future
-from .._pools.loop import JobFuture, mailbox_of
+from .._pools.loop import mailbox_of
 from .._pools.pickled_call import pickle_call
-from .._pools.remote import RemotePool
 from .._pools.shutdown import ShutdownReport, check_drain_alone, report_of, still_running
 from .._pools.stream import ItemStream
 from .._requests import of_call
 from .._worker import cluster, remote_errors
 from .._worker.replies import RESULT
-from .answers import ClusterFuture, ClusterJobFuture, Opener, Unchanged
+from .answers import ClusterFuture, ClusterJobFuture, Opener
 from .embedded import EmbeddedCluster
 
 __all__ = ["ClusterExecutor"]
 
-Extra = tuple[str | None, str | None, bool]
-"""What only a cluster's jobs have: a key, a queue of their own, and whether two starts must never overlap."""
-
-_NOTHING: Extra = (None, None, False)
-
-
-class ClusterExecutor(RemotePool):
+class ClusterExecutor(ElsewherePool):
     """Runs calls on the workers of a cluster, over a NATS server: a `concurrent.futures` executor with the interface of
     offloop's pools.
 
@@ -65,7 +57,9 @@ class ClusterExecutor(RemotePool):
     The constructor does not wait for the server. In a child made by fork() the executor takes no calls.
     """
 
-    _translator = Unchanged()
+    _runner = "workers"
+    _future_type = ClusterFuture
+    _awaited_type = ClusterJobFuture
     _cluster: EmbeddedCluster | None = None
     """The server and the workers that belong to this executor."""
 
@@ -173,10 +167,8 @@ class ClusterExecutor(RemotePool):
         self._engine = _offloop.Cluster(url, settings)
         self._accepts_pickles = pickles
         self._uses_chunks = pickles
-        self._exit_timeout = exit_timeout
-        self._closed = False
         self._release_lock = threading.Lock()
-        _executors.add(self)
+        self._finish_at_exit(exit_timeout)
 
     # Submitting.
 
@@ -212,16 +204,30 @@ class ClusterExecutor(RemotePool):
             request=request,
             retries=retries,
             buffersize=buffersize,
+            key=key,
+            queue=queue,
+            exclusive=exclusive,
         )
-        extra: Extra = (key, queue, exclusive)
-        return PoolOptions(self if extra == _NOTHING else _Routed(self, extra), options)
+        return PoolOptions(self, options)
 
     def call(self, task: str, /, *args: Any) -> Future[Any]:
         """Calls a task by its name, such as "crate::task" of a program in Rust. Does not block.
 
         The arguments and the result are plain data, also with `accept="pickle"`.
         """
-        return self._call(task, args, None, _NOTHING)
+        future: ClusterFuture[Any] = ClusterFuture(self._translator)
+        try:
+            arguments = _offloop.encode_plain_arguments(args)
+        except (TypeError, ValueError, OverflowError) as error:
+            future._raise(error)
+            return future
+        self._check_open()
+        request = of_call(None, contextvars.copy_context())
+        opener = Opener(future, self._accepts_pickles, False)
+        future._job, future.remote_id = self._engine.submit(
+            task, arguments, None, opener, None, task, None, request
+        )
+        return future
 
     def attach(self, remote_id: str, /) -> Future[Any]:
         """Returns a future of a job that was submitted before, by this program or another one; `remote_id` is that of its
@@ -241,73 +247,15 @@ class ClusterExecutor(RemotePool):
         """Returns the workers that are there, each with its name and its machine's. Blocks for up to 2 s."""
         return self._engine.workers()
 
-    def _run(
+    def _dispatch(
         self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: CallOptions | None = None,
-        extra: Extra = _NOTHING,
-    ) -> JobFuture[Any]:
-        loop = asyncio.get_running_loop()
-        future: ClusterJobFuture[Any] = ClusterJobFuture(loop=loop)
-        try:
-            try:
-                future._job, future.remote_id = self._send(future, loop, fn, args, kwargs, options, extra)
-            except PicklingFailed as failed:
-                future._raise(failed.error)
-            return future
-        finally:
-            # The traceback of a pickling error leads to this frame, which must not hold the future that holds the error.
-            del future
-
-    def _submit(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: CallOptions | None = None,
-        extra: Extra = _NOTHING,
-    ) -> Future[Any]:
-        future: ClusterFuture[Any] = ClusterFuture(self._translator)
-        try:
-            try:
-                job, future.remote_id = self._send(future, None, fn, args, kwargs, options, extra)
-            except PicklingFailed as failed:
-                future._raise(failed.error)
-            else:
-                future._job = job
-            return future
-        finally:
-            del future
-
-    def _call(
-        self, task: str, args: tuple[Any, ...], options: CallOptions | None, extra: Extra
-    ) -> Future[Any]:
-        future: ClusterFuture[Any] = ClusterFuture(self._translator)
-        try:
-            arguments = _offloop.encode_plain_arguments(args)
-        except (TypeError, ValueError, OverflowError) as error:
-            future._raise(error)
-            return future
-        self._check_open()
-        opener = Opener(future, self._accepts_pickles, False)
-        future._job, future.remote_id = self._engine.submit(
-            task, arguments, None, opener, None, task, options, extra, of_call(options, contextvars.copy_context())
-        )
-        return future
-
-    def _send(
-        self,
-        future: Any,
+        receiver: Any,
         loop: asyncio.AbstractEventLoop | None,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        options: CallOptions | None,
-        extra: Extra,
-    ) -> tuple[_offloop.Job, str | None]:
-        """Submits a call. Returns its job, and the job's id in the cluster."""
+        options: CallOptions | None = None,
+    ) -> Any:
         _calls.check_sync(fn)
         self._check_open()
         try:
@@ -326,18 +274,15 @@ class ClusterExecutor(RemotePool):
                 arguments = _plain_arguments(fn, args, kwargs)
         except PicklingFailed:
             # The traceback of the reason leads to this frame, which must not hold the future that will hold the reason.
-            del future
+            del receiver
             raise
         mailbox = None if loop is None else mailbox_of(loop)
         request = of_call(options, contextvars.copy_context())
-        opener = Opener(future, self._accepts_pickles, as_chunk)
-        return self._engine.submit(task, arguments, version, opener, mailbox, name, options, extra, request)
-
-    def _check_open(self) -> None:
-        if exit_handler.has_begun:
-            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-        if self._closed:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+        opener = Opener(receiver, self._accepts_pickles, as_chunk)
+        job, receiver.remote_id = self._engine.submit(
+            task, arguments, version, opener, mailbox, name, options, request
+        )
+        return job
 
     def _stream(
         self,
@@ -417,65 +362,8 @@ class ClusterExecutor(RemotePool):
                 owned.stop()
         _embedded.discard(self)
 
-    def _end(self) -> list[str]:
-        return ["shut down"] if self._closed else []
-
-    def __repr__(self) -> str:
-        parts = [f"{self._engine.running()} running", f"{self._engine.queued()} queued", *self._end()]
-        return f"<{type(self).__name__}: {', '.join(parts)}>"
-
-    def __reduce__(self) -> Never:
-        raise TypeError(f"{type(self).__name__} cannot be pickled: it belongs to the program that has made it")
-
-
-class _Routed(RemotePool):
-    """An executor whose calls have a key, a queue of their own, or never overlap."""
-
-    def __init__(self, executor: ClusterExecutor, extra: Extra) -> None:
-        self._executor = executor
-        self._extra = extra
-        self._uses_chunks = executor._uses_chunks
-
-    def _run(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: CallOptions | None = None,
-    ) -> JobFuture[Any]:
-        return self._executor._run(fn, args, kwargs, options, self._extra)
-
-    def _submit(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: CallOptions | None = None,
-    ) -> Future[Any]:
-        return self._executor._submit(fn, args, kwargs, options, self._extra)
-
-    def _stream(
-        self,
-        fn: Callable[..., Iterable[Any]],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: CallOptions | None = None,
-    ) -> ItemStream[Any]:
-        return self._executor._stream(fn, args, kwargs, options)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self._executor.shutdown(wait, cancel_futures=cancel_futures)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Routed):
-            return NotImplemented
-        return self._executor is other._executor and self._extra == other._extra
-
-    def __hash__(self) -> int:
-        return hash((self._executor, self._extra))
-
-    def __repr__(self) -> str:
-        return repr(self._executor)
+    def _counts(self) -> tuple[int, int]:
+        return self._engine.running(), self._engine.queued()
 
 
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -506,18 +394,5 @@ def _plain_arguments(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
         raise PicklingFailed(remote_errors.without_own_frames(error)) from None
 
 
-_executors: weakref.WeakSet[ClusterExecutor] = weakref.WeakSet()
-"""The executors that may have jobs at the interpreter's exit."""
-
 _embedded: set[ClusterExecutor] = set()
-"""Those with a cluster of their own, which are kept until that has ended."""
-
-
-def _finish_all(begun: float, interrupted: bool) -> None:
-    """Waits for accepted jobs for as long as each executor allows, then cancels them."""
-    for executor in list(_executors):
-        limit = executor._exit_timeout
-        interrupted = drain_at_exit(executor._drain, limit, begun, interrupted, "jobs killed while workers ran them")
-
-
-exit_handler.add(_finish_all)
+"""The executors with a cluster of their own, which are kept until that has ended."""

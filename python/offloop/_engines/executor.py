@@ -9,17 +9,15 @@ import contextvars
 import itertools
 import threading
 import time
-import weakref
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Literal, Never, overload
+from typing import Any, Literal, overload
 
 from .. import _calls
 from .._errors import PoolClosed
 from .._offloop import CallOptions, Metrics, blocking
 from .._pools.executor import PicklingFailed
-from .._pools.exit import drain_at_exit, exit_handler
+from .._pools.elsewhere import ElsewherePool
 from .._pools.pickled_call import pickle_call
-from .._pools.remote import RemotePool
 from .._pools.shutdown import ShutdownReport, check_drain_alone
 from .._pools.stream import ItemStream
 from .._requests import of_call
@@ -36,41 +34,24 @@ CHECKS_WHEN_IDLE = 40
 """The number of such looks without a job after which the thread that looks ends."""
 
 
-class Unchanged:
-    """Gives the users of an executor the exceptions of its jobs as they are."""
-
-    def raised(self, error: BaseException) -> BaseException:
-        """Returns the exception of a job that has raised `error`."""
-        return error
-
-    def failed(self, error: BaseException) -> BaseException:
-        """Returns the exception of a job that has no result."""
-        return error
-
-
-class EngineExecutor(RemotePool):
+class EngineExecutor(ElsewherePool):
     """An executor whose jobs an engine runs. A subclass carries them, and stops them.
 
     Each job has a coroutine that carries it, on the engine's event loop. `_lock` guards the jobs that have not ended.
     """
 
-    _engine = ""
-    """The engine's name, for messages."""
-    _translator = Unchanged()
     _has_priorities = True
     """True if the engine runs calls with a higher priority first."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, exit_timeout: float | None) -> None:
         self._loop = loop
         """The event loop on which jobs are carried."""
-        self._exit_timeout = exit_timeout
-        self._closed = False
         self._lock = threading.Condition()
         self._jobs: dict[EngineJob, None] = {}
         """The jobs that have not ended, in their order."""
         self._watches = False
         """True while a thread looks for the engine's loss."""
-        _executors.add(self)
+        self._finish_at_exit(exit_timeout)
 
     # What a subclass does.
 
@@ -104,7 +85,7 @@ class EngineExecutor(RemotePool):
         self._check_open()
         priority = 0 if options is None else options.priority
         if priority and not self._has_priorities:
-            raise ValueError(f"priority is {priority}, but {self._engine} has no priorities: leave it at 0")
+            raise ValueError(f"priority is {priority}, but {self._runner} has no priorities: leave it at 0")
         try:
             # The engine may pickle later, and the caller may change the arguments meanwhile.
             pickled = pickle_call(fn, args, kwargs, call_packed).copied()
@@ -122,10 +103,7 @@ class EngineExecutor(RemotePool):
         return job
 
     def _check_open(self) -> None:
-        if exit_handler.has_begun:
-            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-        if self._closed:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+        super()._check_open()
         if (reason := self._lost()) is not None:
             raise PoolClosed(reason)
 
@@ -135,9 +113,9 @@ class EngineExecutor(RemotePool):
             self._jobs[job] = None
             if not self._watches:
                 self._watches = True
-                threading.Thread(target=self._watch, name=f"offloop-{self._engine}", daemon=True).start()
+                threading.Thread(target=self._watch, name=f"offloop-{self._runner}", daemon=True).start()
         if not self._spawn(self._carry_safely(job, call, priority)):
-            job.fail(PoolClosed(self._lost() or f"the event loop of {self._engine} is closed"))
+            job.fail(PoolClosed(self._lost() or f"the event loop of {self._runner} is closed"))
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> bool:
         """Runs a coroutine on the engine's loop. Returns whether that is possible."""
@@ -152,7 +130,7 @@ class EngineExecutor(RemotePool):
         try:
             await self._carry(job, call, priority)
         except asyncio.CancelledError:
-            job.fail(PoolClosed(self._lost() or f"{self._engine} has stopped carrying `{job.name}`"))
+            job.fail(PoolClosed(self._lost() or f"{self._runner} has stopped carrying `{job.name}`"))
             raise
         except BaseException as error:
             job.raise_(error)
@@ -196,10 +174,10 @@ class EngineExecutor(RemotePool):
         kwargs: dict[str, Any],
         options: CallOptions | None = None,
     ) -> ItemStream[Any]:
-        raise NotImplementedError(f"stream: not on {self._engine}; use a ProcessPoolExecutor, or `map`")
+        raise NotImplementedError(f"stream: not on {self._runner}; use a ProcessPoolExecutor, or `map`")
 
     def metrics(self) -> Metrics:
-        raise NotImplementedError(f"metrics: {self._engine} has its own; see its dashboard")
+        raise NotImplementedError(f"metrics: {self._runner} has its own; see its dashboard")
 
     # The end.
 
@@ -237,7 +215,7 @@ class EngineExecutor(RemotePool):
                 job.abort()
         if wait and not self._wait(timeout):
             raise TimeoutError(
-                f"{self._engine} was still running {len(self._jobs)} jobs {timeout} s after the shutdown; they go on"
+                f"{self._runner} was still running {len(self._jobs)} jobs {timeout} s after the shutdown; they go on"
             )
         return None
 
@@ -264,7 +242,7 @@ class EngineExecutor(RemotePool):
             return
         if running is self._loop and self._jobs:
             raise RuntimeError(
-                f"this would block the event loop that reports the ends of {self._engine}'s jobs: await `aclose()`, or use "
+                f"this would block the event loop that reports the ends of {self._runner}'s jobs: await `aclose()`, or use "
                 f"`async with`"
             )
 
@@ -283,27 +261,6 @@ class EngineExecutor(RemotePool):
         for job in self._close():
             job.abort()
 
-    def _end(self) -> list[str]:
-        return ["shut down"] if self._closed else []
-
-    def __repr__(self) -> str:
+    def _counts(self) -> tuple[int, int]:
         states = [job.state for job in list(self._jobs)]
-        parts = [f"{states.count('running')} running", f"{states.count('queued')} queued", *self._end()]
-        return f"<{type(self).__name__}: {', '.join(parts)}>"
-
-    def __reduce__(self) -> Never:
-        raise TypeError(f"{type(self).__name__} cannot be pickled: it belongs to the program that has made it")
-
-
-_executors: weakref.WeakSet[EngineExecutor] = weakref.WeakSet()
-"""The executors that may have jobs at the interpreter's exit."""
-
-
-def _finish_all(begun: float, interrupted: bool) -> None:
-    """Waits for accepted jobs for as long as each executor allows, then cancels them."""
-    for executor in list(_executors):
-        killed = f"jobs killed while {executor._engine} ran them"
-        interrupted = drain_at_exit(executor._drain, executor._exit_timeout, begun, interrupted, killed)
-
-
-exit_handler.add(_finish_all)
+        return states.count("running"), states.count("queued")

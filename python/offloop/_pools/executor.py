@@ -56,6 +56,8 @@ class Pool(Executor):
 
     _uses_chunks = True
     """Whether a call costs so much to hand over that `map` should hand over several at once."""
+    _awaited_type: type[JobFuture[Any]] = JobFuture
+    """The futures that `run` returns."""
 
     # Three signatures, of which type checkers take the first that fits: a function that returns anything at all, an
     # async function, and all others.
@@ -87,7 +89,7 @@ class Pool(Executor):
     ) -> JobFuture[Any]:
         """See `run`."""
         loop = asyncio.get_running_loop()
-        future: JobFuture[Any] = JobFuture(loop=loop)
+        future = self._awaited_type(loop=loop)
         try:
             try:
                 future._job = self._dispatch(future, loop, fn, args, kwargs, options)

@@ -38,3 +38,15 @@ class Translator(Protocol):
     def failed(self, error: BaseException) -> BaseException:
         """Returns the exception of a job that has no result, for the engine's reason `error`."""
         raise NotImplementedError
+
+
+class Unchanged:
+    """Gives the users of an executor the exceptions of its jobs as they are."""
+
+    def raised(self, error: BaseException) -> BaseException:
+        """Returns the exception of a job that has raised `error`."""
+        return error
+
+    def failed(self, error: BaseException) -> BaseException:
+        """Returns the exception of a job that has no result."""
+        return error

@@ -18,6 +18,8 @@ class RemotePool(Pool):
 
     _translator: Translator
     """Gives the users of futures the exceptions of their jobs."""
+    _future_type: type[ProcessFuture[Any]] = ProcessFuture
+    """The futures that `submit` returns."""
 
     def _submit(
         self,
@@ -26,7 +28,7 @@ class RemotePool(Pool):
         kwargs: dict[str, Any],
         options: CallOptions | None = None,
     ) -> Future[Any]:
-        future: ProcessFuture[Any] = ProcessFuture(self._translator)
+        future = self._future_type(self._translator)
         try:
             try:
                 job = self._dispatch(future, None, fn, args, kwargs, options)

@@ -59,7 +59,7 @@ class DaskExecutor(EngineExecutor):
     with Dask: whoever reaches the scheduler can.
     """
 
-    _engine = "Dask"
+    _runner = "Dask"
 
     def __init__(self, client: Any, *, exit_timeout: float | None = 60.0, **options: Any) -> None:
         if not isinstance(client, distributed.Client):
