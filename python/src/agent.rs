@@ -7,16 +7,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use offloop::ErrorKind;
-use offloop::remote::{
-    Answer, Canceller, Instructions, NamedCall, Outbound, Performance, perform, unpack_error,
-};
+use offloop::remote::{Answer, Canceller, NamedCall, Outbound, Performance, perform, unpack_error};
 use offloop_cluster::records::{Codec, Job};
-use offloop_cluster::worker::{Offer, Performer, Ran, Run, Running, Worker, WorkerBuilder, WorkerHandle};
+use offloop_cluster::worker::{
+    Offer, Performer, Ran, Run, Running, Worker, WorkerBuilder, WorkerHandle, instructions,
+};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use crate::cluster::setting_of;
+use crate::cluster::{connection_of, no_setting};
 use crate::completion_queue::{Completion, log_thread};
 use crate::errors::refused;
 use crate::interpreter::{Mutex, detach, wait};
@@ -66,11 +66,10 @@ impl ClusterWorker {
         settings: &Bound<'_, PyDict>,
     ) -> PyResult<Self> {
         let python = PythonPool { pool: pool.get().engine().clone(), tasks, python };
-        let mut builder = Worker::builder(url).performer(python);
+        let (connection, settings) = connection_of(url, settings)?;
+        let mut builder = Worker::builder(connection).performer(python);
         for (name, value) in settings {
-            let name: String = name.extract()?;
             builder = match &*name {
-                "namespace" => builder.namespace(value.extract::<String>()?),
                 "queues" => {
                     let queues: Vec<(String, u32)> = value.extract()?;
                     queues.into_iter().fold(builder, |builder, (queue, weight)| builder.queue(queue, weight))
@@ -83,7 +82,7 @@ impl ClusterWorker {
                     let labels: Vec<String> = value.extract()?;
                     labels.into_iter().fold(builder, WorkerBuilder::label)
                 }
-                _ => setting_of(builder, &name, &value)?,
+                _ => return Err(no_setting(&name)),
             };
         }
         let worker = detach(py, || builder.build())?.map_err(|error| refused(&error))?;
@@ -159,28 +158,20 @@ impl Performer for PythonPool {
     fn perform(&self, job: &Job, arguments: Vec<u8>, run: Run) -> Result<Box<dyn Running>, ErrorKind> {
         let request = request(job, &arguments)?;
         drop(arguments);
-        let outbound = Outbound::received(CLUSTER_TASK, NamedCall::<()>::ANY, request, instructions(job));
+        let mut asked = instructions(job);
+        if asked.name.is_empty() {
+            asked.name.clone_from(&job.task);
+        }
+        // Log records come as items, too.
+        asked.stream = Some(ITEMS);
+        let outbound = Outbound::received(CLUSTER_TASK, NamedCall::<()>::ANY, request, asked);
         let performance =
             perform(&self.pool, outbound.map_err(|error| ErrorKind::Decode(error.to_string()))?)?;
         let canceller = performance.canceller();
         // The methods of a performer are called on the network's thread.
         tokio::spawn(attend(performance, canceller.clone(), job.stream.is_some(), run));
-        Ok(Box::new(InPool(canceller)))
+        Ok(Box::new(canceller))
     }
-}
-
-/// Returns what a job asks of the pool. Its starts and its wait in the queue are the agent's matter.
-fn instructions(job: &Job) -> Instructions {
-    let mut asked = Instructions::default();
-    let name = if job.name.is_empty() { &job.task } else { &job.name };
-    asked.name.clone_from(name);
-    asked.priority = job.priority;
-    asked.run_timeout = job.run_timeout();
-    asked.capture = job.capture.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    asked.carried = (!job.carry.is_empty()).then(|| job.carry.clone().into_boxed_slice());
-    asked.request = (!job.request.is_empty()).then(|| job.request.clone());
-    asked.stream = Some(ITEMS);
-    asked
 }
 
 /// Returns the encoded argument of the task that runs a job: see `offloop._worker.cluster`.
@@ -192,9 +183,7 @@ fn request(job: &Job, arguments: &[u8]) -> Result<Vec<u8>, ErrorKind> {
     let size = 1 + name_head + name.len() + arguments.len();
     let size = u32::try_from(size).map_err(|_| ErrorKind::Encode("the arguments exceed 4 GiB".into()))?;
     let mut request = Vec::with_capacity(size as usize + 5);
-    // One block of bytes, in MessagePack.
-    request.push(0xc6);
-    request.extend(size.to_be_bytes());
+    rmp::encode::write_bin_len(&mut request, size).map_err(|error| ErrorKind::Encode(error.to_string()))?;
     request.push(flags);
     if !is_pickled {
         request.extend(u32::try_from(name.len()).unwrap_or(u32::MAX).to_le_bytes());
@@ -209,7 +198,7 @@ async fn attend(mut performance: Performance, canceller: Canceller, is_streamed:
     let id = run.job().to_string();
     while let Some(item) = performance.next_item().await {
         // The name of the item's type precedes it.
-        match text(&item).and_then(|(_, rest)| block(rest)).and_then(<[u8]>::split_first) {
+        match after_text(&item).and_then(block).and_then(<[u8]>::split_first) {
             Some((&LOG, record)) => log(&id, record),
             Some((_, item)) if is_streamed => {
                 // No name: it has the types of another language.
@@ -237,43 +226,16 @@ fn read_answer(bytes: &[u8]) -> Result<Answer, ErrorKind> {
     }
 }
 
-/// Reads a text of MessagePack. Returns it and the bytes behind it.
-fn text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (marker, rest) = bytes.split_first()?;
-    let (length, rest) = match marker {
-        0xa0..=0xbf => (usize::from(marker & 0x1f), rest),
-        0xd9 => rest.split_first().map(|(length, rest)| (usize::from(*length), rest))?,
-        0xda => rest.split_first_chunk().map(|(length, rest)| (u16::from_be_bytes(*length).into(), rest))?,
-        _ => return None,
-    };
-    rest.split_at_checked(length)
+/// Reads a text of MessagePack. Returns the bytes behind it.
+fn after_text(mut bytes: &[u8]) -> Option<&[u8]> {
+    let length = rmp::decode::read_str_len(&mut bytes).ok()?;
+    bytes.get(length as usize..)
 }
 
 /// Reads a block of bytes of MessagePack.
-fn block(bytes: &[u8]) -> Option<&[u8]> {
-    let (marker, rest) = bytes.split_first()?;
-    let (length, rest) = match marker {
-        0xc4 => rest.split_first().map(|(length, rest)| (usize::from(*length), rest))?,
-        0xc5 => rest.split_first_chunk().map(|(length, rest)| (u16::from_be_bytes(*length).into(), rest))?,
-        0xc6 => {
-            rest.split_first_chunk().map(|(length, rest)| (u32::from_be_bytes(*length) as usize, rest))?
-        }
-        _ => return None,
-    };
-    rest.get(..length)
-}
-
-/// A job that runs in the pool.
-struct InPool(Canceller);
-
-impl Running for InPool {
-    fn kill(&self, at_once: bool) {
-        if at_once {
-            self.0.kill();
-        } else {
-            self.0.cancel();
-        }
-    }
+fn block(mut bytes: &[u8]) -> Option<&[u8]> {
+    let length = rmp::decode::read_bin_len(&mut bytes).ok()?;
+    bytes.get(..length as usize)
 }
 
 /// Hands a log record of a job to the handlers of this process, on the log thread.

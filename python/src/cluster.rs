@@ -7,8 +7,7 @@ use std::time::Duration;
 use offloop::remote::{Encoded, NamedCall};
 use offloop::{OnFull, Prepared, prepare};
 use offloop_cluster::security::{SigningKey, Trust};
-use offloop_cluster::worker::WorkerBuilder;
-use offloop_cluster::{ClusterBuilder, ClusterHandle, Credentials, Ulid};
+use offloop_cluster::{ClusterHandle, Connection, Credentials, Ulid};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -30,63 +29,58 @@ impl Receive for Encoded {
     }
 }
 
-/// The settings that submitters and workers have alike.
-pub(crate) trait Party: Sized {
-    fn namespace(self, namespace: String) -> Self;
-    fn credentials(self, credentials: Credentials) -> Self;
-    fn trust(self, trust: Trust) -> Self;
-    fn key(self, key: SigningKey) -> Self;
+/// Settings by their names.
+type Settings<'py> = Vec<(String, Bound<'py, PyAny>)>;
+
+/// Takes the settings that submitters and workers have alike out of all settings. Returns the others.
+pub(crate) fn connection_of<'py>(
+    url: &str,
+    settings: &Bound<'py, PyDict>,
+) -> PyResult<(Connection, Settings<'py>)> {
+    let (mut connection, mut others) = (Connection::to(url), Vec::new());
+    for (name, value) in settings {
+        let name: String = name.extract()?;
+        connection = match &*name {
+            "namespace" => connection.namespace(value.extract::<String>()?),
+            "user" => {
+                let (user, password) = value.extract()?;
+                connection.credentials(Credentials::User { user, password })
+            }
+            "token" => connection.credentials(Credentials::Token(value.extract()?)),
+            "nkey" => connection.credentials(Credentials::Nkey(value.extract()?)),
+            "creds" => connection.credentials(Credentials::Creds(value.extract()?)),
+            "root_certificates" => connection.root_certificates(value.extract::<PathBuf>()?),
+            "client_certificate" => {
+                let (certificate, key): (PathBuf, PathBuf) = value.extract()?;
+                connection.client_certificate(certificate, key)
+            }
+            "require_tls" if value.is_truthy()? => connection.require_tls(),
+            "require_tls" => connection,
+            "key" => {
+                let key = value.extract::<String>()?.parse();
+                connection.key(key.map_err(|error| PyValueError::new_err(format!("key: {error}")))?)
+            }
+            "trust" => {
+                let (keys, accepts_pickles): (Vec<String>, bool) = value.extract()?;
+                let mut trust = Trust::none();
+                for key in keys {
+                    trust =
+                        trust.with(&key).map_err(|error| PyValueError::new_err(format!("trust: {error}")))?;
+                }
+                connection.trust(if accepts_pickles { trust.accept_pickles() } else { trust })
+            }
+            _ => {
+                others.push((name, value));
+                connection
+            }
+        };
+    }
+    Ok((connection, others))
 }
 
-macro_rules! party {
-    ($($builder:ty),*) => {
-        $(impl Party for $builder {
-            fn namespace(self, namespace: String) -> Self {
-                <$builder>::namespace(self, namespace)
-            }
-
-            fn credentials(self, credentials: Credentials) -> Self {
-                <$builder>::credentials(self, credentials)
-            }
-
-            fn trust(self, trust: Trust) -> Self {
-                <$builder>::trust(self, trust)
-            }
-
-            fn key(self, key: SigningKey) -> Self {
-                <$builder>::key(self, key)
-            }
-        })*
-    };
-}
-
-party!(ClusterBuilder, WorkerBuilder);
-
-/// Gives a builder one of the settings that both kinds have.
-pub(crate) fn setting_of<B: Party>(builder: B, name: &str, value: &Bound<'_, PyAny>) -> PyResult<B> {
-    Ok(match name {
-        "namespace" => builder.namespace(value.extract()?),
-        "user" => {
-            let (user, password) = value.extract()?;
-            builder.credentials(Credentials::User { user, password })
-        }
-        "token" => builder.credentials(Credentials::Token(value.extract()?)),
-        "nkey" => builder.credentials(Credentials::Nkey(value.extract()?)),
-        "creds" => builder.credentials(Credentials::Creds(value.extract()?)),
-        "key" => {
-            let key = value.extract::<String>()?.parse();
-            builder.key(key.map_err(|error| PyValueError::new_err(format!("key: {error}")))?)
-        }
-        "trust" => {
-            let (keys, accepts_pickles): (Vec<String>, bool) = value.extract()?;
-            let mut trust = Trust::none();
-            for key in keys {
-                trust = trust.with(&key).map_err(|error| PyValueError::new_err(format!("trust: {error}")))?;
-            }
-            builder.trust(if accepts_pickles { trust.accept_pickles() } else { trust })
-        }
-        _ => return Err(PyValueError::new_err(format!("a cluster has no setting {name:?}"))),
-    })
+/// Returns the error of a setting that there is not.
+pub(crate) fn no_setting(name: &str) -> PyErr {
+    PyValueError::new_err(format!("a cluster has no setting {name:?}"))
 }
 
 /// An executor on a cluster.
@@ -98,9 +92,9 @@ impl Cluster {
     /// Opens an executor. The settings have their public names. Does not wait for the server.
     #[new]
     fn new(py: Python<'_>, url: &str, settings: &Bound<'_, PyDict>) -> PyResult<Self> {
-        let mut builder = offloop_cluster::Cluster::builder(url);
+        let (connection, settings) = connection_of(url, settings)?;
+        let mut builder = offloop_cluster::Cluster::builder(connection);
         for (name, value) in settings {
-            let name: String = name.extract()?;
             builder = match &*name {
                 "queue" => builder.queue(value.extract::<String>()?),
                 "queue_capacity" => builder.capacity(value.extract()?),
@@ -108,14 +102,7 @@ impl Cluster {
                 "name" => builder.name(value.extract::<String>()?),
                 "cancel_if_lost" => builder.cancel_if_lost(value.extract()?),
                 "unreachable_after" => builder.unreachable_after(seconds(&name, value.extract()?)?),
-                "root_certificates" => builder.root_certificates(value.extract::<PathBuf>()?),
-                "client_certificate" => {
-                    let (certificate, key): (PathBuf, PathBuf) = value.extract()?;
-                    builder.client_certificate(certificate, key)
-                }
-                "require_tls" if value.is_truthy()? => builder.require_tls(),
-                "require_tls" => builder,
-                _ => setting_of(builder, &name, &value)?,
+                _ => return Err(no_setting(&name)),
             };
         }
         detach(py, || builder.build())?.map(Self).map_err(|error| refused(&error))

@@ -8,6 +8,7 @@
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple, PyType};
+use rmp::{Marker, encode};
 
 /// The deepest nesting of containers, as that of the engine's encoding.
 const DEPTH: usize = 128;
@@ -67,17 +68,16 @@ impl Writer {
     fn value(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> PyResult<()> {
         // Only the types themselves: a subclass would arrive as something else.
         if value.is_none() {
-            self.0.push(0xc0);
+            written(encode::write_nil(&mut self.0))?;
         } else if let Ok(value) = value.cast_exact::<PyBool>() {
-            self.0.push(if value.is_true() { 0xc3 } else { 0xc2 });
+            written(encode::write_bool(&mut self.0, value.is_true()))?;
         } else if let Ok(value) = value.cast_exact::<PyInt>() {
             self.int(value)?;
         } else if let Ok(value) = value.cast_exact::<PyFloat>() {
-            self.0.push(0xcb);
-            self.0.extend(value.value().to_be_bytes());
+            written(encode::write_f64(&mut self.0, value.value()))?;
         } else if let Ok(value) = value.cast_exact::<PyString>() {
             let text = value.to_cow()?;
-            self.head(text.len(), 0xa0, 32, Some(0xd9), [0xda, 0xdb])?;
+            written(encode::write_str_len(&mut self.0, length(text.len())?))?;
             self.0.extend(text.as_bytes());
         } else if let Ok(value) = value.cast_exact::<PyBytes>() {
             self.bytes(value.as_bytes())?;
@@ -101,7 +101,7 @@ impl Writer {
             self.list_head(value.len())?;
             value.iter().try_for_each(|item| self.value(&item, depth + 1))
         } else if let Ok(value) = value.cast_exact::<PyDict>() {
-            self.head(value.len(), 0x80, 16, None, [0xde, 0xdf])?;
+            written(encode::write_map_len(&mut self.0, length(value.len())?))?;
             value.iter().try_for_each(|(key, item)| {
                 self.value(&key, depth + 1)?;
                 self.value(&item, depth + 1)
@@ -113,57 +113,34 @@ impl Writer {
 
     fn int(&mut self, value: &Bound<'_, PyInt>) -> PyResult<()> {
         if let Ok(value) = value.extract::<i64>() {
-            if (-0x20..=0x7f).contains(&value) {
-                self.0.push(value.to_be_bytes()[7]);
-            } else {
-                self.0.push(0xd3);
-                self.0.extend(value.to_be_bytes());
-            }
+            written(encode::write_sint(&mut self.0, value))
         } else if let Ok(value) = value.extract::<u64>() {
-            self.0.push(0xcf);
-            self.0.extend(value.to_be_bytes());
+            written(encode::write_uint(&mut self.0, value))
         } else {
-            return Err(PyOverflowError::new_err(
+            Err(PyOverflowError::new_err(
                 "plain data has integers of up to 64 bits; send a longer one as bytes (`int.to_bytes`)",
-            ));
+            ))
         }
-        Ok(())
     }
 
     fn bytes(&mut self, bytes: &[u8]) -> PyResult<()> {
-        self.head(bytes.len(), 0, 0, Some(0xc4), [0xc5, 0xc6])?;
+        written(encode::write_bin_len(&mut self.0, length(bytes.len())?))?;
         self.0.extend(bytes);
         Ok(())
     }
 
-    fn list_head(&mut self, length: usize) -> PyResult<()> {
-        self.head(length, 0x90, 16, None, [0xdc, 0xdd])
+    fn list_head(&mut self, items: usize) -> PyResult<()> {
+        written(encode::write_array_len(&mut self.0, length(items)?))
     }
+}
 
-    /// Writes the head of a value with this length. `fix` is the marker of the length 0, to which up to `count` lengths
-    /// are added; the other markers precede lengths of one, two and four bytes.
-    fn head(
-        &mut self,
-        length: usize,
-        fix: u8,
-        count: usize,
-        short: Option<u8>,
-        long: [u8; 2],
-    ) -> PyResult<()> {
-        let number =
-            u32::try_from(length).map_err(|_| PyValueError::new_err("plain data is longer than 4 GiB"))?;
-        let bytes = number.to_be_bytes();
-        match (length, short) {
-            (length, _) if length < count => self.0.push(fix + bytes[3]),
-            (0..=0xff, Some(short)) => self.0.extend([short, bytes[3]]),
-            (0..=0xffff, _) => self.0.extend([long[0], bytes[2], bytes[3]]),
-            _ => {
-                self.0.push(long[1]);
-                self.0.extend(bytes);
-            }
-        }
-        Ok(())
-    }
+/// Writing to memory does not fail.
+fn written<T, E: std::fmt::Display>(result: Result<T, E>) -> PyResult<()> {
+    result.map(drop).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+fn length(length: usize) -> PyResult<u32> {
+    u32::try_from(length).map_err(|_| PyValueError::new_err("plain data is longer than 4 GiB"))
 }
 
 fn not_plain(class: &Bound<'_, PyType>) -> PyErr {
@@ -185,26 +162,27 @@ impl<'a, 'py> Reader<'a, 'py> {
     fn value(&mut self, depth: usize) -> PyResult<Bound<'py, PyAny>> {
         let py = self.py;
         let [marker] = self.take()?;
-        Ok(match marker {
-            0x00..=0x7f => int(py, marker)?,
-            0xe0..=0xff => int(py, i8::from_be_bytes([marker]))?,
-            0xc0 => py.None().into_bound(py),
-            0xc2 | 0xc3 => PyBool::new(py, marker == 0xc3).to_owned().into_any(),
-            0xca => PyFloat::new(py, f32::from_be_bytes(self.take()?).into()).into_any(),
-            0xcb => PyFloat::new(py, f64::from_be_bytes(self.take()?)).into_any(),
-            0xcc => int(py, u8::from_be_bytes(self.take()?))?,
-            0xcd => int(py, u16::from_be_bytes(self.take()?))?,
-            0xce => int(py, u32::from_be_bytes(self.take()?))?,
-            0xcf => int(py, u64::from_be_bytes(self.take()?))?,
-            0xd0 => int(py, i8::from_be_bytes(self.take()?))?,
-            0xd1 => int(py, i16::from_be_bytes(self.take()?))?,
-            0xd2 => int(py, i32::from_be_bytes(self.take()?))?,
-            0xd3 => int(py, i64::from_be_bytes(self.take()?))?,
-            0xd4 => match self.take()? {
+        Ok(match Marker::from_u8(marker) {
+            Marker::Null => py.None().into_bound(py),
+            Marker::True => PyBool::new(py, true).to_owned().into_any(),
+            Marker::False => PyBool::new(py, false).to_owned().into_any(),
+            Marker::F32 => PyFloat::new(py, f32::from_be_bytes(self.take()?).into()).into_any(),
+            Marker::F64 => PyFloat::new(py, f64::from_be_bytes(self.take()?)).into_any(),
+            Marker::FixPos(number) => int(py, number)?,
+            Marker::FixNeg(number) => int(py, number)?,
+            Marker::U8 => int(py, u8::from_be_bytes(self.take()?))?,
+            Marker::U16 => int(py, u16::from_be_bytes(self.take()?))?,
+            Marker::U32 => int(py, u32::from_be_bytes(self.take()?))?,
+            Marker::U64 => int(py, u64::from_be_bytes(self.take()?))?,
+            Marker::I8 => int(py, i8::from_be_bytes(self.take()?))?,
+            Marker::I16 => int(py, i16::from_be_bytes(self.take()?))?,
+            Marker::I32 => int(py, i32::from_be_bytes(self.take()?))?,
+            Marker::I64 => int(py, i64::from_be_bytes(self.take()?))?,
+            Marker::FixExt1 => match self.take()? {
                 [SOME, _] => py.None().into_bound(py),
                 _ => return Err(malformed("an extension of it is not known")),
             },
-            0xc9 => {
+            Marker::Ext32 => {
                 let length = self.length32()?;
                 let [kind] = self.take()?;
                 let content = self.slice(length)?;
@@ -213,51 +191,25 @@ impl<'a, 'py> Reader<'a, 'py> {
                     _ => return Err(malformed("an extension of it is not known")),
                 }
             }
-            0xa0..=0xbf => self.text(usize::from(marker & 0x1f))?,
-            0xd9 => {
-                let length = self.length8()?;
-                self.text(length)?
-            }
-            0xda => {
-                let length = self.length16()?;
-                self.text(length)?
-            }
-            0xdb => {
-                let length = self.length32()?;
-                self.text(length)?
-            }
-            0xc4 => {
-                let length = self.length8()?;
-                PyBytes::new(py, self.slice(length)?).into_any()
-            }
-            0xc5 => {
-                let length = self.length16()?;
-                PyBytes::new(py, self.slice(length)?).into_any()
-            }
-            0xc6 => {
-                let length = self.length32()?;
-                PyBytes::new(py, self.slice(length)?).into_any()
-            }
-            0x90..=0x9f => self.list(usize::from(marker & 0x0f), depth)?,
-            0xdc => {
-                let length = self.length16()?;
-                self.list(length, depth)?
-            }
-            0xdd => {
-                let length = self.length32()?;
-                self.list(length, depth)?
-            }
-            0x80..=0x8f => self.dict(usize::from(marker & 0x0f), depth)?,
-            0xde => {
-                let length = self.length16()?;
-                self.dict(length, depth)?
-            }
-            0xdf => {
-                let length = self.length32()?;
-                self.dict(length, depth)?
-            }
+            Marker::FixStr(length) => self.text(length.into())?,
+            Marker::Str8 => self.length8().and_then(|length| self.text(length))?,
+            Marker::Str16 => self.length16().and_then(|length| self.text(length))?,
+            Marker::Str32 => self.length32().and_then(|length| self.text(length))?,
+            Marker::Bin8 => self.length8().and_then(|length| self.block(length))?,
+            Marker::Bin16 => self.length16().and_then(|length| self.block(length))?,
+            Marker::Bin32 => self.length32().and_then(|length| self.block(length))?,
+            Marker::FixArray(length) => self.list(length.into(), depth)?,
+            Marker::Array16 => self.length16().and_then(|length| self.list(length, depth))?,
+            Marker::Array32 => self.length32().and_then(|length| self.list(length, depth))?,
+            Marker::FixMap(length) => self.dict(length.into(), depth)?,
+            Marker::Map16 => self.length16().and_then(|length| self.dict(length, depth))?,
+            Marker::Map32 => self.length32().and_then(|length| self.dict(length, depth))?,
             _ => return Err(malformed("a byte begins no value")),
         })
+    }
+
+    fn block(&mut self, length: usize) -> PyResult<Bound<'py, PyAny>> {
+        Ok(PyBytes::new(self.py, self.slice(length)?).into_any())
     }
 
     fn text(&mut self, length: usize) -> PyResult<Bound<'py, PyAny>> {

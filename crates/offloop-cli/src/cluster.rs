@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use offloop_cluster::admin::{Admin, AdminError, DeadEntry, Status};
 use offloop_cluster::security::{Role, SigningKey};
-use offloop_cluster::{Credentials, Ulid};
+use offloop_cluster::{Connection, Credentials, Ulid};
 
 use crate::{FAILED, Failure, USAGE, print, text};
 
@@ -135,19 +135,19 @@ impl ClusterAddress {
 
     fn connect(&self) -> Result<Admin, Failure> {
         let url = self.url.clone().or_else(|| std::env::var(URL).ok());
-        let mut builder = Admin::builder(url.as_deref().unwrap_or("nats://127.0.0.1:4222"));
-        builder = builder.namespace(&*self.namespace);
+        let mut connection = Connection::to(url.as_deref().unwrap_or("nats://127.0.0.1:4222"));
+        connection = connection.namespace(&*self.namespace);
         if let Some(file) = &self.creds {
-            builder = builder.credentials(Credentials::Creds(read(file)?));
+            connection = connection.credentials(Credentials::Creds(read(file)?));
         } else if let Some(file) = &self.nkey {
-            builder = builder.credentials(Credentials::Nkey(read(file)?.trim().to_owned()));
+            connection = connection.credentials(Credentials::Nkey(read(file)?.trim().to_owned()));
         }
         if let Some(file) = &self.key {
             let key: Result<SigningKey, _> = read(file)?.parse();
-            builder = builder
+            connection = connection
                 .key(key.map_err(|error| Failure::new(USAGE, format!("{}: {error}", file.display())))?);
         }
-        builder.connect().map_err(failed)
+        Admin::connect(connection).map_err(failed)
     }
 }
 

@@ -29,7 +29,7 @@ use offloop::ErrorKind;
 use offloop::remote::Answer;
 use offloop_cluster::records::Job;
 use offloop_cluster::worker::{Offer, Performer, Ran, Run, Running, Worker};
-use offloop_cluster::{Cluster, ClusterHandle};
+use offloop_cluster::{Cluster, ClusterHandle, Connection};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::{Killed, PATIENCE, Servers, median, memory, processor_time, wait_for};
 
@@ -218,7 +218,7 @@ fn programs(workers: usize, url: &str, replicas: usize) -> Vec<Killed> {
 /// Has this number of workers, until the program is killed.
 fn host(count: usize, url: &str, replicas: u32) {
     let worker = |number: usize| {
-        let builder = Worker::builder(url).slots(1).performer(Nothing).replicas(replicas);
+        let builder = Worker::builder(Connection::to(url).replicas(replicas)).slots(1).performer(Nothing);
         builder.name(format!("{}-{number}", std::process::id())).build().expect("a worker")
     };
     let _workers: Vec<Worker> = (0..count).map(worker).collect();

@@ -1,18 +1,19 @@
 //! What an operator does: looks at a namespace, puts dead jobs into their queues again, and drains workers.
 
 use std::io;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use serde::Serialize;
 
 use crate::Ulid;
+use crate::connection::Connection;
 use crate::names::{Band, Part};
 use crate::network::block_on;
-use crate::protocol::{Publication, Settings};
-use crate::records::{Ask, Job, Presence, RecordError};
-use crate::security::{Scope, SigningKey};
-use crate::store::{BlobError, ConnectError, Connection, Credentials, DeadJob, JobHeaders, Reply, Store};
+use crate::protocol::Publication;
+use crate::records::{Ask, Job, Presence};
+use crate::security::Seals;
+use crate::store::{BlobError, ConnectError, DeadJob, JobHeaders, Reply, Store};
 
 /// An operator's request that was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -59,57 +60,11 @@ pub enum AdminError {
     System(#[from] io::Error),
 }
 
-/// The instructions for an operator's connection.
-#[derive(Debug, Clone)]
-#[must_use = "a builder does nothing until it connects"]
-pub struct AdminBuilder {
-    connection: Connection,
-    key: Option<SigningKey>,
-}
-
-impl AdminBuilder {
-    /// Sets the namespace. Default: `default`.
-    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
-        self.connection.namespace = namespace.into();
-        self
-    }
-
-    /// Sets the proof by which the operator logs in to the server. Default: what the URL says.
-    pub fn credentials(mut self, credentials: Credentials) -> Self {
-        self.connection.credentials = credentials;
-        self
-    }
-
-    /// Sets the key that signs jobs which are put into their queues again. Workers that trust keys have to trust it.
-    pub fn key(mut self, key: SigningKey) -> Self {
-        self.key = Some(key);
-        self
-    }
-
-    /// Sets the longest wait for an answer of the server. Default: 2 s.
-    pub fn answer(mut self, wait: Duration) -> Self {
-        self.connection.settings.answer = wait;
-        self
-    }
-
-    /// Makes the connection. Does not wait for the server.
-    ///
-    /// # Errors
-    ///
-    /// The URL, the credentials or the namespace cannot be right.
-    pub fn connect(self) -> Result<Admin, AdminError> {
-        let Self { mut connection, key } = self;
-        "offloop-operator".clone_into(&mut connection.name);
-        let store = block_on(async move { Store::connect(&connection).await })??;
-        Ok(Admin { store, key })
-    }
-}
-
 /// An operator's connection to a cluster. All methods block until the server has answered, or its time has passed.
 #[derive(Debug)]
 pub struct Admin {
     store: Store,
-    key: Option<SigningKey>,
+    seals: Seals,
 }
 
 /// What is in a namespace.
@@ -201,11 +156,17 @@ pub struct DeadEntry {
 }
 
 impl Admin {
-    /// Returns the instructions for a connection to the cluster at this URL.
-    pub fn builder(url: impl AsRef<str>) -> AdminBuilder {
-        let mut connection = Connection::to(url.as_ref());
-        connection.settings = Settings::default();
-        AdminBuilder { connection, key: None }
+    /// Makes a connection to the cluster at this URL, or by this [`Connection`]. Does not wait for the server.
+    ///
+    /// # Errors
+    ///
+    /// The URL, the credentials or the namespace cannot be right.
+    pub fn connect(connection: impl Into<Connection>) -> Result<Self, AdminError> {
+        let mut connection = connection.into();
+        "offloop-operator".clone_into(&mut connection.name);
+        let seals = connection.seals.clone();
+        let store = block_on(async move { Store::connect(&connection).await })??;
+        Ok(Self { store, seals })
     }
 
     /// Runs a request on the network's thread.
@@ -280,11 +241,11 @@ impl Admin {
     /// There is no such dead job, its arguments are not stored any more, its queue is full, or the server has not
     /// answered.
     pub fn retry(&self, id: Ulid) -> Result<Ulid, AdminError> {
-        let key = self.key.clone();
+        let seals = self.seals.clone();
         self.run(move |store| async move {
             let Some(dead) = store.dead().await else { return Err(silent(&store)) };
             let dead = dead.into_iter().find(|job| job.id == id).ok_or(AdminError::NotDead(id))?;
-            retry(&store, key.as_ref(), dead).await.map_err(|reason| AdminError::NotRetried { id, reason })
+            retry(&store, &seals, dead).await.map_err(|reason| AdminError::NotRetried { id, reason })
         })
     }
 
@@ -346,7 +307,7 @@ fn dead_entry(dead: &DeadJob) -> DeadEntry {
     }
 }
 
-async fn retry(store: &Store, key: Option<&SigningKey>, dead: DeadJob) -> Result<Ulid, String> {
+async fn retry(store: &Store, seals: &Seals, dead: DeadJob) -> Result<Ulid, String> {
     let mut job = Job::decode(&dead.record).map_err(|error| format!("its record: {error}"))?;
     let id = Ulid::new();
     if let Some(blob) = job.blob {
@@ -360,10 +321,7 @@ async fn retry(store: &Store, key: Option<&SigningKey>, dead: DeadJob) -> Result
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     job.issued = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
     job.queue.clone_from(&dead.queue);
-    let scope = Scope::Job { namespace: store.names().namespace(), queue: &dead.queue };
-    let encoded =
-        job.encode().and_then(|record| key.map_or(Ok(record.clone()), |key| key.seal(scope, &record)));
-    let record = encoded.map_err(|error: RecordError| error.to_string())?;
+    let record = seals.encode(store.names().namespace(), &job).map_err(|error| error.to_string())?;
     let headers = JobHeaders { task: job.task.clone(), ..JobHeaders::default() };
     match store.publish(&dead.queue, Band::of(job.priority), id, Bytes::from(record), &headers).await {
         Publication::Stored(_) => {

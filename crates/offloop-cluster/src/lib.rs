@@ -16,6 +16,7 @@
 //!
 //! - [`Cluster`]: the executor that submits jobs. [`ClusterHandle`] is a handle with what only a cluster's jobs have.
 //! - [`worker`]: the program that runs jobs.
+//! - [`Connection`]: the settings that submitters, workers and operators have alike.
 //! - [`protocol`]: the states of a job, and who moves it from one to the next. It decides; the others carry out.
 //! - [`records`]: what is stored for a job, as bytes.
 //! - [`security`]: keys, signed records, who trusts whom, and what the server lets each party do.
@@ -28,6 +29,7 @@
 
 pub mod admin;
 mod client;
+mod connection;
 #[cfg(target_os = "linux")]
 pub mod embedded;
 mod names;
@@ -43,8 +45,9 @@ pub mod worker;
 #[cfg(target_os = "linux")]
 pub use client::EmbeddedClusterBuilder;
 pub use client::{BuildError, Cluster, ClusterBuilder, ClusterHandle, DeadJob, NoAnswer, StoredEnd, Submit};
+pub use connection::{Connection, Credentials};
 pub use names::Band;
-pub use store::{BlobError, ConnectError, Credentials, LayoutError};
+pub use store::{BlobError, ConnectError, LayoutError};
 pub use ulid::{ParseUlidError, Ulid};
 #[cfg(target_os = "linux")]
 pub use worker::{Worker, init};

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use offloop::{Call, Handle, ItemStream, Prepared, ProcessPool, ShutdownReport};
 use offloop_cluster::embedded::{Embedded, StartError, USER};
-use offloop_cluster::{Cluster, Credentials, Ulid, Worker};
+use offloop_cluster::{Cluster, Connection, Credentials, Ulid, Worker};
 use suite::{Promise, Settings, Subject};
 
 offloop::init_tests!();
@@ -50,16 +50,12 @@ impl Subject for Cluster {
         let Settings { workers, on_full, .. } = settings;
         let (url, password) = SERVER.clone().unwrap();
         let credentials = Credentials::User { user: USER.to_owned(), password };
-        let namespace = Ulid::new().to_string();
-        let cluster = Self::builder(&url)
-            .credentials(credentials.clone())
-            .namespace(&namespace)
+        let connection = Connection::to(url).credentials(credentials).namespace(Ulid::new().to_string());
+        let cluster = Self::builder(connection.clone())
             .capacity(Self::capacity(settings) as u64)
             .on_full(on_full)
             .build();
-        let worker = Worker::builder(&url)
-            .credentials(credentials)
-            .namespace(&namespace)
+        let worker = Worker::builder(connection)
             .slots(workers)
             .pool(ProcessPool::builder().max_workers(workers).build().unwrap())
             .build();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use offloop::ErrorKind;
 use offloop_cluster::embedded::{Embedded, StartError, USER};
-use offloop_cluster::{Cluster, Credentials, Worker};
+use offloop_cluster::{Cluster, Connection, Credentials, Worker};
 
 offloop::init_tests!();
 
@@ -47,10 +47,10 @@ fn a_forked_child_uses_no_cluster_of_its_parent_and_may_open_its_own() {
         Err(StartError::Missing(_)) => return eprintln!("skipped: no NATS server is installed"),
         Err(error) => panic!("{error}"),
     };
-    let url = format!("nats://{}", server.address());
     let credentials = Credentials::User { user: USER.to_owned(), password: server.password().to_owned() };
-    let _worker = Worker::builder(&url).credentials(credentials.clone()).slots(1).build().unwrap();
-    let cluster = Cluster::builder(&url).credentials(credentials.clone()).build().unwrap();
+    let connection = Connection::to(format!("nats://{}", server.address())).credentials(credentials);
+    let _worker = Worker::builder(connection.clone()).slots(1).build().unwrap();
+    let cluster = Cluster::builder(connection.clone()).build().unwrap();
     assert_eq!(cluster.run(double.with(1)).wait().unwrap(), 2);
     let mut pending = cluster.run(double.with(2));
 
@@ -63,7 +63,7 @@ fn a_forked_child_uses_no_cluster_of_its_parent_and_may_open_its_own() {
     });
     assert_eq!(status, 0, "the parent's executor is not used");
     let status = in_child(|| {
-        let own = Cluster::builder(&url).credentials(credentials).build().unwrap();
+        let own = Cluster::builder(connection).build().unwrap();
         own.run(double.with(4)).wait_timeout(GUARD).unwrap().unwrap() == 8
     });
     assert_eq!(status, 0, "the child has a cluster of its own");

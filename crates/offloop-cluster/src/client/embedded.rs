@@ -4,8 +4,8 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 
 use super::{BuildError, Cluster, ClusterBuilder};
+use crate::connection::{Connection, Credentials};
 use crate::embedded::{Embedded, EmbeddedBuilder, USER};
-use crate::store::Credentials;
 use crate::worker::{Worker, WorkerBuilder};
 
 type Adjust = Box<dyn Fn(WorkerBuilder) -> WorkerBuilder>;
@@ -14,6 +14,7 @@ type Adjust = Box<dyn Fn(WorkerBuilder) -> WorkerBuilder>;
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct EmbeddedClusterBuilder {
     server: EmbeddedBuilder,
+    connection: Connection,
     cluster: ClusterBuilder,
     workers: usize,
     slots: Option<usize>,
@@ -27,6 +28,7 @@ impl EmbeddedClusterBuilder {
     pub(super) fn new() -> Self {
         Self {
             server: Embedded::builder(),
+            connection: Connection::to(""),
             cluster: Cluster::builder(""),
             workers: 1,
             slots: None,
@@ -52,6 +54,13 @@ impl EmbeddedClusterBuilder {
         self
     }
 
+    /// Changes the settings that the executor and the workers have alike, such as the namespace. The URL and the
+    /// credentials are those of the server.
+    pub fn connection(mut self, change: impl FnOnce(Connection) -> Connection) -> Self {
+        self.connection = change(self.connection);
+        self
+    }
+
     /// Changes the settings of the executor, such as its queue.
     pub fn cluster(mut self, change: impl FnOnce(ClusterBuilder) -> ClusterBuilder) -> Self {
         self.cluster = change(self.cluster);
@@ -73,19 +82,15 @@ impl EmbeddedClusterBuilder {
     ///
     /// There is no NATS server that can be run, or the system refuses something.
     pub fn build(self) -> Result<Cluster, BuildError> {
-        let Self { server, mut cluster, workers, slots, worker } = self;
+        let Self { server, mut connection, mut cluster, workers, slots, worker } = self;
         let server = server.start()?;
-        let user = USER.to_owned();
-        let credentials = Credentials::User { user, password: server.password().to_owned() };
-        let connection = &mut cluster.connection;
         connection.url = format!("nats://{}", server.address());
-        connection.credentials = credentials.clone();
+        let (user, password) = (USER.to_owned(), server.password().to_owned());
+        connection.credentials = Credentials::User { user, password };
+        cluster.connection = connection.clone();
         let slots = slots.unwrap_or_else(|| (offloop::embed::present_cores() / workers).max(1));
         let build = |number: usize| {
-            let builder = Worker::builder(&connection.url)
-                .credentials(credentials.clone())
-                .namespace(&connection.namespace)
-                .settings(connection.settings.clone())
+            let builder = Worker::builder(connection.clone())
                 .queue(&cluster.queue, 1)
                 .slots(slots)
                 .name(format!("embedded-{number}"));
@@ -110,9 +115,10 @@ impl Drop for Parts {
 
 impl fmt::Debug for EmbeddedClusterBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { server, cluster, workers, slots, .. } = self;
+        let Self { server, connection, cluster, workers, slots, .. } = self;
         f.debug_struct("EmbeddedClusterBuilder")
             .field("server", server)
+            .field("connection", connection)
             .field("cluster", cluster)
             .field("workers", workers)
             .field("slots", slots)

@@ -33,12 +33,11 @@ pub use embedded::EmbeddedClusterBuilder;
 pub use handle::{ClusterHandle, StoredEnd};
 
 use crate::Ulid;
+use crate::connection::Connection;
 use crate::names::is_name;
 use crate::network;
-use crate::protocol::Settings;
 use crate::records::{Job, Presence};
-use crate::security::{Seals, SigningKey, Trust};
-use crate::store::{ConnectError, Connection, Credentials, Store};
+use crate::store::{ConnectError, Store};
 
 /// The time after which a job that the server did not take ends, by default.
 const UNREACHABLE_AFTER: Duration = Duration::from_secs(60);
@@ -85,16 +84,9 @@ pub struct ClusterBuilder {
     on_full: OnFull,
     cancel_if_lost: bool,
     unreachable_after: Duration,
-    seals: Seals,
 }
 
 impl ClusterBuilder {
-    /// Sets the namespace: jobs, queues and workers of one environment. Default: `default`.
-    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
-        self.connection.namespace = namespace.into();
-        self
-    }
-
     /// Sets the queue that jobs are submitted to, unless a job names another one. Default: `default`.
     pub fn queue(mut self, queue: impl Into<String>) -> Self {
         self.queue = queue.into();
@@ -108,13 +100,6 @@ impl ClusterBuilder {
         self
     }
 
-    /// Sets the number of servers that keep each stream, if this program is the first to come to the namespace. Default: 1.
-    /// With three, one of them may be lost.
-    pub fn replicas(mut self, servers: u32) -> Self {
-        self.connection.replicas = servers.max(1);
-        self
-    }
-
     /// Sets what happens to a job for which its queue has no room. Default: [`OnFull::Wait`].
     ///
     /// A queue is full for all its submitters, and one of them learns of that by the server's answer. So with
@@ -123,40 +108,6 @@ impl ClusterBuilder {
     /// queue as that holds.
     pub fn on_full(mut self, on_full: OnFull) -> Self {
         self.on_full = on_full;
-        self
-    }
-
-    /// Sets the proof by which the client logs in. Default: what the URL says, or none.
-    pub fn credentials(mut self, credentials: Credentials) -> Self {
-        self.connection.credentials = credentials;
-        self
-    }
-
-    /// Refuses a connection without TLS.
-    pub fn require_tls(mut self) -> Self {
-        self.connection.tls = true;
-        self
-    }
-
-    /// Trusts the certificates in this file too, beside those that the system trusts.
-    pub fn root_certificates(mut self, path: impl Into<std::path::PathBuf>) -> Self {
-        self.connection.roots.push(path.into());
-        self
-    }
-
-    /// Shows this certificate to the server. Both are files in PEM format.
-    pub fn client_certificate(
-        mut self,
-        certificate: impl Into<std::path::PathBuf>,
-        key: impl Into<std::path::PathBuf>,
-    ) -> Self {
-        self.connection.certificate = Some((certificate.into(), key.into()));
-        self
-    }
-
-    /// Sets the times that all parties of the namespace agree on.
-    pub fn settings(mut self, settings: Settings) -> Self {
-        self.connection.settings = settings;
         self
     }
 
@@ -182,19 +133,6 @@ impl ClusterBuilder {
         self
     }
 
-    /// Sets the workers whose ends of jobs count. A handle of a job that another one has ended ends with
-    /// [`NotTrusted`](offloop::ErrorKind::NotTrusted). Default: [`Trust::none`], with which all count.
-    pub fn trust(mut self, trust: Trust) -> Self {
-        self.seals.trust = trust;
-        self
-    }
-
-    /// Sets the key that signs jobs, for workers that trust some submitters only. Default: none.
-    pub fn key(mut self, key: SigningKey) -> Self {
-        self.seals.key = Some(key);
-        self
-    }
-
     /// Opens the executor. Does not wait for the connection, which is made in the background, and made again when it is
     /// lost.
     pub fn build(self) -> Result<Cluster, BuildError> {
@@ -203,8 +141,7 @@ impl ClusterBuilder {
 
     /// Does the same, and drops `parts` when the executor is gone and its jobs have ended.
     fn build_with(self, parts: impl Send + 'static) -> Result<Cluster, BuildError> {
-        let Self { mut connection, name, queue, capacity, on_full, cancel_if_lost, unreachable_after, seals } =
-            self;
+        let Self { mut connection, name, queue, capacity, on_full, cancel_if_lost, unreachable_after } = self;
         if on_full == OnFull::ShedOldest {
             return Err(BuildError::ShedOldest);
         }
@@ -212,6 +149,7 @@ impl ClusterBuilder {
             return Err(ConnectError::Name { what: "the queue", name: queue }.into());
         }
         connection.name.clone_from(&name);
+        let seals = connection.seals.clone();
         let store = network::block_on(async move { Store::connect(&connection).await })??;
         let shared = Arc::new(Shared::new(queue, on_full, cancel_if_lost, unreachable_after, seals));
         let (commands, received) = mpsc::unbounded_channel();
@@ -234,18 +172,17 @@ impl ClusterBuilder {
 pub struct Cluster(Remote<ToCluster>);
 
 impl Cluster {
-    /// Returns the settings of an executor for the cluster at this URL, such as `nats://host:4222`, or several URLs of
-    /// one cluster, separated by commas.
-    pub fn builder(url: impl AsRef<str>) -> ClusterBuilder {
+    /// Returns the settings of an executor for the cluster at this URL, such as `nats://host:4222`, or by this
+    /// [`Connection`].
+    pub fn builder(connection: impl Into<Connection>) -> ClusterBuilder {
         ClusterBuilder {
-            connection: Connection::to(url.as_ref()),
+            connection: connection.into(),
             name: "cluster".to_owned(),
             queue: "default".to_owned(),
             capacity: None,
             on_full: OnFull::Wait,
             cancel_if_lost: false,
             unreachable_after: UNREACHABLE_AFTER,
-            seals: Seals::default(),
         }
     }
 
@@ -344,13 +281,13 @@ impl Cluster {
         offloop::map(self.clone(), items.into_iter().map(call))
     }
 
-    /// Returns the workers that are there. Blocks for at most [`Settings::answer`].
+    /// Returns the workers that are there. Blocks for at most [`Settings::answer`](crate::protocol::Settings::answer).
     pub fn workers(&self) -> Result<Vec<Presence>, NoAnswer> {
         self.ask(|store| async move { store.workers().await })
     }
 
     /// Returns the dead jobs: those that ended without being done, the oldest first. Blocks for some time, up to
-    /// [`Settings::answer`] for each 256 of them.
+    /// [`Settings::answer`](crate::protocol::Settings::answer) for each 256 of them.
     pub fn dead(&self) -> Result<Vec<DeadJob>, NoAnswer> {
         let dead = self.ask(|store| async move { store.dead().await })?;
         let known = dead.into_iter().map(|dead| DeadJob {

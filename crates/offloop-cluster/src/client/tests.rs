@@ -12,10 +12,12 @@ use offloop::remote::pack_error;
 use offloop::{ErrorKind, JobState, Retry};
 
 use super::*;
+use crate::connection::Connection;
 use crate::embedded::{Embedded, SERVER_VARIABLE};
 use crate::names::{Band, Part, Place};
 use crate::protocol::Written;
 use crate::records::{Ask, End, Item, Outcome, Report, State};
+use crate::security::{SigningKey, Trust};
 use crate::store::tests::{connection, server};
 use crate::store::{Message, Pull};
 
@@ -51,8 +53,7 @@ fn end<T>(mut handle: impl std::ops::DerefMut<Target = Handle<T>>) -> Result<T, 
 }
 
 fn builder(server: &Embedded) -> ClusterBuilder {
-    let Connection { url, credentials, .. } = connection(server);
-    Cluster::builder(url).credentials(credentials)
+    Cluster::builder(connection(server))
 }
 
 /// A worker that the test plays.
@@ -561,7 +562,7 @@ impl Restartable {
     }
 
     fn connection(&self) -> Connection {
-        Connection::to(&format!("nats://127.0.0.1:{}", self.port))
+        Connection::to(format!("nats://127.0.0.1:{}", self.port))
     }
 }
 
@@ -576,7 +577,7 @@ impl Drop for Restartable {
 fn handles_stay_pending_while_the_server_is_away_and_get_their_results_afterwards() {
     let Some(mut server) = Restartable::new("restart") else { return };
     let hand = Hand::new(server.connection());
-    let cluster = Cluster::builder(server.connection().url).build().unwrap();
+    let cluster = Cluster::builder(server.connection()).build().unwrap();
     let running = cluster.submit(double.with(1)).send();
     let (_, job) = hand.take();
     let claim = hand.claim(&job);
@@ -649,8 +650,8 @@ fn jobs_go_on_while_their_submitter_is_cut_off_and_their_ends_are_read_afterward
     let hand = Hand::new(connection(&server));
     let proxy = Proxy::new(server.address());
     let Connection { credentials, .. } = connection(&server);
-    let url = format!("nats://127.0.0.1:{}", proxy.port);
-    let cluster = Cluster::builder(url).credentials(credentials).build().unwrap();
+    let way = Connection::to(format!("nats://127.0.0.1:{}", proxy.port)).credentials(credentials);
+    let cluster = Cluster::builder(way).build().unwrap();
     let handles: Vec<_> = (0..20).map(|number| cluster.submit(double.with(number)).send()).collect();
     let mut jobs: Vec<_> = handles.iter().map(|_| hand.take()).collect();
     proxy.cut();
@@ -674,7 +675,7 @@ fn ends_of_strangers_do_not_count_and_jobs_are_signed() {
     let (mine, workers, stranger) = (SigningKey::generate(), SigningKey::generate(), SigningKey::generate());
     let hand = Hand::new(connection(&server));
     let trust = Trust::none().key(workers.public().clone());
-    let cluster = builder(&server).key(mine.clone()).trust(trust).build().unwrap();
+    let cluster = Cluster::builder(connection(&server).key(mine.clone()).trust(trust)).build().unwrap();
     let believes = Trust::none().key(mine.public().clone());
     for key in [Some(&workers), Some(&stranger), None] {
         let mut handle = cluster.run(double.with(21));

@@ -10,11 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Role;
+use crate::connection::{Connection, Credentials};
 use crate::embedded::SERVER_VARIABLE;
 use crate::names::{Band, Part, Place};
 use crate::protocol::{Publication, Written};
 use crate::records::{Ask, Item, Outcome, Presence};
-use crate::store::{Connection, Credentials, JobHeaders, Reply, Store};
+use crate::store::{JobHeaders, Reply, Store};
 use crate::{Ulid, network};
 
 const GUARD: Duration = Duration::from_secs(60);
@@ -78,7 +79,7 @@ impl Server {
         let name = role.as_str().to_owned();
         let credentials = Credentials::User { user: name.clone(), password: name };
         let url = format!("nats://{}", self.address);
-        Connection { credentials, namespace: "test".to_owned(), ..Connection::to(&url) }
+        Connection::to(url).credentials(credentials).namespace("test")
     }
 
     /// Returns what the server says to these lines of its protocol, as a user of this role.

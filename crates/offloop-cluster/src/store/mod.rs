@@ -31,6 +31,7 @@ pub use layout::LayoutError;
 pub(crate) use parties::{Asked, DeadJob, Items, Question, Reply};
 pub(crate) use states::{Announcement, Events, StoredBytes};
 
+use crate::connection::{Connection, Credentials};
 use crate::names::{Names, STORED_AT};
 use crate::protocol::Settings;
 
@@ -39,77 +40,6 @@ const PING: Duration = Duration::from_secs(3);
 
 /// The interval in which the server's clock is read again, since it may be set.
 const CLOCK: Duration = Duration::from_secs(60);
-
-/// The proof by which a party logs in to the server.
-#[derive(Clone, Default)]
-#[non_exhaustive]
-pub enum Credentials {
-    /// None, or what the URL says.
-    #[default]
-    None,
-    /// A name and a password.
-    User {
-        /// The name.
-        user: String,
-        /// The password.
-        password: String,
-    },
-    /// A token.
-    Token(String),
-    /// The seed of an nkey.
-    Nkey(String),
-    /// The contents of a credentials file: a JWT and its seed.
-    Creds(String),
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::None => "None",
-            Self::User { .. } => "User",
-            Self::Token(_) => "Token",
-            Self::Nkey(_) => "Nkey",
-            Self::Creds(_) => "Creds",
-        })
-    }
-}
-
-/// The way to a cluster.
-#[derive(Debug, Clone)]
-pub(crate) struct Connection {
-    /// One or several URLs, separated by commas.
-    pub(crate) url: String,
-    pub(crate) namespace: String,
-    /// The name that the server shows for this connection.
-    pub(crate) name: String,
-    pub(crate) credentials: Credentials,
-    /// Refuse a connection without TLS.
-    pub(crate) tls: bool,
-    /// Files with certificates to trust beside the system's.
-    pub(crate) roots: Vec<std::path::PathBuf>,
-    /// The files of the client's certificate and of its key.
-    pub(crate) certificate: Option<(std::path::PathBuf, std::path::PathBuf)>,
-    pub(crate) settings: Settings,
-    /// The number of servers that keep each stream, if this party makes them.
-    pub(crate) replicas: u32,
-}
-
-impl Connection {
-    /// Returns the way to a server, with defaults for all else.
-    pub(crate) fn to(url: &str) -> Self {
-        Self {
-            url: url.to_owned(),
-            namespace: "default".to_owned(),
-            name: "offloop".to_owned(),
-            credentials: Credentials::None,
-            tls: false,
-            roots: Vec::new(),
-            certificate: None,
-            settings: Settings::default(),
-            replicas: 1,
-        }
-    }
-}
 
 /// A way to a cluster that cannot be right.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -235,11 +165,10 @@ impl Store {
                 options.credentials(text).map_err(|error| ConnectError::Credentials(error.to_string()))?
             }
         };
-        let client = options.connect(&urls[..]).await.map_err(|error| ConnectError::Url {
-            // A URL may have a password in it.
-            url: urls.iter().map(|url| url.rsplit('@').next().unwrap_or(url)).collect::<Vec<_>>().join(","),
-            reason: error.to_string(),
-        })?;
+        let client = options
+            .connect(&urls[..])
+            .await
+            .map_err(|error| ConnectError::Url { url: connection.public_url(), reason: error.to_string() })?;
         let store = Self(Arc::new(Inner {
             client,
             names: Names::new(&connection.namespace),

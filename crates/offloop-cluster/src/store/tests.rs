@@ -29,7 +29,7 @@ pub(crate) fn server() -> Option<Embedded> {
 /// Returns the way to a server.
 pub(crate) fn connection(server: &Embedded) -> Connection {
     let credentials = Credentials::User { user: USER.to_owned(), password: server.password().to_owned() };
-    Connection { credentials, ..Connection::to(&format!("nats://{}", server.address())) }
+    Connection::to(format!("nats://{}", server.address())).credentials(credentials)
 }
 
 /// Runs a test on the network's thread, with a store whose queue `q` has room for three jobs in each band.
@@ -305,8 +305,7 @@ fn the_capacity_stays_as_it_is_unless_another_one_is_given() {
 fn a_store_without_a_server_answers_in_time() {
     let done = network::block_on(async {
         let settings = Settings { answer: Duration::from_millis(50), ..Settings::default() };
-        let store =
-            Store::connect(&Connection { settings, ..Connection::to("nats://127.0.0.1:9") }).await.unwrap();
+        let store = Store::connect(&Connection::to("nats://127.0.0.1:9").settings(settings)).await.unwrap();
         let place = Place { client: None, job: Ulid::new() };
         let requests = async {
             assert_eq!(put(&store, Band::Low, Ulid::new()).await, Publication::Unknown);
@@ -331,18 +330,18 @@ fn a_store_without_a_server_answers_in_time() {
 fn bad_ways_to_a_cluster_are_refused() {
     let errors = network::block_on(async {
         let url = Store::connect(&Connection::to("nats://me:secret@:x")).await.unwrap_err();
-        let namespace = Connection { namespace: "a.b".to_owned(), ..Connection::to("nats://127.0.0.1:9") };
+        let namespace = Connection::to("nats://127.0.0.1:9").namespace("a.b");
         let name = Store::connect(&namespace).await.unwrap_err();
-        let creds = Connection {
-            credentials: Credentials::Creds("nothing".to_owned()),
-            ..Connection::to("nats://127.0.0.1:9")
-        };
+        let nothing = Credentials::Creds("nothing".to_owned());
+        let creds = Connection::to("nats://127.0.0.1:9").credentials(nothing);
         (url, name, Store::connect(&creds).await.unwrap_err())
     });
     let (url, name, creds) = errors.unwrap();
     assert!(matches!(url, ConnectError::Url { .. }) && !url.to_string().contains("secret"), "{url}");
     assert!(name.to_string().contains("\"a.b\""), "{name}");
     assert!(matches!(creds, ConnectError::Credentials(_)));
+    let shown = format!("{:?}", Connection::to("nats://me:secret@h:1, nats://me:secret@i:1"));
+    assert!(shown.contains("\"h:1,i:1\"") && !shown.contains("secret"), "{shown}");
 }
 
 #[test]
@@ -359,7 +358,7 @@ fn times_of_the_server_are_read() {
 fn a_url_may_say_how_to_log_in() {
     let Some(server) = server() else { return };
     for (password, is_right) in [(server.password().to_owned(), true), ("wrong".to_owned(), false)] {
-        let connection = Connection::to(&format!("nats://{USER}:{password}@{}", server.address()));
+        let connection = Connection::to(format!("nats://{USER}:{password}@{}", server.address()));
         let prepared = network::block_on(async move {
             Store::connect(&connection).await.unwrap().prepare(&[], None).await.map(drop)
         });

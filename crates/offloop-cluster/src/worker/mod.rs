@@ -40,15 +40,14 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use agent::{Agent, Phase};
 pub use metrics::WorkerMetrics;
-pub use performer::{Offer, Performer, PoolPerformer, Ran, Run, Running};
+pub use performer::{Offer, Performer, PoolPerformer, Ran, Run, Running, instructions};
 pub use program::init;
 
 use crate::Ulid;
+use crate::connection::Connection;
 use crate::network::{block_on, runtime};
-use crate::protocol::Settings;
 use crate::records::Presence;
-use crate::security::{Seals, SigningKey, Trust};
-use crate::store::{ConnectError, Connection, Credentials, LayoutError, Store};
+use crate::store::{ConnectError, LayoutError, Store};
 
 /// A worker that cannot be made, or cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -106,29 +105,9 @@ pub struct WorkerBuilder {
     name: Option<String>,
     version: String,
     labels: Vec<String>,
-    seals: Seals,
 }
 
 impl WorkerBuilder {
-    /// Sets the namespace. All parties of an environment have the same one. Default: `default`.
-    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
-        self.connection.namespace = namespace.into();
-        self
-    }
-
-    /// Sets the proof by which the worker logs in to the server. Default: what the URL says.
-    pub fn credentials(mut self, credentials: Credentials) -> Self {
-        self.connection.credentials = credentials;
-        self
-    }
-
-    /// Sets the times that all parties of the namespace agree on. The server delivers jobs again after the lease of the
-    /// worker that has come last.
-    pub fn settings(mut self, settings: Settings) -> Self {
-        self.connection.settings = settings;
-        self
-    }
-
     /// Adds a queue to take jobs from. With several of them, each comes first as often as its weight says. Default: the
     /// queue `default`.
     pub fn queue(mut self, name: impl Into<String>, weight: u32) -> Self {
@@ -142,13 +121,6 @@ impl WorkerBuilder {
         self
     }
 
-    /// Sets the number of servers that keep each stream, if this worker is the first to come to the namespace. Default: 1.
-    /// With three, one of them may be lost.
-    pub fn replicas(mut self, servers: u32) -> Self {
-        self.connection.replicas = servers.max(1);
-        self
-    }
-
     /// Sets the number of jobs that it runs at a time. Default: the number of cores that this process may use.
     pub fn slots(mut self, slots: usize) -> Self {
         self.slots = Some(slots.max(1));
@@ -156,7 +128,7 @@ impl WorkerBuilder {
     }
 
     /// Sets the pool to run jobs in, whose limits hold for them. It should have a worker for each slot, and give workers
-    /// a grace period below [`Settings::margin`]. Default: a pool with a worker for each slot.
+    /// a grace period below [`Settings::margin`](crate::protocol::Settings::margin). Default: a pool with a worker for each slot.
     pub fn pool(mut self, pool: ProcessPool) -> Self {
         self.pool = Some(pool);
         self
@@ -204,19 +176,6 @@ impl WorkerBuilder {
         self
     }
 
-    /// Sets whose jobs the worker runs. Others end with [`ErrorKind::NotTrusted`](offloop::ErrorKind::NotTrusted).
-    /// Default: [`Trust::none`], with which jobs of plain data run, whoever has submitted them.
-    pub fn trust(mut self, trust: Trust) -> Self {
-        self.seals.trust = trust;
-        self
-    }
-
-    /// Sets the key that signs the ends of jobs, for submitters that trust some workers only. Default: none.
-    pub fn key(mut self, key: SigningKey) -> Self {
-        self.seals.key = Some(key);
-        self
-    }
-
     /// Starts the worker. Does not wait for the server, which may be out of reach.
     ///
     /// # Errors
@@ -253,6 +212,7 @@ impl WorkerBuilder {
         };
         let mut connection = self.connection;
         connection.name.clone_from(&presence.name);
+        let seals = connection.seals.clone();
         let store = block_on(async move { Store::connect(&connection).await })??;
         let agent = Arc::new(Agent::new(
             store,
@@ -262,7 +222,7 @@ impl WorkerBuilder {
             self.drain,
             queues,
             self.capacity,
-            self.seals,
+            seals,
             presence,
         ));
         let (done, report) = std::sync::mpsc::sync_channel(1);
@@ -283,11 +243,11 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Returns the instructions for a worker of the cluster at this URL, such as `nats://10.0.0.1:4222`. There may be
-    /// several, separated by commas.
-    pub fn builder(url: impl AsRef<str>) -> WorkerBuilder {
+    /// Returns the instructions for a worker of the cluster at this URL, such as `nats://10.0.0.1:4222`, or by this
+    /// [`Connection`].
+    pub fn builder(connection: impl Into<Connection>) -> WorkerBuilder {
         WorkerBuilder {
-            connection: Connection::to(url.as_ref()),
+            connection: connection.into(),
             queues: Vec::new(),
             capacity: None,
             slots: None,
@@ -299,7 +259,6 @@ impl Worker {
             name: None,
             version: String::new(),
             labels: Vec::new(),
-            seals: Seals::default(),
         }
     }
 

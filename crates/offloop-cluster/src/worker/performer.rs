@@ -178,12 +178,12 @@ impl Performer for PoolPerformer {
         crate::network::runtime()
             .map_err(|error| ErrorKind::WorkerStart(error.to_string().into()))?
             .spawn(attend(performance, canceller.clone(), run));
-        Ok(Box::new(InPool(canceller)))
+        Ok(Box::new(canceller))
     }
 }
 
-/// Returns what a job asks of the pool. Its starts and its wait in the queue are the agent's matter.
-fn instructions(job: &Job) -> Instructions {
+/// Returns a job's instructions for the pool that runs it. Its starts and its wait in the queue are the worker's matter.
+pub fn instructions(job: &Job) -> Instructions {
     let mut asked = Instructions::default();
     asked.name.clone_from(&job.name);
     asked.priority = job.priority;
@@ -206,14 +206,12 @@ async fn attend(mut performance: Performance, canceller: Canceller, run: Run) {
     run.end(Ran { result, stdout: performed.stdout, stderr: performed.stderr, is_truncated });
 }
 
-struct InPool(Canceller);
-
-impl Running for InPool {
+impl Running for Canceller {
     fn kill(&self, at_once: bool) {
         if at_once {
-            self.0.kill();
+            Self::kill(self);
         } else {
-            self.0.cancel();
+            self.cancel();
         }
     }
 }

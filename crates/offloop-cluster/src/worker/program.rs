@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{Worker, WorkerBuilder, WorkerError};
+use crate::connection::{Connection, Credentials};
 use crate::security::Trust;
-use crate::store::Credentials;
 
 /// The word that makes a program a worker.
 const WORD: &str = "offloop-worker";
@@ -61,39 +61,38 @@ fn read(
     if let Some((_, given)) = options.iter().find(|(option, _)| option == "--url") {
         url = Some(given.clone());
     }
-    let mut builder = Worker::builder(url.ok_or("the URL of the cluster is missing")?);
+    let mut connection = Connection::to(url.ok_or("the URL of the cluster is missing")?);
     let mut trust = Trust::none();
+    let mut builder = Worker::builder("");
     for (option, value) in options {
         let number = || value.parse().map_err(|_| format!("{option} needs a number, not `{value}`"));
-        builder = match &*option {
-            "--url" => builder,
-            "--namespace" => builder.namespace(value),
-            "--queue" => match value.split_once('=') {
-                Some((queue, weight)) => {
-                    let weight =
-                        weight.parse().map_err(|_| format!("`{value}` has no weight that is a number"))?;
-                    builder.queue(queue, weight)
-                }
-                None => builder.queue(value, 1),
-            },
-            "--slots" => builder.slots(number()?),
-            "--drain" => builder.drain(Duration::from_secs(number()? as u64)),
-            "--name" => builder.name(value),
-            "--label" => builder.label(value),
-            "--creds" => builder.credentials(Credentials::Creds(read_file(&value)?)),
-            "--nkey" => builder.credentials(Credentials::Nkey(read_file(&value)?.trim().to_owned())),
+        match &*option {
+            "--url" => {}
+            "--namespace" => connection = connection.namespace(value),
+            "--creds" => connection = connection.credentials(Credentials::Creds(read_file(&value)?)),
+            "--nkey" => {
+                connection = connection.credentials(Credentials::Nkey(read_file(&value)?.trim().to_owned()));
+            }
             "--key" => {
                 let key = read_file(&value)?.parse().map_err(|error| format!("{value}: {error}"))?;
-                builder.key(key)
+                connection = connection.key(key);
             }
-            "--trust" => {
-                trust = trust.with(&value).map_err(|error| format!("{option}: {error}"))?;
-                builder
+            "--trust" => trust = trust.with(&value).map_err(|error| format!("{option}: {error}"))?,
+            "--queue" => {
+                let (queue, weight) = value.split_once('=').unwrap_or((&value, "1"));
+                let weight =
+                    weight.parse().map_err(|_| format!("`{value}` has no weight that is a number"))?;
+                builder = builder.queue(queue, weight);
             }
+            "--slots" => builder = builder.slots(number()?),
+            "--drain" => builder = builder.drain(Duration::from_secs(number()? as u64)),
+            "--name" => builder = builder.name(value),
+            "--label" => builder = builder.label(value),
             _ => return Err(format!("{option} is no option")),
-        };
+        }
     }
-    Ok(builder.trust(trust))
+    builder.connection = connection.trust(trust);
+    Ok(builder)
 }
 
 fn read_file(path: &str) -> Result<String, String> {

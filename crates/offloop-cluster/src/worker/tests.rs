@@ -10,12 +10,13 @@ use offloop::remote::unpack_error;
 use offloop::{ErrorKind, ProcessPool};
 
 use super::*;
+use crate::connection::Connection;
 use crate::embedded::Embedded;
 use crate::names::{Band, Part, Place};
 use crate::network;
-use crate::protocol::Publication;
+use crate::protocol::{Publication, Settings};
 use crate::records::{Ask, End, Job, Outcome, Report, State};
-use crate::security::Scope;
+use crate::security::{Scope, SigningKey, Trust};
 use crate::store::tests::{connection, server};
 use crate::store::{INLINE, JobHeaders, Reply};
 
@@ -80,14 +81,17 @@ fn settings() -> Settings {
 impl Cluster {
     /// Starts both, with changes to the instructions. `None` where no server is installed.
     fn start(change: impl FnOnce(WorkerBuilder) -> WorkerBuilder) -> Option<Self> {
+        Self::start_with(|connection| connection, change)
+    }
+
+    /// Does the same, with changes to the worker's connection, too.
+    fn start_with(
+        keys: impl FnOnce(Connection) -> Connection,
+        change: impl FnOnce(WorkerBuilder) -> WorkerBuilder,
+    ) -> Option<Self> {
         let server = server()?;
-        let mut connection = connection(&server);
-        connection.settings = settings();
-        let builder = Worker::builder(&connection.url)
-            .credentials(connection.credentials.clone())
-            .settings(settings())
-            .name("tested")
-            .slots(2);
+        let connection = connection(&server).settings(settings());
+        let builder = Worker::builder(keys(connection.clone())).name("tested").slots(2);
         let worker = change(builder).build().unwrap();
         let store = network::block_on(async move { Store::connect(&connection).await }).unwrap().unwrap();
         Some(Self { store, worker, client: Ulid::new(), _server: server })
@@ -396,7 +400,8 @@ fn jobs_of_strangers_do_not_run_and_ends_are_signed() {
     let (mine, stranger, own) = (SigningKey::generate(), SigningKey::generate(), SigningKey::generate());
     let trust = Trust::none().key_for(mine.public().clone(), ["worker:double"]);
     let own_key = own.clone();
-    let Some(cluster) = Cluster::start(|builder| builder.trust(trust).key(own_key)) else { return };
+    let keys = |connection: Connection| connection.trust(trust).key(own_key);
+    let Some(cluster) = Cluster::start_with(keys, |builder| builder) else { return };
     let believes = Trust::none().key(own.public().clone());
     let run = |key: Option<&SigningKey>, task: &str| {
         let mut job = cluster.job(task, &[21]);

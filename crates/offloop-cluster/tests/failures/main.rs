@@ -18,7 +18,7 @@ use harness::servers::Servers;
 use harness::tasks::{beat, crash, echo, nap, new_in_this_build, numbers, poison};
 use harness::{GUARD, eventually, settings};
 use offloop::{Error, ErrorKind, Handle, OnFull, Retry, prepare};
-use offloop_cluster::{Cluster, ClusterHandle, Credentials, StoredEnd};
+use offloop_cluster::{Cluster, ClusterHandle, Connection, Credentials, StoredEnd};
 
 offloop::init_tests!();
 
@@ -30,8 +30,9 @@ fn agent() {
 
 /// Returns a submitter.
 fn submitter(url: &str, replicas: usize) -> Cluster {
-    let builder = Cluster::builder(url).settings(settings()).replicas(u32::try_from(replicas).unwrap());
-    builder.unreachable_after(GUARD).build().unwrap()
+    let replicas = u32::try_from(replicas).unwrap();
+    let connection = Connection::to(url).settings(settings()).replicas(replicas);
+    Cluster::builder(connection).unreachable_after(GUARD).build().unwrap()
 }
 
 /// Servers, agents and a submitter.
@@ -306,8 +307,8 @@ fn dropped_events_are_read() {
     let Some(servers) = Servers::start_for(1, users, "") else { return };
     let scene = Scene::of(servers, 1);
     let deaf = Credentials::User { user: "deaf".to_owned(), password: "deaf".to_owned() };
-    let cluster =
-        Cluster::builder(scene.servers.url()).settings(settings()).credentials(deaf).build().unwrap();
+    let connection = Connection::to(scene.servers.url()).settings(settings()).credentials(deaf);
+    let cluster = Cluster::builder(connection).build().unwrap();
     let token = scene.books.token();
     assert_eq!(end(cluster.run(nap.with(scene.books.path(), token, 0))).unwrap(), token);
 }
@@ -338,8 +339,8 @@ fn stop_and_continue() {
 fn store_limit_is_full() {
     let Some(servers) = Servers::start_with(1, "max_file_store: 8MiB") else { return };
     let scene = Scene::of(servers, 0);
-    let builder = Cluster::builder(scene.servers.url()).settings(settings()).on_full(OnFull::Reject);
-    let cluster = builder.build().unwrap();
+    let connection = Connection::to(scene.servers.url()).settings(settings());
+    let cluster = Cluster::builder(connection).on_full(OnFull::Reject).build().unwrap();
     let mut kept = Vec::new();
     loop {
         let token = scene.books.token();

@@ -4,6 +4,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, SystemTime};
 
 use offloop::{ErrorKind, ProcessPool};
+use offloop_cluster::Connection;
 use offloop_cluster::records::Job;
 use offloop_cluster::worker::{Clock, Offer, Performer, PoolPerformer, Run, Running, Worker};
 use rustix::process::Signal;
@@ -164,9 +165,8 @@ pub fn serve() {
         .env_remove(INSTRUCTIONS)
         .build()
         .unwrap();
-    let worker = Worker::builder(url)
-        .settings(settings())
-        .replicas(replicas.parse().unwrap())
+    let connection = Connection::to(url).settings(settings()).replicas(replicas.parse().unwrap());
+    let worker = Worker::builder(connection)
         .slots(slots)
         .name(name)
         .drain(Duration::from_secs(5))

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use offloop::{Blob, Error, Handle, Retry, prepare};
-use offloop_cluster::{Cluster, ClusterHandle, StoredEnd};
+use offloop_cluster::{Cluster, ClusterHandle, Connection, StoredEnd};
 
 use crate::faults::Faults;
 use crate::harness::agents::{Agent, Instructions};
@@ -54,12 +54,9 @@ impl World {
         let skews = [-3000, 0, 3000].into_iter().enumerate();
         let instructions: Vec<_> =
             skews.map(|(at, skew)| Instructions::of(&servers).url(url(at)).skew(skew).slots(3)).collect();
-        let cluster = Cluster::builder(url(AGENTS))
-            .settings(settings())
-            .replicas(u32::try_from(count).unwrap())
-            .unreachable_after(HANG * 2)
-            .build()
-            .unwrap();
+        let replicas = u32::try_from(count).unwrap();
+        let connection = Connection::to(url(AGENTS)).settings(settings()).replicas(replicas);
+        let cluster = Cluster::builder(connection).unreachable_after(HANG * 2).build().unwrap();
         let agents: Vec<_> = instructions.iter().map(Instructions::start).collect();
         let books = Books::new(servers.directory());
         eventually("the agents are there", || cluster.workers().is_ok_and(|it| it.len() == AGENTS));
