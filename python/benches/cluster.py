@@ -142,7 +142,7 @@ def measured(quick: bool, rounds: int, in_rust: list[str]) -> tuple[Comparison, 
 
 
 def give(name: str, quick: bool, in_rust: list[str]) -> dict[str, float]:
-    """Has a contender take its turn. Returns its results."""
+    """Lets a contender take its turn. Returns its results."""
     if name in IN_RUST:
         command = [*in_rust, "--turn", IN_RUST[name]]
     else:

@@ -26,7 +26,7 @@ pub(crate) struct CallOptions {
     request: Option<Arc<str>>,
     retries: u32,
     buffersize: Option<usize>,
-    /// What only a cluster's calls have.
+    /// The options that only a cluster's calls have.
     routing: Routing,
 }
 

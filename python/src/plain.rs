@@ -154,7 +154,7 @@ fn not_plain(class: &Bound<'_, PyType>) -> PyErr {
 
 struct Reader<'a, 'py> {
     py: Python<'py>,
-    /// What was not read yet.
+    /// The bytes that were not read yet.
     bytes: &'a [u8],
 }
 

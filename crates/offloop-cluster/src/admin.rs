@@ -1,4 +1,4 @@
-//! What an operator does: looks at a namespace, puts dead jobs into their queues again, and drains workers.
+//! Operates a cluster: looks at a namespace, puts dead jobs into their queues again, and drains workers.
 
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -67,7 +67,7 @@ pub struct Admin {
     seals: Seals,
 }
 
-/// What is in a namespace.
+/// The contents of a namespace.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Status {
@@ -81,7 +81,7 @@ pub struct Status {
     pub dead: usize,
 }
 
-/// What is in a queue. Jobs that run are included: their messages stay in the queue until they have ended.
+/// The contents of a queue. Jobs that run are included: their messages stay in the queue until they have ended.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct QueueStatus {

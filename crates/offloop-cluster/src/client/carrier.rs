@@ -18,7 +18,7 @@ use crate::records::{Codec, Job};
 use crate::security::Seals;
 use crate::store::{INLINE, Store};
 
-/// What only a cluster's jobs have, beside the instructions of every job.
+/// The instructions that only a cluster's jobs have, beside those of every job.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Extra {
     pub(super) key: Option<String>,
@@ -29,7 +29,7 @@ pub(super) struct Extra {
     pub(super) pickle: Option<String>,
 }
 
-/// What the submitter's handle and the network's thread share about a job.
+/// The facts about a job that the submitter's handle and the network's thread share.
 #[derive(Debug)]
 pub(super) struct Ticket {
     pub(super) id: Ulid,

@@ -636,7 +636,7 @@ impl Driver {
         }
     }
 
-    /// Has the first of the jobs that found no room published again soon, since one of this client has gone.
+    /// Publishes the first of the jobs that found no room again soon, since one of this client has gone.
     fn there_may_be_room(&mut self) {
         while let Some(number) = self.full.pop_front() {
             let Some(entry) = self.jobs.get_mut(&number) else { continue };

@@ -13,7 +13,7 @@ use super::Cluster;
 use super::carrier::{Command, Ticket};
 use crate::Ulid;
 
-/// What the cluster's record says about a job that was to be stopped.
+/// The cluster's record of a job that was to be stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StoredEnd {
@@ -29,7 +29,7 @@ pub enum StoredEnd {
     LeftToOthers,
 }
 
-/// How far a job is, as the network's thread tells its handle.
+/// The progress of a job, as the network's thread tells its handle.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Progress {
     /// Its queue was full at the last attempt.

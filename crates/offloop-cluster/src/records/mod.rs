@@ -197,7 +197,7 @@ pub struct BlobRef {
     pub sha256: [u8; 32],
 }
 
-/// What came of a start: the body of the end that a worker writes.
+/// The outcome of a start: the body of the end that a worker writes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Report {
@@ -275,7 +275,7 @@ impl Item {
     }
 }
 
-/// What a worker tells about itself, again and again while it lives.
+/// A worker's description of itself, which it stores again and again while it lives.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]

@@ -1,4 +1,4 @@
-//! Who may run what: keys, signed records, trust, and the permissions of each role on the server.
+//! Decides who may run what: keys, signed records, trust, and the permissions of each role on the server.
 //!
 //! The server's own means (TLS, users, credentials) decide who may connect. They do not say who wrote a record: each
 //! submitter may publish into a queue. So a job record and the record of a job's end carry an Ed25519 signature, over

@@ -18,7 +18,7 @@ use crate::protocol::{Publication, Revision};
 /// The interval of the server's signs of life while it has nothing to deliver.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
-/// What is to be seen of a job from outside, without its record.
+/// The facts about a job that are visible without its record.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct JobHeaders {
     pub(crate) task: String,

@@ -57,7 +57,7 @@ pub enum LayoutError {
     /// The server refuses what is needed.
     #[error("the cluster's server refuses {action}: {reason}")]
     Refused {
-        /// What was asked for.
+        /// The request.
         action: String,
         /// The server's answer.
         reason: String,

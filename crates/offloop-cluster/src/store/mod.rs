@@ -59,7 +59,7 @@ pub enum ConnectError {
     /// The name of a namespace or of a queue is not allowed.
     #[error("{what} {name:?} is not allowed: use 1 to 64 letters, digits, `_` and `-`")]
     Name {
-        /// What is named.
+        /// The kind of thing that has the name.
         what: &'static str,
         /// The name.
         name: String,
@@ -116,7 +116,7 @@ struct Either<T> {
     answer: Option<T>,
 }
 
-/// Why a request to the server has no answer that can be used.
+/// The reason why a request to the server has no answer that can be used.
 #[derive(Debug, Clone)]
 enum Failure {
     /// There was no answer in time.

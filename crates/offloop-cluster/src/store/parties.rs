@@ -1,4 +1,4 @@
-//! Who is there, questions between parties, streamed items, dead jobs, and what the queues hold.
+//! Stores and asks for presence, questions between parties, streamed items, dead jobs, and the contents of queues.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What all jobs of a worker share, and the loops beside them: pulls, presence, answers to questions.
+//! Serves a worker: the loops beside its jobs (pulls, presence, answers to questions), and the state that all jobs share.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,7 +38,7 @@ const LOG: usize = 500;
 /// The number of names of other workers that are kept.
 const NAMES: usize = 1000;
 
-/// How far a worker is on its way to its end.
+/// The stage of a worker on its way to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     Serving,
@@ -78,7 +78,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a worker has done.
+/// The counts of a worker.
 #[derive(Default)]
 pub(super) struct Counts(Mutex<WorkerMetrics>);
 
@@ -132,7 +132,7 @@ pub(super) struct Agent {
     pub(super) queues: Vec<(String, u32)>,
     pub(super) capacity: Option<u64>,
     pub(super) seals: Seals,
-    /// What it tells about itself, without what changes.
+    /// Its description of itself, without the parts that change.
     pub(super) presence: Presence,
     pub(super) phase: watch::Sender<Phase>,
     deliveries: Mutex<BTreeMap<u64, Arc<Entry>>>,

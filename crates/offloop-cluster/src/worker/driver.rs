@@ -164,7 +164,7 @@ impl Driver {
     }
 }
 
-/// What the requests of a driver need of it.
+/// The parts of a driver that its requests need.
 struct Context {
     agent: Arc<Agent>,
     job: Arc<Job>,

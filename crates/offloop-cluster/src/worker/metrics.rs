@@ -1,4 +1,4 @@
-//! What a worker tells about its work.
+//! Counts a worker's work.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::records::Outcome;
 
-/// What a worker has done since it was started.
+/// The counts of a worker since it was started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerMetrics {

@@ -44,7 +44,7 @@ pub trait Running: Send + Sync {
     fn kill(&self, at_once: bool);
 }
 
-/// What came of a job's run.
+/// The outcome of a job's run.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Ran {
@@ -52,9 +52,9 @@ pub struct Ran {
     /// [`ErrorKind::Cancelled`], [`ErrorKind::Closed`] and [`ErrorKind::Unreachable`] say that the process died. All other
     /// reasons are failures of the task.
     pub result: Result<Answer, ErrorKind>,
-    /// What it has printed, if that was asked for.
+    /// Its standard output, if that was asked for.
     pub stdout: Vec<u8>,
-    /// What it has printed to standard error.
+    /// Its standard error.
     pub stderr: Vec<u8>,
     /// True if more was printed than is kept.
     pub is_truncated: bool,

@@ -1,4 +1,4 @@
-//! What happens when parts of a cluster fail, with real servers and with agents that are processes of their own. Each test
+//! Makes parts of a cluster fail, with real servers and with agents that are processes of their own. Each test
 //! needs a NATS server: `OFFLOOP_NATS_SERVER`, or `nats-server` in `PATH`. Where there is none, it says so and passes.
 //! The tests that take long are ignored here; `cargo xtask test --only cluster-failures` runs them.
 

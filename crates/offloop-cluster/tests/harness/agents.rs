@@ -25,7 +25,7 @@ pub struct Instructions {
     pub slots: usize,
     pub replicas: u32,
     pub name: String,
-    /// How far its clock is ahead, in seconds.
+    /// The lead of its clock, in seconds.
     pub skew: i64,
     /// It has no task with this name.
     pub lacks: String,

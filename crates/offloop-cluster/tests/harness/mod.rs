@@ -1,4 +1,4 @@
-//! What the tests of failures and the torture share: servers and agents as processes of their own, a network that can be
+//! Shares between the tests of failures and the torture: servers and agents as processes of their own, a network that can be
 //! cut, tasks that record their starts, and the books of those.
 
 #![allow(dead_code, unreachable_pub, reason = "each program uses its own part of this module")]

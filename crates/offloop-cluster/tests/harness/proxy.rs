@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-/// How often a connection looks whether it may go on.
+/// The pause between two looks of a connection whether it may go on.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Passes connections on to a server, until it is cut. What was on its way then arrives when it is healed, as TCP has it.

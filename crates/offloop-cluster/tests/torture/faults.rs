@@ -1,4 +1,4 @@
-//! What fails: agents, servers, and the network between them.
+//! Makes agents, servers and the network between them fail.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use fastrand::Rng;
 
 use crate::load::{AGENTS, World};
 
-/// What is undone later.
+/// The failures that are undone later.
 enum Undo {
     ResumeAgent(usize),
     Mend(usize),

@@ -1,4 +1,4 @@
-//! What may become of a job, and what must not.
+//! Judges what has become of jobs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -24,7 +24,7 @@ pub(crate) enum Kind {
     Impatient,
 }
 
-/// What has become of a job.
+/// The fate of a job.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fate {
     /// It has ended, as its handle says.

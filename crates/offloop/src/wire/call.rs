@@ -149,7 +149,7 @@ impl<'a> CallContext<'a> {
 pub(crate) struct Encoded {
     pub(crate) task: &'static Task,
     pub(crate) arguments: Payload,
-    /// Whether a [`CallContext`] precedes the arguments.
+    /// True if a [`CallContext`] precedes the arguments.
     pub(crate) has_context: bool,
     /// Results and items are to be complete by themselves, without parts.
     pub(crate) is_whole: bool,
