@@ -215,8 +215,11 @@ impl Carrier for ToCluster {
             }
             None => {}
         }
-        let id = extra.attach.or(extra.key.as_deref().map(id_of_key)).unwrap_or_default();
-        let id = if id == Ulid::default() { Ulid::new() } else { id };
+        let id = match (extra.attach, &extra.key) {
+            (Some(id), _) => id,
+            (None, Some(key)) => id_of_key(key),
+            (None, None) => Ulid::new(),
+        };
         let refuses_wait = asked.never_wait || self.shared.on_full == OnFull::Reject;
         let mut job = Job::new(id, self.shared.me, outbound.task(), Vec::new());
         if !is_named {

@@ -1,12 +1,16 @@
 //! The far side of a [carrier](super::carrier) in this process: one task on the network's thread, which drives the
 //! machines of all jobs of a client.
 
+mod items;
+mod link;
+mod states;
+mod timers;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,18 +22,21 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
+use items::ItemState;
+use timers::slot;
+
 use super::carrier::{Command, Room, Shared, Submitted, lock};
 use super::handle::{Progress, StoredEnd};
 use super::outcome;
 use crate::Ulid;
 use crate::names::{Band, Part, Place};
 use crate::protocol::{
-    Publication, Stored, Submission, SubmissionAction as Action, SubmissionEvent as Event,
+    Publication, Submission, SubmissionAction as Action, SubmissionEvent as Event,
     SubmissionTimer as MachineTimer, Written,
 };
-use crate::records::{Ask, BlobRef, End, Item, Job, Outcome, State};
+use crate::records::{Ask, BlobRef, End, Item, Job, State};
 use crate::store::{
-    Announcement, Asked, Events, Items, JobHeaders, LayoutError, Link, Question, Store, StoredBytes, random,
+    Announcement, Asked, Events, Items, JobHeaders, LayoutError, Question, Store, StoredBytes, random,
 };
 
 /// The interval in which the states of all outstanding jobs are read, in case that an announcement was missed.
@@ -109,21 +116,6 @@ struct Entry {
     items: ItemState,
     watcher: Option<Watcher>,
     settling: Vec<oneshot::Sender<()>>,
-}
-
-/// The streamed items of a job.
-#[derive(Default)]
-struct ItemState {
-    /// The worker that sends them.
-    worker: Option<Ulid>,
-    /// The number of the start whose items they are.
-    attempt: u32,
-    /// The number of the first item that was not passed on.
-    next: u64,
-    /// Items that have come and were not passed on.
-    waiting: VecDeque<Item>,
-    /// The first of those is being read from where it is stored.
-    is_fetching: bool,
 }
 
 pub(super) struct Driver {
@@ -216,50 +208,6 @@ impl Driver {
 
     fn request(&mut self, request: impl Future<Output = Done> + Send + 'static) {
         self.requests.push(Box::pin(request));
-    }
-
-    /// Lays the namespace out and begins to listen, after this time.
-    fn prepare(&mut self, pause: Duration) {
-        let (store, me, capacity) = (self.store.clone(), self.shared.me, self.capacity);
-        self.request(async move {
-            sleep(pause).await;
-            let prepare = async {
-                let capacity = store.prepare(&[], capacity).await?;
-                let silent = || LayoutError::Unreachable("no room for a subscription".to_owned());
-                let events = store.events(me).await.ok_or_else(silent)?;
-                let items = store.items(me).await.ok_or_else(silent)?;
-                let asked = store.asked(me).await.ok_or_else(silent)?;
-                Ok((capacity, Box::new((events, items, asked))))
-            };
-            Done::Prepared(prepare.await)
-        });
-    }
-
-    fn begin_all(&mut self, capacity: u64) {
-        self.is_ready = true;
-        self.shared.capacity.store(capacity, Ordering::Relaxed);
-        *lock(&self.shared.trouble) = None;
-        let mut waiting: Vec<_> = self.jobs.keys().copied().collect();
-        waiting.sort_unstable();
-        for number in waiting {
-            self.begin(number);
-        }
-    }
-
-    /// Ends what has come if this program cannot work with the cluster. Else tries again.
-    fn failed_to_prepare(&mut self, error: &LayoutError) {
-        let text = error.to_string();
-        *lock(&self.shared.trouble) = Some(text.clone());
-        if !matches!(error, LayoutError::Newer { .. } | LayoutError::OldServer { .. }) {
-            let pause = self.store.settings().pause;
-            return self.prepare(pause);
-        }
-        *lock(&self.shared.unfit) = Some(text.clone());
-        let numbers: Vec<_> = self.jobs.keys().copied().collect();
-        for number in numbers {
-            self.end_here(number, ErrorKind::Unreachable(text.clone().into()));
-            self.remove(number);
-        }
     }
 
     fn command(&mut self, command: Command) {
@@ -436,23 +384,25 @@ impl Driver {
 
     fn publish(&mut self, number: Number) {
         let Some(entry) = self.jobs.get_mut(&number) else { return };
-        let (store, mut job, record, arguments) =
-            (self.store.clone(), entry.job.clone(), entry.record.clone(), entry.arguments.clone());
-        let shared = Arc::clone(&self.shared);
+        let (store, id, queue, band) =
+            (self.store.clone(), entry.job.id, entry.job.queue.clone(), Band::of(entry.job.priority));
+        let headers = JobHeaders { task: entry.job.task.clone(), ..JobHeaders::default() };
+        if let Some(record) = entry.record.clone() {
+            return self.request(async move {
+                Done::Published(number, None, store.publish(&queue, band, id, record, &headers).await)
+            });
+        }
+        let (mut job, arguments, shared) =
+            (entry.job.clone(), entry.arguments.clone(), Arc::clone(&self.shared));
         self.request(async move {
-            let (blob, record) = if let Some(record) = record {
-                (None, record)
-            } else {
-                let put = store.put_blob(job.id, Part::Arguments, arguments, store.settings().remember);
-                job.blob = put.await;
-                match shared.seals.encode(store.names().namespace(), &job) {
-                    Ok(record) if job.blob.is_some() => (job.blob, record.into()),
-                    _ => return Done::Published(number, None, Publication::Unknown),
+            job.blob = store.put_blob(id, Part::Arguments, arguments, store.settings().remember).await;
+            match shared.seals.encode(store.names().namespace(), &job) {
+                Ok(record) if job.blob.is_some() => {
+                    let published = store.publish(&queue, band, id, record.into(), &headers).await;
+                    Done::Published(number, job.blob, published)
                 }
-            };
-            let headers = JobHeaders { task: job.task, ..JobHeaders::default() };
-            let published = store.publish(&job.queue, Band::of(job.priority), job.id, record, &headers).await;
-            Done::Published(number, blob, published)
+                _ => Done::Published(number, None, Publication::Unknown),
+            }
         });
     }
 
@@ -496,104 +446,6 @@ impl Driver {
         }
     }
 
-    /// Reads the states that machines have asked for, by as few requests as possible.
-    fn read_due(&mut self) {
-        let (mut known, mut places) = (Vec::new(), Vec::new());
-        for number in std::mem::take(&mut self.reads) {
-            let Some(entry) = self.jobs.get(&number) else { continue };
-            let (store, job) = (self.store.clone(), entry.job.id);
-            if let Some(place) = entry.place {
-                known.push(number);
-                places.push(place);
-            } else {
-                self.request(async move {
-                    let found = match store.find(job).await {
-                        None => Found::NoAnswer,
-                        Some(None) => Found::Nothing,
-                        Some(Some((place, stored))) => Found::State(place, stored),
-                    };
-                    Done::Read(vec![(number, found)])
-                });
-            }
-        }
-        if known.is_empty() {
-            return;
-        }
-        let store = self.store.clone();
-        self.request(async move {
-            let read = if let [place] = places[..] {
-                store.read(&place).await.map(|read| vec![read])
-            } else {
-                store.read_many(&places).await
-            };
-            let found = match read {
-                Some(read) => {
-                    let read = places.into_iter().zip(read);
-                    read.map(|(place, read)| read.map_or(Found::Nothing, |read| Found::State(place, read)))
-                        .collect()
-                }
-                None => vec![Found::NoAnswer; known.len()],
-            };
-            Done::Read(known.into_iter().zip(found).collect())
-        });
-    }
-
-    fn read(&mut self, number: Number, found: Found) {
-        let event = match found {
-            Found::NoAnswer => Event::Read(None),
-            Found::Nothing => Event::Read(Some(None)),
-            Found::State(place, stored) => {
-                if let Some(entry) = self.jobs.get_mut(&number) {
-                    entry.place = Some(place);
-                }
-                match self.decode(place.job, &stored.bytes) {
-                    Ok(state) => Event::Read(Some(Some(Stored { revision: stored.revision, state }))),
-                    Err(kind) => return self.give_up(number, kind),
-                }
-            }
-        };
-        self.feed(number, event);
-    }
-
-    fn announced(&mut self, announced: &Announcement) {
-        let Announcement { place, revision, bytes } = announced;
-        for number in self.numbers_of(place.job) {
-            let Some(entry) = self.jobs.get_mut(&number) else { continue };
-            if *entry.place.get_or_insert(*place) != *place {
-                continue;
-            }
-            match self.decode(place.job, bytes) {
-                Ok(state) => self.feed(number, Event::Announced(Stored { revision: *revision, state })),
-                Err(kind) => self.give_up(number, kind),
-            }
-        }
-    }
-
-    fn numbers_of(&self, job: Ulid) -> Vec<Number> {
-        self.ids.range((job, 0)..=(job, Number::MAX)).map(|(_, number)| *number).collect()
-    }
-
-    /// Reads the state of a job. An end that does not count is an error.
-    fn decode(&self, job: Ulid, bytes: &[u8]) -> Result<State, ErrorKind> {
-        let unreadable = |error| ErrorKind::Decode(format!("the state of the job in the cluster: {error}"));
-        let state = State::decode(bytes).map_err(unreadable)?;
-        // The server's own mark is not signed, and nothing is believed by it but that there is no result.
-        if let State::End(end) = &state
-            && end.outcome != Outcome::Forgotten
-        {
-            let admitted = self.shared.seals.admit_end(self.store.names().namespace(), job, bytes, end);
-            admitted.map_err(|reason| ErrorKind::NotTrusted(reason.into()))?;
-        }
-        Ok(state)
-    }
-
-    /// Ends a job here whose state is no record, one of a newer version, or an end that does not count. What becomes of it
-    /// cannot be known.
-    fn give_up(&mut self, number: Number, kind: ErrorKind) {
-        self.end_here(number, kind);
-        self.remove(number);
-    }
-
     /// Passes on the end of a job.
     fn ended(&mut self, number: Number, end: End) {
         let Some(entry) = self.jobs.get_mut(&number) else { return };
@@ -601,22 +453,27 @@ impl Driver {
         let stored = outcome::stored_end(&end, self.shared.me);
         entry.progress.send_modify(|progress| progress.stored = Some(stored));
         entry.settling.clear();
-        let (store, job, ender) = (self.store.clone(), entry.job.clone(), entry.ender.take());
-        if job.blob.is_some() {
-            let (store, id) = (store.clone(), job.id);
+        let (id, has_blob, ender) = (entry.job.id, entry.job.blob.is_some(), entry.ender.take());
+        let had_ender = ender.is_some();
+        let unended = ender.and_then(|ender| outcome::end_at_once(ender, &entry.job, &end));
+        let unended = unended.map(|ender| (ender, entry.job.clone()));
+        if has_blob {
+            let store = self.store.clone();
             self.request(async move {
                 store.delete_blob(id, Part::Arguments).await;
                 Done::Nothing
             });
         }
-        let Some(ender) = ender else { return };
-        if let Some(ender) = outcome::end_at_once(ender, &job, &end) {
+        if let Some((ender, job)) = unended {
+            let store = self.store.clone();
             self.request(async move {
                 outcome::end(&store, ender, &job, &end).await;
                 Done::Nothing
             });
         }
-        self.there_may_be_room();
+        if had_ender {
+            self.there_may_be_room();
+        }
     }
 
     /// Ends a job for its handle only.
@@ -647,58 +504,6 @@ impl Driver {
         }
     }
 
-    fn arm(&mut self, number: Number, timer: Timer, after: Duration) {
-        let Some(entry) = self.jobs.get_mut(&number) else { return };
-        let Some(at) = Instant::now().checked_add(after) else { return };
-        entry.armed[slot(timer)] = Some(at);
-        self.timers.push(Reverse((at, number, timer)));
-    }
-
-    fn fire_timers(&mut self) {
-        let now = Instant::now();
-        while let Some(Reverse((at, number, timer))) = self.timers.peek().copied() {
-            if at > now {
-                return;
-            }
-            self.timers.pop();
-            let Some(entry) = self.jobs.get_mut(&number) else { continue };
-            // It may have been started anew since.
-            if entry.armed[slot(timer)] == Some(at) {
-                entry.armed[slot(timer)] = None;
-                match timer {
-                    Timer::Machine(timer) => self.feed(number, Event::Fired(timer)),
-                    Timer::Unreachable => self.unreachable(number),
-                }
-            }
-        }
-    }
-
-    /// Ends a job that is not in the queue, if that is because the server cannot be reached. If it gets into the queue yet,
-    /// it is taken out again.
-    fn unreachable(&mut self, number: Number) {
-        let link = self.store.link();
-        let link = link.borrow().clone();
-        if link.is_up && self.is_ready {
-            return self.arm(number, Timer::Unreachable, self.shared.unreachable_after);
-        }
-        let trouble = lock(&self.shared.trouble).clone();
-        let reason = if link.is_up { trouble.unwrap_or_default() } else { link.reason };
-        let text = format!(
-            "the cluster's server did not take the job within {:?}: {reason}",
-            self.shared.unreachable_after
-        );
-        self.end_here(number, ErrorKind::Unreachable(text.into()));
-        self.cancel(number);
-    }
-
-    fn link_changed(&mut self, link: &Link) {
-        if link.is_up && link.epoch != self.epoch {
-            self.epoch = link.epoch;
-            self.feed_all(&Event::Reconnected);
-            self.owing.extend(self.jobs.iter().filter(|(_, it)| it.job.stream.is_some()).map(|(it, _)| *it));
-        }
-    }
-
     fn question(&mut self, question: Question) {
         let answer = match &question.ask {
             Ok(Ask::Has { id }) => {
@@ -720,89 +525,6 @@ impl Driver {
             store.tell(worker, &ask).await;
             Done::Nothing
         });
-    }
-
-    /// Takes an item that has come. One that is not the next one was sent before, or will be sent again.
-    fn item(&mut self, job: Ulid, item: &Item) {
-        for number in self.numbers_of(job) {
-            let Some(entry) = self.jobs.get_mut(&number) else { continue };
-            let (state, stream) = (&mut entry.items, entry.job.stream.unwrap_or(0) as usize);
-            if item.attempt > state.attempt {
-                let worker = state.worker;
-                *state = ItemState { worker, attempt: item.attempt, ..ItemState::default() };
-            }
-            if entry.ender.is_none() {
-                // Nobody reads them, and the worker does not wait for a reader.
-                state.next = state.next.max(item.number.saturating_add(1));
-                self.owing.insert(number);
-                continue;
-            }
-            let expected = state.next + state.waiting.len() as u64;
-            if item.attempt == state.attempt && item.number == expected && state.waiting.len() <= stream {
-                state.waiting.push_back(item.clone());
-            }
-            self.pass_items(number);
-        }
-    }
-
-    /// Passes on the items for which the reader has room.
-    fn pass_items(&mut self, number: Number) {
-        let Some(entry) = self.jobs.get_mut(&number) else { return };
-        let Some(ender) = &entry.ender else { return };
-        let state = &mut entry.items;
-        self.owing.insert(number);
-        while let Some(mut item) = state.waiting.pop_front() {
-            if let Some(blob) = item.blob.filter(|_| item.item.is_empty()) {
-                let is_fetching = std::mem::replace(&mut state.is_fetching, true);
-                let (store, job, part) = (self.store.clone(), entry.job.id, Part::Item(item.number));
-                state.waiting.push_front(item);
-                if !is_fetching {
-                    self.request(
-                        async move { Done::Item(number, store.get_blob(job, part, &blob).await.ok()) },
-                    );
-                }
-                return;
-            }
-            match ender.item(std::mem::take(&mut item.item)) {
-                Ok(()) => state.next += 1,
-                Err(bytes) => {
-                    item.item = bytes;
-                    return state.waiting.push_front(item);
-                }
-            }
-        }
-    }
-
-    fn fetched(&mut self, number: Number, bytes: Option<Vec<u8>>) {
-        let Some(entry) = self.jobs.get_mut(&number) else { return };
-        entry.items.is_fetching = false;
-        match (bytes, entry.items.waiting.front_mut()) {
-            (Some(bytes), Some(first)) => {
-                (first.item, first.blob) = (bytes, None);
-                self.pass_items(number);
-            }
-            // The worker sends them again.
-            _ => entry.items.waiting.clear(),
-        }
-    }
-
-    /// Tells workers what has come of their items, and what there is room for.
-    fn send_credit(&mut self) {
-        for number in std::mem::take(&mut self.owing) {
-            let Some(entry) = self.jobs.get(&number) else { continue };
-            let ItemState { worker: Some(worker), attempt, next, .. } = entry.items else { continue };
-            let room = entry.ender.as_ref().map_or(u64::from(u32::MAX), |ender| ender.room() as u64);
-            let credit = Ask::Credit { id: entry.job.id, attempt, next, room };
-            self.tell(worker, credit);
-        }
-    }
-}
-
-fn slot(timer: Timer) -> usize {
-    match timer {
-        Timer::Machine(MachineTimer::Pause) => 0,
-        Timer::Machine(MachineTimer::Ask) => 1,
-        Timer::Unreachable => 2,
     }
 }
 
