@@ -1,19 +1,21 @@
 //! The client on a real server, with a worker that the test plays by hand, step by step. Where no server is installed, the
 //! tests say so and pass.
 
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Child, Command as Process, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+mod away;
+mod hand;
+
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
 use offloop::remote::pack_error;
 use offloop::{ErrorKind, JobState, Retry};
 
+use hand::Hand;
+
 use super::*;
 use crate::connection::Connection;
-use crate::embedded::{Embedded, SERVER_VARIABLE};
+use crate::embedded::Embedded;
 use crate::names::{Band, Part, Place};
 use crate::protocol::Written;
 use crate::records::{Ask, End, Item, Outcome, Report, State};
@@ -54,67 +56,6 @@ fn end<T>(mut handle: impl std::ops::DerefMut<Target = Handle<T>>) -> Result<T, 
 
 fn builder(server: &Embedded) -> ClusterBuilder {
     Cluster::builder(connection(server))
-}
-
-/// A worker that the test plays.
-struct Hand {
-    store: Store,
-    me: Ulid,
-}
-
-impl Hand {
-    fn new(connection: Connection) -> Self {
-        let store = wait(async move {
-            let store = Store::connect(&connection).await.unwrap();
-            store.prepare(&["default".to_owned()], None).await.unwrap();
-            store
-        });
-        Self { store, me: Ulid::new() }
-    }
-
-    fn pull(&self) -> Pull {
-        self.store.pull("default", Band::Normal)
-    }
-
-    /// Takes the next job, in any band.
-    fn take(&self) -> (Message, Job) {
-        let mut pull = self.pull();
-        wait(async move {
-            loop {
-                if let Some(message) = pull.next(1, Duration::from_secs(1)).await.pop() {
-                    let job = Job::decode(&message.record).unwrap();
-                    return (message, job);
-                }
-            }
-        })
-    }
-
-    fn write(&self, job: &Job, expected: u64, state: &State) -> Written {
-        let (store, place, bytes) = (self.store.clone(), Place::of(job), state.encode().unwrap());
-        wait(async move { store.write(&place, expected, bytes, GUARD).await })
-    }
-
-    fn claim(&self, job: &Job) -> u64 {
-        match self.write(job, 0, &State::Claim { by: self.me, attempt: 1 }) {
-            Written::Stored(revision) => revision,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn end(&self, job: &Job, claim: u64, outcome: Outcome, body: Vec<u8>) {
-        let end = End { by: self.me, attempt: 1, outcome, body };
-        let written = self.write(job, claim, &State::End(Box::new(end)));
-        assert!(matches!(written, Written::Stored(_)), "{written:?}");
-    }
-
-    /// Takes the next job and ends it with this report.
-    fn perform(&self, outcome: Outcome, report: &Report) -> Job {
-        let (message, job) = self.take();
-        let claim = self.claim(&job);
-        self.end(&job, claim, outcome, report.encode().unwrap());
-        wait(async move { message.ack().await });
-        job
-    }
 }
 
 fn answer(value: impl Serialize) -> Report {
@@ -269,19 +210,6 @@ fn a_second_submission_with_a_key_finds_the_first() {
     assert_eq!(end(late).unwrap(), 2);
     let store = hand.store.clone();
     assert!(wait(async move { store.queues().await.unwrap() }).is_empty(), "it was submitted once");
-}
-
-impl Hand {
-    /// Claims a job with a key, in place of the state of its submission.
-    fn claim_keyed(&self, job: &Job) -> u64 {
-        let (store, place) = (self.store.clone(), Place::of(job));
-        let queued = wait(async move { store.read(&place).await.unwrap().unwrap() });
-        assert!(matches!(State::decode(&queued.bytes).unwrap(), State::Queued { .. }));
-        match self.write(job, queued.revision, &State::Claim { by: self.me, attempt: 1 }) {
-            Written::Stored(revision) => revision,
-            other => panic!("{other:?}"),
-        }
-    }
 }
 
 #[test]
@@ -528,145 +456,6 @@ fn a_shutdown_waits_for_jobs_and_stops_the_rest() {
     let store = hand.store.clone();
     assert!(wait(async move { store.queues().await.unwrap() }).is_empty());
     assert!(matches!(end(Box::new(cluster.run(double.with(1)))), Err(ErrorKind::Closed)));
-}
-
-/// A server that can be killed and started again at the same place.
-struct Restartable {
-    port: u16,
-    directory: std::path::PathBuf,
-    process: Option<Child>,
-}
-
-impl Restartable {
-    fn new(name: &str) -> Option<Self> {
-        server()?;
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let directory = std::env::temp_dir().join(format!("offloop-client-{name}-{}", std::process::id()));
-        let mut this = Self { port, directory, process: None };
-        this.start();
-        Some(this)
-    }
-
-    fn start(&mut self) {
-        let program = std::env::var_os(SERVER_VARIABLE).unwrap_or_else(|| "nats-server".into());
-        let mut command = Process::new(program);
-        command.args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-js", "-sd"]).arg(&self.directory);
-        self.process = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
-    }
-
-    fn connection(&self) -> Connection {
-        Connection::to(format!("nats://127.0.0.1:{}", self.port))
-    }
-}
-
-impl Drop for Restartable {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
-
-#[test]
-fn handles_stay_pending_while_the_server_is_away_and_get_their_results_afterwards() {
-    let Some(mut server) = Restartable::new("restart") else { return };
-    let hand = Hand::new(server.connection());
-    let cluster = Cluster::builder(server.connection()).build().unwrap();
-    let running = cluster.submit(double.with(1)).send();
-    let (_, job) = hand.take();
-    let claim = hand.claim(&job);
-    let mut queued = cluster.submit(double.with(2)).send();
-    queued.wait_accepted();
-    // The store of a server that was killed has what was on its disk.
-    std::thread::sleep(Duration::from_millis(300));
-    for _ in 0..2 {
-        server.kill();
-        eventually("the client notices", || cluster.trouble().is_some());
-        let submitted_meanwhile = cluster.submit(double.with(3)).send();
-        assert!(submitted_meanwhile.waits_for().is_some());
-        server.start();
-        eventually("the client is back", || cluster.trouble().is_none());
-        let mut submitted_meanwhile = submitted_meanwhile;
-        submitted_meanwhile.wait_accepted();
-        assert_eq!(wait(submitted_meanwhile.cancel_stored()), StoredEnd::NeverRan);
-        assert_eq!((running.state(), queued.state()), (JobState::Running, JobState::Queued));
-    }
-    hand.end(&job, claim, Outcome::Returned, answer(2).encode().unwrap());
-    assert_eq!(end(running).unwrap(), 2);
-    assert_eq!(wait(queued.cancel_stored()), StoredEnd::NeverRan);
-}
-
-/// A way to the server that can be cut.
-struct Proxy {
-    port: u16,
-    is_cut: Arc<AtomicBool>,
-    streams: Arc<Mutex<Vec<TcpStream>>>,
-}
-
-impl Proxy {
-    fn new(to: std::net::SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (is_cut, streams) = (Arc::new(AtomicBool::new(false)), Arc::<Mutex<Vec<TcpStream>>>::default());
-        let (cut, all) = (Arc::clone(&is_cut), Arc::clone(&streams));
-        std::thread::spawn(move || {
-            for near in listener.incoming() {
-                let (Ok(near), false) = (near, cut.load(Ordering::SeqCst)) else { continue };
-                let far = TcpStream::connect(to).unwrap();
-                all.lock().unwrap().extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);
-                for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)]
-                {
-                    std::thread::spawn(move || {
-                        let _ = std::io::copy(&mut from, &mut to);
-                        let _ = to.shutdown(Shutdown::Both);
-                    });
-                }
-            }
-        });
-        Self { port, is_cut, streams }
-    }
-
-    fn cut(&self) {
-        self.is_cut.store(true, Ordering::SeqCst);
-        for stream in self.streams.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-
-    fn mend(&self) {
-        self.is_cut.store(false, Ordering::SeqCst);
-    }
-}
-
-#[test]
-fn jobs_go_on_while_their_submitter_is_cut_off_and_their_ends_are_read_afterwards() {
-    let Some(server) = server() else { return };
-    let hand = Hand::new(connection(&server));
-    let proxy = Proxy::new(server.address());
-    let Connection { credentials, .. } = connection(&server);
-    let way = Connection::to(format!("nats://127.0.0.1:{}", proxy.port)).credentials(credentials);
-    let cluster = Cluster::builder(way).build().unwrap();
-    let handles: Vec<_> = (0..20).map(|number| cluster.submit(double.with(number)).send()).collect();
-    let mut jobs: Vec<_> = handles.iter().map(|_| hand.take()).collect();
-    proxy.cut();
-    eventually("the client notices", || cluster.trouble().is_some());
-    for (message, job) in jobs.drain(..) {
-        let claim = hand.claim(&job);
-        let number: u64 = rmp_serde::from_slice(&job.arguments).unwrap();
-        hand.end(&job, claim, Outcome::Returned, answer(number * 2).encode().unwrap());
-        wait(async move { message.ack().await });
-    }
-    assert!(handles.iter().all(|handle| handle.state() != JobState::Ended));
-    proxy.mend();
-    for (number, handle) in (0..).zip(handles) {
-        assert_eq!(end(handle).unwrap(), number * 2);
-    }
 }
 
 #[test]
