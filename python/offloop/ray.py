@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from importlib import import_module
 from typing import Any
@@ -96,11 +95,10 @@ class RayExecutor(EngineExecutor):
 
     async def _carry(self, job: EngineJob, call: CallParcel, priority: int) -> None:
         timers: list[asyncio.TimerHandle] = []
-        if job.queue_timeout is not None:
-            left = max(0.0, job.submitted + job.queue_timeout - time.monotonic())
+        if (left := job.queue_time_left()) is not None:
             timers.append(self._loop.call_later(left, _end_queued, job))
         try:
-            for left in reversed(range(call.terms.starts)):
+            for starts_left in reversed(range(call.terms.starts)):
                 if job.state == "ended":
                     return
                 if (reason := self._lost()) is not None:
@@ -111,7 +109,7 @@ class RayExecutor(EngineExecutor):
                         job.receive(reply, self._copy)
                     return
                 except _DEATHS as error:
-                    if left == 0:
+                    if starts_left == 0:
                         job.fail(_died(job, error))
         except _errors.TaskCancelledError as error:
             # It has ended already if it was cancelled here.

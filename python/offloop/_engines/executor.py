@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import contextvars
 import itertools
-import sys
 import threading
 import time
 import weakref
@@ -17,11 +16,10 @@ from typing import Any, Literal, Never, overload
 from .. import _calls
 from .._errors import PoolClosed
 from .._offloop import CallOptions, Metrics, blocking
-from .._pools.executor import PicklingFailed, Pool
-from .._pools.exit import exit_handler
-from .._pools.futures import Future
+from .._pools.executor import PicklingFailed
+from .._pools.exit import drain_at_exit, exit_handler
 from .._pools.pickled_call import pickle_call
-from .._pools.process_future import ProcessFuture
+from .._pools.remote import RemotePool
 from .._pools.shutdown import ShutdownReport, check_drain_alone
 from .._pools.stream import ItemStream
 from .._requests import of_call
@@ -50,10 +48,7 @@ class Unchanged:
         return error
 
 
-_unchanged = Unchanged()
-
-
-class EngineExecutor(Pool):
+class EngineExecutor(RemotePool):
     """An executor whose jobs an engine runs. A subclass carries them, and stops them.
 
     Each job has a coroutine that carries it, on the engine's event loop. `_lock` guards the jobs that have not ended.
@@ -61,6 +56,7 @@ class EngineExecutor(Pool):
 
     _engine = ""
     """The engine's name, for messages."""
+    _translator = Unchanged()
     _has_priorities = True
     """True if the engine runs calls with a higher priority first."""
 
@@ -94,26 +90,6 @@ class EngineExecutor(Pool):
         """Asks the engine itself whether it is there, so that `_lost` knows. May block, for a minute or so."""
 
     # Submitting.
-
-    def _submit(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: CallOptions | None = None,
-    ) -> Future[Any]:
-        future: ProcessFuture[Any] = ProcessFuture(_unchanged)
-        try:
-            try:
-                job = self._dispatch(future, None, fn, args, kwargs, options)
-            except PicklingFailed as failed:
-                future._raise(failed.error)
-            else:
-                future._job = job
-            return future
-        finally:
-            # The traceback of a pickling error leads to this frame, which must not hold the future that holds the error.
-            del future
 
     def _dispatch(
         self,
@@ -326,20 +302,8 @@ _executors: weakref.WeakSet[EngineExecutor] = weakref.WeakSet()
 def _finish_all(begun: float, interrupted: bool) -> None:
     """Waits for accepted jobs for as long as each executor allows, then cancels them."""
     for executor in list(_executors):
-        limit = executor._exit_timeout
-        left = None if limit is None else max(0.0, begun + limit - time.monotonic())
-        try:
-            report = executor._drain(0.0 if interrupted else left)
-        except KeyboardInterrupt:
-            interrupted = True
-            report = executor._drain(0.0)
-        if report.cancelled or report.killed:
-            why = "after Ctrl-C" if interrupted else f"after {limit} s (exit_timeout)"
-            print(
-                f"offloop: the interpreter exits {why}: jobs killed while {executor._engine} ran them: {report.killed}, "
-                f"queued ones cancelled: {report.cancelled}.",
-                file=sys.stderr,
-            )
+        killed = f"jobs killed while {executor._engine} ran them"
+        interrupted = drain_at_exit(executor._drain, executor._exit_timeout, begun, interrupted, killed)
 
 
 exit_handler.add(_finish_all)

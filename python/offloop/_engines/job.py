@@ -64,6 +64,12 @@ class EngineJob:
         """The job's state, as far as the engine has reported it."""
         return self._state
 
+    def queue_time_left(self) -> float | None:
+        """Returns the seconds until its `queue_timeout` is over; None if it has none."""
+        if self.queue_timeout is None:
+            return None
+        return max(0.0, self.submitted + self.queue_timeout - time.monotonic())
+
     def is_forked(self) -> bool:
         """Returns whether this process is a fork of the one that has submitted the job."""
         return os.getpid() != self._pid

@@ -54,8 +54,6 @@ class PicklingFailed(Exception):
 class Pool(Executor):
     """An executor whose calls can be awaited."""
 
-    _max_workers: int
-    """The largest number of workers. The standard pools have it under this name, too."""
     _uses_chunks = True
     """Whether a call costs so much to hand over that `map` should hand over several at once."""
 
@@ -198,13 +196,6 @@ class Pool(Executor):
     def metrics(self) -> Metrics:
         """Returns the pool's metrics: outcomes, times, states. Takes some microseconds."""
         raise NotImplementedError
-
-    def __repr__(self) -> str:
-        metrics = self.metrics()
-        workers = sum(metrics.workers.values())
-        parts = [f"{workers} of {self._max_workers} workers", f"{metrics.running} running"]
-        parts += [f"{metrics.queued} queued", *self._end()]
-        return f"<{type(self).__name__} {metrics.pool!r}: {', '.join(parts)}>"
 
     def _end(self) -> list[str]:
         """Returns the reason why the pool takes no more calls, for its `repr`; nothing if it does."""

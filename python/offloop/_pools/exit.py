@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import final
 
+from .shutdown import ShutdownReport
+
 
 @final
 class _ExitHandler:
@@ -45,3 +47,30 @@ def _ended_by_ctrl_c() -> bool:
 
 
 exit_handler = _ExitHandler()
+
+
+def drain_at_exit(
+    drain: Callable[[float | None], ShutdownReport],
+    limit: float | None,
+    begun: float,
+    interrupted: bool,
+    killed: str,
+) -> bool:
+    """Finishes the accepted jobs of one pool at the exit, until `limit` seconds after `begun` (None: forever). Then ends
+    the others, and says so; `killed` is the name of those that ran.
+
+    After Ctrl-C it waits for none. Returns whether there was one, before or now.
+    """
+    left = None if limit is None else max(0.0, begun + limit - time.monotonic())
+    try:
+        report = drain(0.0 if interrupted else left)
+    except KeyboardInterrupt:
+        interrupted = True
+        report = drain(0.0)
+    if report.cancelled or report.killed:
+        why = "after Ctrl-C" if interrupted else f"after {limit} s (exit_timeout)"
+        print(
+            f"offloop: the interpreter exits {why}: {killed}: {report.killed}, queued ones cancelled: {report.cancelled}.",
+            file=sys.stderr,
+        )
+    return interrupted

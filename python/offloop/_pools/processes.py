@@ -9,7 +9,6 @@ import contextvars
 import functools
 import itertools
 import os
-import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,16 +22,17 @@ from .._worker import launch, logs, main, main_module, pickling, remote_errors, 
 from .._worker.surroundings import Surroundings
 from . import green
 from .cores import usable_cores
-from .executor import OnFull, PicklingFailed, Pool, buffersize_of
-from .exit import exit_handler
-from .futures import Future
+from .executor import OnFull, PicklingFailed, buffersize_of
+from .exit import drain_at_exit, exit_handler
 from .loop import mailbox_of, watch_descriptor
 from .pickled_call import PickledCall, pickle_call
-from .process_future import CrashPolicy, ProcessFuture
+from .process_future import CrashPolicy
+from .remote import RemotePool
 from .shutdown import ShutdownReport, check_drain_alone, report_of, still_running
 from .stream import ItemStream
 from .warm_up import WarmUp
 from .worker_process import WorkerProcess
+from .workers import WorkerPool, check_max_workers
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -46,7 +46,7 @@ STDERR_TAIL = 16 * 1024
 and for its list of extension modules."""
 
 
-class ProcessPoolExecutor(Pool):
+class ProcessPoolExecutor(WorkerPool, RemotePool):
     """Runs calls in worker processes: a drop-in for `concurrent.futures.ProcessPoolExecutor`.
 
     Workers are forks of one warm, single-threaded interpreter, never of this process. A crash of a worker affects
@@ -139,8 +139,8 @@ class ProcessPoolExecutor(Pool):
         main_module.refuse_while_importing_main()
         launch.refuse_in_a_template()
         green.refuse_for_processes()
-        if max_workers is not None and max_workers <= 0:
-            raise ValueError("max_workers must be greater than 0")
+        if max_workers is not None:
+            check_max_workers(max_workers)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         if max_tasks_per_child is not None:
@@ -225,7 +225,7 @@ class ProcessPoolExecutor(Pool):
         if on_full == "caller_runs":
             _offloop.set_call_handler(main.perform)
         self._engine = _offloop.ProcessPool(settings)
-        self._crash_policy = CrashPolicy(self._engine, on_crash == "break")
+        self._translator = self._crash_policy = CrashPolicy(self._engine, on_crash == "break")
         self._closed = False
         self._listener: weakref.ref[asyncio.AbstractEventLoop] | None = None
         """The loop that takes the workers' answers. Set by `_listen`."""
@@ -234,26 +234,6 @@ class ProcessPoolExecutor(Pool):
         self._finalizer = weakref.finalize(self, self._engine.close)
         self._finalizer.atexit = False
         _finish_at_exit(self._engine, exit_timeout)
-
-    def _submit(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: CallOptions | None = None,
-    ) -> Future[Any]:
-        future: ProcessFuture[Any] = ProcessFuture(self._crash_policy)
-        try:
-            try:
-                job = self._dispatch(future, None, fn, args, kwargs, options)
-            except PicklingFailed as failed:
-                future._raise(failed.error)
-            else:
-                future._job = job
-            return future
-        finally:
-            # The traceback of a pickling error leads to this frame, which must not hold the future that holds the error.
-            del future
 
     def warm_up(self, workers: int | None = None) -> WarmUp:
         """Starts `workers` processes (None: `max_workers`), so that the first jobs need not wait for them.
@@ -463,17 +443,7 @@ class ProcessPoolExecutor(Pool):
             # The engine has begun to end them, so this does no more.
             process.kill() if operation == "kill" else process.terminate()
 
-    @property
-    def max_workers(self) -> int:
-        """The largest number of processes."""
-        return self._max_workers
-
-    def resize(self, max_workers: int) -> None:
-        """Sets the largest number of processes. More are started as they are needed; surplus ones finish what they run and
-        leave. Does not block."""
-        if max_workers <= 0:
-            raise ValueError("max_workers must be greater than 0")
-        self._max_workers = max_workers
+    def _set_max_workers(self, max_workers: int) -> None:
         self._engine.set_max_workers(max_workers)
 
     def metrics(self) -> Metrics:
@@ -582,23 +552,15 @@ def _finish_at_exit(engine: _offloop.ProcessPool, timeout: float | None) -> None
 os.register_at_fork(after_in_child=_engines.clear)
 
 
+def _drain_of(engine: _offloop.ProcessPool) -> Callable[[float | None], ShutdownReport]:
+    return lambda seconds: report_of(engine.shutdown(seconds))
+
+
 def _finish_all(begun: float, interrupted: bool) -> None:
     """Finishes accepted jobs for as long as each pool allows, then kills."""
     engines = list(_engines.values())
     for engine, timeout in engines:
-        left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
-        try:
-            _, cancelled, killed, _ = engine.shutdown(0.0 if interrupted else left)
-        except KeyboardInterrupt:
-            interrupted = True
-            _, cancelled, killed, _ = engine.shutdown(0.0)
-        if cancelled or killed:
-            why = "after Ctrl-C" if interrupted else f"after {timeout} s (exit_timeout)"
-            print(
-                f"offloop: the interpreter exits {why}: jobs killed while they ran: {killed}, "
-                f"queued ones cancelled: {cancelled}.",
-                file=sys.stderr,
-            )
+        interrupted = drain_at_exit(_drain_of(engine), timeout, begun, interrupted, "jobs killed while they ran")
     if engines:
         _offloop.flush()
 

@@ -26,12 +26,13 @@ from .._offloop import CallOptions, Job, Metrics, ThreadPool, WorkerThread
 from .._requests import of_call
 from . import green
 from .cores import usable_cores
-from .executor import OnFull, Pool, buffersize_of
+from .executor import OnFull, buffersize_of
 from .exit import exit_handler
 from .futures import Future, LimitedFuture
 from .loop import mailbox_of
 from .shutdown import ShutdownReport, check_drain_alone, report_of, still_running
 from .stream import Channel, ItemStream, StreamedJob
+from .workers import WorkerPool, check_max_workers
 
 __all__ = ["ThreadPoolExecutor"]
 
@@ -229,7 +230,7 @@ class _Queued:
         return self._pool.queued()
 
 
-class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
+class ThreadPoolExecutor(WorkerPool, concurrent.futures.ThreadPoolExecutor):
     """A pool of threads that grows when its calls wait and shrinks when there are none.
 
     It takes the place of `concurrent.futures.ThreadPoolExecutor`, and its parameters mean the same. Further ones:
@@ -274,8 +275,7 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
         green.refuse_for_threads()
         if max_workers is None:
             max_workers = min(32, usable_cores() + 4)
-        if max_workers <= 0:
-            raise ValueError("max_workers must be greater than 0")
+        check_max_workers(max_workers)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._max_workers = max_workers
@@ -428,17 +428,7 @@ class ThreadPoolExecutor(Pool, concurrent.futures.ThreadPoolExecutor):
                 raise still_running(timeout, self._pool.queued())
         return None
 
-    @property
-    def max_workers(self) -> int:
-        """The largest number of threads, those that wait for another call of the pool not included."""
-        return self._max_workers
-
-    def resize(self, max_workers: int) -> None:
-        """Sets the largest number of threads. More are started as they are needed; surplus ones finish what they run and
-        leave. Does not block."""
-        if max_workers <= 0:
-            raise ValueError("max_workers must be greater than 0")
-        self._max_workers = max_workers
+    def _set_max_workers(self, max_workers: int) -> None:
         self._pool.set_max_workers(max_workers)
 
     def _drain(self, seconds: float | None) -> ShutdownReport:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 import uuid
 from collections.abc import Generator
 from importlib import import_module
@@ -103,8 +102,7 @@ class DaskExecutor(EngineExecutor):
 
     async def _carry(self, job: EngineJob, call: CallParcel, priority: int) -> None:
         timer: asyncio.TimerHandle | None = None
-        if job.queue_timeout is not None:
-            left = max(0.0, job.submitted + job.queue_timeout - time.monotonic())
+        if (left := job.queue_time_left()) is not None:
             timer = self._loop.call_later(left, lambda: asyncio.ensure_future(self._withdraw(job)))
         try:
             await self._prepare()

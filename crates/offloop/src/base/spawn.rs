@@ -40,9 +40,13 @@ pub fn begin_thread() {
 mod linux {
     use std::io;
     use std::mem::MaybeUninit;
+    use std::time::Duration;
 
     use super::{Builder, JoinHandle};
     use crate::base::thread;
+
+    /// The longest wait for the main thread to have its own signal mask again, which it lacks while it starts a thread.
+    const PATIENCE: Duration = Duration::from_millis(100);
 
     pub(super) fn spawn(
         builder: Builder,
@@ -86,7 +90,7 @@ mod linux {
         if is_empty(&own) {
             return own;
         }
-        thread::blocked_signals(main()).map_or(own, signals)
+        thread::settled_blocked_signals(main(), PATIENCE).map_or(own, signals)
     }
 
     fn is_empty(set: &libc::sigset_t) -> bool {

@@ -69,9 +69,40 @@ pub fn blocks_signal(id: i32, signal: i32) -> Option<bool> {
 
 /// Returns the signals that a thread of this process has blocked, as a set of bits. The lowest is that of signal 1.
 #[cfg(target_os = "linux")]
-pub(super) fn blocked_signals(id: i32) -> Option<u64> {
+fn blocked_signals(id: i32) -> Option<u64> {
     u64::from_str_radix(&status(id, "SigBlk:")?, 16).ok()
 }
+
+/// Returns the signals that a thread of this process has blocked by its own will, as a set of bits. The lowest is that of
+/// signal 1. `None` if that is not known within `patience`.
+///
+/// The C library blocks all signals for the moment in which it starts a thread or a process, so such a thread is looked
+/// at again. The GNU library then blocks its own signals, too, which no program can. In others the moment looks like a
+/// program's wish: there, a thread means it that sleeps, or still blocks all after `patience`.
+#[cfg(target_os = "linux")]
+pub(super) fn settled_blocked_signals(id: i32, patience: Duration) -> Option<u64> {
+    let begun = std::time::Instant::now();
+    loop {
+        let mask = blocked_signals(id)?;
+        let is_over = begun.elapsed() >= patience;
+        if mask & SIGNALS_OF_LIBC == SIGNALS_OF_LIBC {
+            if is_over {
+                return None;
+            }
+        } else if mask & ALL_SIGNALS != ALL_SIGNALS || state(id)? == 'S' || is_over {
+            return Some(mask);
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+/// The signals that C libraries keep for themselves: 32 and 33.
+#[cfg(target_os = "linux")]
+const SIGNALS_OF_LIBC: u64 = 0b11 << 31;
+
+/// The signals that a program can block: not 9 and 19, nor those that C libraries keep for themselves, 34 included.
+#[cfg(target_os = "linux")]
+const ALL_SIGNALS: u64 = !(1 << 8 | 1 << 18 | 0b111 << 31);
 
 #[cfg(target_os = "linux")]
 fn status(id: i32, field: &str) -> Option<String> {
@@ -172,6 +203,47 @@ mod tests {
         let none = 1 << 23;
         assert_eq!((cpu_time(none), name(none), state(none)), (None, None, None));
         assert_eq!((voluntary_switches(none), blocks_signal(none, libc::SIGUSR1)), (None, None));
+    }
+
+    #[test]
+    fn signals_that_are_blocked_while_a_thread_is_started_do_not_count() {
+        let (send, receive) = std::sync::mpsc::channel();
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let is_over = stop.clone();
+        let starter = std::thread::spawn(move || {
+            send.send(current_id()).unwrap();
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                std::thread::spawn(|| {}).join().unwrap();
+            }
+        });
+        let id = receive.recv().unwrap();
+        let mut caught = 0;
+        while caught < 100 {
+            caught += u32::from(blocked_signals(id).unwrap() != 0);
+            assert_eq!(settled_blocked_signals(id, Duration::from_secs(60)), Some(0));
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        starter.join().unwrap();
+    }
+
+    #[test]
+    fn a_thread_that_sleeps_with_all_signals_blocked_is_believed() {
+        let (send, receive) = std::sync::mpsc::channel();
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let sleeper = std::thread::spawn(move || {
+            // SAFETY: the set is plain data that outlives the calls, and the mask is this thread's own.
+            unsafe {
+                let mut set = std::mem::zeroed();
+                libc::sigfillset(&raw mut set);
+                libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+            }
+            send.send(current_id()).unwrap();
+            wait.recv().unwrap_err();
+        });
+        let mask = settled_blocked_signals(receive.recv().unwrap(), Duration::MAX).unwrap();
+        assert_eq!(mask & ALL_SIGNALS, ALL_SIGNALS);
+        drop(done);
+        sleeper.join().unwrap();
     }
 
     #[test]
