@@ -18,10 +18,11 @@ The files stand in layers. Each imports only files of lower layers, or of its ow
     dask/, ray                 the executors on engines of others
     _engines/                  what they share
     _observe/                  the live view
+    _cluster/                  the executor on a cluster, and the worker of one
     _auto/, _watch/            threads or processes by measurement; the watchdog of event loops
     _pools/                    the executors
     _worker/                   the worker's side of a process pool, and what it shares with the parent
-    _calls, _errors, _process_errors, _jobs, _metrics, _requests, and the engine `_offloop`
+    _calls, _errors, _process_errors, _cluster_errors, _jobs, _metrics, _requests, and the engine `_offloop`
 
 Public names are listed where they are defined, in the `__all__` of their modules.
 
@@ -31,6 +32,8 @@ Public names are listed where they are defined, in the `__all__` of their module
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._auto.auto import *
+    from ._cluster.executor import *
+    from ._cluster_errors import *
     from ._errors import *
     from ._jobs import *
     from ._metrics import *
@@ -78,6 +81,8 @@ _MODULES = (
     "_auto.auto",
     "_observe.document",
     "_observe.server",
+    "_cluster_errors",
+    "_cluster.executor",
 )
 
 

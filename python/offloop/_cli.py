@@ -1,4 +1,4 @@
-"""The command `offloop`. It is that of the crate `offloop-cli`, built into the engine's module."""
+"""The command `offloop`. It is that of the crate `offloop-cli`, built into the engine's module, but for `offloop worker`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from . import _offloop
 
 def main() -> int:
     """Runs the command line and returns the exit code. Blocks until the command is done."""
+    if sys.argv[1:2] == ["worker"]:
+        from ._cluster.command import main as serve
+
+        return serve(sys.argv[2:])
     # The interpreter's handler waits until Python code runs, and none does.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     return _offloop.run_command(["offloop", *sys.argv[1:]])

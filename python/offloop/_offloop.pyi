@@ -599,3 +599,100 @@ class ObserveEvents:
         """The seconds between two events."""
     def next(self) -> bytes:
         """Makes the next event, as it is to be sent. Blocks for about half a second at most."""
+
+@final
+class Cluster:
+    """An executor on a cluster."""
+
+    def __new__(cls, url: str, settings: dict[str, Any]) -> Cluster:
+        """Opens an executor. The settings have their public names. Does not wait for the server."""
+    def submit(
+        self,
+        task: str,
+        arguments: bytes,
+        pickle: str | None,
+        receiver: Any,
+        mailbox: Mailbox | None,
+        name: str,
+        options: CallOptions | None,
+        extra: tuple[str | None, str | None, bool],
+        request: object,
+    ) -> tuple[Job, str | None]:
+        """Submits a call. `receiver` learns of its end; a result is bytes, as they came. With `pickle`, a Python version,
+        the arguments are a pickled call. `extra` is a key, a queue, and whether two starts must never overlap. Returns
+        the job, and its id in the cluster."""
+    def attach(self, remote_id: str, receiver: Any, mailbox: Mailbox | None) -> Job:
+        """Returns a job that was submitted before."""
+    def workers(self) -> list[tuple[str, str]]:
+        """Returns the names of the workers that are there, with their machines."""
+    def trouble(self) -> str | None:
+        """Returns why the cluster cannot be used at this moment; None if it can."""
+    def metrics(self) -> Metrics:
+        """Returns the executor's metrics."""
+    def queued(self) -> int:
+        """Returns the number of jobs that wait."""
+    def running(self) -> int:
+        """Returns the number of jobs that run."""
+    def cancel_queued(self) -> int:
+        """Cancels the jobs that no worker has. Returns their number."""
+    def close(self) -> None:
+        """Takes no more jobs. Does not wait for accepted ones."""
+    def shutdown(self, drain: float | None) -> tuple[int, int, int, list[tuple[str, str, float]]]:
+        """Takes no more jobs, waits for accepted ones for `drain` seconds (None: forever), then cancels and kills."""
+
+@final
+class ClusterWorker:
+    """A worker of a cluster."""
+
+    def __new__(
+        cls, url: str, pool: ProcessPool, tasks: set[str], python: str, settings: dict[str, Any]
+    ) -> ClusterWorker:
+        """Starts a worker that runs jobs in `pool`: these tasks, and pickled calls of this Python version if it trusts
+        who has signed them. Does not wait for the server."""
+    @property
+    def id(self) -> str:
+        """The worker's id."""
+    def drain(self) -> None:
+        """Takes no more jobs, and ends when those that run have ended or their time is over. Does not wait for it."""
+    def stop(self) -> None:
+        """Ends now. Jobs that run are killed, and started elsewhere if they have a start left. Does not wait for it."""
+    def wait(self) -> list[str]:
+        """Waits until the worker has ended. Returns the ids of the jobs that it could not let go of."""
+    def metrics(self) -> dict[str, int]:
+        """Returns what the worker has done since it was started."""
+
+@final
+class EmbeddedServer:
+    """A NATS server that belongs to this program and ends with it."""
+
+    def __new__(cls, program: str | None) -> EmbeddedServer:
+        """Starts a server, and waits until it is ready. Raises OSError if there is no program."""
+    @property
+    def url(self) -> str | None:
+        """The server's URL, with the password; None after `stop`."""
+    @property
+    def directory(self) -> str | None:
+        """The server's directory, which only this user may read; None after `stop`."""
+    @property
+    def pid(self) -> int | None:
+        """The server's process id; None after `stop`."""
+    def stop(self) -> None:
+        """Ends the server, within some seconds. Does nothing at the second call."""
+
+def generate_key() -> tuple[str, str]:
+    """Makes a secret key. Returns it and its public half, as texts."""
+
+def public_key(secret: str, /) -> str:
+    """Returns the public half of a secret key. Raises ValueError if it is none."""
+
+def encode_plain(value: object, /) -> bytes:
+    """Returns one plain value in MessagePack. Raises TypeError, OverflowError or ValueError for others."""
+
+def encode_plain_arguments(arguments: tuple[object, ...], /) -> bytes:
+    """Returns the arguments of a call in MessagePack, one after the other."""
+
+def decode_plain(data: bytes, /) -> Any:
+    """Returns the value that these bytes hold. Raises ValueError if they are something else."""
+
+def decode_plain_arguments(data: bytes, /) -> tuple[Any, ...]:
+    """Returns the arguments that these bytes hold, one after the other."""

@@ -3,11 +3,12 @@
 use std::any::Any;
 
 use offloop::job::NotSent;
-use offloop::{BuildError, Error, ErrorKind, WorkerDied, WorkerExit};
+use offloop::{BuildError, Error, ErrorKind, Panic, WorkerDied, WorkerExit};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::interpreter::attach;
 use crate::once::Once;
 
 /// An error that becomes an exception.
@@ -37,6 +38,17 @@ impl IntoException for &Error {
                 return details_of(py, died)
                     .map_or_else(|error| error, |details| new(py, "WorkerDied", &message, Some(&details)));
             }
+            ErrorKind::Lost { .. } => "WorkerLost",
+            ErrorKind::NoSuchTask { .. } => "NoSuchTask",
+            ErrorKind::Unreachable(_) => "ClusterUnreachable",
+            ErrorKind::NotTrusted(_) => "NotTrusted",
+            ErrorKind::Panicked(panic) if is_exception(panic) => {
+                static REMOTE: Once<Py<PyAny>> = Once::new();
+                let made = REMOTE
+                    .attribute(py, "offloop._worker.remote_errors", "of_cluster")
+                    .and_then(|make| make.call1((panic.message(), panic.backtrace())));
+                return made.map_or_else(|error| error, PyErr::from_value);
+            }
             _ => "OffloopError",
         };
         new(py, class, &message, None)
@@ -64,6 +76,16 @@ impl IntoException for std::io::Error {
     }
 }
 
+/// Returns whether a panic is an exception of Python that has come from another machine: it has the traceback.
+fn is_exception(panic: &Panic) -> bool {
+    panic.backtrace().is_some_and(|backtrace| backtrace.contains("Traceback (most recent call last):"))
+}
+
+/// Returns the exception for what the cluster's executor or worker has refused.
+pub(crate) fn refused(error: &dyn std::fmt::Display) -> PyErr {
+    attach(|py| new(py, "OffloopError", &error.to_string(), None)).unwrap_or_else(PyErr::from)
+}
+
 /// Returns the exception for a panic of the engine, which is an error in the engine itself.
 pub(crate) fn of_panic(py: Python<'_>, payload: &(dyn Any + Send)) -> PyErr {
     let text = payload.downcast_ref::<&str>().copied();
@@ -79,7 +101,10 @@ pub(crate) fn of_panic(py: Python<'_>, payload: &(dyn Any + Send)) -> PyErr {
 fn new(py: Python<'_>, class: &str, message: &str, details: Option<&Bound<'_, PyDict>>) -> PyErr {
     static ERRORS: Once<Py<PyModule>> = Once::new();
     static PROCESS_ERRORS: Once<Py<PyModule>> = Once::new();
-    let module = if matches!(class, "PoolBroken" | "WorkerDied" | "WorkerStartError") {
+    static CLUSTER_ERRORS: Once<Py<PyModule>> = Once::new();
+    let module = if matches!(class, "WorkerLost" | "NoSuchTask" | "ClusterUnreachable" | "NotTrusted") {
+        CLUSTER_ERRORS.get(|| py.import("offloop._cluster_errors").map(Bound::unbind))
+    } else if matches!(class, "PoolBroken" | "WorkerDied" | "WorkerStartError") {
         PROCESS_ERRORS.get(|| py.import("offloop._process_errors").map(Bound::unbind))
     } else {
         ERRORS.get(|| py.import("offloop._errors").map(Bound::unbind))

@@ -8,6 +8,7 @@
 //! | `threads`, `processes`, `shutdown` | the two pools, and how they end |
 //! | `worker` | the worker's side of a process pool |
 //! | `command` | the command `offloop` |
+//! | `cluster`, `agent` | the executor on a cluster, and the worker of one |
 //! | `current` | what a job can do and ask while it runs |
 //! | `view` | the live view: what the engine learns of Python's jobs, and the servers |
 //! | `watch` | the watchdog of event loops, as far as it must work without the interpreter |
@@ -18,6 +19,7 @@
 //! | `completion_queue` | ended jobs on their way to the interpreter |
 //! | `message`, `buffer` | what travels to a worker process and back |
 //! | `data` | plain values as bytes, for results that are not unpickled |
+//! | `plain` | the same in MessagePack, for calls between languages |
 //! | `receive` | how a result becomes a Python object |
 //! | `options` | the options of one call |
 //! | `metrics`, `settings` | metrics and settings as values of Python |
@@ -25,8 +27,10 @@
 //! | `errors` | errors of the engine as exceptions |
 //! | `once` | values that are made once, safely beside `fork()` |
 
+mod agent;
 mod buffer;
 mod call;
+mod cluster;
 mod command;
 mod completion_queue;
 mod current;
@@ -40,6 +44,7 @@ mod message;
 mod metrics;
 mod once;
 mod options;
+mod plain;
 mod pool_state;
 mod processes;
 mod receive;
@@ -58,7 +63,13 @@ mod _offloop {
     use super::{Bound, PyModule, PyResult};
 
     #[pymodule_export]
+    use crate::agent::ClusterWorker;
+
+    #[pymodule_export]
     use crate::buffer::Shared;
+
+    #[pymodule_export]
+    use crate::cluster::{Cluster, EmbeddedServer, generate_key, public_key};
 
     #[pymodule_export]
     use crate::command::run_command;
@@ -86,6 +97,9 @@ mod _offloop {
 
     #[pymodule_export]
     use crate::options::CallOptions;
+
+    #[pymodule_export]
+    use crate::plain::{decode_plain, decode_plain_arguments, encode_plain, encode_plain_arguments};
 
     #[pymodule_export]
     use crate::processes::ProcessPool;

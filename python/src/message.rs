@@ -1,11 +1,13 @@
 //! Messages between this interpreter and those of the workers: pickled calls and results, with the buffers beside them.
 
+use std::cell::Cell;
+
 use offloop::embed::{self, mark_failed};
 use offloop::{Blob, BlobMut};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyTuple};
-use serde::{Deserialize, Serialize};
+use pyo3::types::{PyByteArray, PyBytes, PyList, PyTuple};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::buffer::{self, Reserve};
 use crate::interpreter::{self, attach, try_detach};
@@ -78,6 +80,10 @@ impl Receive for Reply {
 #[pyfunction]
 pub(crate) fn emit(reply: &Bound<'_, PyAny>) -> PyResult<()> {
     let item = Reply::from_python(reply)?;
+    if RUNS_FOR_CLUSTER.get() {
+        let item = Encoded([&[item.code], &*item.body].concat());
+        return try_detach(reply.py(), || offloop::job::emit(&item));
+    }
     try_detach(reply.py(), || offloop::job::emit(&item))
 }
 
@@ -149,6 +155,51 @@ pub(crate) fn call(body: Blob, buffers: Vec<Blob>, as_data: bool) -> Reply {
         mark_failed();
     }
     reply
+}
+
+thread_local! {
+    /// The job that runs on this thread is one of a cluster, so what it sends is encoded already.
+    static RUNS_FOR_CLUSTER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Bytes that are encoded as one block.
+struct Encoded(Vec<u8>);
+
+impl Serialize for Encoded {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+/// The name of [`run_for_cluster`], by which agents call it.
+pub(crate) const CLUSTER_TASK: &str = "offloop:python";
+
+/// The pickled call of the package's function that runs a job of a cluster. Its argument is the buffer beside it.
+const CLUSTER_CALL: &[u8] = b"\x80\x05coffloop._worker.cluster\nrun\n\x97\x85}\x87.";
+
+/// Runs a job of a cluster in a worker process. `request` says what to run, and the result is an answer as it travels;
+/// `offloop._worker.cluster` describes both.
+#[allow(dead_code, reason = "it is called by its name only")]
+#[offloop::task(name = "offloop:python")]
+pub(crate) fn run_for_cluster(request: &[u8]) -> Vec<u8> {
+    RUNS_FOR_CLUSTER.set(true);
+    let reply = attach(|py| {
+        let unset = || PyRuntimeError::new_err("this process performs no calls: it is no worker of a pool");
+        let handler = CALL_HANDLER.peek().ok_or_else(unset)?;
+        // Of memory that arrays may share and change.
+        let request = PyByteArray::new(py, request);
+        let reply = handler.bind(py).call1((PyBytes::new(py, CLUSTER_CALL), (request,), false))?;
+        Reply::from_python(&reply)
+    });
+    RUNS_FOR_CLUSTER.set(false);
+    match reply {
+        Ok(Ok(Reply { code: RESULT, body, .. })) => body.to_vec(),
+        Ok(Ok(Reply { body, .. })) => {
+            panic!("{}", reason_of(&body).unwrap_or_else(|error| error.to_string()))
+        }
+        Ok(Err(error)) => panic!("{error}"),
+        Err(error) => panic!("{}", std::io::Error::from(error)),
+    }
 }
 
 /// Returns the exception in a reply as a text.

@@ -40,6 +40,13 @@ pub(crate) struct ProcessPool {
     breaks: bool,
 }
 
+impl ProcessPool {
+    /// Returns the engine's pool.
+    pub(crate) fn engine(&self) -> &offloop::ProcessPool {
+        &self.pool
+    }
+}
+
 #[pymethods]
 impl ProcessPool {
     /// Makes a pool. The settings have their public names, and one that is None has its default.

@@ -3,11 +3,12 @@
 A file imports files of lower layers and of its own package, never in a circle. Imports within functions and under
 TYPE_CHECKING count as well: a reader follows them too.
 
-- base: `_calls`, `_errors`, `_process_errors`, `_jobs`, `_metrics`, `_requests`, and the stub of the engine, `_offloop`
+- base: `_calls`, `_errors`, `_process_errors`, `_cluster_errors`, `_jobs`, `_metrics`, `_requests`, and the stub of the engine, `_offloop`
 - `_worker`: the worker's side of a process pool, and what it shares with the parent
 - `_pools`: the executors
 - `_auto`, `_watch`: two features that do not know each other
 - `_observe`: the live view
+- `_cluster`: the executor on a cluster, and the worker of one
 - `_web`, and on it the adapters `aiohttp`, `asgi` and `django`, which do not know each other
 - `_engines`, and on it the executors on engines of others, `dask` and `ray`, which do not know each other
 - `pytest_plugin`, which uses `_watch`
@@ -34,6 +35,7 @@ BELOW: dict[str, set[str]] = {
     "_auto": {"", "_worker", "_pools"},
     "_watch": {""},
     "_observe": {"", "_pools", "_watch"},
+    "_cluster": {"", "_worker", "_pools"},
     "_web": {"", "_pools"},
     "aiohttp": {"", "_observe", "_pools", "_web"},
     "asgi": {"", "_observe", "_pools", "_web"},
@@ -42,9 +44,9 @@ BELOW: dict[str, set[str]] = {
     "dask": {"", "_worker", "_pools", "_engines"},
     "ray": {"", "_engines"},
     "pytest_plugin": {"_watch"},
-    "_cli": {""},
+    "_cli": {"", "_cluster"},
     "__main__": {"_cli"},
-    "__init__": {"", "_worker", "_pools", "_auto", "_watch", "_observe"},
+    "__init__": {"", "_worker", "_pools", "_auto", "_watch", "_observe", "_cluster"},
 }
 """The layers that a layer may import. The base is the empty string."""
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use steps::Step;
+pub(crate) use steps::{nats_server, workspace};
 
 use crate::plan::{self, Failure, Plan};
 

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::cluster::ClusterCommand;
 use crate::{FAILED, Failure, USAGE};
 
 #[derive(Debug, Parser)]
@@ -20,6 +22,17 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Show what a program's pools, jobs, workers and event loops do
     Top(TopArguments),
+    /// Look at a cluster, and do what its operator does
+    Cluster {
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
+    /// Run jobs of a cluster in Python (the command of the Python package)
+    #[command(disable_help_flag = true)]
+    Worker {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        words: Vec<OsString>,
+    },
     /// Print a completion script for a shell
     Completions { shell: Shell },
     /// Print the manual page
@@ -55,6 +68,10 @@ pub(crate) struct TopArguments {
     /// Print the documents once, one service in each line
     #[arg(long, conflicts_with = "web")]
     pub(crate) json: bool,
+    /// Show a cluster instead: that at this URL, or in the variable OFFLOOP_CLUSTER_URL
+    #[arg(long, value_name = "URL", num_args = 0..=1, conflicts_with_all = ["web", "targets"])]
+    #[expect(clippy::option_option, reason = "the option may be given without a value")]
+    pub(crate) cluster: Option<Option<String>>,
     /// Seconds between two looks at the program
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
     interval: f64,

@@ -10,6 +10,7 @@
 //! | module | contents |
 //! | --- | --- |
 //! | `arguments` | the command line |
+//! | `cluster` | the commands for a cluster |
 //! | `screen` | the view in the terminal |
 //! | `once` | the view as a text, or as JSON |
 //! | `web` | the page in a browser |
@@ -33,6 +34,7 @@ compile_error!("offloop-cli needs Unix sockets and terminals");
 
 mod arguments;
 mod clean;
+mod cluster;
 mod history;
 mod http;
 mod network;
@@ -103,6 +105,12 @@ pub fn main(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Top(arguments) => top(&arguments),
+        Command::Cluster { command } => cluster::run(command),
+        Command::Worker { .. } => Err(Failure::new(
+            USAGE,
+            "`offloop worker` runs Python functions, and comes with the Python package: pip install 'offloop[cluster]'. A \
+             program in Rust is a worker itself: see offloop_cluster::init",
+        )),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "offloop", &mut script);
@@ -112,8 +120,10 @@ fn run(command: Command) -> Result<(), Failure> {
             let mut page = Vec::new();
             let command = Arguments::command();
             clap_mangen::Man::new(command.clone()).render(&mut page)?;
-            if let Some(top) = command.find_subcommand("top") {
-                clap_mangen::Man::new(top.clone().name("offloop-top")).render(&mut page)?;
+            for (name, title) in [("top", "offloop-top"), ("cluster", "offloop-cluster")] {
+                if let Some(found) = command.find_subcommand(name) {
+                    clap_mangen::Man::new(found.clone().name(title)).render(&mut page)?;
+                }
             }
             print(&page)
         }
@@ -121,6 +131,10 @@ fn run(command: Command) -> Result<(), Failure> {
 }
 
 fn top(arguments: &TopArguments) -> Result<(), Failure> {
+    if let Some(url) = &arguments.cluster {
+        let to = cluster::ClusterAddress::at(url.clone());
+        return cluster::top(&to, arguments.interval(), arguments.once, arguments.json);
+    }
     let (targets, web) = arguments.targets_and_web();
     let lookup = Lookup::new(&targets, arguments.token()?)?;
     if let Some(address) = web {

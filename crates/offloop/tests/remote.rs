@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{GIVE_UP, end, eventually};
+use offloop::metrics::PoolKind;
 use offloop::remote::{
-    Answer, Carrier, Ender, Instructions, Outbound, Remote, pack_error, perform, tasks, unpack_error,
+    Answer, Carrier, Encoded, Ender, Instructions, NamedCall, Outbound, Remote, pack_error, perform, tasks,
+    unpack_error,
 };
 use offloop::{
     Blob, ErrorKind, Handle, JobId, JobState, ProcessPool, Rejected, Retry, Signature, WorkerDied, prepare,
@@ -203,6 +205,56 @@ fn an_ender_has_no_effect_after_the_end() {
 }
 
 #[test]
+fn an_executor_elsewhere_is_among_all_metrics_until_it_has_ended() {
+    let carrier = Kept::default();
+    let remote = Remote::new("among all", carrier.clone());
+    let find = || offloop::metrics::all().into_iter().find(|metrics| &*metrics.pool == "among all");
+    let handle = remote.run(double.with(4));
+    let metrics = find().unwrap();
+    assert_eq!((metrics.kind, metrics.queued, metrics.running), (PoolKind::Remote, 1, 0));
+    let page = offloop::metrics::prometheus(&[metrics]);
+    assert!(page.contains("pool=\"among all\",kind=\"remote\""), "{page}");
+    remote.close();
+    assert!(find().is_some(), "it has a job");
+    carrier.take(handle.id()).1.end(Ok(answer(8)));
+    assert!(find().is_none());
+}
+
+#[cfg(feature = "observe")]
+#[test]
+fn the_live_view_shows_what_runs_elsewhere_and_cancels_it() {
+    use offloop::observe::{Handler, Peer, Reply, Request};
+
+    let carrier = Kept::default();
+    let remote = Remote::new("in view", carrier.clone());
+    let runs = remote.run(prepare(double.with(4)).request("r-7"));
+    let waits = remote.run(double.with(5));
+    let (_outbound, ender) = carrier.take(runs.id());
+    assert!(ender.start());
+    let snapshot = offloop::observe::snapshot();
+    let shown = snapshot.pools.iter().find(|pool| pool.name == "in view").unwrap();
+    assert_eq!((shown.kind.as_str(), shown.capacity, shown.max_workers), ("remote", None, 0));
+    assert_eq!((shown.queued, shown.running), (1, 1));
+    assert!(shown.oldest_queued.is_some() && shown.workers.is_empty());
+    let [job] = &shown.jobs[..] else { panic!("{:?}", shown.jobs) };
+    assert_eq!((job.id, job.request.as_deref()), (runs.id().as_u64(), Some("r-7")));
+
+    let handler = Handler::builder().allow_cancel(true).build();
+    let cancel = |job: JobId| {
+        let path = &format!("/jobs/{}/{job}/cancel", std::process::id());
+        let headers: &[(&str, &[u8])] = &[("X-Offloop", b"1")];
+        let request = Request { method: "POST", path, query: "", headers, peer: Peer::Socket };
+        match handler.handle(&request) {
+            Reply::Response(response) => response.status,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((cancel(waits.id()), cancel(runs.id())), (404, 202), "only one runs");
+    assert!(matches!(error(runs), ErrorKind::Cancelled));
+    assert_eq!(carrier.cancelled().len(), 1);
+}
+
+#[test]
 fn a_carrier_is_not_told_of_an_end_before_it_has_the_call() {
     /// Keeps the calls, but gives the job time to pass its limit first.
     struct Late(Kept);
@@ -313,6 +365,40 @@ fn a_call_of_an_unknown_task_or_of_another_signature_does_not_run() {
     assert_eq!(pool.metrics().outcomes.total(), 0);
 }
 
+/// The near side needs no function for it, only the type of the result.
+#[test]
+fn a_task_of_another_program_is_called_by_its_name() {
+    let (remote, carrier) = kept();
+    let call: NamedCall<u64> = NamedCall::new("remote:double", &(21_u64,));
+    let handle = remote.run(prepare(call).priority(3));
+    assert_eq!(handle.name(), "remote:double");
+    let (outbound, ender) = carrier.take(handle.id());
+    assert_eq!((outbound.task(), outbound.signature()), ("remote:double", NamedCall::<u64>::ANY));
+    assert_eq!(outbound.instructions().priority, 3);
+    let performed = perform(&pool(), outbound).unwrap().wait();
+    ender.end(performed.result);
+    assert_eq!(end(handle).unwrap(), 42);
+
+    let raw = remote.run(NamedCall::<Encoded>::encoded("elsewhere", vec![0xc1, 1]));
+    let (outbound, ender) = carrier.take(raw.id());
+    assert_eq!(outbound.arguments(), [0xc1, 1]);
+    // A result that is no MessagePack, for one who asks for it as it is.
+    ender.end(Ok(Answer::new(vec![0xc1, 2])));
+    assert_eq!(end(raw).unwrap(), Encoded(vec![0xc1, 2]));
+
+    let wrong = remote.run(NamedCall::<String>::new("remote:double", &(1_u64,)));
+    carrier.take(wrong.id()).1.end(Ok(answer(7)));
+    assert!(matches!(error(wrong), ErrorKind::Decode(text) if text.contains("`remote:double`")));
+
+    // Nobody can run it here.
+    let here = remote.run(NamedCall::<u64>::new("elsewhere", &(1_u64,)));
+    let (outbound, ender) = carrier.take(here.id());
+    ender.run_here(outbound);
+    assert!(
+        matches!(error(here), ErrorKind::Decode(text) if text.contains("`elsewhere`") && text.contains("only another"))
+    );
+}
+
 #[test]
 fn hostile_parts_are_errors() {
     let signature = signature_of("remote:double");
@@ -400,6 +486,35 @@ fn a_performance_that_is_cancelled_or_dropped_kills_its_job() {
             assert!(!canceller.cancel());
         }
         eventually("its worker was killed", || pool.metrics().restarts.job_ended > before);
+    }
+}
+
+#[offloop::task(name = "remote:stubborn")]
+fn stubborn() -> u64 {
+    // SAFETY: the signal is ignored, so no handler runs.
+    unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+    offloop::job::emit(&()).unwrap();
+    forever()
+}
+
+#[test]
+fn the_process_of_a_cancelled_job_can_be_waited_for_and_hurried() {
+    for is_hurried in [false, true] {
+        let grace = Duration::from_millis(if is_hurried { 3_600_000 } else { 50 });
+        let pool = ProcessPool::builder().max_workers(1).grace(grace).build().unwrap();
+        let mut call = received(stubborn.with().task_name(), &[]);
+        call.instructions_mut().stream = Some(1);
+        let mut performance = perform(&pool, call).unwrap();
+        let canceller = performance.canceller();
+        assert!(performance.wait_next_item().is_some());
+        let pids = pool.worker_pids();
+        assert!(canceller.cancel());
+        drop(performance);
+        if is_hurried {
+            assert!(!canceller.kill(), "the job has ended before");
+        }
+        canceller.wait_gone();
+        assert!(!std::path::Path::new(&format!("/proc/{}/root", pids[0])).exists());
     }
 }
 

@@ -205,13 +205,16 @@ class _Arriving:
 arriving = _Arriving()
 
 
-def emit(data: bytes, trusts_worker: bool) -> None:
+def emit(data: bytes, trusts_worker: bool, job: str | None = None) -> None:
     """Hands a worker's record to the logger of its name, if that takes its level. Never raises.
 
-    Unpickles nothing unless it trusts the worker. Called in the parent, by the engine's binding.
+    Unpickles nothing unless it trusts the worker. Called in the parent, by the engine's binding. `job` is the id of the
+    record's job, if that is one of a cluster.
     """
     try:
         record, handled = _unpack(data, trusts_worker)
+        if job is not None:
+            record.__dict__["job"] = job
         if trusts_worker and (key := record.__dict__.pop(_ONCE, None)) is not None:
             if key in _advised:
                 return

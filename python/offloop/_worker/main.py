@@ -300,21 +300,14 @@ def _perform(
     body: Buffer, buffers: Iterable[Buffer], as_data: bool
 ) -> tuple[int, bytes, Sequence[Buffer]]:
     try:
-        if _awaits_main and main_module.needs_main(bytes(body)):
-            _import_main()
-        if _awaits_multiprocessing and bytes(body).find(b"multiprocessing") >= 0:
-            import multiprocessing.process  # pyright: ignore[reportUnusedImport]
-        if _awaits_multiprocessing:
-            _begin_multiprocessing()
+        prepare_to_load(body)
         context = None
         body = memoryview(body)
         if body[0] == _PRELUDE:
             context, body = _begin_call(body)
         if (request := _offloop.request()) is not None:
             context = {**(context or {}), REQUEST: request}
-        call: Call = pickling.loads(body, buffers)
-        if _awaits_multiprocessing:
-            _begin_multiprocessing()
+        call = load_call(body, buffers)
     except BaseException as error:
         return UNREADABLE, remote_errors.pack(error), ()
     try:
@@ -338,10 +331,30 @@ def _perform(
         return RAISED, remote_errors.pack(error), ()
 
 
+def prepare_to_load(body: Buffer) -> None:
+    """Imports the parent's main module, and readies multiprocessing, if a pickled call refers to them."""
+    if _awaits_main and main_module.needs_main(bytes(body)):
+        _import_main()
+    if _awaits_multiprocessing and bytes(body).find(b"multiprocessing") >= 0:
+        import multiprocessing.process  # pyright: ignore[reportUnusedImport]
+    if _awaits_multiprocessing:
+        _begin_multiprocessing()
+
+
+def load_call(body: Buffer, buffers: Iterable[Buffer]) -> Call:
+    """Unpickles a call."""
+    call: Call = pickling.loads(body, buffers)
+    if _awaits_multiprocessing:
+        _begin_multiprocessing()
+    return call
+
+
 def _reply(
     value: object, as_data: bool, fn: Callable[..., Any]
 ) -> tuple[int, bytes, Sequence[Buffer]]:
     """Returns a result of `fn`, or an item of a stream, as it travels."""
+    if type(value) is Encoded:
+        return RESULT, value.body, ()
     if as_data:
         return RESULT, *_offloop.encode_data(value, True)
     try:
@@ -352,6 +365,15 @@ def _reply(
         parts = [("the result", value)]
         name_culprit(error, parts, _calls.name_of(fn), lambda part: pickling.dumps(part, travels_beside))
         raise
+
+
+class Encoded:
+    """A result that is encoded already."""
+
+    __slots__ = ("body",)
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
 
 
 def send_items(

@@ -81,6 +81,14 @@ def unpack_data(data: bytes) -> RemoteError:
             raise ValueError("a worker sent malformed data: it is no exception")
 
 
+def of_cluster(message: str, formatted: str) -> RemoteError:
+    """Returns the exception that a task of a cluster has raised, with the remote traceback as its `__cause__`. Called by
+    the engine's binding, with what `offloop._worker.cluster` has described."""
+    first, *notes = message.split("\n")
+    type_name, _, text = first.partition(": ")
+    return _complete(RemoteError(type_name, text, "a call by name returns plain data"), formatted, notes)
+
+
 def _are_texts(value: object) -> TypeGuard[list[str]]:
     if not isinstance(value, list):
         return False

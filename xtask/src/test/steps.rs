@@ -41,13 +41,14 @@ pub(super) fn all() -> Vec<Step> {
         Step { name: "advisories", plan: advisories },
         Step { name: "python", plan: python },
         Step { name: "python-oldest", plan: python_oldest },
-        Step { name: "python-3.14", plan: || in_python(debian("3.14"), pytest_again) },
+        Step { name: "python-3.14", plan: || in_python(debian("3.14"), pytest_between) },
         Step { name: "python-3.15", plan: || in_python(debian("3.15"), pytest_again) },
         Step { name: "python-types", plan: python_types },
         Step { name: "real-systems", plan: real_systems },
         Step { name: "engines", plan: engines },
         Step { name: "mercuriy", plan: mercuriy },
         Step { name: "cluster", plan: cluster },
+        Step { name: "python-cluster", plan: python_cluster },
         Step { name: "page", plan: page::check },
         Step { name: "browser", plan: browser },
         // The newest version stands for both of Debian's. `cargo xtask conformance` runs all.
@@ -74,7 +75,7 @@ pub(super) fn all() -> Vec<Step> {
 
 /// Returns a cargo command for all packages. The Python binding is not linked to Python, as in the wheel, so that
 /// Python need not be installed.
-fn workspace(words: &str) -> CommandLine {
+pub(crate) fn workspace(words: &str) -> CommandLine {
     cargo(words).with("PYO3_BUILD_EXTENSION_MODULE", "1")
 }
 
@@ -198,24 +199,33 @@ fn pytest_without(environment: &Environment, left_out: &[&str]) -> Vec<CommandLi
 /// Runs the Python package's tests on one more interpreter. Those that try the engine, the system or other programs run on
 /// the preferred one only: what they try does not depend on its version.
 fn pytest_again(environment: &Environment) -> Vec<CommandLine> {
-    let left_out = [
-        "auto",
-        "examples",
-        "layers",
-        "links",
-        "message_memory",
-        "observe_web",
-        "process_bounds",
-        "process_crashes",
-        "process_hosts",
-        "process_rights",
-        "process_secrets",
-        "watch_pytest",
-        "web_frameworks",
-        "web_servers",
-    ];
+    pytest_without(environment, &OF_NO_VERSION)
+}
+
+/// Does the same on an interpreter between others that are tested. Of the watchdog, only the stacks that it reads depend on
+/// the version, and the file `test_watch.py` has those.
+fn pytest_between(environment: &Environment) -> Vec<CommandLine> {
+    let left_out: Vec<_> = OF_NO_VERSION.iter().copied().chain(["watch_advice", "watch_programs"]).collect();
     pytest_without(environment, &left_out)
 }
+
+/// The files of tests that do not depend on the version of Python.
+const OF_NO_VERSION: [&str; 14] = [
+    "auto",
+    "examples",
+    "layers",
+    "links",
+    "message_memory",
+    "observe_web",
+    "process_bounds",
+    "process_crashes",
+    "process_hosts",
+    "process_rights",
+    "process_secrets",
+    "watch_pytest",
+    "web_frameworks",
+    "web_servers",
+];
 
 /// Runs two type checkers on the package and on a file of typical uses.
 fn python_types() -> Plan {
@@ -306,25 +316,62 @@ fn mercuriy() -> Plan {
 
 /// Returns the steps that take too long for each change. They are run by their names, before a release.
 pub(super) fn on_request() -> Vec<Step> {
-    // Optimised, and with more states than the step `tests` looks at.
-    vec![Step {
-        name: "cluster-models",
-        plan: || cargo("test -p offloop-cluster --lib --release -- --include-ignored model").into(),
-    }]
+    vec![
+        Step {
+            name: "cluster-models",
+            // Optimised, and with more states than the step `tests` looks at.
+            plan: || cargo("test -p offloop-cluster --lib --release -- --include-ignored model").into(),
+        },
+        Step {
+            name: "cluster-failures",
+            plan: || {
+                beside_nats(&[
+                    "test --workspace --all-features --test failures -- --include-ignored --test-threads=4",
+                ])
+            },
+        },
+    ]
 }
 
 /// Runs the tests of the cluster on a real NATS server, which is installed in a virtual environment of its own. The step
 /// `tests` runs what needs none.
 fn cluster() -> Plan {
-    let environment = match Interpreter::preferred() {
-        Ok(interpreter) => interpreter.for_nats(),
-        Err(reason) => return Plan::Skip(reason),
-    };
-    let mut lines = environment.commands_without_the_package();
+    beside_nats(&[
+        "test --workspace --all-features --lib -- client::tests store::tests worker::tests security::",
+        "test --package offloop-cluster --all-features --doc",
+        "test --workspace --all-features --test embedded --test contract_cluster --test program",
+        "test --workspace --all-features --test failures -- --test-threads=4",
+    ])
+}
+
+/// Runs the tests of the Python package on a cluster: its executor, `offloop worker`, and a program in Rust beside it.
+fn python_cluster() -> Plan {
+    let environment = Interpreter::preferred()
+        .map(|it| it.for_tests().requires("crates/offloop-cluster/tests/requirements.txt"));
+    in_python(environment, |environment| {
+        let program = host::target_dir().join("debug").join("examples").join("languages");
+        let names = CommandLine::new(["env", &format!("OFFLOOP_LANGUAGES={}", program.display())]);
+        let tests = environment.python("-m pytest --numprocesses=2 --dist=loadfile python/tests_cluster");
+        vec![built("--example", "languages"), tests.after(&names)]
+    })
+}
+
+/// Runs tests with a NATS server that is installed in a virtual environment of its own.
+fn beside_nats(tests: &[&str]) -> Plan {
+    match nats_server() {
+        Ok((mut lines, server)) => {
+            lines.extend(tests.iter().map(|tests| workspace(tests).after(&server)));
+            Plan::Run(lines)
+        }
+        Err(reason) => Plan::Skip(reason),
+    }
+}
+
+/// Returns the commands that install a NATS server, and the program that runs another with it.
+pub(crate) fn nats_server() -> Result<(Vec<CommandLine>, CommandLine), String> {
+    let environment = Interpreter::preferred()?.for_nats();
     let server = format!("OFFLOOP_NATS_SERVER={}", environment.program_beside("nats-server"));
-    let tests = workspace("test --workspace --all-features --test embedded");
-    lines.push(tests.after(&CommandLine::new(["env", server.as_str()])));
-    Plan::Run(lines)
+    Ok((environment.commands_without_the_package(), CommandLine::new(["env", server.as_str()])))
 }
 
 /// Opens the live view of running programs in a browser.

@@ -69,8 +69,14 @@ pub(crate) fn pools(sight: &Sight<'_>) -> Table {
     Table { title: "Pools", columns, rows: rows.collect(), empty: "the service has no pool" }
 }
 
+/// The kind of an executor whose workers do not belong to the process.
+const REMOTE: &str = "remote";
+
 /// Returns a bar of the busy workers. As wide for each pool, whatever it has.
 fn busy(pool: &Pool) -> Cell {
+    if pool.kind == REMOTE {
+        return Cell::text("elsewhere");
+    }
     const WIDTH: usize = 8;
     let state = |name: &str| pool.workers_by_state.get(name).copied().unwrap_or(0);
     let (busy, blocked) = (state("busy"), state("blocked"));
@@ -106,7 +112,11 @@ fn pool_detail(pool: &Pool) -> Vec<String> {
     let states: BTreeMap<_, _> =
         pool.workers_by_state.iter().map(|(state, count)| (state.clone(), *count as u64)).collect();
     let mut lines = vec![
-        format!("workers: {}, at most {}", listed(&states), pool.max_workers),
+        if pool.kind == REMOTE {
+            "workers: elsewhere".to_owned()
+        } else {
+            format!("workers: {}, at most {}", listed(&states), pool.max_workers)
+        },
         format!("ended: {}", listed(&pool.outcomes)),
         format!("waited: {}", quantiles(&pool.queue_wait.recent, &pool.queue_wait.total)),
         format!("ran: {}", quantiles(&pool.run_time.recent, &pool.run_time.total)),

@@ -6,6 +6,9 @@ use super::{Revision, Settings, Stored, Written};
 use crate::Ulid;
 use crate::records::{End, Job, Outcome, State, pause_after};
 
+/// The difference between the clocks of two machines that is put up with.
+const CLOCKS: Duration = Duration::from_secs(60 * 60);
+
 /// The terms of a job, and the facts about its message, on which a delivery decides.
 #[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -22,13 +25,24 @@ pub struct Terms {
     pub has_task: bool,
     /// True if the longest wait for the start has passed, by the server's clock.
     pub is_late: bool,
+    /// True if the message may be a copy of an old one, by the time of submission that it names.
+    pub is_replay: bool,
+    /// True if the job is to be stopped when its submitter is lost.
+    pub cancel_if_lost: bool,
     /// The age of the message by the server's clock.
     pub age: Duration,
 }
 
 impl Terms {
-    /// Reads the terms of a job. `age` is that of its message, by the server's clock.
-    pub fn new(job: &Job, has_task: bool, age: Duration) -> Self {
+    /// Reads the terms of a job. `age` is that of its message, by the server's clock, and `since_issued` the time since its
+    /// submission, by this machine's clock and the submitter's.
+    pub fn new(
+        job: &Job,
+        has_task: bool,
+        age: Duration,
+        since_issued: Duration,
+        settings: &Settings,
+    ) -> Self {
         Self {
             retry: job.retry,
             backoff: job.backoff(),
@@ -36,6 +50,8 @@ impl Terms {
             exclusive: job.exclusive,
             has_task,
             is_late: job.queue_timeout().is_some_and(|limit| age > limit),
+            is_replay: since_issued > settings.remember + CLOCKS,
+            cancel_if_lost: job.cancel_if_lost,
             age,
         }
     }
@@ -134,6 +150,10 @@ pub enum Timer {
     Renew,
     /// The time when a job that may not overlap is killed, unless its claim was rewritten.
     Fence,
+    /// The next question to the submitter.
+    AskSubmitter,
+    /// The end of the lease for which the submitter has to be silent to be taken for lost.
+    SubmitterSilence,
 }
 
 /// The end of a job's process.
@@ -161,6 +181,8 @@ pub enum Event {
     Buried(bool),
     /// A worker has answered [`Action::Ask`]: whether it runs the job.
     Answered(bool),
+    /// The submitter has answered [`Action::AskSubmitter`].
+    SubmitterAnswered,
     /// The connection to the server was lost and is back. Meanwhile, nobody could be heard.
     Reconnected,
     /// One of the worker's slots is kept for the job, as [`Action::WantSlot`] has asked.
@@ -193,6 +215,8 @@ pub enum Action {
     Bury(Outcome),
     /// Asks a worker whether it runs the job. An answer is an event; silence is none.
     Ask(Ulid),
+    /// Asks the submitter whether it is there. An answer is an event; silence is none.
+    AskSubmitter,
     /// Runs the job. Its end is an event.
     Start {
         /// The number of the start.
@@ -288,16 +312,18 @@ impl Delivery {
                     watch.finding = Finding::Nothing;
                     actions.push(Action::Arm(Timer::Silence, settings.lease));
                 }
+                self.await_submitter(settings, &mut actions);
             }
+            Event::SubmitterAnswered => self.await_submitter(settings, &mut actions),
             Event::Slot => {
                 (self.has_slot, self.wants_slot) = (true, false);
                 // Time has passed since the claim was found unchanged.
                 self.known = Known::Unread;
             }
             Event::Ended(verdict) => {
-                for timer in [Timer::Renew, Timer::Fence] {
-                    actions.push(Action::Disarm(timer));
-                }
+                let timers = [Timer::Renew, Timer::Fence, Timer::AskSubmitter, Timer::SubmitterSilence];
+                actions.extend(timers.map(Action::Disarm));
+                self.free_slot(&mut actions);
                 self.renewing = false;
                 self.process = Process::Ended(verdict);
             }
@@ -354,6 +380,10 @@ impl Delivery {
             Timer::Silence => self.found(Finding::IsDead),
             Timer::Renew => self.renewing = true,
             Timer::Fence => self.stop(Stop::Fence, actions),
+            Timer::AskSubmitter => {
+                actions.extend([Action::AskSubmitter, Action::Arm(timer, settings.ask)]);
+            }
+            Timer::SubmitterSilence => self.stop(Stop::Cancel, actions),
         }
     }
 
@@ -434,14 +464,16 @@ impl Delivery {
     ) {
         match stored {
             Some((_, State::End(_))) => self.finish(Action::Ack, actions),
-            Some((_, state)) if self.is_my_claim(&state) => self.start(confirmed, actions),
+            Some((_, state)) if self.is_my_claim(&state) => self.start(confirmed, settings, actions),
             Some((revision, State::Claim { by, attempt })) => {
                 self.attempt = 0;
                 self.decide_to_take_over(revision, by, attempt, settings, actions);
             }
             Some((_, State::Release { .. })) if due_in > Duration::ZERO => self.give_back(due_in, actions),
             _ if self.is_draining => self.give_back(Duration::ZERO, actions),
-            None if self.terms.age > settings.remember => self.end_unrun(Outcome::Expired, true, 0, actions),
+            None if self.terms.age > settings.remember || self.terms.is_replay => {
+                self.end_unrun(Outcome::Expired, true, 0, actions);
+            }
             None | Some((_, State::Queued { .. })) if self.terms.is_late => {
                 self.end_unrun(Outcome::QueueTimeout, false, 0, actions);
             }
@@ -457,7 +489,7 @@ impl Delivery {
                         self.end_unrun(Outcome::NoSuchTask, true, before, actions);
                     }
                 } else if self.has_slot {
-                    self.attempt = before + 1;
+                    self.attempt = before.saturating_add(1);
                     self.write(self.claim(), actions);
                 } else {
                     self.want_slot(actions);
@@ -467,7 +499,7 @@ impl Delivery {
     }
 
     /// Starts the job whose claim is stored, unless it was cancelled or the worker drains meanwhile.
-    fn start(&mut self, confirmed: bool, actions: &mut Vec<Action>) {
+    fn start(&mut self, confirmed: bool, settings: &Settings, actions: &mut Vec<Action>) {
         if self.stop == Some(Stop::Cancel) {
             self.process = Process::Ended(Verdict::Died(Vec::new()));
             self.decide_the_end(Verdict::Died(Vec::new()), actions);
@@ -481,6 +513,10 @@ impl Delivery {
         } else {
             self.process = Process::Running;
             actions.push(Action::Start { attempt: self.attempt });
+            if self.terms.cancel_if_lost {
+                actions.push(Action::Arm(Timer::AskSubmitter, settings.ask));
+                self.await_submitter(settings, actions);
+            }
         }
     }
 
@@ -499,10 +535,7 @@ impl Delivery {
         match self.watch.filter(|watch| watch.revision == revision).map(|watch| watch.finding) {
             None => {
                 self.watch = Some(Watch { revision, finding: Finding::Nothing });
-                if self.has_slot {
-                    actions.push(Action::FreeSlot);
-                    self.has_slot = false;
-                }
+                self.free_slot(actions);
                 actions.extend([
                     Action::Ask(by),
                     Action::Arm(Timer::Ask, settings.ask),
@@ -513,10 +546,17 @@ impl Delivery {
             Some(Finding::Runs) => self.give_back(settings.busy, actions),
             Some(Finding::IsDead) if attempt > self.terms.retry => self.end_lost(by, attempt, actions),
             Some(Finding::IsDead) if self.has_slot => {
-                self.attempt = attempt + 1;
+                self.attempt = attempt.saturating_add(1);
                 self.write(self.claim(), actions);
             }
             Some(Finding::IsDead) => self.want_slot(actions),
+        }
+    }
+
+    /// Waits a whole lease for a sign of the submitter, if its loss would stop the job.
+    fn await_submitter(&self, settings: &Settings, actions: &mut Vec<Action>) {
+        if self.terms.cancel_if_lost && self.process == Process::Running {
+            actions.push(Action::Arm(Timer::SubmitterSilence, settings.lease));
         }
     }
 
@@ -617,10 +657,14 @@ impl Delivery {
         self.leave(actions);
     }
 
-    fn leave(&mut self, actions: &mut Vec<Action>) {
-        if self.has_slot {
+    fn free_slot(&mut self, actions: &mut Vec<Action>) {
+        if std::mem::take(&mut self.has_slot) {
             actions.push(Action::FreeSlot);
         }
+    }
+
+    fn leave(&mut self, actions: &mut Vec<Action>) {
+        self.free_slot(actions);
         actions.push(Action::Over);
         self.is_over = true;
     }

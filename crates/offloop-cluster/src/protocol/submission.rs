@@ -108,8 +108,10 @@ pub enum Event {
     Deleted(bool),
     /// The store has announced a state.
     Announced(Stored),
-    /// An announcement may have been missed: the connection was lost, or some time has passed.
+    /// An announcement may have been missed, since some time has passed.
     LookAgain,
+    /// The connection was lost and is back: announcements may have been missed, and requests may succeed again.
+    Reconnected,
     /// The submitter wants the job no more.
     Cancel,
     /// The job's longest wait has passed.
@@ -229,6 +231,10 @@ impl Submission {
                 }
             }
             Event::LookAgain => self.stale |= self.stage == Stage::Waiting,
+            Event::Reconnected => {
+                self.stale |= self.stage == Stage::Waiting;
+                (self.pausing, self.failures) = (false, 0);
+            }
             Event::Cancel => self.stop(Stop::Cancelled),
             Event::QueueTimeout => {
                 // It limits the wait for the first start only.

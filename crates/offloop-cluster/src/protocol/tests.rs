@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::Ulid;
-use crate::records::{End, Outcome};
+use crate::records::{End, Job, Outcome};
 
 const ME: Ulid = Ulid::from_bits(1);
 const OTHER: Ulid = Ulid::from_bits(2);
@@ -17,6 +17,8 @@ fn terms() -> Terms {
         exclusive: false,
         has_task: true,
         is_late: false,
+        is_replay: false,
+        cancel_if_lost: false,
         age: Duration::ZERO,
     }
 }
@@ -124,6 +126,40 @@ fn silence_before_a_lost_connection_does_not_count() {
 }
 
 #[test]
+fn a_replayed_message_is_not_run() {
+    let settings = Settings::default();
+    let hour = Duration::from_secs(60 * 60);
+    let terms = |since| Terms::new(&Job::default(), true, Duration::ZERO, since, &settings);
+    // The clocks of two machines may differ by an hour.
+    let (_, actions) = on_reading(terms(settings.remember + hour), None, Duration::ZERO);
+    assert!(matches!(actions[..], [DeliveryAction::Write { expected: 0, state: State::Claim { .. } }]));
+    let late = settings.remember + hour + Duration::from_secs(1);
+    let (_, actions) = on_reading(terms(late), None, Duration::ZERO);
+    assert_eq!(actions, [DeliveryAction::Bury(Outcome::Expired)]);
+}
+
+#[test]
+fn a_lease_of_silence_of_the_submitter_stops_its_job_if_asked_for() {
+    use DeliveryTimer::{AskSubmitter, SubmitterSilence};
+    let settings = Settings::default();
+    let (mut delivery, _) = on_reading(Terms { cancel_if_lost: true, ..terms() }, None, Duration::ZERO);
+    let actions = delivery.on(&settings, DeliveryEvent::Written(Written::Stored(8)));
+    let (ask, wait) = (
+        DeliveryAction::Arm(AskSubmitter, settings.ask),
+        DeliveryAction::Arm(SubmitterSilence, settings.lease),
+    );
+    assert!(actions.contains(&ask) && actions.contains(&wait));
+    let actions = delivery.on(&settings, DeliveryEvent::Fired(AskSubmitter));
+    assert_eq!(actions, [DeliveryAction::AskSubmitter, ask]);
+    assert_eq!(delivery.on(&settings, DeliveryEvent::SubmitterAnswered).first(), Some(&wait));
+    assert_eq!(delivery.on(&settings, DeliveryEvent::Reconnected), [wait]);
+    let actions = delivery.on(&settings, DeliveryEvent::Fired(SubmitterSilence));
+    assert_eq!(actions, [DeliveryAction::Kill { at_once: false }]);
+    let actions = delivery.on(&settings, DeliveryEvent::Ended(Verdict::Died(vec![])));
+    assert_eq!(written_end(&actions), Some((8, Outcome::Cancelled)));
+}
+
+#[test]
 fn a_claimant_that_answers_keeps_its_job() {
     let claim = State::Claim { by: OTHER, attempt: 1 };
     let (mut delivery, _) = on_reading(terms(), Some(claim), Duration::ZERO);
@@ -171,4 +207,16 @@ fn an_attached_job_ends_with_the_stored_end() {
     let stored = Stored { revision: 3, state: State::End(end.clone()) };
     let actions = attached.on(&settings, SubmissionEvent::Read(Some(Some(stored))));
     assert_eq!(actions, [SubmissionAction::Ended(end), SubmissionAction::Over]);
+}
+
+#[test]
+fn a_connection_that_is_back_ends_the_pause_before_the_next_attempt() {
+    let settings = Settings::default();
+    let mut submission = Submission::new(ME, false, false);
+    assert_eq!(submission.on(&settings, SubmissionEvent::Begin), [SubmissionAction::Publish]);
+    let actions = submission.on(&settings, SubmissionEvent::Published(Publication::Unknown));
+    assert_eq!(actions, [SubmissionAction::Arm(SubmissionTimer::Pause, settings.pause)]);
+    assert_eq!(submission.on(&settings, SubmissionEvent::Reconnected), [SubmissionAction::Read]);
+    let actions = submission.on(&settings, SubmissionEvent::Read(Some(None)));
+    assert_eq!(actions, [SubmissionAction::Publish]);
 }

@@ -17,6 +17,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use shape::check_size;
+
 use crate::Ulid;
 
 /// The version of the records that this build writes, and the newest that it reads.
@@ -74,11 +76,12 @@ pub enum Codec {
 }
 
 /// The task to run, its arguments and the instructions for it. It is written once, by the submitter.
+#[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Job {
     /// The version of the record. [`Job::encode`] sets it.
-    v: u32,
+    pub(crate) v: u32,
     /// The job's id.
     pub id: Ulid,
     /// The name of the task.
@@ -115,8 +118,22 @@ pub struct Job {
     /// Bytes that the job may read, such as the context of a trace.
     #[serde(with = "serde_bytes")]
     pub carry: Vec<u8>,
-    /// True if what the job prints is kept and comes back with its end.
-    pub capture: bool,
+    /// The number of bytes to keep of each stream that the job prints to, which come back with its end.
+    pub capture: Option<u64>,
+    /// The id of the request that the job works for. Empty if there is none.
+    pub request: String,
+    /// The number of items that may be unread, if the job may send items.
+    pub stream: Option<u32>,
+    /// True if the job's id is the hash of a key, so that its states belong to no client.
+    pub keyed: bool,
+    /// The arguments, if they are too large for the record.
+    pub blob: Option<BlobRef>,
+    /// The minor version of Python that has written a pickle, such as `3.13`. Empty for other arguments.
+    pub python: String,
+    /// True if the job is to be stopped when its submitter is lost.
+    pub cancel_if_lost: bool,
+    /// The queue that it was submitted to.
+    pub queue: String,
     /// The submitter.
     pub client: Ulid,
     /// The time of submission by the submitter's clock, in milliseconds since 1970.
@@ -170,8 +187,193 @@ impl Job {
     }
 }
 
+/// A payload that is stored by itself, in chunks, because it is large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BlobRef {
+    /// The size, in bytes.
+    pub size: u64,
+    /// The SHA-256 of the whole.
+    #[serde(with = "serde_bytes")]
+    pub sha256: [u8; 32],
+}
+
+/// What came of a start: the body of the end that a worker writes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Report {
+    /// The version of the record. Encoding sets it.
+    pub(crate) v: u32,
+    /// The encoded result, if the task returned.
+    #[serde(with = "serde_bytes", skip_serializing_if = "Vec::is_empty")]
+    pub answer: Vec<u8>,
+    /// True if the task has declared itself failed although it returned.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub has_failed: bool,
+    /// The encoded error, if there is one.
+    #[serde(with = "serde_bytes", skip_serializing_if = "Vec::is_empty")]
+    pub error: Vec<u8>,
+    /// The kept part of what the job has printed to its standard output.
+    #[serde(with = "serde_bytes", skip_serializing_if = "Vec::is_empty")]
+    pub stdout: Vec<u8>,
+    /// The same of its standard error.
+    #[serde(with = "serde_bytes", skip_serializing_if = "Vec::is_empty")]
+    pub stderr: Vec<u8>,
+    /// True if it has printed more than is kept.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_truncated: bool,
+    /// The place of the report, if it is too large for the end. All else is empty then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blob: Option<BlobRef>,
+}
+
+impl Report {
+    /// Encodes the report. One that is larger than [`MAX_RECORD`] has to be stored by itself.
+    pub fn encode(&self) -> Result<Vec<u8>, RecordError> {
+        rmp_serde::to_vec_named(&Self { v: VERSION, ..self.clone() })
+            .map_err(|error| RecordError::Malformed(error.to_string()))
+    }
+
+    /// Decodes a report of any origin. Its size is that of `bytes`, which are in memory already.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        shape::check_within(bytes, usize::MAX)?;
+        decode_checked(bytes)
+    }
+}
+
+/// A streamed item, as it travels from a worker to the reader.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Item {
+    /// The version of the record. Encoding sets it.
+    pub(crate) v: u32,
+    /// The number of the start that has sent it.
+    pub attempt: u32,
+    /// Its place among the items of that start, from 0.
+    pub number: u64,
+    /// The encoded item.
+    #[serde(with = "serde_bytes")]
+    pub item: Vec<u8>,
+    /// The place of the item, if it is too large for a message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blob: Option<BlobRef>,
+}
+
+impl Item {
+    /// Returns the record of an item.
+    pub fn new(attempt: u32, number: u64, item: Vec<u8>) -> Self {
+        Self { v: VERSION, attempt, number, item, blob: None }
+    }
+
+    /// Encodes the record.
+    pub fn encode(&self) -> Result<Vec<u8>, RecordError> {
+        encode(self)
+    }
+
+    /// Decodes a record of any origin.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        decode(bytes)
+    }
+}
+
+/// What a worker tells about itself, again and again while it lives.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Presence {
+    /// The version of the record. Encoding sets it.
+    pub(crate) v: u32,
+    /// The worker's id.
+    pub worker: Ulid,
+    /// The name that it was given, or its program's.
+    pub name: String,
+    /// The name of its machine.
+    pub host: String,
+    /// The id of that machine's start, by which two processes with one id are told apart.
+    pub boot: String,
+    /// The id of its process.
+    pub pid: u32,
+    /// Its build, as it calls it.
+    pub build: String,
+    /// The tasks that it has, with the signatures of those that are known.
+    pub tasks: Vec<(String, Option<u64>)>,
+    /// The queues that it takes jobs from, with their weights.
+    pub queues: Vec<(String, u32)>,
+    /// The labels that it was given.
+    pub labels: Vec<String>,
+    /// The number of jobs that it runs at most at a time.
+    pub slots: u32,
+    /// The jobs that it runs, with the names of their tasks.
+    pub running: Vec<(Ulid, String)>,
+    /// True if it takes no more jobs.
+    pub draining: bool,
+}
+
+impl Presence {
+    /// Encodes the record.
+    pub fn encode(&self) -> Result<Vec<u8>, RecordError> {
+        encode(&Self { v: VERSION, ..self.clone() })
+    }
+
+    /// Decodes a record of any origin.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        decode(bytes)
+    }
+}
+
+/// A question or a message from one party to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Ask {
+    /// Asks a worker whether it runs the job, or a client whether it still wants it.
+    Has {
+        /// The job.
+        id: Ulid,
+    },
+    /// Asks a worker to cancel the job.
+    Cancel {
+        /// The job.
+        id: Ulid,
+    },
+    /// Asks a worker to take no more jobs and to end.
+    Drain,
+    /// Tells a worker that the reader of a job's items has those below `next` and room for `room` more.
+    Credit {
+        /// The job.
+        id: Ulid,
+        /// The start whose items are meant.
+        attempt: u32,
+        /// The number of the first item that has not come.
+        next: u64,
+        /// The number of items from there on that there is room for.
+        room: u64,
+    },
+    /// Asks a worker for the end of its log.
+    Logs,
+}
+
+/// A question, as it is sent.
+#[derive(Serialize, Deserialize)]
+struct VersionedAsk {
+    v: u32,
+    #[serde(flatten)]
+    ask: Ask,
+}
+
+impl Ask {
+    /// Encodes the record.
+    pub fn encode(&self) -> Result<Vec<u8>, RecordError> {
+        encode(&VersionedAsk { v: VERSION, ask: self.clone() })
+    }
+
+    /// Decodes a record of any origin.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        decode::<VersionedAsk>(bytes).map(|it| it.ask)
+    }
+}
+
 /// The end of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The task returned. The body is its result.
@@ -313,6 +515,10 @@ fn encode(record: &impl Serialize) -> Result<Vec<u8>, RecordError> {
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
     shape::check(bytes)?;
+    decode_checked(bytes)
+}
+
+fn decode_checked<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
     let found = shape::version(bytes)?;
     if found > u64::from(VERSION) {
         return Err(RecordError::Newer { found, known: VERSION });

@@ -5,13 +5,20 @@ use rmp::Marker;
 use super::{MAX_DEPTH, MAX_RECORD, RecordError};
 
 /// Checks that a record of this size is allowed.
-pub(super) fn check_size(size: usize) -> Result<(), RecordError> {
+pub(crate) fn check_size(size: usize) -> Result<(), RecordError> {
     if size > MAX_RECORD { Err(RecordError::TooLarge { size, limit: MAX_RECORD }) } else { Ok(()) }
 }
 
 /// Checks that the bytes are one whole MessagePack value without deep nesting, whose lengths are of bytes that are there.
 pub(super) fn check(bytes: &[u8]) -> Result<(), RecordError> {
-    check_size(bytes.len())?;
+    check_within(bytes, MAX_RECORD)
+}
+
+/// Does the same for a record that may have another size.
+pub(super) fn check_within(bytes: &[u8], limit: usize) -> Result<(), RecordError> {
+    if bytes.len() > limit {
+        return Err(RecordError::TooLarge { size: bytes.len(), limit });
+    }
     let mut rest = bytes;
     // The number of values that are missing in each map and list around the present place.
     let mut missing = [0_u64; MAX_DEPTH + 1];

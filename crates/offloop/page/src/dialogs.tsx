@@ -28,6 +28,13 @@ function Dialog(props: { title: string; onClose: () => void; children: Component
   );
 }
 
+/** What happens to a job that is cancelled, by the kind of its pool. */
+const CONSEQUENCES: Record<string, string> = {
+  threads: "It runs in a thread, which cannot be ended: the job is asked to stop, and its caller stops waiting.",
+  processes: "It runs in a worker process, which is ended with it and replaced. What the job has done outside stays done.",
+  remote: "It runs elsewhere: its worker is told to end it, and its caller stops waiting. What the job has done stays done.",
+};
+
 const close = (event: Event) => (event.currentTarget as HTMLElement).closest("dialog")?.close();
 
 /** The stack of a job at the moment at which the reader asks for it. */
@@ -109,9 +116,7 @@ export function CancelDialog(props: { asked: Asked; onClose: () => void; onDone:
   return (
     <Dialog title={`Cancel job ${asked.id}, ${asked.name}?`} onClose={onClose}>
       <p>
-        {asked.kind === "processes"
-          ? "It runs in a worker process, which is ended with it and replaced. What the job has done outside stays done."
-          : "It runs in a thread, which cannot be ended: the job is asked to stop, and its caller stops waiting."}
+        {CONSEQUENCES[asked.kind] ?? CONSEQUENCES["threads"]}
       </p>
       {error !== null && (
         <p class="bad" role="alert">

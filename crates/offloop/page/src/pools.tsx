@@ -88,6 +88,7 @@ function Heading({ pool }: { pool: Pool }) {
 
 /** The workers by state, as words, and as a bar whose full width is the number of workers that the pool may have. */
 function Workforce({ pool }: { pool: Pool }) {
+  if (pool.kind === "remote") return <>elsewhere</>;
   const known = STATES.filter((state) => (pool.workers_by_state[state] ?? 0) > 0);
   const others = Object.keys(pool.workers_by_state).filter(
     (state) => !STATES.includes(state) && (pool.workers_by_state[state] ?? 0) > 0,
@@ -210,6 +211,7 @@ function Outcomes({ pool }: { pool: Pool }) {
 function Workers({ pool }: { pool: Pool }) {
   const isProcesses = pool.kind === "processes";
   const id = (worker: Worker) => worker.pid ?? worker.thread;
+  if (pool.kind === "remote") return <p class="empty">Its workers belong to other programs.</p>;
   if (pool.workers.length === 0) {
     return <p class="empty">{isProcesses ? "No worker runs." : "No thread has a job."}</p>;
   }
@@ -251,7 +253,7 @@ function Jobs({ snapshot, pool }: PoolProps) {
           { title: "Running", numeric: true },
           { title: "Time left", numeric: true },
           { title: "Request" },
-          { title: pool.kind === "processes" ? "Worker" : "Thread", numeric: true },
+          { title: pool.kind === "threads" ? "Thread" : "Worker", numeric: true },
           { title: "Actions" },
         ]}
         rows={pool.jobs.map((job) => rowOf(snapshot, pool, job, ask))}

@@ -17,7 +17,8 @@
 //!   was started otherwise begin as these do.
 //! - **Threads seen from outside.** [`thread`] returns the CPU time, the state and the name of any thread of this process,
 //!   and [`StarvationMeter`] measures for how long one had no core although it could have run.
-//! - **Forks.** [`OwnProcess`] keeps a value away from forked children, which must not use it or drop it.
+//! - **Forks.** [`OwnProcess`] keeps a value away from forked children, which must not use it or drop it, and a
+//!   [`PerProcess`] makes each process a value of its own.
 //! - **Measurements of a binding's own.** [`run_delay`] returns the time that a thread has waited for a core, and
 //!   [`activity_of`] the verdict of the pools' advice. [`present_cores`] counts the cores that pools may use.
 //! - **The live view.** With the feature `observe`, `set_program` names the program, and an `Inspector` the jobs that Rust
@@ -35,13 +36,15 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use serde::de::DeserializeOwned;
 
 pub use crate::base::cores::present_cores;
-pub use crate::base::fork::OwnProcess;
+pub use crate::base::fork::{OwnProcess, PerProcess};
 pub use crate::base::spawn::{begin_thread, start_thread};
 pub use crate::base::starvation::{CoreTimes, CoreUse, StarvationMeter, own_run_delay};
 pub use crate::base::thread;
 pub use crate::core::current::{describe, mark_failed};
 use crate::core::error::Error;
 use crate::core::handle::Handle;
+#[doc(hidden)]
+pub use crate::core::options::Options;
 pub use crate::metrics::cpu::run_delay;
 #[cfg(feature = "observe")]
 pub use crate::metrics::view::inspector::{

@@ -173,7 +173,7 @@ impl<T: fmt::Debug> fmt::Debug for OwnProcess<T> {
 /// Access takes no lock. The thread that needs the value first makes it. If two threads do so at once, one of them
 /// drops its own and gets the other's. A published value is never freed.
 #[derive(Debug)]
-pub(crate) struct PerProcess<T: 'static>(Published<Made<T>>);
+pub struct PerProcess<T: 'static>(Published<Made<T>>);
 
 /// A value, and the process that made it.
 #[derive(Debug)]
@@ -183,7 +183,9 @@ struct Made<T> {
 }
 
 impl<T: Send + Sync> PerProcess<T> {
-    pub(crate) const fn new() -> Self {
+    /// Makes a place that has no value yet.
+    #[allow(clippy::new_without_default, reason = "it is the value of a static")]
+    pub const fn new() -> Self {
         Self(Published::new(ptr::null_mut()))
     }
 
@@ -208,7 +210,7 @@ impl<T: Send + Sync> PerProcess<T> {
     }
 
     /// Returns the value like [`get`](Self::get), or the error of `make`.
-    pub(crate) fn try_get<E>(&'static self, make: impl FnOnce() -> Result<T, E>) -> Result<&'static T, E> {
+    pub fn try_get<E>(&'static self, make: impl FnOnce() -> Result<T, E>) -> Result<&'static T, E> {
         let found = self.0.load(Ordering::Acquire);
         // SAFETY: the pointer is null or was published below. What is published comes from a `Box` and is never freed.
         match unsafe { found.as_ref() } {

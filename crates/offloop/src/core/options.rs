@@ -37,8 +37,10 @@ pub struct Options {
 }
 
 impl Options {
+    /// Returns the instructions of a job that was given none.
+    #[allow(clippy::new_without_default, reason = "it notes the caller's line")]
     #[track_caller]
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             name: Cow::Borrowed(""),
             priority: 0,

@@ -15,6 +15,9 @@ use std::str::FromStr;
 pub struct Signature(u64);
 
 impl Signature {
+    /// Stands for any signature, in calls that leave open which one the task has.
+    pub(crate) const ANY: Self = Self(0);
+
     /// Returns the signature of a function: 64 bits of FNV-1a.
     pub(crate) fn of(name: &str, version: u32, types: &str) -> Self {
         let mut hash: u64 = 0xcbf2_9ce4_8422_2325;

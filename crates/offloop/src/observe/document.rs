@@ -88,7 +88,7 @@ pub struct Pool {
     pub id: u64,
     /// Its name.
     pub name: String,
-    /// The kind of its workers: `threads` or `processes`.
+    /// The kind of its workers: `threads`, `processes` or `remote`.
     pub kind: String,
     /// The number of jobs in its queue.
     pub queued: usize,

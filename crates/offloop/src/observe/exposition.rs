@@ -38,7 +38,7 @@ pub(super) fn text() -> String {
     metrics::for_each(|_, _, pool| {
         let view = pool.view();
         let sum = queues.entry((view.metrics.pool.to_string(), view.metrics.kind)).or_default();
-        sum.capacity += view.capacity as u64;
+        sum.capacity += view.capacity.unwrap_or_default() as u64;
         sum.oldest = sum.oldest.max(view.oldest_queued.unwrap_or_default());
         pools.push(view.metrics);
     });

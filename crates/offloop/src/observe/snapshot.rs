@@ -163,7 +163,7 @@ impl Look<'_> {
             name: metrics.pool.to_string(),
             kind: metrics.kind.as_str().to_owned(),
             queued: metrics.queued,
-            capacity: Some(capacity),
+            capacity,
             oldest_queued: oldest_queued.map(|age| age.as_secs_f64()),
             running: metrics.running,
             workers_by_state: metrics

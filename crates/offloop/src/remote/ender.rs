@@ -234,7 +234,10 @@ impl Ender {
         let incoming = Incoming { body: &arguments, parts: &[] };
         let run = || {
             let _whole = Whole::begin(true);
-            (inner.task.run)(incoming).map_err(|fault| fault.into_kind(inner.task.name))
+            // A task that only another program has goes by the name of the job.
+            let name =
+                if inner.task.name.is_empty() { &*inner.job.header().options.name } else { inner.task.name };
+            (inner.task.run)(incoming).map_err(|fault| fault.into_kind(name))
         };
         match inner.job.header().perform(run) {
             Ok(result) => inner.complete(result.body()),

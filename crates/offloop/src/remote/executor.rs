@@ -1,5 +1,6 @@
 //! The executor whose calls a carrier takes elsewhere.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -10,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::carrier::Carrier;
 use super::ender::{Away, AwayJob, Ender, Hub};
 use super::items::ItemQueue;
+use super::named::NamedCall;
 use super::outbound::{Instructions, Outbound};
 use crate::base::clock::Moment;
 use crate::base::fork::OwnProcess;
@@ -29,10 +31,14 @@ use crate::core::outcome::Outcome;
 use crate::core::pool_ref::{Close, PoolRef};
 use crate::core::runnable::{AbortIf, AnyJob, Owner};
 use crate::core::shutdown::{self, ShutdownReport};
+use crate::core::signature::Signature;
 use crate::metrics::stats::OutcomeCounters;
-use crate::metrics::{Advisor, Metrics, PoolKind};
+#[cfg(feature = "observe")]
+use crate::metrics::view::{JobView, PoolView, WorkerPlace};
+use crate::metrics::{self, Advisor, Measured, Metrics, PoolKind};
 use crate::processes::launch::{Launched, job_of};
 use crate::wire::call::Call;
+use crate::wire::task::{ELSEWHERE, Task};
 #[cfg(target_os = "linux")]
 use crate::{
     core::options::Prepared,
@@ -105,14 +111,16 @@ impl<C: Carrier> Core<C> {
             run_time: Histogram::default(),
             retried: 0,
         };
-        Arc::new_cyclic(|this| Self {
+        let core = Arc::new_cyclic(|this| Self {
             carrier,
             state: OwnProcess::new(Mutex::new(state)),
             changed: Condvar::new(),
             counts: OutcomeCounters::default(),
             advisor: Advisor::new(name, None, false, None),
             this: this.clone(),
-        })
+        });
+        metrics::register(Arc::downgrade(&core) as Weak<dyn Measured>);
+        core
     }
 
     fn lock(&self) -> Option<MutexGuard<'_, State>> {
@@ -276,6 +284,46 @@ impl<C: Carrier> Core<C> {
     }
 }
 
+impl<C: Carrier> Measured for Core<C> {
+    fn metrics(&self) -> Metrics {
+        Self::metrics(self)
+    }
+
+    fn is_over(&self) -> bool {
+        self.lock().is_none_or(|state| state.closed && state.live.is_empty())
+    }
+
+    #[cfg(feature = "observe")]
+    fn view(&self) -> PoolView {
+        let metrics = Self::metrics(self);
+        let (mut running, mut oldest_queued) = (Vec::new(), None);
+        if let Some(state) = self.lock() {
+            for live in state.live.values() {
+                if let Some(began) = live.began {
+                    running.push((began.elapsed(), Arc::clone(&live.job)));
+                } else {
+                    oldest_queued = oldest_queued.max(Some(live.job.header().submitted.elapsed()));
+                }
+            }
+        }
+        let elsewhere = WorkerPlace::default();
+        let jobs = running.iter().map(|(time, job)| JobView::new(job.header(), *time, elsewhere)).collect();
+        drop_quietly(running);
+        PoolView { metrics, capacity: None, oldest_queued, max_workers: 0, workers: Vec::new(), jobs }
+    }
+
+    #[cfg(feature = "observe")]
+    fn cancel_running(&self, job: u64) -> bool {
+        let found = self.lock().and_then(|state| {
+            let is_it = |live: &&Live| live.began.is_some() && live.job.header().id.as_u64() == job;
+            state.live.values().find(is_it).map(|live| Arc::clone(&live.job))
+        });
+        let was_cancelled = found.as_ref().is_some_and(|job| job.abort(ErrorKind::Cancelled, AbortIf::Live));
+        drop_quietly(found);
+        was_cancelled
+    }
+}
+
 impl<C: Carrier> Hub for Core<C> {
     fn observer(&self) -> &(dyn Observer + Sync) {
         &self.counts
@@ -436,18 +484,42 @@ impl<C: Carrier> Remote<C> {
         &self,
         call: &Call<'_, R>,
         items: Option<&Arc<ItemQueue>>,
-        mut options: Options,
+        options: Options,
     ) -> Launched<Away, R>
     where
         R: DeserializeOwned + Send + 'static,
     {
         let task = call.task();
+        let name = (task.name.into(), task.signature());
+        self.launch_encoded(task, name, call.encode_whole(), items, options)
+    }
+
+    /// Submits a call of a task of another program.
+    fn launch_named<R>(&self, call: NamedCall<R>, options: Options) -> Launched<Away, R>
+    where
+        R: DeserializeOwned + Send + 'static,
+    {
+        let (task, signature, arguments) = call.into_parts();
+        self.launch_encoded(&ELSEWHERE, (task.into(), signature), arguments, None, options)
+    }
+
+    fn launch_encoded<R>(
+        &self,
+        task: &'static Task,
+        (name, signature): (Cow<'static, str>, Signature),
+        arguments: Result<Vec<u8>, ErrorKind>,
+        items: Option<&Arc<ItemQueue>>,
+        mut options: Options,
+    ) -> Launched<Away, R>
+    where
+        R: DeserializeOwned + Send + 'static,
+    {
         let has_name = !options.name.is_empty();
         if !has_name {
-            options.name = call.task_name().into();
+            options.name.clone_from(&name);
         }
         let core = &*self.0;
-        let arguments = match call.encode_whole() {
+        let arguments = match arguments {
             Ok(arguments) => arguments,
             Err(kind) => {
                 core.counts.count(Outcome::of(&kind));
@@ -456,7 +528,7 @@ impl<C: Carrier> Remote<C> {
         };
         let instructions = Instructions::of_options(&options, has_name, items.map(|items| items.capacity()));
         let job: Arc<Cell<Away, R>> = Cell::new(Away, options);
-        let outbound = Outbound::new(job.header().id, task.name, task.signature(), arguments, instructions);
+        let outbound = Outbound::new(job.header().id, &name, signature, arguments, instructions);
         let away = Arc::clone(&job) as Arc<dyn AwayJob>;
         let ender = |hub| Ender::new(Arc::clone(&away), hub, task, items.cloned());
         let Err(kind) = core.execute(&away, outbound, ender) else { return Ok(job) };
@@ -466,6 +538,28 @@ impl<C: Carrier> Remote<C> {
         }
         core.counts.count(Outcome::of(&kind));
         Err(Box::new((kind, job.header().options.clone())))
+    }
+}
+
+impl<C, R> Accepts<NamedCall<R>> for Remote<C>
+where
+    C: Carrier,
+    R: DeserializeOwned + Send + 'static,
+{
+    type Output = R;
+
+    fn place(&self, work: NamedCall<R>, options: Options) -> Handle<R> {
+        Handle::new(job_of(self.launch_named(work, options)))
+    }
+
+    fn try_place(
+        &self,
+        work: NamedCall<R>,
+        mut options: Options,
+    ) -> Result<Handle<R>, Rejected<NamedCall<R>>> {
+        options.never_wait = true;
+        let launched = self.launch_named(work.clone(), options);
+        launched.map(Handle::new).map_err(|refusal| Rejected::new(work, refusal.0))
     }
 }
 

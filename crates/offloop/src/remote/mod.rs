@@ -103,6 +103,7 @@ mod ender;
 mod errors;
 mod executor;
 mod items;
+mod named;
 mod outbound;
 #[cfg(target_os = "linux")]
 mod performance;
@@ -112,7 +113,10 @@ pub use carrier::Carrier;
 pub use ender::{Answer, Ender};
 pub use errors::{pack_error, unpack_error};
 pub use executor::Remote;
+pub use named::NamedCall;
 pub use outbound::{Instructions, Malformed, Outbound};
 #[cfg(target_os = "linux")]
 pub use performance::{Canceller, Performance, Performed, perform};
 pub use tasks::{TaskEntry, tasks};
+
+pub use crate::wire::decode::Encoded;

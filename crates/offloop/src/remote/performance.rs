@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Weak};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use super::ender::Answer;
 use super::items::ItemQueue;
@@ -14,7 +14,7 @@ use crate::core::handle::{Handle, block_on};
 use crate::core::id::{JobId, JobState};
 use crate::core::options::{OnEnd, Options};
 use crate::core::runnable::{AbortIf, AnyJob};
-use crate::processes::pool::items::ItemSource;
+use crate::processes::pool::dispatcher::JobEngine;
 use crate::processes::pool::pool::{LaunchedEncoded, ProcessPool};
 use crate::processes::pool::remote::EncodedAnswer;
 
@@ -50,9 +50,9 @@ pub fn perform(pool: &ProcessPool, outbound: Outbound) -> Result<Performance, Er
         never_wait: asked.never_wait,
         ..Options::new()
     };
-    let LaunchedEncoded { handle, job, source } =
+    let LaunchedEncoded { handle, job, engine } =
         pool.launch_encoded(task, &arguments, queue.as_ref(), options)?;
-    Ok(Performance { handle, job, items: queue.map(|queue| (queue, source)), captured })
+    Ok(Performance { handle, job, engine, items: queue, captured })
 }
 
 /// A job that runs here on behalf of a caller elsewhere. Dropping it kills the job.
@@ -60,8 +60,9 @@ pub fn perform(pool: &ProcessPool, outbound: Outbound) -> Result<Performance, Er
 pub struct Performance {
     handle: Handle<EncodedAnswer>,
     job: Arc<dyn AnyJob>,
+    engine: Weak<dyn JobEngine>,
     /// `None` if the job may send no items.
-    items: Option<(Arc<ItemQueue>, Weak<dyn ItemSource>)>,
+    items: Option<Arc<ItemQueue>>,
     captured: Option<Captured>,
 }
 
@@ -98,20 +99,20 @@ impl Performance {
 
     /// Returns what cancels the job from elsewhere, while another thread waits for it.
     pub fn canceller(&self) -> Canceller {
-        Canceller(Arc::downgrade(&self.job))
+        Canceller { id: self.id(), job: Arc::downgrade(&self.job), engine: self.engine.clone() }
     }
 
     /// Returns the next item of the job, encoded, or `None` when the job has ended or sends none. While items are not
     /// taken, as many of them wait as the caller has asked for, and then the job waits.
     pub async fn next_item(&mut self) -> Option<Vec<u8>> {
-        let Some((queue, source)) = &self.items else { return None };
+        let Some(queue) = &self.items else { return None };
         let header = self.job.header();
         std::future::poll_fn(|cx| {
             loop {
                 let has_ended = header.born.is_past() || header.has_ended();
                 if let Some((item, was_full)) = queue.pop_bytes() {
-                    if let Some(source) = source.upgrade().filter(|_| was_full) {
-                        source.resume(header.id);
+                    if let Some(engine) = self.engine.upgrade().filter(|_| was_full) {
+                        engine.resume(header.id);
                     }
                     return Poll::Ready(Some(item));
                 }
@@ -162,20 +163,50 @@ impl fmt::Debug for Performance {
     }
 }
 
-/// Cancels a [`Performance`] from another thread. It does not keep the job.
+/// Cancels a [`Performance`] from another thread, and waits until its process is dead. It does not keep the job.
 #[derive(Clone)]
-pub struct Canceller(Weak<dyn AnyJob>);
+pub struct Canceller {
+    id: JobId,
+    job: Weak<dyn AnyJob>,
+    engine: Weak<dyn JobEngine>,
+}
 
 impl Canceller {
     /// Ends the job now, as [`Performance::cancel`] does. Returns whether it did. Does not block.
     pub fn cancel(&self) -> bool {
-        let job = self.0.upgrade().filter(|job| !job.header().born.is_past());
+        let job = self.job.upgrade().filter(|job| !job.header().born.is_past());
         job.is_some_and(|job| job.abort(ErrorKind::Cancelled, AbortIf::Live))
+    }
+
+    /// Does the same, and kills the job's worker process without a grace period, also if the job was cancelled before.
+    /// Returns whether it has ended the job.
+    pub fn kill(&self) -> bool {
+        let has_ended = self.cancel();
+        if let Some(engine) = self.engine.upgrade() {
+            engine.hurry(self.id);
+        }
+        has_ended
+    }
+
+    /// Waits, once the job has ended, until no worker process is left that runs it. A job that was cancelled has its end
+    /// at once, but its process may take the pool's grace period to die. A process that cannot be killed is not waited for
+    /// longer than the pool does.
+    pub async fn gone(&self) {
+        let on_gone = |cx: &mut Context<'_>| {
+            let is_gone = self.engine.upgrade().is_none_or(|engine| engine.on_gone(self.id, cx.waker()));
+            if is_gone { Poll::Ready(()) } else { Poll::Pending }
+        };
+        std::future::poll_fn(on_gone).await;
+    }
+
+    /// Does the same, blocking this thread.
+    pub fn wait_gone(&self) {
+        block_on(std::pin::pin!(self.gone()));
     }
 }
 
 impl fmt::Debug for Canceller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Canceller").finish_non_exhaustive()
+        f.debug_struct("Canceller").field("job", &self.id).finish_non_exhaustive()
     }
 }

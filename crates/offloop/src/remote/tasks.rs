@@ -28,7 +28,7 @@ pub fn tasks() -> Vec<TaskEntry> {
 pub(super) fn find(name: &str, wanted: Signature) -> Result<&'static Task, ErrorKind> {
     let found = registry::find(name).map_err(|conflict| ErrorKind::Rejected(conflict.into()))?;
     let offered = match found {
-        Some(task) if task.signature() == wanted => return Ok(task),
+        Some(task) if task.signature() == wanted || wanted == Signature::ANY => return Ok(task),
         Some(task) => vec![task.signature()],
         None => Vec::new(),
     };

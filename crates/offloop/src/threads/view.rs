@@ -36,7 +36,7 @@ impl Registry {
         let jobs = running.iter().filter(|(_, job, _)| !job.header().has_returned());
         let view = PoolView {
             metrics,
-            capacity: self.config.queue.capacity,
+            capacity: Some(self.config.queue.capacity),
             oldest_queued: oldest.map(Moment::elapsed),
             max_workers,
             workers: running.iter().map(|(worker, ..)| worker.view()).collect(),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 
 use super::blob::Blob;
 use super::msgpack::{Error, whole_block};
@@ -21,6 +22,8 @@ pub(crate) fn decode<R: DeserializeOwned + 'static>(received: Received<'_>) -> R
         if let Some(block) = whole_block(received.body, true) {
             return String::from_utf8(block.to_vec()).map(same).map_err(|_| Error::Utf8);
         }
+    } else if is::<R, Encoded>() {
+        return Ok(same(Encoded(received.settled().into_owned())));
     }
     decode_in_place(Incoming { body: &received.settled(), parts: received.parts })
 }
@@ -31,6 +34,17 @@ pub(crate) fn decode_in_place<R: DeserializeOwned + 'static>(incoming: Incoming<
         return incoming.decode::<ByteBuf>().map(|bytes| same(bytes.0));
     }
     incoming.decode()
+}
+
+/// A result as it came, which is decoded elsewhere: by a binding, in its own language.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded(pub Vec<u8>);
+
+/// Results of this type are taken as they are ([`decode`]), so only a value within another one gets here.
+impl<'de> Deserialize<'de> for Encoded {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        ByteBuf::deserialize(deserializer).map(|bytes| Self(bytes.0))
+    }
 }
 
 fn is<A: 'static, B: 'static>() -> bool {
@@ -51,7 +65,7 @@ pub(crate) fn is_plain<R: 'static>() -> bool {
     }
     is_one_of!(
         (), bool, char, u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize, f32, f64,
-        String, Vec<u8>, Blob, Result<(), String>
+        String, Vec<u8>, Blob, Encoded, Result<(), String>
     )
 }
 

@@ -37,6 +37,11 @@ pub struct Task {
     pub(crate) items: DecodePace,
 }
 
+/// Stands for a task that only another program has, in the records of its jobs here.
+pub(crate) static ELSEWHERE: Task = Task::new("", "", ("", 0, 0), TypeId::of::<Task>, |_| {
+    Err(Fault::Arguments("only another program has this task".to_owned()))
+});
+
 /// The encoded result of a task.
 pub(crate) type EncodedResult = Result<Payload, Fault>;
 

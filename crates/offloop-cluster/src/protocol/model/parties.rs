@@ -76,10 +76,10 @@ impl World {
                         if attempt > 1 + scene.retry || self.starts > 1 + scene.retry {
                             self.broken = Some("starts are bounded");
                         }
-                        if let Some(Stored { state: State::End(end), .. }) = &self.store {
-                            if end.by == CLIENT {
-                                self.broken = Some("a job that was cancelled before it ran does not run");
-                            }
+                        if let Some(Stored { state: State::End(end), .. }) = &self.store
+                            && end.by == CLIENT
+                        {
+                            self.broken = Some("a job that was cancelled before it ran does not run");
                         }
                         continue;
                     }
@@ -103,6 +103,7 @@ impl World {
                     // The queue delivers at any time, so that nothing depends on progress.
                     DeliveryAction::Arm(DeliveryTimer::Progress, _)
                     | DeliveryAction::FreeSlot
+                    | DeliveryAction::AskSubmitter
                     | DeliveryAction::Progress
                     | DeliveryAction::Refused => continue,
                     DeliveryAction::Arm(timer, after) => {

@@ -144,7 +144,12 @@ impl World {
             }
             Step::LookAgain => {
                 self.client.announced = None;
-                self.client(scene, SubmissionEvent::LookAgain);
+                let event = if self.client.timers.contains_key(&SubmissionTimer::Pause) {
+                    SubmissionEvent::Reconnected
+                } else {
+                    SubmissionEvent::LookAgain
+                };
+                self.client(scene, event);
             }
             Step::Cancel | Step::QueueTimeout => {
                 self.client.was_stopped = true;
@@ -169,6 +174,8 @@ impl World {
                     exclusive: scene.exclusive,
                     has_task: true,
                     is_late: false,
+                    is_replay: false,
+                    cancel_if_lost: false,
                     age: Duration::ZERO,
                 };
                 self.workers[at].delivery = Some((message, Delivery::new(self.workers[at].id, terms)));

@@ -15,15 +15,15 @@ use crate::core::header::Header;
 /// A pool at one moment.
 pub(crate) struct PoolView {
     pub(crate) metrics: Metrics,
-    /// The number of jobs that its queue can hold.
-    pub(crate) capacity: usize,
+    /// The number of jobs that its queue can hold. `None` if the queue is not in this process.
+    pub(crate) capacity: Option<usize>,
     /// The time for which the oldest job without a worker has been waiting.
     pub(crate) oldest_queued: Option<Duration>,
-    /// The number of workers that it may have.
+    /// The number of workers that it may have. Zero if they do not belong to this process.
     pub(crate) max_workers: usize,
     /// Its worker processes, or the threads that have a job.
     pub(crate) workers: Vec<WorkerView>,
-    /// The jobs that run, one for each worker at most.
+    /// The jobs that run.
     pub(crate) jobs: Vec<JobView>,
 }
 

@@ -147,7 +147,9 @@ impl ExitRequest {
             WorkerPhase::Leaving(LeaveReason::Idle | LeaveReason::HandshakeFailed(_)) => {
                 Some(Self::CloseLink)
             }
-            WorkerPhase::Leaving(LeaveReason::JobAborted | LeaveReason::Stopped(End::Ask)) => {
+            WorkerPhase::Leaving(LeaveReason::JobAborted | LeaveReason::Stopped(End::Ask))
+                if !worker.is_urgent =>
+            {
                 Some(Self::Terminate)
             }
             WorkerPhase::Leaving(_) => Some(Self::Kill),

@@ -329,10 +329,11 @@ impl Dispatcher {
         scheduler.over = true;
         let mut left = scheduler.drain();
         let workers = std::mem::take(&mut scheduler.workers);
-        let at_end = std::mem::take(&mut scheduler.at_end);
+        let mut at_end = std::mem::take(&mut scheduler.at_end);
         drop(scheduler);
-        for call in workers.into_iter().flat_map(|worker| worker.calls) {
-            left.extend(call.work.map(|(job, _)| job));
+        for worker in workers {
+            at_end.extend(worker.at_end);
+            left.extend(worker.calls.into_iter().filter_map(|call| call.work).map(|(job, _)| job));
         }
         self.changed.notify_all();
         at_end.into_iter().for_each(panic::wake_quietly);
@@ -363,6 +364,26 @@ impl Measured for Dispatcher {
 impl Close for Dispatcher {
     fn close(&self) {
         Dispatcher::close(self);
+    }
+}
+
+/// The pool of a job on behalf of a caller elsewhere.
+pub(crate) trait JobEngine: ItemSource {
+    /// Makes the worker of a job that was aborted die without a grace period.
+    fn hurry(&self, job: JobId);
+
+    /// Registers `waker` to be woken when no worker has the job any more: it has answered, or is dead, or was given up.
+    /// Returns true if none has it, and in a forked child.
+    fn on_gone(&self, job: JobId, waker: &Waker) -> bool;
+}
+
+impl JobEngine for Dispatcher {
+    fn hurry(&self, job: JobId) {
+        self.change(|scheduler, after| scheduler.hurry(job, after));
+    }
+
+    fn on_gone(&self, job: JobId, waker: &Waker) -> bool {
+        self.lock().is_none_or(|mut scheduler| scheduler.on_gone(job, waker))
     }
 }
 

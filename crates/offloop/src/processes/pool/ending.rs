@@ -10,6 +10,7 @@ use super::death::Death;
 use super::remote::{Outbound, RemoteCall};
 use super::supervisor::Supervisor;
 use super::worker::{LeaveReason, WorkerPhase, WorkerRecord};
+use crate::base::panic;
 use crate::core::error::{ErrorKind, WorkerDied};
 use crate::processes::os::process::{End, Process, ProcessEnd};
 
@@ -39,7 +40,12 @@ impl Supervisor {
             }
         }
         for (pid, request) in leaving {
-            let is_it = |child: &Child| child.process.pid() == pid && child.ending == Ending::NotBegun;
+            let is_due = |child: &Child| match child.ending {
+                Ending::NotBegun => true,
+                Ending::Asked => matches!(request, ExitRequest::Kill),
+                Ending::Killed => false,
+            };
+            let is_it = |child: &Child| child.process.pid() == pid && is_due(child);
             let Some(at) = self.children.iter().position(is_it) else { continue };
             match request {
                 ExitRequest::CloseLink => {
@@ -159,7 +165,7 @@ impl Supervisor {
     /// ran. Returns whether it has left by itself.
     fn settle(&mut self, child: &Child, end: ProcessEnd) -> bool {
         let pid = child.process.pid();
-        let Some(worker) = self.dispatcher.look(|scheduler, after| {
+        let Some(mut worker) = self.dispatcher.look(|scheduler, after| {
             let at = scheduler.find(pid)?;
             // Answers that it gave before it died count.
             scheduler.harvest(at, after);
@@ -167,6 +173,7 @@ impl Supervisor {
         }) else {
             return false;
         };
+        let at_end = std::mem::take(&mut worker.at_end);
         let since = worker.running().map(|(_, since)| since);
         let (phase, begun, untouched) = worker.into_unfinished();
         let death = Death { pid, phase, end };
@@ -205,6 +212,7 @@ impl Supervisor {
         if let Some(reason) = start_failure {
             self.start_failed(&reason);
         }
+        at_end.into_iter().for_each(panic::wake_quietly);
         death.phase == WorkerPhase::Leaving(LeaveReason::Idle)
     }
 

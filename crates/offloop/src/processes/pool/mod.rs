@@ -17,7 +17,7 @@ pub(crate) mod builder;
 mod child;
 pub(crate) mod config;
 mod death;
-mod dispatcher;
+pub(crate) mod dispatcher;
 mod ending;
 pub(crate) mod item_queue;
 pub(crate) mod items;

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::dispatcher::Dispatcher;
+use super::dispatcher::{Dispatcher, JobEngine};
 use super::item_queue::ItemQueue;
-use super::items::{ItemSource, ItemStream};
+use super::items::ItemStream;
 use super::remote::{EncodedAnswer, FromAnswer, Outbound, RemoteCall};
 use crate::base::panic;
 use crate::core::cell::Cell;
@@ -281,8 +281,8 @@ impl ProcessPool {
         let encoded = Encoded::of_whole(task, arguments, context.as_ref(), memory);
         match self.submit::<EncodedAnswer>(encoded, items, options) {
             Ok(job) => {
-                let source: Weak<Dispatcher> = Arc::downgrade(&self.dispatcher.engine());
-                Ok(LaunchedEncoded { handle: Handle::new(Arc::clone(&job)), job, source })
+                let engine: Weak<Dispatcher> = Arc::downgrade(&self.dispatcher.engine());
+                Ok(LaunchedEncoded { handle: Handle::new(Arc::clone(&job)), job, engine })
             }
             Err(refusal) => Err(refusal.0),
         }
@@ -342,8 +342,7 @@ impl ProcessPool {
 pub(crate) struct LaunchedEncoded {
     pub(crate) handle: Handle<EncodedAnswer>,
     pub(crate) job: Arc<dyn AnyJob>,
-    /// Goes on with its items.
-    pub(crate) source: Weak<dyn ItemSource>,
+    pub(crate) engine: Weak<dyn JobEngine>,
 }
 
 /// Returns what the worker needs beside the arguments, if that is anything.

@@ -391,6 +391,22 @@ impl Scheduler {
         self.assign(after);
     }
 
+    /// Makes the worker of a job that was aborted die without a grace period.
+    pub(super) fn hurry(&mut self, job: JobId, after: &mut Deferred) {
+        let Some(at) = self.find_job(job).filter(|at| self.workers[*at].is_leaving()) else { return };
+        self.workers[at].is_urgent = true;
+        self.notify(after);
+    }
+
+    /// Registers `waker` to be woken when the worker that has this job is dead. Returns true if no worker has it.
+    pub(super) fn on_gone(&mut self, job: JobId, waker: &Waker) -> bool {
+        let at = self.find_job(job);
+        if let Some(at) = at {
+            self.workers[at].at_end.push(waker.clone());
+        }
+        at.is_none()
+    }
+
     /// Records that a worker could not be ended. `description` names it and says why.
     pub(super) fn note_lost(&mut self, pid: u32, description: &str) {
         let running = self.find(pid).and_then(|at| self.workers[at].running());

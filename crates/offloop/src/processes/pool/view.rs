@@ -61,7 +61,7 @@ impl Dispatcher {
         let (workers, jobs, oldest, max_workers) = found.unwrap_or_default();
         PoolView {
             metrics,
-            capacity: self.config.queue.capacity,
+            capacity: Some(self.config.queue.capacity),
             oldest_queued: oldest.map(Moment::elapsed),
             max_workers,
             workers,

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::config::Config;
@@ -105,6 +106,10 @@ pub(super) struct WorkerRecord {
     pub(super) over_memory: bool,
     /// It has closed its socket, so it is dead or about to be. Set once, by the supervisor.
     pub(super) is_cut_off: bool,
+    /// It leaves, and is killed without a grace period. Set once, by any thread.
+    pub(super) is_urgent: bool,
+    /// Woken when the worker is dead or was given up. Added to by those who wait for that.
+    pub(super) at_end: Vec<Waker>,
     /// See `Config::load_timeout`. Never changes.
     load_timeout: Option<Duration>,
     /// When it will have reached the age at which it is replaced. Never changes.
@@ -174,6 +179,8 @@ impl WorkerRecord {
             left: config.max_tasks_per_child.unwrap_or(u64::MAX),
             over_memory: false,
             is_cut_off: false,
+            is_urgent: false,
+            at_end: Vec::new(),
             load_timeout: config.load_timeout,
             retires_at: config.max_worker_age.and_then(|age| now.checked_add(age)),
             #[cfg(feature = "observe")]

@@ -1,0 +1,700 @@
+//! The client on a real server, with a worker that the test plays by hand, step by step. Where no server is installed, the
+//! tests say so and pass.
+
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::{Child, Command as Process, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use offloop::remote::pack_error;
+use offloop::{ErrorKind, JobState, Retry};
+
+use super::*;
+use crate::embedded::{Embedded, SERVER_VARIABLE};
+use crate::names::{Band, Part, Place};
+use crate::protocol::Written;
+use crate::records::{Ask, End, Item, Outcome, Report, State};
+use crate::store::tests::{connection, server};
+use crate::store::{Message, Pull};
+
+const GUARD: Duration = Duration::from_secs(60);
+
+#[offloop::task(name = "client:double")]
+fn double(number: u64) -> u64 {
+    number * 2
+}
+
+#[offloop::task(name = "client:echo")]
+fn echo(text: String) -> String {
+    text
+}
+
+fn wait<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
+    network::block_on(async move { tokio::time::timeout(GUARD, future).await.expect("it ends in time") })
+        .unwrap()
+}
+
+#[track_caller]
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < GUARD, "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[track_caller]
+fn end<T>(mut handle: impl std::ops::DerefMut<Target = Handle<T>>) -> Result<T, ErrorKind> {
+    handle.wait_timeout(GUARD).expect("the job has no end").map_err(offloop::Error::into_kind)
+}
+
+fn builder(server: &Embedded) -> ClusterBuilder {
+    let Connection { url, credentials, .. } = connection(server);
+    Cluster::builder(url).credentials(credentials)
+}
+
+/// A worker that the test plays.
+struct Hand {
+    store: Store,
+    me: Ulid,
+}
+
+impl Hand {
+    fn new(connection: Connection) -> Self {
+        let store = wait(async move {
+            let store = Store::connect(&connection).await.unwrap();
+            store.prepare(&["default".to_owned()], None).await.unwrap();
+            store
+        });
+        Self { store, me: Ulid::new() }
+    }
+
+    fn pull(&self) -> Pull {
+        self.store.pull("default", Band::Normal)
+    }
+
+    /// Takes the next job, in any band.
+    fn take(&self) -> (Message, Job) {
+        let mut pull = self.pull();
+        wait(async move {
+            loop {
+                if let Some(message) = pull.next(1, Duration::from_secs(1)).await.pop() {
+                    let job = Job::decode(&message.record).unwrap();
+                    return (message, job);
+                }
+            }
+        })
+    }
+
+    fn write(&self, job: &Job, expected: u64, state: &State) -> Written {
+        let (store, place, bytes) = (self.store.clone(), Place::of(job), state.encode().unwrap());
+        wait(async move { store.write(&place, expected, bytes, GUARD).await })
+    }
+
+    fn claim(&self, job: &Job) -> u64 {
+        match self.write(job, 0, &State::Claim { by: self.me, attempt: 1 }) {
+            Written::Stored(revision) => revision,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn end(&self, job: &Job, claim: u64, outcome: Outcome, body: Vec<u8>) {
+        let end = End { by: self.me, attempt: 1, outcome, body };
+        let written = self.write(job, claim, &State::End(Box::new(end)));
+        assert!(matches!(written, Written::Stored(_)), "{written:?}");
+    }
+
+    /// Takes the next job and ends it with this report.
+    fn perform(&self, outcome: Outcome, report: &Report) -> Job {
+        let (message, job) = self.take();
+        let claim = self.claim(&job);
+        self.end(&job, claim, outcome, report.encode().unwrap());
+        wait(async move { message.ack().await });
+        job
+    }
+}
+
+fn answer(value: impl Serialize) -> Report {
+    Report { answer: rmp_serde::to_vec_named(&value).unwrap(), ..Report::default() }
+}
+
+fn failure(kind: &ErrorKind) -> Report {
+    Report { error: pack_error(kind), ..Report::default() }
+}
+
+macro_rules! open {
+    () => {
+        match server() {
+            Some(server) => {
+                let hand = Hand::new(connection(&server));
+                let cluster = builder(&server).build().unwrap();
+                (server, hand, cluster)
+            }
+            None => return,
+        }
+    };
+}
+
+#[test]
+fn a_job_passes_its_states_and_gives_its_result() {
+    let (_server, hand, cluster) = open!();
+    let work = prepare(double.with(21)).name("the job").priority(0).retry(Retry::times(2)).run_timeout(GUARD);
+    let mut handle = cluster.submit(work).send();
+    handle.wait_accepted();
+    assert_eq!((handle.state(), handle.waits_for()), (JobState::Queued, None));
+    let (message, job) = hand.take();
+    assert_eq!((Some(job.id), &*job.task, &*job.name), (handle.remote_id(), "client:double", "the job"));
+    assert_eq!((job.retry, job.run_timeout(), &*job.queue), (2, Some(GUARD), "default"));
+    assert_eq!(job.signature.len(), 8);
+    assert_eq!(rmp_serde::from_slice::<u64>(&job.arguments).unwrap(), 21);
+    let claim = hand.claim(&job);
+    eventually("it runs", || handle.state() == JobState::Running);
+    assert_eq!(handle.worker(), Some(hand.me));
+    let release = State::Release { by: hand.me, attempt: 1, delay: Duration::ZERO };
+    let Written::Stored(release) = hand.write(&job, claim, &release) else { panic!("it was claimed") };
+    eventually("it waits again", || handle.state() == JobState::Queued);
+    hand.end(&job, release, Outcome::Returned, answer(42).encode().unwrap());
+    wait(async move { message.ack().await });
+    assert_eq!(end(handle).unwrap(), 42);
+    assert_eq!(cluster.metrics().outcomes.total(), 1);
+}
+
+#[test]
+fn a_queued_job_that_is_cancelled_never_runs_and_leaves_nothing() {
+    let (_server, hand, cluster) = open!();
+    let mut handle = cluster.submit(double.with(1)).send();
+    handle.wait_accepted();
+    assert_eq!(wait(handle.cancel_stored()), StoredEnd::NeverRan);
+    let dropped = cluster.run(double.with(2));
+    drop(dropped);
+    let late = cluster.run(prepare(double.with(3)).queue_timeout(Duration::from_millis(20)));
+    assert!(matches!(end(Box::new(late)), Err(ErrorKind::QueueTimeout(_))));
+    let store = hand.store.clone();
+    wait(async move {
+        while !store.queues().await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+}
+
+#[test]
+fn a_running_job_that_is_cancelled_is_killed_and_the_record_says_so() {
+    let (_server, hand, cluster) = open!();
+    let handle = cluster.submit(double.with(1)).send();
+    let (_, job) = hand.take();
+    let (store, me) = (hand.store.clone(), hand.me);
+    let mut asked = wait(async move { store.asked(me).await.unwrap() });
+    let claim = hand.claim(&job);
+    eventually("it runs", || handle.state() == JobState::Running);
+    let stored = handle.cancel_stored();
+    let question = wait(async move { asked.next().await.unwrap() });
+    assert_eq!(question.ask, Ok(Ask::Cancel { id: job.id }));
+    hand.end(&job, claim, Outcome::Cancelled, Vec::new());
+    assert_eq!(wait(stored), StoredEnd::Killed);
+}
+
+#[test]
+fn a_job_that_has_ended_before_it_is_cancelled_says_so() {
+    let (_server, hand, cluster) = open!();
+    let handle = cluster.submit(double.with(1)).send();
+    hand.perform(Outcome::Returned, &answer(2));
+    eventually("it has ended", || handle.state() == JobState::Ended);
+    assert_eq!(wait(handle.cancel_stored()), StoredEnd::HadEnded);
+}
+
+#[test]
+fn a_full_queue_makes_jobs_wait_or_refuses_them() {
+    let Some(server) = server() else { return };
+    let hand = Hand::new(connection(&server));
+    let cluster = builder(&server).capacity(1).build().unwrap();
+    let mut first = cluster.submit(double.with(1)).send();
+    first.wait_accepted();
+    let mut second = cluster.submit(double.with(2)).send();
+    eventually("it has found no room", || second.waits_for().is_some_and(|it| it.contains("full")));
+    assert_eq!(second.state(), JobState::Waiting);
+    let rejected = cluster.try_run(double.with(3)).unwrap_err();
+    assert!(matches!(rejected.kind(), ErrorKind::QueueFull { capacity: 1 }), "{rejected:?}");
+    let rejects = builder(&server).on_full(OnFull::Reject).build().unwrap();
+    let refused = rejects.submit(double.with(3)).send();
+    assert!(matches!(end(refused), Err(ErrorKind::QueueFull { capacity: 1 })));
+    let runs = builder(&server).on_full(OnFull::CallerRuns).build().unwrap();
+    // Another submitter's job fills the queue, so the first one waits. The next would be one too many of its own.
+    let waits = runs.run(double.with(4));
+    eventually("the layout is known", || runs.0.carrier().shared.capacity.load(Ordering::Relaxed) == 1);
+    let here = runs.run(double.with(5));
+    assert_eq!(here.state(), JobState::Ended);
+    assert_eq!(here.wait().unwrap(), 10);
+    assert!(waits.cancel());
+    hand.perform(Outcome::Returned, &answer(2));
+    assert_eq!(end(first).unwrap(), 2);
+    second.wait_accepted();
+    hand.perform(Outcome::Returned, &answer(4));
+    assert_eq!(end(second).unwrap(), 4);
+    assert!(matches!(builder(&server).on_full(OnFull::ShedOldest).build(), Err(BuildError::ShedOldest)));
+}
+
+#[test]
+fn bands_take_jobs_by_their_priority() {
+    let (_server, hand, cluster) = open!();
+    let [mut high, mut low] = [5, -5].map(|it| cluster.run(prepare(double.with(1)).priority(it)));
+    high.wait_accepted();
+    low.wait_accepted();
+    let store = hand.store.clone();
+    assert_eq!(wait(async move { store.queues().await.unwrap() })[0].jobs, [1, 0, 1]);
+}
+
+#[test]
+fn a_second_submission_with_a_key_finds_the_first() {
+    let (server, hand, cluster) = open!();
+    let other = builder(&server).build().unwrap();
+    let first = cluster.submit(double.with(1)).key("invoice-42").send();
+    eventually("it is queued", || first.state() == JobState::Queued);
+    let second = other.submit(double.with(1)).key("invoice-42").send();
+    let third = other.submit(double.with(1)).key("invoice-42").send();
+    assert_eq!(first.remote_id(), second.remote_id());
+    let (message, job) = hand.take();
+    let claim = hand.claim_keyed(&job);
+    for handle in [&first, &second, &third] {
+        eventually("it runs", || handle.state() == JobState::Running);
+    }
+    // The first one decides.
+    assert_eq!(wait(third.cancel_stored()), StoredEnd::LeftToOthers);
+    hand.end(&job, claim, Outcome::Returned, answer(2).encode().unwrap());
+    wait(async move { message.ack().await });
+    assert_eq!((end(first).unwrap(), end(second).unwrap()), (2, 2));
+    let late = other.submit(double.with(1)).key("invoice-42").send();
+    assert_eq!(end(late).unwrap(), 2);
+    let store = hand.store.clone();
+    assert!(wait(async move { store.queues().await.unwrap() }).is_empty(), "it was submitted once");
+}
+
+impl Hand {
+    /// Claims a job with a key, in place of the state of its submission.
+    fn claim_keyed(&self, job: &Job) -> u64 {
+        let (store, place) = (self.store.clone(), Place::of(job));
+        let queued = wait(async move { store.read(&place).await.unwrap().unwrap() });
+        assert!(matches!(State::decode(&queued.bytes).unwrap(), State::Queued { .. }));
+        match self.write(job, queued.revision, &State::Claim { by: self.me, attempt: 1 }) {
+            Written::Stored(revision) => revision,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_job_is_found_again_by_its_id() {
+    let (server, hand, cluster) = open!();
+    let handle = cluster.submit(double.with(4)).send();
+    let id = handle.remote_id().unwrap();
+    handle.into_handle().detach();
+    let restarted = builder(&server).build().unwrap();
+    let early = restarted.attach::<u64>(id);
+    let (_, job) = hand.take();
+    assert_eq!(early.state(), JobState::Waiting);
+    let claim = hand.claim(&job);
+    eventually("it runs", || early.state() == JobState::Running);
+    let running = restarted.attach::<u64>(id);
+    eventually("it runs", || running.state() == JobState::Running);
+    hand.end(&job, claim, Outcome::Returned, answer(8).encode().unwrap());
+    assert_eq!((end(early).unwrap(), end(running).unwrap()), (8, 8));
+    assert_eq!(end(restarted.attach::<u64>(id)).unwrap(), 8);
+    let text = end(restarted.attach::<String>(id)).unwrap_err();
+    assert!(matches!(text, ErrorKind::Decode(_)), "{text:?}");
+}
+
+#[test]
+fn errors_travel() {
+    let (_server, hand, cluster) = open!();
+    let panic = ErrorKind::Rejected("so it goes".into());
+    let failed = cluster.run(double.with(1));
+    hand.perform(Outcome::Failed, &failure(&panic));
+    assert!(
+        matches!(end(Box::new(failed)), Err(ErrorKind::Rejected(text)) if text.to_string().contains("so it goes"))
+    );
+
+    let store = hand.store.clone();
+    let presence = Presence {
+        worker: hand.me,
+        name: "w".to_owned(),
+        host: "there".to_owned(),
+        tasks: vec![("client:double".to_owned(), Some(7))],
+        ..Presence::default()
+    };
+    assert!(wait(async move { store.announce(&presence).await }));
+    let lost = cluster.run(double.with(1));
+    let (_, job) = hand.take();
+    let claim = hand.claim(&job);
+    hand.end(&job, claim, Outcome::Lost, hand.me.to_bits().to_be_bytes().to_vec());
+    let kind = end(Box::new(lost)).unwrap_err();
+    let ErrorKind::Lost { worker, host, attempt: 1, .. } = &kind else { panic!("{kind:?}") };
+    assert_eq!((worker, &**host), (&hand.me.to_string(), "there"));
+
+    let unknown = cluster.run(double.with(1));
+    let (_, job) = hand.take();
+    hand.end(&job, 0, Outcome::NoSuchTask, Vec::new());
+    let kind = end(Box::new(unknown)).unwrap_err();
+    let ErrorKind::NoSuchTask { task, wanted, offered, workers } = &kind else { panic!("{kind:?}") };
+    assert_eq!((&**task, offered.len(), &*workers[0]), ("client:double", 1, "w on there"));
+    assert_ne!(*wanted, offered[0]);
+
+    let expired = cluster.run(double.with(1));
+    let (_, job) = hand.take();
+    hand.end(&job, 0, Outcome::Expired, Vec::new());
+    assert!(
+        matches!(end(Box::new(expired)), Err(ErrorKind::Unreachable(text)) if text.contains("dead jobs"))
+    );
+
+    let unreadable = cluster.run(double.with(1));
+    let (_, job) = hand.take();
+    let (store, place) = (hand.store.clone(), Place::of(&job));
+    wait(async move { store.write(&place, 0, b"nonsense".to_vec(), GUARD).await });
+    assert!(matches!(end(Box::new(unreadable)), Err(ErrorKind::Decode(_))));
+}
+
+#[test]
+fn a_task_of_another_program_is_called_by_its_name() {
+    let (_server, hand, cluster) = open!();
+    let handle = cluster.call::<Vec<String>>("app.tasks:split", ("so it goes", 3));
+    let report = Report { stdout: b"printed".to_vec(), ..answer(["so", "it", "goes"]) };
+    let job = hand.perform(Outcome::Returned, &report);
+    assert_eq!((&*job.task, job.signature.len()), ("app.tasks:split", 0));
+    let mut arguments = rmp_serde::Deserializer::from_read_ref(&job.arguments);
+    let text: String = serde::Deserialize::deserialize(&mut arguments).unwrap();
+    let number: u8 = serde::Deserialize::deserialize(&mut arguments).unwrap();
+    assert_eq!((&*text, number), ("so it goes", 3));
+    assert_eq!(end(handle).unwrap(), ["so", "it", "goes"]);
+    let raw =
+        cluster.submit(NamedCall::<offloop::remote::Encoded>::encoded("t", vec![1, 2])).pickle("3.13").send();
+    let job = hand.perform(Outcome::Returned, &Report { answer: vec![0xc1, 7], ..Report::default() });
+    assert_eq!((job.codec, &*job.python, job.arguments), (crate::records::Codec::Pickle, "3.13", vec![1, 2]));
+    assert_eq!(end(raw).unwrap().0, [0xc1, 7]);
+}
+
+#[test]
+fn large_arguments_and_results_travel_by_themselves() {
+    let (_server, hand, cluster) = open!();
+    let text = "so it goes ".repeat(200_000);
+    let handle = cluster.run(echo.with(text.clone()));
+    let (_, job) = hand.take();
+    let (store, id, blob) = (hand.store.clone(), job.id, job.blob.unwrap());
+    assert!(job.arguments.is_empty());
+    let arguments = wait(async move { store.get_blob(id, Part::Arguments, &blob).await.unwrap() });
+    assert_eq!(rmp_serde::from_slice::<String>(&arguments).unwrap(), text);
+    let claim = hand.claim(&job);
+    let (store, report) = (hand.store.clone(), Bytes::from(answer(&text).encode().unwrap()));
+    let blob = wait(async move { store.put_blob(id, Part::Result(1), report, GUARD).await });
+    hand.end(&job, claim, Outcome::Returned, Report { blob, ..Report::default() }.encode().unwrap());
+    assert_eq!(end(Box::new(handle)).unwrap(), text);
+    // The arguments are of no use any more.
+    let (store, blob) = (hand.store.clone(), job.blob.unwrap());
+    wait(async move { while store.get_blob(id, Part::Arguments, &blob).await.is_ok() {} });
+}
+
+#[test]
+fn items_are_passed_on_once_and_in_order_as_the_reader_has_room() {
+    let (_server, hand, cluster) = open!();
+    let (handle, mut items) = cluster.stream::<String, u64>(double.with(1), 2);
+    let (_, job) = hand.take();
+    assert_eq!(job.stream, Some(2));
+    let (store, me) = (hand.store.clone(), hand.me);
+    let mut asked = wait(async move { store.asked(me).await });
+    let claim = hand.claim(&job);
+    eventually("it runs", || handle.state() == JobState::Running);
+    let encoded = |number: u64| {
+        // An item travels with the name of its type.
+        let text = format!("item {number}");
+        rmp_serde::to_vec_named(&text).unwrap()
+    };
+    let send = |numbers: &'static [u64]| {
+        let (store, client, id) = (hand.store.clone(), job.client, job.id);
+        let items: Vec<_> = numbers.iter().map(|number| Item::new(1, *number, encoded(*number))).collect();
+        wait(async move {
+            for item in items {
+                store.send_item(client, id, &item).await;
+            }
+        });
+    };
+    let mut credit = |wanted: u64| {
+        let mut seen = asked.take().unwrap();
+        let (room, back) = wait(async move {
+            loop {
+                match seen.next().await.unwrap().ask {
+                    Ok(Ask::Credit { next, room, attempt: 1, .. }) if next == wanted => return (room, seen),
+                    Ok(Ask::Credit { next, .. }) => assert!(next < wanted),
+                    other => panic!("{other:?}"),
+                }
+            }
+        });
+        asked = Some(back);
+        room
+    };
+    // Doubled, out of order, and one too many.
+    send(&[0, 0, 2, 1, 2]);
+    assert_eq!(credit(2), 0);
+    assert!(items.wait_next().is_some());
+    send(&[2]);
+    credit(3);
+    assert!(items.wait_next().is_some());
+    assert!(items.wait_next().is_some());
+    hand.end(&job, claim, Outcome::Returned, answer(2).encode().unwrap());
+    assert!(items.wait_next().is_none());
+    assert_eq!(end(Box::new(handle)).unwrap(), 2);
+}
+
+#[test]
+fn a_client_says_whether_it_wants_a_job() {
+    let (_server, hand, cluster) = open!();
+    let handle = cluster.run(double.with(1));
+    let (_, job) = hand.take();
+    let asks = |id| {
+        let (store, client) = (hand.store.clone(), job.client);
+        wait(async move { store.ask(client, &Ask::Has { id }, GUARD).await })
+    };
+    assert!(matches!(asks(job.id), crate::store::Reply::Answer(answer) if &answer[..] == b"y"));
+    assert!(matches!(asks(Ulid::new()), crate::store::Reply::Answer(answer) if &answer[..] == b"n"));
+    drop(handle);
+}
+
+#[test]
+fn a_job_that_the_server_does_not_take_ends_in_time() {
+    let builder = Cluster::builder("nats://127.0.0.1:9").unreachable_after(Duration::from_millis(100));
+    let cluster = builder.build().unwrap();
+    let handle = cluster.submit(double.with(1)).send();
+    assert!(
+        handle.waits_for().is_some_and(|reason| reason.contains("cannot be reached")),
+        "{:?}",
+        handle.waits_for()
+    );
+    let refused = cluster.try_run(double.with(1)).unwrap_err();
+    assert!(matches!(refused.kind(), ErrorKind::Unreachable(_)));
+    let kind = end(handle).unwrap_err();
+    assert!(
+        matches!(&kind, ErrorKind::Unreachable(text) if text.contains("did not take the job within 100ms")),
+        "{kind:?}"
+    );
+    let cancelled = cluster.submit(double.with(1)).send();
+    assert_eq!(wait(cancelled.cancel_stored()), StoredEnd::NeverRan);
+    assert!(cluster.workers().unwrap_err().to_string().contains("cannot be reached"));
+    let report = cluster.shutdown(Duration::ZERO).wait().unwrap();
+    assert_eq!(report.cancelled, 0);
+}
+
+#[test]
+fn a_cluster_with_a_newer_layout_is_refused_with_both_versions() {
+    let (server, hand, _cluster) = open!();
+    let store = hand.store.clone();
+    wait(async move { store.make_newer_layout().await });
+    let cluster = builder(&server).build().unwrap();
+    for _ in 0..2 {
+        let kind = end(cluster.submit(double.with(1)).send()).unwrap_err();
+        let ErrorKind::Unreachable(text) = &kind else { panic!("{kind:?}") };
+        assert!(text.contains("layout 7") && text.contains("layout 1"), "{text}");
+    }
+}
+
+#[test]
+fn a_shutdown_waits_for_jobs_and_stops_the_rest() {
+    let (_server, hand, cluster) = open!();
+    let done = cluster.run(double.with(1));
+    hand.perform(Outcome::Returned, &answer(2));
+    let left = cluster.run(double.with(2));
+    eventually("it is queued", || left.state() == JobState::Queued);
+    let report = cluster.shutdown(Duration::from_millis(10)).wait().unwrap();
+    assert_eq!((report.cancelled, report.killed), (1, 0));
+    assert_eq!(done.wait().unwrap(), 2);
+    assert!(matches!(end(Box::new(left)), Err(ErrorKind::Cancelled)));
+    // It is out of the queue when the shutdown has ended.
+    let store = hand.store.clone();
+    assert!(wait(async move { store.queues().await.unwrap() }).is_empty());
+    assert!(matches!(end(Box::new(cluster.run(double.with(1)))), Err(ErrorKind::Closed)));
+}
+
+/// A server that can be killed and started again at the same place.
+struct Restartable {
+    port: u16,
+    directory: std::path::PathBuf,
+    process: Option<Child>,
+}
+
+impl Restartable {
+    fn new(name: &str) -> Option<Self> {
+        server()?;
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let directory = std::env::temp_dir().join(format!("offloop-client-{name}-{}", std::process::id()));
+        let mut this = Self { port, directory, process: None };
+        this.start();
+        Some(this)
+    }
+
+    fn start(&mut self) {
+        let program = std::env::var_os(SERVER_VARIABLE).unwrap_or_else(|| "nats-server".into());
+        let mut command = Process::new(program);
+        command.args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-js", "-sd"]).arg(&self.directory);
+        self.process = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    fn connection(&self) -> Connection {
+        Connection::to(&format!("nats://127.0.0.1:{}", self.port))
+    }
+}
+
+impl Drop for Restartable {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+#[test]
+fn handles_stay_pending_while_the_server_is_away_and_get_their_results_afterwards() {
+    let Some(mut server) = Restartable::new("restart") else { return };
+    let hand = Hand::new(server.connection());
+    let cluster = Cluster::builder(server.connection().url).build().unwrap();
+    let running = cluster.submit(double.with(1)).send();
+    let (_, job) = hand.take();
+    let claim = hand.claim(&job);
+    let mut queued = cluster.submit(double.with(2)).send();
+    queued.wait_accepted();
+    // The store of a server that was killed has what was on its disk.
+    std::thread::sleep(Duration::from_millis(300));
+    for _ in 0..2 {
+        server.kill();
+        eventually("the client notices", || cluster.trouble().is_some());
+        let submitted_meanwhile = cluster.submit(double.with(3)).send();
+        assert!(submitted_meanwhile.waits_for().is_some());
+        server.start();
+        eventually("the client is back", || cluster.trouble().is_none());
+        let mut submitted_meanwhile = submitted_meanwhile;
+        submitted_meanwhile.wait_accepted();
+        assert_eq!(wait(submitted_meanwhile.cancel_stored()), StoredEnd::NeverRan);
+        assert_eq!((running.state(), queued.state()), (JobState::Running, JobState::Queued));
+    }
+    hand.end(&job, claim, Outcome::Returned, answer(2).encode().unwrap());
+    assert_eq!(end(running).unwrap(), 2);
+    assert_eq!(wait(queued.cancel_stored()), StoredEnd::NeverRan);
+}
+
+/// A way to the server that can be cut.
+struct Proxy {
+    port: u16,
+    is_cut: Arc<AtomicBool>,
+    streams: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Proxy {
+    fn new(to: std::net::SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (is_cut, streams) = (Arc::new(AtomicBool::new(false)), Arc::<Mutex<Vec<TcpStream>>>::default());
+        let (cut, all) = (Arc::clone(&is_cut), Arc::clone(&streams));
+        std::thread::spawn(move || {
+            for near in listener.incoming() {
+                let (Ok(near), false) = (near, cut.load(Ordering::SeqCst)) else { continue };
+                let far = TcpStream::connect(to).unwrap();
+                all.lock().unwrap().extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);
+                for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)]
+                {
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self { port, is_cut, streams }
+    }
+
+    fn cut(&self) {
+        self.is_cut.store(true, Ordering::SeqCst);
+        for stream in self.streams.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn mend(&self) {
+        self.is_cut.store(false, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn jobs_go_on_while_their_submitter_is_cut_off_and_their_ends_are_read_afterwards() {
+    let Some(server) = server() else { return };
+    let hand = Hand::new(connection(&server));
+    let proxy = Proxy::new(server.address());
+    let Connection { credentials, .. } = connection(&server);
+    let url = format!("nats://127.0.0.1:{}", proxy.port);
+    let cluster = Cluster::builder(url).credentials(credentials).build().unwrap();
+    let handles: Vec<_> = (0..20).map(|number| cluster.submit(double.with(number)).send()).collect();
+    let mut jobs: Vec<_> = handles.iter().map(|_| hand.take()).collect();
+    proxy.cut();
+    eventually("the client notices", || cluster.trouble().is_some());
+    for (message, job) in jobs.drain(..) {
+        let claim = hand.claim(&job);
+        let number: u64 = rmp_serde::from_slice(&job.arguments).unwrap();
+        hand.end(&job, claim, Outcome::Returned, answer(number * 2).encode().unwrap());
+        wait(async move { message.ack().await });
+    }
+    assert!(handles.iter().all(|handle| handle.state() != JobState::Ended));
+    proxy.mend();
+    for (number, handle) in (0..).zip(handles) {
+        assert_eq!(end(handle).unwrap(), number * 2);
+    }
+}
+
+#[test]
+fn ends_of_strangers_do_not_count_and_jobs_are_signed() {
+    let Some(server) = server() else { return };
+    let (mine, workers, stranger) = (SigningKey::generate(), SigningKey::generate(), SigningKey::generate());
+    let hand = Hand::new(connection(&server));
+    let trust = Trust::none().key(workers.public().clone());
+    let cluster = builder(&server).key(mine.clone()).trust(trust).build().unwrap();
+    let believes = Trust::none().key(mine.public().clone());
+    for key in [Some(&workers), Some(&stranger), None] {
+        let mut handle = cluster.run(double.with(21));
+        let (message, job) = hand.take();
+        let scope = crate::security::Scope::Job { namespace: "default", queue: "default" };
+        assert_eq!(believes.admit_job(scope, &message.record, &job, GUARD), Ok(()));
+        let claim = hand.claim(&job);
+        let body = answer(42).encode().unwrap();
+        let state = State::End(Box::new(End { by: hand.me, attempt: 1, outcome: Outcome::Returned, body }));
+        let record = state.encode().unwrap();
+        let scope = crate::security::Scope::End { namespace: "default", job: job.id };
+        let record = key.map_or(record.clone(), |key| key.seal(scope, &record).unwrap());
+        let (store, place) = (hand.store.clone(), Place::of(&job));
+        wait(async move { store.write(&place, claim, record, GUARD).await });
+        wait(async move { message.ack().await });
+        match end(&mut handle) {
+            Ok(value) => assert!(value == 42 && key.is_some_and(|key| key.public() == workers.public())),
+            Err(ErrorKind::NotTrusted(_)) => assert!(key.is_none_or(|key| key.public() != workers.public())),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_embedded_cluster_runs_jobs_and_ends_with_its_executor() {
+    if server().is_none() {
+        return;
+    }
+    let cluster = Cluster::embedded().workers(2).slots(1).build().unwrap();
+    assert_eq!(cluster.run(double.with(21)).wait().unwrap(), 42);
+    eventually("both are there", || cluster.workers().unwrap().len() == 2);
+    let mut results = cluster.map(1..=5, |number| double.with(number));
+    let names: Vec<_> = std::iter::from_fn(|| results.wait_next()).map(Result::unwrap).collect();
+    drop(results);
+    assert_eq!(names, [2, 4, 6, 8, 10]);
+    let workers = cluster.workers().unwrap();
+    assert!(workers.iter().all(|worker| worker.pid == std::process::id() && worker.slots == 1));
+    let store = cluster.0.carrier().store.clone();
+    drop(cluster);
+    eventually("the server is gone", || !store.link().borrow().is_up);
+}

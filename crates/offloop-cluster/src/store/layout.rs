@@ -1,0 +1,227 @@
+//! The streams and consumers of layout 1: makes those that are missing, and checks those that are there.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Failure, ServerClock, Store, nanos, parse_time};
+use crate::names::{Band, LAYOUT, Names};
+
+/// The oldest server with a time to live for each message.
+const OLDEST: (u64, u64) = (2, 11);
+
+/// The number of jobs that a band of a queue holds by default.
+pub(crate) const CAPACITY: u64 = 100_000;
+
+/// The time for which the server drops a second copy of a job.
+const DEDUPE: Duration = Duration::from_secs(60);
+
+/// The time for which dead jobs are kept.
+const DEAD: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// The time after which a worker that tells nothing about itself is forgotten.
+const PRESENCE: Duration = Duration::from_secs(15);
+
+/// The number of replies that a worker may owe to the server, for each band. It is above what workers hold.
+const MAX_ACK_PENDING: u64 = 100_000;
+
+/// A cluster that this program cannot work with.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayoutError {
+    /// The server has not answered.
+    #[error("the cluster's server does not answer: {0}")]
+    Unreachable(String),
+    /// The namespace was laid out by a newer version of offloop.
+    #[error(
+        "the namespace `{namespace}` has layout {found}, and this program knows layout {known}: update this program"
+    )]
+    Newer {
+        /// The namespace.
+        namespace: String,
+        /// The version of the layout that was found.
+        found: u32,
+        /// The version that this build knows.
+        known: u32,
+    },
+    /// The server is too old.
+    #[error(
+        "the cluster's server has version {found}, and NATS {}.{} or newer is needed: update the server",
+        OLDEST.0, OLDEST.1
+    )]
+    OldServer {
+        /// The server's version.
+        found: String,
+    },
+    /// The server refuses what is needed.
+    #[error("the cluster's server refuses {action}: {reason}")]
+    Refused {
+        /// What was asked for.
+        action: String,
+        /// The server's answer.
+        reason: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct StreamNames {
+    #[serde(default)]
+    streams: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct StreamInfo {
+    config: Value,
+    #[serde(default)]
+    ts: Option<String>,
+}
+
+impl Store {
+    /// Makes the streams, and the consumers of these queues, or checks that they are there.
+    ///
+    /// `capacity` is the number of jobs that each band of a queue holds. If it is given, it replaces the present one.
+    /// Returns the capacity that holds.
+    pub(crate) async fn prepare(&self, queues: &[String], capacity: Option<u64>) -> Result<u64, LayoutError> {
+        let names = self.names().clone();
+        self.check_server().await?;
+        let remember = nanos(self.settings().remember);
+        let jobs = json!({
+            "name": names.jobs(), "subjects": [names.all_jobs()], "retention": "workqueue", "storage": "file",
+            "discard": "new", "discard_new_per_subject": true, "max_msgs_per_subject": capacity.unwrap_or(CAPACITY),
+            "duplicate_window": nanos(DEDUPE), "allow_direct": true,
+        });
+        let found = self.make_stream(jobs).await?;
+        let mut holds = found.get("max_msgs_per_subject").and_then(Value::as_u64).unwrap_or(CAPACITY);
+        if let Some(wanted) = capacity.filter(|wanted| *wanted != holds) {
+            let mut changed = found;
+            changed["max_msgs_per_subject"] = wanted.into();
+            self.stream_request("UPDATE", &changed).await?;
+            holds = wanted;
+        }
+        let (source, destination) = names.announcement();
+        let states = json!({
+            "name": names.states(), "subjects": [names.all_states()], "retention": "limits", "storage": "file",
+            "max_msgs_per_subject": 1, "allow_direct": true, "allow_msg_ttl": true,
+            "republish": { "src": source, "dest": destination },
+        });
+        let blobs = json!({
+            "name": names.blobs(), "subjects": [names.all_blobs()], "retention": "limits", "storage": "file",
+            "max_msgs_per_subject": 1, "allow_direct": true, "allow_msg_ttl": true, "max_age": remember,
+        });
+        let dead = json!({
+            "name": names.dead(), "subjects": [names.all_dead()], "retention": "limits", "storage": "file",
+            "max_msgs_per_subject": 1, "allow_direct": true, "max_age": nanos(DEAD),
+        });
+        let workers = json!({
+            "name": names.workers(), "subjects": [names.all_workers()], "retention": "limits", "storage": "file",
+            "max_msgs_per_subject": 1, "allow_direct": true, "allow_rollup_hdrs": true, "discard": "new",
+            "max_age": nanos(PRESENCE), "duplicate_window": nanos(PRESENCE),
+        });
+        for stream in [states, blobs, dead, workers] {
+            self.make_stream(stream).await?;
+        }
+        for queue in queues {
+            for band in Band::ALL {
+                self.make_consumer(queue, band).await?;
+            }
+        }
+        Ok(holds)
+    }
+
+    /// Checks the server's version, and that nothing newer was laid out.
+    async fn check_server(&self) -> Result<(), LayoutError> {
+        let names = self.names();
+        let request = json!({ "subject": names.any_layout() });
+        let found: StreamNames =
+            self.api("STREAM.NAMES", &request).await.map_err(|it| self.failed("to list its streams", it))?;
+        // Only now there is a connection for certain.
+        let version = self.0.client.server_info().version;
+        let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
+        if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < OLDEST {
+            return Err(LayoutError::OldServer { found: version });
+        }
+        let newest = found.streams.iter().flatten().filter_map(|stream| names.layout_of(stream)).max();
+        match newest.filter(|newest| *newest > LAYOUT) {
+            Some(found) => {
+                let namespace = names.namespace().to_owned();
+                Err(LayoutError::Newer { namespace, found, known: LAYOUT })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a stream if it is not there. One who may not make streams can use those that are there. Returns its
+    /// configuration.
+    async fn make_stream(&self, mut configuration: Value) -> Result<Value, LayoutError> {
+        configuration["num_replicas"] = self.0.replicas.into();
+        let name = configuration["name"].as_str().unwrap_or_default();
+        match self.api::<StreamInfo>(&format!("STREAM.INFO.{name}"), &Value::Null).await {
+            Ok(info) => Ok(info.config),
+            // 10059: there is no such stream.
+            Err(Failure::Refused(error)) if error.err_code == 10059 => {
+                match self.stream_request("CREATE", &configuration).await {
+                    // Another party may have made it meanwhile, with its capacity.
+                    Err(LayoutError::Refused { .. }) => {
+                        let info = self.api::<StreamInfo>(&format!("STREAM.INFO.{name}"), &Value::Null).await;
+                        info.map(|info| info.config)
+                            .map_err(|it| self.failed(&format!("to make the stream {name}"), it))
+                    }
+                    made => made,
+                }
+            }
+            Err(failure) => Err(self.failed(&format!("to tell about the stream {name}"), failure)),
+        }
+    }
+
+    async fn stream_request(&self, verb: &str, configuration: &Value) -> Result<Value, LayoutError> {
+        let name = configuration["name"].as_str().unwrap_or_default();
+        let info: Result<StreamInfo, _> = self.api(&format!("STREAM.{verb}.{name}"), configuration).await;
+        info.map(|info| info.config).map_err(|it| self.failed(&format!("the stream {name}"), it))
+    }
+
+    /// Makes the consumer that leases the jobs of a band to workers.
+    async fn make_consumer(&self, queue: &str, band: Band) -> Result<(), LayoutError> {
+        let (stream, name) = (self.names().jobs(), Names::consumer(queue, band));
+        let filter = self.names().job(queue, band);
+        let request = json!({
+            "stream_name": stream, "action": "",
+            "config": {
+                "durable_name": name, "name": name, "filter_subject": filter, "ack_policy": "explicit",
+                "deliver_policy": "all", "replay_policy": "instant", "max_deliver": -1,
+                "ack_wait": nanos(self.settings().lease), "max_ack_pending": MAX_ACK_PENDING,
+            },
+        });
+        let method = format!("CONSUMER.CREATE.{stream}.{name}.{filter}");
+        let made: Result<Value, _> = self.api(&method, &request).await;
+        made.map(drop).map_err(|it| self.failed(&format!("the consumer {name}"), it))
+    }
+
+    /// Reads the server's clock. Returns whether there was an answer.
+    pub(super) async fn read_clock(&self) -> bool {
+        let method = format!("STREAM.INFO.{}", self.names().states());
+        let Ok(info) = self.api::<StreamInfo>(&method, &Value::Null).await else { return false };
+        let Some(nanos) = info.ts.as_deref().and_then(parse_time) else { return false };
+        let clock = ServerClock { nanos, at: std::time::Instant::now() };
+        *self.0.clock.lock().expect("nothing panics in here") = Some(clock);
+        true
+    }
+
+    fn failed(&self, action: &str, failure: Failure) -> LayoutError {
+        let reason = match failure {
+            Failure::Silent => {
+                let link = self.0.link.borrow();
+                let reason = if link.reason.is_empty() { "no answer in time" } else { &link.reason };
+                return LayoutError::Unreachable(reason.to_owned());
+            }
+            Failure::Nobody => "JetStream is not enabled there".to_owned(),
+            Failure::TooLarge => "the request is too large".to_owned(),
+            // 10008, 10005: the servers have not found each other yet, or have no leader.
+            Failure::Refused(error) if matches!(error.err_code, 10005 | 10008) => {
+                return LayoutError::Unreachable(error.description);
+            }
+            Failure::Refused(error) => error.description,
+        };
+        LayoutError::Refused { action: action.to_owned(), reason }
+    }
+}

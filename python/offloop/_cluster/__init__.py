@@ -1,0 +1,1 @@
+"""The executor on a cluster, and the worker of one."""
