@@ -68,12 +68,17 @@ def take(turn: Turn) -> None:
     os._exit(0)
 
 
-def give(turn: Turn) -> Results:
-    """Starts an interpreter for the turn and returns its results."""
+def give(turn: Turn, packages: str | None = None) -> Results:
+    """Starts an interpreter for the turn and returns its results. It finds modules in the folder `packages` first."""
     command = [sys.executable, os.path.dirname(__file__), "--turn", *turn.words()]
+    environment = dict(os.environ)
+    if packages is not None:
+        environment["PYTHONPATH"] = packages
     # Not pipes: workers that are left behind would keep them open.
     with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as said:
-        child = subprocess.Popen(command, stdout=printed, stderr=said, start_new_session=True)
+        child = subprocess.Popen(
+            command, env=environment, stdout=printed, stderr=said, start_new_session=True
+        )
         try:
             status = child.wait(LIMIT)
         except subprocess.TimeoutExpired:

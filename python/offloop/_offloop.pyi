@@ -1,8 +1,8 @@
 """The engine's binding."""
 
 import concurrent.futures
-from collections.abc import Callable, Iterable, Sequence
-from contextvars import Context
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, Literal, TypeVar, final
 
 from typing_extensions import Buffer
@@ -92,21 +92,45 @@ class ProcessPool:
 
         `program` is the template's command line. In its place, `fork` may be a function that forks this process into
         the template."""
-    def submit(
+    def run(
         self,
-        body: bytes,
-        buffers: Sequence[Buffer],
-        receiver: Any,
-        mailbox: Mailbox | None,
-        name: str,
+        executor: object,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions | None,
+    ) -> Any:
+        """Submits a call of an executor that has this engine. Returns a `JobFuture`, which the running loop ends."""
+    def dispatch(
+        self,
+        executor: object,
+        receiver: object,
+        event_loop: object | None,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
         options: CallOptions | None,
         buffersize: int | None,
-        context: Context,
-        request: object,
     ) -> Job:
-        """Submits a pickled call. `receiver` learns of its end, and with a `buffersize` of its items as well. Its log
-        records are handled in `context`, on a thread of their own. `request` is the id of the request that it works for;
-        None: of none."""
+        """Submits a call. `receiver` learns of its end on the event loop, or on the results thread if that is None."""
+    def send(
+        self,
+        executor: object,
+        receiver: object,
+        event_loop: object | None,
+        call: tuple[str, bytes, Sequence[Buffer]],
+        options: CallOptions | None,
+        buffersize: int | None,
+    ) -> Job:
+        """Submits a call that is pickled already."""
+    def set_listener(self, event_loop: Callable[[], object], mailbox: Mailbox) -> None:
+        """Sets the loop that takes the workers' answers, a weak reference to it, and its mailbox."""
+    def set_silence(
+        self, path: list[str], levels: object, cache: dict[object, bool], probe: object
+    ) -> None:
+        """Sets the state in which calls have no prelude."""
+    def end_silence(self) -> None:
+        """Makes each call ask for its prelude, until the next call of `set_silence`."""
     def metrics(self) -> Metrics:
         """Returns the pool's metrics."""
     def workers(self) -> list[int]:
@@ -168,16 +192,15 @@ def encode_data(value: object, beside: bool) -> tuple[bytes, list[Buffer]]:
 def decode_data(body: bytes, buffers: Sequence[bytes]) -> Any:
     """Returns the value that `encode_data` was given. Raises ValueError for anything else. Runs no code but its own."""
 
-def begin_call() -> None:
-    """Says that the function of the call that runs here is loaded and begins now, so that its timeout counts."""
-
 def emit(item: tuple[int, bytes, Sequence[Buffer]]) -> None:
     """Sends an item or a log record of the job that runs here, before its reply. Blocks while there is no room."""
 
-def set_call_handler(
-    handler: Callable[[Buffer, Iterable[Buffer], bool], tuple[int, bytes, Sequence[Buffer]]],
-) -> None:
-    """Sets the function that performs calls in this process. Called before the first call."""
+def emit_item(function: Callable[..., Any], item: object, as_data: bool) -> None:
+    """Sends an item of the stream that the job on this thread makes by calling `function`."""
+
+def set_performer(main: ModuleType, forwarder: object | None) -> None:
+    """Prepares this process for performing calls: as a worker whose log records `forwarder` sends, or as a pool's own
+    process. `main` is the module `_worker.main`."""
 
 @final
 class Template:

@@ -20,8 +20,8 @@ use crate::cluster::{connection_of, no_setting};
 use crate::completion_queue::{Completion, log_thread};
 use crate::errors::refused;
 use crate::interpreter::{Mutex, detach, wait};
-use crate::message::CLUSTER_TASK;
 use crate::once::Once;
+use crate::perform::CLUSTER_TASK;
 use crate::processes::ProcessPool;
 use crate::settings::seconds;
 

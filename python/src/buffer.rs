@@ -70,10 +70,11 @@ pub(crate) fn from_blob<'py>(py: Python<'py>, blob: &Blob) -> PyResult<Bound<'py
     Bound::new(py, Shared { start, length, is_read_only: false, content: Content::Private(content) })
 }
 
-/// Returns an object that exports a blob as memory that is only read. The object, and whatever has a view of it, keep
-/// the memory.
-pub(crate) fn view_of<'py>(py: Python<'py>, blob: &Blob) -> PyResult<Bound<'py, Shared>> {
-    let (start, length) = (AtomicPtr::new(blob.as_ptr().cast_mut()), blob.len());
+/// Returns an object that exports what a blob has from `start` on, as memory that is only read. The object, and whatever
+/// has a view of it, keep the memory.
+pub(crate) fn view_of<'py>(py: Python<'py>, blob: &Blob, start: usize) -> PyResult<Bound<'py, Shared>> {
+    let bytes = &blob[start..];
+    let (start, length) = (AtomicPtr::new(bytes.as_ptr().cast_mut()), bytes.len());
     Bound::new(py, Shared { start, length, is_read_only: true, content: Content::Shared(blob.clone()) })
 }
 

@@ -5,6 +5,7 @@
 //! - [`attach`] enters the interpreter on a thread of the engine, and [`call`] calls a Python function there.
 //! - [`detach`] releases the interpreter while the engine works, and [`try_detach`] does so for work that can fail.
 //!   Panics and errors become exceptions here. [`wait`] is for work that may take long: Ctrl-C ends it.
+//! - [`imported`] looks at what has been imported, without importing.
 //! - [`Mutex`] and [`Condvar`] guard data that threads with and without the interpreter share.
 //!
 //! # The interpreter's exit
@@ -31,7 +32,7 @@ use std::time::Duration;
 
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::errors::{self, IntoException};
 
@@ -168,6 +169,17 @@ pub(crate) fn call<'py>(
     mem::forget(guard);
     // SAFETY: the function returns an owned reference, or null with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(function.py(), value) }
+}
+
+/// Returns a module, if it has been imported. While another thread imports it, it may lack attributes.
+pub(crate) fn imported<'py>(name: &Bound<'py, PyString>) -> Option<Bound<'py, PyAny>> {
+    // SAFETY: the thread is attached, as the lifetime of the name proves. The function returns an owned reference, or null.
+    let found = unsafe { Bound::from_owned_ptr_or_opt(name.py(), ffi::PyImport_GetModule(name.as_ptr())) };
+    if found.is_none() {
+        // The lookup of a name raises nothing that matters more than that there is no such module.
+        drop(PyErr::take(name.py()));
+    }
+    found
 }
 
 /// A mutex that is not poisoned by a panic: what it guards is valid after each statement. See [Locks](self#locks).

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `threads`, `processes`, `shutdown` | the two pools, and how they end |
 //! | `worker` | the worker's side of a process pool |
+//! | `perform` | a call in a worker: unpickled, made, answered |
 //! | `command` | the command `offloop` |
 //! | `cluster`, `agent` | the executor on a cluster, and the worker of one |
 //! | `current` | what a job can do and ask while it runs |
@@ -21,6 +22,9 @@
 //! | `data` | plain values as bytes, for results that are not unpickled |
 //! | `plain` | the same in MessagePack, for calls between languages |
 //! | `receive` | how a result becomes a Python object |
+//! | `submission` | the way of a call into a process pool |
+//! | `reference` | functions by their names |
+//! | `pickle` | plain pickles |
 //! | `options` | the options of one call |
 //! | `metrics`, `settings` | metrics and settings as values of Python |
 //! | `interpreter` | the only way into the interpreter and out of it |
@@ -44,12 +48,16 @@ mod message;
 mod metrics;
 mod once;
 mod options;
+mod perform;
+mod pickle;
 mod plain;
 mod pool_state;
 mod processes;
 mod receive;
+mod reference;
 mod settings;
 mod shutdown;
+mod submission;
 mod threads;
 mod view;
 mod watch;
@@ -90,13 +98,16 @@ mod _offloop {
     use crate::job::Job;
 
     #[pymodule_export]
-    use crate::message::{begin_call, emit, set_call_handler};
+    use crate::message::emit;
 
     #[pymodule_export]
     use crate::metrics::{Advice, Histogram, Metrics, metrics, prometheus};
 
     #[pymodule_export]
     use crate::options::CallOptions;
+
+    #[pymodule_export]
+    use crate::perform::{emit_item, set_performer};
 
     #[pymodule_export]
     use crate::plain::{decode_plain, decode_plain_arguments, encode_plain, encode_plain_arguments};

@@ -2,23 +2,22 @@
 
 use std::cell::Cell;
 
-use offloop::embed::{self, mark_failed};
 use offloop::{Blob, BlobMut};
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyList};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::buffer::{self, Reserve};
-use crate::interpreter::{self, attach, try_detach};
+use crate::interpreter::{self, try_detach};
 use crate::once::{Once, intern};
+use crate::pickle;
 use crate::receive::{Receive, Results};
 
 /// The code of a reply that holds a result, as the package's `_worker.replies` defines it.
-const RESULT: u8 = 0;
+pub(crate) const RESULT: u8 = 0;
 
 /// The code of a reply whose body is the reason why the initializer has failed.
-const REFUSED: u8 = 3;
+pub(crate) const REFUSED: u8 = 3;
 
 /// The code of a log record, which a job sends before its reply.
 const LOG: u8 = 4;
@@ -30,17 +29,35 @@ const SHORT: usize = 1024;
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Reply {
     /// Tells what the body is. The package's Python code defines the values.
-    code: u8,
-    body: Blob,
+    pub(crate) code: u8,
+    pub(crate) body: Blob,
     buffers: Vec<Blob>,
 }
 
 impl Reply {
+    /// Makes a reply of a pickled result.
+    pub(crate) fn of_result(body: &Bound<'_, PyBytes>, buffers: &[Bound<'_, PyAny>]) -> PyResult<Self> {
+        Self::new(RESULT, body, buffers)
+    }
+
     /// Makes a reply of the tuple that the worker's Python code returns.
-    fn from_python(reply: &Bound<'_, PyAny>) -> PyResult<Self> {
+    pub(crate) fn from_python(reply: &Bound<'_, PyAny>) -> PyResult<Self> {
         let (code, body, buffers): (u8, Bound<'_, PyBytes>, Vec<Bound<'_, PyAny>>) = reply.extract()?;
+        Self::new(code, &body, &buffers)
+    }
+
+    fn new(code: u8, body: &Bound<'_, PyBytes>, buffers: &[Bound<'_, PyAny>]) -> PyResult<Self> {
         let reserve = &BlobMut::with_capacity;
-        Ok(Self { code, body: to_body(body.as_bytes(), reserve), buffers: to_blobs(&buffers, reserve)? })
+        Ok(Self { code, body: to_body(&[body.as_bytes()], reserve), buffers: to_blobs(buffers, reserve)? })
+    }
+
+    /// Sends this before the reply of the job that runs here. Blocks while there is no room.
+    pub(crate) fn emit(&self, py: Python<'_>) -> PyResult<()> {
+        if RUNS_FOR_CLUSTER.get() {
+            let item = Encoded([&[self.code], &*self.body].concat());
+            return try_detach(py, || offloop::job::emit(&item));
+        }
+        try_detach(py, || offloop::job::emit(self))
     }
 
     /// Returns the body of the reply if it is a log record. Otherwise returns the reply.
@@ -69,97 +86,37 @@ impl Receive for Reply {
             let buffers: Vec<_> = self.buffers.iter().map(|blob| PyBytes::new(py, blob)).collect();
             return open.call1((self.code, PyBytes::new(py, &self.body), buffers)).map(Bound::unbind);
         }
+        if self.code == RESULT && *self.body == *pickle::NONE {
+            return Ok(py.None());
+        }
+        let body = view(py, &self.body, 0)?;
+        if self.code == RESULT {
+            let value = pickle::loads(&body, exports(py, &self.buffers)?);
+            return value.map(Bound::unbind).map_err(|error| unreadable(py, error));
+        }
         let open = OPEN.attribute(py, "offloop._worker.replies", "open_reply")?;
-        let buffers = exports(py, &self.buffers)?;
-        let body = view(py, &self.body)?;
-        open.call1((self.code, body, buffers)).map(Bound::unbind)
+        open.call1((self.code, body)).map(Bound::unbind)
     }
+}
+
+/// Returns the exception that says that a result could not be unpickled for this reason.
+fn unreadable(py: Python<'_>, error: PyErr) -> PyErr {
+    static UNREADABLE: Once<Py<PyAny>> = Once::new();
+    let wrapped = UNREADABLE
+        .attribute(py, "offloop._worker.replies", "unreadable_result")
+        .and_then(|wrap| wrap.call1((error.into_value(py),)));
+    wrapped.map_or_else(|error| error, PyErr::from_value)
 }
 
 /// Sends an item or a log record of the job that runs here, before its reply. Blocks while there is no room.
 #[pyfunction]
 pub(crate) fn emit(reply: &Bound<'_, PyAny>) -> PyResult<()> {
-    let item = Reply::from_python(reply)?;
-    if RUNS_FOR_CLUSTER.get() {
-        let item = Encoded([&[item.code], &*item.body].concat());
-        return try_detach(reply.py(), || offloop::job::emit(&item));
-    }
-    try_detach(reply.py(), || offloop::job::emit(&item))
-}
-
-/// Says that the function of the call that runs here is loaded and begins now, so that its timeout counts.
-#[pyfunction]
-pub(crate) fn begin_call() {
-    embed::begin_call();
-}
-
-/// Copies a pickle to a blob: to memory that `reserve` makes, if it is long.
-pub(crate) fn to_body(pickled: &[u8], reserve: Reserve<'_>) -> Blob {
-    if pickled.len() <= SHORT {
-        return Blob::from(pickled.to_vec());
-    }
-    let mut blob = reserve(pickled.len());
-    blob.extend_from_slice(pickled);
-    blob.freeze()
-}
-
-/// Copies what these objects export to memory that `reserve` makes.
-pub(crate) fn to_blobs(buffers: &[Bound<'_, PyAny>], reserve: Reserve<'_>) -> PyResult<Vec<Blob>> {
-    buffers.iter().map(|buffer| buffer::to_blob(buffer, reserve)).collect()
-}
-
-/// Returns a sequence of objects that export the blobs.
-fn exports<'py>(py: Python<'py>, blobs: &[Blob]) -> PyResult<Bound<'py, PyAny>> {
-    if blobs.is_empty() {
-        return Ok(PyTuple::empty(py).into_any());
-    }
-    let exports: Vec<_> = blobs.iter().map(|blob| buffer::from_blob(py, blob)).collect::<PyResult<_>>()?;
-    Ok(PyList::new(py, exports)?.into_any())
-}
-
-/// Returns a pickle to be read: a copy of a short one, a view of a long one. The view keeps the memory: if unpickling
-/// fails, the traceback of the exception has the view for as long as anyone keeps that.
-fn view<'py>(py: Python<'py>, body: &Blob) -> PyResult<Bound<'py, PyAny>> {
-    if body.len() <= SHORT {
-        Ok(PyBytes::new(py, body).into_any())
-    } else {
-        Ok(buffer::view_of(py, body)?.into_any())
-    }
-}
-
-/// The worker's Python function that performs calls: `handler(pickled, buffers, as_data) -> (code, body, buffers)`.
-static CALL_HANDLER: Once<Py<PyAny>> = Once::new();
-
-/// Sets the function that performs calls in this process. Called before the first call.
-#[pyfunction]
-pub(crate) fn set_call_handler(handler: Py<PyAny>) {
-    CALL_HANDLER.set(handler);
-}
-
-/// Performs a call with the interpreter.
-fn perform(body: &Blob, buffers: &[Blob], as_data: bool) -> PyResult<Reply> {
-    attach(|py| {
-        let unset = || PyRuntimeError::new_err("this process performs no calls: it is no worker of a pool");
-        let handler = CALL_HANDLER.peek().ok_or_else(unset)?;
-        let reply = handler.bind(py).call1((view(py, body)?, exports(py, buffers)?, as_data))?;
-        Reply::from_python(&reply)
-    })?
-}
-
-/// Performs a call in a worker process. The result is pickled, or is plain data.
-#[offloop::task]
-pub(crate) fn call(body: Blob, buffers: Vec<Blob>, as_data: bool) -> Reply {
-    // The Python code returns all errors of the job. If it fails itself, there is no memory or no interpreter any more.
-    let reply = perform(&body, &buffers, as_data).unwrap_or_else(|error| panic!("{error}"));
-    if reply.code != RESULT {
-        mark_failed();
-    }
-    reply
+    Reply::from_python(reply)?.emit(reply.py())
 }
 
 thread_local! {
     /// The job that runs on this thread is one of a cluster, so what it sends is encoded already.
-    static RUNS_FOR_CLUSTER: Cell<bool> = const { Cell::new(false) };
+    pub(crate) static RUNS_FOR_CLUSTER: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Bytes that are encoded as one block.
@@ -171,53 +128,39 @@ impl Serialize for Encoded {
     }
 }
 
-/// The name of [`run_for_cluster`], by which agents call it.
-pub(crate) const CLUSTER_TASK: &str = "offloop:python";
-
-/// The pickled call of the package's function that runs a job of a cluster. Its argument is the buffer beside it.
-const CLUSTER_CALL: &[u8] = b"\x80\x05coffloop._worker.cluster\nrun\n\x97\x85}\x87.";
-
-/// Runs a job of a cluster in a worker process. `request` says what to run, and the result is an answer as it travels;
-/// `offloop._worker.cluster` describes both.
-#[allow(dead_code, reason = "it is called by its name only")]
-#[offloop::task(name = "offloop:python")]
-pub(crate) fn run_for_cluster(request: &[u8]) -> Vec<u8> {
-    RUNS_FOR_CLUSTER.set(true);
-    let reply = attach(|py| {
-        let unset = || PyRuntimeError::new_err("this process performs no calls: it is no worker of a pool");
-        let handler = CALL_HANDLER.peek().ok_or_else(unset)?;
-        // Of memory that arrays may share and change.
-        let request = PyByteArray::new(py, request);
-        let reply = handler.bind(py).call1((PyBytes::new(py, CLUSTER_CALL), (request,), false))?;
-        Reply::from_python(&reply)
-    });
-    RUNS_FOR_CLUSTER.set(false);
-    match reply {
-        Ok(Ok(Reply { code: RESULT, body, .. })) => body.to_vec(),
-        Ok(Ok(Reply { body, .. })) => {
-            panic!("{}", reason_of(&body).unwrap_or_else(|error| error.to_string()))
-        }
-        Ok(Err(error)) => panic!("{error}"),
-        Err(error) => panic!("{}", std::io::Error::from(error)),
+/// Copies the parts of a body to a blob, one after the other: to memory that `reserve` makes, if it is long.
+pub(crate) fn to_body(parts: &[&[u8]], reserve: Reserve<'_>) -> Blob {
+    let length = parts.iter().map(|part| part.len()).sum();
+    if length <= SHORT {
+        return Blob::from(parts.concat());
     }
+    let mut blob = reserve(length);
+    for part in parts {
+        blob.extend_from_slice(part);
+    }
+    blob.freeze()
 }
 
-/// Returns the exception in a reply as a text.
-fn reason_of(body: &[u8]) -> PyResult<String> {
-    static REASON: Once<Py<PyAny>> = Once::new();
-    attach(|py| {
-        let reason = REASON.attribute(py, "offloop._worker.replies", "reason")?;
-        reason.call1((PyBytes::new(py, body),))?.extract()
-    })?
+/// Copies what these objects export to memory that `reserve` makes.
+pub(crate) fn to_blobs(buffers: &[Bound<'_, PyAny>], reserve: Reserve<'_>) -> PyResult<Vec<Blob>> {
+    buffers.iter().map(|buffer| buffer::to_blob(buffer, reserve)).collect()
 }
 
-/// Runs a worker's initializer, which is pickled like a call. If it fails, the body of the reply is the reason.
-#[offloop::task]
-pub(crate) fn initialise(body: Blob) -> Result<(), String> {
-    match perform(&body, &[], false) {
-        Ok(Reply { code: RESULT, .. }) => Ok(()),
-        Ok(Reply { code: REFUSED, body, .. }) => Err(String::from_utf8_lossy(&body).into_owned()),
-        Ok(Reply { body, .. }) => Err(reason_of(&body).unwrap_or_else(|error| error.to_string())),
-        Err(error) => Err(error.to_string()),
+/// Returns a sequence of objects that export the blobs, if there are any.
+pub(crate) fn exports<'py>(py: Python<'py>, blobs: &[Blob]) -> PyResult<Option<Bound<'py, PyAny>>> {
+    if blobs.is_empty() {
+        return Ok(None);
+    }
+    let exports: Vec<_> = blobs.iter().map(|blob| buffer::from_blob(py, blob)).collect::<PyResult<_>>()?;
+    Ok(Some(PyList::new(py, exports)?.into_any()))
+}
+
+/// Returns what a body has from `start` on, to be read: a copy if it is short, a view if it is long, which keeps the
+/// memory.
+pub(crate) fn view<'py>(py: Python<'py>, body: &Blob, start: usize) -> PyResult<Bound<'py, PyAny>> {
+    if body.len() - start <= SHORT {
+        Ok(PyBytes::new(py, &body[start..]).into_any())
+    } else {
+        Ok(buffer::view_of(py, body, start)?.into_any())
     }
 }

@@ -13,7 +13,7 @@ use pyo3::types::PyString;
 
 /// A value that is made at its first use and never dropped. It is for statics.
 pub(crate) struct Once<T> {
-    /// Null until the value is set; from then on the only pointer to it, which never changes.
+    /// Null until the value is set; from then on a pointer to it, which changes only by `replace`.
     value: AtomicPtr<T>,
 }
 
@@ -38,6 +38,11 @@ impl<T: Send + Sync> Once<T> {
             // SAFETY: the pointer is the box's, and was not stored.
             drop(unsafe { Box::from_raw(made) });
         }
+    }
+
+    /// Sets the value, whether or not there is one. The one before lives on, since there may be references to it.
+    pub(crate) fn replace(&self, value: T) {
+        self.value.store(Box::into_raw(Box::new(value)), Ordering::Release);
     }
 
     /// Returns the value. If there is none yet, makes it with `make`.

@@ -151,6 +151,11 @@ impl CallOptions {
         self.timeout.is_some() || self.queue_timeout.is_some()
     }
 
+    /// Returns whether the call has an id of a request of its own.
+    pub(crate) fn has_request(&self) -> bool {
+        self.request.is_some()
+    }
+
     /// Returns whether the call may end by the run limit.
     pub(crate) fn limits_run(&self) -> bool {
         self.timeout.is_some()

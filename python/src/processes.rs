@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
 use std::time::Instant;
 
@@ -12,18 +13,21 @@ use offloop::embed::{ProcessPoolBuilderExt as _, ProcessPoolExt as _};
 use offloop::{BlobMut, ProcessPoolBuilder, prepare};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::completion_queue::{Completion, Mailbox, results_thread};
 use crate::errors::{IntoException as _, exitcode};
 use crate::interpreter::{Mutex, attach, detach, wait};
 use crate::job::{Job, SentItems, watch};
-use crate::message::{self, call};
+use crate::message;
 use crate::metrics::{self, Metrics};
-use crate::options::{CallOptions, request_of};
+use crate::once::{Once, intern};
+use crate::options::CallOptions;
+use crate::perform;
 use crate::receive::Results;
 use crate::settings::{self, name_setting, on_crash, policy, seconds};
 use crate::shutdown;
+use crate::submission::{self, PickledCall, Shortcuts, Silence};
 
 /// The number of a job's log records that wait for the interpreter. If there are more, the job waits.
 const LOG_RECORDS: usize = 100;
@@ -38,6 +42,9 @@ pub(crate) struct ProcessPool {
     results: Results,
     /// A crash breaks the pool, and what the package takes for one as well.
     breaks: bool,
+    /// The next call starts all workers. Cleared by that call.
+    starts_all: AtomicBool,
+    shortcuts: Shortcuts,
 }
 
 impl ProcessPool {
@@ -59,7 +66,7 @@ impl ProcessPool {
         // A reply is some numbers, and blobs that stay where they are.
         builder = builder.decode_here();
         let mut results = Results::default();
-        let mut breaks = false;
+        let (mut breaks, mut starts_all) = (false, false);
         // First, so that they are closed if another setting is refused.
         if let Some(files) = settings.get_item(START_FILES)? {
             builder = set(builder, START_FILES, &files)?;
@@ -70,7 +77,9 @@ impl ProcessPool {
                 continue;
             }
             breaks |= name == "on_crash" && value.eq("break")?;
-            if name == "results" {
+            if name == "starts_all" {
+                starts_all = value.extract()?;
+            } else if name == "results" {
                 results = value
                     .extract::<String>()
                     .and_then(|value| settings::results(&value))
@@ -80,44 +89,121 @@ impl ProcessPool {
             }
         }
         let pool = builder.build().map_err(|error| error.into_exception(py))?;
-        Ok(Self { pool, results, breaks })
+        Ok(Self { pool, results, breaks, starts_all: starts_all.into(), shortcuts: Shortcuts::default() })
     }
 
-    /// Submits a pickled call. `receiver` learns of its end through `mailbox`, or on the results thread if that is
-    /// None. With a `buffersize` it learns of items as well; if this number of items waits to be read, the job waits.
-    /// The job's log records are handled in `context`.
-    /// Does not block, except to copy the buffers.
-    #[expect(clippy::too_many_arguments, reason = "each is one of a job's instructions")]
-    #[expect(clippy::needless_pass_by_value, reason = "a sequence of Python becomes a vector")]
-    fn submit(
+    /// Submits the call `function(*args, **kwargs)` of an `executor` that has this engine. Returns a future, which the
+    /// running loop ends. Does not block, except to copy the call's buffers.
+    fn run<'py>(
         &self,
-        body: &[u8],
-        buffers: Vec<Bound<'_, PyAny>>,
-        receiver: Py<PyAny>,
-        mailbox: Option<&Bound<'_, Mailbox>>,
-        name: String,
-        options: Option<&CallOptions>,
+        executor: &Bound<'py, PyAny>,
+        function: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: &Bound<'py, PyDict>,
+        options: Option<&Bound<'py, CallOptions>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        static RUNNING_LOOP: Once<Py<PyAny>> = Once::new();
+        static FUTURE: Once<Py<PyAny>> = Once::new();
+        let py = executor.py();
+        let event_loop = RUNNING_LOOP.attribute(py, "asyncio", "get_running_loop")?.call0()?;
+        // It belongs to the running loop.
+        let future = FUTURE.attribute(py, "offloop._pools.loop", "JobFuture")?.call0()?;
+        match self.dispatch(executor, &future, Some(&event_loop), function, args, kwargs, options, None) {
+            Ok(job) => future.setattr(intern!(py, "_job"), job)?,
+            Err(error) => {
+                let reason = submission::reason_of(py, error)?;
+                future.call_method1(intern!(py, "_raise"), (reason,))?;
+            }
+        }
+        Ok(future)
+    }
+
+    /// Submits a call. `receiver` learns of its end: on the event loop, or on the results thread if there is none. With a
+    /// `buffersize` it learns of items as well; if this number of items waits to be read, the job waits.
+    ///
+    /// Raises `PicklingFailed` if the call cannot be sent to where it is to run. Does not block, except to copy buffers.
+    #[expect(clippy::too_many_arguments, reason = "each is one of a job's instructions")]
+    fn dispatch<'py>(
+        &self,
+        executor: &Bound<'py, PyAny>,
+        receiver: &Bound<'py, PyAny>,
+        event_loop: Option<&Bound<'py, PyAny>>,
+        function: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: &Bound<'py, PyDict>,
+        options: Option<&Bound<'py, CallOptions>>,
         buffersize: Option<usize>,
-        context: Py<PyAny>,
-        request: &Bound<'_, PyAny>,
     ) -> PyResult<Job> {
+        let py = executor.py();
+        submission::check_sync(function)?;
+        if (self.breaks && self.pool.broken().is_some()) || submission::is_closed(executor)? {
+            executor.call_method0(intern!(py, "_check_open"))?;
+        }
+        if self.starts_all.swap(false, Ordering::Relaxed) {
+            self.pool.prestart(executor.getattr(intern!(py, "_max_workers"))?.extract()?);
+        }
+        let call = submission::pickle_call(function, args, kwargs)?;
+        self.send(executor, receiver, event_loop, call, options, buffersize)
+    }
+
+    /// Submits a call that is pickled already. See `dispatch`.
+    fn send<'py>(
+        &self,
+        executor: &Bound<'py, PyAny>,
+        receiver: &Bound<'py, PyAny>,
+        event_loop: Option<&Bound<'py, PyAny>>,
+        call: PickledCall<'py>,
+        options: Option<&Bound<'py, CallOptions>>,
+        buffersize: Option<usize>,
+    ) -> PyResult<Job> {
+        let py = executor.py();
+        let mailbox = match event_loop {
+            Some(event_loop) => {
+                let translator = executor.getattr(intern!(py, "_translator"))?;
+                receiver.setattr(intern!(py, "_translator"), translator)?;
+                Some(self.shortcuts.mailbox(executor, event_loop)?)
+            }
+            None => None,
+        };
+        let prelude = self.shortcuts.prelude(executor)?;
+        let (context, request) = submission::context_and_request(py, options)?;
+        let PickledCall { name, reference, pickle, buffers } = call;
         let reserve = |length| self.pool.blob(length);
         let buffers = message::to_blobs(&buffers, &reserve)?;
-        let body = message::to_body(body, &reserve);
+        let prelude = prelude.as_ref().map_or(&[][..], |prelude| prelude.as_bytes());
+        let body = message::to_body(&[prelude, &reference, pickle.as_bytes()], &reserve);
         let culprit = self.breaks.then(|| name.clone());
-        let mut work = prepare(call.with(body, buffers, self.results == Results::Data)).name(name);
+        let mut work = prepare(perform::call.with(body, buffers, self.results == Results::Data)).name(name);
         if let Some(options) = options {
-            work = options.apply(work);
+            work = options.get().apply(work);
         }
-        if let Some(request) = request_of(request) {
+        if let Some(request) = request {
             work = work.request(request);
         }
         let (handle, items) = self.pool.stream(work, buffersize.unwrap_or(LOG_RECORDS));
+        let context = context.unbind();
         let sent = Some(SentItems::new(items, buffersize.is_some(), self.results, culprit, context));
+        let receiver = receiver.clone().unbind();
         Ok(match mailbox {
             Some(mailbox) => watch(handle, receiver, mailbox.get().completions(), sent),
             None => watch(handle, receiver, &results_thread()?, sent),
         })
+    }
+
+    /// Sets the event loop that takes the workers' answers, a weak reference to it, and its mailbox.
+    fn set_listener(&self, event_loop: Py<PyAny>, mailbox: Py<Mailbox>) {
+        self.shortcuts.set_listener(event_loop, mailbox);
+    }
+
+    /// Sets the state in which calls have no prelude: as long as `sys.path` equals `path`, `cache` has `probe`, `levels` are
+    /// the known levels of loggers, and OpenTelemetry is not imported.
+    fn set_silence(&self, path: Py<PyList>, levels: Py<PyAny>, cache: Py<PyDict>, probe: Py<PyAny>) {
+        self.shortcuts.set_silence(Silence { path, cache, probe, levels });
+    }
+
+    /// Makes each call ask for its prelude, until the next call of `set_silence`.
+    fn end_silence(&self) {
+        self.shortcuts.end_silence();
     }
 
     /// Returns the pool's metrics.
@@ -305,8 +391,8 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
             variables.into_iter().fold(builder, |builder, (name, value)| builder.env(name, value))
         }
         "initializer" => builder.initializer(
-            &message::initialise
-                .with(message::to_body(&value.extract::<Vec<u8>>()?, &BlobMut::with_capacity)),
+            &perform::initialise
+                .with(message::to_body(&[&value.extract::<Vec<u8>>()?], &BlobMut::with_capacity)),
         ),
         other => return Err(PyValueError::new_err(format!("a process pool has no setting {other:?}"))),
     })

@@ -84,17 +84,10 @@ def count_stolen(_: object) -> int:
     return sum(b"SSSS" in content for _, content in _stolen)
 
 
-def stolen_has_changed() -> bool:
-    return any(bytes(view) != before for view, before in _stolen)
-
-
 @SIZES
-def test_memory_of_a_call_that_a_job_keeps_stays_as_it_was(size: int) -> None:
+def test_a_job_sees_no_frame_that_has_the_memory_of_its_call(size: int) -> None:
     with ProcessPoolExecutor(1) as pool:
-        assert pool.submit(count_stolen, Thief("S" * size)).result(60) >= 1
-        for _ in range(10):
-            assert len(pool.submit(jobs.echo, "X" * size).result(60)) == size
-        assert pool.submit(stolen_has_changed).result(60) is False
+        assert pool.submit(count_stolen, Thief("S" * size)).result(60) == 0
 
 
 @SIZES

@@ -218,6 +218,30 @@ def test_levels_of_loggers_hold_in_workers_as_they_are_at_the_call(
     ]
 
 
+def test_each_pool_follows_the_levels_of_loggers_and_follows_them_back(
+    caplog: pytest.LogCaptureFixture, level: Callable[[str, int], None]
+) -> None:
+    with ProcessPoolExecutor(1) as one, ProcessPoolExecutor(1) as other:
+
+        def log(text: str) -> None:
+            for name, pool in ("one", one), ("other", other):
+                # A second call meets a pool that has looked at the levels.
+                pool.submit(logs.logs_at, "late", logging.DEBUG, f"{text} {name}").result(60)
+                pool.submit(logs.logs_at, "late", logging.DEBUG, f"{text} {name} again").result(60)
+
+        log("too low")
+        level("late", logging.DEBUG)
+        log("now")
+        level("late", logging.NOTSET)
+        log("too low")
+    assert [record.getMessage() for record in caplog.records if record.name == "late"] == [
+        "now one",
+        "now one again",
+        "now other",
+        "now other again",
+    ]
+
+
 LEVEL_OF_A_MODULE = """
     import logging, sys
     from offloop import ProcessPoolExecutor

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy
@@ -20,7 +21,7 @@ from support import jobs
 
 from offloop import ProcessPoolExecutor, RemoteError, WorkerStartError
 from offloop._offloop import decode_data, encode_data
-from offloop._worker import main
+from offloop._worker.replies import LOG
 
 
 @pytest.fixture
@@ -206,12 +207,16 @@ def take_over(code: int, bomb: bytes, body: bytes) -> None:
     from offloop import _offloop
 
     def answer(*_: object) -> Any:
-        _offloop.emit((main.LOG, bomb, ()))
-        _offloop.emit((main.LOG, log, ()))
+        _offloop.emit((LOG, bomb, ()))
+        _offloop.emit((LOG, log, ()))
         return code, body, ()
 
     log = encode_data(({"name": "hostile", "levelno": 30, "msg": "%s", "args": ("x",)}, {"x": bomb}, [bomb]), False)[0]
-    main._perform = answer  # pyright: ignore[reportPrivateUsage]
+    hostile: Any = ModuleType("hostile")
+    hostile.awaits_main = hostile.awaits_multiprocessing = False
+    hostile.run_in_context = None  # calling it raises
+    hostile.failed = answer
+    _offloop.set_performer(hostile, None)
 
 
 def replies(bomb: bytes) -> list[tuple[int, bytes, type[BaseException]]]:

@@ -235,6 +235,22 @@ def test_the_workers_of_a_pool_find_what_the_program_has_put_on_its_search_path_
         assert path[-1] in (str(tmp_path / "another"), "own") and path[0] == str(tmp_path)
 
 
+def test_the_workers_of_a_pool_follow_a_search_path_that_is_as_before_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def path() -> list[str]:
+        found: list[str] = pool.submit(eval, "__import__('sys').path").result(GIVE_UP)
+        return found
+
+    with offloop.ProcessPoolExecutor(1) as pool:
+        before = list(sys.path)
+        assert str(tmp_path) not in path()
+        monkeypatch.setattr(sys, "path", [*before, str(tmp_path)])
+        assert str(tmp_path) in path()
+        monkeypatch.setattr(sys, "path", before)
+        assert str(tmp_path) not in path()
+
+
 def test_the_shared_workers_follow_the_environment_and_the_directory_of_the_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,9 +21,11 @@ pub(crate) struct Release {
 
 impl Release {
     pub(crate) const OF_OLDEST_PYTHON: Self = Self { suite: "bookworm", python: "3.11" };
+    /// The release on whose Python instructions are counted.
+    pub(crate) const OF_COUNTED_PYTHON: Self = Self { suite: "trixie", python: "3.13" };
 
     /// The releases in which the wheel is tried.
-    pub(crate) const TRIED: [Self; 2] = [Self::OF_OLDEST_PYTHON, Self { suite: "trixie", python: "3.13" }];
+    pub(crate) const TRIED: [Self; 2] = [Self::OF_OLDEST_PYTHON, Self::OF_COUNTED_PYTHON];
 }
 
 /// A Debian system, which may not be installed yet.
@@ -53,6 +55,17 @@ impl Debian {
         let suite = release.suite;
         let packages = ["python3", "python3-venv"].map(str::to_owned).into();
         Self { suite, directory: host::target_dir().join("releases").join(suite), packages }
+    }
+
+    /// Returns the system whose Python runs under Valgrind.
+    pub(crate) fn with_valgrind() -> Self {
+        // Valgrind finds some functions of the C library by symbols that are in a package of their own.
+        let packages = ["python3", "python3-venv", "valgrind", "libc6-dbg"].map(str::to_owned).into();
+        Self {
+            suite: Release::OF_COUNTED_PYTHON.suite,
+            directory: host::target_dir().join("python/valgrind"),
+            packages,
+        }
     }
 
     /// Returns the command that installs the system, unless that has been done. Fails with the reason if it cannot run

@@ -1,11 +1,12 @@
 //! The workspace's chores: `cargo xtask test`, `cargo xtask bench`, `cargo xtask conformance`, `cargo xtask dist`,
-//! `cargo xtask layers`, `cargo xtask other-systems`, `cargo xtask page`, `cargo xtask torture`.
+//! `cargo xtask instructions`, `cargo xtask layers`, `cargo xtask other-systems`, `cargo xtask page`, `cargo xtask torture`.
 
 mod bench;
 mod conformance;
 mod debian;
 mod dist;
 mod host;
+mod instructions;
 mod layers;
 mod other_systems;
 mod page;
@@ -39,6 +40,8 @@ enum Chore {
     Torture(torture::TortureArguments),
     /// Checks that the engine's files import only from the layers beneath them, and not in a circle.
     Layers(layers::LayersArguments),
+    /// Counts the instructions of one call in Python, and fails if the recorded numbers have grown.
+    Instructions(instructions::InstructionsArguments),
     /// Builds what is published, and tries it where there is no Rust.
     Dist(dist::DistArguments),
     /// Checks that the crate builds for systems other than Linux, by an emulation of their conditions.
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Chore::Conformance(arguments) => conformance::run(&arguments),
         Chore::Torture(arguments) => torture::run(&arguments),
         Chore::Layers(arguments) => layers::run(&arguments),
+        Chore::Instructions(arguments) => instructions::run(&arguments),
         Chore::Dist(arguments) => dist::run(&arguments),
         Chore::OtherSystems(arguments) => other_systems::run(&arguments),
         Chore::Page(arguments) => page::run(&arguments),

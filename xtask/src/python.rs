@@ -2,7 +2,8 @@
 //!
 //! The environments are below the target directory: `python/<version>` for the tests, `python/peers` for the benches,
 //! `python/engines` for the tests on Dask and Ray, `python/nats` for the cluster's server, `python/cluster-peers` for the
-//! bench of clusters, `python/dist` for the tools that package and check, and `releases/python-<version>` to try what is published.
+//! bench of clusters, `python/counting` for counts of instructions, `python/dist` for the tools that package and check,
+//! and `releases/python-<version>` to try what is published.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,7 +84,15 @@ impl Interpreter {
 
     /// Returns the interpreter of a Debian release, which may not be installed yet.
     pub(crate) fn of_release(release: Release) -> Result<Self, String> {
-        let debian = Debian::release(release);
+        Self::in_debian(release, &Debian::release(release))
+    }
+
+    /// Returns the interpreter on which instructions are counted, which may not be installed yet.
+    pub(crate) fn beside_valgrind() -> Result<Self, String> {
+        Self::in_debian(Release::OF_COUNTED_PYTHON, &Debian::with_valgrind())
+    }
+
+    fn in_debian(release: Release, debian: &Debian) -> Result<Self, String> {
         Ok(Self {
             version: release.python.to_owned(),
             program: "python3".to_owned(),
@@ -127,6 +136,11 @@ impl Interpreter {
     pub(crate) fn for_peers(self) -> Environment {
         let directory = directory().join("peers");
         Environment { interpreter: self, directory, requirements: vec!["python/benches/requirements.txt"] }
+    }
+
+    /// Returns the environment in which instructions are counted.
+    pub(crate) fn for_counting(self) -> Environment {
+        Environment { interpreter: self, directory: directory().join("counting"), requirements: Vec::new() }
     }
 
     /// Returns the environment of the tools that package and check what is published.

@@ -87,9 +87,7 @@ def call_packed(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[s
     try:
         value = fn(*args, **kwargs)
         _calls.check_result(fn, value)
-        shown = args[0] if fn is _calls.call_each else fn
-        _, body, buffers = main._reply(value, False, shown)
-        return Reply(RESULT, body, buffers)
+        return Reply(RESULT, *main.pickle_result(value, fn, args, None))
     except BaseException as error:
         return raised(error)
 

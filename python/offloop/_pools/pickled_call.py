@@ -33,22 +33,29 @@ def pickle_call(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     through: Callable[..., Any] | None = None,
+    refusal: Exception | None = None,
 ) -> PickledCall:
-    """Pickles a call, or the call `through(fn, args, kwargs)`, which runs on another machine. Raises PicklingFailed."""
+    """Pickles a call, or the call `through(fn, args, kwargs)`, which runs on another machine. Raises PicklingFailed.
+
+    `refusal` is what plain pickle has raised for the call, if it was tried already.
+    """
     # Another machine cannot import this program's main module.
     dumps = partial(pickling.dumps, keep=main.travels_beside, has_main=through is None)
     try:
         args, kwargs = pickling.wrap_call(args, kwargs)
         call: main.Call = (fn, args, kwargs) if through is None else (through, (fn, args, kwargs), {})
-        body, buffers = dumps(call)
+        body, buffers = dumps(call, refusal=refusal)
     except BaseException as error:
         if isinstance(error, Exception):
             name, parts = _parts(fn, args, kwargs)
             name_culprit(error, parts, name, dumps)
         raise PicklingFailed(remote_errors.without_own_frames(error)) from None
-    # The call of a map or a stream is named after the user's function.
-    name = _calls.name_of(args[0] if fn is _calls.call_each or fn is main.send_items else fn)
-    return PickledCall(name, body, buffers)
+    return PickledCall(name_of_call(fn, args), body, buffers)
+
+
+def name_of_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> str:
+    """Returns the name of the user's function. The call of a map or a stream is named after the function that it calls."""
+    return _calls.name_of(args[0] if fn is _calls.call_each or fn is main.send_items else fn)
 
 
 def _parts(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import functools
 import itertools
 import os
@@ -17,15 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from .. import _calls, _offloop
 from .._offloop import CallOptions, Job, Mailbox, Metrics
-from .._requests import of_call
 from .._worker import launch, logs, main, main_module, pickling, remote_errors, telemetry
 from .._worker.surroundings import Surroundings
 from . import green
 from .cores import usable_cores
 from .executor import OnFull, PicklingFailed, buffersize_of
 from .exit import drain_at_exit, exit_handler
-from .loop import mailbox_of, watch_descriptor
-from .pickled_call import PickledCall, pickle_call
+from .loop import JobFuture, mailbox_of, watch_descriptor
+from .pickled_call import PickledCall
 from .process_future import CrashPolicy
 from .remote import RemotePool
 from .shutdown import ShutdownReport, check_drain_alone, report_of, still_running
@@ -154,9 +152,6 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
         if forks and max_tasks_per_child is not None:
             raise ValueError("max_tasks_per_child is incompatible with the 'fork' multiprocessing start method")
         self._max_workers = max_workers or usable_cores()
-        self._starts_all = forks
-        """Whether the next call starts all workers. The first one does, as in the standard pool, if they are forks of
-        this process."""
         self._capture = _capture(context_vars)
         self._surroundings = Surroundings(cwd is not None, env)
         self._as_data = results == "data"
@@ -199,6 +194,8 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
             "cwd": directory,
             "results": results,
             "stderr_tail": STDERR_TAIL,
+            # The first call starts all workers, as in the standard pool, if they are forks of this process.
+            "starts_all": forks,
         }
         initialisation = initializer, initargs, worker_state, close_worker_state
         self._initialisation = initialisation
@@ -223,7 +220,7 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
             inherited: main.Call = main.initialise_inherited, (), {}
             settings["initializer"] = pickling.dumps(inherited, _never)[0] if forks else pickled
         if on_full == "caller_runs":
-            _offloop.set_call_handler(main.perform)
+            _offloop.set_performer(main, None)
         self._engine = _offloop.ProcessPool(settings)
         self._translator = self._crash_policy = CrashPolicy(self._engine, on_crash == "break")
         self._closed = False
@@ -257,6 +254,7 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
     def _follow_program(self) -> None:
         """Makes the workers follow changes of the program's environment and directory, and not only of its search path."""
         self._surroundings.follow_all()
+        self._engine.end_silence()
 
     def _listen(self, loop: asyncio.AbstractEventLoop, mailbox: Mailbox) -> None:
         """Makes the loop take the workers' answers itself, unless another loop does."""
@@ -267,6 +265,7 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
             watch_descriptor(loop, descriptor, self._engine.take_answers, mailbox)
             self._stop_listening = weakref.finalize(self, _remove_reader, self._listener, descriptor)
             self._stop_listening.atexit = False
+            self._engine.set_listener(self._listener, mailbox)
 
     def _stream(
         self,
@@ -306,18 +305,17 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
         buffersize: int | None = None,
     ) -> Job:
         """Submits a call, of a generator if there is a `buffersize`. See `Pool._dispatch`."""
-        _calls.check_sync(fn)
-        self._check_open()
-        if self._starts_all:
-            self._starts_all = False
-            self._engine.prestart(self._max_workers)
-        try:
-            call = pickle_call(fn, args, kwargs)
-        except PicklingFailed:
-            # The traceback of the reason leads to this frame, which must not hold the future that will hold the reason.
-            del receiver
-            raise
-        return self._send(receiver, loop, call, options, buffersize)
+        return self._engine.dispatch(self, receiver, loop, fn, args, kwargs, options, buffersize)
+
+    def _run(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions | None = None,
+    ) -> JobFuture[Any]:
+        future: JobFuture[Any] = self._engine.run(self, fn, args, kwargs, options)
+        return future
 
     def _check_open(self) -> None:
         if self._crash_policy.broken is not None:
@@ -336,31 +334,34 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
         buffersize: int | None = None,
     ) -> Job:
         """Submits a call that is pickled already. See `Pool._dispatch`."""
-        mailbox = None
-        if loop is not None:
-            receiver._translator = self._crash_policy
-            mailbox = mailbox_of(loop)
-            if self._listener is None or self._listener() is not loop:
-                self._listen(loop, mailbox)
+        return self._engine.send(self, receiver, loop, call, options, buffersize)
+
+    def _mailbox_on(self, loop: asyncio.AbstractEventLoop) -> Mailbox:
+        """Returns the mailbox of a loop, which takes the workers' answers from now on unless another one does. Called by the
+        engine's binding."""
+        mailbox = mailbox_of(loop)
+        if self._listener is None or self._listener() is not loop:
+            self._listen(loop, mailbox)
+        return mailbox
+
+    def _prelude(self) -> bytes | None:
+        """Returns what a worker must know before it unpickles a call; None if there is nothing. Called by the engine's
+        binding, unless `set_silence` has told it that there is nothing. Raises PicklingFailed."""
         context = None if self._capture is None else self._capture()
         if (trace := telemetry.departing()) is not None:
             context = {**(context or {}), telemetry.NAME: trace}
         if (levels := logs.levels()) is not self._levels:
             context = {**(context or {}), logs.NAME: levels}
         change = self._surroundings.departing()
-        name, body, buffers = call
         if context is not None or change is not None:
             try:
-                body = main.with_prelude((context, change), body)
+                return main.pickle_prelude((context, change))
             except BaseException as error:
-                # The exception's traceback leads to this frame, which must not hold the future that will hold it.
-                del receiver
                 raise PicklingFailed(remote_errors.without_own_frames(error)) from None
-        own = contextvars.copy_context()
-        request = of_call(options, own)
-        return self._engine.submit(
-            body, buffers, receiver, mailbox, name, options, buffersize, own, request
-        )
+        path, probe = self._surroundings.path_alone(), logs.probe()
+        if self._capture is None and path is not None and probe is not None:
+            self._engine.set_silence(path, levels, *probe)
+        return None
 
     @overload
     def shutdown(

@@ -39,22 +39,31 @@ class _Probe:
         if self._cache is not None:
             self._cache[self] = True
 
+    def found(self) -> tuple[dict[object, bool], object] | None:
+        """Returns the dictionary, and the key that is in it while the probe is in place."""
+        return None if self._cache is None else (self._cache, self)
+
 
 _probe = _Probe()
-_levels: Levels = {}
+known_levels: Levels = {}
 """The levels at the last look. Replaced, never changed."""
 
 
 def levels() -> Levels:
     """Returns the levels that are set in this process: the same object for as long as they are the same."""
-    global _levels
+    global known_levels
     if not _probe.is_in_place():
         # First, so that a change that comes meanwhile is found at the next look.
         _probe.put()
         found = _find_levels()
-        if found != _levels:
-            _levels = found
-    return _levels
+        if found != known_levels:
+            known_levels = found
+    return known_levels
+
+
+def probe() -> tuple[dict[object, bool], object] | None:
+    """Returns a dictionary, and what is in it for as long as `levels` returns the same object; None if nothing says so."""
+    return _probe.found()
 
 
 def _find_levels() -> Levels:
@@ -85,12 +94,13 @@ class Forwarder(logging.Handler):
     """
 
     job_runs = False
-    """Whether the worker runs a job. Set by `main.perform` and by the initialisation."""
+    """Whether the worker runs a job. Set by the engine's binding and by the initialisation."""
 
     def __init__(self, send: Callable[[bytes], None]) -> None:
         super().__init__()
         self._send = send
-        self._pending: deque[bytes] = deque(maxlen=_PENDING_LIMIT)
+        self.pending: deque[bytes] = deque(maxlen=_PENDING_LIMIT)
+        """The records that were not sent."""
         self._sending = False
         # A process that user code forks has a copy of this handler, but must not use the link.
         self._pid = os.getpid()
@@ -108,6 +118,10 @@ class Forwarder(logging.Handler):
         if not self._probe.is_in_place():
             self._apply(self._levels)
 
+    def probe(self) -> tuple[dict[object, bool], object] | None:
+        """Returns a dictionary, and what is in it for as long as `keep_levels` does nothing; None if nothing says so."""
+        return self._probe.found()
+
     def _apply(self, levels: Levels) -> None:
         root = logging.getLogger()
         # A program that has set up this process's logging by itself wants its own levels.
@@ -122,7 +136,7 @@ class Forwarder(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._pending.append(_pack(record, self._handled_here(record)))
+            self.pending.append(_pack(record, self._handled_here(record)))
             self.flush()
         except Exception:  # for example because the arguments do not fit the message
             self.handleError(record)
@@ -130,12 +144,12 @@ class Forwarder(logging.Handler):
     def flush(self) -> None:
         """Sends the waiting records if this is the worker's main thread in a job; else does nothing."""
         # `_sending`: a signal handler that logs must not write into the middle of a record.
-        if self._sending or not self._pending or not self._may_send():
+        if self._sending or not self.pending or not self._may_send():
             return
         self._sending = True
         try:
-            while self._pending:
-                self._send(self._pending.popleft())
+            while self.pending:
+                self._send(self.pending.popleft())
         finally:
             self._sending = False
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _calls, _offloop
 from . import logs, main_module, pickling, remote_errors, surroundings, tracker
-from .replies import LOG, RAISED, REFUSED, RESULT, UNREADABLE
+from .replies import LOG, RAISED, REFUSED, UNREADABLE
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -30,9 +30,9 @@ LARGE_BUFFER = 16 * 1024
 
 _preparation: Mapping[str, Any] = {}
 """The description of the parent. Set once, when the template begins."""
-_awaits_main = False
+awaits_main = False
 """Whether the parent's main module may still have to be imported."""
-_awaits_multiprocessing = False
+awaits_multiprocessing = False
 """Whether multiprocessing, once imported, still has to be told that this process is a child."""
 _forwarder: logs.Forwarder | None = None
 """The handler that sends log records to the parent, if this process is a worker."""
@@ -114,18 +114,18 @@ def _serve(
 
     `has_main`: this process has the parent's main module already.
     """
-    global _preparation, _awaits_main, _awaits_multiprocessing
+    global _preparation, awaits_main, awaits_multiprocessing
     _reset_signals()
     # The end of what a crashed worker writes to standard error is in the error of its job: this adds where it was.
     faulthandler.enable(2, all_threads=False)
     _preparation = preparation["process"]
     surroundings.begin(_preparation["sys_path"])
-    _awaits_main = not has_main
-    _awaits_multiprocessing = True
+    awaits_main = not has_main
+    awaits_multiprocessing = True
     for module in preparation["preload"]:
         if module != "__main__":
             __import__(module)
-        elif _awaits_main:
+        elif awaits_main:
             _import_main()
     # The objects that exist now are shared with all workers. A garbage collection that visited them would copy their
     # memory pages.
@@ -135,7 +135,6 @@ def _serve(
     if worker is None:
         os._exit(0)
     _begin(preparation["levels"], is_fork)
-    _offloop.set_call_handler(perform)
     measurement = _begin_coverage(preparation["coverage"])
     worker.serve()
     _end(measurement)
@@ -166,21 +165,22 @@ def _begin(levels: logs.Levels, is_fork: bool) -> None:
         logs.drop_handlers()
     _forwarder = logs.install(lambda record: _offloop.emit((LOG, record, ())), levels)
     logs.arriving.forwarder = _forwarder
-    _begin_multiprocessing()
+    _offloop.set_performer(sys.modules[__name__], _forwarder)
+    begin_multiprocessing()
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         # The generator of `random` is seeded anew at a fork, but not that of NumPy.
         numpy.random.seed()
 
 
-def _begin_multiprocessing() -> None:
+def begin_multiprocessing() -> None:
     """Tells multiprocessing that this process is a child, if that module has been imported."""
-    global _awaits_multiprocessing
+    global awaits_multiprocessing
     if "multiprocessing.process" not in sys.modules:
         return
     from multiprocessing import process, util
 
-    _awaits_multiprocessing = False
+    awaits_multiprocessing = False
     util._finalizer_registry.clear()  # type: ignore[attr-defined]
     util._run_after_forkers()  # type: ignore[attr-defined]
     main_module.prepare_multiprocessing(dict(_preparation))
@@ -224,9 +224,9 @@ def _end(measurement: Any) -> None:
 
 
 def _import_main() -> None:
-    global _awaits_main
+    global awaits_main
     main_module.prepare_main(dict(_preparation))
-    _awaits_main = False
+    awaits_main = False
 
 
 def _flush() -> None:
@@ -255,115 +255,87 @@ Prelude = tuple["dict[str, object] | None", "surroundings.Change | None"]
 changed. It is pickled by itself, and only if there is any."""
 
 _PRELUDE = 0
-"""The first byte of a call with a prelude, whose length follows. A pickle begins with another one."""
+"""The first byte of a call with a prelude, whose length follows. A call itself begins with another one."""
 _HEAD = struct.Struct("<BQ")
 
 
-def with_prelude(prelude: Prelude, body: bytes) -> bytes:
-    """Returns a pickled call with a prelude."""
+def pickle_prelude(prelude: Prelude) -> bytes:
+    """Returns a prelude as it precedes a pickled call."""
     data, _ = pickling.dumps(prelude, _stays_inside)
-    return b"".join((_HEAD.pack(_PRELUDE, len(data)), data, body))
+    return _HEAD.pack(_PRELUDE, len(data)) + data
 
 
 def _stays_inside(_: object) -> bool:
     return False
 
 
-def _begin_call(body: memoryview) -> tuple[dict[str, object] | None, memoryview]:
-    """Follows the prelude of a call. Returns the values of context variables, and the pickled call."""
+def _follow_prelude(body: memoryview) -> tuple[dict[str, object] | None, int]:
+    """Follows the prelude of a call. Returns the values of context variables, and the prelude's length."""
     _, length = _HEAD.unpack_from(body)
     end = _HEAD.size + length
     prelude: Prelude = pickling.loads(body[_HEAD.size : end], ())
     context, change = prelude
     if change is not None:
         surroundings.enter(change)
-    return context, body[end:]
-
-
-def perform(
-    body: Buffer, buffers: Iterable[Buffer], as_data: bool
-) -> tuple[int, bytes, Sequence[Buffer]]:
-    """Performs a pickled call and returns the reply. An exception, whatever it is, is in the reply."""
-    if _forwarder is None or _forwarder.job_runs:
-        # This is the process that has the pool, and runs a call for which its queue has no room.
-        return _perform(body, buffers, as_data)
-    _forwarder.job_runs = True
-    try:
-        return _perform(body, buffers, as_data)
-    finally:
-        _forwarder.flush()
-        _forwarder.job_runs = False
-        _flush()
-
-
-def _perform(
-    body: Buffer, buffers: Iterable[Buffer], as_data: bool
-) -> tuple[int, bytes, Sequence[Buffer]]:
-    try:
-        prepare_to_load(body)
-        context = None
-        body = memoryview(body)
-        if body[0] == _PRELUDE:
-            context, body = _begin_call(body)
-        if (request := _offloop.request()) is not None:
-            context = {**(context or {}), REQUEST: request}
-        call = load_call(body, buffers)
-    except BaseException as error:
-        return UNREADABLE, remote_errors.pack(error), ()
-    try:
-        fn, args, kwargs = call
-        if _forwarder is not None:
-            _forwarder.keep_levels()
-        # Until now the modules of the function and of its arguments were imported. Its timeout counts from here.
-        _offloop.begin_call()
-        if context is None and _forwarder is not None:
-            value = fn(*args, **kwargs)
-        else:
-            # In the pool's own process, too, where the call must not change the context of its caller.
-            from .context import run_in
-
-            value = run_in(context or {}, fn, *args, **kwargs)
-        _calls.check_result(fn, value)
-        return _reply(value, as_data, args[0] if fn is _calls.call_each else fn)
-    except InitializerFailed as error:
-        return REFUSED, str(error).encode(errors="replace"), ()
-    except BaseException as error:
-        return RAISED, remote_errors.pack(error), ()
+    return context, end
 
 
 def prepare_to_load(body: Buffer) -> None:
     """Imports the parent's main module, and readies multiprocessing, if a pickled call refers to them."""
-    if _awaits_main and main_module.needs_main(bytes(body)):
+    if awaits_main and main_module.needs_main(bytes(body)):
         _import_main()
-    if _awaits_multiprocessing and bytes(body).find(b"multiprocessing") >= 0:
+    if awaits_multiprocessing and bytes(body).find(b"multiprocessing") >= 0:
         import multiprocessing.process  # pyright: ignore[reportUnusedImport]
-    if _awaits_multiprocessing:
-        _begin_multiprocessing()
+    if awaits_multiprocessing:
+        begin_multiprocessing()
 
 
 def load_call(body: Buffer, buffers: Iterable[Buffer]) -> Call:
     """Unpickles a call."""
     call: Call = pickling.loads(body, buffers)
-    if _awaits_multiprocessing:
-        _begin_multiprocessing()
+    if awaits_multiprocessing:
+        begin_multiprocessing()
     return call
 
 
-def _reply(
-    value: object, as_data: bool, fn: Callable[..., Any]
-) -> tuple[int, bytes, Sequence[Buffer]]:
-    """Returns a result of `fn`, or an item of a stream, as it travels."""
-    if type(value) is Encoded:
-        return RESULT, value.body, ()
-    if as_data:
-        return RESULT, *_offloop.encode_data(value, True)
+def prepare(body: Buffer, request: str | None) -> tuple[dict[str, object] | None, int]:
+    """Prepares this process for unpickling a call. Returns the values of context variables, and where the call begins.
+    Called by the engine's binding, for calls that need it."""
+    prepare_to_load(body)
+    context, start = None, 0
+    body = memoryview(body)
+    if body[0] == _PRELUDE:
+        context, start = _follow_prelude(body)
+    if request is not None:
+        context = {**(context or {}), REQUEST: request}
+    return context, start
+
+
+def run_in_context(
+    context: dict[str, object] | None,
+    fn: Callable[..., object],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> object:
+    """Makes a call with these values of context variables. Called by the engine's binding."""
+    from .context import run_in
+
+    return run_in(context or {}, fn, *args, **kwargs)
+
+
+def pickle_result(
+    value: object, fn: Callable[..., Any], args: tuple[Any, ...], refusal: Exception | None
+) -> tuple[bytes, Sequence[Buffer]]:
+    """Pickles the result of a call, or an item of a stream, which plain pickle alone does not: it has raised `refusal`, if
+    that is not None. Called by the engine's binding."""
     try:
-        return RESULT, *pickling.dumps(pickling.wrap_large(value), travels_beside)
+        return pickling.dumps(pickling.wrap_large(value), travels_beside, refusal=refusal)
     except Exception as error:
         from .culprit import name_culprit
 
+        name = _calls.name_of(args[0] if fn is _calls.call_each else fn)
         parts = [("the result", value)]
-        name_culprit(error, parts, _calls.name_of(fn), lambda part: pickling.dumps(part, travels_beside))
+        name_culprit(error, parts, name, lambda part: pickling.dumps(part, travels_beside))
         raise
 
 
@@ -376,12 +348,24 @@ class Encoded:
         self.body = body
 
 
+def unreadable(error: BaseException) -> tuple[int, bytes, Sequence[Buffer]]:
+    """Returns the reply of a call that could not be unpickled. Called by the engine's binding."""
+    return UNREADABLE, remote_errors.pack(error), ()
+
+
+def failed(error: BaseException) -> tuple[int, bytes, Sequence[Buffer]]:
+    """Returns the reply of a call that has raised, or whose result does not travel. Called by the engine's binding."""
+    if isinstance(error, InitializerFailed):
+        return REFUSED, str(error).encode(errors="replace"), ()
+    return RAISED, remote_errors.pack(error), ()
+
+
 def send_items(
     fn: Callable[..., Iterable[Any]], args: tuple[Any, ...], kwargs: Mapping[str, Any], as_data: bool
 ) -> None:
     """Sends the items of the iterable that `fn` returns. The call that `pool.stream` submits."""
     for item in fn(*args, **kwargs):
-        _offloop.emit(_reply(item, as_data, fn))
+        _offloop.emit_item(fn, item, as_data)
 
 
 class InitializerFailed(Exception):

@@ -25,14 +25,20 @@ LARGE = 256 * 1024
 
 
 def dumps(
-    value: object, keep: Callable[[PickleBuffer], bool], has_main: bool = True
+    value: object,
+    keep: Callable[[PickleBuffer], bool],
+    has_main: bool = True,
+    refusal: Exception | None = None,
 ) -> tuple[bytes, list[PickleBuffer]]:
     """Pickles `value`. Buffers for which `keep` returns true are returned beside the pickle, in order.
 
     The reducers that are registered with multiprocessing's ForkingPickler, for sockets and tensors for example, are used
     as in the standard pool. Values that plain pickle refuses go by cloudpickle, and so do objects defined in a `__main__`
     that workers cannot import: with `has_main` false, as on another machine, they can import none. If cloudpickle is not
-    installed, functions and classes that would need it raise PicklingError with advice. Exceptions of the user's own `__reduce__` and the like are raised unchanged.
+    installed, functions and classes that would need it raise PicklingError with advice. Exceptions of the user's own
+    `__reduce__` and the like are raised unchanged.
+
+    `refusal` is what plain pickle has raised for this value, if it was tried already.
     """
     buffers: list[PickleBuffer] = []
 
@@ -43,27 +49,29 @@ def dumps(
         return True
 
     try:
-        data = _dump_with_reducers(value, in_band) if _has_reducers() else pickle.dumps(value, 5, buffer_callback=in_band)
-    except (PicklingError, AttributeError, TypeError) as refusal:
-        if isinstance(refusal, TypeError) and not _has_reducers():
+        if refusal is not None:
+            raise refusal
+        data = _dump_with_reducers(value, in_band) if has_reducers() else pickle.dumps(value, 5, buffer_callback=in_band)
+    except (PicklingError, AttributeError, TypeError) as error:
+        if isinstance(error, TypeError) and not has_reducers():
             # Plain pickle has no reducer for sockets and the like.
             buffers.clear()
             try:
                 return _dump_with_reducers(value, in_band), buffers
             except Exception:
                 pass
-        if not _is_of_pickle(refusal):
+        if not _is_of_pickle(error):
             raise
         cloudpickle = _find_cloudpickle()
         if cloudpickle is None:
-            if isinstance(refusal, TypeError):  # a lock or a file: cloudpickle refuses most of them as well
+            if isinstance(error, TypeError):  # a lock or a file: cloudpickle refuses most of them as well
                 raise
-            raise PicklingError(f"{refusal}. {_ADVICE}") from refusal
+            raise PicklingError(f"{error}. {_ADVICE}") from error
         buffers.clear()
         return _dump_by_value(cloudpickle, value, in_band), buffers
 
     # `find`, because `in` takes several times as long for `bytes`.
-    if data.find(b"multiprocessing.connection") >= 0 and not _has_reducers():
+    if data.find(b"multiprocessing.connection") >= 0 and not has_reducers():
         # Plain pickle would send only the number of the connection's file descriptor.
         buffers.clear()
         return _dump_with_reducers(value, in_band), buffers
@@ -98,7 +106,7 @@ _has_others = False
 """Whether there were others than multiprocessing's own."""
 
 
-def _has_reducers() -> bool:
+def has_reducers() -> bool:
     """Returns whether the program has registered reducers of its own with ForkingPickler, which must be preferred."""
     global _seen_reducers, _has_others
     reduction = sys.modules.get("multiprocessing.reduction")

@@ -39,22 +39,25 @@ class Unreadable(Exception):
         """The function, in a pool that breaks because of this. Set by the engine's binding."""
 
 
-def open_reply(code: int, body: Buffer, buffers: Sequence[Buffer]) -> Any:
-    """Returns the result in a reply, or raises its exception. Called by the engine's binding."""
+def open_reply(code: int, body: Buffer) -> Any:
+    """Raises the exception in a reply without a result. Called by the engine's binding."""
     error: BaseException
     try:
-        if code == RESULT:
-            return pickling.loads(body, buffers)
         error = remote_errors.unpack(bytes(body))
         if code == UNREADABLE:
             error = Unreadable(error, has_run=False)
     except BaseException as why:
-        error = Unreadable(remote_errors.without_own_frames(why), has_run=True)
+        error = unreadable_result(why)
     try:
         raise error
     finally:
         # The traceback of the exception holds this frame, which must hold neither the exception nor the reply's memory.
-        del error, body, buffers
+        del error, body
+
+
+def unreadable_result(why: BaseException) -> Unreadable:
+    """Returns the exception of a reply that could not be unpickled. Called by the engine's binding."""
+    return Unreadable(remote_errors.without_own_frames(why), has_run=True)
 
 
 def open_data(code: int, body: bytes, buffers: Sequence[bytes]) -> Any:

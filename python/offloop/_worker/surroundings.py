@@ -45,6 +45,10 @@ class Surroundings:
         """Makes the workers follow the environment and the directory, too."""
         self._follows_all = True
 
+    def path_alone(self) -> list[str] | None:
+        """Returns the search path, if calls have nothing to tell as long as the program has this one. It is not changed."""
+        return None if self._follows_all or self._change is not None else self._path
+
     def departing(self) -> Change | None:
         """Returns the change that a call must tell its worker; None if there was none since the pool was made."""
         if sys.path == self._path and (

@@ -2,7 +2,7 @@
 
 use crate::plan::{self, CommandLine, Plan, cargo};
 use crate::python::{Environment, Interpreter};
-use crate::{bench, conformance, dist, host, page};
+use crate::{bench, conformance, dist, host, instructions, page};
 
 pub(super) struct Step {
     pub(super) name: &'static str,
@@ -65,6 +65,7 @@ pub(super) fn all() -> Vec<Step> {
             },
         },
         Step { name: "bench-smoke-python", plan: bench::smoke_in_python },
+        Step { name: "instructions", plan: instructions::plan },
         Step { name: "example-quickstart", plan: || example("quickstart") },
         Step { name: "example-executor", plan: || example("executor") },
         Step { name: "example-json-keys", plan: || example("json_keys") },
