@@ -1,5 +1,5 @@
-"""The walks of the implementation in Python on a cluster: one of its own, and one with a worker beside the service. Skipped
-without a NATS server, which the requirements of these tests install."""
+"""Walks on a cluster: one of the service's own, and one with a worker beside the service. Skipped without a NATS server, which
+the requirements of these tests install."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from documents import expected, large
 from offloop._cluster.embedded import server_program
 from offloop._offloop import EmbeddedServer
-from services import MERCURIY, PATIENCE, Service, at_once, error_of
+from services import MERCURIY, PATIENCE, Service, at_once, error_of, rust_binary
 
 Make = Callable[..., Service]
 
@@ -47,9 +47,10 @@ def check_walks(service: Service) -> None:
 
 
 def test_documents_are_walked_on_a_cluster_of_the_services_own(
-    make_service: Make, tmp_path: Path, url: str
+    make_service: Make, implementation: str, tmp_path: Path, url: str
 ) -> None:
-    with make_service("python", tmp_path / "data", "--on", "cluster", OFFLOOP_CLUSTER_URL="") as service:
+    environment = {"OFFLOOP_CLUSTER_URL": "", "OFFLOOP_NATS_SERVER": str(server_program())}
+    with make_service(implementation, tmp_path / "data", "--on", "cluster", **environment) as service:
         check_walks(service)
         # It goes elsewhere, and comes back.
         service.set_mode("threads")
@@ -60,16 +61,23 @@ def test_documents_are_walked_on_a_cluster_of_the_services_own(
 
 
 def test_documents_are_walked_by_workers_that_come_and_go(
-    make_service: Make, tmp_path: Path, url: str
+    make_service: Make, implementation: str, tmp_path: Path, url: str, request: pytest.FixtureRequest
 ) -> None:
+    if implementation == "python":
+        program = [sys.executable, "-m", "offloop", "worker", "mercuriy.elsewhere"]
+    else:
+        binary = request.config.getoption("--rust-binary") or rust_binary()
+        program = [str(binary), "offloop-worker"]
+
     def work() -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "offloop", "worker", "mercuriy.elsewhere", "--url", url]
         environment = os.environ | {"PYTHONPATH": str(MERCURIY / "python")}
-        return subprocess.Popen([*command, "--queue", "mercuriy", "--slots", "1"], env=environment)
+        options = ["--url", url, "--queue", "mercuriy", "--slots", "1"]
+        return subprocess.Popen([*program, *options], env=environment)
 
     worker = work()
     try:
-        with make_service("python", tmp_path / "data", "--on", "cluster", "--cluster", url) as service:
+        options = ("--on", "cluster", "--cluster", url)
+        with make_service(implementation, tmp_path / "data", *options) as service:
             check_walks(service)
             worker.terminate()
             assert worker.wait(PATIENCE) == 0

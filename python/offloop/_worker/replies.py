@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import _offloop
-from . import pickling, remote_errors
+from . import remote_errors
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

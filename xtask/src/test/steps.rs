@@ -205,23 +205,27 @@ fn pytest_again(environment: &Environment) -> Vec<CommandLine> {
 /// Does the same on an interpreter between others that are tested. Of the watchdog, only the stacks that it reads depend on
 /// the version, and the file `test_watch.py` has those.
 fn pytest_between(environment: &Environment) -> Vec<CommandLine> {
-    let left_out: Vec<_> = OF_NO_VERSION.iter().copied().chain(["watch_advice", "watch_programs"]).collect();
+    let left_out: Vec<_> = OF_NO_VERSION.iter().copied().chain(["watch_programs"]).collect();
     pytest_without(environment, &left_out)
 }
 
 /// The files of tests that do not depend on the version of Python.
-const OF_NO_VERSION: [&str; 14] = [
+const OF_NO_VERSION: [&str; 18] = [
     "auto",
     "examples",
     "layers",
     "links",
     "message_memory",
+    "observe",
     "observe_web",
+    "opentelemetry",
     "process_bounds",
     "process_crashes",
     "process_hosts",
+    "process_payloads",
     "process_rights",
     "process_secrets",
+    "watch_advice",
     "watch_pytest",
     "web_frameworks",
     "web_servers",

@@ -80,6 +80,11 @@ impl ApiError {
                 let message = format!("the process that did {what} has died: try again");
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "worker_died", message)
             }
+            Failure::OutOfReach(reason) => {
+                tracing::error!(reason, "no machine can do the work");
+                let message = format!("no machine can do {what} now: try again in a second");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "system_down", message)
+            }
             Failure::NoAsyncConnector => Self::new(
                 StatusCode::BAD_REQUEST,
                 "no_async_connector",

@@ -24,6 +24,9 @@ pub enum Failure {
     /// The process that did the work has died.
     #[error("{0}")]
     WorkerDied(String),
+    /// No machine can do the work now.
+    #[error("{0}")]
+    OutOfReach(String),
     /// The system has no async connector.
     #[error("the system has no async connector")]
     NoAsyncConnector,
@@ -43,7 +46,10 @@ impl From<Error> for Failure {
                 Ok(error) => Self::Call(*error),
                 Err(error) => Self::Internal(error.to_string()),
             },
-            kind @ ErrorKind::WorkerDied(_) => Self::WorkerDied(kind.to_string()),
+            kind @ (ErrorKind::WorkerDied(_) | ErrorKind::Lost { .. }) => Self::WorkerDied(kind.to_string()),
+            kind @ (ErrorKind::Unreachable(_) | ErrorKind::NoSuchTask { .. }) => {
+                Self::OutOfReach(kind.to_string())
+            }
             kind => Self::Internal(kind.to_string()),
         }
     }

@@ -22,9 +22,14 @@ use tokio::sync::watch;
 const LAST_MOMENT: Duration = Duration::from_secs(9);
 
 fn main() -> ExitCode {
-    // Workers are copies of this program. They run their jobs in here and do not return.
+    // Workers are copies of this program. They run their jobs in here and do not return; those of a cluster are started
+    // with the argument `offloop-worker`.
     offloop::init();
     procspawn::init();
+    if let Err(error) = offloop_cluster::init() {
+        eprintln!("mercuriy: {error}");
+        return ExitCode::FAILURE;
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.as_slice() {
         [first, port] if first == rfc_server::ARGUMENT => serve_rfc(port),

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::messages::Counts;
-use crate::mode::Mode;
 use crate::service::Service;
 
 /// The counters that requests write.
@@ -60,7 +59,7 @@ fn write_own(page: &mut String, service: &Service, messages: &Counts) -> std::fm
     writeln!(page, "# TYPE mercuriy_loop_late_seconds gauge\nmercuriy_loop_late_seconds {late:.6}")?;
     writeln!(page, "# TYPE mercuriy_mode gauge")?;
     let on = service.places.mode();
-    Mode::ALL.iter().try_for_each(|mode| {
-        writeln!(page, "mercuriy_mode{{on=\"{}\"}} {}", mode.name(), u8::from(*mode == on))
+    service.places.modes().try_for_each(|mode| {
+        writeln!(page, "mercuriy_mode{{on=\"{}\"}} {}", mode.name(), u8::from(mode == on))
     })
 }

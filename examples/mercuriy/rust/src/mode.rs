@@ -16,11 +16,13 @@ pub enum Mode {
     Processes,
     /// To the pools of offloop: documents to processes, the rest to threads.
     Offloop,
+    /// Documents to the workers of a cluster, the rest to offloop's threads.
+    Cluster,
 }
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Loop, Self::Threads, Self::Processes, Self::Offloop];
+    pub const ALL: [Self; 5] = [Self::Loop, Self::Threads, Self::Processes, Self::Offloop, Self::Cluster];
 
     /// Returns the name, as in the interface.
     pub const fn name(self) -> &'static str {
@@ -29,6 +31,7 @@ impl Mode {
             Self::Threads => "threads",
             Self::Processes => "processes",
             Self::Offloop => "offloop",
+            Self::Cluster => "cluster",
         }
     }
 

@@ -21,6 +21,10 @@ pub struct Options {
     /// Where the blocking work goes. `POST /mode` changes it.
     #[arg(long, value_enum, default_value = "offloop")]
     pub on: Mode,
+    /// The URL of the cluster for `--on cluster`. Default: the one of `OFFLOOP_CLUSTER_URL`; without it, one of the
+    /// service's own.
+    #[arg(long, value_name = "URL")]
+    pub cluster: Option<String>,
     /// The data folder. Default: a temporary one, which is removed at the end.
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,

@@ -69,15 +69,17 @@ impl Service {
         if fs::read_dir(&files)?.next().is_none() {
             fs::write(files.join("welcome.txt"), "This file is served by mercuriy.\n")?;
         }
-        let address =
-            |given: &Option<String>, variable| given.clone().or_else(|| std::env::var(variable).ok());
+        let address = |given: &Option<String>, variable| {
+            given.clone().or_else(|| std::env::var(variable).ok()).filter(|address| !address.is_empty())
+        };
+        let cluster = address(&options.cluster, "OFFLOOP_CLUSTER_URL");
         let addresses = Addresses {
             postgres: address(&options.postgres, "OFFLOOP_POSTGRES_URL"),
             tarantool: address(&options.tarantool, "OFFLOOP_TARANTOOL_URL"),
             rfc: options.rfc.clone(),
         };
         Ok(Self {
-            places: Places::new(options.on, options.otlp.clone())?,
+            places: Places::new(options.on, options.otlp.clone(), cluster.as_deref())?,
             systems: Systems::new(&addresses)?,
             messages: Messages::open(&data.join("messages.sqlite"))?,
             audit: Audit::open(&data.join("audit.jsonl"))?,

@@ -41,7 +41,7 @@ pub async fn metrics(State(service): State<Arc<Service>>) -> Response {
 #[derive(Debug, Serialize)]
 pub struct Status {
     on: Mode,
-    modes: [Mode; 4],
+    modes: Vec<Mode>,
     systems: BTreeMap<&'static str, SystemStatus>,
     functions: [&'static str; 6],
     language: &'static str,
@@ -72,7 +72,7 @@ pub async fn status(State(service): State<Arc<Service>>) -> Json<Status> {
     };
     Json(Status {
         on: service.places.mode(),
-        modes: Mode::ALL,
+        modes: service.places.modes().collect(),
         systems: service.systems.all().iter().map(system).collect(),
         functions: Function::ALL.map(Function::name),
         language: "rust",
@@ -90,6 +90,11 @@ struct NewMode {
 /// Sets the place of the blocking work.
 pub async fn set_mode(State(service): State<Arc<Service>>, body: Body) -> Result<Json<Value>, ApiError> {
     let NewMode { on } = read_json(body, service.body_pause).await?;
+    if !service.places.modes().any(|mode| mode == on) {
+        return Err(ApiError::bad_arguments(
+            "`cluster` is there if the service is started with `--on cluster`",
+        ));
+    }
     let was = service.places.set_mode(on);
     tracing::info!(on = on.name(), was = was.name(), "the blocking work goes elsewhere");
     Ok(Json(json!({"on": on, "was": was})))

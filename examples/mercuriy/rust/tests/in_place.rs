@@ -46,7 +46,7 @@ fn place_in_worker(document: Blob) -> Option<Place> {
 
 #[test]
 fn the_worker_reads_a_document_where_the_service_has_received_it() {
-    let places = Places::new(Mode::Offloop, None).expect("pools");
+    let places = Places::new(Mode::Offloop, None, None).expect("pools");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let document = format!("[{}]", vec!["0"; 4_000_000].join(","));

@@ -1,4 +1,4 @@
-//! A walk under way, in each of the four places.
+//! A walk under way, in each of the places.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -58,6 +58,7 @@ impl Walking {
             Mode::Threads => Self::on_tokio_thread(order),
             Mode::Processes => Self::in_procspawn(places, order),
             Mode::Offloop => Self::on_offloop(places, order),
+            Mode::Cluster => Self::on_cluster(places, order),
         }
     }
 
@@ -74,6 +75,23 @@ impl Walking {
             (handle, Reports::Items(items))
         } else {
             (places.documents().run(call), Reports::None)
+        };
+        let handle: Handle<Walked> = handle.timeout(limit);
+        Self { reports, result: Box::pin(async { Ok(handle.await?) }) }
+    }
+
+    /// The document travels to a worker, which may be on another machine. Dropping the handle kills the job there.
+    fn on_cluster(places: &Places, order: Order) -> Self {
+        let Order { document, find, limit, reports } = order;
+        let cluster = places.cluster().expect("it is a mode of services with a cluster only");
+        let call = prepare(walk_document_elsewhere.with(document, find))
+            .retry(Retry::times(1))
+            .request(logs::current_request());
+        let (handle, reports) = if reports {
+            let (handle, items) = cluster.stream(call, REPORTS);
+            (handle, Reports::Items(items))
+        } else {
+            (cluster.run(call), Reports::None)
         };
         let handle: Handle<Walked> = handle.timeout(limit);
         Self { reports, result: Box::pin(async { Ok(handle.await?) }) }
@@ -136,8 +154,19 @@ impl Walking {
 /// Walks a document in a worker process of offloop, which reads it where it is.
 #[offloop::task]
 fn walk_document(document: Blob, find: Option<String>) -> Walked {
+    walk_and_report(&document, find.as_deref())
+}
+
+/// Walks a document that was sent to this machine. Other builds find the task by its name.
+#[offloop::task(name = "mercuriy:walk_document")]
+fn walk_document_elsewhere(document: Blob, find: Option<String>) -> Walked {
+    let _span = logs::enter_in_worker(&job::request().unwrap_or_default());
+    walk_and_report(&document, find.as_deref())
+}
+
+fn walk_and_report(document: &[u8], find: Option<&str>) -> Walked {
     let mut is_heard = true;
-    let walked = walk(&document, find.as_deref(), |progress| {
+    let walked = walk(document, find, |progress| {
         // It fails if nobody has asked for reports.
         is_heard = is_heard && job::emit(&progress).is_ok();
         ControlFlow::Continue(())

@@ -35,7 +35,7 @@ pub struct System {
     is_up: AtomicBool,
     /// Counts the calls that were ended on the server.
     cancelled: Arc<AtomicU64>,
-    /// One connection a thread, for [`Mode::Offloop`].
+    /// One connection a thread, for [`Mode::Offloop`] and [`Mode::Cluster`].
     pool: StatePool<BoxedConnection>,
     /// The connections for the other modes that use threads.
     shelf: Arc<Shelf>,
@@ -128,7 +128,7 @@ impl System {
             (Via::Blocking, Mode::Loop) => self.call_here(&call, limit),
             (Via::Blocking, Mode::Threads) => self.call_on_tokio_thread(call, limit).await,
             (Via::Blocking, Mode::Processes) => self.call_in_procspawn(places, &call, limit).await,
-            (Via::Blocking, Mode::Offloop) => self.call_on_offloop(call, limit).await,
+            (Via::Blocking, Mode::Offloop | Mode::Cluster) => self.call_on_offloop(call, limit).await,
         };
         match &result {
             Ok(_) | Err(Failure::Call(CallError::Function(_))) => self.is_up.store(true, Ordering::Relaxed),
