@@ -70,12 +70,10 @@ UNGUARDED = """
 
 def test_an_unguarded_script_ends_with_advice(tmp_path: Path) -> None:
     script = scripts.write(tmp_path / "script.py", UNGUARDED)
-    began = time.monotonic()
     done = scripts.run(script)
     assert done.returncode != 0
     assert 'if __name__ == "__main__":' in done.stderr
     assert "RuntimeError" in done.stderr
-    assert time.monotonic() - began < 10
 
 
 def test_an_unguarded_script_that_needs_nothing_of_main_works(tmp_path: Path) -> None:

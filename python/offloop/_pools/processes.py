@@ -305,7 +305,11 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
         buffersize: int | None = None,
     ) -> Job:
         """Submits a call, of a generator if there is a `buffersize`. See `Pool._dispatch`."""
-        return self._engine.dispatch(self, receiver, loop, fn, args, kwargs, options, buffersize)
+        try:
+            return self._engine.dispatch(self, receiver, loop, fn, args, kwargs, options, buffersize)
+        finally:
+            # The traceback of a pickling error leads to this frame, which must not hold the future that holds the error.
+            del receiver
 
     def _run(
         self,
@@ -314,8 +318,8 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
         kwargs: dict[str, Any],
         options: CallOptions | None = None,
     ) -> JobFuture[Any]:
-        future: JobFuture[Any] = self._engine.run(self, fn, args, kwargs, options)
-        return future
+        # Kept in no variable, for the same reason as in `_dispatch`.
+        return self._engine.run(self, fn, args, kwargs, options)  # type: ignore[no-any-return]
 
     def _check_open(self) -> None:
         if self._crash_policy.broken is not None:

@@ -64,7 +64,6 @@ pub(super) fn all() -> Vec<Step> {
                 workspace("test --workspace --all-features").and(benches).into()
             },
         },
-        Step { name: "bench-smoke-python", plan: bench::smoke_in_python },
         Step { name: "instructions", plan: instructions::plan },
         Step { name: "example-quickstart", plan: || example("quickstart") },
         Step { name: "example-executor", plan: || example("executor") },
@@ -325,6 +324,7 @@ pub(super) fn on_request() -> Vec<Step> {
             // Optimised, and with more states than the step `tests` looks at.
             plan: || cargo("test -p offloop-cluster --lib --release -- --include-ignored model").into(),
         },
+        Step { name: "bench-smoke-python", plan: bench::smoke_in_python },
         Step { name: "cluster-benches", plan: cluster_benches },
         Step {
             name: "cluster-failures",
