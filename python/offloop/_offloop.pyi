@@ -1,6 +1,5 @@
 """The engine's binding."""
 
-import concurrent.futures
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, Literal, TypeVar, final
@@ -245,28 +244,36 @@ class ThreadPool:
         """Makes a pool. `start(worker)` is called for each new thread, which then calls `worker.run()`."""
     def submit(
         self,
-        future: concurrent.futures.Future[T],
-        run: Callable[..., Any],
+        executor: object,
+        function: Callable[..., Any],
         args: tuple[Any, ...],
-        kwargs: dict[str, Any] | None,
-        options: CallOptions | None = None,
-        request: object = None,
-        /,
-    ) -> None:
-        """Calls `run(*args, **kwargs)` on a thread and ends `future`, which gets the job as `_job`. If the options limit
-        the time of the run, `future._overrun(error)` is called when that has passed."""
+        kwargs: dict[str, Any],
+        options: CallOptions | None,
+    ) -> Any:
+        """Submits a call of an executor that has this engine, in a copy of the caller's context. Returns a future of
+        `concurrent.futures`, which has the job as `_job`. If the options limit the time of the run,
+        `future._overrun(error)` is called when that has passed."""
     def run(
         self,
-        receiver: Any,
-        mailbox: Mailbox | None,
-        run: Callable[..., Any],
+        executor: object,
+        function: Callable[..., Any],
         args: tuple[Any, ...],
-        kwargs: dict[str, Any] | None,
+        kwargs: dict[str, Any],
         options: CallOptions | None,
-        request: object,
-        /,
+    ) -> Any:
+        """Submits a call, as `submit` does. Returns a `JobFuture`, which the running loop ends."""
+    def dispatch(
+        self,
+        executor: object,
+        receiver: object,
+        event_loop: object | None,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions | None,
     ) -> Job:
-        """Calls `run(*args, **kwargs)` on a thread and reports the end to `receiver`."""
+        """Submits a call, as `submit` does. `receiver` learns of its end on the event loop, or on the results thread if that
+        is None."""
     def close(self) -> None:
         """Takes no more calls. Accepted ones still run. Does not block."""
     def cancel_queued(self) -> None:

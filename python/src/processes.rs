@@ -21,13 +21,15 @@ use crate::interpreter::{Mutex, attach, detach, wait};
 use crate::job::{Job, SentItems, watch};
 use crate::message;
 use crate::metrics::{self, Metrics};
-use crate::once::{Once, intern};
+use crate::once::intern;
 use crate::options::CallOptions;
 use crate::perform;
+use crate::pickled_call::{self, PickledCall};
+use crate::prelude::{Preludes, Silence};
 use crate::receive::Results;
 use crate::settings::{self, name_setting, on_crash, policy, seconds};
 use crate::shutdown;
-use crate::submission::{self, PickledCall, Shortcuts, Silence};
+use crate::submission::{self, LastLoop};
 
 /// The number of a job's log records that wait for the interpreter. If there are more, the job waits.
 const LOG_RECORDS: usize = 100;
@@ -44,7 +46,9 @@ pub(crate) struct ProcessPool {
     breaks: bool,
     /// The next call starts all workers. Cleared by that call.
     starts_all: AtomicBool,
-    shortcuts: Shortcuts,
+    /// The loop that takes the workers' answers.
+    listener: LastLoop,
+    preludes: Preludes,
 }
 
 impl ProcessPool {
@@ -89,7 +93,14 @@ impl ProcessPool {
             }
         }
         let pool = builder.build().map_err(|error| error.into_exception(py))?;
-        Ok(Self { pool, results, breaks, starts_all: starts_all.into(), shortcuts: Shortcuts::default() })
+        Ok(Self {
+            pool,
+            results,
+            breaks,
+            starts_all: starts_all.into(),
+            listener: LastLoop::default(),
+            preludes: Preludes::default(),
+        })
     }
 
     /// Submits the call `function(*args, **kwargs)` of an `executor` that has this engine. Returns a future, which the
@@ -102,16 +113,13 @@ impl ProcessPool {
         kwargs: &Bound<'py, PyDict>,
         options: Option<&Bound<'py, CallOptions>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        static RUNNING_LOOP: Once<Py<PyAny>> = Once::new();
-        static FUTURE: Once<Py<PyAny>> = Once::new();
         let py = executor.py();
-        let event_loop = RUNNING_LOOP.attribute(py, "asyncio", "get_running_loop")?.call0()?;
-        // It belongs to the running loop.
-        let future = FUTURE.attribute(py, "offloop._pools.loop", "JobFuture")?.call0()?;
+        let event_loop = submission::running_loop(py)?;
+        let future = submission::new_future(py)?;
         match self.dispatch(executor, &future, Some(&event_loop), function, args, kwargs, options, None) {
             Ok(job) => future.setattr(intern!(py, "_job"), job)?,
             Err(error) => {
-                let reason = submission::reason_of(py, error)?;
+                let reason = pickled_call::reason_of(py, error)?;
                 future.call_method1(intern!(py, "_raise"), (reason,))?;
             }
         }
@@ -136,13 +144,15 @@ impl ProcessPool {
     ) -> PyResult<Job> {
         let py = executor.py();
         submission::check_sync(function)?;
-        if (self.breaks && self.pool.broken().is_some()) || submission::is_closed(executor)? {
+        if (self.breaks && self.pool.broken().is_some())
+            || submission::is_closed(executor, intern!(py, "_closed"))?
+        {
             executor.call_method0(intern!(py, "_check_open"))?;
         }
         if self.starts_all.swap(false, Ordering::Relaxed) {
             self.pool.prestart(executor.getattr(intern!(py, "_max_workers"))?.extract()?);
         }
-        let call = submission::pickle_call(function, args, kwargs)?;
+        let call = pickled_call::pickle_call(function, args, kwargs)?;
         self.send(executor, receiver, event_loop, call, options, buffersize)
     }
 
@@ -161,12 +171,16 @@ impl ProcessPool {
             Some(event_loop) => {
                 let translator = executor.getattr(intern!(py, "_translator"))?;
                 receiver.setattr(intern!(py, "_translator"), translator)?;
-                Some(self.shortcuts.mailbox(executor, event_loop)?)
+                Some(match self.listener.mailbox(event_loop)? {
+                    Some(mailbox) => mailbox,
+                    None => executor.call_method1(intern!(py, "_mailbox_on"), (event_loop,))?.cast_into()?,
+                })
             }
             None => None,
         };
-        let prelude = self.shortcuts.prelude(executor)?;
-        let (context, request) = submission::context_and_request(py, options)?;
+        let prelude = self.preludes.of_call(executor)?;
+        let context = submission::copy_context(py)?;
+        let request = submission::request_of_call(&context, options)?;
         let PickledCall { name, reference, pickle, buffers } = call;
         let reserve = |length| self.pool.blob(length);
         let buffers = message::to_blobs(&buffers, &reserve)?;
@@ -192,18 +206,18 @@ impl ProcessPool {
 
     /// Sets the event loop that takes the workers' answers, a weak reference to it, and its mailbox.
     fn set_listener(&self, event_loop: Py<PyAny>, mailbox: Py<Mailbox>) {
-        self.shortcuts.set_listener(event_loop, mailbox);
+        self.listener.set(event_loop, mailbox);
     }
 
     /// Sets the state in which calls have no prelude: as long as `sys.path` equals `path`, `cache` has `probe`, `levels` are
     /// the known levels of loggers, and OpenTelemetry is not imported.
     fn set_silence(&self, path: Py<PyList>, levels: Py<PyAny>, cache: Py<PyDict>, probe: Py<PyAny>) {
-        self.shortcuts.set_silence(Silence { path, cache, probe, levels });
+        self.preludes.set_silence(Silence { path, cache, probe, levels });
     }
 
     /// Makes each call ask for its prelude, until the next call of `set_silence`.
     fn end_silence(&self) {
-        self.shortcuts.end_silence();
+        self.preludes.end_silence();
     }
 
     /// Returns the pool's metrics.

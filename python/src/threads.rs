@@ -16,7 +16,7 @@ use offloop::embed::{self, Growth, ThreadPoolBuilderExt as _};
 use offloop::{Prepared, prepare};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyTuple, PyWeakrefReference};
 
 use crate::call::{Call, CurrentFunction, Returned, UNNAMED, name_of_called, set_current_function};
 use crate::completion_queue::{Mailbox, results_thread};
@@ -26,11 +26,12 @@ use crate::future_call::{FutureCall, SubmittedCall, report_overrun};
 use crate::interpreter::{Mutex, attach, detach};
 use crate::job::{Job, watch};
 use crate::metrics::{self, GilWait, Metrics};
-use crate::once::intern;
-use crate::options::{CallOptions, request_of};
+use crate::once::{Once, intern};
+use crate::options::CallOptions;
 use crate::pool_state::PoolState;
 use crate::settings::{self, policy, seconds};
 use crate::shutdown;
+use crate::submission::{self, LastLoop};
 
 /// The time for which a thread keeps the interpreter while it has calls.
 ///
@@ -50,6 +51,7 @@ thread_local! {
 pub(crate) struct ThreadPool {
     engine: offloop::ThreadPool,
     state: Arc<PoolState>,
+    last_loop: LastLoop,
 }
 
 #[pymethods]
@@ -86,63 +88,85 @@ impl ThreadPool {
             builder = builder.activity(settings::activity(word)?);
         }
         let engine = builder.build().map_err(|error| error.into_exception(py))?;
-        Ok(Self { engine, state })
+        Ok(Self { engine, state, last_loop: LastLoop::default() })
     }
 
-    /// Calls `run(*args, **kwargs)` on a thread and ends `future`, which gets the job as `_job`. `args[0]` is the
-    /// function that the user has submitted. Does not block, unless the policy is `caller_runs`. If the options limit the
-    /// time of the run, `future._overrun(error)` is called when that has passed.
-    #[pyo3(signature = (future, run, args, kwargs, options=None, request=None))]
-    #[expect(clippy::too_many_arguments, reason = "it is called in one place, by position")]
-    fn submit(
+    /// Submits the call `function(*args, **kwargs)` of an `executor` that has this engine. Returns a future of
+    /// `concurrent.futures`, whose `_job` is the call. Does not block, unless the policy is `caller_runs`. If the options
+    /// limit the time of the run, `future._overrun(error)` is called when that has passed.
+    fn submit<'py>(
         &self,
-        py: Python<'_>,
-        future: &Bound<'_, PyAny>,
-        run: Py<PyAny>,
-        args: Py<PyTuple>,
-        kwargs: Option<Py<PyDict>>,
-        options: Option<&CallOptions>,
-        request: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        let name = name(options, args.bind(py))?;
-        let call = Call::new(&self.state, run, args, kwargs);
-        let is_limited = options.is_some_and(CallOptions::limits_run);
-        let call = FutureCall::new(call, future.clone().unbind(), is_limited);
-        let work = prepare(move || call.run()).name(name);
-        let handle = self.engine.run(with_options(options, request, work));
+        executor: &Bound<'py, PyAny>,
+        function: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: &Bound<'py, PyDict>,
+        options: Option<&Bound<'py, CallOptions>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        static FUTURE: Once<Py<PyAny>> = Once::new();
+        static LIMITED: Once<Py<PyAny>> = Once::new();
+        let py = executor.py();
+        let taken = self.take(executor, function, args, kwargs, options)?;
+        let is_limited = options.is_some_and(|options| options.get().limits_run());
+        let future = if is_limited {
+            LIMITED.attribute(py, "offloop._pools.futures", "LimitedFuture")?.call0()?
+        } else {
+            FUTURE.attribute(py, "offloop._pools.futures", "Future")?.call0()?
+        };
+        let call = FutureCall::new(taken.call, future.clone().unbind(), is_limited);
+        let work = prepare(move || call.run()).name(taken.name);
+        let handle = self.engine.run(with_options(options, taken.request, work));
         let job = Py::new(py, SubmittedCall::new(handle, self.state.pid()))?;
         future.setattr(intern!(py, "_job"), &job)?;
         if is_limited {
-            report_overrun(py, &job, future)?;
+            report_overrun(py, &job, &future)?;
         }
         let spawn_error = SPAWN_ERROR.take();
         match job.get().refusal_error(py) {
             // The pool has refused the call. If it ends later, the future learns of it.
-            Some(error) => Err(spawn_error.unwrap_or(error)),
-            None => raise_interruption(py, spawn_error),
+            Some(error) => return Err(spawn_error.unwrap_or(error)),
+            None => raise_interruption(py, spawn_error)?,
         }
+        Ok(future)
     }
 
-    /// Calls `run(*args, **kwargs)` on a thread and reports the end to `receiver`, through the mailbox or on the
-    /// results thread.
-    #[allow(clippy::too_many_arguments, reason = "it is called in one place, by position")]
-    fn run(
+    /// Submits a call, as `submit` does. Returns a future that the running loop ends.
+    fn run<'py>(
         &self,
-        py: Python<'_>,
-        receiver: Py<PyAny>,
-        mailbox: Option<&Mailbox>,
-        run: Py<PyAny>,
-        args: Py<PyTuple>,
-        kwargs: Option<Py<PyDict>>,
-        options: Option<&CallOptions>,
-        request: Option<&Bound<'_, PyAny>>,
+        executor: &Bound<'py, PyAny>,
+        function: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: &Bound<'py, PyDict>,
+        options: Option<&Bound<'py, CallOptions>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = executor.py();
+        let event_loop = submission::running_loop(py)?;
+        let future = submission::new_future(py)?;
+        let job = self.dispatch(executor, &future, Some(&event_loop), function, args, kwargs, options)?;
+        future.setattr(intern!(py, "_job"), job)?;
+        Ok(future)
+    }
+
+    /// Submits a call, as `submit` does. `receiver` learns of its end: on the event loop, or on the results thread if there is
+    /// none.
+    #[expect(clippy::too_many_arguments, reason = "each is one of a job's instructions")]
+    fn dispatch<'py>(
+        &self,
+        executor: &Bound<'py, PyAny>,
+        receiver: &Bound<'py, PyAny>,
+        event_loop: Option<&Bound<'py, PyAny>>,
+        function: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: &Bound<'py, PyDict>,
+        options: Option<&Bound<'py, CallOptions>>,
     ) -> PyResult<Job> {
-        let name = name(options, args.bind(py))?;
-        let call = Call::new(&self.state, run, args, kwargs);
+        let py = executor.py();
+        let Taken { call, name, request } = self.take(executor, function, args, kwargs, options)?;
+        let mailbox = event_loop.map(|event_loop| self.mailbox(event_loop)).transpose()?;
         let work = move || Returned(attach(|py| call.run(py)).unwrap_or_else(|error| Err(error.into())));
         let handle = self.engine.run(with_options(options, request, prepare(work).name(name)));
+        let receiver = receiver.clone().unbind();
         let job = match mailbox {
-            Some(mailbox) => watch(handle, receiver, mailbox.completions(), None),
+            Some(mailbox) => watch(handle, receiver, mailbox.get().completions(), None),
             None => watch(handle, receiver, &results_thread()?, None),
         };
         raise_interruption(py, SPAWN_ERROR.take())?;
@@ -188,26 +212,72 @@ impl ThreadPool {
     }
 }
 
-/// Returns the name that errors and the live view have for a call without one of its own. Only limits make errors that
-/// show it.
-fn name(options: Option<&CallOptions>, args: &Bound<'_, PyTuple>) -> PyResult<Cow<'static, str>> {
-    if embed::is_observed() || options.is_some_and(CallOptions::has_limits) {
-        name_of_called(args).map(Cow::Owned)
-    } else {
-        Ok(Cow::Borrowed(UNNAMED))
+/// A call that was checked.
+struct Taken {
+    call: Call,
+    /// The name that errors and the live view have for it, if its options have none.
+    name: Cow<'static, str>,
+    request: Option<Arc<str>>,
+}
+
+impl ThreadPool {
+    /// Takes a call, in a copy of the caller's context.
+    fn take<'py>(
+        &self,
+        executor: &Bound<'py, PyAny>,
+        function: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: &Bound<'py, PyDict>,
+        options: Option<&Bound<'py, CallOptions>>,
+    ) -> PyResult<Taken> {
+        let py = executor.py();
+        if submission::is_closed(executor, intern!(py, "_shutdown"))? {
+            executor.call_method0(intern!(py, "_check_open"))?;
+        }
+        submission::check_sync(function)?;
+        let context = submission::copy_context_apart(py)?;
+        let request = submission::request_of_call(&context, options)?;
+        let mut all = Vec::with_capacity(1 + args.len());
+        all.push(function.clone());
+        all.extend(args);
+        let args = PyTuple::new(py, all)?;
+        // Only limits make errors that show it.
+        let name = if embed::is_observed() || options.is_some_and(|options| options.get().has_limits()) {
+            Cow::Owned(name_of_called(&args)?)
+        } else {
+            Cow::Borrowed(UNNAMED)
+        };
+        let run = context.getattr(intern!(py, "run"))?.unbind();
+        let kwargs = (!kwargs.is_empty()).then(|| kwargs.clone().unbind());
+        let call = Call::new(&self.state, run, args.unbind(), kwargs);
+        Ok(Taken { call, name, request })
+    }
+
+    /// Returns the mailbox of an event loop.
+    fn mailbox<'py>(&self, event_loop: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Mailbox>> {
+        static MAILBOX: Once<Py<PyAny>> = Once::new();
+        let py = event_loop.py();
+        if let Some(mailbox) = self.last_loop.mailbox(event_loop)? {
+            return Ok(mailbox);
+        }
+        let mailbox_of = MAILBOX.attribute(py, "offloop._pools.loop", "mailbox_of")?;
+        let mailbox: Bound<'py, Mailbox> = mailbox_of.call1((event_loop,))?.cast_into()?;
+        let weak = PyWeakrefReference::new(event_loop)?.into_any();
+        self.last_loop.set(weak.unbind(), mailbox.clone().unbind());
+        Ok(mailbox)
     }
 }
 
 /// Gives `work` the options, and the id of the request that it works for, if there are any.
 fn with_options<W>(
-    options: Option<&CallOptions>,
-    request: Option<&Bound<'_, PyAny>>,
+    options: Option<&Bound<'_, CallOptions>>,
+    request: Option<Arc<str>>,
     mut work: Prepared<W>,
 ) -> Prepared<W> {
     if let Some(options) = options {
-        work = options.apply(work);
+        work = options.get().apply(work);
     }
-    match request.and_then(request_of) {
+    match request {
         Some(request) => work.request(request),
         None => work,
     }

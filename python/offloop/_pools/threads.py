@@ -19,17 +19,15 @@ from types import FrameType
 from typing import Any, Literal, final, overload
 
 from .._calls import call_streamed, check_sync, name_of
-from .._contexts import copy_context
 from .._errors import PoolClosed
 from .._jobs import WorkerState, discard_thread_state, set_thread_state
 from .._offloop import CallOptions, Job, Metrics, ThreadPool, WorkerThread
-from .._requests import of_call
 from . import green
 from .cores import usable_cores
 from .executor import OnFull, buffersize_of
 from .exit import exit_handler
-from .futures import Future, LimitedFuture
-from .loop import mailbox_of
+from .futures import Future
+from .loop import JobFuture
 from .shutdown import ShutdownReport, check_drain_alone, report_of, still_running
 from .stream import Channel, ItemStream, StreamedJob
 from .workers import WorkerPool, check_max_workers
@@ -321,18 +319,22 @@ class ThreadPoolExecutor(WorkerPool, concurrent.futures.ThreadPoolExecutor):
         kwargs: dict[str, Any],
         options: CallOptions | None = None,
     ) -> Future[Any]:
-        self._check_open()
-        check_sync(fn)
-        is_limited = options is not None and options.timeout is not None
-        future: Future[Any] = LimitedFuture() if is_limited else Future()
-        context = copy_context()
-        request = of_call(options, context)
         try:
-            self._pool.submit(future, context.run, (fn, *args), kwargs or None, options, request)
+            future: Future[Any] = self._pool.submit(self, fn, args, kwargs, options)
         except PoolClosed:
             # Raises the exception that the standard pool raises, if that is why.
             self._check_open()
             raise
+        return future
+
+    def _run(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions | None = None,
+    ) -> JobFuture[Any]:
+        future: JobFuture[Any] = self._pool.run(self, fn, args, kwargs, options)
         return future
 
     def _stream(
@@ -360,18 +362,7 @@ class ThreadPoolExecutor(WorkerPool, concurrent.futures.ThreadPoolExecutor):
         kwargs: dict[str, Any],
         options: CallOptions | None = None,
     ) -> Job:
-        self._check_open()
-        check_sync(fn)
-        context = copy_context()
-        return self._pool.run(
-            receiver,
-            None if loop is None else mailbox_of(loop),
-            context.run,
-            (fn, *args),
-            kwargs or None,
-            options,
-            of_call(options, context),
-        )
+        return self._pool.dispatch(self, receiver, loop, fn, args, kwargs, options)
 
     def metrics(self) -> Metrics:
         return self._pool.metrics()
