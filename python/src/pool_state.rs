@@ -26,6 +26,11 @@ impl PoolState {
         let _ = self.broken.set(make);
     }
 
+    /// Returns whether the pool is broken.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.get().is_some()
+    }
+
     /// Returns the exception with which calls end, if the pool is broken.
     pub(crate) fn check(&self, py: Python<'_>) -> PyResult<()> {
         match self.broken.get() {

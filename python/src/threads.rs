@@ -231,7 +231,7 @@ impl ThreadPool {
         options: Option<&Bound<'py, CallOptions>>,
     ) -> PyResult<Taken> {
         let py = executor.py();
-        if submission::is_closed(executor, intern!(py, "_shutdown"))? {
+        if self.state.is_broken() || submission::is_closed(executor, intern!(py, "_shutdown"))? {
             executor.call_method0(intern!(py, "_check_open"))?;
         }
         submission::check_sync(function)?;

@@ -53,7 +53,7 @@ def dumps(
             raise refusal
         data = _dump_with_reducers(value, in_band) if has_reducers() else pickle.dumps(value, 5, buffer_callback=in_band)
     except (PicklingError, AttributeError, TypeError) as error:
-        if isinstance(error, TypeError) and not has_reducers():
+        if isinstance(error, TypeError) and not has_reducers() and _may_be_reducible(error):
             # Plain pickle has no reducer for sockets and the like.
             buffers.clear()
             try:
@@ -94,6 +94,15 @@ def _is_of_pickle(error: BaseException) -> bool:
             return False
         frames = frames.tb_next
     return True
+
+
+def _may_be_reducible(error: BaseException) -> bool:
+    """Returns whether pickle itself, or a module whose types multiprocessing can pickle, has raised an exception."""
+    frames, last = error.__traceback__, globals()
+    while frames is not None:
+        last = frames.tb_frame.f_globals
+        frames = frames.tb_next
+    return last is globals() or str(last.get("__name__")).partition(".")[0] in _OWN_MODULES
 
 
 _OWN_MODULES = {"builtins", "functools", "socket", "_socket", "multiprocessing", "_multiprocessing"}
