@@ -22,7 +22,8 @@
 //! | `data` | plain values as bytes, for results that are not unpickled |
 //! | `plain` | the same in MessagePack, for calls between languages |
 //! | `receive` | how a result becomes a Python object |
-//! | `submission` | the way of a call into a process pool |
+//! | `submission` | what is checked and taken of a call on its way into a pool |
+//! | `pickled_call`, `prelude` | a call as it travels to a worker process, and what precedes it |
 //! | `reference` | functions by their names |
 //! | `pickle` | plain pickles |
 //! | `options` | the options of one call |
