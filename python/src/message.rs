@@ -10,7 +10,8 @@ use pyo3::types::{PyByteArray, PyBytes, PyList, PyTuple};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::buffer::{self, Reserve};
-use crate::interpreter::{self, attach, try_detach};
+use crate::errors::IntoException as _;
+use crate::interpreter::{self, attach, wait};
 use crate::once::{Once, intern};
 use crate::receive::{Receive, Results};
 
@@ -76,15 +77,21 @@ impl Receive for Reply {
     }
 }
 
-/// Sends an item or a log record of the job that runs here, before its reply. Blocks while there is no room.
+/// Sends an item or a log record of the job that runs here, before its reply. Blocks while there is no room, and raises what
+/// the handlers of signals raise meanwhile.
 #[pyfunction]
 pub(crate) fn emit(reply: &Bound<'_, PyAny>) -> PyResult<()> {
     let item = Reply::from_python(reply)?;
     if RUNS_FOR_CLUSTER.get() {
         let item = Encoded([&[item.code], &*item.body].concat());
-        return try_detach(reply.py(), || offloop::job::emit(&item));
+        return emit_item(reply.py(), &item);
     }
-    try_detach(reply.py(), || offloop::job::emit(&item))
+    emit_item(reply.py(), &item)
+}
+
+fn emit_item<T: Serialize + Sync>(py: Python<'_>, item: &T) -> PyResult<()> {
+    let sent = wait(py, |limit| embed::item_room(limit).then(|| offloop::job::emit(item)))?;
+    sent.map_err(|error| error.into_exception(py))
 }
 
 /// Says that the function of the call that runs here is loaded and begins now, so that its timeout counts.

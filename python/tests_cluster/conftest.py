@@ -12,6 +12,8 @@ from offloop._cluster.embedded import server_program
 from offloop._offloop import EmbeddedServer, generate_key
 from parties import HERE, StartWorker, Worker
 
+pytest_plugins = ["hang_guard"]
+
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import _calls, _offloop
-from . import logs, main_module, pickling, remote_errors, surroundings, tracker
+from . import logs, main_module, pickling, remote_errors, streams, surroundings, tracker
 from .replies import LOG, RAISED, REFUSED, RESULT, UNREADABLE
 
 if TYPE_CHECKING:
@@ -164,13 +164,20 @@ def _begin(levels: logs.Levels, is_fork: bool) -> None:
     global _forwarder
     if is_fork:
         logs.drop_handlers()
-    _forwarder = logs.install(lambda record: _offloop.emit((LOG, record, ())), levels)
+    _forwarder = logs.install(_send_record, levels)
     logs.arriving.forwarder = _forwarder
     _begin_multiprocessing()
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         # The generator of `random` is seeded anew at a fork, but not that of NumPy.
         numpy.random.seed()
+
+
+def _send_record(record: bytes) -> None:
+    """Sends a log record of the job that runs."""
+    # Of a job that is being stopped it would wait for a reader that is gone.
+    if not streams.is_stopped:
+        _offloop.emit((LOG, record, ()))
 
 
 def _begin_multiprocessing() -> None:
@@ -380,8 +387,7 @@ def send_items(
     fn: Callable[..., Iterable[Any]], args: tuple[Any, ...], kwargs: Mapping[str, Any], as_data: bool
 ) -> None:
     """Sends the items of the iterable that `fn` returns. The call that `pool.stream` submits."""
-    for item in fn(*args, **kwargs):
-        _offloop.emit(_reply(item, as_data, fn))
+    streams.send(lambda: fn(*args, **kwargs), lambda item: _offloop.emit(_reply(item, as_data, fn)))
 
 
 class InitializerFailed(Exception):
