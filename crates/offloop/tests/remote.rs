@@ -400,17 +400,18 @@ fn a_task_of_another_program_is_called_by_its_name() {
     );
 }
 
+fn words<R>() -> Prepared<NamedCall<R>> {
+    prepare(NamedCall::new("other:words", &("so it goes",))).priority(3)
+}
+
 #[test]
 fn items_of_a_task_of_another_program_come_whatever_its_language_calls_their_types() {
     let (remote, carrier) = kept();
-    fn call<R>() -> Prepared<NamedCall<R>> {
-        prepare(NamedCall::new("other:words", &("so it goes",))).priority(3)
-    }
     let encoded =
         |of_type: &str, item: &dyn Fn() -> Vec<u8>| [rmp_serde::to_vec(of_type).unwrap(), item()].concat();
     let (word, number) = (|| rmp_serde::to_vec("so").unwrap(), || rmp_serde::to_vec(&7).unwrap());
 
-    let (handle, mut items) = remote.stream::<String, u64>(call(), 4);
+    let (handle, mut items) = remote.stream::<String, u64>(words(), 4);
     let (outbound, ender) = carrier.take(handle.id());
     assert_eq!((outbound.task(), outbound.signature()), ("other:words", NamedCall::<()>::ANY));
     assert_eq!((outbound.instructions().stream, outbound.instructions().priority), (Some(4), 3));
@@ -430,7 +431,7 @@ fn items_of_a_task_of_another_program_come_whatever_its_language_calls_their_typ
     assert_eq!(end(handle).unwrap(), 4);
 
     // As they came, for a binding.
-    let (handle, mut items) = remote.stream::<Encoded, Encoded>(call(), 4);
+    let (handle, mut items) = remote.stream::<Encoded, Encoded>(words(), 4);
     let (_, ender) = carrier.take(handle.id());
     ender.item(encoded("", &word)).unwrap();
     ender.item(encoded("u64", &number)).unwrap();
