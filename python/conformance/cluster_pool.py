@@ -9,6 +9,7 @@ It needs a NATS server: see `ClusterExecutor.embedded`.
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from offloop import ClusterExecutor
@@ -22,7 +23,10 @@ class ClusterPool(ClusterExecutor):
         "Fork": "a cluster has no start methods, so the tests run with one of them",
         "Initializer": "a cluster's processes have no initializer: `preload` imports modules",
         "initializer": "the same",
-        "test_shutdown.": "look into the processes of the pool, which are another program's here; see tests_cluster",
+        "test_processes_terminate": "looks into the processes of the pool, which are another program's here",
+        "test_context_manager_shutdown": "the same; see tests_cluster",
+        "test_del_shutdown": "the same",
+        "test_shutdown_no_wait": "the same",
         "test_deadlock.": "expect that a crash breaks the pool; it ends one job here",
         "max_tasks": "a cluster does not count the tasks of its processes",
         "test_killed_child": "kills a process of the pool, which is another program's here",
@@ -41,3 +45,9 @@ class ClusterPool(ClusterExecutor):
         self._open(started.url, {**started.settings, "name": "cluster"}, True, 60.0)
         self._cluster = started
         self._keep()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # type: ignore[override]
+        """Shuts down as the standard pool does: it does not cancel jobs whose workers are still starting."""
+        while cancel_futures and self._engine.queued() > self._engine.running() == 0:
+            time.sleep(0.001)
+        super().shutdown(wait, cancel_futures=cancel_futures)

@@ -649,9 +649,11 @@ class Cluster:
         name: str,
         options: CallOptions | None,
         request: object,
+        buffersize: int | None,
     ) -> tuple[Job, str | None]:
         """Submits a call. `receiver` learns of its end; a result is bytes, as they came. With `pickle`, a Python version,
-        the arguments are a pickled call. Returns the job, and its id in the cluster."""
+        the arguments are a pickled call. With a `buffersize` the receiver learns of items as well, which are bytes, too; if
+        this number of items waits to be read, the job waits. Returns the job, and its id in the cluster."""
     def attach(self, remote_id: str, receiver: Any, mailbox: Mailbox | None) -> Job:
         """Returns a job that was submitted before."""
     def workers(self) -> list[tuple[str, str]]:

@@ -34,8 +34,8 @@ const STREAMED: u8 = 2;
 /// The code of a log record among the items, as the package's `_worker.replies` defines it.
 const LOG: u8 = 4;
 
-/// The number of items, log records included, that wait to be sent on.
-const ITEMS: usize = 100;
+/// The number of log records that wait to be handled, in a job that streams no items.
+const LOG_RECORDS: usize = 100;
 
 /// The first byte of an answer.
 mod answer {
@@ -163,7 +163,7 @@ impl Performer for PythonPool {
             asked.name.clone_from(&job.task);
         }
         // Log records come as items, too.
-        asked.stream = Some(ITEMS);
+        asked.stream.get_or_insert(LOG_RECORDS);
         let outbound = Outbound::received(CLUSTER_TASK, NamedCall::<()>::ANY, request, asked);
         let performance =
             perform(&self.pool, outbound.map_err(|error| ErrorKind::Decode(error.to_string()))?)?;

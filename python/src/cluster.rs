@@ -15,14 +15,14 @@ use pyo3::types::{PyBytes, PyDict};
 use crate::completion_queue::{Mailbox, results_thread};
 use crate::errors::refused;
 use crate::interpreter::{detach, try_detach};
-use crate::job::{Job, watch};
+use crate::job::{Job, SentItems, watch};
 use crate::metrics::Metrics;
 use crate::options::{CallOptions, request_of};
 use crate::receive::{Receive, Results};
 use crate::settings::{policy, seconds};
 use crate::shutdown;
 
-/// The answer of a job, for the package's Python code.
+/// The answer or an item of a job, for the package's Python code.
 impl Receive for Encoded {
     fn receive(self, py: Python<'_>, _: Results) -> PyResult<Py<PyAny>> {
         Ok(PyBytes::new(py, &self.0).into_any().unbind())
@@ -109,8 +109,9 @@ impl Cluster {
     }
 
     /// Submits a call. `receiver` learns of its end through `mailbox`, or on the results thread if that is None; a result
-    /// is bytes, as they came. With `pickle`, a Python version, the arguments are a pickled call. Returns the job, and its
-    /// id in the cluster; None if it was not taken.
+    /// is bytes, as they came. With `pickle`, a Python version, the arguments are a pickled call. With a `buffersize` the
+    /// receiver learns of items as well, which are bytes, too; if this number of items waits to be read, the job waits.
+    /// Returns the job, and its id in the cluster; None if it was not taken.
     #[expect(clippy::too_many_arguments, reason = "each is one of a job's instructions")]
     fn submit(
         &self,
@@ -123,6 +124,7 @@ impl Cluster {
         name: String,
         options: Option<&CallOptions>,
         request: &Bound<'_, PyAny>,
+        buffersize: Option<usize>,
     ) -> PyResult<(Job, Option<String>)> {
         let mut work: Prepared<_> = prepare(NamedCall::<Encoded>::encoded(task, arguments)).name(name);
         if let Some(options) = options {
@@ -132,7 +134,12 @@ impl Cluster {
             work = work.request(request);
         }
         let routing = options.map(|options| options.routing().clone()).unwrap_or_default();
-        let handle = detach(py, || {
+        if buffersize.is_some() && routing.key.is_some() {
+            return Err(PyValueError::new_err(
+                "key: the items of a stream go to one reader, so it cannot have one",
+            ));
+        }
+        let (handle, items) = detach(py, || {
             let mut submit = self.0.submit(work).exclusive(routing.exclusive);
             if let Some(key) = routing.key {
                 submit = submit.key(key);
@@ -143,9 +150,15 @@ impl Cluster {
             if let Some(version) = pickle {
                 submit = submit.pickle(version);
             }
-            submit.send()
+            match buffersize {
+                Some(buffersize) => {
+                    let (handle, items) = submit.stream(buffersize);
+                    (handle, Some(SentItems::of_cluster(items)))
+                }
+                None => (submit.send(), None),
+            }
         })?;
-        watched(handle, receiver, mailbox)
+        watched(handle, items, receiver, mailbox)
     }
 
     /// Returns a job that was submitted before, by its id in the cluster.
@@ -158,7 +171,7 @@ impl Cluster {
     ) -> PyResult<Job> {
         let id: Ulid = id.parse().map_err(|error| PyValueError::new_err(format!("{id:?}: {error}")))?;
         let handle = detach(py, || self.0.attach::<Encoded>(id))?;
-        Ok(watched(handle, receiver, mailbox)?.0)
+        Ok(watched(handle, None, receiver, mailbox)?.0)
     }
 
     /// Returns the names of the workers that are there, with their machines.
@@ -212,14 +225,15 @@ fn on_full(word: &str) -> PyResult<OnFull> {
 
 fn watched(
     handle: ClusterHandle<Encoded>,
+    items: Option<SentItems>,
     receiver: Py<PyAny>,
     mailbox: Option<&Bound<'_, Mailbox>>,
 ) -> PyResult<(Job, Option<String>)> {
     let id = handle.remote_id().map(|id| id.to_string());
     let handle = handle.into_handle();
     let job = match mailbox {
-        Some(mailbox) => watch(handle, receiver, mailbox.get().completions(), None),
-        None => watch(handle, receiver, &results_thread()?, None),
+        Some(mailbox) => watch(handle, receiver, mailbox.get().completions(), items),
+        None => watch(handle, receiver, &results_thread()?, items),
     };
     Ok((job, id))
 }

@@ -15,6 +15,7 @@ use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use offloop::embed::{HandleExt as _, ItemStreamExt as _};
+use offloop::remote::Encoded;
 use offloop::{Blob, Handle, ItemStream, JobState};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
@@ -49,9 +50,39 @@ struct WatchedJob<T> {
     sent: Option<SentItems>,
 }
 
+/// The items of a job, by the place where it runs.
+enum Items {
+    /// In a process of a pool here.
+    Replies(ItemStream<Reply>),
+    /// In a cluster. They are opened by the package's Python code, and none is a log record.
+    Encoded(ItemStream<Encoded>),
+}
+
+/// An item of a job.
+enum Item {
+    Reply(Reply),
+    Encoded(Encoded),
+}
+
+impl Items {
+    fn try_next(&mut self) -> Option<Result<Item, offloop::Error>> {
+        match self {
+            Self::Replies(items) => items.try_next().map(|next| next.map(Item::Reply)),
+            Self::Encoded(items) => items.try_next().map(|next| next.map(Item::Encoded)),
+        }
+    }
+
+    fn on_item(&mut self, waker: &Waker) -> bool {
+        match self {
+            Self::Replies(items) => items.on_item(waker),
+            Self::Encoded(items) => items.on_item(waker),
+        }
+    }
+}
+
 /// The stream of log records, and of items for a receiver that reads them, which a job sends before its result.
 pub(crate) struct SentItems {
-    items: Mutex<ItemStream<Reply>>,
+    items: Mutex<Items>,
     /// The receiver reads items. Otherwise there are log records only.
     is_read: bool,
     results: Results,
@@ -76,12 +107,24 @@ impl SentItems {
     ) -> Self {
         // A reply is some numbers, and blobs that stay where they are.
         items.decode_here();
+        let context = Mutex::new(Some(context));
+        Self { results, culprit, context, ..Self::of(Items::Replies(items), is_read) }
+    }
+
+    /// Makes it of the items of a job in a cluster, which the receiver reads.
+    pub(crate) fn of_cluster(mut items: ItemStream<Encoded>) -> Self {
+        // They are passed on as they are.
+        items.decode_here();
+        Self::of(Items::Encoded(items), true)
+    }
+
+    fn of(items: Items, is_read: bool) -> Self {
         Self {
             items: Mutex::new(items),
             is_read,
-            results,
-            culprit,
-            context: Mutex::new(Some(context)),
+            results: Results::default(),
+            culprit: None,
+            context: Mutex::new(None),
             unhandled: AtomicUsize::new(0),
             is_drained: AtomicBool::new(false),
         }
@@ -105,9 +148,12 @@ impl SentItems {
             }
             let next = self.items.lock().try_next();
             let Some(next) = next else { return Ok(None) };
-            match next.map_err(|error| error.into_exception(py))?.into_log() {
-                Ok(body) => self.log(py, body, job)?,
-                Err(item) => return item.receive(py, self.results).map(Some),
+            match next.map_err(|error| error.into_exception(py))? {
+                Item::Encoded(item) => return item.receive(py, self.results).map(Some),
+                Item::Reply(reply) => match reply.into_log() {
+                    Ok(body) => self.log(py, body, job)?,
+                    Err(item) => return item.receive(py, self.results).map(Some),
+                },
             }
         }
     }

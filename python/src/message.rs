@@ -2,13 +2,14 @@
 
 use std::cell::Cell;
 
-use offloop::{Blob, BlobMut};
+use offloop::{Blob, BlobMut, embed};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::buffer::{self, Reserve};
-use crate::interpreter::{self, try_detach};
+use crate::errors::IntoException as _;
+use crate::interpreter::{self, wait};
 use crate::once::{Once, intern};
 use crate::pickle;
 use crate::receive::{Receive, Results};
@@ -54,10 +55,9 @@ impl Reply {
     /// Sends this before the reply of the job that runs here. Blocks while there is no room.
     pub(crate) fn emit(&self, py: Python<'_>) -> PyResult<()> {
         if RUNS_FOR_CLUSTER.get() {
-            let item = Encoded([&[self.code], &*self.body].concat());
-            return try_detach(py, || offloop::job::emit(&item));
+            return emit_item(py, &Encoded([&[self.code], &*self.body].concat()));
         }
-        try_detach(py, || offloop::job::emit(self))
+        emit_item(py, self)
     }
 
     /// Returns the body of the reply if it is a log record. Otherwise returns the reply.
@@ -108,7 +108,13 @@ fn unreadable(py: Python<'_>, error: PyErr) -> PyErr {
     wrapped.map_or_else(|error| error, PyErr::from_value)
 }
 
-/// Sends an item or a log record of the job that runs here, before its reply. Blocks while there is no room.
+fn emit_item<T: Serialize + Sync>(py: Python<'_>, item: &T) -> PyResult<()> {
+    let sent = wait(py, |limit| embed::item_room(limit).then(|| offloop::job::emit(item)))?;
+    sent.map_err(|error| error.into_exception(py))
+}
+
+/// Sends an item or a log record of the job that runs here, before its reply. Blocks while there is no room, and raises what
+/// the handlers of signals raise meanwhile.
 #[pyfunction]
 pub(crate) fn emit(reply: &Bound<'_, PyAny>) -> PyResult<()> {
     Reply::from_python(reply)?.emit(reply.py())

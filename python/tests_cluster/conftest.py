@@ -12,6 +12,8 @@ from offloop._cluster.embedded import server_program
 from offloop._offloop import EmbeddedServer, generate_key
 from parties import HERE, StartWorker, Worker
 
+pytest_plugins = ["hang_guard"]
+
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
@@ -67,5 +69,6 @@ def embedded() -> Iterator[ClusterExecutor]:
         pool = ClusterExecutor.embedded(workers=2)
     except OSError as error:
         pytest.skip(str(error))
-    with pool:
-        yield pool
+    yield pool
+    # It waits for no job, so that a test that fails does not wait either.
+    pool.shutdown(drain=0.0)

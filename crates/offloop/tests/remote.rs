@@ -16,7 +16,8 @@ use offloop::remote::{
     unpack_error,
 };
 use offloop::{
-    Blob, ErrorKind, Handle, JobId, JobState, ProcessPool, Rejected, Retry, Signature, WorkerDied, prepare,
+    Blob, ErrorKind, Handle, JobId, JobState, Prepared, ProcessPool, Rejected, Retry, Signature, WorkerDied,
+    prepare,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -397,6 +398,47 @@ fn a_task_of_another_program_is_called_by_its_name() {
     assert!(
         matches!(error(here), ErrorKind::Decode(text) if text.contains("`elsewhere`") && text.contains("only another"))
     );
+}
+
+fn words<R>() -> Prepared<NamedCall<R>> {
+    prepare(NamedCall::new("other:words", &("so it goes",))).priority(3)
+}
+
+#[test]
+fn items_of_a_task_of_another_program_come_whatever_its_language_calls_their_types() {
+    let (remote, carrier) = kept();
+    let encoded =
+        |of_type: &str, item: &dyn Fn() -> Vec<u8>| [rmp_serde::to_vec(of_type).unwrap(), item()].concat();
+    let (word, number) = (|| rmp_serde::to_vec("so").unwrap(), || rmp_serde::to_vec(&7).unwrap());
+
+    let (handle, mut items) = remote.stream::<String, u64>(words(), 4);
+    let (outbound, ender) = carrier.take(handle.id());
+    assert_eq!((outbound.task(), outbound.signature()), ("other:words", NamedCall::<()>::ANY));
+    assert_eq!((outbound.instructions().stream, outbound.instructions().priority), (Some(4), 3));
+    assert!(ender.start());
+    for item in [encoded("", &word), encoded("&str", &word), encoded("", &number), encoded("u64", &number)] {
+        ender.item(item).unwrap();
+    }
+    for _ in 0..2 {
+        assert_eq!(items.wait_next().unwrap().unwrap(), "so");
+    }
+    for reason in ["an item of `other:words`", "the task sends a `u64`"] {
+        let error = items.wait_next().unwrap().unwrap_err().into_kind();
+        assert!(matches!(&error, ErrorKind::Decode(text) if text.contains(reason)), "{error:?}");
+    }
+    ender.end(Ok(answer(4)));
+    assert!(items.wait_next().is_none());
+    assert_eq!(end(handle).unwrap(), 4);
+
+    // As they came, for a binding.
+    let (handle, mut items) = remote.stream::<Encoded, Encoded>(words(), 4);
+    let (_, ender) = carrier.take(handle.id());
+    ender.item(encoded("", &word)).unwrap();
+    ender.item(encoded("u64", &number)).unwrap();
+    ender.end(Ok(answer(4)));
+    let all: Vec<_> = std::iter::from_fn(|| items.wait_next()).map(|item| item.unwrap().0).collect();
+    assert_eq!(all, [word(), number()]);
+    assert_eq!(end(handle).unwrap().0, answer(4).bytes);
 }
 
 #[test]

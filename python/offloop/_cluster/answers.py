@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, TypeVar, final
 
 from .. import _offloop
+from .._offloop import Job
 from .._cluster_errors import NotTrusted
 from .._pools.loop import JobFuture
 from .._pools.process_future import ProcessFuture
@@ -29,16 +30,17 @@ class ClusterJobFuture(JobFuture[R]):
     """The job's id in the cluster, for `attach`. None if the job was not submitted."""
 
 
-def open_answer(data: bytes, accepts_pickles: bool) -> Any:
+def open_answer(data: bytes, accepts_pickles: bool, what: str = "the result") -> Any:
     """Returns the result in an answer, or raises its exception. Unpickles nothing unless that is accepted.
 
-    An executor that accepts pickles trusts some keys, and gets no end that none of them has signed.
+    An executor that accepts pickles trusts some keys, and gets no end and no item that none of them has signed. `what`
+    stands in messages.
     """
     if data[:1] != bytes((cluster.MARK,)):
         return _offloop.decode_plain(data)
     if not accepts_pickles:
         raise NotTrusted(
-            "the result came as a pickle, and this executor accepts none: make it with accept='pickle', a key and the "
+            f"{what} came as a pickle, and this executor accepts none: make it with accept='pickle', a key and the "
             "workers' keys in `trust`, or let the function return plain data"
         )
     # In memory that arrays may share and change.
@@ -49,8 +51,34 @@ def open_answer(data: bytes, accepts_pickles: bool) -> Any:
 
 
 @final
+class StreamedJob:
+    """The job of a generator in a cluster, with the methods of the job of one in a process."""
+
+    __slots__ = ("_accepts_pickles", "_job")
+
+    def __init__(self, job: Job, accepts_pickles: bool) -> None:
+        self._job = job
+        self._accepts_pickles = accepts_pickles
+
+    def next_item(self) -> tuple[Any] | None:
+        """Takes an item. Returns None if there is none. Does not block."""
+        item = self._job.next_item()
+        if item is None:
+            return None
+        try:
+            # As with results: an executor that accepts pickles gets no item that no trusted key has signed.
+            return (open_answer(item[0], self._accepts_pickles, "an item of the stream"),)
+        except BaseException as error:
+            raise remote_errors.without_own_frames(error) from None
+
+    def cancel(self) -> None:
+        """Ends the generator. Does not block."""
+        self._job.cancel()
+
+
+@final
 class Opener:
-    """Opens the answer of a job for its future."""
+    """Opens the answer of a job for its future, or for its stream."""
 
     __slots__ = ("_accepts_pickles", "_as_chunk", "_future")
 
@@ -77,6 +105,9 @@ class Opener:
             self._future._raise(error)
         else:
             self._future._fail(error)
+
+    def _wake(self) -> None:
+        self._future._wake()
 
     def _accept(self) -> None:
         accept = getattr(self._future, "_accept", None)

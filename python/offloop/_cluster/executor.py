@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, overload
 
 from .. import _calls, _offloop
 from .._offloop import CallOptions, Metrics
-from .._pools.executor import PicklingFailed, PoolOptions
+from .._pools.executor import BUFFERSIZE, PicklingFailed, PoolOptions, buffersize_of, check_buffersize
 from .._pools.elsewhere import ElsewherePool
 from .._pools.futures import Future
 from .._pools.loop import mailbox_of
@@ -23,7 +23,7 @@ from .._pools.stream import ItemStream
 from .._requests import of_call
 from .._worker import cluster, remote_errors
 from .._worker.replies import RESULT
-from .answers import ClusterFuture, ClusterJobFuture, Opener
+from .answers import ClusterFuture, ClusterJobFuture, Opener, StreamedJob
 from .embedded import EmbeddedCluster
 
 __all__ = ["ClusterExecutor"]
@@ -225,9 +225,32 @@ class ClusterExecutor(ElsewherePool):
         request = of_call(None, contextvars.copy_context())
         opener = Opener(future, self._accepts_pickles, False)
         future._job, future.remote_id = self._engine.submit(
-            task, arguments, None, opener, None, task, None, request
+            task, arguments, None, opener, None, task, None, request, None
         )
         return future
+
+    def call_stream(self, task: str, /, *args: Any, buffersize: int | None = None) -> ItemStream[Any]:
+        """Calls a task that sends items by its name, as `stream` does: one such as "crate::task" of a program in Rust, or
+        a generator, "module:function". At most 16 items wait to be read, or `buffersize`. Does not block.
+
+        The arguments and the items are plain data, also with `accept="pickle"`. What the task returns in the end is
+        dropped.
+        """
+        check_buffersize(buffersize)
+        stream: ItemStream[Any] = ItemStream(self._translator)
+        try:
+            arguments = _offloop.encode_plain_arguments(args)
+        except (TypeError, ValueError, OverflowError) as error:
+            stream._receiver._raise(error)
+            return stream
+        self._check_open()
+        request = of_call(None, contextvars.copy_context())
+        opener = Opener(stream._receiver, self._accepts_pickles, False)
+        job, _ = self._engine.submit(
+            task, arguments, None, opener, None, task, None, request, buffersize or BUFFERSIZE
+        )
+        stream._job = StreamedJob(job, self._accepts_pickles)
+        return stream
 
     def attach(self, remote_id: str, /) -> Future[Any]:
         """Returns a future of a job that was submitted before, by this program or another one; `remote_id` is that of its
@@ -255,7 +278,9 @@ class ClusterExecutor(ElsewherePool):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         options: CallOptions | None = None,
+        buffersize: int | None = None,
     ) -> Any:
+        """Submits a call, of a generator if there is a `buffersize`. See `Pool._dispatch`."""
         _calls.check_sync(fn)
         self._check_open()
         try:
@@ -280,7 +305,7 @@ class ClusterExecutor(ElsewherePool):
         request = of_call(options, contextvars.copy_context())
         opener = Opener(receiver, self._accepts_pickles, as_chunk)
         job, receiver.remote_id = self._engine.submit(
-            task, arguments, version, opener, mailbox, name, options, request
+            task, arguments, version, opener, mailbox, name, options, request, buffersize
         )
         return job
 
@@ -291,7 +316,19 @@ class ClusterExecutor(ElsewherePool):
         kwargs: dict[str, Any],
         options: CallOptions | None = None,
     ) -> ItemStream[Any]:
-        raise NotImplementedError("stream: not on a cluster yet; use `map`, or a ProcessPoolExecutor")
+        buffersize = buffersize_of(options)
+        stream: ItemStream[Any] = ItemStream(self._translator)
+        try:
+            try:
+                job = self._dispatch(stream._receiver, None, fn, args, kwargs, options, buffersize)
+            except PicklingFailed as failed:
+                stream._receiver._raise(failed.error)
+            else:
+                stream._job = StreamedJob(job, self._accepts_pickles)
+            return stream
+        finally:
+            # The traceback of a pickling error leads to this frame, which must not hold what holds the error.
+            del stream
 
     def metrics(self) -> Metrics:
         return self._engine.metrics()

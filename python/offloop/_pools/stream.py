@@ -24,7 +24,8 @@ class ItemStream(Generic[R]):
 
     At most `buffersize` items wait here to be read; then the generator waits. An exception of the generator is raised
     after its items. When the loop over the stream ends early, or `close()` is called, the generator is ended: in a
-    process by killing that, and in a thread by closing the generator, where it yields next.
+    process by SIGTERM, which raises GeneratorExit in it, and by SIGKILL after the pool's grace period; in a thread by
+    closing the generator, where it yields next.
     """
 
     def __init__(self, translator: Translator | None = None) -> None:

@@ -17,12 +17,12 @@ import importlib
 import inspect
 import struct
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any
 
 from .. import _calls, _offloop
-from . import main, pickling, remote_errors
+from . import main, pickling, remote_errors, streams
 from .replies import RAISED, RESULT
 
 if TYPE_CHECKING:
@@ -89,19 +89,24 @@ def run(request: bytearray) -> main.Encoded:
     flags = request[0]
     try:
         fn, args, kwargs = _read(flags, memoryview(request)[1:])
-        value = fn(*args, **kwargs)
-        _calls.check_result(fn, value)
         encode = pickle_value if flags & PICKLED else _encode_plain
         if flags & STREAMED:
-            # Items are not signed, so none is a pickle.
-            for item in value:
-                _offloop.emit((RESULT, _encode_plain(item, b""), ()))
-            value = None
-        return main.Encoded(encode(value, PLAIN))
+            streams.send(
+                lambda: _called(fn, args, kwargs), lambda item: _offloop.emit((RESULT, encode(item, b""), ()))
+            )
+            return main.Encoded(encode(None, PLAIN))
+        return main.Encoded(encode(_called(fn, args, kwargs), PLAIN))
     except BaseException as error:
         if flags & PICKLED:
             return main.Encoded(pack(RAISED, remote_errors.pack(error), (), FAILED))
         return main.Encoded(ERROR + _describe(error))
+
+
+def _called(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Returns the result of a call, which is nothing that runs on an event loop only."""
+    value = fn(*args, **kwargs)
+    _calls.check_result(fn, value)
+    return value
 
 
 def _read(flags: int, request: memoryview) -> main.Call:

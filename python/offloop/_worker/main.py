@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import _calls, _offloop
-from . import logs, main_module, pickling, remote_errors, surroundings, tracker
+from . import logs, main_module, pickling, remote_errors, streams, surroundings, tracker
 from .replies import LOG, RAISED, REFUSED, UNREADABLE
 
 if TYPE_CHECKING:
@@ -163,14 +163,22 @@ def _begin(levels: logs.Levels, is_fork: bool) -> None:
     global _forwarder
     if is_fork:
         logs.drop_handlers()
-    _forwarder = logs.install(lambda record: _offloop.emit((LOG, record, ())), levels)
+    _forwarder = logs.install(_send_record, levels)
     logs.arriving.forwarder = _forwarder
+    streams.ends_by_signal = True
     _offloop.set_performer(sys.modules[__name__], _forwarder)
     begin_multiprocessing()
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         # The generator of `random` is seeded anew at a fork, but not that of NumPy.
         numpy.random.seed()
+
+
+def _send_record(record: bytes) -> None:
+    """Sends a log record of the job that runs."""
+    # Of a job that is being stopped it would wait for a reader that is gone.
+    if not streams.is_stopped:
+        _offloop.emit((LOG, record, ()))
 
 
 def begin_multiprocessing() -> None:
@@ -364,8 +372,7 @@ def send_items(
     fn: Callable[..., Iterable[Any]], args: tuple[Any, ...], kwargs: Mapping[str, Any], as_data: bool
 ) -> None:
     """Sends the items of the iterable that `fn` returns. The call that `pool.stream` submits."""
-    for item in fn(*args, **kwargs):
-        _offloop.emit_item(fn, item, as_data)
+    streams.send(lambda: fn(*args, **kwargs), lambda item: _offloop.emit_item(fn, item, as_data))
 
 
 class InitializerFailed(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -40,6 +41,18 @@ def exit_after(n: int) -> Iterator[int]:
 def hang_after(n: int, started: Path) -> Iterator[int]:
     yield from range(n)
     jobs.hang(started)
+
+
+def cleaning_up(directory: Path, seconds: float) -> Iterator[int]:
+    """Yields numbers until it is ended, with pauses, and leaves files that say that it has begun and cleaned up."""
+    (directory / "begun").write_text(str(os.getpid()))
+    try:
+        for k in itertools.count():
+            yield k
+            time.sleep(seconds)
+    finally:
+        jobs.log("ends")
+        (directory / "cleaned").touch()
 
 
 def slowly(n: int) -> Iterator[int]:

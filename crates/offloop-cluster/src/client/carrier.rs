@@ -215,6 +215,10 @@ impl Carrier for ToCluster {
             }
             None => {}
         }
+        if extra.key.is_some() && asked.stream.is_some() {
+            let reason = "it has a key and sends items, which go to one reader: submit it without the key";
+            return Err(Rejected::new(ender, ErrorKind::Rejected(reason.into())));
+        }
         let id = match (extra.attach, &extra.key) {
             (Some(id), _) => id,
             (None, Some(key)) => id_of_key(key),

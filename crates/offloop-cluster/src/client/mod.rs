@@ -251,11 +251,16 @@ impl Cluster {
 
     /// Runs `work`, whose task sends items of type `T` before its result, as
     /// [`ProcessPool::stream`](offloop::ProcessPool::stream) does. Linux only.
+    ///
+    /// Up to `buffersize` items wait here to be read, and about as many at the worker, 1024 at most; then the task waits.
+    /// An item comes once and in its order, and before the job's error. If this program is silent for a whole lease, items
+    /// are dropped, and the job ends with [`Unreachable`](offloop::ErrorKind::Unreachable). If it trusts keys, items count
+    /// that one of them has signed; another one ends the job with [`NotTrusted`](offloop::ErrorKind::NotTrusted).
     #[cfg(target_os = "linux")]
     #[track_caller]
-    pub fn stream<'a, T, R>(
+    pub fn stream<T, R>(
         &self,
-        work: impl Into<Prepared<Call<'a, R>>>,
+        work: impl Into<Prepared<NamedCall<R>>>,
         buffersize: usize,
     ) -> (Handle<R>, ItemStream<T>)
     where
@@ -263,6 +268,27 @@ impl Cluster {
         R: DeserializeOwned + Send + 'static,
     {
         self.0.stream(work, buffersize)
+    }
+
+    /// Runs a task of another program by its name, whose job sends items before its result, as [`stream`](Self::stream)
+    /// does: a task in Rust that [emits](offloop::job::emit) them, or a generator of Python, whose result is `()`.
+    /// `arguments` is a tuple. Linux only.
+    ///
+    /// The types of a generator's items are not known, so they are not compared with `T`: an item that does not fit is an
+    /// [error](offloop::ErrorKind::Decode).
+    #[cfg(target_os = "linux")]
+    #[track_caller]
+    pub fn call_stream<T, R>(
+        &self,
+        task: impl Into<String>,
+        arguments: impl Serialize,
+        buffersize: usize,
+    ) -> (ClusterHandle<R>, ItemStream<T>)
+    where
+        T: DeserializeOwned + Send + 'static,
+        R: DeserializeOwned + Send + 'static,
+    {
+        self.submit(NamedCall::new(task, &arguments)).stream(buffersize)
     }
 
     /// Runs one call for each item. Returns a stream of the results, as [`ProcessPool::map`](offloop::ProcessPool::map)
@@ -444,6 +470,22 @@ where
     pub fn pickle(mut self, python: impl Into<String>) -> Self {
         self.extra.pickle = Some(python.into());
         self
+    }
+
+    /// Submits the job, which sends items of type `T` before its result, as [`Cluster::stream`] does. Linux only.
+    ///
+    /// With a [`key`](Self::key) it is [rejected](offloop::ErrorKind::Rejected): items go to one reader.
+    #[cfg(target_os = "linux")]
+    #[track_caller]
+    pub fn stream<T, R>(self, buffersize: usize) -> (ClusterHandle<R>, ItemStream<T>)
+    where
+        W: Into<Prepared<NamedCall<R>>>,
+        T: DeserializeOwned + Send + 'static,
+        R: DeserializeOwned + Send + 'static,
+    {
+        let Self { cluster, work, extra } = self;
+        let ((handle, items), ticket) = submitting(extra, || cluster.0.stream(work, buffersize));
+        (ClusterHandle::new(handle, ticket, cluster.clone()), items)
     }
 
     /// Submits the job.

@@ -27,6 +27,22 @@ impl Seals {
         key.seal(Scope::End { namespace, job }, &end)
     }
 
+    /// Signs the record of an item that a job streams, if this party has a key.
+    pub(crate) fn seal_item(
+        &self,
+        namespace: &str,
+        job: Ulid,
+        item: Vec<u8>,
+    ) -> Result<Vec<u8>, RecordError> {
+        let Some(key) = &self.key else { return Ok(item) };
+        key.seal(Scope::Item { namespace, job }, &item)
+    }
+
+    /// Decides whether an item that a job streams counts. Returns the reason why it does not.
+    pub(crate) fn admit_item(&self, namespace: &str, job: Ulid, record: &[u8]) -> Result<(), String> {
+        self.trust.admit_item(namespace, job, record).map(drop).map_err(String::from)
+    }
+
     /// Decides whether a job from a queue may run. Returns the reason why it may not.
     pub(crate) fn admit(
         &self,

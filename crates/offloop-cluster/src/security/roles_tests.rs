@@ -134,7 +134,7 @@ fn each_role_can_do_what_it_needs() {
             panic!("the claim is refused");
         };
         assert_eq!(&*submitter.read(&place).await.unwrap().unwrap().bytes, b"claim");
-        worker.send_item(client, job, &Item::new(1, 0, vec![7])).await;
+        worker.send_item(client, job, Item::new(1, 0, vec![7]).encode().unwrap().into()).await;
         assert_eq!(items.next().await.unwrap().1.item, [7]);
         let ended = worker.write(&place, claim, b"end".to_vec(), TTL).await;
         assert!(matches!(ended, Written::Stored(_)), "{ended:?}");

@@ -31,6 +31,13 @@ pub enum Scope<'a> {
         /// The job.
         job: Ulid,
     },
+    /// The record of an item that a job streams.
+    Item {
+        /// The namespace.
+        namespace: &'a str,
+        /// The job.
+        job: Ulid,
+    },
 }
 
 impl Scope<'_> {
@@ -51,6 +58,11 @@ impl Scope<'_> {
             }
             Self::End { namespace, job } => {
                 text(b"end");
+                text(namespace.as_bytes());
+                text(&job.to_bits().to_be_bytes());
+            }
+            Self::Item { namespace, job } => {
+                text(b"item");
                 text(namespace.as_bytes());
                 text(&job.to_bits().to_be_bytes());
             }

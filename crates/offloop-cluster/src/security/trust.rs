@@ -172,6 +172,22 @@ impl Trust {
         Ok(author.is_some() && self.loads_pickles)
     }
 
+    /// Decides, at a submitter, whether an item that a job streams counts. Returns whether a pickle in it may be loaded.
+    ///
+    /// `record` is the record of the item, as it came. The signature covers its number and that of the start, so an item
+    /// does not count at another place of the stream.
+    ///
+    /// # Errors
+    ///
+    /// It does not count. The text is meant for the submitter.
+    pub fn admit_item(&self, namespace: &str, job: Ulid, record: &[u8]) -> Result<bool, NotTrusted> {
+        let author = self.author(Scope::Item { namespace, job }, record, "program");
+        let author = author.map_err(|reason| {
+            NotTrusted(format!("an item of job {job} is refused, and so the job: {reason}"))
+        })?;
+        Ok(author.is_some() && self.loads_pickles)
+    }
+
     /// Returns the trusted key that has signed the record; `None` if no key is trusted. `who` trusts.
     fn author(
         &self,

@@ -68,13 +68,13 @@ impl Question {
 pub(crate) struct Items(Subscriber);
 
 impl Items {
-    /// Waits for the next item. `None`: the connection was given up.
-    pub(crate) async fn next(&mut self) -> Option<(Ulid, Item)> {
+    /// Waits for the next item. Returns it with its job and its record. `None`: the connection was given up.
+    pub(crate) async fn next(&mut self) -> Option<(Ulid, Item, Bytes)> {
         loop {
             let raw = self.0.next().await?;
             let job = Place::from_subject(raw.subject.as_str()).map(|place| place.job);
             if let (Some(job), Ok(item)) = (job, Item::decode(&raw.payload)) {
-                return Some((job, item));
+                return Some((job, item, raw.payload));
             }
         }
     }
@@ -154,11 +154,9 @@ impl Store {
         Some(Asked { store: self.clone(), questions })
     }
 
-    /// Sends a streamed item to the reader.
-    pub(crate) async fn send_item(&self, client: Ulid, job: Ulid, item: &Item) {
-        if let Ok(record) = item.encode() {
-            self.send(self.names().item(client, job), record.into()).await;
-        }
+    /// Sends the record of a streamed item to the reader.
+    pub(crate) async fn send_item(&self, client: Ulid, job: Ulid, record: Bytes) {
+        self.send(self.names().item(client, job), record).await;
     }
 
     /// Begins to listen for the items of a client's jobs.

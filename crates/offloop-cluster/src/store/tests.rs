@@ -259,8 +259,10 @@ fn parties_find_ask_and_answer_each_other() {
         drop(answers.await.unwrap());
 
         let mut items = store.items(client).await.unwrap();
-        store.send_item(client, job, &Item::new(1, 0, b"word".to_vec())).await;
-        assert_eq!(items.next().await.unwrap(), (job, Item::new(1, 0, b"word".to_vec())));
+        let word = Item::new(1, 0, b"word".to_vec());
+        let record = Bytes::from(word.encode().unwrap());
+        store.send_item(client, job, record.clone()).await;
+        assert_eq!(items.next().await.unwrap(), (job, word, record));
     });
 }
 

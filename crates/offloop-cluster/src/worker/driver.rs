@@ -246,7 +246,7 @@ impl Start {
         let mut outbox = None;
         let mut ran = match arguments {
             Ok(arguments) => {
-                outbox = Outbox::new(&agent.store, job, self.attempt).map(Arc::new);
+                outbox = Outbox::new(&agent.store, &agent.seals, job, self.attempt).map(Arc::new);
                 entry.set_outbox(outbox.clone());
                 self.perform(arguments, outbox.clone()).await
             }
@@ -260,12 +260,13 @@ impl Start {
                 | ErrorKind::Closed
                 | ErrorKind::Unreachable(_))
         );
-        if let Some(outbox) = outbox.filter(|_| ran.result.is_ok()) {
+        // An error, too, comes after the items before it.
+        if let Some(outbox) = outbox {
             let is_whole = tokio::select! {
                 is_whole = outbox.finish() => is_whole,
                 () = self.kill.asked() => true,
             };
-            if !is_whole {
+            if !is_whole && ran.result.is_ok() {
                 let silence = agent.settings().lease;
                 let reason = format!(
                     "the reader of its items was silent for {silence:?}, so some were dropped; it has run"

@@ -13,12 +13,14 @@ use tokio::time::timeout;
 use crate::Ulid;
 use crate::names::Part;
 use crate::records::{Item, Job};
+use crate::security::Seals;
 use crate::store::{INLINE, Store};
 
 /// The items of one start of a job, on their way to the reader.
 #[derive(Debug)]
 pub(super) struct Outbox {
     store: Store,
+    seals: Seals,
     client: Ulid,
     job: Ulid,
     attempt: u32,
@@ -35,7 +37,7 @@ struct State {
     limit: u64,
     /// Items that the reader has not confirmed, and always the last one, by which it is asked how it stands. The last one
     /// has the number before `next`.
-    sent: VecDeque<Item>,
+    sent: VecDeque<Sent>,
     /// The number of the first item that the reader does not have.
     confirmed: u64,
     heard: Instant,
@@ -43,9 +45,17 @@ struct State {
     is_lost: bool,
 }
 
+/// An item that was sent.
+#[derive(Debug, Clone)]
+struct Sent {
+    number: u64,
+    /// Its record, signed if the worker has a key.
+    record: Bytes,
+}
+
 impl Outbox {
     /// Makes the outbox of a job that may send items.
-    pub(super) fn new(store: &Store, job: &Job, attempt: u32) -> Option<Self> {
+    pub(super) fn new(store: &Store, seals: &Seals, job: &Job, attempt: u32) -> Option<Self> {
         let window = job.stream?;
         let state = State {
             next: 0,
@@ -55,8 +65,8 @@ impl Outbox {
             heard: Instant::now(),
             is_lost: false,
         };
-        let (store, client) = (store.clone(), job.client);
-        Some(Self { store, client, job: job.id, attempt, state: Mutex::new(state), changed: Notify::new() })
+        let (store, seals, client, job) = (store.clone(), seals.clone(), job.client, job.id);
+        Some(Self { store, seals, client, job, attempt, state: Mutex::new(state), changed: Notify::new() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -94,6 +104,11 @@ impl Outbox {
                 item.blob = self.store.put_blob(self.job, Part::Item(item.number), bytes.clone(), ttl).await;
             }
         }
+        let encoded = item
+            .encode()
+            .and_then(|record| self.seals.seal_item(self.store.names().namespace(), self.job, record));
+        // A larger item is in a blob by now.
+        let record = Bytes::from(encoded.expect("a signed item has a size that is allowed"));
         {
             let mut state = self.lock();
             if state.is_lost {
@@ -103,9 +118,9 @@ impl Outbox {
                 state.sent.pop_front();
             }
             state.next += 1;
-            state.sent.push_back(item.clone());
+            state.sent.push_back(Sent { number: item.number, record: record.clone() });
         }
-        self.store.send_item(self.client, self.job, &item).await;
+        self.store.send_item(self.client, self.job, record).await;
     }
 
     /// Waits until the reader has all items, or is lost. Returns whether it has all.
@@ -138,13 +153,13 @@ impl Outbox {
                 self.lock().heard = Instant::now();
                 continue;
             }
-            let again: Vec<Item> = {
+            let again: Vec<Sent> = {
                 let mut state = self.lock();
                 state.is_lost = state.heard.elapsed() > lease;
                 state.sent.iter().cloned().collect()
             };
-            for item in &again {
-                self.store.send_item(self.client, self.job, item).await;
+            for item in again {
+                self.store.send_item(self.client, self.job, item.record).await;
             }
         }
     }

@@ -182,6 +182,9 @@ impl Performer for PoolPerformer {
     }
 }
 
+/// The largest number of items of a job that wait in the worker until the reader has room for them.
+const AHEAD: usize = 1024;
+
 /// Returns a job's instructions for the pool that runs it. Its starts and its wait in the queue are the worker's matter.
 pub fn instructions(job: &Job) -> Instructions {
     let mut asked = Instructions::default();
@@ -191,7 +194,7 @@ pub fn instructions(job: &Job) -> Instructions {
     asked.capture = job.capture.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
     asked.carried = (!job.carry.is_empty()).then(|| job.carry.clone().into_boxed_slice());
     asked.request = (!job.request.is_empty()).then(|| job.request.clone());
-    asked.stream = job.stream.map(|items| usize::try_from(items).unwrap_or(usize::MAX));
+    asked.stream = job.stream.map(|items| usize::try_from(items).map_or(AHEAD, |items| items.min(AHEAD)));
     asked
 }
 

@@ -58,6 +58,12 @@ fn counts(until: u64) -> u64 {
     until
 }
 
+#[offloop::task(name = "worker:counts_and_panics")]
+fn counts_and_panics(until: u64) {
+    counts(until);
+    panic!("as planned")
+}
+
 /// A server, a worker, and what a submitter needs.
 struct Cluster {
     store: Store,
@@ -326,7 +332,7 @@ fn items_arrive_in_order_although_messages_get_lost() {
         let mut items = store.items(client).await.unwrap();
         let (mut numbers, mut count) = (Vec::new(), 0_u32);
         while numbers.len() < 40 {
-            let (_, item) = items.next().await.unwrap();
+            let (_, item, _) = items.next().await.unwrap();
             count += 1;
             // Every fifth one gets lost, be it new or sent again.
             if count % 5 == 0 {
@@ -343,6 +349,67 @@ fn items_arrive_in_order_although_messages_get_lost() {
     });
     assert_eq!(numbers, (0..40).collect::<Vec<u8>>());
     assert_eq!(cluster.end(id).1.answer, [40]);
+}
+
+#[test]
+fn an_error_is_stored_when_the_reader_has_the_items_before_it() {
+    let Some(cluster) = Cluster::start(|it| it) else { return };
+    let mut job = cluster.job("worker:counts_and_panics", &[3]);
+    job.stream = Some(4);
+    let (store, client, worker) = (cluster.store.clone(), cluster.client, cluster.worker.handle().id());
+    let listening = store.clone();
+    let mut items = wait(async move { listening.items(client).await.unwrap() });
+    let id = cluster.submit(&job);
+    let place = Place::of(&job);
+    wait(async move {
+        for number in 0..3 {
+            while items.next().await.unwrap().1.number != number {}
+        }
+        // The last one is sent again, as long as it is not confirmed.
+        for next in [1, 2, 2] {
+            store.tell(worker, &Ask::Credit { id, attempt: 1, next, room: 4 }).await;
+            while items.next().await.unwrap().1.number != 2 {}
+            let stored = store.read(&place).await.unwrap().unwrap();
+            assert!(matches!(State::decode(&stored.bytes), Ok(State::Claim { .. })));
+        }
+        store.tell(worker, &Ask::Credit { id, attempt: 1, next: 3, room: 4 }).await;
+    });
+    let (end, report) = cluster.end(id);
+    assert_eq!(end.outcome, Outcome::Failed);
+    assert!(matches!(error(&report), ErrorKind::Panicked(panic) if panic.message() == "as planned"));
+}
+
+#[test]
+fn items_are_signed_for_their_job_and_their_place() {
+    let (own, stranger) = (SigningKey::generate(), SigningKey::generate());
+    let Some(cluster) = Cluster::start_with(|connection| connection.key(own.clone()), |it| it) else {
+        return;
+    };
+    let mut job = cluster.job("worker:counts", &[1]);
+    job.stream = Some(4);
+    let (store, client, worker) = (cluster.store.clone(), cluster.client, cluster.worker.handle().id());
+    let listening = store.clone();
+    let mut items = wait(async move { listening.items(client).await.unwrap() });
+    let id = cluster.submit(&job);
+    let record = wait(async move {
+        let (of, item, record) = items.next().await.unwrap();
+        assert_eq!((of, item.number), (id, 0));
+        store.tell(worker, &Ask::Credit { id, attempt: 1, next: 1, room: 4 }).await;
+        record
+    });
+    let trust = Trust::none().key(own.public().clone());
+    assert_eq!(trust.admit_item("default", id, &record), Ok(false));
+    assert_eq!(trust.clone().accept_pickles().admit_item("default", id, &record), Ok(true));
+    assert!(trust.admit_item("default", Ulid::new(), &record).is_err());
+    assert!(trust.admit_item("other", id, &record).is_err());
+    assert!(trust.admit_end("default", id, &record).is_err());
+    assert!(Trust::none().key(stranger.public().clone()).admit_item("default", id, &record).is_err());
+    // At another place of the stream.
+    let mut moved = record.to_vec();
+    let number = moved.windows(7).position(|it| it == b"\xa6number").unwrap() + 7;
+    assert_eq!(std::mem::replace(&mut moved[number], 1), 0);
+    assert!(trust.admit_item("default", id, &moved).is_err());
+    assert_eq!(cluster.end(id).1.answer, [1]);
 }
 
 #[test]

@@ -12,7 +12,8 @@
 //!   forks the pool's workers.
 //! - **Functions that Rust does not see.** Jobs of a binding all have one type. [`describe`] gives a job its own name in
 //!   [advice](crate::metrics::Advice), [`mark_failed`] counts a job as failed that returns an exception as a value, and
-//!   [`begin_call`] says when a job in a worker process has loaded its function.
+//!   [`begin_call`] says when a job in a worker process has loaded its function. [`item_room`] waits for the reader of a
+//!   job's items, with a limit.
 //! - **Threads of a binding's own.** [`start_thread`] starts one as the pools start theirs, and [`begin_thread`] makes one that
 //!   was started otherwise begin as these do.
 //! - **Threads seen from outside.** [`thread`] returns the CPU time, the state and the name of any thread of this process,
@@ -56,7 +57,7 @@ use crate::processes::pool::{builder::ProcessPoolBuilder, items::ItemStream, poo
 #[cfg(all(feature = "process", target_os = "linux"))]
 pub use crate::processes::worker::{
     host::Template,
-    main::{Worker, begin_call},
+    main::{Worker, begin_call, item_room},
 };
 pub use crate::threads::{Growth, WorkerThread};
 use crate::threads::{ThreadPool, ThreadPoolBuilder};

@@ -1,6 +1,5 @@
 //! The executor whose calls a carrier takes elsewhere.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -31,14 +30,12 @@ use crate::core::outcome::Outcome;
 use crate::core::pool_ref::{Close, PoolRef};
 use crate::core::runnable::{AbortIf, AnyJob, Owner};
 use crate::core::shutdown::{self, ShutdownReport};
-use crate::core::signature::Signature;
 use crate::metrics::stats::OutcomeCounters;
 #[cfg(feature = "observe")]
 use crate::metrics::view::{JobView, PoolView, WorkerPlace};
 use crate::metrics::{self, Advisor, Measured, Metrics, PoolKind};
 use crate::processes::launch::{Launched, job_of};
 use crate::wire::call::Call;
-use crate::wire::task::{ELSEWHERE, Task};
 #[cfg(target_os = "linux")]
 use crate::{
     core::options::Prepared,
@@ -426,11 +423,14 @@ impl<C: Carrier> Remote<C> {
 
     /// Runs `work`, whose task sends items of type `T` by [`job::emit`](crate::job::emit) before its result, as
     /// [`ProcessPool::stream`](crate::ProcessPool::stream) does. Linux only.
+    ///
+    /// `work` is the call of a task, or a [`NamedCall`]. The types of the items of another language are not known, so they
+    /// are not compared with `T`: an item that does not fit cannot be decoded.
     #[cfg(target_os = "linux")]
     #[track_caller]
-    pub fn stream<'a, T, R>(
+    pub fn stream<T, R>(
         &self,
-        work: impl Into<Prepared<Call<'a, R>>>,
+        work: impl Into<Prepared<NamedCall<R>>>,
         buffersize: usize,
     ) -> (Handle<R>, ItemStream<T>)
     where
@@ -438,7 +438,8 @@ impl<C: Carrier> Remote<C> {
         R: DeserializeOwned + Send + 'static,
     {
         let source: Weak<Core<C>> = Arc::downgrade(&self.0.engine());
-        ItemStream::launch(work, buffersize, source, |call, items, options| {
+        let Prepared { work: call, options } = work.into();
+        ItemStream::launch(call.known(), options, buffersize, source, |items, options| {
             self.launch(call, Some(items), options)
         })
     }
@@ -482,38 +483,15 @@ impl<C: Carrier> Remote<C> {
     /// Submits a call, or returns the reason why not and its instructions.
     fn launch<R>(
         &self,
-        call: &Call<'_, R>,
-        items: Option<&Arc<ItemQueue>>,
-        options: Options,
-    ) -> Launched<Away, R>
-    where
-        R: DeserializeOwned + Send + 'static,
-    {
-        let task = call.task();
-        let name = (task.name.into(), task.signature());
-        self.launch_encoded(task, name, call.encode_whole(), items, options)
-    }
-
-    /// Submits a call of a task of another program.
-    fn launch_named<R>(&self, call: NamedCall<R>, options: Options) -> Launched<Away, R>
-    where
-        R: DeserializeOwned + Send + 'static,
-    {
-        let (task, signature, arguments) = call.into_parts();
-        self.launch_encoded(&ELSEWHERE, (task.into(), signature), arguments, None, options)
-    }
-
-    fn launch_encoded<R>(
-        &self,
-        task: &'static Task,
-        (name, signature): (Cow<'static, str>, Signature),
-        arguments: Result<Vec<u8>, ErrorKind>,
+        call: NamedCall<R>,
         items: Option<&Arc<ItemQueue>>,
         mut options: Options,
     ) -> Launched<Away, R>
     where
         R: DeserializeOwned + Send + 'static,
     {
+        let task = call.known();
+        let (name, signature, arguments) = call.into_parts();
         let has_name = !options.name.is_empty();
         if !has_name {
             options.name.clone_from(&name);
@@ -549,7 +527,7 @@ where
     type Output = R;
 
     fn place(&self, work: NamedCall<R>, options: Options) -> Handle<R> {
-        Handle::new(job_of(self.launch_named(work, options)))
+        Handle::new(job_of(self.launch(work, None, options)))
     }
 
     fn try_place(
@@ -558,7 +536,7 @@ where
         mut options: Options,
     ) -> Result<Handle<R>, Rejected<NamedCall<R>>> {
         options.never_wait = true;
-        let launched = self.launch_named(work.clone(), options);
+        let launched = self.launch(work.clone(), None, options);
         launched.map(Handle::new).map_err(|refusal| Rejected::new(work, refusal.0))
     }
 }
@@ -571,12 +549,12 @@ where
     type Output = R;
 
     fn place(&self, work: Call<'a, R>, options: Options) -> Handle<R> {
-        Handle::new(job_of(self.launch(&work, None, options)))
+        Handle::new(job_of(self.launch(NamedCall::of(&work), None, options)))
     }
 
     fn try_place(&self, work: Call<'a, R>, mut options: Options) -> Result<Handle<R>, Rejected<Call<'a, R>>> {
         options.never_wait = true;
-        let launched = self.launch(&work, None, options);
+        let launched = self.launch(NamedCall::of(&work), None, options);
         launched.map(Handle::new).map_err(|refusal| Rejected::new(work, refusal.0))
     }
 }

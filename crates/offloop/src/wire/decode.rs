@@ -22,7 +22,7 @@ pub(crate) fn decode<R: DeserializeOwned + 'static>(received: Received<'_>) -> R
         if let Some(block) = whole_block(received.body, true) {
             return String::from_utf8(block.to_vec()).map(same).map_err(|_| Error::Utf8);
         }
-    } else if is::<R, Encoded>() {
+    } else if is_encoded::<R>() {
         return Ok(same(Encoded(received.settled().into_owned())));
     }
     decode_in_place(Incoming { body: &received.settled(), parts: received.parts })
@@ -32,19 +32,26 @@ pub(crate) fn decode<R: DeserializeOwned + 'static>(received: Received<'_>) -> R
 pub(crate) fn decode_in_place<R: DeserializeOwned + 'static>(incoming: Incoming<'_>) -> Result<R, Error> {
     if is::<R, Vec<u8>>() {
         return incoming.decode::<ByteBuf>().map(|bytes| same(bytes.0));
+    } else if is_encoded::<R>() {
+        return Ok(same(Encoded(incoming.body.to_vec())));
     }
     incoming.decode()
 }
 
-/// A result as it came, which is decoded elsewhere: by a binding, in its own language.
+/// A result or an item as it came, which is decoded elsewhere: by a binding, in its own language.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded(pub Vec<u8>);
 
-/// Results of this type are taken as they are (by `decode`), so only a value within another one gets here.
+/// Results and items of this type are taken as they are (by `decode`), so only a value within another one gets here.
 impl<'de> Deserialize<'de> for Encoded {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         ByteBuf::deserialize(deserializer).map(|bytes| Self(bytes.0))
     }
+}
+
+/// Returns whether values of this type are taken as they came.
+pub(crate) fn is_encoded<R: 'static>() -> bool {
+    is::<R, Encoded>()
 }
 
 fn is<A: 'static, B: 'static>() -> bool {

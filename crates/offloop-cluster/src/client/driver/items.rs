@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use super::{Done, Driver, Number};
+use offloop::ErrorKind;
+
+use super::{Done, Driver, Event, Number};
 use crate::Ulid;
 use crate::names::Part;
 use crate::records::{Ask, Item};
@@ -23,11 +25,20 @@ pub(super) struct ItemState {
 }
 
 impl Driver {
-    /// Takes an item that has come. One that is not the next one was sent before, or will be sent again.
-    pub(super) fn item(&mut self, job: Ulid, item: &Item) {
+    /// Takes an item that has come, as this record. One that is not the next one was sent before, or will be sent again.
+    pub(super) fn item(&mut self, job: Ulid, item: &Item, record: &[u8]) {
         for number in self.numbers_of(job) {
             let Some(entry) = self.jobs.get_mut(&number) else { continue };
             let (state, stream) = (&mut entry.items, entry.job.stream.unwrap_or(0) as usize);
+            // Before anything is believed. The next item of a job whose reader is gone does no harm.
+            if entry.ender.is_some()
+                && let Err(reason) = self.shared.seals.admit_item(self.store.names().namespace(), job, record)
+            {
+                self.end_here(number, ErrorKind::NotTrusted(reason.into()));
+                self.owing.insert(number);
+                self.feed(number, Event::Cancel);
+                continue;
+            }
             if item.attempt > state.attempt {
                 let worker = state.worker;
                 *state = ItemState { worker, attempt: item.attempt, ..ItemState::default() };

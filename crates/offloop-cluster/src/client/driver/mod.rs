@@ -189,7 +189,7 @@ impl Driver {
                 },
                 Some(announced) = next_event(&mut events) => driver.announced(&announced),
                 Some(announced) = announcements.recv() => driver.announced(&announced),
-                Some((job, item)) = next_item(&mut items) => driver.item(job, &item),
+                Some((job, item, record)) = next_item(&mut items) => driver.item(job, &item, &record),
                 Some(question) = next_question(&mut asked) => driver.question(question),
                 _ = link.changed() => driver.link_changed(&link.borrow_and_update().clone()),
                 _ = look.tick() => driver.feed_all(&Event::LookAgain),
@@ -292,6 +292,8 @@ impl Driver {
         let Some(entry) = self.jobs.get_mut(&number) else { return };
         entry.ender = None;
         entry.room = None;
+        // Its worker may wait for the reader, and need not any more.
+        self.owing.insert(number);
         if !entry.has_begun {
             entry.progress.send_modify(|progress| progress.stored = Some(StoredEnd::NeverRan));
             return self.remove(number);
@@ -364,6 +366,10 @@ impl Driver {
                 entry.items.worker = worker;
                 entry.armed[slot(Timer::Unreachable)] = None;
                 entry.progress.send_modify(|progress| progress.worker = worker);
+                if entry.job.stream.is_some() {
+                    // Items may have come before it was known whom to tell.
+                    self.owing.insert(number);
+                }
                 if let Some(ender) = &entry.ender {
                     // If it has ended here, a cancellation is under way.
                     let _ = if worker.is_some() { ender.start() } else { ender.release() };
@@ -535,7 +541,7 @@ async fn next_event(events: &mut Option<Events>) -> Option<Announcement> {
     }
 }
 
-async fn next_item(items: &mut Option<Items>) -> Option<(Ulid, Item)> {
+async fn next_item(items: &mut Option<Items>) -> Option<(Ulid, Item, Bytes)> {
     match items {
         Some(items) => items.next().await,
         None => pending().await,

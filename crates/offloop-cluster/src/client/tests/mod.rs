@@ -359,7 +359,7 @@ fn items_are_passed_on_once_and_in_order_as_the_reader_has_room() {
         let items: Vec<_> = numbers.iter().map(|number| Item::new(1, *number, encoded(*number))).collect();
         wait(async move {
             for item in items {
-                store.send_item(client, id, &item).await;
+                store.send_item(client, id, item.encode().unwrap().into()).await;
             }
         });
     };
@@ -486,6 +486,48 @@ fn ends_of_strangers_do_not_count_and_jobs_are_signed() {
             Err(other) => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn an_item_of_a_stranger_ends_the_stream_and_stops_the_job() {
+    let Some(server) = server() else { return };
+    let (workers, stranger) = (SigningKey::generate(), SigningKey::generate());
+    let hand = Hand::new(connection(&server));
+    let trust = Trust::none().key(workers.public().clone());
+    let cluster = Cluster::builder(connection(&server).trust(trust)).build().unwrap();
+    for key in [Some(&workers), Some(&stranger), None] {
+        let (mut handle, mut items) = cluster.stream::<String, u64>(double.with(21), 4);
+        let (_, job) = hand.take();
+        hand.claim(&job);
+        eventually("it runs", || handle.state() == JobState::Running);
+        let (store, me, client, id) = (hand.store.clone(), hand.me, job.client, job.id);
+        let mut asked = wait(async move { store.asked(me).await }).unwrap();
+        let text = [vec![0xa0], rmp_serde::to_vec("text").unwrap()].concat();
+        let record = Item::new(1, 0, text).encode().unwrap();
+        let scope = crate::security::Scope::Item { namespace: "default", job: id };
+        let record = key.map_or(record.clone(), |key| key.seal(scope, &record).unwrap());
+        let store = hand.store.clone();
+        wait(async move { store.send_item(client, id, record.into()).await });
+        if key.is_some_and(|key| key.public() == workers.public()) {
+            assert_eq!(items.wait_next().unwrap().unwrap(), "text");
+            continue;
+        }
+        assert!(items.wait_next().is_none());
+        assert!(matches!(end(&mut handle), Err(ErrorKind::NotTrusted(_))));
+        wait(async move {
+            while !matches!(asked.next().await.unwrap().ask, Ok(Ask::Cancel { id: of }) if of == id) {}
+        });
+    }
+}
+
+#[test]
+fn a_stream_with_a_key_is_rejected() {
+    let (_server, _, cluster) = open!();
+    let (handle, mut items) = cluster.submit(double.with(1)).key("one").stream::<u64, u64>(4);
+    assert!(items.wait_next().is_none());
+    assert!(
+        matches!(end(handle), Err(ErrorKind::Rejected(reason)) if reason.to_string().contains("one reader"))
+    );
 }
 
 #[test]

@@ -240,8 +240,17 @@ impl WorkerEnd {
 
     /// Waits until the last item has been taken. If the pool dies, so does this process.
     fn await_room(&self) {
+        self.has_room_within(Duration::MAX);
+    }
+
+    /// Waits until the last item has been taken, for about `limit` at most. Returns whether it has been taken.
+    pub(in crate::processes) fn has_room_within(&self, limit: Duration) -> bool {
         let slot = self.ring.slot(self.at);
+        let mut began = None;
         while slot.state.load(Ordering::Acquire) == state::ITEM {
+            if began.get_or_insert_with(Moment::now).elapsed() >= limit {
+                return false;
+            }
             slot.blocked.store(1, Ordering::SeqCst);
             if slot.state.load(Ordering::SeqCst) == state::ITEM {
                 let is_late = futex::wait(&slot.state, state::ITEM, UNHEARD);
@@ -251,6 +260,7 @@ impl WorkerEnd {
             }
             slot.blocked.store(0, Ordering::Relaxed);
         }
+        true
     }
 
     /// Announces the answers since the last announcement. Wakes the callers that sleep on just those slots, or else the

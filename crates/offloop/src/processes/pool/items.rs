@@ -14,12 +14,11 @@ use crate::core::error::{Error, ErrorKind};
 use crate::core::executor::Accepts;
 use crate::core::handle::{Handle, block_on};
 use crate::core::id::JobId;
-use crate::core::options::{OnEnd, Options, Prepared};
+use crate::core::options::{OnEnd, Options};
 use crate::core::runnable::AnyJob;
 use crate::processes::decoders::decoders;
 use crate::processes::launch::{Launched, job_of};
 use crate::processes::link::Answer;
-use crate::wire::call::Call;
 use crate::wire::decode;
 use crate::wire::payload::Incoming;
 use crate::wire::task::Task;
@@ -55,27 +54,28 @@ pub struct ItemStream<T> {
 type Decoded<T> = Result<(T, String), ErrorKind>;
 
 impl<T: DeserializeOwned + Send + 'static> ItemStream<T> {
-    /// Launches a call whose job sends items, of which up to `buffersize` wait to be read. `source` is the executor.
-    pub(crate) fn launch<'a, W, R>(
-        call: impl Into<Prepared<Call<'a, R>>>,
+    /// Launches a call of `task`, whose job sends items, of which up to `buffersize` wait to be read. `source` is the
+    /// executor.
+    pub(crate) fn launch<W, R>(
+        task: &'static Task,
+        mut options: Options,
         buffersize: usize,
         source: Weak<dyn ItemSource>,
-        launch: impl FnOnce(&Call<'a, R>, &Arc<ItemQueue>, Options) -> Launched<W, R>,
+        launch: impl FnOnce(&Arc<ItemQueue>, Options) -> Launched<W, R>,
     ) -> (Handle<R>, Self)
     where
         W: Send + 'static,
         R: Send + 'static,
         Cell<W, R>: Completion<R>,
     {
-        let Prepared { work: call, mut options } = call.into();
         let queue = ItemQueue::new(buffersize);
         options.on_end = Some(Arc::clone(&queue) as Arc<dyn OnEnd>);
-        let job = job_of(launch(&call, &queue, options));
+        let job = job_of(launch(&queue, options));
         let items = Self {
             queue,
             job: Arc::clone(&job) as Arc<dyn AnyJob>,
             source,
-            task: call.task(),
+            task,
             sent_type: String::new(),
             decoding: None,
             decodes_here: false,
@@ -133,7 +133,18 @@ impl<T: DeserializeOwned + Send + 'static> ItemStream<T> {
             self.sent_type = sent_type;
             item
         });
-        Some(item.map_err(|kind| self.job.header().error(kind)))
+        Some(item.map_err(|kind| {
+            let header = self.job.header();
+            let kind = match kind {
+                ErrorKind::Decode(reason) => {
+                    // A task that only another program has goes by the name of the job.
+                    let name = if self.task.name.is_empty() { &*header.options.name } else { self.task.name };
+                    ErrorKind::Decode(format!("an item of `{name}`: {reason}"))
+                }
+                kind => kind,
+            };
+            header.error(kind)
+        }))
     }
 
     pub(crate) fn on_item(&mut self, waker: &Waker) -> bool {
@@ -190,10 +201,11 @@ fn decode<T: DeserializeOwned + 'static>(
     let received = answer.received();
     let body = received.settled();
     let incoming = Incoming { body: &body, parts: received.parts };
-    let wrong =
-        |reason: &dyn fmt::Display| ErrorKind::Decode(format!("an item of `{}`: {reason}", task.name));
+    let wrong = |reason: &dyn fmt::Display| ErrorKind::Decode(reason.to_string());
     let (sent, item) = incoming.split::<&str>().map_err(|error| wrong(&error))?;
-    let sent_type = if sent == sent_type {
+    // One of another language has no name that could be compared, and `Encoded` stands for all types.
+    let fits_any = sent.is_empty() || decode::is_encoded::<T>();
+    let sent_type = if sent == sent_type || fits_any {
         sent_type
     } else if type_names::are_alike(sent, type_name::<T>()) {
         sent.to_owned()

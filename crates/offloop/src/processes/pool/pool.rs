@@ -134,8 +134,9 @@ impl ProcessPool {
         R: DeserializeOwned + Send + 'static,
     {
         let source: Weak<Dispatcher> = Arc::downgrade(&self.dispatcher.engine());
-        ItemStream::launch(work, buffersize, source, |call, items, options| {
-            self.launch(call, Some(items), options)
+        let Prepared { work: call, options } = work.into();
+        ItemStream::launch(call.task(), options, buffersize, source, |items, options| {
+            self.launch(&call, Some(items), options)
         })
     }
 

@@ -353,6 +353,16 @@ pub fn begin_call() {
     }
 }
 
+/// Waits until the job that runs on this thread can send an item without waiting, for about `limit` at most. Returns
+/// whether it can. Returns true at once on a thread that serves no pool, where sending fails.
+///
+/// So a binding can look after the signals of its interpreter while a job waits for the reader of its items.
+pub fn item_room(limit: Duration) -> bool {
+    let worker = CURRENT.with_borrow(Clone::clone);
+    let worker = worker.as_ref().and_then(|worker| worker.get());
+    worker.is_none_or(|worker| worker.borrow().link.has_room_within(limit))
+}
+
 /// Sends an item of the job that runs on this thread.
 pub(crate) fn emit<T: Serialize + ?Sized>(item: &T) -> Result<(), NotSent> {
     let worker = CURRENT.with_borrow(Clone::clone);
