@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
 
-use super::{ApiError, Failure, Link, Store, header, nanos, read_answer};
+use super::{ApiError, Failure, Link, Store, header, is_full, nanos, read_answer};
 use crate::Ulid;
 use crate::names::{Band, MESSAGE_ID, Names, TASK};
 use crate::protocol::{Publication, Revision};
@@ -61,8 +61,7 @@ impl Store {
         let answer = self.request(self.names().job(queue, band), Some(map), record).await;
         match answer.and_then(|message| read_answer::<Receipt>(&message)) {
             Ok(receipt) => Publication::Stored(receipt.seq),
-            // The band is full; resources, or the store's own, are used up.
-            Err(Failure::Refused(ApiError { err_code: 10077 | 10023 | 10047, .. })) => Publication::Full,
+            Err(Failure::Refused(ApiError { err_code, .. })) if is_full(err_code) => Publication::Full,
             Err(_) => Publication::Unknown,
         }
     }

@@ -201,7 +201,7 @@ fn large_payloads_come_back_whole_or_not_at_all() {
         let bytes: Bytes = (0..5_000_000_u32).map(|it| it.to_le_bytes()[1]).collect();
         let blob = store.put_blob(job, Part::Arguments, bytes.clone(), GUARD).await.unwrap();
         assert_eq!(store.get_blob(job, Part::Arguments, &blob).await.unwrap(), bytes);
-        let first = store.get_from_leader(store.names().blob(job, Part::Arguments, 0)).await.unwrap();
+        let first = store.get_from_leader(job, Part::Arguments, 0).await.unwrap();
         assert!(first.len() > 1_000_000 && first == bytes[..first.len()]);
         for wrong in [
             crate::records::BlobRef { size: blob.size - 1, ..blob },

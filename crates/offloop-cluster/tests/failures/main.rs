@@ -370,6 +370,69 @@ fn store_limit_is_full() {
 }
 
 #[test]
+fn a_store_full_of_jobs_has_room_for_their_claims_and_ends() {
+    let Some(servers) = Servers::start_with(1, "max_file_store: 64MiB") else { return };
+    let mut scene = Scene::of(servers, 0);
+    let connection = Connection::to(scene.servers.url()).settings(settings());
+    let refusing = Cluster::builder(connection).on_full(OnFull::Reject).build().unwrap();
+    // Arguments that go into the record, and such that are stored beside it.
+    for size in [300_000, 1 << 20] {
+        let mut kept = Vec::new();
+        loop {
+            let token = scene.books.token();
+            let call = echo.with(scene.books.path(), token, offloop::Blob::from(vec![0; size]));
+            let handle = refusing.submit(call).send().into_handle();
+            eventually("it is accepted or refused", || handle.state() != offloop::JobState::Waiting);
+            if handle.state() == offloop::JobState::Ended {
+                let error = end(handle).unwrap_err();
+                assert!(matches!(error.kind(), ErrorKind::QueueFull { .. }), "{error}");
+                break;
+            }
+            kept.push(handle);
+            assert!(kept.len() < 200, "the store holds more than its limit");
+        }
+        assert!(kept.len() > 5, "a share is not next to nothing: {}", kept.len());
+        // With the other policy such a job waits, until those that were accepted have run.
+        let token = scene.books.token();
+        let call = echo.with(scene.books.path(), token, offloop::Blob::from(vec![0; size]));
+        let waiting = scene.cluster.run(call);
+        scene.add(&scene.instructions());
+        for handle in kept.into_iter().chain([waiting]) {
+            assert_eq!(end(handle).map(|bytes| bytes.len()).unwrap(), size);
+        }
+        scene.agents.clear();
+        eventually("nothing waits any more", || {
+            ["JOBS", "ARGS"]
+                .iter()
+                .all(|it| scene.servers.messages(&format!("OFFLOOP1_default_{it}")) == Some(0))
+        });
+    }
+}
+
+#[test]
+fn streams_share_the_store_of_one_server_and_of_three() {
+    for count in [1, 3] {
+        let Some(servers) = Servers::start_with(count, "max_file_store: 300MiB") else { return };
+        // The largest power of two that fits one server is divided. For several servers it has to be said.
+        let url = servers.url();
+        let mut connection = Connection::to(&url).settings(settings());
+        if count > 1 {
+            connection = connection.replicas(3).storage(256 << 20);
+        }
+        let _cluster = Cluster::builder(connection).build().unwrap();
+        for (stream, share) in [("JOBS", 32), ("ARGS", 64), ("BLOBS", 96), ("DEAD", 16), ("STATE", -1)] {
+            let mut limit = None;
+            eventually("the stream is there", || {
+                limit = servers.max_bytes(&format!("OFFLOOP1_default_{stream}"));
+                limit.is_some()
+            });
+            assert_eq!(limit, Some(if share > 0 { share << 20 } else { share }), "{stream}, {count} servers");
+        }
+        assert_eq!(servers.max_bytes("OFFLOOP1_default_PROBE"), None);
+    }
+}
+
+#[test]
 fn skewed_clocks() {
     let Some(mut scene) = Scene::start(1, 0) else { return };
     for skew in [-3600, 0, 3600] {
