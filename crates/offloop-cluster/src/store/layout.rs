@@ -31,6 +31,9 @@ const ATTEMPTS: u32 = 5;
 /// The number of replies that a worker may owe to the server, for each band. It is above what workers hold.
 const MAX_ACK_PENDING: u64 = 100_000;
 
+/// The number of requests of workers that may wait for jobs of a band. The server's default, 512, would refuse the others.
+const MAX_WAITING: u64 = 100_000;
+
 /// A cluster that this program cannot work with.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -238,6 +241,7 @@ impl Store {
                 "durable_name": name, "name": name, "filter_subject": filter, "ack_policy": "explicit",
                 "deliver_policy": "all", "replay_policy": "instant", "max_deliver": -1,
                 "ack_wait": nanos(self.settings().lease), "max_ack_pending": MAX_ACK_PENDING,
+                "max_waiting": MAX_WAITING,
             },
         });
         let method = format!("CONSUMER.CREATE.{stream}.{name}.{filter}");
