@@ -235,6 +235,7 @@ impl Carrier for ToCluster {
         if let Some(retry) = asked.retry {
             job.retry = retry.max_retries();
             job.set_backoff(retry.first_pause());
+            job.on_failure = retry.retries_failures();
         }
         job.exclusive = extra.exclusive;
         job.keyed = extra.key.is_some();

@@ -273,7 +273,8 @@ impl Start {
                 ran.result = Err(ErrorKind::Unreachable(reason.into()));
             }
         }
-        let has_returned = ran.result.is_ok();
+        // An exception of a binding's task is a result like any other, unless failures lead to another start.
+        let has_returned = ran.result.as_ref().is_ok_and(|answer| !(job.on_failure && answer.has_failed));
         let body = tokio::select! {
             biased;
             body = self.report(ran) => body,

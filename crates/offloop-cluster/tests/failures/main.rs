@@ -15,7 +15,7 @@ use harness::agents::{Agent, Instructions};
 use harness::books::Books;
 use harness::proxy::Proxy;
 use harness::servers::Servers;
-use harness::tasks::{beat, crash, echo, nap, new_in_this_build, numbers, poison};
+use harness::tasks::{beat, crash, echo, nap, new_in_this_build, numbers, poison, succeed_at};
 use harness::{GUARD, eventually, settings};
 use offloop::{Error, ErrorKind, Handle, OnFull, Retry, prepare};
 use offloop_cluster::{Cluster, ClusterHandle, Connection, Credentials, StoredEnd};
@@ -367,6 +367,38 @@ fn store_limit_is_full() {
         let size = end(handle).map(|bytes| bytes.len());
         assert!(matches!(size, Ok(200_000)), "job {token}: {size:?}");
     }
+}
+
+#[test]
+fn a_failure_is_retried_only_if_that_was_asked_for() {
+    let Some(scene) = Scene::start(1, 1) else { return };
+    let starts = Retry::times(2).backoff(Duration::from_millis(10));
+    for (retry, allowed) in [(starts, 1), (starts.on_failure(), 3)] {
+        for succeeds_at in [1, 2, 9] {
+            let token = scene.books.token();
+            let call = prepare(succeed_at.with(scene.books.path(), token, succeeds_at)).retry(retry);
+            let ended = end(scene.cluster.run(call));
+            assert_eq!(scene.books.starts(token), allowed.min(succeeds_at));
+            match ended {
+                Ok(start) => assert!(start == succeeds_at && start <= allowed),
+                Err(error) => {
+                    assert!(
+                        succeeds_at > allowed && matches!(error.kind(), ErrorKind::Panicked(_)),
+                        "{error}"
+                    );
+                    // The handle gets the last failure.
+                    assert!(error.to_string().contains(&format!("left: {allowed}")), "{error}");
+                }
+            }
+        }
+        let token = scene.books.token();
+        let call = prepare(nap.with(scene.books.path(), token, 60_000)).retry(retry);
+        let error = end(scene.cluster.run(call.run_timeout(Duration::from_millis(100)))).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::RunTimeout(_)), "{error}");
+        assert_eq!(scene.books.starts(token), allowed);
+    }
+    let dead = scene.cluster.dead().unwrap();
+    assert_eq!(dead.len(), 2, "those that were to be started again and have failed the last time: {dead:?}");
 }
 
 #[test]

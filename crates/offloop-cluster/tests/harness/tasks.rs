@@ -53,6 +53,16 @@ pub fn fail(path: String, token: u64) -> u64 {
     panic!("as planned")
 }
 
+/// Panics, but for the start with this number.
+#[offloop::task(name = "failures:succeed_at")]
+pub fn succeed_at(path: String, token: u64, start: usize) -> usize {
+    record(&path, token, "start");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let starts = text.lines().filter(|line| line.starts_with(&format!("{token} start "))).count();
+    assert_eq!(starts, start, "as planned");
+    starts
+}
+
 /// Kills the agent whose pool runs it.
 #[offloop::task(name = "failures:poison")]
 pub fn poison(path: String, token: u64) -> u64 {
