@@ -117,6 +117,7 @@ impl Role {
                 for consumer in &consumers {
                     publish.push(format!("{}.{consumer}", api("CONSUMER.MSG.NEXT", &jobs)));
                     publish.push(format!("{}.{consumer}.>", api("CONSUMER.CREATE", &jobs)));
+                    publish.push(format!("{}.{consumer}", api("CONSUMER.INFO", &jobs)));
                     publish.push(format!("$JS.ACK.{jobs}.{consumer}.>"));
                 }
                 publish.extend([subject("item.*.*"), subject("dead.*"), names.all_workers()]);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -33,6 +34,9 @@ const MAX_ACK_PENDING: u64 = 100_000;
 
 /// The number of requests of workers that may wait for jobs of a band. The server's default, 512, would refuse the others.
 const MAX_WAITING: u64 = 100_000;
+
+/// The wait for each answer about the layout, in multiples of that for others. Thousands of workers may start at once.
+const PATIENCE: u32 = 5;
 
 /// A cluster that this program cannot work with.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -83,6 +87,18 @@ struct StreamInfo {
     config: Value,
     #[serde(default)]
     ts: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ConsumerInfo {
+    config: ConsumerTerms,
+}
+
+#[derive(Deserialize)]
+struct ConsumerTerms {
+    ack_wait: u64,
+    #[serde(default)]
+    max_waiting: u64,
 }
 
 impl Store {
@@ -158,8 +174,10 @@ impl Store {
     async fn check_server(&self) -> Result<(), LayoutError> {
         let names = self.names();
         let request = json!({ "subject": names.any_layout() });
-        let found: StreamNames =
-            self.api("STREAM.NAMES", &request).await.map_err(|it| self.failed("to list its streams", it))?;
+        let found: StreamNames = self
+            .ask_about("STREAM.NAMES", &request)
+            .await
+            .map_err(|it| self.failed("to list its streams", it))?;
         // Only now there is a connection for certain.
         let version = self.0.client.server_info().version;
         let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
@@ -187,7 +205,7 @@ impl Store {
     ) -> Result<Value, LayoutError> {
         configuration["num_replicas"] = self.0.replicas.into();
         let name = configuration["name"].as_str().unwrap_or_default().to_owned();
-        let info = async || self.api::<StreamInfo>(&format!("STREAM.INFO.{name}"), &Value::Null).await;
+        let info = async || self.ask_about::<StreamInfo>(&format!("STREAM.INFO.{name}"), &Value::Null).await;
         for attempt in 1.. {
             match info().await {
                 Ok(info) => return Ok(info.config),
@@ -202,7 +220,7 @@ impl Store {
                 configuration["max_bytes"] = limit.filter(|_| has_room).map_or(json!(-1), Value::from);
             }
             let made: Result<StreamInfo, _> =
-                self.api(&format!("STREAM.CREATE.{name}"), &configuration).await;
+                self.ask_about(&format!("STREAM.CREATE.{name}"), &configuration).await;
             match made {
                 Ok(info) => return Ok(info.config),
                 // Another party measures the store at this moment, or has laid out a namespace of its own. At last the
@@ -227,25 +245,40 @@ impl Store {
 
     async fn stream_request(&self, verb: &str, configuration: &Value) -> Result<Value, LayoutError> {
         let name = configuration["name"].as_str().unwrap_or_default();
-        let info: Result<StreamInfo, _> = self.api(&format!("STREAM.{verb}.{name}"), configuration).await;
+        let info: Result<StreamInfo, _> =
+            self.ask_about(&format!("STREAM.{verb}.{name}"), configuration).await;
         info.map(|info| info.config).map_err(|it| self.failed(&format!("the stream {name}"), it))
     }
 
-    /// Makes the consumer that leases the jobs of a band to workers.
+    /// Makes a request about the layout.
+    async fn ask_about<T: DeserializeOwned>(&self, method: &str, arguments: &Value) -> Result<T, Failure> {
+        self.api_within(self.settings().answer * PATIENCE, method, arguments).await
+    }
+
+    /// Makes the consumer that leases the jobs of a band to workers, unless it is there with this lease.
     async fn make_consumer(&self, queue: &str, band: Band) -> Result<(), LayoutError> {
         let (stream, name) = (self.names().jobs(), Names::consumer(queue, band));
+        let lease = nanos(self.settings().lease);
+        // To ask is much cheaper for the server than to have it make what is there.
+        let mut max_waiting = MAX_WAITING;
+        match self.ask_about::<ConsumerInfo>(&format!("CONSUMER.INFO.{stream}.{name}"), &Value::Null).await {
+            Ok(info) if info.config.ack_wait == lease => return Ok(()),
+            // That cannot be changed.
+            Ok(info) => max_waiting = info.config.max_waiting,
+            Err(Failure::Refused(_)) => {}
+            Err(failure) => return Err(self.failed(&format!("to tell about the consumer {name}"), failure)),
+        }
         let filter = self.names().job(queue, band);
         let request = json!({
             "stream_name": stream, "action": "",
             "config": {
                 "durable_name": name, "name": name, "filter_subject": filter, "ack_policy": "explicit",
                 "deliver_policy": "all", "replay_policy": "instant", "max_deliver": -1,
-                "ack_wait": nanos(self.settings().lease), "max_ack_pending": MAX_ACK_PENDING,
-                "max_waiting": MAX_WAITING,
+                "ack_wait": lease, "max_ack_pending": MAX_ACK_PENDING, "max_waiting": max_waiting,
             },
         });
         let method = format!("CONSUMER.CREATE.{stream}.{name}.{filter}");
-        let made: Result<Value, _> = self.api(&method, &request).await;
+        let made: Result<Value, _> = self.ask_about(&method, &request).await;
         made.map(drop).map_err(|it| self.failed(&format!("the consumer {name}"), it))
     }
 

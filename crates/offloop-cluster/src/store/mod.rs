@@ -249,8 +249,17 @@ impl Store {
         method: &str,
         arguments: &serde_json::Value,
     ) -> Result<T, Failure> {
+        self.api_within(self.0.settings.answer, method, arguments).await
+    }
+
+    async fn api_within<T: DeserializeOwned>(
+        &self,
+        wait: Duration,
+        method: &str,
+        arguments: &serde_json::Value,
+    ) -> Result<T, Failure> {
         let payload = if arguments.is_null() { Bytes::new() } else { arguments.to_string().into() };
-        read_answer(&self.request(format!("$JS.API.{method}"), None, payload).await?)
+        read_answer(&self.request_within(wait, format!("$JS.API.{method}"), None, payload).await?)
     }
 
     /// Sends a message without waiting for anything but room in the connection's queue.
