@@ -174,6 +174,27 @@ impl Store {
         }
     }
 
+    /// Copies the arguments of a job that is dead to its dead letter, as far as they are stored. Returns whether that is
+    /// certain.
+    pub(crate) async fn keep_arguments(&self, job: Ulid, blob: &BlobRef) -> bool {
+        // The size comes from a record, which is not believed: what is not there ends the copy.
+        let count = u32::try_from(blob.size.min(LARGEST).div_ceil(CHUNK as u64)).unwrap_or(0);
+        for number in 0..count {
+            let chunk = match self.get_chunk(job, Part::Arguments, number).await {
+                Ok(chunk) => chunk,
+                Err(BlobError::Missing | BlobError::Damaged) => return true,
+                Err(BlobError::Unreachable) => return false,
+            };
+            match self.put_chunk(job, Part::DeadArguments, number, chunk, Duration::ZERO).await {
+                Ok(()) => {}
+                // The letter is of more use without them than none.
+                Err(NotStored::Full) => return true,
+                Err(NotStored::Unknown) => return false,
+            }
+        }
+        true
+    }
+
     /// Deletes a payload, if the server answers. Else it goes when its time has passed.
     pub(crate) async fn delete_blob(&self, job: Ulid, part: Part) {
         self.purge(&self.names().stream_of(part), &self.names().chunks(job, part)).await;

@@ -219,7 +219,12 @@ async fn write(it: Context, expected: u64, state: State) -> Event {
 const SMALL: usize = 1024;
 
 async fn bury(it: Context, outcome: Outcome) -> Event {
-    let is_stored = it.agent.store.bury(it.job.id, &it.entry.queue, it.record, outcome).await;
+    let (store, id) = (&it.agent.store, it.job.id);
+    // The submitter deletes the arguments as soon as it learns of the end.
+    let is_stored = match &it.job.blob {
+        Some(blob) if !store.keep_arguments(id, blob).await => false,
+        _ => store.bury(id, &it.entry.queue, it.record, outcome).await,
+    };
     it.agent.counts.buried(is_stored);
     Event::Buried(is_stored)
 }

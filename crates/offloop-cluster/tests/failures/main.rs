@@ -15,9 +15,10 @@ use harness::agents::{Agent, Instructions};
 use harness::books::Books;
 use harness::proxy::Proxy;
 use harness::servers::Servers;
-use harness::tasks::{beat, crash, echo, nap, new_in_this_build, numbers, poison, succeed_at};
+use harness::tasks::{beat, crash, crash_once, echo, nap, new_in_this_build, numbers, poison, succeed_at};
 use harness::{GUARD, eventually, settings};
 use offloop::{Error, ErrorKind, Handle, OnFull, Retry, prepare};
+use offloop_cluster::admin::Admin;
 use offloop_cluster::{Cluster, ClusterHandle, Connection, Credentials, StoredEnd};
 
 offloop::init_tests!();
@@ -399,6 +400,27 @@ fn a_failure_is_retried_only_if_that_was_asked_for() {
     }
     let dead = scene.cluster.dead().unwrap();
     assert_eq!(dead.len(), 2, "those that were to be started again and have failed the last time: {dead:?}");
+}
+
+#[test]
+fn a_dead_job_is_started_again_with_its_large_arguments() {
+    let Some(scene) = Scene::start(1, 1) else { return };
+    let token = scene.books.token();
+    let bytes = offloop::Blob::from(vec![3; 1 << 20]);
+    let error = end(scene.cluster.run(crash_once.with(scene.books.path(), token, bytes))).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::WorkerDied(_)), "{error}");
+    // The submitter has learned of the end, and the arguments are with the dead letter alone.
+    let messages = |stream: &str| scene.servers.messages(&format!("OFFLOOP1_default_{stream}"));
+    eventually("the arguments are deleted", || messages("ARGS") == Some(0));
+    let admin = Admin::connect(Connection::to(scene.servers.url()).settings(settings())).unwrap();
+    let dead = admin.dead().unwrap();
+    assert_eq!(dead.len(), 1);
+    admin.retry(dead[0].id.parse().unwrap()).unwrap();
+    let sum = format!("sum-{}", 3 << 20);
+    eventually("it has run with them", || scene.books.read()[&token].iter().any(|line| line.what == sum));
+    assert_eq!(scene.books.starts(token), 2);
+    assert!(admin.dead().unwrap().is_empty());
+    assert_eq!(messages("DEAD"), Some(0), "nothing is kept for a letter that is gone");
 }
 
 #[test]

@@ -84,6 +84,17 @@ pub fn echo(path: String, token: u64, bytes: offloop::Blob) -> offloop::Blob {
     bytes
 }
 
+/// Ends its process at its first start, and records the sum of the bytes at others.
+#[offloop::task(name = "failures:crash_once")]
+pub fn crash_once(path: String, token: u64, bytes: offloop::Blob) {
+    record(&path, token, "start");
+    if std::fs::read_to_string(&path).unwrap().matches(&format!("{token} start ")).count() == 1 {
+        std::process::abort();
+    }
+    let sum: u64 = bytes.iter().map(|byte| u64::from(*byte)).sum();
+    record(&path, token, &format!("sum-{sum}"));
+}
+
 /// Sends numbers as items.
 #[offloop::task(name = "failures:numbers")]
 pub fn numbers(path: String, token: u64, until: u64) -> u64 {
