@@ -325,7 +325,7 @@ async fn retry(store: &Store, seals: &Seals, dead: DeadJob) -> Result<Ulid, Stri
     job.issued = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
     job.queue.clone_from(&dead.queue);
     let record = seals.encode(store.names().namespace(), &job).map_err(|error| error.to_string())?;
-    let headers = JobHeaders { task: job.task.clone(), ..JobHeaders::default() };
+    let headers = JobHeaders::of(&job);
     match store.publish(&dead.queue, Band::of(job.priority), id, Bytes::from(record), &headers).await {
         Publication::Stored(_) => {
             // If that fails, the copy stays with the dead jobs.

@@ -14,6 +14,8 @@ use super::{ApiError, Failure, Link, Store, header, is_full, nanos, read_answer}
 use crate::Ulid;
 use crate::names::{Band, MESSAGE_ID, Names, TASK};
 use crate::protocol::{Publication, Revision};
+use crate::records::Job;
+use crate::trace::Trace;
 
 /// The interval of the server's signs of life while it has nothing to deliver.
 const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -24,6 +26,17 @@ pub(crate) struct JobHeaders {
     pub(crate) task: String,
     pub(crate) traceparent: Option<String>,
     pub(crate) tracestate: Option<String>,
+}
+
+impl JobHeaders {
+    pub(crate) fn of(job: &Job) -> Self {
+        let trace = Trace::of(&job.carry);
+        Self {
+            task: job.task.clone(),
+            traceparent: trace.map(|it| it.parent.to_owned()),
+            tracestate: trace.and_then(|it| it.state).map(str::to_owned),
+        }
+    }
 }
 
 /// The server's receipt for a stored message.

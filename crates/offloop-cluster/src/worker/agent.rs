@@ -15,6 +15,7 @@ use super::driver::{drive, error_body, refuse};
 use super::items::Outbox;
 use super::performer::Performer;
 use super::slots::{Slots, Turns};
+use super::spans::Spans;
 use super::{Clock, WorkerError, WorkerMetrics, WorkerReport};
 use crate::Ulid;
 use crate::names::Band;
@@ -137,6 +138,7 @@ pub(super) struct Agent {
     pub(super) seals: Seals,
     /// Its description of itself, without the parts that change.
     pub(super) presence: Presence,
+    pub(super) spans: Spans,
     pub(super) phase: watch::Sender<Phase>,
     deliveries: Mutex<BTreeMap<u64, Arc<Entry>>>,
     /// Signalled when a job was let go of.
@@ -158,6 +160,7 @@ impl Agent {
         capacity: Option<u64>,
         seals: Seals,
         presence: Presence,
+        spans: Spans,
     ) -> Self {
         Self {
             store,
@@ -171,6 +174,7 @@ impl Agent {
             capacity,
             seals,
             presence,
+            spans,
             phase: watch::Sender::new(Phase::Serving),
             deliveries: Mutex::default(),
             left: tokio::sync::Notify::new(),

@@ -394,7 +394,7 @@ impl Driver {
         let Some(entry) = self.jobs.get_mut(&number) else { return };
         let (store, id, queue, band) =
             (self.store.clone(), entry.job.id, entry.job.queue.clone(), Band::of(entry.job.priority));
-        let headers = JobHeaders { task: entry.job.task.clone(), ..JobHeaders::default() };
+        let headers = JobHeaders::of(&entry.job);
         if let Some(record) = entry.record.clone() {
             return self.request(async move {
                 Done::Published(number, None, store.publish(&queue, band, id, record, &headers).await)
