@@ -13,7 +13,7 @@ use crate::network::block_on;
 use crate::protocol::Publication;
 use crate::records::{Ask, Job, Presence};
 use crate::security::Seals;
-use crate::store::{BlobError, ConnectError, DeadJob, JobHeaders, Reply, Store};
+use crate::store::{BlobError, ConnectError, DeadJob, JobHeaders, NotStored, Reply, Store};
 
 /// An operator's request that was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -311,18 +311,21 @@ async fn retry(store: &Store, seals: &Seals, dead: DeadJob) -> Result<Ulid, Stri
     let mut job = Job::decode(&dead.record).map_err(|error| format!("its record: {error}"))?;
     let id = Ulid::new();
     if let Some(blob) = job.blob {
-        let arguments = store.get_blob(dead.id, Part::Arguments, &blob).await;
+        let arguments = store.get_blob(dead.id, Part::DeadArguments, &blob).await;
         let arguments = arguments.map_err(|error: BlobError| format!("its arguments: {error}"))?;
         let ttl = store.settings().remember;
-        let stored = store.put_blob(id, Part::Arguments, arguments.into(), ttl).await;
-        job.blob = Some(stored.ok_or("the server has not taken its arguments; try again")?);
+        let stored = store.try_put_blob(id, Part::Arguments, arguments.into(), ttl).await;
+        job.blob = Some(stored.map_err(|reason| match reason {
+            NotStored::Full => "the store has no room for its arguments; try again later",
+            NotStored::Unknown => "the server has not taken its arguments; try again",
+        })?);
     }
     (job.id, job.client, job.keyed) = (id, Ulid::new(), false);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     job.issued = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
     job.queue.clone_from(&dead.queue);
     let record = seals.encode(store.names().namespace(), &job).map_err(|error| error.to_string())?;
-    let headers = JobHeaders { task: job.task.clone(), ..JobHeaders::default() };
+    let headers = JobHeaders::of(&job);
     match store.publish(&dead.queue, Band::of(job.priority), id, Bytes::from(record), &headers).await {
         Publication::Stored(_) => {
             // If that fails, the copy stays with the dead jobs.

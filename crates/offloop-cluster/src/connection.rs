@@ -57,6 +57,7 @@ pub struct Connection {
     pub(crate) certificate: Option<(PathBuf, PathBuf)>,
     pub(crate) settings: Settings,
     pub(crate) replicas: u32,
+    pub(crate) storage: Option<u64>,
     pub(crate) seals: Seals,
 }
 
@@ -74,6 +75,7 @@ impl Connection {
             certificate: None,
             settings: Settings::default(),
             replicas: 1,
+            storage: None,
             seals: Seals::default(),
         }
     }
@@ -120,6 +122,18 @@ impl Connection {
     /// With three, one of them may be lost.
     pub fn replicas(mut self, servers: u32) -> Self {
         self.replicas = servers.max(1);
+        self
+    }
+
+    /// Sets the number of bytes that the namespace may store on each server, if this party is the first to come to it. Jobs
+    /// that wait, large arguments, large results and dead jobs each get a share of it. When a share is used up, the store
+    /// is full for these, and there is still room for the claims and the ends of jobs that were accepted.
+    ///
+    /// Default: what the server grants to the account. If that has no limit, and one server keeps the streams: about what
+    /// it can still reserve, half of it or more. If this party may not find that out, or little is left to reserve: no
+    /// shares.
+    pub fn storage(mut self, bytes: u64) -> Self {
+        self.storage = Some(bytes);
         self
     }
 

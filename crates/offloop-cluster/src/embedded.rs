@@ -110,7 +110,8 @@ impl EmbeddedBuilder {
         check_version(&program)?;
         let home = Home::make(&self.directory)?;
         let password = random_password()?;
-        home.write_configuration(&password).map_err(refused("writing the server's configuration"))?;
+        let storage =
+            home.write_configuration(&password).map_err(refused("writing the server's configuration"))?;
         let (sender, events) = channel();
         let (path, configuration) = (program.clone(), home.configuration());
         // The kernel ties the server's life to the thread that starts it. So that thread stays until the server ends.
@@ -124,6 +125,7 @@ impl EmbeddedBuilder {
             reader: Some(reader),
             home,
             password,
+            storage,
             address: ([127, 0, 0, 1], 0).into(),
         };
         server.wait_until_ready(&program, deadline)?;
@@ -139,6 +141,7 @@ pub struct Embedded {
     reader: Option<JoinHandle<()>>,
     home: Home,
     password: String,
+    storage: u64,
     address: SocketAddr,
 }
 
@@ -165,6 +168,11 @@ impl Embedded {
     /// Returns the password of the user [`USER`].
     pub fn password(&self) -> &str {
         &self.password
+    }
+
+    /// Returns the number of bytes that the server stores at most: half of what its disk had free.
+    pub fn storage(&self) -> u64 {
+        self.storage
     }
 
     /// Returns the server's directory, which only this user may read.
@@ -314,8 +322,9 @@ impl Home {
         self.0.join("server.conf")
     }
 
-    /// Writes the configuration, with the password, into a file that only this user may read.
-    fn write_configuration(&self, password: &str) -> io::Result<()> {
+    /// Writes the configuration, with the password, into a file that only this user may read. Returns the limit of the
+    /// store.
+    fn write_configuration(&self, password: &str) -> io::Result<u64> {
         let disk = rustix::fs::statvfs(&self.0)?;
         // On a disk that is really full the server forgets what it has acknowledged. Below its own limit it refuses
         // new messages and loses nothing.
@@ -331,7 +340,8 @@ impl Home {
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.configuration())?;
         // A file's mode is subject to the mask of the process, which may only take rights away.
         file.set_permissions(fs::Permissions::from_mode(0o600))?;
-        file.write_all(text.as_bytes())
+        file.write_all(text.as_bytes())?;
+        Ok(limit)
     }
 }
 

@@ -38,6 +38,7 @@ pub mod protocol;
 pub mod records;
 pub mod security;
 mod store;
+mod trace;
 mod ulid;
 #[cfg(target_os = "linux")]
 pub mod worker;

@@ -100,6 +100,8 @@ impl Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Part {
     Arguments,
+    /// The arguments of a job that is dead, which stay as long as its dead letter.
+    DeadArguments,
     /// The result, or the error, of this start. Each start has its own, so that a worker that was taken for dead does not
     /// overwrite what another one has stored.
     Result(u32),
@@ -110,9 +112,18 @@ pub(crate) enum Part {
 impl Part {
     fn token(self) -> String {
         match self {
-            Self::Arguments => "args".to_owned(),
+            Self::Arguments | Self::DeadArguments => "args".to_owned(),
             Self::Result(attempt) => format!("result-{attempt}"),
             Self::Item(number) => format!("item-{number}"),
+        }
+    }
+
+    /// Returns the first token of its subjects, which decides about their stream.
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Arguments => "args",
+            Self::DeadArguments => "dead",
+            Self::Result(_) | Self::Item(_) => "blob",
         }
     }
 }
@@ -147,6 +158,24 @@ impl Names {
 
     pub(crate) fn blobs(&self) -> String {
         self.stream("BLOBS")
+    }
+
+    pub(crate) fn arguments(&self) -> String {
+        self.stream("ARGS")
+    }
+
+    /// Returns the stream with this part of jobs.
+    pub(crate) fn stream_of(&self, part: Part) -> String {
+        match part {
+            Part::Arguments => self.arguments(),
+            Part::DeadArguments => self.dead(),
+            Part::Result(_) | Part::Item(_) => self.blobs(),
+        }
+    }
+
+    /// Returns the stream that exists for a moment, by which the store is measured.
+    pub(crate) fn probe(&self) -> String {
+        self.stream("PROBE")
     }
 
     pub(crate) fn dead(&self) -> String {
@@ -226,16 +255,24 @@ impl Names {
         self.subject("blob.*.*.*")
     }
 
+    pub(crate) fn all_arguments(&self) -> String {
+        self.subject("args.*.*.*")
+    }
+
     pub(crate) fn chunks(&self, job: Ulid, part: Part) -> String {
-        self.subject(format_args!("blob.{job}.{}.*", part.token()))
+        self.subject(format_args!("{}.{job}.{}.*", part.kind(), part.token()))
     }
 
     pub(crate) fn blob(&self, job: Ulid, part: Part, chunk: u32) -> String {
-        self.subject(format_args!("blob.{job}.{}.{chunk}", part.token()))
+        self.subject(format_args!("{}.{job}.{}.{chunk}", part.kind(), part.token()))
     }
 
     pub(crate) fn all_dead(&self) -> String {
         self.subject("dead.*")
+    }
+
+    pub(crate) fn all_dead_arguments(&self) -> String {
+        self.subject("dead.*.*.*")
     }
 
     pub(crate) fn dead_job(&self, job: Ulid) -> String {

@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -79,6 +81,23 @@ pub(super) enum Command {
     Idle(oneshot::Sender<()>),
 }
 
+/// The hook that returns what jobs carry.
+#[derive(Clone)]
+pub(super) struct Carry(pub(super) Arc<dyn Fn() -> Option<Vec<u8>> + Send + Sync>);
+
+impl Carry {
+    /// Calls it. If it panics, the job carries nothing.
+    fn call(&self) -> Vec<u8> {
+        catch_unwind(AssertUnwindSafe(|| (self.0)())).ok().flatten().unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Carry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Carry")
+    }
+}
+
 /// The state that submitters' threads and the network's thread share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -88,6 +107,7 @@ pub(super) struct Shared {
     pub(super) cancel_if_lost: bool,
     pub(super) unreachable_after: Duration,
     pub(super) seals: Seals,
+    pub(super) carry: Option<Carry>,
     /// The number of jobs that a band holds; 0 while that is not known. Written by the driver.
     pub(super) capacity: AtomicU64,
     /// The jobs of this client that have not ended, in each band of each queue.
@@ -105,6 +125,7 @@ impl Shared {
         cancel_if_lost: bool,
         unreachable_after: Duration,
         seals: Seals,
+        carry: Option<Carry>,
     ) -> Self {
         Self {
             me: Ulid::new(),
@@ -113,6 +134,7 @@ impl Shared {
             cancel_if_lost,
             unreachable_after,
             seals,
+            carry,
             capacity: AtomicU64::new(0),
             live: Mutex::default(),
             trouble: Mutex::default(),
@@ -239,11 +261,16 @@ impl Carrier for ToCluster {
         if let Some(retry) = asked.retry {
             job.retry = retry.max_retries();
             job.set_backoff(retry.first_pause());
+            job.on_failure = retry.retries_failures();
         }
         job.exclusive = extra.exclusive;
         job.keyed = extra.key.is_some();
         job.cancel_if_lost = self.shared.cancel_if_lost;
-        job.carry = asked.carried.as_deref().unwrap_or_default().to_vec();
+        job.carry = match (&asked.carried, &self.shared.carry) {
+            (Some(own), _) => own.to_vec(),
+            (None, Some(hook)) => hook.call(),
+            (None, None) => Vec::new(),
+        };
         job.request = asked.request.clone().unwrap_or_default();
         job.capture = asked.capture.map(|bytes| bytes as u64);
         job.stream = asked.stream.map(|items| u32::try_from(items).unwrap_or(u32::MAX));

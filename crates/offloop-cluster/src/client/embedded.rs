@@ -87,6 +87,7 @@ impl EmbeddedClusterBuilder {
         connection.url = format!("nats://{}", server.address());
         let (user, password) = (USER.to_owned(), server.password().to_owned());
         connection.credentials = Credentials::User { user, password };
+        connection.storage = connection.storage.or(Some(server.storage()));
         cluster.connection = connection.clone();
         let slots = slots.unwrap_or_else(|| (offloop::embed::present_cores() / workers).max(1));
         let build = |number: usize| {

@@ -26,7 +26,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 
-use carrier::{Command, Extra, Shared, ToCluster, lock, submitting};
+use carrier::{Carry, Command, Extra, Shared, ToCluster, lock, submitting};
 use driver::Driver;
 #[cfg(target_os = "linux")]
 pub use embedded::EmbeddedClusterBuilder;
@@ -84,6 +84,7 @@ pub struct ClusterBuilder {
     on_full: OnFull,
     cancel_if_lost: bool,
     unreachable_after: Duration,
+    carry: Option<Carry>,
 }
 
 impl ClusterBuilder {
@@ -133,6 +134,18 @@ impl ClusterBuilder {
         self
     }
 
+    /// Sets a hook that is called for each job where it is submitted. The bytes that it returns travel with the job, unless
+    /// the job [carries](offloop::Prepared::carry) bytes of its own. The job gets them from
+    /// [`carried`](offloop::job::carried), and its worker [goes on](crate::worker::WorkerBuilder::continue_trace) with the
+    /// trace that they stand for.
+    ///
+    /// Bytes that are the text of a `traceparent` of W3C's Trace Context, and after the end of a line that of a
+    /// `tracestate`, are headers of the job's message, too.
+    pub fn carry(mut self, hook: impl Fn() -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
+        self.carry = Some(Carry(Arc::new(hook)));
+        self
+    }
+
     /// Opens the executor. Does not wait for the connection, which is made in the background, and made again when it is
     /// lost.
     pub fn build(self) -> Result<Cluster, BuildError> {
@@ -141,7 +154,8 @@ impl ClusterBuilder {
 
     /// Does the same, and drops `parts` when the executor is gone and its jobs have ended.
     fn build_with(self, parts: impl Send + 'static) -> Result<Cluster, BuildError> {
-        let Self { mut connection, name, queue, capacity, on_full, cancel_if_lost, unreachable_after } = self;
+        let Self { mut connection, name, queue, capacity, on_full, cancel_if_lost, unreachable_after, carry } =
+            self;
         if on_full == OnFull::ShedOldest {
             return Err(BuildError::ShedOldest);
         }
@@ -151,7 +165,7 @@ impl ClusterBuilder {
         connection.name.clone_from(&name);
         let seals = connection.seals.clone();
         let store = network::block_on(async move { Store::connect(&connection).await })??;
-        let shared = Arc::new(Shared::new(queue, on_full, cancel_if_lost, unreachable_after, seals));
+        let shared = Arc::new(Shared::new(queue, on_full, cancel_if_lost, unreachable_after, seals, carry));
         let (commands, received) = mpsc::unbounded_channel();
         let driver = Driver::run(store.clone(), Arc::clone(&shared), capacity, received);
         network::runtime()?.spawn(async move {
@@ -183,6 +197,7 @@ impl Cluster {
             on_full: OnFull::Wait,
             cancel_if_lost: false,
             unreachable_after: UNREACHABLE_AFTER,
+            carry: None,
         }
     }
 

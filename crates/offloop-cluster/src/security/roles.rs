@@ -65,8 +65,8 @@ impl Role {
 
     fn subjects(self, names: &Names, queues: &[String]) -> Permissions {
         let (jobs, states, blobs) = (names.jobs(), names.states(), names.blobs());
-        let (dead, workers) = (names.dead(), names.workers());
-        let streams = [&jobs, &states, &blobs, &dead, &workers];
+        let (arguments, dead, workers) = (names.arguments(), names.dead(), names.workers());
+        let streams = [&jobs, &states, &arguments, &blobs, &dead, &workers];
         let api = |request: &str, stream: &str| format!("$JS.API.{request}.{stream}");
         let subject = |tail: &str| names.subject(tail);
         let direct = |stream: &str| {
@@ -78,10 +78,19 @@ impl Role {
         let publish = &mut may.publish;
         publish.push("$JS.API.STREAM.NAMES".to_owned());
         publish.extend(streams.iter().map(|stream| api("STREAM.INFO", stream)));
-        publish.extend([&states, &blobs, &workers].into_iter().flat_map(|stream| direct(stream)));
-        publish.extend([subject("state.*.*"), subject("blob.*.*.*"), subject("ask.*")]);
-        // What a job has stored beside its record goes when it has ended.
-        publish.push(api("STREAM.PURGE", &blobs));
+        publish.extend([&states, &arguments, &blobs, &workers].into_iter().flat_map(|stream| direct(stream)));
+        publish.extend([
+            subject("state.*.*"),
+            subject("args.*.*.*"),
+            subject("blob.*.*.*"),
+            subject("ask.*"),
+        ]);
+        for stored in [&arguments, &blobs] {
+            // What one of several servers does not have yet is asked for from their leader.
+            publish.push(api("STREAM.MSG.GET", stored));
+            // What a job has stored beside its record goes when it has ended.
+            publish.push(api("STREAM.PURGE", stored));
+        }
         let each_band = |of: &dyn Fn(&str, Band) -> String| -> Vec<String> {
             queues.iter().flat_map(|queue| Band::ALL.map(|band| of(queue, band))).collect()
         };
@@ -108,9 +117,12 @@ impl Role {
                 for consumer in &consumers {
                     publish.push(format!("{}.{consumer}", api("CONSUMER.MSG.NEXT", &jobs)));
                     publish.push(format!("{}.{consumer}.>", api("CONSUMER.CREATE", &jobs)));
+                    publish.push(format!("{}.{consumer}", api("CONSUMER.INFO", &jobs)));
                     publish.push(format!("$JS.ACK.{jobs}.{consumer}.>"));
                 }
                 publish.extend([subject("item.*.*"), subject("dead.*"), names.all_workers()]);
+                // The arguments of a dead job, and the room for them.
+                publish.extend([subject("dead.*.*.*"), "$JS.API.INFO".to_owned()]);
                 publish.push(api("STREAM.PURGE", &workers));
                 may.subscribe.push(subject("ask.*"));
                 may.answers = true;
@@ -125,6 +137,9 @@ impl Role {
                     publish.push(format!("{}.>", api(&format!("CONSUMER.{request}"), &jobs)));
                 }
                 publish.push(api("CONSUMER.NAMES", &jobs));
+                publish.extend([api("STREAM.MSG.GET", &dead), "$JS.API.INFO".to_owned()]);
+                // By this stream the store is measured.
+                publish.extend(["CREATE", "DELETE"].map(|it| api(&format!("STREAM.{it}"), &names.probe())));
                 may.subscribe.push(subject("event.*.*"));
             }
         }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::jobs::Receipt;
-use super::{Failure, Store, read_answer};
+use super::{ApiError, Failure, Store, is_full, read_answer};
 use crate::Ulid;
 use crate::names::{Part, TTL};
 use crate::records::BlobRef;
@@ -44,6 +44,15 @@ pub enum BlobError {
     Damaged,
 }
 
+/// The reason why a payload is not stored. To store it again does no harm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotStored {
+    /// Its stream, or the store, has no room.
+    Full,
+    /// A chunk was not confirmed.
+    Unknown,
+}
+
 /// A stored message, as the server that leads its stream returns it.
 #[derive(Deserialize)]
 struct FromLeader {
@@ -66,21 +75,48 @@ impl Store {
         bytes: Bytes,
         ttl: Duration,
     ) -> Option<BlobRef> {
-        let sha256 = digest(&SHA256, &bytes).as_ref().try_into().ok()?;
+        self.try_put_blob(job, part, bytes, ttl).await.ok()
+    }
+
+    /// Does the same, and tells a store that is full from a server that does not answer.
+    pub(crate) async fn try_put_blob(
+        &self,
+        job: Ulid,
+        part: Part,
+        bytes: Bytes,
+        ttl: Duration,
+    ) -> Result<BlobRef, NotStored> {
+        let sha256 = digest(&SHA256, &bytes).as_ref().try_into().map_err(|_| NotStored::Unknown)?;
         let reference = BlobRef { size: bytes.len() as u64, sha256 };
-        let puts = (0_u32..).zip(chunks(&bytes)).map(|(number, chunk)| async move {
-            let mut headers = HeaderMap::new();
-            headers.insert(TTL, format!("{}s", ttl.as_secs().max(1)));
-            let answer = self.request(self.names().blob(job, part, number), Some(headers), chunk).await;
-            answer.and_then(|message| read_answer::<Receipt>(&message)).is_ok()
-        });
+        let puts = (0_u32..)
+            .zip(chunks(&bytes))
+            .map(|(number, chunk)| self.put_chunk(job, part, number, chunk, ttl));
         let mut puts = stream::iter(puts).buffer_unordered(IN_FLIGHT);
-        while let Some(is_stored) = puts.next().await {
-            if !is_stored {
-                return None;
-            }
+        while let Some(stored) = puts.next().await {
+            stored?;
         }
-        Some(reference)
+        Ok(reference)
+    }
+
+    async fn put_chunk(
+        &self,
+        job: Ulid,
+        part: Part,
+        number: u32,
+        chunk: Bytes,
+        ttl: Duration,
+    ) -> Result<(), NotStored> {
+        let mut headers = HeaderMap::new();
+        // Dead letters stay for the time that their stream says.
+        if part != Part::DeadArguments {
+            headers.insert(TTL, format!("{}s", ttl.as_secs().max(1)));
+        }
+        let answer = self.request(self.names().blob(job, part, number), Some(headers), chunk).await;
+        match answer.and_then(|message| read_answer::<Receipt>(&message)) {
+            Ok(_) => Ok(()),
+            Err(Failure::Refused(ApiError { err_code, .. })) if is_full(err_code) => Err(NotStored::Full),
+            Err(_) => Err(NotStored::Unknown),
+        }
     }
 
     /// Reads a payload, and checks that it is the one that was stored.
@@ -90,7 +126,7 @@ impl Store {
             return Err(BlobError::Damaged);
         }
         let count = u32::try_from(blob.size.div_ceil(CHUNK as u64)).map_err(|_| BlobError::Damaged)?;
-        let gets = (0..count).map(|number| self.get_chunk(self.names().blob(job, part, number)));
+        let gets = (0..count).map(|number| self.get_chunk(job, part, number));
         let mut gets = stream::iter(gets).buffered(IN_FLIGHT);
         let mut bytes = Vec::new();
         while let Some(chunk) = gets.next().await {
@@ -109,19 +145,24 @@ impl Store {
 
     /// Reads one chunk. Any of several servers answers, also one that does not have it yet. So it is missing only if the
     /// one that leads the stream says so, which answers more slowly.
-    async fn get_chunk(&self, subject: String) -> Result<Bytes, BlobError> {
-        let stream = self.names().blobs();
+    async fn get_chunk(&self, job: Ulid, part: Part, number: u32) -> Result<Bytes, BlobError> {
+        let (stream, subject) = (self.names().stream_of(part), self.names().blob(job, part, number));
         let direct = self.request(format!("$JS.API.DIRECT.GET.{stream}.{subject}"), None, Bytes::new()).await;
         let raw = direct.map_err(|_| BlobError::Unreachable)?;
         if raw.status == Some(StatusCode::NOT_FOUND) {
-            self.get_from_leader(subject).await
+            self.get_from_leader(job, part, number).await
         } else {
             Ok(raw.payload)
         }
     }
 
-    pub(super) async fn get_from_leader(&self, subject: String) -> Result<Bytes, BlobError> {
-        let stream = self.names().blobs();
+    pub(super) async fn get_from_leader(
+        &self,
+        job: Ulid,
+        part: Part,
+        number: u32,
+    ) -> Result<Bytes, BlobError> {
+        let (stream, subject) = (self.names().stream_of(part), self.names().blob(job, part, number));
         let request = json!({ "last_by_subj": subject });
         match self.api::<FromLeader>(&format!("STREAM.MSG.GET.{stream}"), &request).await {
             Ok(FromLeader { message }) => {
@@ -133,9 +174,30 @@ impl Store {
         }
     }
 
+    /// Copies the arguments of a job that is dead to its dead letter, as far as they are stored. Returns whether that is
+    /// certain.
+    pub(crate) async fn keep_arguments(&self, job: Ulid, blob: &BlobRef) -> bool {
+        // The size comes from a record, which is not believed: what is not there ends the copy.
+        let count = u32::try_from(blob.size.min(LARGEST).div_ceil(CHUNK as u64)).unwrap_or(0);
+        for number in 0..count {
+            let chunk = match self.get_chunk(job, Part::Arguments, number).await {
+                Ok(chunk) => chunk,
+                Err(BlobError::Missing | BlobError::Damaged) => return true,
+                Err(BlobError::Unreachable) => return false,
+            };
+            match self.put_chunk(job, Part::DeadArguments, number, chunk, Duration::ZERO).await {
+                Ok(()) => {}
+                // The letter is of more use without them than none.
+                Err(NotStored::Full) => return true,
+                Err(NotStored::Unknown) => return false,
+            }
+        }
+        true
+    }
+
     /// Deletes a payload, if the server answers. Else it goes when its time has passed.
     pub(crate) async fn delete_blob(&self, job: Ulid, part: Part) {
-        self.purge(&self.names().blobs(), &self.names().chunks(job, part)).await;
+        self.purge(&self.names().stream_of(part), &self.names().chunks(job, part)).await;
     }
 }
 

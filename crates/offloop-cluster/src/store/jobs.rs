@@ -10,10 +10,12 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
 
-use super::{ApiError, Failure, Link, Store, header, nanos, read_answer};
+use super::{ApiError, Failure, Link, Store, header, is_full, nanos, read_answer};
 use crate::Ulid;
 use crate::names::{Band, MESSAGE_ID, Names, TASK};
 use crate::protocol::{Publication, Revision};
+use crate::records::Job;
+use crate::trace::Trace;
 
 /// The interval of the server's signs of life while it has nothing to deliver.
 const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -24,6 +26,17 @@ pub(crate) struct JobHeaders {
     pub(crate) task: String,
     pub(crate) traceparent: Option<String>,
     pub(crate) tracestate: Option<String>,
+}
+
+impl JobHeaders {
+    pub(crate) fn of(job: &Job) -> Self {
+        let trace = Trace::of(&job.carry);
+        Self {
+            task: job.task.clone(),
+            traceparent: trace.map(|it| it.parent.to_owned()),
+            tracestate: trace.and_then(|it| it.state).map(str::to_owned),
+        }
+    }
 }
 
 /// The server's receipt for a stored message.
@@ -61,8 +74,7 @@ impl Store {
         let answer = self.request(self.names().job(queue, band), Some(map), record).await;
         match answer.and_then(|message| read_answer::<Receipt>(&message)) {
             Ok(receipt) => Publication::Stored(receipt.seq),
-            // The band is full; resources, or the store's own, are used up.
-            Err(Failure::Refused(ApiError { err_code: 10077 | 10023 | 10047, .. })) => Publication::Full,
+            Err(Failure::Refused(ApiError { err_code, .. })) if is_full(err_code) => Publication::Full,
             Err(_) => Publication::Unknown,
         }
     }

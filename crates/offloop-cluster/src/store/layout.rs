@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
-use super::{Failure, ServerClock, Store, nanos, parse_time};
+use super::shares::Share;
+use super::{Failure, ServerClock, Store, is_full, nanos, parse_time};
 use crate::names::{Band, LAYOUT, Names};
 
 /// The oldest server with a time to live for each message.
@@ -23,8 +26,17 @@ const DEAD: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// The time after which a worker that tells nothing about itself is forgotten.
 const PRESENCE: Duration = Duration::from_secs(15);
 
+/// The number of attempts to make a stream in a store of which somebody else reserves a part at the same moment.
+const ATTEMPTS: u32 = 5;
+
 /// The number of replies that a worker may owe to the server, for each band. It is above what workers hold.
 const MAX_ACK_PENDING: u64 = 100_000;
+
+/// The number of requests of workers that may wait for jobs of a band. The server's default, 512, would refuse the others.
+const MAX_WAITING: u64 = 100_000;
+
+/// The wait for each answer about the layout, in multiples of that for others. Thousands of workers may start at once.
+const PATIENCE: u32 = 5;
 
 /// A cluster that this program cannot work with.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -77,6 +89,18 @@ struct StreamInfo {
     ts: Option<String>,
 }
 
+#[derive(Deserialize)]
+struct ConsumerInfo {
+    config: ConsumerTerms,
+}
+
+#[derive(Deserialize)]
+struct ConsumerTerms {
+    ack_wait: u64,
+    #[serde(default)]
+    max_waiting: u64,
+}
+
 impl Store {
     /// Makes the streams, and the consumers of these queues, or checks that they are there.
     ///
@@ -91,7 +115,8 @@ impl Store {
             "discard": "new", "discard_new_per_subject": true, "max_msgs_per_subject": capacity.unwrap_or(CAPACITY),
             "duplicate_window": nanos(DEDUPE), "allow_direct": true,
         });
-        let found = self.make_stream(jobs).await?;
+        let storage = OnceCell::new();
+        let found = self.make_stream(jobs, Share::Jobs, &storage).await?;
         let mut holds = found.get("max_msgs_per_subject").and_then(Value::as_u64).unwrap_or(CAPACITY);
         if let Some(wanted) = capacity.filter(|wanted| *wanted != holds) {
             let mut changed = found;
@@ -110,18 +135,32 @@ impl Store {
         let blobs = json!({
             "name": names.blobs(), "subjects": [names.all_blobs()], "retention": "limits", "storage": "file",
             "max_msgs_per_subject": 1, "allow_direct": true, "allow_msg_ttl": true, "max_age": remember,
+            "discard": "new",
         });
+        // Jobs that wait must not take the room of those that have a result.
+        let mut arguments = blobs.clone();
+        (arguments["name"], arguments["subjects"]) =
+            (names.arguments().into(), json!([names.all_arguments()]));
+        // If there is no room, the oldest go: the end of a job must not wait for it.
         let dead = json!({
-            "name": names.dead(), "subjects": [names.all_dead()], "retention": "limits", "storage": "file",
-            "max_msgs_per_subject": 1, "allow_direct": true, "max_age": nanos(DEAD),
+            "name": names.dead(), "subjects": [names.all_dead(), names.all_dead_arguments()], "retention": "limits",
+            "storage": "file", "max_msgs_per_subject": 1, "allow_direct": true, "max_age": nanos(DEAD),
+            "discard": "old",
         });
         let workers = json!({
             "name": names.workers(), "subjects": [names.all_workers()], "retention": "limits", "storage": "file",
             "max_msgs_per_subject": 1, "allow_direct": true, "allow_rollup_hdrs": true, "discard": "new",
             "max_age": nanos(PRESENCE), "duplicate_window": nanos(PRESENCE),
         });
-        for stream in [states, blobs, dead, workers] {
-            self.make_stream(stream).await?;
+        let streams = [
+            (states, Share::Rest),
+            (arguments, Share::Arguments),
+            (blobs, Share::Blobs),
+            (dead, Share::Dead),
+            (workers, Share::Rest),
+        ];
+        for (stream, share) in streams {
+            self.make_stream(stream, share, &storage).await?;
         }
         for queue in queues {
             for band in Band::ALL {
@@ -135,8 +174,10 @@ impl Store {
     async fn check_server(&self) -> Result<(), LayoutError> {
         let names = self.names();
         let request = json!({ "subject": names.any_layout() });
-        let found: StreamNames =
-            self.api("STREAM.NAMES", &request).await.map_err(|it| self.failed("to list its streams", it))?;
+        let found: StreamNames = self
+            .ask_about("STREAM.NAMES", &request)
+            .await
+            .map_err(|it| self.failed("to list its streams", it))?;
         // Only now there is a connection for certain.
         let version = self.0.client.server_info().version;
         let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
@@ -155,47 +196,89 @@ impl Store {
 
     /// Makes a stream if it is not there. One who may not make streams can use those that are there. Returns its
     /// configuration.
-    async fn make_stream(&self, mut configuration: Value) -> Result<Value, LayoutError> {
+    /// `storage` is what the namespace may store, once that was asked for.
+    async fn make_stream(
+        &self,
+        mut configuration: Value,
+        share: Share,
+        storage: &OnceCell<Option<u64>>,
+    ) -> Result<Value, LayoutError> {
         configuration["num_replicas"] = self.0.replicas.into();
-        let name = configuration["name"].as_str().unwrap_or_default();
-        match self.api::<StreamInfo>(&format!("STREAM.INFO.{name}"), &Value::Null).await {
-            Ok(info) => Ok(info.config),
-            // 10059: there is no such stream.
-            Err(Failure::Refused(error)) if error.err_code == 10059 => {
-                match self.stream_request("CREATE", &configuration).await {
-                    // Another party may have made it meanwhile, with its capacity.
-                    Err(LayoutError::Refused { .. }) => {
-                        let info = self.api::<StreamInfo>(&format!("STREAM.INFO.{name}"), &Value::Null).await;
-                        info.map(|info| info.config)
-                            .map_err(|it| self.failed(&format!("to make the stream {name}"), it))
-                    }
-                    made => made,
-                }
+        let name = configuration["name"].as_str().unwrap_or_default().to_owned();
+        let info = async || self.ask_about::<StreamInfo>(&format!("STREAM.INFO.{name}"), &Value::Null).await;
+        for attempt in 1.. {
+            match info().await {
+                Ok(info) => return Ok(info.config),
+                // 10059: there is no such stream.
+                Err(Failure::Refused(error)) if error.err_code == 10059 => {}
+                Err(failure) => return Err(self.failed(&format!("to tell about the stream {name}"), failure)),
             }
-            Err(failure) => Err(self.failed(&format!("to tell about the stream {name}"), failure)),
+            if share != Share::Rest {
+                let limit =
+                    storage.get_or_init(|| self.storage()).await.and_then(|storage| share.of(storage));
+                let has_room = attempt < ATTEMPTS || self.0.storage.is_some();
+                configuration["max_bytes"] = limit.filter(|_| has_room).map_or(json!(-1), Value::from);
+            }
+            let made: Result<StreamInfo, _> =
+                self.ask_about(&format!("STREAM.CREATE.{name}"), &configuration).await;
+            match made {
+                Ok(info) => return Ok(info.config),
+                // Another party measures the store at this moment, or has laid out a namespace of its own. At last the
+                // stream gets no share.
+                Err(Failure::Refused(error))
+                    if self.0.storage.is_none() && is_full(error.err_code) && attempt < ATTEMPTS =>
+                {
+                    tokio::time::sleep(self.settings().pause.mul_f64(super::random())).await;
+                }
+                // Another party may have made it meanwhile, with its capacity.
+                Err(failure @ Failure::Refused(_)) => {
+                    return match info().await {
+                        Ok(info) => Ok(info.config),
+                        Err(_) => Err(self.failed(&format!("the stream {name}"), failure)),
+                    };
+                }
+                Err(failure) => return Err(self.failed(&format!("the stream {name}"), failure)),
+            }
         }
+        unreachable!("the last attempt returns")
     }
 
     async fn stream_request(&self, verb: &str, configuration: &Value) -> Result<Value, LayoutError> {
         let name = configuration["name"].as_str().unwrap_or_default();
-        let info: Result<StreamInfo, _> = self.api(&format!("STREAM.{verb}.{name}"), configuration).await;
+        let info: Result<StreamInfo, _> =
+            self.ask_about(&format!("STREAM.{verb}.{name}"), configuration).await;
         info.map(|info| info.config).map_err(|it| self.failed(&format!("the stream {name}"), it))
     }
 
-    /// Makes the consumer that leases the jobs of a band to workers.
+    /// Makes a request about the layout.
+    async fn ask_about<T: DeserializeOwned>(&self, method: &str, arguments: &Value) -> Result<T, Failure> {
+        self.api_within(self.settings().answer * PATIENCE, method, arguments).await
+    }
+
+    /// Makes the consumer that leases the jobs of a band to workers, unless it is there with this lease.
     async fn make_consumer(&self, queue: &str, band: Band) -> Result<(), LayoutError> {
         let (stream, name) = (self.names().jobs(), Names::consumer(queue, band));
+        let lease = nanos(self.settings().lease);
+        // To ask is much cheaper for the server than to have it make what is there.
+        let mut max_waiting = MAX_WAITING;
+        match self.ask_about::<ConsumerInfo>(&format!("CONSUMER.INFO.{stream}.{name}"), &Value::Null).await {
+            Ok(info) if info.config.ack_wait == lease => return Ok(()),
+            // That cannot be changed.
+            Ok(info) => max_waiting = info.config.max_waiting,
+            Err(Failure::Refused(_)) => {}
+            Err(failure) => return Err(self.failed(&format!("to tell about the consumer {name}"), failure)),
+        }
         let filter = self.names().job(queue, band);
         let request = json!({
             "stream_name": stream, "action": "",
             "config": {
                 "durable_name": name, "name": name, "filter_subject": filter, "ack_policy": "explicit",
                 "deliver_policy": "all", "replay_policy": "instant", "max_deliver": -1,
-                "ack_wait": nanos(self.settings().lease), "max_ack_pending": MAX_ACK_PENDING,
+                "ack_wait": lease, "max_ack_pending": MAX_ACK_PENDING, "max_waiting": max_waiting,
             },
         });
         let method = format!("CONSUMER.CREATE.{stream}.{name}.{filter}");
-        let made: Result<Value, _> = self.api(&method, &request).await;
+        let made: Result<Value, _> = self.ask_about(&method, &request).await;
         made.map(drop).map_err(|it| self.failed(&format!("the consumer {name}"), it))
     }
 

@@ -9,6 +9,7 @@ mod blobs;
 mod jobs;
 mod layout;
 mod parties;
+mod shares;
 mod states;
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) mod tests;
@@ -25,7 +26,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 pub use blobs::BlobError;
-pub(crate) use blobs::INLINE;
+pub(crate) use blobs::{INLINE, NotStored};
 pub(crate) use jobs::{JobHeaders, Message, Pull};
 pub use layout::LayoutError;
 pub(crate) use parties::{Asked, DeadJob, Items, Question, Reply};
@@ -95,6 +96,8 @@ struct Inner {
     names: Names,
     settings: Settings,
     replicas: u32,
+    /// The bytes that the namespace may store, if that was said.
+    storage: Option<u64>,
     link: watch::Receiver<Link>,
     clock: Mutex<Option<ServerClock>>,
 }
@@ -174,6 +177,7 @@ impl Store {
             names: Names::new(&connection.namespace),
             settings: connection.settings.clone(),
             replicas: connection.replicas,
+            storage: connection.storage,
             link,
             clock: Mutex::new(None),
         }));
@@ -245,8 +249,17 @@ impl Store {
         method: &str,
         arguments: &serde_json::Value,
     ) -> Result<T, Failure> {
+        self.api_within(self.0.settings.answer, method, arguments).await
+    }
+
+    async fn api_within<T: DeserializeOwned>(
+        &self,
+        wait: Duration,
+        method: &str,
+        arguments: &serde_json::Value,
+    ) -> Result<T, Failure> {
         let payload = if arguments.is_null() { Bytes::new() } else { arguments.to_string().into() };
-        read_answer(&self.request(format!("$JS.API.{method}"), None, payload).await?)
+        read_answer(&self.request_within(wait, format!("$JS.API.{method}"), None, payload).await?)
     }
 
     /// Sends a message without waiting for anything but room in the connection's queue.
@@ -358,6 +371,12 @@ fn parse_time(text: &str) -> Option<u64> {
     let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
     let scale = 10_u64.pow(9 - u32::try_from(fraction.len()).ok()?);
     Some(seconds * 1_000_000_000 + fraction.parse::<u64>().ok()? * scale)
+}
+
+/// Returns whether the server's error says that there is no room: the stream or its subject is full (10077), or what the
+/// account or the server may store is used up (10023, 10047).
+fn is_full(err_code: u64) -> bool {
+    matches!(err_code, 10077 | 10023 | 10047)
 }
 
 fn nanos(duration: Duration) -> u64 {

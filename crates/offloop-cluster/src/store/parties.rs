@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::jobs::Receipt;
 use super::{Failure, Store, header, read_answer, stored_at};
 use crate::Ulid;
-use crate::names::{Band, MESSAGE_ID, Names, Place, QUEUE, REASON, SEQUENCE};
+use crate::names::{Band, MESSAGE_ID, Names, Part, Place, QUEUE, REASON, SEQUENCE};
 use crate::records::{Ask, Item, Job, Outcome, Presence, RecordError};
 
 /// The number of messages that are read by one request.
@@ -192,7 +192,11 @@ impl Store {
 
     /// Forgets a dead job, which was put into its queue again for instance.
     pub(crate) async fn forget_dead(&self, job: Ulid) -> bool {
-        self.purge(&self.names().dead(), &self.names().dead_job(job)).await
+        let is_forgotten = self.purge(&self.names().dead(), &self.names().dead_job(job)).await;
+        if is_forgotten {
+            self.delete_blob(job, Part::DeadArguments).await;
+        }
+        is_forgotten
     }
 
     /// Returns what the queues hold. `None`: the server has not answered.

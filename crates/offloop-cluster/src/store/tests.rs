@@ -124,6 +124,38 @@ fn jobs_are_taken_and_given_back() {
 }
 
 #[test]
+fn many_workers_wait_for_one_band() {
+    const WORKERS: usize = 1500;
+    with_store(|store| async move {
+        assert_eq!(store.prepare(&[], Some(WORKERS as u64)).await.unwrap(), WORKERS as u64);
+        let mut workers = tokio::task::JoinSet::new();
+        for _ in 0..WORKERS {
+            let mut pull = store.pull("q", Band::Normal);
+            workers.spawn(async move {
+                let taken = pull.next(1, GUARD).await;
+                assert_eq!(taken.len(), 1, "it is served");
+                taken[0].ack().await;
+            });
+        }
+        // All of them wait.
+        let info = format!("CONSUMER.INFO.{}.{}", store.names().jobs(), Names::consumer("q", Band::Normal));
+        loop {
+            let info: serde_json::Value = store.api(&info, &serde_json::Value::Null).await.unwrap();
+            if info["num_waiting"].as_u64() == Some(WORKERS as u64) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for _ in 0..WORKERS {
+            assert!(matches!(put(&store, Band::Normal, Ulid::new()).await, Publication::Stored(_)));
+        }
+        while let Some(served) = workers.join_next().await {
+            served.unwrap();
+        }
+    });
+}
+
+#[test]
 fn one_of_two_writes_wins_and_is_announced() {
     with_store(|store| async move {
         let (client, job) = (Ulid::new(), Ulid::new());
@@ -201,7 +233,7 @@ fn large_payloads_come_back_whole_or_not_at_all() {
         let bytes: Bytes = (0..5_000_000_u32).map(|it| it.to_le_bytes()[1]).collect();
         let blob = store.put_blob(job, Part::Arguments, bytes.clone(), GUARD).await.unwrap();
         assert_eq!(store.get_blob(job, Part::Arguments, &blob).await.unwrap(), bytes);
-        let first = store.get_from_leader(store.names().blob(job, Part::Arguments, 0)).await.unwrap();
+        let first = store.get_from_leader(job, Part::Arguments, 0).await.unwrap();
         assert!(first.len() > 1_000_000 && first == bytes[..first.len()]);
         for wrong in [
             crate::records::BlobRef { size: blob.size - 1, ..blob },

@@ -15,13 +15,14 @@ use super::driver::{drive, error_body, refuse};
 use super::items::Outbox;
 use super::performer::Performer;
 use super::slots::{Slots, Turns};
+use super::spans::Spans;
 use super::{Clock, WorkerError, WorkerMetrics, WorkerReport};
 use crate::Ulid;
 use crate::names::Band;
 use crate::protocol::{DeliveryEvent as Event, Settings, Terms};
 use crate::records::{Ask, End, Job, Outcome, Presence, RecordError};
 use crate::security::Seals;
-use crate::store::{LayoutError, Message, Pull, Store};
+use crate::store::{LayoutError, Message, Pull, Store, random};
 
 /// The interval in which a worker tells that it is there.
 const PRESENCE: Duration = Duration::from_secs(5);
@@ -31,6 +32,9 @@ const PULL: Duration = Duration::from_secs(30);
 
 /// The longest wait for jobs of bands that have held some, before bands that seemed to be empty are looked at again.
 const HINT: Duration = Duration::from_millis(20);
+
+/// The longest pause before the layout is looked for again, in multiples of the first.
+const LONGEST_PAUSE: u32 = 8;
 
 /// The number of lines of a worker's log that are kept.
 const LOG: usize = 500;
@@ -134,6 +138,7 @@ pub(super) struct Agent {
     pub(super) seals: Seals,
     /// Its description of itself, without the parts that change.
     pub(super) presence: Presence,
+    pub(super) spans: Spans,
     pub(super) phase: watch::Sender<Phase>,
     deliveries: Mutex<BTreeMap<u64, Arc<Entry>>>,
     /// Signalled when a job was let go of.
@@ -155,6 +160,7 @@ impl Agent {
         capacity: Option<u64>,
         seals: Seals,
         presence: Presence,
+        spans: Spans,
     ) -> Self {
         Self {
             store,
@@ -168,6 +174,7 @@ impl Agent {
             capacity,
             seals,
             presence,
+            spans,
             phase: watch::Sender::new(Phase::Serving),
             deliveries: Mutex::default(),
             left: tokio::sync::Notify::new(),
@@ -361,12 +368,15 @@ impl Agent {
 
     /// Makes or checks the layout, however long the server is out of reach.
     async fn prepare(&self) -> Result<(), WorkerError> {
+        let mut pause = self.settings().pause;
         loop {
             match self.store.prepare(&self.queue_names(), self.capacity).await {
                 Ok(_) => return Ok(()),
                 Err(LayoutError::Unreachable(reason)) => {
                     self.log(format!("the server is out of reach: {reason}"));
-                    sleep(self.settings().pause).await;
+                    // All workers may be here at once, after a start of the server.
+                    sleep(pause.mul_f64(0.5 + random() / 2.0)).await;
+                    pause = (pause * 2).min(self.settings().pause * LONGEST_PAUSE);
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -11,10 +11,12 @@ use offloop::remote::pack_error;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{Instrument, Span};
 
 use super::agent::{Agent, Entry};
 use super::items::Outbox;
 use super::performer::{Kill, Ran, Run};
+use super::spans;
 use crate::Ulid;
 use crate::names::{Part, Place};
 use crate::protocol::{
@@ -96,7 +98,16 @@ impl Driver {
     async fn carry_out(&mut self, action: Action) {
         match action {
             Action::Read => self.request(read),
-            Action::Write { expected, state } => self.request(move |it| write(it, expected, state)),
+            Action::Write { expected, state } => {
+                let part = match &state {
+                    State::Claim { attempt, .. } => Some((spans::Part::Claim, *attempt)),
+                    State::End(end) => Some((spans::Part::Report, end.attempt)),
+                    State::Queued { .. } | State::Release { .. } => None,
+                };
+                let span = part
+                    .map_or_else(Span::none, |(part, attempt)| self.agent.spans.of(part, &self.job, attempt));
+                self.request(move |it| write(it, expected, state).instrument(span));
+            }
             Action::Bury(outcome) => self.request(move |it| bury(it, outcome)),
             Action::Ask(worker) => {
                 self.watches = true;
@@ -107,8 +118,9 @@ impl Driver {
                 self.agent.counts.started(self.watches);
                 let start = Start { attempt, kill: Arc::clone(&self.kill), request: self.context() };
                 let events = self.entry.events.clone();
+                let span = self.agent.spans.of(spans::Part::Run, &self.job, attempt);
                 tokio::spawn(async move {
-                    let verdict = start.run().await;
+                    let verdict = start.run().instrument(span).await;
                     // The machine waits for it in any case.
                     let _ = events.send(Event::Ended(verdict));
                 });
@@ -219,7 +231,12 @@ async fn write(it: Context, expected: u64, state: State) -> Event {
 const SMALL: usize = 1024;
 
 async fn bury(it: Context, outcome: Outcome) -> Event {
-    let is_stored = it.agent.store.bury(it.job.id, &it.entry.queue, it.record, outcome).await;
+    let (store, id) = (&it.agent.store, it.job.id);
+    // The submitter deletes the arguments as soon as it learns of the end.
+    let is_stored = match &it.job.blob {
+        Some(blob) if !store.keep_arguments(id, blob).await => false,
+        _ => store.bury(id, &it.entry.queue, it.record, outcome).await,
+    };
     it.agent.counts.buried(is_stored);
     Event::Buried(is_stored)
 }
@@ -274,7 +291,8 @@ impl Start {
                 ran.result = Err(ErrorKind::Unreachable(reason.into()));
             }
         }
-        let has_returned = ran.result.is_ok();
+        // An exception of a binding's task is a result like any other, unless failures lead to another start.
+        let has_returned = ran.result.as_ref().is_ok_and(|answer| !(job.on_failure && answer.has_failed));
         let body = tokio::select! {
             biased;
             body = self.report(ran) => body,

@@ -28,6 +28,7 @@ mod metrics;
 mod performer;
 mod program;
 mod slots;
+mod spans;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +43,7 @@ use agent::{Agent, Phase};
 pub use metrics::WorkerMetrics;
 pub use performer::{Offer, Performer, PoolPerformer, Ran, Run, Running, instructions};
 pub use program::init;
+use spans::Spans;
 
 use crate::Ulid;
 use crate::connection::Connection;
@@ -105,6 +107,7 @@ pub struct WorkerBuilder {
     name: Option<String>,
     version: String,
     labels: Vec<String>,
+    spans: Spans,
 }
 
 impl WorkerBuilder {
@@ -176,6 +179,19 @@ impl WorkerBuilder {
         self
     }
 
+    /// Sets a hook by which the worker's spans go on with the trace of the job's submitter. For each job the worker makes
+    /// spans of `tracing`: `claim`, `run` and `report`, with the target `offloop` and the fields `job`, `task`, `queue`,
+    /// `attempt` and `traceparent`. If the job [carries](ClusterBuilder::carry) something, the hook gets each span and those
+    /// bytes, on the network's thread, and must not block. With OpenTelemetry it sets the parent of the span.
+    ///
+    /// In the process that runs the job, [`surround`](offloop::job::surround) is the place for that.
+    ///
+    /// [`ClusterBuilder::carry`]: crate::ClusterBuilder::carry
+    pub fn continue_trace(mut self, hook: impl Fn(&tracing::Span, &[u8]) + Send + Sync + 'static) -> Self {
+        self.spans = Spans(Some(Box::new(hook)));
+        self
+    }
+
     /// Starts the worker. Does not wait for the server, which may be out of reach.
     ///
     /// # Errors
@@ -224,6 +240,7 @@ impl WorkerBuilder {
             self.capacity,
             seals,
             presence,
+            self.spans,
         ));
         let (done, report) = std::sync::mpsc::sync_channel(1);
         let serving = Arc::clone(&agent).serve();
@@ -259,6 +276,7 @@ impl Worker {
             name: None,
             version: String::new(),
             labels: Vec::new(),
+            spans: Spans::default(),
         }
     }
 

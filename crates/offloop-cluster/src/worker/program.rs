@@ -12,8 +12,8 @@ const WORD: &str = "offloop-worker";
 /// The variable with the URL of the cluster, if there is no `--url`.
 const URL: &str = "OFFLOOP_CLUSTER_URL";
 
-const USAGE: &str = "usage: offloop-worker [--url URL] [--namespace NAME] [--queue NAME[=WEIGHT]]... [--slots N] \
-    [--drain SECONDS] [--name NAME] [--label LABEL]... [--creds FILE] [--nkey FILE] [--key FILE] \
+const USAGE: &str = "usage: offloop-worker [--url URL] [--namespace NAME] [--storage BYTES] [--queue NAME[=WEIGHT]]... \
+    [--slots N] [--drain SECONDS] [--name NAME] [--label LABEL]... [--creds FILE] [--nkey FILE] [--key FILE] \
     [--trust KEY[=TASK,...]]...; without --url, OFFLOOP_CLUSTER_URL names the cluster";
 
 /// Makes this program a worker if its first argument is `offloop-worker`. It serves here then, until SIGTERM or SIGINT,
@@ -69,6 +69,7 @@ fn read(
         match &*option {
             "--url" => {}
             "--namespace" => connection = connection.namespace(value),
+            "--storage" => connection = connection.storage(number()? as u64),
             "--creds" => connection = connection.credentials(Credentials::Creds(read_file(&value)?)),
             "--nkey" => {
                 connection = connection.credentials(Credentials::Nkey(read_file(&value)?.trim().to_owned()));
@@ -109,12 +110,15 @@ mod tests {
 
     #[test]
     fn the_arguments_are_read() {
-        let read =
-            read_words("--queue a=3 --queue b --slots=2 --drain 5 --url nats://h:1 --name w --namespace n");
+        let read = read_words(
+            "--queue a=3 --queue b --slots=2 --drain 5 --url nats://h:1 --name w --namespace n \
+                        --storage 9",
+        );
         let builder = read.unwrap();
         assert_eq!(builder.queues, [("a".to_owned(), 3), ("b".to_owned(), 1)]);
         assert_eq!((builder.slots, builder.drain), (Some(2), Duration::from_secs(5)));
         assert_eq!((&*builder.connection.url, &*builder.connection.namespace), ("nats://h:1", "n"));
+        assert_eq!(builder.connection.storage, Some(9));
         for (wrong, reason) in [
             ("", "URL"),
             ("--url", "needs a value"),

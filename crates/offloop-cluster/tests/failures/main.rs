@@ -15,9 +15,10 @@ use harness::agents::{Agent, Instructions};
 use harness::books::Books;
 use harness::proxy::Proxy;
 use harness::servers::Servers;
-use harness::tasks::{beat, crash, echo, nap, new_in_this_build, numbers, poison};
+use harness::tasks::{beat, crash, crash_once, echo, nap, new_in_this_build, numbers, poison, succeed_at};
 use harness::{GUARD, eventually, settings};
 use offloop::{Error, ErrorKind, Handle, OnFull, Retry, prepare};
+use offloop_cluster::admin::Admin;
 use offloop_cluster::{Cluster, ClusterHandle, Connection, Credentials, StoredEnd};
 
 offloop::init_tests!();
@@ -366,6 +367,122 @@ fn store_limit_is_full() {
     for (token, handle) in kept {
         let size = end(handle).map(|bytes| bytes.len());
         assert!(matches!(size, Ok(200_000)), "job {token}: {size:?}");
+    }
+}
+
+#[test]
+fn a_failure_is_retried_only_if_that_was_asked_for() {
+    let Some(scene) = Scene::start(1, 1) else { return };
+    let starts = Retry::times(2).backoff(Duration::from_millis(10));
+    for (retry, allowed) in [(starts, 1), (starts.on_failure(), 3)] {
+        for succeeds_at in [1, 2, 9] {
+            let token = scene.books.token();
+            let call = prepare(succeed_at.with(scene.books.path(), token, succeeds_at)).retry(retry);
+            let ended = end(scene.cluster.run(call));
+            assert_eq!(scene.books.starts(token), allowed.min(succeeds_at));
+            match ended {
+                Ok(start) => assert!(start == succeeds_at && start <= allowed),
+                Err(error) => {
+                    assert!(
+                        succeeds_at > allowed && matches!(error.kind(), ErrorKind::Panicked(_)),
+                        "{error}"
+                    );
+                    // The handle gets the last failure.
+                    assert!(error.to_string().contains(&format!("left: {allowed}")), "{error}");
+                }
+            }
+        }
+        let token = scene.books.token();
+        let call = prepare(nap.with(scene.books.path(), token, 60_000)).retry(retry);
+        let error = end(scene.cluster.run(call.run_timeout(Duration::from_millis(100)))).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::RunTimeout(_)), "{error}");
+        assert_eq!(scene.books.starts(token), allowed);
+    }
+    let dead = scene.cluster.dead().unwrap();
+    assert_eq!(dead.len(), 2, "those that were to be started again and have failed the last time: {dead:?}");
+}
+
+#[test]
+fn a_dead_job_is_started_again_with_its_large_arguments() {
+    let Some(scene) = Scene::start(1, 1) else { return };
+    let token = scene.books.token();
+    let bytes = offloop::Blob::from(vec![3; 1 << 20]);
+    let error = end(scene.cluster.run(crash_once.with(scene.books.path(), token, bytes))).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::WorkerDied(_)), "{error}");
+    // The submitter has learned of the end, and the arguments are with the dead letter alone.
+    let messages = |stream: &str| scene.servers.messages(&format!("OFFLOOP1_default_{stream}"));
+    eventually("the arguments are deleted", || messages("ARGS") == Some(0));
+    let admin = Admin::connect(Connection::to(scene.servers.url()).settings(settings())).unwrap();
+    let dead = admin.dead().unwrap();
+    assert_eq!(dead.len(), 1);
+    admin.retry(dead[0].id.parse().unwrap()).unwrap();
+    let sum = format!("sum-{}", 3 << 20);
+    eventually("it has run with them", || scene.books.read()[&token].iter().any(|line| line.what == sum));
+    assert_eq!(scene.books.starts(token), 2);
+    assert!(admin.dead().unwrap().is_empty());
+    assert_eq!(messages("DEAD"), Some(0), "nothing is kept for a letter that is gone");
+}
+
+#[test]
+fn a_store_full_of_jobs_has_room_for_their_claims_and_ends() {
+    let Some(servers) = Servers::start_with(1, "max_file_store: 64MiB") else { return };
+    let mut scene = Scene::of(servers, 0);
+    let connection = Connection::to(scene.servers.url()).settings(settings());
+    let refusing = Cluster::builder(connection).on_full(OnFull::Reject).build().unwrap();
+    // Arguments that go into the record, and such that are stored beside it.
+    for size in [300_000, 1 << 20] {
+        let mut kept = Vec::new();
+        loop {
+            let token = scene.books.token();
+            let call = echo.with(scene.books.path(), token, offloop::Blob::from(vec![0; size]));
+            let handle = refusing.submit(call).send().into_handle();
+            eventually("it is accepted or refused", || handle.state() != offloop::JobState::Waiting);
+            if handle.state() == offloop::JobState::Ended {
+                let error = end(handle).unwrap_err();
+                assert!(matches!(error.kind(), ErrorKind::QueueFull { .. }), "{error}");
+                break;
+            }
+            kept.push(handle);
+            assert!(kept.len() < 200, "the store holds more than its limit");
+        }
+        assert!(kept.len() > 5, "a share is not next to nothing: {}", kept.len());
+        // With the other policy such a job waits, until those that were accepted have run.
+        let token = scene.books.token();
+        let call = echo.with(scene.books.path(), token, offloop::Blob::from(vec![0; size]));
+        let waiting = scene.cluster.run(call);
+        scene.add(&scene.instructions());
+        for handle in kept.into_iter().chain([waiting]) {
+            assert_eq!(end(handle).map(|bytes| bytes.len()).unwrap(), size);
+        }
+        scene.agents.clear();
+        eventually("nothing waits any more", || {
+            ["JOBS", "ARGS"]
+                .iter()
+                .all(|it| scene.servers.messages(&format!("OFFLOOP1_default_{it}")) == Some(0))
+        });
+    }
+}
+
+#[test]
+fn streams_share_the_store_of_one_server_and_of_three() {
+    for count in [1, 3] {
+        let Some(servers) = Servers::start_with(count, "max_file_store: 300MiB") else { return };
+        // The largest power of two that fits one server is divided. For several servers it has to be said.
+        let url = servers.url();
+        let mut connection = Connection::to(&url).settings(settings());
+        if count > 1 {
+            connection = connection.replicas(3).storage(256 << 20);
+        }
+        let _cluster = Cluster::builder(connection).build().unwrap();
+        for (stream, share) in [("JOBS", 32), ("ARGS", 64), ("BLOBS", 96), ("DEAD", 16), ("STATE", -1)] {
+            let mut limit = None;
+            eventually("the stream is there", || {
+                limit = servers.max_bytes(&format!("OFFLOOP1_default_{stream}"));
+                limit.is_some()
+            });
+            assert_eq!(limit, Some(if share > 0 { share << 20 } else { share }), "{stream}, {count} servers");
+        }
+        assert_eq!(servers.max_bytes("OFFLOOP1_default_PROBE"), None);
     }
 }
 

@@ -181,6 +181,11 @@ impl Servers {
         self.ask(&format!("$JS.API.STREAM.INFO.{stream}"))?["state"]["messages"].as_u64()
     }
 
+    /// Returns the limit of a stream, in bytes. `None`: it is not there; -1: it has none.
+    pub fn max_bytes(&self, stream: &str) -> Option<i64> {
+        self.ask(&format!("$JS.API.STREAM.INFO.{stream}"))?["config"]["max_bytes"].as_i64()
+    }
+
     fn ask(&self, subject: &str) -> Option<serde_json::Value> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (url, subject) = (self.url(), subject.to_owned());

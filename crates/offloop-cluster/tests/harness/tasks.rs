@@ -53,6 +53,16 @@ pub fn fail(path: String, token: u64) -> u64 {
     panic!("as planned")
 }
 
+/// Panics, but for the start with this number.
+#[offloop::task(name = "failures:succeed_at")]
+pub fn succeed_at(path: String, token: u64, start: usize) -> usize {
+    record(&path, token, "start");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let starts = text.lines().filter(|line| line.starts_with(&format!("{token} start "))).count();
+    assert_eq!(starts, start, "as planned");
+    starts
+}
+
 /// Kills the agent whose pool runs it.
 #[offloop::task(name = "failures:poison")]
 pub fn poison(path: String, token: u64) -> u64 {
@@ -72,6 +82,17 @@ pub fn poison(path: String, token: u64) -> u64 {
 pub fn echo(path: String, token: u64, bytes: offloop::Blob) -> offloop::Blob {
     record(&path, token, "start");
     bytes
+}
+
+/// Ends its process at its first start, and records the sum of the bytes at others.
+#[offloop::task(name = "failures:crash_once")]
+pub fn crash_once(path: String, token: u64, bytes: offloop::Blob) {
+    record(&path, token, "start");
+    if std::fs::read_to_string(&path).unwrap().matches(&format!("{token} start ")).count() == 1 {
+        std::process::abort();
+    }
+    let sum: u64 = bytes.iter().map(|byte| u64::from(*byte)).sum();
+    record(&path, token, &format!("sum-{sum}"));
 }
 
 /// Sends numbers as items.

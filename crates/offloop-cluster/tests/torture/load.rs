@@ -124,7 +124,8 @@ impl World {
             Some(0) => {}
             left => self.oracle.wrong(format!("{left:?} messages are left in the queue")),
         }
-        println!("{} chunks are left to their time", left("BLOBS").unwrap_or(0));
+        let chunks = left("ARGS").unwrap_or(0) + left("BLOBS").unwrap_or(0);
+        println!("{chunks} chunks are left to their time");
         for agent in self.agents.lock().unwrap().drain(..) {
             let (status, _) = agent.finish();
             if !status.success() {

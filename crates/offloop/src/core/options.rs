@@ -161,18 +161,34 @@ impl<W> Prepared<W> {
 pub struct Retry {
     times: u32,
     backoff: Duration,
+    on_failure: bool,
 }
 
 impl Retry {
     /// Allows at most `times` more attempts after the first. The first pause is 10 ms.
     pub const fn times(times: u32) -> Self {
-        Self { times, backoff: Duration::from_millis(10) }
+        Self { times, backoff: Duration::from_millis(10), on_failure: false }
     }
 
     /// Sets the pause before the second attempt. The pause before the third is twice as long, and so on.
     pub const fn backoff(mut self, first: Duration) -> Self {
         self.backoff = first;
         self
+    }
+
+    /// Makes a cluster start the job again also after a start that has failed: its task has panicked, has
+    /// raised an exception of Python, or has run for too long. The handle gets the last failure. An `Err` that the task
+    /// returns is a result like any other.
+    ///
+    /// In pools of this program it has no effect: there a failure is the job's end.
+    pub const fn on_failure(mut self) -> Self {
+        self.on_failure = true;
+        self
+    }
+
+    /// Returns whether a failure leads to another attempt, in a cluster.
+    pub const fn retries_failures(self) -> bool {
+        self.on_failure
     }
 
     /// Returns the largest number of attempts after the first.

@@ -36,7 +36,8 @@ use crate::protocol::{
 };
 use crate::records::{Ask, BlobRef, End, Item, Job, State};
 use crate::store::{
-    Announcement, Asked, Events, Items, JobHeaders, LayoutError, Question, Store, StoredBytes, random,
+    Announcement, Asked, Events, Items, JobHeaders, LayoutError, NotStored, Question, Store, StoredBytes,
+    random,
 };
 
 /// The interval in which the states of all outstanding jobs are read, in case that an announcement was missed.
@@ -377,6 +378,13 @@ impl Driver {
             }
             Action::Ended(end) => self.ended(number, *end),
             Action::QueueFull => {
+                if entry.job.blob.is_some() {
+                    let id = entry.job.id;
+                    self.requests.push(Box::pin(async move {
+                        store.delete_blob(id, Part::Arguments).await;
+                        Done::Nothing
+                    }));
+                }
                 entry.progress.send_modify(|progress| progress.stored = Some(StoredEnd::NeverRan));
                 let full = self.shared.full();
                 self.end_here(number, full);
@@ -392,7 +400,7 @@ impl Driver {
         let Some(entry) = self.jobs.get_mut(&number) else { return };
         let (store, id, queue, band) =
             (self.store.clone(), entry.job.id, entry.job.queue.clone(), Band::of(entry.job.priority));
-        let headers = JobHeaders { task: entry.job.task.clone(), ..JobHeaders::default() };
+        let headers = JobHeaders::of(&entry.job);
         if let Some(record) = entry.record.clone() {
             return self.request(async move {
                 Done::Published(number, None, store.publish(&queue, band, id, record, &headers).await)
@@ -401,13 +409,22 @@ impl Driver {
         let (mut job, arguments, shared) =
             (entry.job.clone(), entry.arguments.clone(), Arc::clone(&self.shared));
         self.request(async move {
-            job.blob = store.put_blob(id, Part::Arguments, arguments, store.settings().remember).await;
+            let remember = store.settings().remember;
+            match store.try_put_blob(id, Part::Arguments, arguments, remember).await {
+                Ok(blob) => job.blob = Some(blob),
+                Err(NotStored::Full) => {
+                    // Some of it may be there, and takes room from others.
+                    store.delete_blob(id, Part::Arguments).await;
+                    return Done::Published(number, None, Publication::Full);
+                }
+                Err(NotStored::Unknown) => return Done::Published(number, None, Publication::Unknown),
+            }
             match shared.seals.encode(store.names().namespace(), &job) {
-                Ok(record) if job.blob.is_some() => {
+                Ok(record) => {
                     let published = store.publish(&queue, band, id, record.into(), &headers).await;
                     Done::Published(number, job.blob, published)
                 }
-                _ => Done::Published(number, None, Publication::Unknown),
+                Err(_) => Done::Published(number, None, Publication::Unknown),
             }
         });
     }

@@ -104,6 +104,40 @@ fn a_job_passes_its_states_and_gives_its_result() {
 }
 
 #[test]
+fn a_jobs_trace_is_in_its_record_and_in_the_headers_of_its_message() {
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let Some(server) = server() else { return };
+    let hand = Hand::new(connection(&server));
+    let calls = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let cluster = builder(&server)
+        .carry(move || match counted.fetch_add(1, Ordering::Relaxed) {
+            0 => Some(format!("{PARENT}\na=1").into_bytes()),
+            1 => None,
+            _ => panic!("on purpose"),
+        })
+        .build()
+        .unwrap();
+    let submitted = |work| {
+        let handle = cluster.run(work);
+        let (message, job) = hand.take();
+        let header = |name| message.header(name).map(str::to_owned);
+        let seen = (header("traceparent"), header("tracestate"), job.carry);
+        drop(handle);
+        seen
+    };
+    let both = format!("{PARENT}\na=1").into_bytes();
+    assert_eq!(submitted(prepare(double.with(1))), (Some(PARENT.to_owned()), Some("a=1".to_owned()), both));
+    assert_eq!(submitted(prepare(double.with(1))), (None, None, Vec::new()));
+    assert_eq!(submitted(prepare(double.with(1)).carry(*b"own")), (None, None, b"own".to_vec()));
+    let own = submitted(prepare(double.with(1)).carry(PARENT.as_bytes()));
+    assert_eq!(own, (Some(PARENT.to_owned()), None, PARENT.as_bytes().to_vec()));
+    // A hook that panics harms no job.
+    assert_eq!(submitted(prepare(double.with(1))), (None, None, Vec::new()));
+    assert_eq!(calls.load(Ordering::Relaxed), 3);
+}
+
+#[test]
 fn a_queued_job_that_is_cancelled_never_runs_and_leaves_nothing() {
     let (_server, hand, cluster) = open!();
     let mut handle = cluster.submit(double.with(1)).send();
