@@ -90,10 +90,10 @@ mod otlp {
 
     /// Sends what is left. Blocks.
     pub fn finish() {
-        if let Some(provider) = PROVIDER.get() {
-            if let Err(error) = provider.shutdown_with_timeout(TIME_LIMIT) {
-                eprintln!("some traces were not sent: {error}");
-            }
+        if let Some(provider) = PROVIDER.get()
+            && let Err(error) = provider.shutdown_with_timeout(TIME_LIMIT)
+        {
+            eprintln!("some traces were not sent: {error}");
         }
     }
 

@@ -180,10 +180,10 @@ impl Search {
 
     /// Notes that a value with `depth` frames around it has ended before `end`.
     pub(super) fn end(&mut self, depth: usize, end: usize) {
-        if self.path.as_ref().is_some_and(|path| path.len() == depth) {
-            if let Some(start) = self.begun.take() {
-                self.found = Some(start..end);
-            }
+        if self.path.as_ref().is_some_and(|path| path.len() == depth)
+            && let Some(start) = self.begun.take()
+        {
+            self.found = Some(start..end);
         }
     }
 }
