@@ -201,6 +201,7 @@ def test_the_package_and_a_worker_import_little() -> None:
         "_worker.pickling",
         "_worker.remote_errors",
         "_worker.replies",
+        "_worker.streams",
         "_worker.surroundings",
         "_worker.tracker",
     }

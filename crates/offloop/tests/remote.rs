@@ -411,15 +411,18 @@ fn items_of_a_task_of_another_program_come_whatever_its_language_calls_their_typ
         |of_type: &str, item: &dyn Fn() -> Vec<u8>| [rmp_serde::to_vec(of_type).unwrap(), item()].concat();
     let (word, number) = (|| rmp_serde::to_vec("so").unwrap(), || rmp_serde::to_vec(&7).unwrap());
 
-    let (handle, mut items) = remote.stream::<String, u64>(words(), 4);
+    let (handle, mut items) = remote.stream::<String, u64>(words(), 5);
     let (outbound, ender) = carrier.take(handle.id());
     assert_eq!((outbound.task(), outbound.signature()), ("other:words", NamedCall::<()>::ANY));
-    assert_eq!((outbound.instructions().stream, outbound.instructions().priority), (Some(4), 3));
+    assert_eq!((outbound.instructions().stream, outbound.instructions().priority), (Some(5), 3));
     assert!(ender.start());
-    for item in [encoded("", &word), encoded("&str", &word), encoded("", &number), encoded("u64", &number)] {
-        ender.item(item).unwrap();
+    for of_type in ["", "&str", ""] {
+        ender.item(encoded(of_type, &word)).unwrap();
     }
-    for _ in 0..2 {
+    for of_type in ["", "u64"] {
+        ender.item(encoded(of_type, &number)).unwrap();
+    }
+    for _ in 0..3 {
         assert_eq!(items.wait_next().unwrap().unwrap(), "so");
     }
     for reason in ["an item of `other:words`", "the task sends a `u64`"] {

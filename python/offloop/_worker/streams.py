@@ -56,8 +56,8 @@ def _end(items: Any) -> None:
     try:
         close: Callable[[], object] = getattr(items, "close", int)
         close()
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
     finally:
         for stream in (sys.stdout, sys.stderr):
             try:

@@ -1,8 +1,8 @@
 //! Decides who may run what: keys, signed records, trust, and the permissions of each role on the server.
 //!
 //! The server's own means (TLS, users, credentials) decide who may connect. They do not say who wrote a record: each
-//! submitter may publish into a queue. So a job record and the record of a job's end carry an Ed25519 signature, over
-//! every byte of the record. That covers all fields, those that a later build adds too, and a body that is stored
+//! submitter may publish into a queue. So a job record, the record of a job's end and those of its streamed items carry an
+//! Ed25519 signature, over every byte of the record. That covers all fields, those that a later build adds too, and a body that is stored
 //! elsewhere by its hash, which is a field. The signature also covers the namespace and the queue or the job that the
 //! record is for, so that it says nothing in another place.
 //!
@@ -13,7 +13,7 @@
 //! The rules:
 //!
 //! - Without a trusted key, jobs and results with plain data count, signed or not, and a pickle never does.
-//! - With one, only what a trusted key has signed counts.
+//! - With one, only what a trusted key has signed counts. An end or an item that does not ends the job for its submitter.
 //! - A pickle counts if a trusted key has signed it *and* pickles are accepted. That holds on both sides: a pickle from a
 //!   worker runs code in the submitter as one from a submitter does in the worker.
 //! - A job counts for as long as its end is remembered, and an hour more, since clocks differ. After that a copy of its

@@ -558,10 +558,10 @@ fn an_item_of_a_stranger_ends_the_stream_and_stops_the_job() {
 fn a_stream_with_a_key_is_rejected() {
     let (_server, _, cluster) = open!();
     let (handle, mut items) = cluster.submit(double.with(1)).key("one").stream::<u64, u64>(4);
-    assert!(items.wait_next().is_none());
     assert!(
         matches!(end(handle), Err(ErrorKind::Rejected(reason)) if reason.to_string().contains("one reader"))
     );
+    assert!(items.wait_next().is_none());
 }
 
 #[test]
