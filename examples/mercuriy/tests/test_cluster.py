@@ -40,7 +40,7 @@ def check_walks(service: Service) -> None:
     error = error_of(service.walk(b'{"a": tru'), 400, "truncated")
     assert error["offset"] >= 6
     events = service.walk(b'{"a": [1]}', "a.0", Accept="text/event-stream").text
-    assert "event: result" in events and '"found":1' in events
+    assert "event: progress" in events and "event: result" in events and '"found":1' in events
     # A walk that takes too long is ended.
     error_of(service.walk(large(20), **{"X-Timeout-Ms": "20"}), 504, "timeout")
     assert service.walk(b"[]").status_code == 200

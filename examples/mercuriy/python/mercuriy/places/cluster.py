@@ -13,7 +13,7 @@ import offloop
 
 from .. import elsewhere
 from ..body import Document
-from ..walk import BadDocument, Result
+from ..walk import BadDocument, Progress, Result
 from .pools import DRAIN, QUEUE, WaitingPools
 
 R = TypeVar("R")
@@ -49,26 +49,25 @@ class ClusterPlace(WaitingPools):
         )
 
     async def compute(self, fn: Callable[..., R], *args: Any) -> R:
-        (document, find) = args
-        walked: Any = await self._walk(document, find)
+        # A walk is the only work of the service that needs a core, and workers have it as a task.
+        document, find = args
+        # It can be done again if its worker is lost.
+        cluster = self._opened().options(retries=1)
+        text = await cluster.run(elsewhere.walk_document, await asyncio.to_thread(_read, document), find)
+        walked: Any = _step(text)
         return walked  # type: ignore[no-any-return]
 
     async def stream(self, fn: Callable[..., Iterable[R]], *args: Any) -> AsyncIterator[R]:
-        # There is no way yet for items to come before the call has ended.
-        (document, find) = args
-        walked: Any = await self._walk(document, find)
-        yield walked
-
-    async def _walk(self, document: Document, find: str | None) -> Result:
-        """Walks a document, the only work of the service that needs a core."""
-        assert self._cluster is not None, "a place is warmed up before it is used"
+        document, find = args
         data = await asyncio.to_thread(_read, document)
-        # A walk can be done again if its worker is lost.
-        text = await self._cluster.options(retries=1).run(elsewhere.walk_document, data, find)
-        answer = json.loads(text)
-        if "fault" in answer:
-            raise BadDocument(*answer["fault"])
-        return Result(*answer["result"])
+        async with self._opened().stream(elsewhere.walk_document_in_steps, data, find) as texts:
+            async for text in texts:
+                step: Any = _step(text)
+                yield step
+
+    def _opened(self) -> offloop.ClusterExecutor:
+        assert self._cluster is not None, "a place is warmed up before it is used"
+        return self._cluster
 
     async def aclose(self) -> None:
         if self._cluster is not None:
@@ -79,3 +78,11 @@ class ClusterPlace(WaitingPools):
 def _read(document: Document) -> bytes:
     with document.opened() as data:
         return bytes(data)
+
+
+def _step(text: str) -> Progress | Result:
+    """Returns the step of a walk that a task has sent. Raises BadDocument."""
+    ((kind, fields),) = json.loads(text).items()
+    if kind == "fault":
+        raise BadDocument(*fields)
+    return Progress(*fields) if kind == "progress" else Result(*fields)
