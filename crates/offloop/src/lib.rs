@@ -356,6 +356,7 @@ pub mod __private {
 pub mod __fuzz {
     pub use crate::processes::fuzz::messages::{handshake, nested, request, template};
     pub use crate::processes::fuzz::{answer, item};
+    pub use crate::remote::fuzz::{error, received};
 
     #[cfg(feature = "observe")]
     pub use crate::observe::fuzz as view;

@@ -102,6 +102,8 @@ mod carrier;
 mod ender;
 mod errors;
 mod executor;
+#[cfg(all(any(test, fuzzing), target_os = "linux"))]
+pub(crate) mod fuzz;
 mod items;
 mod named;
 mod outbound;
