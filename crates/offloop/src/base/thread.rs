@@ -79,7 +79,7 @@ fn blocked_signals(id: i32) -> Option<u64> {
 /// The C library blocks all signals for the moment in which it starts a thread or a process, so such a thread is looked
 /// at again. The GNU library then blocks its own signals, too, which no program can. In others the moment looks like a
 /// program's wish: there, a thread means it that sleeps, or still blocks all after `patience`.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(any(shuttle, weak_memory)), not(miri)))]
 pub(super) fn settled_blocked_signals(id: i32, patience: Duration) -> Option<u64> {
     let begun = std::time::Instant::now();
     loop {
@@ -97,11 +97,11 @@ pub(super) fn settled_blocked_signals(id: i32, patience: Duration) -> Option<u64
 }
 
 /// The signals that C libraries keep for themselves: 32 and 33.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(any(shuttle, weak_memory)), not(miri)))]
 const SIGNALS_OF_LIBC: u64 = 0b11 << 31;
 
 /// The signals that a program can block: not 9 and 19, nor those that C libraries keep for themselves, 34 included.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(any(shuttle, weak_memory)), not(miri)))]
 const ALL_SIGNALS: u64 = !(1 << 8 | 1 << 18 | 0b111 << 31);
 
 #[cfg(target_os = "linux")]
