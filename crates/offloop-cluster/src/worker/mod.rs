@@ -181,8 +181,8 @@ impl WorkerBuilder {
 
     /// Sets a hook by which the worker's spans go on with the trace of the job's submitter. For each job the worker makes
     /// spans of `tracing`: `claim`, `run` and `report`, with the target `offloop` and the fields `job`, `task`, `queue`,
-    /// `attempt` and `traceparent`. If the job [carries](ClusterBuilder::carry) something, the hook gets each span and those
-    /// bytes, on the network's thread, and must not block. With OpenTelemetry it sets the parent of the span.
+    /// `attempt` and `traceparent`. If the job carries something (see [`ClusterBuilder::carry`]), the hook gets each span and
+    /// those bytes, on the network's thread, and must not block. With OpenTelemetry it sets the parent of the span.
     ///
     /// In the process that runs the job, [`surround`](offloop::job::surround) is the place for that.
     ///
