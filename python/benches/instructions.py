@@ -4,8 +4,8 @@
     cargo xtask instructions --write      # counts, and writes the numbers to keep beside this file
 
 Valgrind counts, on one interpreter of one Debian release. Each path is run for a burst of calls on one worker: what the
-caller executes until all calls are submitted, what it executes then until it has all results, and what the worker
-executes. The library's function `getpgrp` stands at the borders, where Valgrind writes down what it has counted. Of
+caller executes until all calls are submitted, what it executes to take all results once they are there, and what the
+worker executes. The library's function `getpgrp` stands at the borders, where Valgrind writes down what it has counted. Of
 several rounds the least one counts, as now and then another thread has its turn.
 """
 
@@ -28,6 +28,8 @@ import jobs
 
 NUMBERS = Path(__file__).with_suffix(".toml")
 TOLERANCE = 0.05
+AGAIN = 2
+"""The number of times that all is counted once more if a number has grown, or is to be kept."""
 CALLS = 300
 ROUNDS = 4
 BORDER = os.getpgrp
@@ -51,6 +53,8 @@ async def run_calls(pool: Any) -> None:
         BORDER()
         futures = [pool.run(jobs.noop) for _ in range(CALLS)]
         BORDER()
+        settle(pool)
+        BORDER()
         for future in reversed(futures):
             await future
         BORDER()
@@ -67,6 +71,8 @@ def submit_calls(pool: Any) -> None:
         settle(pool)
         BORDER()
         futures = [pool.submit(jobs.noop) for _ in range(CALLS)]
+        BORDER()
+        settle(pool)
         BORDER()
         for future in reversed(futures):
             future.result()
@@ -154,9 +160,14 @@ def count_all() -> Counts:
         for at, way in enumerate(WAYS):
             # Each round has its sections, and before these what lies between it and the round before, or the start.
             rounds = slice(at * ROUNDS, (at + 1) * ROUNDS)
-            for name, part in ("submit", caller[1::3]), ("deliver", caller[2::3]), ("worker", worker[1::2]):
+            for name, part in ("submit", caller[1::4]), ("deliver", caller[3::4]), ("worker", worker[1::2]):
                 counts[f"{kind}: {way}: {name}"] = min(part[rounds]) // CALLS
     return counts
+
+
+def grown(before: Counts, now: Counts) -> list[str]:
+    """Returns the paths that take more instructions than they may."""
+    return [path for path, number in now.items() if number > before.get(path, number) * (1 + TOLERANCE)]
 
 
 def main() -> None:
@@ -164,19 +175,22 @@ def main() -> None:
         execute(*sys.argv[sys.argv.index("--execute") + 1 :])
         return
     before: Counts = tomllib.loads(NUMBERS.read_text()) if NUMBERS.exists() else {}
-    grown = []
     now = count_all()
+    for _ in range(AGAIN):
+        if "--write" not in sys.argv and not grown(before, now):
+            break
+        # A busy machine may have kept a thread waiting in every round, which costs instructions.
+        again = count_all()
+        now = {path: min(number, again[path]) for path, number in now.items()}
     for path, number in now.items():
         known = before.get(path, number)
         print(f"{path:28} {number:8}  {(number - known) / known:+.1%}")
-        if number > known * (1 + TOLERANCE):
-            grown.append(path)
     if "--write" in sys.argv:
         lines = "".join(f'"{path}" = {number}\n' for path, number in now.items())
         NUMBERS.write_text(f"# The instructions of one call. Written by `cargo xtask instructions --write`.\n{lines}")
-    elif grown:
+    elif paths := grown(before, now):
         raise SystemExit(
-            f"more than {TOLERANCE:.0%} more instructions than in {NUMBERS.name}: {', '.join(grown)}. If that is "
+            f"more than {TOLERANCE:.0%} more instructions than in {NUMBERS.name}: {', '.join(paths)}. If that is "
             "what a change costs that is worth it, write the new numbers: cargo xtask instructions --write"
         )
 
