@@ -22,7 +22,7 @@ const PRELUDE: u8 = 0;
 struct Package {
     /// The module `_worker.main`.
     main: Py<PyModule>,
-    /// What a worker has and a pool's own process has not.
+    /// The part of a worker alone: a pool's own process has none.
     worker: Option<Forwarder>,
 }
 

@@ -16,10 +16,10 @@ use crate::submission::is_function;
 pub(crate) struct PickledCall<'py> {
     /// The name of the user's function.
     pub(crate) name: String,
-    /// What precedes the pickle: a reference to the function, or nothing if the function is pickled as well.
+    /// The bytes before the pickle: a reference to the function, or nothing if the function is pickled as well.
     pub(crate) reference: Vec<u8>,
     pub(crate) pickle: Bound<'py, PyBytes>,
-    /// What travels beside the pickle.
+    /// The buffers that travel beside the pickle.
     pub(crate) buffers: Vec<Bound<'py, PyAny>>,
 }
 

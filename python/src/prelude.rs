@@ -33,7 +33,7 @@ impl Silence {
     }
 }
 
-/// What a pool knows of its calls' preludes.
+/// The state of a pool's preludes: whether its calls have any.
 #[derive(Default)]
 pub(crate) struct Preludes {
     silence: Mutex<Option<Arc<Silence>>>,

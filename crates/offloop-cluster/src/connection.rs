@@ -138,8 +138,8 @@ impl Connection {
     }
 
     /// Sets whom this party believes: a worker, the submitters whose jobs it runs; a submitter, the workers whose ends of
-    /// jobs count. Jobs and ends of others lead to [`NotTrusted`](offloop::ErrorKind::NotTrusted). Default: [`Trust::none`],
-    /// with which jobs of plain data run, whoever has submitted them, and all ends count.
+    /// jobs count. Jobs and ends of others lead to [`NotTrusted`](offloop::ErrorKind::NotTrusted). Default: [`Trust::none`].
+    /// With that, jobs of plain data run for every submitter, and all ends count.
     pub fn trust(mut self, trust: Trust) -> Self {
         self.seals.trust = trust;
         self

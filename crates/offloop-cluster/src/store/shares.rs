@@ -26,7 +26,7 @@ pub(super) enum Share {
     /// Results and items.
     Blobs,
     Dead,
-    /// What the others leave.
+    /// All that the others leave.
     Rest,
 }
 

@@ -18,8 +18,8 @@ use crate::wire::task::{ELSEWHERE, Task};
 /// A [`Remote`](super::Remote) executor accepts it, also [`prepare`](crate::prepare)d. What has the task is found out where
 /// the call arrives, and so is whether the arguments fit.
 ///
-/// Where a [`Prepared`] one is asked for, the [`Call`] of a task of this program will do, prepared or not: it goes by the
-/// task's name and signature.
+/// A [`Call`] of a task of this program, prepared or not, converts into a [`Prepared`] named call: it goes by the task's name
+/// and signature.
 ///
 /// ```
 /// let words: offloop::remote::NamedCall<Vec<String>> =
