@@ -18,23 +18,32 @@ pub(crate) struct ConformanceArguments {
 }
 
 pub(crate) fn run(arguments: &ConformanceArguments) -> Result<ExitCode, Box<dyn Error>> {
-    match plan(arguments.write, &debian::VERSIONS) {
-        Plan::Run(lines) => plan::run_all(lines)?,
-        Plan::RunPart(lines, missing) => {
-            plan::run_all(lines)?;
-            println!("not run: {missing}");
+    for plan in [plan_here(arguments.write), plan_of_debian(arguments.write, &debian::VERSIONS)] {
+        match plan {
+            Plan::Run(lines) => plan::run_all(lines)?,
+            Plan::RunPart(lines, missing) => {
+                plan::run_all(lines)?;
+                println!("not run: {missing}");
+            }
+            Plan::Skip(reason) => println!("skipped: {reason}"),
         }
-        Plan::Skip(reason) => println!("skipped: {reason}"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns the plan that runs the tests of a version of Python that is installed with its tests, and of these versions of
-/// Debian's unstable suite.
-pub(crate) fn plan(write: bool, of_debian: &[&str]) -> Plan {
-    let of_debian = of_debian.iter().copied().map(Interpreter::of_debian);
+/// Returns the plan that runs the tests of a version of Python that is installed with its tests.
+pub(crate) fn plan_here(write: bool) -> Plan {
+    plan([Interpreter::with_its_tests()], write)
+}
+
+/// Returns the plan that runs the tests of these versions of Debian's unstable suite.
+pub(crate) fn plan_of_debian(write: bool, versions: &[&str]) -> Plan {
+    plan(versions.iter().copied().map(Interpreter::of_debian), write)
+}
+
+fn plan(interpreters: impl IntoIterator<Item = Result<Interpreter, String>>, write: bool) -> Plan {
     let (mut lines, mut missing) = (Vec::new(), Vec::new());
-    for interpreter in [Interpreter::with_its_tests()].into_iter().chain(of_debian) {
+    for interpreter in interpreters {
         let environment = match interpreter {
             Ok(interpreter) => interpreter.for_tests(),
             Err(reason) if missing.contains(&reason) => continue,

@@ -2,9 +2,11 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io::Write;
 use std::process::Command;
 
-use crate::{host, tail};
+use crate::host;
+use crate::tail::{self, Output};
 
 /// The commands of a step.
 pub(crate) enum Plan {
@@ -55,9 +57,18 @@ impl Error for Failure {}
 
 /// Prints and runs the command lines. Fails with the first that fails.
 pub(crate) fn run_all(lines: Vec<CommandLine>) -> Result<(), Failure> {
+    run_with(lines, Output::PassedOn)
+}
+
+/// Does the same, but prints them, and what they print, where `output` says.
+pub(crate) fn run_with(lines: Vec<CommandLine>, output: Output<'_>) -> Result<(), Failure> {
     lines.into_iter().try_for_each(|line| {
-        println!("$ {line}");
-        line.run()
+        match output {
+            Output::PassedOn => println!("$ {line}"),
+            // The log is there to help; without this line it still does.
+            Output::Logged(mut file) => drop(writeln!(file, "$ {line}")),
+        }
+        line.run(output)
     })
 }
 
@@ -96,9 +107,9 @@ impl CommandLine {
         host::output_of(&self.words[0], &self.words[1..])
     }
 
-    /// Runs the command with this process's input, and passes its output on.
-    fn run(&self) -> Result<(), Failure> {
-        match tail::run(self.command()) {
+    /// Runs the command. If its output is passed on, it has this process's input.
+    fn run(&self, output: Output<'_>) -> Result<(), Failure> {
+        match tail::run(self.command(), output) {
             Ok((status, _)) if status.success() => Ok(()),
             Ok((status, tail)) => Err(Failure { reason: status.to_string(), tail }),
             Err(error) => {

@@ -1,7 +1,8 @@
-//! The end of what a command prints, kept while it is passed on. A summary repeats it for a step that failed, so that
-//! the reason stands at the end of a long log too.
+//! The end of what a command prints, kept while it is passed on or logged, so that the reason of a failure can be told
+//! beside it.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -16,17 +17,31 @@ const KEPT: usize = 12 * 1024;
 /// its output open for much longer.
 const REMAINDER: Duration = Duration::from_secs(2);
 
-/// Runs a command and returns how it ended with the end of its output. On a terminal the command has the terminal to
-/// itself, and nothing is kept.
-pub(crate) fn run(mut command: Command) -> io::Result<(ExitStatus, String)> {
-    if io::stdout().is_terminal() {
-        return Ok((command.status()?, String::new()));
-    }
+/// What becomes of the output of commands.
+#[derive(Clone, Copy)]
+pub(crate) enum Output<'a> {
+    /// It goes where that of this process goes.
+    PassedOn,
+    /// It goes into a file, since other commands run at the same time.
+    Logged(&'a File),
+}
+
+/// Runs a command and returns how it ended with the end of its output. If that is passed on to a terminal, the command has
+/// the terminal to itself, and nothing is kept.
+pub(crate) fn run(mut command: Command, output: Output<'_>) -> io::Result<(ExitStatus, String)> {
+    let (to, errors_to): (Box<dyn Write + Send>, Box<dyn Write + Send>) = match output {
+        Output::PassedOn if io::stdout().is_terminal() => return Ok((command.status()?, String::new())),
+        Output::PassedOn => (Box::new(io::stdout()), Box::new(io::stderr())),
+        Output::Logged(file) => {
+            command.stdin(Stdio::null());
+            (Box::new(file.try_clone()?), Box::new(file.try_clone()?))
+        }
+    };
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let kept = Arc::new(Mutex::new(VecDeque::new()));
     let (ended, all_ended) = mpsc::channel::<()>();
-    pass_on(child.stdout.take(), io::stdout(), &kept, &ended);
-    pass_on(child.stderr.take(), io::stderr(), &kept, &ended);
+    pass_on(child.stdout.take(), to, &kept, &ended);
+    pass_on(child.stderr.take(), errors_to, &kept, &ended);
     drop(ended);
     let status = child.wait()?;
     // Nothing is ever sent: the channel closes when both threads have read to the end.
@@ -60,13 +75,16 @@ fn pass_on(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::io::{Seek, SeekFrom};
+
     use super::*;
 
     /// Tests run with piped output, so this is the way that a log takes.
     fn run_shell(script: &str) -> (ExitStatus, String) {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        run(command).expect("a shell")
+        run(command, Output::PassedOn).expect("a shell")
     }
 
     #[test]
@@ -78,6 +96,28 @@ mod tests {
         }
         assert_eq!(status.code(), Some(3));
         assert!(tail.len() <= KEPT && tail.ends_with("line 2999\n"), "{tail}");
+    }
+
+    #[test]
+    fn a_log_has_all_that_a_command_prints() {
+        let mut log = tempfile();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo out; echo err >&2; cat; exit 4"]);
+        let (status, tail) = run(command, Output::Logged(&log)).expect("a shell");
+        assert_eq!(status.code(), Some(4));
+        let mut logged = String::new();
+        log.seek(SeekFrom::Start(0)).and_then(|_| log.read_to_string(&mut logged)).expect("the log");
+        for text in [tail, logged] {
+            assert!(text.contains("out\n") && text.contains("err\n"), "{text}");
+        }
+    }
+
+    /// Returns a file that has no name.
+    fn tempfile() -> File {
+        let path = std::env::temp_dir().join(format!("offloop-xtask-{}", std::process::id()));
+        let file = File::options().read(true).append(true).create_new(true).open(&path).expect("a new file");
+        fs::remove_file(path).expect("the file's name");
+        file
     }
 
     #[test]

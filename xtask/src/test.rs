@@ -1,15 +1,23 @@
-//! `cargo xtask test`: runs all checks one after another, and prints a summary of the steps.
+//! `cargo xtask test`: runs all checks, and prints a summary of the steps.
+//!
+//! Several steps run at a time, so what they print goes into a file each, in `target/logs`. The end of it is printed if a
+//! step fails.
 
 mod steps;
 
+use std::fs::{self, File};
+use std::io;
 use std::process::ExitCode;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use steps::Step;
+use steps::{Lanes, Step};
 pub(crate) use steps::{nats_server, workspace};
 
+use crate::host;
 use crate::plan::{self, Failure, Plan};
+use crate::tail::Output;
 
 #[derive(Args)]
 pub(crate) struct TestArguments {
@@ -30,10 +38,12 @@ enum StepResult {
     Skipped(String),
 }
 
+/// The name of a step, how it ended, and the time that it took.
+type Outcome = (&'static str, StepResult, Duration);
+
 pub(crate) fn run(arguments: &TestArguments) -> ExitCode {
-    let mut steps = steps::all();
     if arguments.list {
-        for step in steps {
+        for step in steps::all().into_steps() {
             println!("{}", step.name);
         }
         for step in steps::on_request() {
@@ -41,32 +51,65 @@ pub(crate) fn run(arguments: &TestArguments) -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    if let Some(only) = &arguments.only {
-        steps.extend(steps::on_request());
-        steps.retain(|step| step.name == only);
-        if steps.is_empty() {
-            eprintln!("there is no step `{only}`; `cargo xtask test --list` prints the names");
-            return ExitCode::FAILURE;
-        }
+    let Some(only) = &arguments.only else { return summarise(&run_lanes(steps::all())) };
+    let mut steps = steps::all().into_steps().into_iter().chain(steps::on_request());
+    if let Some(step) = steps.find(|step| step.name == only) {
+        summarise(&[perform(&step, Output::PassedOn)])
+    } else {
+        eprintln!("there is no step `{only}`; `cargo xtask test --list` prints the names");
+        ExitCode::FAILURE
     }
-    let results: Vec<_> = steps.iter().map(|step| (step.name, perform(step))).collect();
-    summarise(&results)
 }
 
-/// Runs one step. A failure does not prevent the next steps.
-fn perform(step: &Step) -> (StepResult, Duration) {
-    println!("\n== {}", step.name);
+/// Runs all steps. A failure does not prevent the next steps.
+fn run_lanes(lanes: Lanes) -> Vec<Outcome> {
+    let Lanes { rust, wheel, preferred, others, alone } = lanes;
+    let outcomes = thread::scope(|scope| {
+        let lane = |steps: Vec<Step>| scope.spawn(move || perform_all(&steps));
+        let rust = lane(rust);
+        let wheel = perform_all(&[wheel]);
+        let pythons = [lane(preferred), lane(others)];
+        let join = |lane: thread::ScopedJoinHandle<'_, _>| lane.join().expect("steps do not panic");
+        let rust = join(rust);
+        [rust, wheel].into_iter().chain(pythons.map(join)).flatten().collect::<Vec<_>>()
+    });
+    outcomes.into_iter().chain(perform_all(&alone)).collect()
+}
+
+/// Runs steps one after another, each with a log.
+fn perform_all(steps: &[Step]) -> Vec<Outcome> {
+    let logged = |step: &Step| match log_of(step) {
+        Ok(log) => perform(step, Output::Logged(&log)),
+        Err(error) => {
+            let failure = Failure { reason: format!("its log cannot be made: {error}"), tail: String::new() };
+            (step.name, StepResult::Failed(failure), Duration::ZERO)
+        }
+    };
+    steps.iter().map(logged).collect()
+}
+
+/// Makes the file that has what a step prints.
+fn log_of(step: &Step) -> io::Result<File> {
+    let directory = host::target_dir().join("logs");
+    fs::create_dir_all(&directory)?;
+    File::create(directory.join(format!("{}.txt", step.name)))
+}
+
+/// Runs one step.
+fn perform(step: &Step, output: Output<'_>) -> Outcome {
+    println!("== {}", step.name);
     let begin = Instant::now();
     let result = match (step.plan)() {
         Plan::Skip(reason) => StepResult::Skipped(reason),
-        Plan::Run(lines) => plan::run_all(lines).map_or_else(StepResult::Failed, |()| StepResult::Passed),
-        Plan::RunPart(lines, missing) => {
-            plan::run_all(lines).map_or_else(StepResult::Failed, |()| StepResult::PassedInPart(missing))
+        Plan::Run(lines) => {
+            plan::run_with(lines, output).map_or_else(StepResult::Failed, |()| StepResult::Passed)
         }
+        Plan::RunPart(lines, missing) => plan::run_with(lines, output)
+            .map_or_else(StepResult::Failed, |()| StepResult::PassedInPart(missing)),
     };
     let taken = begin.elapsed();
     println!("-- {}: {}", step.name, describe(&result, taken));
-    (result, taken)
+    (step.name, result, taken)
 }
 
 fn describe(result: &StepResult, taken: Duration) -> String {
@@ -82,8 +125,8 @@ fn describe(result: &StepResult, taken: Duration) -> String {
     }
 }
 
-fn summarise(results: &[(&str, (StepResult, Duration))]) -> ExitCode {
-    for (name, (result, _)) in results {
+fn summarise(outcomes: &[Outcome]) -> ExitCode {
+    for (name, result, _) in outcomes {
         match result {
             StepResult::Failed(Failure { tail, .. }) if !tail.is_empty() => {
                 println!("\n== the end of what `{name}` printed\n{tail}");
@@ -92,11 +135,10 @@ fn summarise(results: &[(&str, (StepResult, Duration))]) -> ExitCode {
         }
     }
     println!("\n== summary");
-    for (name, (result, taken)) in results {
+    for (name, result, taken) in outcomes {
         println!("{name:<20} {}", describe(result, *taken));
     }
-    let count =
-        |matches: fn(&StepResult) -> bool| results.iter().filter(|(_, (result, _))| matches(result)).count();
+    let count = |matches: fn(&StepResult) -> bool| outcomes.iter().filter(|it| matches(&it.1)).count();
     let passed = count(|result| matches!(result, StepResult::Passed | StepResult::PassedInPart(_)));
     let failed = count(|result| matches!(result, StepResult::Failed(_)));
     let skipped = count(|result| matches!(result, StepResult::Skipped(_)));

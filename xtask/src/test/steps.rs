@@ -10,7 +10,68 @@ pub(super) struct Step {
     pub(super) plan: fn() -> Plan,
 }
 
-pub(super) fn all() -> Vec<Step> {
+/// The steps, in lanes that run beside each other: much of their time is spent waiting, and the end of a build has work
+/// for one core only. The steps of a lane run one after another, because they share a build directory or an environment.
+pub(super) struct Lanes {
+    /// What is built and tested in Rust.
+    pub(super) rust: Vec<Step>,
+    /// Builds the Python package, which the other lanes install.
+    pub(super) wheel: Step,
+    /// The tests of the package on the preferred interpreter.
+    pub(super) preferred: Vec<Step>,
+    /// Its tests on other interpreters, and what has an environment of its own.
+    pub(super) others: Vec<Step>,
+    /// What looks at how a core or the interpreter is shared. It runs after all lanes, beside nothing.
+    pub(super) alone: Vec<Step>,
+}
+
+impl Lanes {
+    pub(super) fn into_steps(self) -> Vec<Step> {
+        let wheel = vec![self.wheel];
+        [self.rust, wheel, self.preferred, self.others, self.alone].into_iter().flatten().collect()
+    }
+}
+
+pub(super) fn all() -> Lanes {
+    Lanes {
+        rust: rust(),
+        wheel: Step { name: "wheel", plan: wheel },
+        preferred: vec![
+            Step { name: "python", plan: || in_python(preferred(), pytest) },
+            Step { name: "python-types", plan: python_types },
+            Step { name: "real-systems", plan: real_systems },
+            Step { name: "mercuriy", plan: mercuriy },
+            Step { name: "python-cluster", plan: python_cluster },
+            Step { name: "conformance", plan: || conformance::plan_here(false) },
+            Step { name: "browser", plan: browser },
+        ],
+        others: vec![
+            Step { name: "page", plan: page::check },
+            Step { name: "packages", plan: dist::plan },
+            Step { name: "engines", plan: engines },
+            Step { name: "python-oldest", plan: || in_python(oldest(), pytest_again) },
+            Step { name: "python-3.14", plan: || in_python(debian("3.14"), pytest_again) },
+            Step { name: "python-3.15", plan: || in_python(debian("3.15"), pytest_again) },
+            // The newest version stands for both of Debian's. `cargo xtask conformance` runs all.
+            Step { name: "conformance-3.15", plan: || conformance::plan_of_debian(false, &["3.15"]) },
+            Step { name: "instructions", plan: instructions::plan },
+        ],
+        alone: vec![
+            Step { name: "watch", plan: || in_python(preferred(), |it| pytest_alone(it, &[])) },
+            Step {
+                name: "watch-oldest",
+                plan: || in_python(oldest(), |it| pytest_alone(it, &OF_NO_VERSION)),
+            },
+            Step { name: "watch-3.14", plan: || in_python(debian("3.14"), pytest_of_stacks) },
+            Step {
+                name: "watch-3.15",
+                plan: || in_python(debian("3.15"), |it| pytest_alone(it, &OF_NO_VERSION)),
+            },
+        ],
+    }
+}
+
+fn rust() -> Vec<Step> {
     vec![
         Step { name: "format", plan: || cargo("fmt --all --check").into() },
         Step {
@@ -22,39 +83,10 @@ pub(super) fn all() -> Vec<Step> {
             plan: || cargo("clippy -p offloop --no-default-features --lib -- -D warnings").into(),
         },
         Step { name: "layers", plan: || cargo("xtask layers").into() },
-        Step { name: "other-systems", plan: || cargo("xtask other-systems").into() },
         Step { name: "tests", plan: || workspace("test --workspace --all-features").into() },
         Step { name: "nextest", plan: nextest },
         Step { name: "terminal", plan: terminal },
-        Step { name: "tests-bare", plan: || cargo("test -p offloop --no-default-features --lib").into() },
-        Step { name: "models", plan: models },
-        Step { name: "miri", plan: miri },
-        Step {
-            name: "docs",
-            plan: || {
-                workspace("doc --workspace --no-deps --all-features")
-                    .with("RUSTDOCFLAGS", "-D warnings")
-                    .into()
-            },
-        },
-        Step { name: "licences", plan: || deny(&["licenses", "bans", "sources"]) },
-        Step { name: "advisories", plan: advisories },
-        Step { name: "python", plan: python },
-        Step { name: "python-oldest", plan: python_oldest },
-        Step { name: "python-3.14", plan: || in_python(debian("3.14"), pytest_between) },
-        Step { name: "python-3.15", plan: || in_python(debian("3.15"), pytest_again) },
-        Step { name: "python-types", plan: python_types },
-        Step { name: "real-systems", plan: real_systems },
-        Step { name: "engines", plan: engines },
-        Step { name: "mercuriy", plan: mercuriy },
         Step { name: "cluster", plan: cluster },
-        Step { name: "python-cluster", plan: python_cluster },
-        Step { name: "page", plan: page::check },
-        Step { name: "browser", plan: browser },
-        // The newest version stands for both of Debian's. `cargo xtask conformance` runs all.
-        Step { name: "conformance", plan: || conformance::plan(false, &["3.15"]) },
-        Step { name: "packages", plan: dist::plan },
-        Step { name: "torture", plan: || cargo("xtask torture --seconds 10 --seed 1").into() },
         Step {
             name: "bench-smoke",
             // With the options of the step `tests`, so that nothing is built twice.
@@ -64,11 +96,25 @@ pub(super) fn all() -> Vec<Step> {
                 workspace("test --workspace --all-features").and(benches).into()
             },
         },
-        Step { name: "instructions", plan: instructions::plan },
         Step { name: "example-quickstart", plan: || example("quickstart") },
         Step { name: "example-executor", plan: || example("executor") },
         Step { name: "example-json-keys", plan: || example("json_keys") },
         Step { name: "example-watchdog", plan: || example("watchdog") },
+        Step { name: "other-systems", plan: || cargo("xtask other-systems").into() },
+        Step { name: "tests-bare", plan: || cargo("test -p offloop --no-default-features --lib").into() },
+        Step {
+            name: "docs",
+            plan: || {
+                workspace("doc --workspace --no-deps --all-features")
+                    .with("RUSTDOCFLAGS", "-D warnings")
+                    .into()
+            },
+        },
+        Step { name: "models", plan: models },
+        Step { name: "miri", plan: miri },
+        Step { name: "torture", plan: || cargo("xtask torture --seconds 10 --seed 1").into() },
+        Step { name: "licences", plan: || deny(&["licenses", "bans", "sources"]) },
+        Step { name: "advisories", plan: advisories },
     ]
 }
 
@@ -165,14 +211,22 @@ fn advisories() -> Plan {
     }
 }
 
-/// Runs the Python package's tests on the preferred interpreter.
-fn python() -> Plan {
-    in_python(Interpreter::preferred().map(Interpreter::for_tests), pytest)
+/// Builds the Python package.
+fn wheel() -> Plan {
+    match Interpreter::preferred() {
+        Ok(interpreter) => Plan::Run(interpreter.for_tests().wheel()),
+        Err(reason) => Plan::Skip(reason),
+    }
 }
 
-/// Runs tests of the same wheel on the oldest interpreter.
-fn python_oldest() -> Plan {
-    in_python(Interpreter::oldest().map(Interpreter::for_tests), pytest_again)
+/// Returns the test environment of the preferred interpreter.
+fn preferred() -> Result<Environment, String> {
+    Interpreter::preferred().map(Interpreter::for_tests)
+}
+
+/// Returns the test environment of the oldest interpreter.
+fn oldest() -> Result<Environment, String> {
+    Interpreter::oldest().map(Interpreter::for_tests)
 }
 
 /// Returns the test environment of a version that is too new for this system.
@@ -180,19 +234,12 @@ fn debian(version: &str) -> Result<Environment, String> {
     Interpreter::of_debian(version).map(Interpreter::for_tests)
 }
 
-/// Runs the Python package's tests, eight at a time, since most of them wait most of the time. Those that look at how a
-/// core or the interpreter is shared run alone.
+/// The files of tests that look at how a core or the interpreter is shared.
+const ALONE: [&str; 5] = ["auto", "watch", "watch_advice", "watch_programs", "watch_pytest"];
+
+/// Runs the Python package's tests but for those of [`ALONE`], eight at a time, since most of them wait most of the time.
 fn pytest(environment: &Environment) -> Vec<CommandLine> {
     pytest_without(environment, &[])
-}
-
-fn pytest_without(environment: &Environment, left_out: &[&str]) -> Vec<CommandLine> {
-    let alone = ["auto", "watch", "watch_advice", "watch_programs", "watch_pytest"];
-    let file = |name: &&str| format!("python/tests/test_{name}.py");
-    let ignored = alone.iter().chain(left_out).map(|name| format!("--ignore={}", file(name)));
-    let most = environment.python("-m pytest --numprocesses=8 --dist=loadfile python/tests").and(ignored);
-    let alone = alone.iter().filter(|name| !left_out.contains(name)).map(file);
-    vec![most, environment.python("-m pytest").and(alone)]
 }
 
 /// Runs the Python package's tests on one more interpreter. Those that try the engine, the system or other programs run on
@@ -201,11 +248,25 @@ fn pytest_again(environment: &Environment) -> Vec<CommandLine> {
     pytest_without(environment, &OF_NO_VERSION)
 }
 
+fn pytest_without(environment: &Environment, left_out: &[&str]) -> Vec<CommandLine> {
+    let ignored = ALONE.iter().chain(left_out).map(|name| format!("--ignore={}", test_file(name)));
+    vec![environment.python("-m pytest --numprocesses=8 --dist=loadfile python/tests").and(ignored)]
+}
+
+/// Runs the tests of [`ALONE`] but for some.
+fn pytest_alone(environment: &Environment, left_out: &[&str]) -> Vec<CommandLine> {
+    let alone = ALONE.iter().filter(|name| !left_out.contains(name));
+    vec![environment.python("-m pytest").and(alone.map(|name| test_file(name)))]
+}
+
 /// Does the same on an interpreter between others that are tested. Of the watchdog, only the stacks that it reads depend on
 /// the version, and the file `test_watch.py` has those.
-fn pytest_between(environment: &Environment) -> Vec<CommandLine> {
-    let left_out: Vec<_> = OF_NO_VERSION.iter().copied().chain(["watch_programs"]).collect();
-    pytest_without(environment, &left_out)
+fn pytest_of_stacks(environment: &Environment) -> Vec<CommandLine> {
+    vec![environment.python("-m pytest").and([test_file("watch")])]
+}
+
+fn test_file(name: &str) -> String {
+    format!("python/tests/test_{name}.py")
 }
 
 /// The files of tests that do not depend on the version of Python.
