@@ -193,10 +193,7 @@ class CeleryOnRedis(Contender):
         self.stay = self._stay
 
     def start(self) -> None:
-        redis = ("--bind", "127.0.0.1", "--port", str(self.port), "--dir", tempfile.mkdtemp())
-        # Stored as it comes, once a second to the disk, which is its usual setting for queues.
-        spawn("redis-server", *redis, "--appendonly", "yes", "--save", "")
-        wait_for_port(self.port)
+        spawn_redis(self.port)
         options = ("--pool", "prefork", "--concurrency", str(SLOTS), "--loglevel", "ERROR")
         quiet = ("--without-gossip", "--without-mingle")
         spawn("celery", "-A", "cluster_celery", "worker", *options, *quiet)
@@ -216,13 +213,19 @@ class CeleryOnRedis(Contender):
 
 class TaskiqOnNats(Contender):
     name = PEERS[3]
-    requirements = ("taskiq==0.13.0", "taskiq-nats==0.7.0")
-    needs = ("taskiq", "taskiq_nats")
-    programs = ("taskiq",)
+    requirements = (
+        "taskiq==0.13.0",
+        "taskiq-nats==0.7.0",
+        "taskiq-redis==1.2.4",
+        *CeleryOnRedis.requirements[1:],
+    )
+    needs = ("taskiq", "taskiq_nats", "taskiq_redis")
+    programs = ("taskiq", "redis-server")
 
     def load(self) -> None:
-        self.port = free_port()
+        self.port, self.redis = free_port(), free_port()
         os.environ["BENCH_NATS_URL"] = f"nats://127.0.0.1:{self.port}"
+        os.environ["BENCH_REDIS_URL"] = f"redis://127.0.0.1:{self.redis}/0"
         import cluster_taskiq
 
         self.app: Any = cluster_taskiq
@@ -231,6 +234,7 @@ class TaskiqOnNats(Contender):
     def start(self) -> None:
         server = ("-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", tempfile.mkdtemp())
         spawn(os.environ.get("OFFLOOP_NATS_SERVER", "nats-server"), *server)
+        spawn_redis(self.redis)
         wait_for_port(self.port)
         options = ("--workers", str(SLOTS), "--log-level", "ERROR")
         spawn("taskiq", "worker", "cluster_taskiq:broker", *options)
@@ -284,6 +288,13 @@ def program(name: str) -> str | None:
     """Returns the path of a program: that beside the interpreter, else that of the system."""
     beside = Path(sys.executable).parent / name
     return str(beside) if beside.exists() else shutil.which(name)
+
+
+def spawn_redis(port: int) -> None:
+    """Starts a Redis that stores as it comes, once a second to the disk: its usual setting for queues."""
+    place = ("--bind", "127.0.0.1", "--port", str(port), "--dir", tempfile.mkdtemp())
+    spawn("redis-server", *place, "--appendonly", "yes", "--save", "")
+    wait_for_port(port)
 
 
 def spawn(name: str, *words: str) -> None:

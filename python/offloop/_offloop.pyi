@@ -59,6 +59,7 @@ class CallOptions:
         key: str | None = None,
         queue: str | None = None,
         exclusive: bool = False,
+        retry_failures: bool = False,
     ) -> CallOptions: ...
     @property
     def timeout(self) -> float | None:

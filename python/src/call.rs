@@ -83,7 +83,9 @@ impl Call {
             describe(args);
         }
         drop(replace_function(outer));
-        check_result(&function, result?)
+        let value = result?;
+        check_result(&function, &value)?;
+        Ok(value.unbind())
     }
 }
 
@@ -110,15 +112,18 @@ fn name_of(function: &Bound<'_, PyAny>) -> PyResult<String> {
     Ok(name.to_string())
 }
 
-/// Refuses a coroutine as a result: it would never be awaited.
-fn check_result(function: &Bound<'_, PyAny>, value: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+/// Raises `TypeError` if `function` has returned something that only an event loop can run.
+pub(crate) fn check_result(function: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
     static COROUTINE: Once<Py<PyAny>> = Once::new();
+    static GENERATOR: Once<Py<PyAny>> = Once::new();
     static CHECK: Once<Py<PyAny>> = Once::new();
-    let py = value.py();
-    if value.get_type().is(COROUTINE.attribute(py, "types", "CoroutineType")?) {
-        CHECK.attribute(py, "offloop._calls", "check_result")?.call1((function, &value))?;
+    let (py, kind) = (value.py(), value.get_type());
+    if kind.is(COROUTINE.attribute(py, "types", "CoroutineType")?)
+        || kind.is(GENERATOR.attribute(py, "types", "AsyncGeneratorType")?)
+    {
+        CHECK.attribute(py, "offloop._calls", "check_result")?.call1((function, value))?;
     }
-    Ok(value.unbind())
+    Ok(())
 }
 
 /// The result of a call, for a receiver.

@@ -39,6 +39,8 @@ pub(crate) struct Routing {
     pub(crate) queue: Option<String>,
     /// Two starts of the call must never overlap.
     pub(crate) exclusive: bool,
+    /// A start that has failed counts as one whose worker has died.
+    retry_failures: bool,
 }
 
 #[pymethods]
@@ -47,7 +49,7 @@ impl CallOptions {
     #[new]
     #[pyo3(signature = (
         *, timeout=None, queue_timeout=None, priority=None, name=None, request=None, retries=None, buffersize=None,
-        key=None, queue=None, exclusive=false
+        key=None, queue=None, exclusive=false, retry_failures=false
     ))]
     #[expect(clippy::too_many_arguments, reason = "each is an option, given by its name")]
     fn new(
@@ -61,19 +63,25 @@ impl CallOptions {
         key: Option<&Bound<'_, PyAny>>,
         queue: Option<&Bound<'_, PyAny>>,
         exclusive: bool,
+        retry_failures: bool,
     ) -> PyResult<Self> {
+        let retries = option("retries", retries, |name, count| at_least(0, name, count))?.unwrap_or(0);
+        if retry_failures && retries == 0 {
+            return Err(PyValueError::new_err("retry_failures: it needs `retries`, the number of further starts"));
+        }
         Ok(Self {
             timeout: option("timeout", timeout, seconds)?,
             queue_timeout: option("queue_timeout", queue_timeout, seconds)?,
             priority: option("priority", priority, |_, Priority(priority)| Ok(priority))?.unwrap_or(0),
             name: option("name", name, |_, name| Ok(name))?,
             request: option("request", request, request_id)?,
-            retries: option("retries", retries, |name, count| at_least(0, name, count))?.unwrap_or(0),
+            retries,
             buffersize: option("buffersize", buffersize, |name, count| at_least(1, name, count))?,
             routing: Routing {
                 key: option("key", key, |_, key| Ok(key))?,
                 queue: option("queue", queue, |_, queue| Ok(queue))?,
                 exclusive,
+                retry_failures,
             },
         })
     }
@@ -141,6 +149,7 @@ impl CallOptions {
         add("key", object(py, self.routing.key.as_deref())?)?;
         add("queue", object(py, self.routing.queue.as_deref())?)?;
         add("exclusive", object(py, self.routing.exclusive.then_some(true))?)?;
+        add("retry_failures", object(py, self.routing.retry_failures.then_some(true))?)?;
         Ok(text)
     }
 }
@@ -179,7 +188,8 @@ impl CallOptions {
             work = work.run_timeout(limit);
         }
         if self.retries > 0 {
-            work = work.retry(Retry::times(self.retries));
+            let retry = Retry::times(self.retries);
+            work = work.retry(if self.routing.retry_failures { retry.on_failure() } else { retry });
         }
         work
     }

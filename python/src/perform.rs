@@ -8,6 +8,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyModule, PyTuple};
 
+use crate::call::check_result;
 use crate::data::encode_data;
 use crate::interpreter::{self, attach, imported};
 use crate::message::{REFUSED, RESULT, RUNS_FOR_CLUSTER, Reply, exports, view};
@@ -175,20 +176,6 @@ impl<'py> Loaded<'py> {
         let kwargs = (!kwargs.is_empty()).then_some(kwargs);
         Ok(Self { context, function, args, kwargs })
     }
-}
-
-/// Raises `TypeError` if `function` has returned something that only an event loop can run.
-fn check_result(function: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
-    static COROUTINE: Once<Py<PyAny>> = Once::new();
-    static GENERATOR: Once<Py<PyAny>> = Once::new();
-    static CHECK: Once<Py<PyAny>> = Once::new();
-    let (py, kind) = (value.py(), value.get_type());
-    if kind.is(COROUTINE.attribute(py, "types", "CoroutineType")?)
-        || kind.is(GENERATOR.attribute(py, "types", "AsyncGeneratorType")?)
-    {
-        CHECK.attribute(py, "offloop._calls", "check_result")?.call1((function, value))?;
-    }
-    Ok(())
 }
 
 /// Returns the value of the call `function(*args)` as it travels.

@@ -10,7 +10,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures.thread import BrokenThreadPool
 from typing import Any
 
@@ -233,6 +233,9 @@ def test_a_done_callback_may_wait_for_the_pool() -> None:
 def test_async_functions_are_refused_with_advice() -> None:
     async def fetch() -> None: ...
 
+    async def pages() -> AsyncGenerator[int, None]:
+        yield 1
+
     class Fetcher:
         async def __call__(self) -> None: ...
 
@@ -242,6 +245,9 @@ def test_async_functions_are_refused_with_advice() -> None:
                 pool.submit(function)
         future = pool.submit(lambda: fetch())
         with pytest.raises(TypeError, match="returned a coroutine"):
+            future.result(GIVE_UP)
+        future = pool.submit(lambda: pages())
+        with pytest.raises(TypeError, match="returned an async generator"):
             future.result(GIVE_UP)
 
 

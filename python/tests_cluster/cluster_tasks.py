@@ -45,6 +45,17 @@ def count(file: str) -> int:
     return os.stat(file).st_size
 
 
+def fails_up_to(starts: int, file: str) -> int:
+    """Fails in its first starts, which are counted in a file. Returns the number of this one."""
+    with open(file, "a+") as counted:
+        counted.write("x")
+        counted.seek(0)
+        start = len(counted.read())
+    if start <= starts:
+        raise ValueError(f"start {start} fails")
+    return start
+
+
 def log(text: str) -> None:
     logging.getLogger("cluster_tasks").warning("%s", text)
 

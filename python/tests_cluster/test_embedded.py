@@ -91,6 +91,20 @@ def test_calls_can_be_awaited_and_cancelled(embedded: ClusterExecutor, tmp_path:
     asyncio.run(main())
 
 
+def test_a_failure_is_tried_again_only_if_that_is_asked_for(embedded: ClusterExecutor, tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    for options, expected in [({"retries": 2}, 1), ({"retries": 2, "retry_failures": True}, 3)]:
+        starts.write_text("")
+        with pytest.raises(ValueError, match=f"start {expected} fails"):
+            embedded.options(**options).submit(cluster_tasks.fails_up_to, 3, str(starts)).result(GUARD)
+        assert len(starts.read_text()) == expected
+    starts.write_text("")
+    again = embedded.options(retries=2, retry_failures=True)
+    assert again.submit(cluster_tasks.fails_up_to, 2, str(starts)).result(GUARD) == 3
+    with pytest.raises(ValueError, match="retry_failures: it needs `retries`"):
+        embedded.options(retry_failures=True)
+
+
 def test_a_key_runs_once(embedded: ClusterExecutor, tmp_path: Path) -> None:
     file = str(tmp_path / "count")
     keyed = embedded.options(key="test-a-key-runs-once")

@@ -185,6 +185,7 @@ class ClusterExecutor(ElsewherePool):
         key: str | None = None,
         queue: str | None = None,
         exclusive: bool = False,
+        retry_failures: bool = False,
     ) -> PoolOptions:
         """Returns this executor with options for calls, as pools do. `priority` has three levels here: above 0, 0, below.
         `retries` is the number of further starts after one whose process or worker died. In addition:
@@ -195,6 +196,9 @@ class ClusterExecutor(ElsewherePool):
         queue: the queue that the calls go to.
 
         exclusive: makes sure that two starts of a call never overlap, not even when the network is divided.
+
+        retry_failures: makes `retries` count also for a start that has raised an exception or has run for too long. The
+        future gets the last one.
         """
         options = CallOptions(
             timeout=timeout,
@@ -207,6 +211,7 @@ class ClusterExecutor(ElsewherePool):
             key=key,
             queue=queue,
             exclusive=exclusive,
+            retry_failures=retry_failures,
         )
         return PoolOptions(self, options)
 

@@ -21,7 +21,7 @@ pub(super) struct Lanes {
     pub(super) preferred: Vec<Step>,
     /// Its tests on other interpreters, and what has an environment of its own.
     pub(super) others: Vec<Step>,
-    /// What looks at how a core or the interpreter is shared. It runs after all lanes, beside nothing.
+    /// What looks at how a core or the interpreter is shared, or shows it. It runs after all lanes, beside nothing.
     pub(super) alone: Vec<Step>,
 }
 
@@ -43,7 +43,6 @@ pub(super) fn all() -> Lanes {
             Step { name: "mercuriy", plan: mercuriy },
             Step { name: "python-cluster", plan: python_cluster },
             Step { name: "conformance", plan: || conformance::plan_here(false) },
-            Step { name: "browser", plan: browser },
         ],
         others: vec![
             Step { name: "page", plan: page::check },
@@ -57,11 +56,10 @@ pub(super) fn all() -> Lanes {
             Step { name: "instructions", plan: instructions::plan },
         ],
         alone: vec![
+            // The page says so if a program has no core.
+            Step { name: "browser", plan: browser },
             Step { name: "watch", plan: || in_python(preferred(), |it| pytest_alone(it, &[])) },
-            Step {
-                name: "watch-oldest",
-                plan: || in_python(oldest(), |it| pytest_alone(it, &OF_NO_VERSION)),
-            },
+            Step { name: "watch-oldest", plan: || in_python(oldest(), pytest_of_stacks) },
             Step { name: "watch-3.14", plan: || in_python(debian("3.14"), pytest_of_stacks) },
             Step {
                 name: "watch-3.15",
@@ -259,8 +257,8 @@ fn pytest_alone(environment: &Environment, left_out: &[&str]) -> Vec<CommandLine
     vec![environment.python("-m pytest").and(alone.map(|name| test_file(name)))]
 }
 
-/// Does the same on an interpreter between others that are tested. Of the watchdog, only the stacks that it reads depend on
-/// the version, and the file `test_watch.py` has those.
+/// Runs the tests of the stacks that the watchdog reads. Of it, little else depends on the version of Python, so that the
+/// newest one and the preferred one are enough for the rest.
 fn pytest_of_stacks(environment: &Environment) -> Vec<CommandLine> {
     vec![environment.python("-m pytest").and([test_file("watch")])]
 }
