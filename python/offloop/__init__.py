@@ -57,33 +57,33 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# The same modules, those that take the least time to import first. Names are looked up in them in this order, when they
-# are first used: a worker needs only a few, and starts sooner.
-_MODULES = (
-    "_jobs",
-    "_metrics",
-    "_requests",
-    "_worker.remote_errors",
-    "_errors",
-    "_pools.futures",
-    "_pools.loop",
-    "_pools.results",
-    "_pools.shutdown",
-    "_pools.executor",
-    "_pools.stream",
-    "_pools.threads",
-    "_pools.warm_up",
-    "_pools.default",
-    "_watch.report",
-    "_watch.watch",
-    "_process_errors",
-    "_pools.processes",
-    "_auto.auto",
-    "_observe.document",
-    "_observe.server",
-    "_cluster_errors",
-    "_cluster.executor",
-)
+# The same modules, with their names. A module is imported when one of its names is first used: a worker needs only a few,
+# and a program that has no process pool does not import multiprocessing.
+_NAMES = {
+    "_auto.auto": "AutoOptions Placement auto",
+    "_cluster.executor": "ClusterExecutor",
+    "_cluster_errors": "ClusterUnreachable NoSuchTask NotTrusted WorkerLost",
+    "_errors": "JobShed OffloopError PoolClosed QueueFull QueueTimeout RunTimeout",
+    "_jobs": "check_cancelled discard_worker_state is_cancelled on_cancel worker_state",
+    "_metrics": "Advice Histogram Metrics metrics prometheus",
+    "_observe.document": "Snapshot",
+    "_observe.server": "ObserveServer observe serve_observe",
+    "_pools.default": "Options configure install options run run_cpu warm_up",
+    "_pools.executor": "PoolOptions",
+    "_pools.futures": "Future",
+    "_pools.loop": "JobFuture",
+    "_pools.processes": "ProcessPoolExecutor",
+    "_pools.results": "MapStream",
+    "_pools.shutdown": "ShutdownReport StuckJob",
+    "_pools.stream": "ItemStream",
+    "_pools.threads": "ThreadPoolExecutor",
+    "_pools.warm_up": "WarmUp",
+    "_process_errors": "PoolBroken WorkerDied WorkerStartError",
+    "_requests": "request_id",
+    "_watch.report": "Stall StallSummary Starvation",
+    "_watch.watch": "Watch watch",
+    "_worker.remote_errors": "RemoteError",
+}
 
 
 # A program imports here what its first call needs, so that the call does not import it on an event loop. The process pool
@@ -104,19 +104,17 @@ if not TYPE_CHECKING:
 # A type checker that saw this function would accept any name.
 if not TYPE_CHECKING:
 
+    _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
     def __getattr__(name):
+        if name == "__all__":
+            return sorted(_MODULES)
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        if name == "__all__":
-            modules = (import_module(f"{__name__}.{module}") for module in _MODULES)
-            return sorted(public for module in modules for public in module.__all__)
-        if not name.startswith("_"):
-            for module in _MODULES:
-                found = import_module(f"{__name__}.{module}")
-                if name in found.__all__:
-                    value = globals()[name] = getattr(found, name)
-                    return value
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        return value
 
     def __dir__():
-        return sorted({*globals(), *__getattr__("__all__")})
+        return sorted({*globals(), *_MODULES})

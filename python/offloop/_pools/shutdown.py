@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["ShutdownReport", "StuckJob"]
 
 
-@dataclass(frozen=True)
-class StuckJob:
+class StuckJob(NamedTuple):
     """A job that goes on although its pool was shut down: in a thread, which cannot be stopped."""
 
     name: str
@@ -19,8 +18,7 @@ class StuckJob:
     """The seconds since it began to run."""
 
 
-@dataclass(frozen=True)
-class ShutdownReport:
+class ShutdownReport(NamedTuple):
     """What became of the jobs that a pool had when its shutdown began."""
 
     drained: int = 0
