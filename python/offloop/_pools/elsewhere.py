@@ -6,7 +6,7 @@ from __future__ import annotations
 import weakref
 from typing import Never
 
-from .exit import drain_at_exit, exit_handler
+from .exit import Kind, drain_at_exit, exit_handler
 from .outcomes import Unchanged
 from .remote import RemotePool
 
@@ -57,4 +57,4 @@ def _finish_all(begun: float, interrupted: bool) -> None:
         interrupted = drain_at_exit(pool._drain, pool._exit_timeout, begun, interrupted, killed)
 
 
-exit_handler.add(_finish_all)
+exit_handler.add(Kind.ELSEWHERE, _finish_all)

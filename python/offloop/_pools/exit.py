@@ -7,9 +7,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from enum import IntEnum
 from typing import final
 
 from .shutdown import ShutdownReport
+
+
+class Kind(IntEnum):
+    """The kinds of executors, in the order in which they are finished."""
+
+    ELSEWHERE = 1
+    """First, because the workers of an embedded cluster are process pools of this program."""
+    PROCESSES = 2
+    THREADS = 3
 
 
 @final
@@ -19,26 +29,23 @@ class _ExitHandler:
     def __init__(self) -> None:
         self.has_begun = False
         """Whether the interpreter is exiting, so that pools take no more jobs. Set once, by `_run`."""
-        self._finishers: list[Callable[[float, bool], object]] = []
+        self._finishers: dict[Kind, Callable[[float, bool], object]] = {}
         try:
             # Before the interpreter joins threads, as the standard pools do.
             threading._register_atexit(self._run)  # type: ignore[attr-defined] # pyright: ignore
         except AttributeError:
             atexit.register(self._run)
 
-    def add(self, finish: Callable[[float, bool], object]) -> None:
-        """Calls `finish(begun, interrupted)` at the exit: the time when that began, and whether Ctrl-C is its reason.
-
-        The one that was added last is called first.
-        """
-        self._finishers.append(finish)
+    def add(self, kind: Kind, finish: Callable[[float, bool], object]) -> None:
+        """Calls `finish(begun, interrupted)` at the exit: the time when that began, and whether Ctrl-C is its reason."""
+        self._finishers[kind] = finish
 
     def _run(self) -> None:
         self.has_begun = True
         begun = time.monotonic()
         interrupted = _ended_by_ctrl_c()
-        for finish in reversed(self._finishers):
-            finish(begun, interrupted)
+        for kind in sorted(self._finishers):
+            self._finishers[kind](begun, interrupted)
 
 
 def _ended_by_ctrl_c() -> bool:

@@ -21,7 +21,7 @@ from .._worker.surroundings import Surroundings
 from . import green
 from .cores import usable_cores
 from .executor import OnFull, PicklingFailed, buffersize_of
-from .exit import drain_at_exit, exit_handler
+from .exit import Kind, drain_at_exit, exit_handler
 from .loop import JobFuture, mailbox_of, watch_descriptor
 from .pickled_call import PickledCall
 from .process_future import CrashPolicy
@@ -570,4 +570,4 @@ def _finish_all(begun: float, interrupted: bool) -> None:
         _offloop.flush()
 
 
-exit_handler.add(_finish_all)
+exit_handler.add(Kind.PROCESSES, _finish_all)

@@ -25,7 +25,7 @@ from .._offloop import CallOptions, Job, Metrics, ThreadPool, WorkerThread
 from . import green
 from .cores import usable_cores
 from .executor import OnFull, buffersize_of
-from .exit import exit_handler
+from .exit import Kind, exit_handler
 from .futures import Future
 from .loop import JobFuture
 from .shutdown import ShutdownReport, check_drain_alone, report_of, still_running
@@ -214,7 +214,7 @@ def _finish_all(begun: float, interrupted: bool) -> None:
         workers.finish(begun)
 
 
-exit_handler.add(_finish_all)
+exit_handler.add(Kind.THREADS, _finish_all)
 
 
 class _Queued:
