@@ -67,7 +67,9 @@ impl CallOptions {
     ) -> PyResult<Self> {
         let retries = option("retries", retries, |name, count| at_least(0, name, count))?.unwrap_or(0);
         if retry_failures && retries == 0 {
-            return Err(PyValueError::new_err("retry_failures: it needs `retries`, the number of further starts"));
+            return Err(PyValueError::new_err(
+                "retry_failures: it needs `retries`, the number of further starts",
+            ));
         }
         Ok(Self {
             timeout: option("timeout", timeout, seconds)?,

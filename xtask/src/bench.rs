@@ -32,6 +32,8 @@ enum Bench {
     Threads,
     /// Compares the process pool with `procspawn`, bare pipes and sockets, and a copy into shared memory.
     Processes,
+    /// Shows how costs grow with queued jobs, threads and workers.
+    Growth,
     /// Measures what the live view costs: a look, and a job while nobody looks.
     Observe,
     /// Measures what a watch costs the event loop.
@@ -54,6 +56,7 @@ impl Bench {
         match self {
             Self::Threads => "threads",
             Self::Processes => "processes",
+            Self::Growth => "growth",
             Self::Observe => "observe",
             Self::Watch => "watch",
             Self::WatchPython => "watch-python",
@@ -82,6 +85,7 @@ impl BenchRun {
             // Without the process pool, which the thread pools do not need.
             Bench::Threads => cargo("bench -p offloop --no-default-features --bench threads"),
             Bench::Processes => cargo("bench -p offloop --bench processes"),
+            Bench::Growth => cargo("bench -p offloop --bench growth"),
             Bench::Observe => cargo("bench -p offloop --features observe --bench observe"),
             Bench::Watch => cargo("bench -p offloop --features watch-stacks --bench watch"),
             Bench::WatchPython => return Self::of_python(bench, &["python/benches/watch.py"], quick),

@@ -89,9 +89,10 @@ fn rust() -> Vec<Step> {
             name: "bench-smoke",
             // With the options of the step `tests`, so that nothing is built twice.
             plan: || {
-                let benches =
-                    ["--bench", "threads", "--bench", "processes", "--bench", "observe", "--bench", "watch"];
-                workspace("test --workspace --all-features").and(benches).into()
+                let benches = ["threads", "processes", "growth", "observe", "watch"];
+                workspace("test --workspace --all-features")
+                    .and(benches.iter().flat_map(|it| ["--bench", it]))
+                    .into()
             },
         },
         Step { name: "example-quickstart", plan: || example("quickstart") },
