@@ -8,6 +8,7 @@ mod steps;
 use std::fs::{self, File};
 use std::io;
 use std::process::ExitCode;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -63,17 +64,21 @@ pub(crate) fn run(arguments: &TestArguments) -> ExitCode {
 
 /// Runs all steps. A failure does not prevent the next steps.
 fn run_lanes(lanes: Lanes) -> Vec<Outcome> {
-    let Lanes { rust, wheel, preferred, others, alone } = lanes;
-    let outcomes = thread::scope(|scope| {
-        let lane = |steps: Vec<Step>| scope.spawn(move || perform_all(&steps));
-        let rust = lane(rust);
-        let wheel = perform_all(&[wheel]);
-        let pythons = [lane(preferred), lane(others)];
-        let join = |lane: thread::ScopedJoinHandle<'_, _>| lane.join().expect("steps do not panic");
-        let rust = join(rust);
-        [rust, wheel].into_iter().chain(pythons.map(join)).flatten().collect::<Vec<_>>()
-    });
-    outcomes.into_iter().chain(perform_all(&alone)).collect()
+    let Lanes { rust, apart, wheel, python, alone } = lanes;
+    let (built, is_built) = mpsc::channel();
+    let first_lane = move || {
+        let mut outcomes = perform_all(&rust);
+        // It is sent, unless the other lane has panicked.
+        let _ = is_built.recv();
+        outcomes.extend(perform_all(&apart));
+        outcomes
+    };
+    let first_lane = thread::spawn(first_lane);
+    let mut second = perform_all(&[wheel]);
+    let _ = built.send(());
+    second.extend(perform_all(&python));
+    let first = first_lane.join().expect("steps do not panic");
+    first.into_iter().chain(second).chain(perform_all(&alone)).collect()
 }
 
 /// Runs steps one after another, each with a log.

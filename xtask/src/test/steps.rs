@@ -10,52 +10,54 @@ pub(super) struct Step {
     pub(super) plan: fn() -> Plan,
 }
 
-/// The steps, in lanes that run beside each other: much of their time is spent waiting, and the end of a build has work
+/// The steps, in two lanes that run beside each other: much of their time is spent waiting, and the end of a build has work
 /// for one core only. The steps of a lane run one after another, because they share a build directory or an environment.
 pub(super) struct Lanes {
-    /// What is built and tested in Rust.
+    /// The first lane: what is built and tested in Rust.
     pub(super) rust: Vec<Step>,
-    /// Builds the Python package, which the other lanes install.
+    /// The first lane goes on with what needs the Python package, in environments that the second does not use.
+    pub(super) apart: Vec<Step>,
+    /// Builds the Python package, which the others install. The second lane begins with it.
     pub(super) wheel: Step,
-    /// The tests of the package on the preferred interpreter.
-    pub(super) preferred: Vec<Step>,
-    /// Its tests on other interpreters, and what has an environment of its own.
-    pub(super) others: Vec<Step>,
-    /// What looks at how a core or the interpreter is shared, or shows it. It runs after all lanes, beside nothing.
+    /// The second lane: the tests of the package, on all interpreters.
+    pub(super) python: Vec<Step>,
+    /// What looks at how a core or the interpreter is shared, or has half a second for something. It runs after the lanes,
+    /// beside nothing.
     pub(super) alone: Vec<Step>,
 }
 
 impl Lanes {
     pub(super) fn into_steps(self) -> Vec<Step> {
         let wheel = vec![self.wheel];
-        [self.rust, wheel, self.preferred, self.others, self.alone].into_iter().flatten().collect()
+        [self.rust, wheel, self.python, self.apart, self.alone].into_iter().flatten().collect()
     }
 }
 
 pub(super) fn all() -> Lanes {
     Lanes {
         rust: rust(),
-        wheel: Step { name: "wheel", plan: wheel },
-        preferred: vec![
-            Step { name: "python", plan: || in_python(preferred(), pytest) },
-            Step { name: "python-types", plan: python_types },
-            Step { name: "real-systems", plan: real_systems },
-            Step { name: "mercuriy", plan: mercuriy },
-            Step { name: "python-cluster", plan: python_cluster },
-            Step { name: "conformance", plan: || conformance::plan_here(false) },
-        ],
-        others: vec![
+        apart: vec![
             Step { name: "page", plan: page::check },
             Step { name: "packages", plan: dist::plan },
+            Step { name: "instructions", plan: instructions::plan },
             Step { name: "engines", plan: engines },
+        ],
+        wheel: Step { name: "wheel", plan: wheel },
+        python: vec![
+            Step { name: "python", plan: || in_python(preferred(), pytest) },
+            Step { name: "python-types", plan: python_types },
             Step { name: "python-oldest", plan: || in_python(oldest(), pytest_again) },
             Step { name: "python-3.14", plan: || in_python(debian("3.14"), pytest_again) },
             Step { name: "python-3.15", plan: || in_python(debian("3.15"), pytest_again) },
+            Step { name: "conformance", plan: || conformance::plan_here(false) },
             // The newest version stands for both of Debian's. `cargo xtask conformance` runs all.
             Step { name: "conformance-3.15", plan: || conformance::plan_of_debian(false, &["3.15"]) },
-            Step { name: "instructions", plan: instructions::plan },
+            Step { name: "real-systems", plan: real_systems },
+            Step { name: "mercuriy", plan: mercuriy },
         ],
         alone: vec![
+            // A generator has half a second to clean up.
+            Step { name: "python-cluster", plan: python_cluster },
             // The page says so if a program has no core.
             Step { name: "browser", plan: browser },
             Step { name: "watch", plan: || in_python(preferred(), |it| pytest_alone(it, &[])) },
