@@ -17,7 +17,7 @@ const KEPT: usize = 12 * 1024;
 /// its output open for much longer.
 const REMAINDER: Duration = Duration::from_secs(2);
 
-/// What becomes of the output of commands.
+/// The destination of what commands print.
 #[derive(Clone, Copy)]
 pub(crate) enum Output<'a> {
     /// It goes where that of this process goes.

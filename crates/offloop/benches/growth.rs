@@ -1,7 +1,7 @@
 //! Shows that nothing grows faster than the work: more queued jobs, more workers, more threads.
 //!
 //! ```text
-//! cargo bench -p offloop --bench growth              # two minutes; results to quote
+//! cargo bench -p offloop --bench growth              # a minute; results to quote
 //! cargo bench -p offloop --bench growth -- --quick   # seconds; a smoke run
 //! ```
 //!
@@ -42,7 +42,7 @@ fn held_by(file: PathBuf) {
     }
 }
 
-/// What a setting has cost in one round.
+/// The costs of a setting in one round.
 struct Cost {
     /// KiB for each job, worker or thread.
     memory: f64,
@@ -52,19 +52,17 @@ struct Cost {
     shutdown: f64,
 }
 
-/// A kind of row: its name, its sizes in a quick and in a full run, and how it is measured.
-type Kind = (&'static str, &'static [usize], &'static [usize], fn(usize) -> Cost);
+/// A kind of row: its name, its sizes, of which a quick run takes the first, and how it is measured.
+type Kind = (&'static str, &'static [usize], fn(usize) -> Cost);
+
+/// The numbers of queued jobs.
+const JOBS: &[usize] = &[1000, 2000, 10_000, 100_000, 1_000_000];
 
 const KINDS: [Kind; 4] = [
-    ("jobs queued for threads", &[1000, 2000], &[1000, 2000, 10_000, 100_000, 1_000_000], queued_for_threads),
-    (
-        "jobs queued for processes",
-        &[1000, 2000],
-        &[1000, 2000, 10_000, 100_000, 1_000_000],
-        queued_for_processes,
-    ),
-    ("threads", &[1, 4], &[1, 4, 16, 64, 256, 512], threads),
-    ("worker processes", &[1, 4], &[1, 4, 16, 64, 256], workers),
+    ("jobs queued for threads", JOBS, queued_for_threads),
+    ("jobs queued for processes", JOBS, queued_for_processes),
+    ("threads", &[1, 4, 16, 64, 256, 512], threads),
+    ("worker processes", &[1, 4, 16, 64, 256], workers),
 ];
 
 fn main() {
@@ -72,15 +70,15 @@ fn main() {
     let arguments: Vec<_> = std::env::args().skip_while(|it| it != MEASURE).skip(1).collect();
     if let [at, size] = &arguments[..] {
         let (at, size) = (at.parse::<usize>().expect("a number"), size.parse().expect("a number"));
-        let Cost { memory, job, shutdown } = KINDS[at].3(size);
+        let Cost { memory, job, shutdown } = KINDS[at].2(size);
         println!("{memory} {job} {shutdown}");
         return;
     }
     let effort = Effort::from_arguments();
     println!("| what | how many | memory for each, KiB | µs a job | shutdown, ms |");
     println!("| --- | --: | --: | --: | --: |");
-    for (at, (name, quick, full, _)) in KINDS.iter().enumerate() {
-        let sizes = effort.pick(quick, full);
+    for (at, (name, sizes, _)) in KINDS.iter().enumerate() {
+        let sizes = &sizes[..effort.pick(2, sizes.len())];
         let rounds = effort.pick(1, 5);
         let costs: Vec<Vec<_>> =
             (0..rounds).map(|_| sizes.iter().map(|size| measured(at, *size)).collect()).collect();

@@ -21,8 +21,8 @@ pub(super) struct Lanes {
     pub(super) wheel: Step,
     /// The second lane: the tests of the package, on all interpreters.
     pub(super) python: Vec<Step>,
-    /// What looks at how a core or the interpreter is shared, or has half a second for something. It runs after the lanes,
-    /// beside nothing.
+    /// Runs after the lanes, beside nothing: the steps that look at how a core or the interpreter is shared, and those with
+    /// tests that are in time only if they get one.
     pub(super) alone: Vec<Step>,
 }
 
@@ -214,8 +214,8 @@ fn advisories() -> Plan {
 
 /// Builds the Python package.
 fn wheel() -> Plan {
-    match Interpreter::preferred() {
-        Ok(interpreter) => Plan::Run(interpreter.for_tests().wheel()),
+    match preferred() {
+        Ok(environment) => Plan::Run(environment.wheel()),
         Err(reason) => Plan::Skip(reason),
     }
 }
