@@ -135,22 +135,23 @@ def test_closing_or_dropping_a_stream_kills_its_generator(
 
 @pytest.mark.parametrize("seconds", [0, 3600], ids=["waits for the reader", "sleeps"])
 def test_a_generator_cleans_up_when_its_stream_is_closed_or_it_is_out_of_time(
-    pool: ProcessPoolExecutor, tmp_path: Path, seconds: float
+    tmp_path: Path, seconds: float
 ) -> None:
     begun, cleaned = tmp_path / "begun", tmp_path / "cleaned"
-    for end in ["close", "timeout"]:
-        options = pool.options(buffersize=2, timeout=0.5 if end == "timeout" else None)
-        stream = options.stream(generators.cleaning_up, tmp_path, seconds)
-        jobs.until(lambda: begun.exists() and begun.read_text(), "it begins")
-        assert next(stream) == 0
-        if end == "close":
-            stream.close()
-        # A log record of its last moments, which nobody takes, does not keep it from that.
-        jobs.until(cleaned.exists, end)
-        jobs.until(lambda: jobs.is_gone(int(begun.read_text())), "its process is gone")
-        begun.unlink()
-        cleaned.unlink()
-        del stream
+    with ProcessPoolExecutor(1, grace=20) as pool:
+        for end in ["close", "timeout"]:
+            options = pool.options(buffersize=2, timeout=0.5 if end == "timeout" else None)
+            stream = options.stream(generators.cleaning_up, tmp_path, seconds)
+            jobs.until(lambda: begun.exists() and begun.read_text(), "it begins")
+            assert next(stream) == 0
+            if end == "close":
+                stream.close()
+            # A log record of its last moments, which nobody takes, does not keep it from that.
+            jobs.until(cleaned.exists, end)
+            jobs.until(lambda: jobs.is_gone(int(begun.read_text())), "its process is gone")
+            begun.unlink()
+            cleaned.unlink()
+            del stream
 
 
 def test_cancelling_the_reader_of_a_stream_in_async_with_kills_its_generator(
