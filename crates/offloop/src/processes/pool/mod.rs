@@ -6,6 +6,7 @@
 //! | `scheduler` | the pool's state and the decisions about it, under one lock |
 //! | `dispatcher` | that lock, and what is done after it is released |
 //! | `worker` | the record of one worker: its phase and its calls |
+//! | `workers` | the records of all, and the choice of one for the next job |
 //! | `supervisor`, `ending` | the thread that starts workers and watches them; how it ends them, and what follows |
 //! | `child`, `template`, `death` | what the supervisor knows of a process, of the template, of a death |
 //! | `remote`, `results` | a job that runs in another process, and how its answer becomes its end |
@@ -32,3 +33,4 @@ mod template;
 #[cfg(feature = "observe")]
 mod view;
 mod worker;
+mod workers;

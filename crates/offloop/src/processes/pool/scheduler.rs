@@ -1,6 +1,5 @@
 //! The state of a process pool, and the decisions about it. All of it happens under the dispatcher's lock.
 
-use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::task::Waker;
@@ -10,6 +9,7 @@ use super::config::Config;
 use super::item_queue::ItemQueue;
 use super::remote::{Outbound, RemoteCall};
 use super::worker::{Finished, LeaveReason, WorkerPhase, WorkerRecord, WorkerState};
+use super::workers::Workers;
 use crate::core::backlog::{Backlog, Offer};
 use crate::core::error::{ErrorKind, WorkerExit};
 use crate::core::header::{Expected, Header};
@@ -22,9 +22,6 @@ use crate::processes::link::Link;
 use crate::processes::os::process::End;
 use crate::wire::call::KINDS;
 
-/// Waking a worker costs more than waiting this long behind the calls of an awake one.
-const WAKE_UP: Duration = Duration::from_micros(20);
-
 /// A call that is answered within this time may be waited for at once.
 const SHORT: Duration = Duration::from_micros(100);
 
@@ -36,9 +33,8 @@ const EXITS: usize = 64;
 pub(super) struct Scheduler {
     /// The jobs that no worker has, in the order in which they are given to workers.
     pub(super) backlog: Backlog<dyn RemoteCall>,
-    /// The records of the workers, from the start of a process until it is collected. Only the supervisor adds and
-    /// removes them.
-    pub(super) workers: Vec<WorkerRecord>,
+    /// The records of the workers. Only the supervisor adds and removes them.
+    pub(super) workers: Workers,
     /// Jobs whose worker has died and which wait for another attempt, each with the time of that. The supervisor adds
     /// them. They leave when they are due, withdrawn or drained.
     pub(super) later: Vec<(Instant, Arc<dyn RemoteCall>)>,
@@ -126,7 +122,7 @@ impl Scheduler {
     pub(super) fn new(config: &Config) -> Self {
         Self {
             backlog: Backlog::new(config.queue),
-            workers: Vec::new(),
+            workers: Workers::default(),
             later: Vec::new(),
             killed: 0,
             closed: false,
@@ -184,13 +180,15 @@ impl Scheduler {
     pub(super) fn assign(&mut self, after: &mut Deferred) {
         while let Some(next) = self.backlog.peek() {
             let is_captured = next.header().options.capture.is_some();
-            for at in 0..self.workers.len() {
-                if self.workers[at].has_passed_withdrawn() {
-                    // Removes withdrawn calls. An answer may have come behind them.
-                    self.collect(at, after);
+            if self.workers.may_have_passed_withdrawn() {
+                for at in 0..self.workers.len() {
+                    if self.workers[at].has_passed_withdrawn() {
+                        // Removes withdrawn calls. An answer may have come behind them.
+                        self.collect(at, after);
+                    }
                 }
             }
-            let Some(at) = self.choose(is_captured) else { return };
+            let Some(at) = self.workers.choose(is_captured, self.target) else { return };
             let Some((job, admitted)) = self.backlog.take() else { return };
             after.admitted.extend(admitted);
             let Some(work) = job.start() else {
@@ -199,7 +197,7 @@ impl Scheduler {
             };
             let pace = self.pace[usize::from(work.call.kind)];
             let expected = (!pace.is_zero()).then_some(pace);
-            let worker = &mut self.workers[at];
+            let mut worker = self.workers.edit(at);
             if expected.is_some_and(|expected| worker.load() + expected < SHORT) {
                 let is_awake = worker.link.is_awake();
                 job.header().expect(if is_awake { Expected::FromProcess } else { Expected::FromSleeper });
@@ -209,40 +207,15 @@ impl Scheduler {
             if worker.give(job, work, expected) {
                 after.wake.push(Arc::clone(&worker.link));
             }
-            let worker = &self.workers[at];
             let due = worker.run_deadline().into_iter().chain(worker.stalls_at()).min();
             // A supervisor that believes that there is nothing to look after has to be notified of the first call.
             let is_sooner = self.looks_at.is_none_or(|looks_at| due.is_some_and(|due| due < looks_at));
-            if is_sooner || worker.is_spent() {
+            let is_news = is_sooner || worker.is_spent();
+            drop(worker);
+            if is_news {
                 self.notify(after);
             }
         }
-    }
-
-    /// Returns the worker for the next job: an idle one that is awake; else one whose calls will be done very soon;
-    /// else an idle one that sleeps, preferably the last that had a call; else the least busy one.
-    ///
-    /// A captured job goes only to an idle worker, so that its output does not mingle with that of other jobs.
-    ///
-    /// A worker that retires still runs its last job, and the worker that takes its place is there already. So that the
-    /// pool never runs more jobs than it has workers, an idle worker gets none while `target` others have some.
-    fn choose(&self, is_captured: bool) -> Option<usize> {
-        let all_busy = self.workers.iter().filter(|worker| worker.has_jobs()).count() >= self.target;
-        let rank = |worker: &WorkerRecord| {
-            let load = worker.room().filter(|_| !is_captured || worker.calls.is_empty())?;
-            if all_busy && !worker.has_jobs() {
-                return None;
-            }
-            let preference = match (worker.calls.is_empty(), worker.link.is_awake()) {
-                (true, true) => 0,
-                (false, _) if load < WAKE_UP => 1,
-                (true, false) => 2,
-                (false, _) => 3,
-            };
-            Some((preference, load, Reverse(worker.last_given)))
-        };
-        let ranked = self.workers.iter().enumerate().filter_map(|(at, worker)| Some((rank(worker)?, at)));
-        ranked.min().map(|(_, at)| at)
     }
 
     /// Takes the answers of a worker, and gives queued jobs to workers.
@@ -256,10 +229,10 @@ impl Scheduler {
 
     /// Takes the answers of a worker, and learns from them how long jobs take.
     pub(super) fn collect(&mut self, at: usize, after: &mut Deferred) {
-        let worker = &mut self.workers[at];
-        if !worker.may_answer() {
+        if !self.workers[at].may_answer() {
             return;
         }
+        let mut worker = self.workers.edit(at);
         let first_new = after.finished.len();
         let result = worker.harvest(&mut after.finished, &mut after.with_items);
         for Finished { job, kind, answer, .. } in &after.finished[first_new..] {
@@ -273,6 +246,7 @@ impl Scheduler {
         let is_worn = !worker.over_memory && worker.link.is_worn();
         worker.over_memory |= is_worn;
         let has_ended = worker.is_done() && after.finished.len() > first_new;
+        drop(worker);
         if result.is_err() {
             self.dismiss(at, LeaveReason::ProtocolError, after);
         } else if has_ended || is_worn {
@@ -289,7 +263,8 @@ impl Scheduler {
 
     /// Puts the jobs that a worker has not begun with back to their places in the queue.
     pub(super) fn recall(&mut self, at: usize, after: &mut Deferred) {
-        for (job, work) in self.workers[at].recall() {
+        let recalled = self.workers.edit(at).recall();
+        for (job, work) in recalled {
             self.requeue(job, work, after);
         }
     }
@@ -307,7 +282,7 @@ impl Scheduler {
     pub(super) fn dismiss(&mut self, at: usize, reason: LeaveReason, after: &mut Deferred) {
         if !self.workers[at].is_leaving() {
             self.recall(at, after);
-            self.workers[at].phase = WorkerPhase::Leaving(reason);
+            self.workers.edit(at).phase = WorkerPhase::Leaving(reason);
             self.notify(after);
         }
     }
@@ -394,7 +369,7 @@ impl Scheduler {
     /// Makes the worker of a job that was aborted die without a grace period.
     pub(super) fn hurry(&mut self, job: JobId, after: &mut Deferred) {
         let Some(at) = self.find_job(job).filter(|at| self.workers[*at].is_leaving()) else { return };
-        self.workers[at].is_urgent = true;
+        self.workers.edit(at).is_urgent = true;
         self.notify(after);
     }
 
@@ -402,7 +377,7 @@ impl Scheduler {
     pub(super) fn on_gone(&mut self, job: JobId, waker: &Waker) -> bool {
         let at = self.find_job(job);
         if let Some(at) = at {
-            self.workers[at].at_end.push(waker.clone());
+            self.workers.edit(at).at_end.push(waker.clone());
         }
         at.is_none()
     }
@@ -579,9 +554,10 @@ impl Scheduler {
                 if !is_spent {
                     self.recall(at, after);
                 }
-                let worker = &mut self.workers[at];
+                let mut worker = self.workers.edit(at);
                 let (over_memory, is_worn) = (worker.over_memory, worker.is_worn(now));
                 worker.phase = WorkerPhase::Retiring;
+                drop(worker);
                 ready -= 1;
                 match (is_spent, over_memory, is_worn) {
                     (true, ..) => self.restarts.max_tasks_per_child += 1,
@@ -605,8 +581,10 @@ impl Scheduler {
     pub(super) fn cut_off(&mut self, pid: u32, after: &mut Deferred) {
         let Some(at) = self.find(pid) else { return };
         if self.workers[at].phase == WorkerPhase::Ready {
-            self.workers[at].phase = WorkerPhase::Retiring;
-            self.workers[at].is_cut_off = true;
+            let mut worker = self.workers.edit(at);
+            worker.phase = WorkerPhase::Retiring;
+            worker.is_cut_off = true;
+            drop(worker);
             self.recall(at, after);
             self.assign(after);
         }
@@ -649,7 +627,7 @@ impl Scheduler {
         (metrics.retried, metrics.restarts) = (self.retried, self.restarts);
         (metrics.queued, metrics.running) = (self.queued(), self.running());
         let workers = &mut metrics.workers;
-        for worker in &self.workers {
+        for worker in self.workers.iter() {
             *match worker.state() {
                 WorkerState::Starting => &mut workers.starting,
                 WorkerState::Idle => &mut workers.idle,

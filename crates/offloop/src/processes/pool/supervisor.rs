@@ -145,9 +145,9 @@ impl Supervisor {
             scheduler.retry_due(now);
             for at in 0..scheduler.workers.len() {
                 scheduler.collect(at, after);
-                scheduler.workers[at].look_at_beginning(now);
+                scheduler.workers.edit(at).look_at_beginning(now);
                 if scheduler.workers[at].is_stalled(now) {
-                    scheduler.workers[at].extend_estimate();
+                    scheduler.workers.edit(at).extend_estimate();
                     scheduler.recall(at, after);
                 }
             }
@@ -377,13 +377,13 @@ impl Supervisor {
                 match (&config.initializer, verdict) {
                     (_, Err(reason)) => scheduler.dismiss(at, LeaveReason::HandshakeFailed(reason), after),
                     (Some(initializer), Ok(())) if scheduler.workers[at].phase == WorkerPhase::Starting => {
-                        scheduler.workers[at].initialise(&initializer.call);
+                        scheduler.workers.edit(at).initialise(&initializer.call);
                         if let Some(child) = child {
                             child.deadline = Instant::now().checked_add(config.setup_timeout);
                         }
                     }
                     _ => {
-                        scheduler.workers[at].be_ready();
+                        scheduler.workers.edit(at).be_ready();
                         if let Some(child) = child {
                             child.deadline = None;
                         }
@@ -454,7 +454,7 @@ impl Supervisor {
                 if scheduler.workers[at].running().is_some_and(is_old) {
                     scheduler.dismiss(at, LeaveReason::Memory(used), after);
                 } else {
-                    scheduler.workers[at].over_memory = true;
+                    scheduler.workers.edit(at).over_memory = true;
                 }
             });
         }
