@@ -8,7 +8,8 @@
 //! *Queued jobs*: all workers of a pool of two are held, no-ops are submitted, and the workers are let go. The memory is what
 //! the program has grown by for each job and its handle, all of which are kept. *Workers* and *threads*: the pool has
 //! that many, each of which has run a job, and is given a burst of no-ops. The memory is what a worker or a thread has
-//! for itself. A *shutdown* with queued jobs removes them; without, it ends the idle workers. Each setting is measured in a
+//! for itself. *Pools made and shut down*: one after another, each with a worker that runs a no-op. The memory is what the
+//! program has grown by for each pool, after the first ones. A *shutdown* with queued jobs removes them; without, it ends the idle workers. Each setting is measured in a
 //! process of its own. The rounds of all settings of a kind take turns; a result is the median.
 
 #[allow(dead_code, unused_imports, reason = "each bench uses its own part")]
@@ -58,11 +59,18 @@ type Kind = (&'static str, &'static [usize], fn(usize) -> Cost);
 /// The numbers of queued jobs.
 const JOBS: &[usize] = &[1000, 2000, 10_000, 100_000, 1_000_000];
 
-const KINDS: [Kind; 4] = [
+/// The numbers of pools that are made one after another.
+const POOLS: &[usize] = &[20, 100, 500];
+/// The pools that are made before the memory is measured, because the next ones use what they leave.
+const FIRST_POOLS: usize = 10;
+
+const KINDS: [Kind; 6] = [
     ("jobs queued for threads", JOBS, queued_for_threads),
     ("jobs queued for processes", JOBS, queued_for_processes),
     ("threads", &[1, 4, 16, 64, 256, 512], threads),
     ("worker processes", &[1, 4, 16, 64, 256], workers),
+    ("thread pools made and shut down", POOLS, thread_pools),
+    ("process pools made and shut down", POOLS, process_pools),
 ];
 
 fn main() {
@@ -227,6 +235,42 @@ fn workers(count: usize) -> Cost {
     let begun = Instant::now();
     drop(pool.shutdown(LONG).wait());
     Cost { memory: memory / to_f64(count), job, shutdown: begun.elapsed().as_secs_f64() * 1e3 }
+}
+
+fn thread_pools(count: usize) -> Cost {
+    let job = |pool: &ThreadPool| pool.run(|| ()).wait().expect("it does nothing");
+    pools(count, || thread_pool(1), job, |pool| drop(pool.shutdown(LONG).wait()))
+}
+
+fn process_pools(count: usize) -> Cost {
+    let job = |pool: &ProcessPool| pool.run(nothing.with()).wait().expect("it does nothing");
+    pools(count, || process_pool(1), job, |pool| drop(pool.shutdown(LONG).wait()))
+}
+
+/// Measures pools that are made one after another. The time of a job has the making of its pool.
+fn pools<P>(count: usize, make: impl Fn() -> P, run: impl Fn(&P), shutdown: impl Fn(P)) -> Cost {
+    let one = || {
+        let begun = Instant::now();
+        let pool = make();
+        run(&pool);
+        let job = begun.elapsed();
+        let begun = Instant::now();
+        shutdown(pool);
+        (job, begun.elapsed())
+    };
+    for _ in 0..FIRST_POOLS {
+        one();
+    }
+    let before = own_memory();
+    let times: Vec<_> = (0..count).map(|_| one()).collect();
+    let memory = (own_memory() - before) / to_f64(count);
+    let (job, shutdown) =
+        times.into_iter().fold((Duration::ZERO, Duration::ZERO), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+    Cost {
+        memory,
+        job: job.as_secs_f64() * 1e6 / to_f64(count),
+        shutdown: shutdown.as_secs_f64() * 1e3 / to_f64(count),
+    }
 }
 
 /// Returns the microseconds that a job takes in a burst.
