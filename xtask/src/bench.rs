@@ -24,6 +24,17 @@ pub(crate) struct BenchArguments {
     /// Write the table into docs/benchmarks.md, and the plot beside it.
     #[arg(long)]
     write: bool,
+    /// Run a bench in Python on this version, such as 3.14. If it is not installed here, Debian's unstable suite may have it.
+    /// Peers without a build for it are left out.
+    #[arg(long, value_name = "VERSION")]
+    python: Option<String>,
+}
+
+impl BenchArguments {
+    /// Returns the arguments of a quick run.
+    fn quick(bench: Bench) -> Self {
+        Self { bench, quick: true, write: false, python: None }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -80,31 +91,51 @@ struct BenchRun {
 }
 
 impl BenchRun {
-    fn of(bench: Bench, quick: bool, write: bool) -> Result<Self, String> {
+    fn of(arguments: &BenchArguments) -> Result<Self, String> {
+        let &BenchArguments { bench, quick, .. } = arguments;
         let line = match bench {
+            Bench::WatchPython => return Self::of_python(arguments, &["python/benches/watch.py"]),
+            Bench::Python => return Self::of_python(arguments, &["python/benches"]),
+            Bench::Lateness => return Self::of_lateness(arguments),
+            _ if arguments.python.is_some() => {
+                return Err(format!(
+                    "the bench `{}` does not run on a version of Python to choose",
+                    bench.name()
+                ));
+            }
             // Without the process pool, which the thread pools do not need.
             Bench::Threads => cargo("bench -p offloop --no-default-features --bench threads"),
             Bench::Processes => cargo("bench -p offloop --bench processes"),
             Bench::Growth => cargo("bench -p offloop --bench growth"),
             Bench::Observe => cargo("bench -p offloop --features observe --bench observe"),
             Bench::Watch => cargo("bench -p offloop --features watch-stacks --bench watch"),
-            Bench::WatchPython => return Self::of_python(bench, &["python/benches/watch.py"], quick),
-            Bench::Python => return Self::of_python(bench, &["python/benches"], quick),
             Bench::Cluster => return Self::of_cluster(quick),
             Bench::Scale => return Self::of_scale(quick),
-            Bench::Lateness => return Self::of_lateness(quick, write),
         };
         let typed = line.to_string();
         let bench = if quick { line.and(["--", "--quick"]) } else { line };
         Ok(Self { before: Vec::new(), bench, typed, version: host::compiler() })
     }
 
-    fn of_python(bench: Bench, program: &[&str], quick: bool) -> Result<Self, String> {
-        let environment = Interpreter::preferred()?.for_peers();
+    fn of_python(arguments: &BenchArguments, program: &[&str]) -> Result<Self, String> {
+        let mut typed = format!("cargo xtask bench {}", arguments.bench.name());
+        let (environment, before) = match &arguments.python {
+            None => {
+                let environment = Interpreter::preferred()?.for_peers();
+                let before = environment.commands();
+                (environment, before)
+            }
+            Some(version) => {
+                typed = format!("{typed} --python {version}");
+                let environment = Interpreter::of_version(version)?.for_peers_with_builds();
+                let mut before = environment.commands();
+                before.push(environment.python("python/benches/install.py python/benches/requirements.txt"));
+                (environment, before)
+            }
+        };
         let line = environment.python("-u").and(program);
-        let line = if quick { line.and(["--quick"]) } else { line };
-        let typed = format!("cargo xtask bench {}", bench.name());
-        Ok(Self { before: environment.commands(), bench: line, typed, version: environment.version() })
+        let line = if arguments.quick { line.and(["--quick"]) } else { line };
+        Ok(Self { before, bench: line, typed, version: environment.version() })
     }
 
     /// Installs the peers, unless it is to be quick. Ray listens on all of the system's addresses, so all have a network of
@@ -145,16 +176,16 @@ impl BenchRun {
     }
 
     /// Always draws the plot, so that a quick run tests it. Without `write`, the plot goes below the target directory.
-    fn of_lateness(quick: bool, write: bool) -> Result<Self, String> {
+    fn of_lateness(arguments: &BenchArguments) -> Result<Self, String> {
         let elsewhere = host::target_dir().join("lateness.svg").display().to_string();
-        let plot = if write { PLOT } else { &elsewhere };
-        Self::of_python(Bench::Lateness, &["python/benches/lateness.py", plot], quick)
+        let plot = if arguments.write { PLOT } else { &elsewhere };
+        Self::of_python(arguments, &["python/benches/lateness.py", plot])
     }
 }
 
 /// Returns the commands of a quick run of the bench of clusters, without peers.
 pub(crate) fn smoke_of_cluster() -> Result<Vec<CommandLine>, String> {
-    let run = BenchRun::of(Bench::Cluster, true, false)?;
+    let run = BenchRun::of(&BenchArguments::quick(Bench::Cluster))?;
     Ok(run.before.into_iter().chain([run.bench]).collect())
 }
 
@@ -162,7 +193,7 @@ pub(crate) fn smoke_of_cluster() -> Result<Vec<CommandLine>, String> {
 pub(crate) fn smoke_in_python() -> Plan {
     let mut lines = Vec::new();
     for bench in [Bench::Python, Bench::WatchPython, Bench::Lateness] {
-        match BenchRun::of(bench, true, false) {
+        match BenchRun::of(&BenchArguments::quick(bench)) {
             Ok(run) => {
                 if lines.is_empty() {
                     lines.extend(run.before);
@@ -177,8 +208,7 @@ pub(crate) fn smoke_in_python() -> Plan {
 
 pub(crate) fn run(arguments: &BenchArguments) -> Result<ExitCode, Box<dyn Error>> {
     let name = arguments.bench.name();
-    let BenchRun { before, bench, typed, version } =
-        BenchRun::of(arguments.bench, arguments.quick, arguments.write)?;
+    let BenchRun { before, bench, typed, version } = BenchRun::of(arguments)?;
     plan::run_all(before)?;
     let output = bench.command().stderr(Stdio::inherit()).output()?;
     let printed = String::from_utf8(output.stdout)?;
@@ -191,8 +221,9 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<ExitCode, Box<dyn Error>
         if table.is_empty() {
             return Err(format!("the bench `{name}` printed no table").into());
         }
+        let peers = versions_of_peers(&printed).map(|peers| format!("; {peers}")).unwrap_or_default();
         let section = format!(
-            "```text\n{typed}\n```\n\n{}; {}; {version}.\n\n{table}",
+            "```text\n{typed}\n```\n\n{}; {}; {version}{peers}.\n\n{table}",
             host::date(),
             host::processor(),
         );
@@ -201,6 +232,11 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<ExitCode, Box<dyn Error>
         println!("\nThe table is written to {PAGE}.");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the versions that a bench has printed of what it compares.
+fn versions_of_peers(printed: &str) -> Option<&str> {
+    printed.lines().find_map(|line| line.strip_prefix("Versions: ")?.strip_suffix('.'))
 }
 
 fn with_newline(line: &str) -> String {
@@ -219,13 +255,20 @@ fn replace_section(page: &str, name: &str, text: &str) -> Result<String, String>
 
 #[cfg(test)]
 mod tests {
-    use super::replace_section;
+    use super::{replace_section, versions_of_peers};
 
     #[test]
     fn only_the_text_between_the_markers_changes() {
         let page = "a\n<!-- t:begin -->\nold\n<!-- t:end -->\nb\n";
         let expected = "a\n<!-- t:begin -->\nnew\n<!-- t:end -->\nb\n";
         assert_eq!(replace_section(page, "t", "new\n").as_deref(), Ok(expected));
+    }
+
+    #[test]
+    fn the_versions_that_a_bench_prints_are_found() {
+        let printed = "Versions: anyio 4.16.0, loky 3.7.0.\n\n| workload |\n";
+        assert_eq!(versions_of_peers(printed), Some("anyio 4.16.0, loky 3.7.0"));
+        assert_eq!(versions_of_peers("| workload |\n"), None);
     }
 
     #[test]

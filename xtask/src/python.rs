@@ -1,6 +1,7 @@
 //! The Python interpreters of this machine, and virtual environments with the package installed.
 //!
 //! The environments are below the target directory: `python/<version>` for the tests, `python/peers` for the benches,
+//! `python/peers-<version>` for the benches on a version that is asked for,
 //! `python/engines` for the tests on Dask and Ray, `python/nats` for the cluster's server, `python/cluster-peers` for the
 //! bench of clusters, `python/counting` for counts of instructions, `python/dist` for the tools that package and check,
 //! and `releases/python-<version>` to try what is published.
@@ -58,6 +59,20 @@ impl Interpreter {
     pub(crate) fn preferred() -> Result<Self, String> {
         let none = || "no Python 3.11 or later with `venv` is installed".to_owned();
         Self::all().into_iter().next().ok_or_else(none)
+    }
+
+    /// Returns the interpreter of a version, such as `3.14`, which may not be installed yet: if this system lacks it, Debian's
+    /// unstable suite may have it.
+    pub(crate) fn of_version(version: &str) -> Result<Self, String> {
+        let mut all = Self::all();
+        match all.iter().position(|it| it.version == version) {
+            Some(at) => Ok(all.swap_remove(at)),
+            None if debian::VERSIONS.contains(&version) => Self::of_debian(version),
+            None => Err(format!(
+                "no Python {version} is installed; Debian's unstable suite has {}",
+                debian::VERSIONS.join(" and ")
+            )),
+        }
     }
 
     /// Returns the interpreter of the oldest version, which may not be installed yet: if this system lacks it, a Debian
@@ -136,6 +151,13 @@ impl Interpreter {
     pub(crate) fn for_peers(self) -> Environment {
         let directory = directory().join("peers");
         Environment { interpreter: self, directory, requirements: vec!["python/benches/requirements.txt"] }
+    }
+
+    /// Returns the environment of the benches on a version that not all packages may have builds for. What is compared has to
+    /// be installed by `python/benches/install.py`, which leaves out those.
+    pub(crate) fn for_peers_with_builds(self) -> Environment {
+        let directory = directory().join(format!("peers-{}", self.version));
+        Environment { interpreter: self, directory, requirements: Vec::new() }
     }
 
     /// Returns the environment in which instructions are counted.
@@ -256,8 +278,8 @@ impl Environment {
 
     /// Returns the interpreter's name and version.
     pub(crate) fn version(&self) -> String {
-        host::output_of(&self.interpreter.program, &["--version"])
-            .unwrap_or_else(|| format!("Python {}", self.interpreter.version))
+        let version = self.interpreter.command(&self.interpreter.program).and(["--version"]);
+        version.output().unwrap_or_else(|| format!("Python {}", self.interpreter.version))
     }
 
     /// Returns whether the environment exists and was made by this version of the interpreter.
