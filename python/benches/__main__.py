@@ -1,11 +1,13 @@
 """offloop's Python executors beside their peers, the same jobs through each, in one run.
 
-    cargo xtask bench python              # a quarter of an hour; results to quote
-    cargo xtask bench python --quick      # a minute; results that are only a smoke test
+    cargo xtask bench python                    # half an hour; results to quote
+    cargo xtask bench python --quick            # two minutes; results that are only a smoke test
+    cargo xtask bench python --python 3.14      # with peers that need a later interpreter
 
 Every measurement is a turn of one contender in an interpreter of its own (`turn.py`). Turns are
 taken in rounds, each of which begins with another contender, and a cell of the table is the median
-over the rounds, so that a disturbance of the machine hits all alike.
+over the rounds, so that a disturbance of the machine hits all alike. A contender that this interpreter
+cannot have is left out, and the reason is printed.
 
 - `contenders.py`: the pools, each behind one function.
 - `jobs.py`: what the pools are given to do.
@@ -26,10 +28,12 @@ def main() -> None:
         return
     import rows
 
-    comparison, failures = rows.measured(quick="--quick" in sys.argv)
+    from contenders import versions
+
+    print(f"Versions: {versions()}.\n", flush=True)
+    comparison, notes = rows.measured(quick="--quick" in sys.argv)
     print(comparison)
-    for failure in failures:
-        print(f"failed: {failure}")
+    print(*notes, sep="\n")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import jobs
-from contenders import Call
+from contenders import Builder, Call, together
 
 Results = dict[str, float]
-# Makes a pool with a number of workers.
-Build = Callable[[int], Call]
-Measure = Callable[[Build, bool], Awaitable[Results]]
+Measure = Callable[[Builder, bool], Awaitable[Results]]
 
 WORKERS = 2
 MIB = 1 << 20
@@ -40,14 +38,14 @@ def repeated(times: int) -> Iterator[int]:
             return
 
 
-async def started(build: Build, workers: int = WORKERS) -> Call:
+async def started(build: Builder, workers: int = WORKERS) -> Call:
     """Gives a pool whose workers have all run a job."""
     call = build(workers)
-    await asyncio.gather(*[call(jobs.noop) for _ in range(50)])
+    await together(call, [(jobs.noop,)] * 50)
     return call
 
 
-async def no_ops(build: Build, quick: bool) -> Results:
+async def no_ops(build: Builder, quick: bool) -> Results:
     """Measures round trips one after another, in µs, and bursts, in jobs per second."""
     call = await started(build)
     trips = []
@@ -64,48 +62,65 @@ async def no_ops(build: Build, quick: bool) -> Results:
         rates = []
         for _ in repeated(1 if quick else times):
             begin = now()
-            await asyncio.gather(*[call(jobs.noop) for _ in range(size)])
+            await together(call, [(jobs.noop,)] * size)
             rates.append(size / (now() - begin))
         results[f"burst of {size}"] = statistics.median(rates)
     return results
 
 
-async def payloads(build: Build, quick: bool) -> Results:
+async def payloads(build: Builder, quick: bool) -> Results:
     """Measures the round trip of one large argument or result, in ms."""
     call = await started(build)
+    some_bytes = jobs.some_bytes
+    results = await there_and_back(call, "1 MiB bytes", some_bytes, MIB, 1 if quick else 20)
+    return results | await there_and_back(call, "64 MiB bytes", some_bytes, 64 * MIB, 1 if quick else 3)
+
+
+async def arrays(build: Builder, quick: bool) -> Results:
+    """Measures the same of an array of numpy, which not all workers can import."""
+    call = await started(build)
+    return await there_and_back(call, "64 MiB array", jobs.some_array, 64 * MIB, 1 if quick else 3)
+
+
+async def there_and_back(
+    call: Call, name: str, make: Callable[[int], Any], length: int, times: int
+) -> Results:
+    payload = make(length)
+    pages = length // jobs.PAGE
+
+    async def as_argument() -> None:
+        assert await call(jobs.count_pages, payload) == pages
+
+    async def as_result() -> None:
+        assert jobs.count_pages(await call(make, length)) == pages
+
     results = {}
-    for name, make, length, times in (
-        ("1 MiB bytes", jobs.some_bytes, MIB, 20),
-        ("64 MiB bytes", jobs.some_bytes, 64 * MIB, 3),
-        ("64 MiB array", jobs.some_array, 64 * MIB, 3),
+    for way, job, trip in (
+        ("argument", (jobs.count_pages, payload), as_argument),
+        ("result", (make, length), as_result),
     ):
-        payload = make(length)
-        pages = length // jobs.PAGE
-
-        async def as_argument(payload: Any = payload, pages: int = pages) -> None:
-            assert await call(jobs.count_pages, payload) == pages
-
-        async def as_result(make: Any = make, length: int = length, pages: int = pages) -> None:
-            assert jobs.count_pages(await call(make, length)) == pages
-
-        for way, trip in (("argument", as_argument), ("result", as_result)):
-            # After this, each worker has made its result, and memory to reuse exists.
-            await asyncio.gather(*[trip() for _ in range(WORKERS)])
-            seconds = []
-            for _ in repeated(1 if quick else times):
-                begin = now()
-                await trip()
-                seconds.append(now() - begin)
-            results[f"{name} as {way}"] = statistics.median(seconds) * 1e3
+        # After this, each worker has made its result, and memory to reuse exists.
+        await together(call, [job] * WORKERS)
+        seconds = []
+        for _ in repeated(times):
+            begin = now()
+            await trip()
+            seconds.append(now() - begin)
+        results[f"{name} as {way}"] = statistics.median(seconds) * 1e3
     return results
 
 
-async def life(build: Build, quick: bool) -> Results:
-    """Measures a pool of one worker: its first result (ms), its memory at rest (KiB), the loss of its worker (ms)."""
+async def life(build: Builder, quick: bool) -> Results:
+    """Measures a pool of one worker: its first result (ms), its memory at rest (KiB), the loss of its worker (ms).
+
+    A worker that is a part of this process has neither memory of its own nor an end of its own.
+    """
     begin = now()
     call = build(1)
     worker = await call(jobs.process_id)
     first = now() - begin
+    if worker == os.getpid():
+        return {"first": first * 1e3}
     # The worker still goes from the job to its rest.
     await asyncio.sleep(0.1)
     memory = proportional_set_size(worker)
@@ -132,11 +147,12 @@ def proportional_set_size(process: int) -> float:
         return next(float(line.split()[1]) for line in rollup if line.startswith("Pss:"))
 
 
-async def lateness(build: Build, quick: bool) -> Results:
+async def lateness(build: Builder, quick: bool) -> Results:
     """Measures the lateness of a timer of 1 ms (p99, in ms) while each core has a job that computes."""
     call = await started(build, CORES)
     loop = asyncio.get_running_loop()
-    computing = asyncio.gather(*[call(jobs.compute, 0.3 if quick else 1.0) for _ in range(CORES)])
+    job = (jobs.compute, 0.3 if quick else 1.0)
+    computing = asyncio.ensure_future(together(call, [job] * CORES))
     late = []
     while not computing.done():
         due = loop.time() + 0.001
@@ -150,6 +166,7 @@ async def lateness(build: Build, quick: bool) -> Results:
 MEASURES: dict[str, Measure] = {
     "no_ops": no_ops,
     "payloads": payloads,
+    "arrays": arrays,
     "life": life,
     "lateness": lateness,
 }

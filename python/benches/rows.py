@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from contenders import ANYIO, OURS, PEERS, STANDARD, Contender, Kind, of_kind
+from contenders import ANYIO, OURS, PEERS, STANDARD, Contender, Kind, is_installed, left_out, of_kind
 from table import Comparison, Goal, Row
 from turn import Failed, Turn, give, hogs
 
@@ -34,7 +34,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Group:
-    """The turns of all contenders of a kind at one measure."""
+    """The turns of contenders of a kind at one measure."""
 
     kind: Kind
     measure: str
@@ -42,6 +42,17 @@ class Group:
     shown: Sequence[Shown]
     busy: bool = False
     loop: str = "asyncio"
+    # The contenders that take turns. None: all.
+    names: Sequence[str] | None = None
+    # A package that it needs.
+    needs: str | None = None
+
+    def missing(self) -> str | None:
+        """Returns why this interpreter cannot have its rows; None if it can."""
+        if self.needs is None or is_installed(self.needs):
+            return None
+        rows = ", ".join(shown.label for shown in self.shown)
+        return f"left out: {rows}, because {self.needs} is not installed"
 
 
 def no_ops(kind: Kind, condition: str) -> list[Shown]:
@@ -66,11 +77,11 @@ def no_ops(kind: Kind, condition: str) -> list[Shown]:
     ]
 
 
-def payloads() -> list[Shown]:
+def payloads(*names: str, goals: Sequence[Goal] = BEST) -> list[Shown]:
     return [
-        Shown(name, f"process: {name}, ms", (Goal(1 / 20, "best"),) if "array" in name else BEST)
-        for size in ("1 MiB bytes", "64 MiB bytes", "64 MiB array")
-        for name in (f"{size} as argument", f"{size} as result")
+        Shown(f"{name} as {way}", f"process: {name} as {way}, ms", goals)
+        for name in names
+        for way in ("argument", "result")
     ]
 
 
@@ -85,7 +96,8 @@ GROUPS = [
     Group("thread", "no_ops", 7, no_ops("thread", "busy"), busy=True),
     Group("process", "no_ops", 7, no_ops("process", "idle")),
     Group("process", "no_ops", 7, no_ops("process", "busy"), busy=True),
-    Group("process", "payloads", 4, payloads()),
+    Group("process", "payloads", 4, payloads("1 MiB bytes", "64 MiB bytes")),
+    Group("process", "arrays", 4, payloads("64 MiB array", goals=(Goal(1 / 20, "best"),)), needs="numpy"),
     Group("process", "life", 7, LIFE),
     Group("thread", "lateness", 4, [Shown("p99", "thread: lateness of the loop p99, ms")]),
     Group(
@@ -94,28 +106,32 @@ GROUPS = [
         4,
         [Shown("p99", "process: lateness of the loop p99, ms", (Goal(2),))],
     ),
-    Group("thread", "no_ops", 3, no_ops("thread", "idle, uvloop"), loop="uvloop"),
-    Group("process", "no_ops", 3, no_ops("process", "idle, uvloop"), loop="uvloop"),
+    Group("thread", "no_ops", 3, no_ops("thread", "idle, uvloop"), loop="uvloop", needs="uvloop"),
+    Group("process", "no_ops", 3, no_ops("process", "idle, uvloop"), loop="uvloop", needs="uvloop"),
 ]
 
 
 def measured(quick: bool) -> tuple[Comparison, list[str]]:
-    """Returns the table, and the failures."""
-    comparison = Comparison(OURS, PEERS)
-    failures: list[str] = []
+    """Returns the table, and what is to be known about it: what is left out, and what has failed."""
+    present = {contender.name for kind in ("thread", "process") for contender in of_kind(kind)}
+    comparison = Comparison(OURS, [peer for peer in PEERS if peer in present])
+    notes = left_out()
     for number, group in enumerate(GROUPS, 1):
         print(f"{number} of {len(GROUPS)}: {group.kind}, {group.measure}", file=sys.stderr)
-        turns = in_rounds(group, quick, failures)
+        if (reason := group.missing()) is not None:
+            notes.append(reason)
+            continue
+        turns = in_rounds(group, quick, notes)
         comparison.rows += [row(group, shown, turns) for shown in group.shown]
-    return comparison, failures
+    return comparison, notes
 
 
 # The results of a contender's turns, by name.
 Turns = dict[str, dict[str, list[float]]]
 
 
-def in_rounds(group: Group, quick: bool, failures: list[str]) -> Turns:
-    contenders = of_kind(group.kind)
+def in_rounds(group: Group, quick: bool, notes: list[str]) -> Turns:
+    contenders = of_kind(group.kind, group.names)
     turns: Turns = {contender.name: defaultdict(list) for contender in contenders}
     failed: dict[str, int] = defaultdict(int)
     with hogs() if group.busy else contextlib.nullcontext():
@@ -129,7 +145,7 @@ def in_rounds(group: Group, quick: bool, failures: list[str]) -> Turns:
                         turns[contender.name][result].append(value)
                 except Failed as reason:
                     failed[contender.name] += 1
-                    failures.append(f"{' '.join(turn.words())}: {reason}")
+                    notes.append(f"failed: {' '.join(turn.words())}: {reason}")
     return turns
 
 
@@ -146,5 +162,8 @@ def row(group: Group, shown: Shown, turns: Turns) -> Row:
         if shown.result == "recovery" and results["rebuilt"]:
             values = values + results["rebuilt"]
             filled.notes[name] = "rebuilt"
-        filled.values[name] = statistics.median(values) * shown.scale if values else "failed"
+        if values:
+            filled.values[name] = statistics.median(values) * shown.scale
+        elif not any(results.values()):
+            filled.values[name] = "failed"
     return filled

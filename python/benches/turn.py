@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
@@ -23,6 +24,8 @@ from contenders import CONTENDERS
 from measures import Results
 
 LIMIT = 30.0
+# The measures that take longer.
+LIMITS = {"no_ops": 60.0}
 
 
 class Failed(Exception):
@@ -62,27 +65,34 @@ def take(turn: Turn) -> None:
     else:
         loop = asyncio.new_event_loop()
     # Imports that programs make at their start, so that no measure counts them.
-    build = contender.imported()
-    results = loop.run_until_complete(measures.MEASURES[turn.measure](build, turn.quick))
+    build = contender.builder()
+    try:
+        results = loop.run_until_complete(measures.MEASURES[turn.measure](build, turn.quick))
+    except BaseException:
+        # Its last line is the reason, which nothing that the interpreter says at its exit may follow.
+        traceback.print_exc()
+        os._exit(1)
     print(json.dumps(results), flush=True)
     os._exit(0)
 
 
 def give(turn: Turn, packages: str | None = None) -> Results:
     """Starts an interpreter for the turn and returns its results. It finds modules in the folder `packages` first."""
-    command = [sys.executable, os.path.dirname(__file__), "--turn", *turn.words()]
-    environment = dict(os.environ)
-    if packages is not None:
-        environment["PYTHONPATH"] = packages
+    folder = os.path.dirname(os.path.abspath(__file__))
+    command = [sys.executable, folder, "--turn", *turn.words()]
+    # Interpreters within the process do not know the folder of its program.
+    paths = [folder] if packages is None else [packages, folder]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    limit = LIMITS.get(turn.measure, LIMIT)
     # Not pipes: workers that are left behind would keep them open.
     with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as said:
         child = subprocess.Popen(
             command, env=environment, stdout=printed, stderr=said, start_new_session=True
         )
         try:
-            status = child.wait(LIMIT)
+            status = child.wait(limit)
         except subprocess.TimeoutExpired:
-            raise Failed(f"no end within {LIMIT:.0f} s") from None
+            raise Failed(f"no end within {limit:.0f} s") from None
         finally:
             # Kills the workers that it leaves behind.
             with contextlib.suppress(ProcessLookupError):
