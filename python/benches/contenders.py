@@ -1,7 +1,8 @@
 """The contenders: offloop's pools and the peers, each as one function that builds a pool and returns how to
 call through it.
 
-A pool is never shut down here, since the interpreter that has it ends after the turn. What a contender needs is imported when its turn comes, so that one which cannot be imported
+A pool is shut down only by the measure of many pools: otherwise the interpreter that has it ends after
+the turn. What a contender needs is imported when its turn comes, so that one which cannot be imported
 spoils no other's. One that this interpreter cannot have is left out, with the reason.
 """
 
@@ -24,9 +25,36 @@ import jobs
 Call = Callable[..., Awaitable[Any]]
 # A function and its arguments.
 Job = tuple[Any, ...]
-# Makes a pool with a number of workers.
-Builder = Callable[[int], Call]
 Kind = Literal["thread", "process"]
+
+
+class Builder:
+    """Makes the pools of a contender in a turn."""
+
+    def __init__(self, target: Any, build: Callable[[Any, int], Call]) -> None:
+        self._target = target
+        self._build = build
+        self._pool: Any = None
+
+    def __call__(self, workers: int) -> Call:
+        """Makes a pool with this number of workers. A loop is running."""
+        return self._build(self._made, workers)
+
+    def _made(self, *arguments: Any, **settings: Any) -> Any:
+        self._pool = self._target(*arguments, **settings)
+        return self._pool
+
+    def shut_down(self) -> None:
+        """Shuts down the pool that was made last, and waits for it."""
+        self._pool.shutdown()
+        self._pool = None
+
+
+class OwnFunction(Builder):
+    """The builder of a contender that is a function which makes the pool itself."""
+
+    def __call__(self, workers: int) -> Call:
+        return self._build(self._target, workers)
 
 
 @dataclass(frozen=True)
@@ -41,10 +69,15 @@ class Contender:
     distribution: str | None = None
     # The version of Python that it needs.
     since: tuple[int, int] = (3, 11)
+    # The same for a program's first call, if the function that programs call first is another.
+    first: str | None = None
 
-    def builder(self) -> Builder:
-        """Imports the contender. Returns what makes a pool of it with a number of workers."""
-        return functools.partial(self.build, named(self.target))
+    def builder(self, of_first_call: bool = False) -> Builder:
+        """Imports the contender."""
+        if of_first_call and self.first is not None:
+            return OwnFunction(named(self.first), as_it_is)
+        kind = Builder if isinstance(target := named(self.target), type) else OwnFunction
+        return kind(target, self.build)
 
     def missing(self) -> str | None:
         """Returns why this interpreter cannot have the contender; None if it can."""
@@ -70,6 +103,11 @@ def is_installed(distribution: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
+
+
+def as_it_is(function: Any, workers: int) -> Call:
+    call: Call = function
+    return call
 
 
 def own_run(pool: Any, workers: int) -> Call:
@@ -162,13 +200,13 @@ OWN_THREADS = "offloop:ThreadPoolExecutor"
 OWN_PROCESSES = "offloop:ProcessPoolExecutor"
 
 CONTENDERS = [
-    Contender("thread", OURS[0], OWN_THREADS, own_run, "offloop"),
+    Contender("thread", OURS[0], OWN_THREADS, own_run, "offloop", first="offloop:run"),
     Contender("thread", OURS[1], OWN_THREADS, drop_in, "offloop"),
     Contender("thread", STANDARD, THREADS, drop_in),
     Contender("thread", "to_thread", THREADS, to_thread),
     Contender("thread", ANYIO, "anyio.to_thread:run_sync", limited, "anyio"),
     Contender("thread", "pebble", "pebble:ThreadPool", drop_in, "pebble"),
-    Contender("process", OURS[0], OWN_PROCESSES, own_run, "offloop"),
+    Contender("process", OURS[0], OWN_PROCESSES, own_run, "offloop", first="offloop:run_cpu"),
     Contender("process", OURS[1], OWN_PROCESSES, drop_in, "offloop"),
     *(
         Contender(

@@ -141,10 +141,66 @@ async def life(build: Builder, quick: bool) -> Results:
     return {"first": first * 1e3, "memory": memory, recovery: (now() - begin) * 1e3}
 
 
+async def first_call(build: Builder, quick: bool) -> Results:
+    """Measures the longest turn of the loop (in ms) between a program's first call, with the making of what the call needs,
+    and its result; and the CPU time of the turn that computes longest."""
+    loop = asyncio.get_running_loop()
+    # Only the longest ones are kept: a list would grow, and the garbage collector would search it during a turn.
+    elapsed = computing = 0.0
+    last, last_cpu = now(), time.thread_time()
+    is_over = False
+
+    def turn() -> None:
+        nonlocal elapsed, computing, last, last_cpu
+        instant, cpu = now(), time.thread_time()
+        elapsed, computing = max(elapsed, instant - last), max(computing, cpu - last_cpu)
+        last, last_cpu = instant, cpu
+        if not is_over:
+            loop.call_soon(turn)
+
+    turn()
+    # The first turns of a loop take longer.
+    await asyncio.sleep(0.05)
+    elapsed = computing = 0.0
+    await build(WORKERS)(jobs.noop)
+    # The turn that has brought the result.
+    await asyncio.sleep(0)
+    is_over = True
+    return {"longest turn": elapsed * 1e3, "longest turn, CPU time": computing * 1e3}
+
+
+# The first pools need memory that the next ones use again.
+FIRST_POOLS = 10
+POOLS = 500
+
+
+async def pools(build: Builder, quick: bool) -> Results:
+    """Measures by how much the memory of the program (KiB) grows while many pools, each with one worker and one job, are
+    made and shut down one after another."""
+
+    async def make(number: int) -> float:
+        for _ in range(number):
+            await build(1)(jobs.noop)
+            build.shut_down()
+        return own_memory()
+
+    before = await make(FIRST_POOLS)
+    return {"growth": await make(10 if quick else POOLS) - before}
+
+
 def proportional_set_size(process: int) -> float:
-    """Returns a process's memory, in KiB."""
+    """Returns a process's memory and its shares of what it has in common with others, in KiB."""
+    return memory(process, "Pss:")
+
+
+def own_memory() -> float:
+    """Returns the memory that only this process has, in KiB: it does not change when others come and go."""
+    return memory(os.getpid(), "Private_Dirty:")
+
+
+def memory(process: int, kind: str) -> float:
     with open(f"/proc/{process}/smaps_rollup") as rollup:
-        return next(float(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+        return next(float(line.split()[1]) for line in rollup if line.startswith(kind))
 
 
 async def lateness(build: Builder, quick: bool) -> Results:
@@ -169,4 +225,6 @@ MEASURES: dict[str, Measure] = {
     "arrays": arrays,
     "life": life,
     "lateness": lateness,
+    "first_call": first_call,
+    "pools": pools,
 }

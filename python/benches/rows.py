@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contenders import ANYIO, OURS, PEERS, STANDARD, Contender, Kind, is_installed, left_out, of_kind
+from measures import POOLS
 from table import Comparison, Goal, Row
 from turn import Failed, Turn, give, hogs
 
@@ -85,6 +86,20 @@ def payloads(*names: str, goals: Sequence[Goal] = BEST) -> list[Shown]:
     ]
 
 
+def first_call(kind: Kind) -> list[Shown]:
+    label = f"{kind}: longest turn of the loop during the first call"
+    goals = (Goal(2, asked=RUN),)
+    return [
+        Shown("longest turn", f"{label}, ms", goals),
+        Shown("longest turn, CPU time", f"{label}, CPU time, ms", goals),
+    ]
+
+
+def pools(kind: Kind) -> list[Shown]:
+    label = f"{kind}: growth of the program by {POOLS} pools, KiB"
+    return [Shown("growth", label, (Goal(256),))]
+
+
 LIFE = [
     Shown("first", "process: first result of the first pool, ms", (Goal(60),)),
     Shown("recovery", "process: killed worker to next result, ms", (Goal(5),)),
@@ -99,6 +114,10 @@ GROUPS = [
     Group("process", "payloads", 4, payloads("1 MiB bytes", "64 MiB bytes")),
     Group("process", "arrays", 4, payloads("64 MiB array", goals=(Goal(1 / 20, "best"),)), needs="numpy"),
     Group("process", "life", 7, LIFE),
+    Group("thread", "first_call", 7, first_call("thread")),
+    Group("process", "first_call", 7, first_call("process")),
+    Group("thread", "pools", 1, pools("thread"), names=(RUN, STANDARD)),
+    Group("process", "pools", 1, pools("process"), names=(RUN, "c.f. forkserver", "c.f. interpreter")),
     Group("thread", "lateness", 4, [Shown("p99", "thread: lateness of the loop p99, ms")]),
     Group(
         "process",

@@ -86,7 +86,11 @@ class Comparison:
         cells.append(best[0] if best else "–")
         for name in self.ours:
             result = row.result(name)
-            cells.append("–" if best is None or result is None else f"{result / best[1]:.2f}")
+            # A growth may be 0, or less.
+            if best is None or result is None or best[1] <= 0:
+                cells.append("–")
+            else:
+                cells.append(f"{result / best[1]:.2f}")
         cells.append("; ".join(self._asked(row, goal) for goal in row.goals) or "–")
         cells.append("; ".join(self._reached_by(row, goal) for goal in row.goals) or "–")
         return cells
