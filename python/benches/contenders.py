@@ -13,9 +13,9 @@ import functools
 import importlib
 import multiprocessing
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal
 
@@ -69,6 +69,8 @@ class Contender:
     distribution: str | None = None
     # The version of Python that it needs.
     since: tuple[int, int] = (3, 11)
+    # The measures that it cannot take, with the reasons.
+    cannot: Mapping[str, str] = field(default_factory=dict)
     # The same for a program's first call, if the function that programs call first is another.
     first: str | None = None
 
@@ -199,6 +201,9 @@ INTERPRETERS = "concurrent.futures:InterpreterPoolExecutor"
 OWN_THREADS = "offloop:ThreadPoolExecutor"
 OWN_PROCESSES = "offloop:ProcessPoolExecutor"
 
+NO_NUMPY = {"arrays": "its workers cannot import numpy"}
+NO_SINGLE_WORKER = {"life": "it has no pool of one worker"}
+
 CONTENDERS = [
     Contender("thread", OURS[0], OWN_THREADS, own_run, "offloop", first="offloop:run"),
     Contender("thread", OURS[1], OWN_THREADS, drop_in, "offloop"),
@@ -215,12 +220,14 @@ CONTENDERS = [
         for method in ("fork", "forkserver", "spawn")
     ),
     # Workers that are interpreters in threads of this process: they compute at the same time as well.
-    Contender("process", "c.f. interpreter", INTERPRETERS, drop_in, since=(3, 14)),
+    Contender("process", "c.f. interpreter", INTERPRETERS, drop_in, since=(3, 14), cannot=NO_NUMPY),
     # It runs on 3.13 as well, but by a private module of Python's, and anyio advises against it.
-    Contender("process", "anyio interpreter", "anyio.to_interpreter:run_sync", limited, "anyio", (3, 14)),
+    Contender(
+        "process", "anyio interpreter", "anyio.to_interpreter:run_sync", limited, "anyio", (3, 14), NO_NUMPY
+    ),
     Contender("process", ANYIO, "anyio.to_process:run_sync", limited, "anyio"),
     Contender("process", "loky", "loky:ProcessPoolExecutor", drop_in, "loky"),
-    Contender("process", "joblib", "joblib:Parallel", joblib_parallel, "joblib"),
+    Contender("process", "joblib", "joblib:Parallel", joblib_parallel, "joblib", cannot=NO_SINGLE_WORKER),
     Contender("process", "pebble", "pebble:ProcessPool", pebble_processes, "pebble"),
     Contender("process", "deadpool", "deadpool:Deadpool", drop_in, "deadpool-executor"),
     Contender("process", "aiomultiprocess", "aiomultiprocess:Pool", aiomultiprocess, "aiomultiprocess"),

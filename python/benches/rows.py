@@ -151,6 +151,10 @@ Turns = dict[str, dict[str, list[float]]]
 
 def in_rounds(group: Group, quick: bool, notes: list[str]) -> Turns:
     contenders = of_kind(group.kind, group.names)
+    for contender in contenders:
+        if (reason := contender.cannot.get(group.measure)) is not None:
+            notes.append(f"left out: {contender.name} in the measure {group.measure}, because {reason}")
+    contenders = [contender for contender in contenders if group.measure not in contender.cannot]
     turns: Turns = {contender.name: defaultdict(list) for contender in contenders}
     failed: dict[str, int] = defaultdict(int)
     with hogs() if group.busy else contextlib.nullcontext():
