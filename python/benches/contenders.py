@@ -1,9 +1,9 @@
 """The contenders: offloop's pools and the peers, each as one function that builds a pool and returns how to
 call through it.
 
-A pool is shut down only by the measure of many pools: otherwise the interpreter that has it ends after
-the turn. What a contender needs is imported when its turn comes, so that one which cannot be imported
-spoils no other's. One that this interpreter cannot have is left out, with the reason.
+A pool is shut down only by the measure of many pools: otherwise the interpreter that has it ends after the turn. What a
+contender needs is imported when its turn comes, so that one which cannot be imported spoils no other's. One that this
+interpreter cannot have is left out, with the reason.
 """
 
 from __future__ import annotations

@@ -5,12 +5,13 @@
 //! cargo bench -p offloop --bench growth -- --quick   # seconds; a smoke run
 //! ```
 //!
-//! *Queued jobs*: all workers of a pool of two are held, no-ops are submitted, and the workers are let go. The memory is what
-//! the program has grown by for each job and its handle, all of which are kept. *Workers* and *threads*: the pool has
-//! that many, each of which has run a job, and is given a burst of no-ops. The memory is what a worker or a thread has
-//! for itself. *Pools made and shut down*: one after another, each with a worker that runs a no-op. The memory is what the
-//! program has grown by for each pool, after the first ones. A *shutdown* with queued jobs removes them; without, it ends the idle workers. Each setting is measured in a
-//! process of its own. The rounds of all settings of a kind take turns; a result is the median.
+//! *Queued jobs*: all workers of a pool of two are held, no-ops are submitted, and the workers are let go. The memory is
+//! what the program has grown by for each job and its handle, all of which are kept. *Workers* and *threads*: the pool
+//! has that many, each of which has run a job, and is given a burst of no-ops. The memory is what a worker or a thread
+//! has for itself. *Pools made and shut down*: one after another, each with a worker that runs a no-op. The memory is
+//! what the program has grown by for each pool, after the first ones. A *shutdown* with queued jobs removes them; without,
+//! it ends the idle workers. Each setting is measured in a process of its own. The rounds of all settings of a kind take
+//! turns; a result is the median.
 
 #[allow(dead_code, unused_imports, reason = "each bench uses its own part")]
 mod support;
