@@ -88,7 +88,7 @@ fn jobs_are_taken_and_given_back() {
     with_store(|store| async move {
         let mut pull = store.pull("q", Band::Normal);
         assert!(pull.next(2, Duration::ZERO).await.is_empty());
-        assert_eq!(pull.asked(), 0);
+        assert!(!pull.is_open());
         assert!(pull.next(2, Duration::from_millis(50)).await.is_empty());
         let headers = JobHeaders { task: "a:b".to_owned(), ..JobHeaders::default() };
         store.publish("q", Band::Normal, Ulid::new(), record("first"), &headers).await;
@@ -123,6 +123,96 @@ fn jobs_are_taken_and_given_back() {
     });
 }
 
+/// Returns the number of requests that wait for jobs.
+async fn requests(store: &Store) -> u64 {
+    let info = format!("CONSUMER.INFO.{}.{}", store.names().jobs(), Names::consumer("q", Band::Normal));
+    let info: serde_json::Value = store.api(&info, &serde_json::Value::Null).await.unwrap();
+    info["num_waiting"].as_u64().unwrap()
+}
+
+/// Waits for a job, which does not come, until this number of requests wait for one.
+async fn pull_until(store: &Store, pull: &mut Pull, wanted: u64, expires: Duration) {
+    while requests(store).await != wanted {
+        let next = tokio::time::timeout(Duration::from_millis(5), pull.next(1, expires));
+        assert!(next.await.is_err(), "nothing comes");
+    }
+}
+
+#[test]
+fn a_request_whose_signs_of_life_are_late_still_brings_its_job() {
+    with_store(|store| async move {
+        let mut pull = store.pull("q", Band::Normal);
+        pull_until(&store, &mut pull, 1, GUARD).await;
+        pull.hear_nothing();
+        pull_until(&store, &mut pull, 2, GUARD).await;
+        // The first request, which is taken for lost, is the one that the server answers.
+        assert!(matches!(put(&store, Band::Normal, Ulid::new()).await, Publication::Stored(_)));
+        let taken = pull.next(1, GUARD).await;
+        assert_eq!(taken.len(), 1);
+        taken[0].ack().await;
+        assert_eq!(requests(&store).await, 1);
+        // The second request is known to wait, so no other one is made.
+        for _ in 0..10 {
+            pull_until(&store, &mut pull, 1, GUARD).await;
+        }
+        assert!(pull.is_open());
+    });
+}
+
+#[test]
+fn requests_wait_in_a_bounded_number_while_signs_of_life_are_late() {
+    with_store(|store| async move {
+        let mut pull = store.pull("q", Band::Normal);
+        for round in 0..10_u64 {
+            pull.hear_nothing();
+            pull_until(&store, &mut pull, (round + 1).min(3), GUARD).await;
+            let next = tokio::time::timeout(Duration::from_millis(5), pull.next(1, GUARD));
+            assert!(next.await.is_err(), "nothing comes");
+        }
+        assert_eq!(requests(&store).await, 3);
+        for _ in 0..3 {
+            assert!(matches!(put(&store, Band::Normal, Ulid::new()).await, Publication::Stored(_)));
+        }
+        let mut taken = Vec::new();
+        while taken.len() < 3 {
+            taken.extend(pull.next(1, GUARD).await);
+        }
+        for message in &taken {
+            message.ack().await;
+        }
+        // Now one request is enough again.
+        pull_until(&store, &mut pull, 1, GUARD).await;
+        let next = tokio::time::timeout(Duration::from_millis(5), pull.next(1, GUARD));
+        assert!(next.await.is_err(), "nothing comes");
+        assert_eq!(requests(&store).await, 1);
+    });
+}
+
+#[test]
+fn the_end_of_a_former_request_is_not_that_of_the_present_one() {
+    with_store(|store| async move {
+        let mut pull = store.pull("q", Band::Normal);
+        pull_until(&store, &mut pull, 1, Duration::from_secs(5)).await;
+        pull.hear_nothing();
+        pull_until(&store, &mut pull, 2, GUARD).await;
+        // The time of the first one passes.
+        while requests(&store).await != 1 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // It has told so, and no other one is made for it.
+        for _ in 0..10 {
+            let next = tokio::time::timeout(Duration::from_millis(5), pull.next(1, GUARD));
+            assert!(next.await.is_err(), "nothing comes");
+            assert_eq!(requests(&store).await, 1);
+        }
+        assert!(matches!(put(&store, Band::Normal, Ulid::new()).await, Publication::Stored(_)));
+        let taken = pull.next(1, GUARD).await;
+        assert_eq!(taken.len(), 1);
+        taken[0].ack().await;
+        assert!(!pull.is_open());
+    });
+}
+
 #[test]
 fn many_workers_wait_for_one_band() {
     const WORKERS: usize = 1500;
@@ -138,12 +228,7 @@ fn many_workers_wait_for_one_band() {
             });
         }
         // All of them wait.
-        let info = format!("CONSUMER.INFO.{}.{}", store.names().jobs(), Names::consumer("q", Band::Normal));
-        loop {
-            let info: serde_json::Value = store.api(&info, &serde_json::Value::Null).await.unwrap();
-            if info["num_waiting"].as_u64() == Some(WORKERS as u64) {
-                break;
-            }
+        while requests(&store).await != WORKERS as u64 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         for _ in 0..WORKERS {

@@ -514,7 +514,7 @@ impl Agent {
             let mut waits = Vec::new();
             for (queue, band) in order {
                 let line = rest[queue * 3 + *band as usize].take()?;
-                if line.wanted > 0 || line.pull.asked() > 0 {
+                if line.wanted > 0 || line.pull.is_open() {
                     waits.push(Box::pin(async move {
                         let messages = line.pull.next(line.wanted, PULL).await;
                         line.pending = messages.last().map_or(0, |message| message.pending);
