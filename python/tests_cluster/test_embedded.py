@@ -72,7 +72,7 @@ def test_limits_end_a_job(embedded: ClusterExecutor, tmp_path: Path) -> None:
         embedded.options(timeout=0.2).submit(cluster_tasks.wait_for, missing).result(GUARD)
     running = [embedded.submit(cluster_tasks.wait_for, missing) for _ in range(2)]
     eventually("both run", lambda: all(future.running() for future in running))
-    with pytest.raises(offloop.QueueTimeout):
+    with pytest.raises(offloop.QueueTimeout, match="still in the queue `default` after its limit of 200ms"):
         embedded.options(queue_timeout=0.2).submit(abs, 1).result(GUARD)
     for future in running:
         future.cancel()

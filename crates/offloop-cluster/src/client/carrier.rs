@@ -102,7 +102,7 @@ impl fmt::Debug for Carry {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) me: Ulid,
-    pub(super) queue: String,
+    pub(super) queue: Arc<str>,
     pub(super) on_full: OnFull,
     pub(super) cancel_if_lost: bool,
     pub(super) unreachable_after: Duration,
@@ -129,7 +129,7 @@ impl Shared {
     ) -> Self {
         Self {
             me: Ulid::new(),
-            queue,
+            queue: queue.into(),
             on_full,
             cancel_if_lost,
             unreachable_after,
@@ -225,7 +225,7 @@ impl Carrier for ToCluster {
     fn carry(&self, outbound: Outbound, ender: Ender) -> Result<(), Rejected<Ender>> {
         let extra = SUBMITTING.with_borrow_mut(|(extra, _)| extra.take()).unwrap_or_default();
         let asked = outbound.instructions();
-        let queue = extra.queue.unwrap_or_else(|| self.shared.queue.clone());
+        let queue = extra.queue.unwrap_or_else(|| self.shared.queue.to_string());
         let (room, is_full) = Room::take(&self.shared, &queue, Band::of(asked.priority));
         let is_named = outbound.signature() == NamedCall::<()>::ANY;
         let is_full = is_full && extra.attach.is_none();
@@ -301,6 +301,15 @@ impl Carrier for ToCluster {
 
     fn cancel(&self, job: JobId) {
         self.command(Command::Cancel(job));
+    }
+
+    fn queue(&self) -> Option<Arc<str>> {
+        SUBMITTING.with_borrow(|(extra, _)| match extra {
+            // It was submitted before, perhaps to another queue.
+            Some(Extra { attach: Some(_), .. }) => None,
+            Some(Extra { queue: Some(own), .. }) => Some(own.as_str().into()),
+            _ => Some(Arc::clone(&self.shared.queue)),
+        })
     }
 
     fn resume(&self, job: JobId) {

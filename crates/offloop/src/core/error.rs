@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::id::JobId;
@@ -16,12 +17,13 @@ pub struct Error(Box<Inner>);
 struct Inner {
     job: JobId,
     name: Cow<'static, str>,
+    queue: Option<Arc<str>>,
     kind: ErrorKind,
 }
 
 impl Error {
-    pub(crate) fn new(job: JobId, name: Cow<'static, str>, kind: ErrorKind) -> Self {
-        Self(Box::new(Inner { job, name, kind }))
+    pub(crate) fn new(job: JobId, name: Cow<'static, str>, queue: Option<Arc<str>>, kind: ErrorKind) -> Self {
+        Self(Box::new(Inner { job, name, queue, kind }))
     }
 
     /// Returns the reason.
@@ -42,6 +44,12 @@ impl Error {
     /// Returns the name of the job: the one given to it, else the function's path.
     pub fn job_name(&self) -> &str {
         &self.0.name
+    }
+
+    /// Returns the name of the queue that the job was submitted to. `None` if its executor has one queue without a name, as
+    /// pools have.
+    pub fn queue(&self) -> Option<&str> {
+        self.0.queue.as_deref()
     }
 
     /// Returns whether the job was cancelled, by its handle or by a pool's shutdown.
@@ -65,7 +73,16 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "job {} `{}`: {}", self.0.job, self.0.name, self.0.kind)
+        let Inner { job, name, queue, kind } = &*self.0;
+        write!(f, "job {job} `{name}`: ")?;
+        match (kind, queue) {
+            (ErrorKind::QueueTimeout(limit), Some(queue)) => write!(
+                f,
+                "still in the queue `{queue}` after its limit of {limit:?}, so it was removed unrun; start more workers \
+                 for that queue or raise the limit"
+            ),
+            _ => write!(f, "{kind}"),
+        }
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Options {
     /// The id of the request that the job works for.
     pub(crate) request: Option<Arc<str>>,
     pub(crate) retry: Option<Retry>,
+    /// The queue that the job waits in, if its executor has queues with names. For errors.
+    pub(crate) queue: Option<Arc<str>>,
     /// Called at the job's end. Only jobs that send items have one.
     pub(crate) on_end: Option<Arc<dyn OnEnd>>,
     /// A full queue hands the work back, whatever the pool's policy.
@@ -50,6 +52,7 @@ impl Options {
             carried: None,
             request: None,
             retry: None,
+            queue: None,
             on_end: None,
             never_wait: false,
             submitted_at: Location::caller(),

@@ -1,5 +1,7 @@
 //! The trait of what takes calls to another place.
 
+use std::sync::Arc;
+
 use super::ender::Ender;
 use super::outbound::Outbound;
 use crate::core::error::Rejected;
@@ -7,7 +9,7 @@ use crate::core::id::JobId;
 
 /// Takes calls to the place where they run: the one trait to implement for a [`Remote`](super::Remote) executor.
 ///
-/// Both methods are called on the submitter's thread, which may be that of an event loop, so they must not block. Where a
+/// All methods are called on the submitter's thread, which may be that of an event loop, so they must not block. Where a
 /// carrier talks to a network it has a thread of its own. They may be called by many threads at a time.
 pub trait Carrier: Send + Sync + 'static {
     /// Takes a call over, or hands the ender back with the reason.
@@ -32,6 +34,12 @@ pub trait Carrier: Send + Sync + 'static {
     /// It is called once for a job, and never before `carry` has returned `Ok` for it. If the carrier uses up the ender at
     /// this very moment, it may be called or not; then there is nothing left to do.
     fn cancel(&self, job: JobId);
+
+    /// Returns the name of the queue that a call goes to, for the job's [error](crate::Error::queue). It is called on the
+    /// submitter's thread, before `carry`. The default is `None`: there is one queue, without a name.
+    fn queue(&self) -> Option<Arc<str>> {
+        None
+    }
 
     /// Goes on with the items of a job: its reader has room for items again, after there was none. The default does
     /// nothing.

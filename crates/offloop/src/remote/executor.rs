@@ -497,6 +497,7 @@ impl<C: Carrier> Remote<C> {
             options.name.clone_from(&name);
         }
         let core = &*self.0;
+        options.queue = core.carrier.queue();
         let arguments = match arguments {
             Ok(arguments) => arguments,
             Err(kind) => {

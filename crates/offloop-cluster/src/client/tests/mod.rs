@@ -156,6 +156,20 @@ fn a_queued_job_that_is_cancelled_never_runs_and_leaves_nothing() {
 }
 
 #[test]
+fn a_queue_timeout_names_the_queue_and_the_limit() {
+    let (_server, _hand, cluster) = open!();
+    let late = || prepare(double.with(3)).queue_timeout(Duration::from_millis(20));
+    let error = cluster.run(late()).wait().unwrap_err();
+    assert_eq!(error.queue(), Some("default"));
+    let message = error.to_string();
+    let end = "still in the queue `default` after its limit of 20ms, so it was removed unrun; start more workers for \
+               that queue or raise the limit";
+    assert!(message.starts_with("job ") && message.contains("double") && message.ends_with(end), "{message}");
+    let error = cluster.submit(late()).queue("slow").send().into_handle().wait().unwrap_err();
+    assert!(error.queue() == Some("slow") && error.to_string().contains("the queue `slow` after"), "{error}");
+}
+
+#[test]
 fn a_running_job_that_is_cancelled_is_killed_and_the_record_says_so() {
     let (_server, hand, cluster) = open!();
     let handle = cluster.submit(double.with(1)).send();
