@@ -202,7 +202,7 @@ async fn attend(mut performance: Performance, canceller: Canceller, is_streamed:
             Some((&LOG, record)) => log(&id, record),
             Some((_, item)) if is_streamed => {
                 // No name: it has the types of another language.
-                run.send([&[0xa0], item].concat()).await;
+                run.pass_on([&[0xa0], item].concat(), &mut performance).await;
             }
             _ => {}
         }

@@ -186,6 +186,18 @@ def test_a_generator_that_runs_too_long_ends_with_run_timeout(
         list(stream)
 
 
+def test_a_generator_that_nobody_reads_leaves_its_slot_at_its_timeout(
+    url: str, queue: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    start_worker("cluster_tasks", "--queue", queue, "--slots", "1")
+    with executor(url, queue=queue) as pool:
+        stream = pool.options(timeout=1, buffersize=2).stream(cluster_tasks.endless, str(tmp_path))
+        has_begun(tmp_path)
+        assert pool.submit(cluster_tasks.split, "a b").result(GUARD) == ["a", "b"]
+        with pytest.raises(offloop.RunTimeout):
+            list(stream)
+
+
 def test_a_generator_that_does_not_start_in_time_ends_with_queue_timeout(url: str, queue: str) -> None:
     with executor(url, queue=queue) as pool:
         with pytest.raises(offloop.QueueTimeout):

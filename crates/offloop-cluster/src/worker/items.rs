@@ -41,8 +41,20 @@ struct State {
     /// The number of the first item that the reader does not have.
     confirmed: u64,
     heard: Instant,
+    flow: Flow,
     /// The reader was silent for a whole lease, so items are dropped.
     is_lost: bool,
+}
+
+/// What becomes of an item for which the reader has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    /// It waits.
+    Waits,
+    /// The job was killed. The first such item ends the flow.
+    Killed,
+    /// It is dropped, as all items are, so that the reader has all items before a certain one.
+    Over,
 }
 
 /// An item that was sent.
@@ -63,6 +75,7 @@ impl Outbox {
             sent: VecDeque::new(),
             confirmed: 0,
             heard: Instant::now(),
+            flow: Flow::Waits,
             is_lost: false,
         };
         let (store, seals, client, job) = (store.clone(), seals.clone(), job.client, job.id);
@@ -93,9 +106,28 @@ impl Outbox {
         self.changed.notify_waiters();
     }
 
+    /// Drops from now on what the reader has no room for. A killed job has no use for a reader that takes its time.
+    pub(super) fn cut(&self) {
+        let mut state = self.lock();
+        if state.flow == Flow::Waits {
+            state.flow = Flow::Killed;
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
     /// Sends an item when the reader has room for it.
     pub(super) async fn send(&self, item: Vec<u8>) {
-        self.wait_for(|state| state.next < state.limit).await;
+        self.wait_for(|state| state.next < state.limit || state.flow != Flow::Waits).await;
+        {
+            let mut state = self.lock();
+            if state.flow == Flow::Killed && state.next >= state.limit {
+                state.flow = Flow::Over;
+            }
+            if state.flow == Flow::Over {
+                return;
+            }
+        }
         let mut item = Item::new(self.attempt, self.lock().next, item);
         if item.item.len() > INLINE {
             let bytes: Bytes = std::mem::take(&mut item.item).into();

@@ -104,7 +104,22 @@ impl Run {
         }
     }
 
-    /// Does the same, and blocks this thread meanwhile, which must not be the network's.
+    /// Does the same with an item of this job. If the job is killed meanwhile, items for which the reader has no room are
+    /// dropped, as a pool drops them: the end of the job must not wait for somebody to read.
+    pub async fn pass_on(&self, item: Vec<u8>, performance: &mut Performance) {
+        let mut sending = std::pin::pin!(self.send(item));
+        tokio::select! {
+            biased;
+            () = &mut sending => return,
+            () = performance.killed() => {}
+        }
+        if let Some(outbox) = &self.outbox {
+            outbox.cut();
+        }
+        sending.await;
+    }
+
+    /// Does the same as [`send`](Self::send), and blocks this thread meanwhile, which must not be the network's.
     pub fn wait_send(&self, item: Vec<u8>) {
         if let Some(outbox) = self.outbox.clone() {
             // It fails in a forked child only, where nothing is to be sent.
@@ -201,7 +216,7 @@ pub fn instructions(job: &Job) -> Instructions {
 /// Passes on the items of a job, and its end when no process is left.
 async fn attend(mut performance: Performance, canceller: Canceller, run: Run) {
     while let Some(item) = performance.next_item().await {
-        run.send(item).await;
+        run.pass_on(item, &mut performance).await;
     }
     let performed = performance.finish().await;
     canceller.gone().await;

@@ -64,6 +64,11 @@ fn counts_and_panics(until: u64) {
     panic!("as planned")
 }
 
+#[offloop::task(name = "worker:counts_forever")]
+fn counts_forever() {
+    counts(u64::MAX);
+}
+
 /// A server, a worker, and what a submitter needs.
 struct Cluster {
     store: Store,
@@ -410,6 +415,31 @@ fn items_are_signed_for_their_job_and_their_place() {
     assert_eq!(std::mem::replace(&mut moved[number], 1), 0);
     assert!(trust.admit_item("default", id, &moved).is_err());
     assert_eq!(cluster.end(id).1.answer, [1]);
+}
+
+#[test]
+fn a_job_that_is_killed_by_its_limit_leaves_its_slot_although_its_items_are_not_read() {
+    let Some(cluster) = Cluster::start(|it| it.slots(1)) else { return };
+    let mut job = cluster.job("worker:counts_forever", &[]);
+    job.stream = Some(2);
+    job.set_run_timeout(Some(Duration::from_millis(200)));
+    let (store, client, worker) = (cluster.store.clone(), cluster.client, cluster.worker.handle().id());
+    let listening = store.clone();
+    let mut items = wait(async move { listening.items(client).await.unwrap() });
+    let id = cluster.submit(&job);
+    // The reader is there and has the two items that it has room for, and takes none of them.
+    let reader = network::runtime().unwrap().spawn(async move {
+        let mut next = 0;
+        while let Some((_, item, _)) = items.next().await {
+            next = next.max(item.number + 1);
+            store.tell(worker, &Ask::Credit { id, attempt: 1, next, room: 2 - next }).await;
+        }
+    });
+    let (end, report) = cluster.end(id);
+    assert_eq!((end.outcome, end.attempt), (Outcome::Failed, 1));
+    assert!(matches!(error(&report), ErrorKind::RunTimeout(_)), "{:?}", error(&report));
+    assert_eq!(cluster.run(&cluster.job("worker:double", &[21])).1.answer, [42]);
+    reader.abort();
 }
 
 #[test]

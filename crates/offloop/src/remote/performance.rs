@@ -1,15 +1,17 @@
 //! The far side: a call that has come from elsewhere runs in a process pool.
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::ender::Answer;
 use super::items::ItemQueue;
 use super::outbound::Outbound;
 use super::tasks;
 use crate::core::captured::Captured;
-use crate::core::error::ErrorKind;
+use crate::core::error::{Error, ErrorKind};
 use crate::core::handle::{Handle, block_on};
 use crate::core::id::{JobId, JobState};
 use crate::core::options::{OnEnd, Options};
@@ -52,13 +54,15 @@ pub fn perform(pool: &ProcessPool, outbound: Outbound) -> Result<Performance, Er
     };
     let LaunchedEncoded { handle, job, engine } =
         pool.launch_encoded(task, &arguments, queue.as_ref(), options)?;
-    Ok(Performance { handle, job, engine, items: queue, captured })
+    Ok(Performance { handle, end: None, job, engine, items: queue, captured })
 }
 
 /// A job that runs here on behalf of a caller elsewhere. Dropping it kills the job.
 #[must_use = "dropping a performance kills its job"]
 pub struct Performance {
     handle: Handle<EncodedAnswer>,
+    /// The end, if it was taken from the handle already.
+    end: Option<Result<EncodedAnswer, Error>>,
     job: Arc<dyn AnyJob>,
     engine: Weak<dyn JobEngine>,
     /// `None` if the job may send no items.
@@ -132,17 +136,47 @@ impl Performance {
         block_on(std::pin::pin!(self.next_item()))
     }
 
+    /// Waits until the job was killed: its time limit has passed, or it was cancelled. For a job that ends in another way it
+    /// waits for ever. What passes items on to a reader need not wait for that any longer then. It may be called again.
+    pub async fn killed(&mut self) {
+        std::future::poll_fn(|cx| {
+            ready!(self.poll_end(cx));
+            let Some(Err(error)) = &self.end else { return Poll::Pending };
+            match error.kind() {
+                ErrorKind::RunTimeout(_)
+                | ErrorKind::LoadTimeout(_)
+                | ErrorKind::Cancelled
+                | ErrorKind::Closed => Poll::Ready(()),
+                _ => Poll::Pending,
+            }
+        })
+        .await;
+    }
+
+    /// Takes the end from the handle when it is there.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.end.is_none() {
+            self.end = Some(ready!(Pin::new(&mut self.handle).poll(cx)));
+        }
+        Poll::Ready(())
+    }
+
     /// Returns the job's end. Items that were not taken are dropped, and a job that waits for its reader would wait for
     /// ever, so take them first.
     pub async fn finish(self) -> Performed {
-        let Self { handle, captured, .. } = self;
-        Performed::new(handle.await.map_err(crate::core::error::Error::into_kind), captured.as_ref())
+        let Self { handle, end, captured, .. } = self;
+        let end = match end {
+            Some(end) => end,
+            None => handle.await,
+        };
+        Performed::new(end.map_err(Error::into_kind), captured.as_ref())
     }
 
     /// Does the same as [`finish`](Self::finish), blocking this thread.
     pub fn wait(self) -> Performed {
-        let Self { handle, captured, .. } = self;
-        Performed::new(handle.wait().map_err(crate::core::error::Error::into_kind), captured.as_ref())
+        let Self { handle, end, captured, .. } = self;
+        let end = end.unwrap_or_else(|| handle.wait());
+        Performed::new(end.map_err(Error::into_kind), captured.as_ref())
     }
 }
 
