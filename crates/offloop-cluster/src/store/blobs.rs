@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::jobs::Receipt;
 use super::{ApiError, Failure, Store, is_full, read_answer};
@@ -28,6 +28,10 @@ const IN_FLIGHT: usize = 8;
 
 /// The largest payload that is read, in bytes.
 const LARGEST: u64 = 4 << 30;
+
+/// The share of one dead job's arguments in the room for all dead jobs: a quarter at most. The oldest dead jobs make room
+/// for new ones, and one job must not take the place of all others.
+const OF_DEAD: u64 = 4;
 
 /// A payload that cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +68,18 @@ struct LeadersMessage {
     /// In base 64.
     #[serde(default)]
     data: String,
+}
+
+#[derive(Deserialize)]
+struct StreamInfo {
+    config: StreamConfig,
+}
+
+#[derive(Deserialize)]
+struct StreamConfig {
+    /// 0 and less: none.
+    #[serde(default)]
+    max_bytes: i64,
 }
 
 impl Store {
@@ -174,9 +190,15 @@ impl Store {
         }
     }
 
-    /// Copies the arguments of a job that is dead to its dead letter, as far as they are stored. Returns whether that is
-    /// certain.
+    /// Copies the arguments of a job that is dead to its dead letter, as far as they are stored and there is room for them.
+    /// Returns whether that is certain.
     pub(crate) async fn keep_arguments(&self, job: Ulid, blob: &BlobRef) -> bool {
+        let info = format!("STREAM.INFO.{}", self.names().dead());
+        if let Ok(StreamInfo { config }) = self.api::<StreamInfo>(&info, &Value::Null).await
+            && u64::try_from(config.max_bytes).is_ok_and(|room| room > 0 && blob.size > room / OF_DEAD)
+        {
+            return true;
+        }
         // The size comes from a record, which is not believed: what is not there ends the copy.
         let count = u32::try_from(blob.size.min(LARGEST).div_ceil(CHUNK as u64)).unwrap_or(0);
         for number in 0..count {

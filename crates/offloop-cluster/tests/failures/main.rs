@@ -424,6 +424,25 @@ fn a_dead_job_is_started_again_with_its_large_arguments() {
 }
 
 #[test]
+fn the_arguments_of_a_dead_job_do_not_displace_other_dead_jobs() {
+    // Dead jobs have 4 MiB of it.
+    let Some(servers) = Servers::start_with(1, "max_file_store: 64MiB") else { return };
+    let scene = Scene::of(servers, 1);
+    for size in [1, 5 << 20] {
+        let bytes = offloop::Blob::from(vec![3; size]);
+        let call = crash_once.with(scene.books.path(), scene.books.token(), bytes);
+        assert!(matches!(end(scene.cluster.run(call)).unwrap_err().kind(), ErrorKind::WorkerDied(_)));
+    }
+    let admin = Admin::connect(Connection::to(scene.servers.url()).settings(settings())).unwrap();
+    let dead = admin.dead().unwrap();
+    assert_eq!(dead.len(), 2, "both are kept");
+    let retried = dead.iter().map(|dead| admin.retry(dead.id.parse().unwrap()));
+    let errors: Vec<_> = retried.filter_map(Result::err).map(|error| error.to_string()).collect();
+    assert!(errors.len() == 1 && errors[0].contains("not stored any more"), "{errors:?}");
+    assert_eq!(admin.dead().unwrap().len(), 1, "the one without its arguments");
+}
+
+#[test]
 fn a_store_full_of_jobs_has_room_for_their_claims_and_ends() {
     let Some(servers) = Servers::start_with(1, "max_file_store: 64MiB") else { return };
     let mut scene = Scene::of(servers, 0);
