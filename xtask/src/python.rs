@@ -219,10 +219,10 @@ impl Environment {
     pub(crate) fn commands_without_the_package(&self) -> Vec<CommandLine> {
         let mut lines: Vec<_> =
             self.interpreter.installation.iter().cloned().chain(self.creation()).collect();
-        if !self.requirements.is_empty() {
-            let files = self.requirements.iter().flat_map(|file| ["-r", file]);
-            lines.push(self.python("-m pip install --quiet").and(files));
-        }
+        // One file after the other: with hashes in one of them, pip would want hashes in all.
+        lines.extend(
+            self.requirements.iter().map(|file| self.python("-m pip install --quiet -r").and([*file])),
+        );
         lines
     }
 
