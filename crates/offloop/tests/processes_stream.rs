@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use offloop::embed::{HandleExt, ProcessPoolExt};
-use offloop::{Blob, BlobMut, ErrorKind, ProcessPool, job};
+use offloop::{Blob, BlobMut, ErrorKind, JobState, ProcessPool, job};
 
 offloop::init_tests!();
 
@@ -48,8 +48,6 @@ fn emit_and_abort(count: u32) {
     for number in 0..count {
         job::emit(&number).unwrap();
     }
-    // By then the pool has taken the last item.
-    std::thread::sleep(Duration::from_millis(50));
     std::process::abort();
 }
 
@@ -124,6 +122,21 @@ fn large_items_are_not_copied_and_their_memory_is_used_again() {
 fn what_was_sent_before_a_crash_is_read_before_its_error() {
     let pool = one_worker();
     let (handle, mut items) = pool.stream::<u32, _>(emit_and_abort.with(3), 100);
+    let read: Vec<u32> = std::iter::from_fn(|| items.wait_next()).map(Result::unwrap).collect();
+    assert_eq!(read, [0, 1, 2]);
+    assert!(matches!(handle.wait().unwrap_err().kind(), ErrorKind::WorkerDied(_)));
+}
+
+#[test]
+fn what_was_sent_before_a_crash_is_not_lost_where_there_was_no_room_for_it() {
+    let pool = one_worker();
+    // The third item waits for room when the worker dies.
+    let (handle, mut items) = pool.stream::<u32, _>(emit_and_abort.with(3), 2);
+    let begun = Instant::now();
+    while handle.state() != JobState::Ended {
+        assert!(begun.elapsed() < SOON, "the job does not end");
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let read: Vec<u32> = std::iter::from_fn(|| items.wait_next()).map(Result::unwrap).collect();
     assert_eq!(read, [0, 1, 2]);
     assert!(matches!(handle.wait().unwrap_err().kind(), ErrorKind::WorkerDied(_)));

@@ -167,7 +167,8 @@ impl Supervisor {
         let pid = child.process.pid();
         let Some(mut worker) = self.dispatcher.look(|scheduler, after| {
             let at = scheduler.find(pid)?;
-            // Answers that it gave before it died count.
+            // Answers that it gave before it died count, and so does an item that waits for room.
+            scheduler.workers.edit(at).is_gone = true;
             scheduler.harvest(at, after);
             Some(scheduler.workers.swap_remove(at))
         }) else {

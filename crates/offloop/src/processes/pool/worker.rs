@@ -108,6 +108,8 @@ pub(super) struct WorkerRecord {
     pub(super) is_cut_off: bool,
     /// It leaves, and is killed without a grace period. Set once, by any thread.
     pub(super) is_urgent: bool,
+    /// It has ended, or was given up. Set once, by the supervisor, before it takes what the worker has left.
+    pub(super) is_gone: bool,
     /// Woken when the worker is dead or was given up. Added to by those who wait for that.
     pub(super) at_end: Vec<Waker>,
     /// See `Config::load_timeout`. Never changes.
@@ -180,6 +182,7 @@ impl WorkerRecord {
             over_memory: false,
             is_cut_off: false,
             is_urgent: false,
+            is_gone: false,
             at_end: Vec::new(),
             load_timeout: config.load_timeout,
             retires_at: config.max_worker_age.and_then(|age| now.checked_add(age)),
@@ -224,7 +227,7 @@ impl WorkerRecord {
         // The last job is not given ahead of time. It would be withdrawn if it had to wait, and the worker, whose
         // replacement comes already, would leave with too few jobs.
         let has_room = has_room && (self.left > 1 || (self.left == 1 && self.calls.is_empty()));
-        (self.phase == WorkerPhase::Ready && has_room).then_some(self.load)
+        (self.phase == WorkerPhase::Ready && has_room && !self.is_gone).then_some(self.load)
     }
 
     /// Returns whether the worker has been given all the jobs that it may run.
@@ -410,8 +413,8 @@ impl WorkerRecord {
         work.items.as_ref()
     }
 
-    /// Takes the answers that have come, and items as far as their queues have room. Adds to `with_items` the queues
-    /// whose readers have to be woken.
+    /// Takes the answers that have come, and items as far as their queues have room; of a worker that is gone, the last item
+    /// without regard to that. Adds to `with_items` the queues whose readers have to be woken.
     pub(super) fn harvest(
         &mut self,
         finished: &mut Vec<Finished>,
@@ -441,7 +444,7 @@ impl WorkerRecord {
                 (Some((job, _)), state::ITEM) => {
                     let id = job.header().id.as_u64();
                     let items = self.items().ok_or(Malformed::State(state::ITEM))?;
-                    if !items.has_room() {
+                    if !items.has_room() && !self.is_gone {
                         break;
                     }
                     items.push(self.link.take_item(call.slot, id)?);
