@@ -9,7 +9,7 @@ use super::config::OnCrash;
 use super::death::Death;
 use super::remote::{Outbound, RemoteCall};
 use super::supervisor::Supervisor;
-use super::worker::{LeaveReason, WorkerPhase, WorkerRecord};
+use super::worker::{Contact, LeaveReason, WorkerPhase, WorkerRecord};
 use crate::base::panic;
 use crate::core::error::{ErrorKind, WorkerDied};
 use crate::processes::os::process::{End, Process, ProcessEnd};
@@ -168,7 +168,7 @@ impl Supervisor {
         let Some(mut worker) = self.dispatcher.look(|scheduler, after| {
             let at = scheduler.find(pid)?;
             // Answers that it gave before it died count, and so does an item that waits for room.
-            scheduler.workers.edit(at).is_gone = true;
+            scheduler.workers.edit(at).contact = Contact::Gone;
             scheduler.harvest(at, after);
             Some(scheduler.workers.swap_remove(at))
         }) else {

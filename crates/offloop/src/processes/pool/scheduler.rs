@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::config::Config;
 use super::item_queue::ItemQueue;
 use super::remote::{Outbound, RemoteCall};
-use super::worker::{Finished, LeaveReason, WorkerPhase, WorkerRecord, WorkerState};
+use super::worker::{Contact, Finished, LeaveReason, WorkerPhase, WorkerRecord, WorkerState};
 use super::workers::Workers;
 use crate::core::backlog::{Backlog, Offer};
 use crate::core::error::{ErrorKind, WorkerExit};
@@ -569,7 +569,10 @@ impl Scheduler {
             }
             let worker = &self.workers[at];
             // One that has closed its socket by itself has not left, but died.
-            if worker.phase == WorkerPhase::Retiring && worker.calls.is_empty() && !worker.is_cut_off {
+            if worker.phase == WorkerPhase::Retiring
+                && worker.calls.is_empty()
+                && worker.contact == Contact::There
+            {
                 self.dismiss(at, LeaveReason::Idle, after);
             }
         }
@@ -583,7 +586,7 @@ impl Scheduler {
         if self.workers[at].phase == WorkerPhase::Ready {
             let mut worker = self.workers.edit(at);
             worker.phase = WorkerPhase::Retiring;
-            worker.is_cut_off = true;
+            worker.contact = Contact::CutOff;
             drop(worker);
             self.recall(at, after);
             self.assign(after);

@@ -77,6 +77,16 @@ pub(super) enum WorkerState {
     Leaving,
 }
 
+/// What is known of a worker's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Contact {
+    There,
+    /// It has closed its socket, so it is dead or about to be.
+    CutOff,
+    /// It has ended, or was given up. What it has left is taken once more.
+    Gone,
+}
+
 /// The pool's record of one worker. It is kept under the scheduler's lock, so any thread that holds the lock writes it.
 #[derive(Debug)]
 pub(super) struct WorkerRecord {
@@ -104,12 +114,10 @@ pub(super) struct WorkerRecord {
     left: u64,
     /// It uses more memory than it may, but not because of its job. Set once, by the supervisor or when an answer says so.
     pub(super) over_memory: bool,
-    /// It has closed its socket, so it is dead or about to be. Set once, by the supervisor.
-    pub(super) is_cut_off: bool,
+    /// Changed by the supervisor.
+    pub(super) contact: Contact,
     /// It leaves, and is killed without a grace period. Set once, by any thread.
     pub(super) is_urgent: bool,
-    /// It has ended, or was given up. Set once, by the supervisor, before it takes what the worker has left.
-    pub(super) is_gone: bool,
     /// Woken when the worker is dead or was given up. Added to by those who wait for that.
     pub(super) at_end: Vec<Waker>,
     /// See `Config::load_timeout`. Never changes.
@@ -180,9 +188,8 @@ impl WorkerRecord {
             last_given: 0,
             left: config.max_tasks_per_child.unwrap_or(u64::MAX),
             over_memory: false,
-            is_cut_off: false,
+            contact: Contact::There,
             is_urgent: false,
-            is_gone: false,
             at_end: Vec::new(),
             load_timeout: config.load_timeout,
             retires_at: config.max_worker_age.and_then(|age| now.checked_add(age)),
@@ -227,7 +234,7 @@ impl WorkerRecord {
         // The last job is not given ahead of time. It would be withdrawn if it had to wait, and the worker, whose
         // replacement comes already, would leave with too few jobs.
         let has_room = has_room && (self.left > 1 || (self.left == 1 && self.calls.is_empty()));
-        (self.phase == WorkerPhase::Ready && has_room && !self.is_gone).then_some(self.load)
+        (self.phase == WorkerPhase::Ready && has_room && self.contact == Contact::There).then_some(self.load)
     }
 
     /// Returns whether the worker has been given all the jobs that it may run.
@@ -444,7 +451,7 @@ impl WorkerRecord {
                 (Some((job, _)), state::ITEM) => {
                     let id = job.header().id.as_u64();
                     let items = self.items().ok_or(Malformed::State(state::ITEM))?;
-                    if !items.has_room() && !self.is_gone {
+                    if !items.has_room() && self.contact != Contact::Gone {
                         break;
                     }
                     items.push(self.link.take_item(call.slot, id)?);
