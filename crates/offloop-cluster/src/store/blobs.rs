@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::jobs::Receipt;
 use super::{ApiError, Failure, Store, is_full, read_answer};
@@ -68,18 +68,6 @@ struct LeadersMessage {
     /// In base 64.
     #[serde(default)]
     data: String,
-}
-
-#[derive(Deserialize)]
-struct StreamInfo {
-    config: StreamConfig,
-}
-
-#[derive(Deserialize)]
-struct StreamConfig {
-    /// 0 and less: none.
-    #[serde(default)]
-    max_bytes: i64,
 }
 
 impl Store {
@@ -193,10 +181,8 @@ impl Store {
     /// Copies the arguments of a job that is dead to its dead letter, as far as they are stored and there is room for them.
     /// Returns whether that is certain.
     pub(crate) async fn keep_arguments(&self, job: Ulid, blob: &BlobRef) -> bool {
-        let info = format!("STREAM.INFO.{}", self.names().dead());
-        if let Ok(StreamInfo { config }) = self.api::<StreamInfo>(&info, &Value::Null).await
-            && u64::try_from(config.max_bytes).is_ok_and(|room| room > 0 && blob.size > room / OF_DEAD)
-        {
+        let room = self.capacity_of(&self.names().dead()).await;
+        if room.is_some_and(|room| blob.size > room / OF_DEAD) {
             return true;
         }
         // The size comes from a record, which is not believed: what is not there ends the copy.

@@ -284,12 +284,21 @@ impl Store {
 
     /// Reads the server's clock. Returns whether there was an answer.
     pub(super) async fn read_clock(&self) -> bool {
-        let method = format!("STREAM.INFO.{}", self.names().states());
-        let Ok(info) = self.api::<StreamInfo>(&method, &Value::Null).await else { return false };
+        let Ok(info) = self.info_of(&self.names().states()).await else { return false };
         let Some(nanos) = info.ts.as_deref().and_then(parse_time) else { return false };
         let clock = ServerClock { nanos, at: std::time::Instant::now() };
         *self.0.clock.lock().expect("nothing panics in here") = Some(clock);
         true
+    }
+
+    /// Returns the bytes that a stream may hold. `None`: it has no limit, or there was no answer.
+    pub(super) async fn capacity_of(&self, stream: &str) -> Option<u64> {
+        let info = self.info_of(stream).await.ok()?;
+        info.config["max_bytes"].as_u64().filter(|room| *room > 0)
+    }
+
+    async fn info_of(&self, stream: &str) -> Result<StreamInfo, Failure> {
+        self.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await
     }
 
     fn failed(&self, action: &str, failure: Failure) -> LayoutError {

@@ -46,7 +46,7 @@ struct State {
     is_lost: bool,
 }
 
-/// What becomes of an item for which the reader has no room.
+/// The fate of an item for which the reader has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
     /// It waits.
