@@ -77,7 +77,7 @@ pub(super) enum WorkerState {
     Leaving,
 }
 
-/// What is known of a worker's process.
+/// The last news of a worker's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Contact {
     There,

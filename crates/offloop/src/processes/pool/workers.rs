@@ -1,6 +1,6 @@
 //! The records of a pool's workers, and the choice of one for the next job.
 //!
-//! Every job looks at all workers. What it reads of each is kept together, so that hundreds of workers cost it little.
+//! The choice looks at all workers. The facts that it reads are kept together, so that hundreds of workers cost little.
 
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -14,7 +14,7 @@ const WAKE_UP: Duration = Duration::from_micros(20);
 #[derive(Default)]
 pub(super) struct Workers {
     records: Vec<WorkerRecord>,
-    /// What the next job reads of each record, in the order of the records. Written when a record may have changed.
+    /// The summaries of the records, in the same order. Written when a record may have changed.
     summaries: Vec<Summary>,
     /// The number of workers that have a job. Written with `summaries`.
     with_jobs: usize,
@@ -25,7 +25,7 @@ pub(super) struct Workers {
     full_at: Option<usize>,
 }
 
-/// What the next job reads of a worker.
+/// The facts about a worker that the choice of one reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Summary {
     rank: Rank,
@@ -36,7 +36,7 @@ struct Summary {
     has_withdrawn: bool,
 }
 
-/// What a worker does.
+/// The activity of a worker, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Activity {
     /// It has no calls, and was not found asleep since it had some.
