@@ -1,7 +1,8 @@
 """Checks of the functions that pools are given: workers call sync functions, whose results are not coroutines."""
 
+from __future__ import annotations
+
 import functools
-from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import (
     AsyncGeneratorType,
     BuiltinFunctionType,
@@ -10,15 +11,18 @@ from types import (
     FunctionType,
     MethodType,
 )
-from typing import Any, TypeVar, cast, final
 
-_R = TypeVar("_R")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine
+    from typing import Any, TypeVar
 
-AsyncResult = Coroutine[Any, Any, Any] | AsyncGenerator[Any, Any]
-"""The results of the functions that workers do not run."""
+    _R = TypeVar("_R")
+
+    AsyncResult = Coroutine[Any, Any, Any] | AsyncGenerator[Any, Any]
+    """The results of the functions that workers do not run."""
 
 
-@final
 class AsyncFunctionRefused:
     """The type of a call of an async function, for type checkers: it cannot be awaited, so they refuse the call.
 
@@ -74,7 +78,7 @@ def check_result(fn: Callable[..., object], value: object) -> None:
     """Raises TypeError if `fn` returned a coroutine or an async generator, which would never run."""
     kind = type(value)
     if kind is CoroutineType:
-        coroutine = cast("CoroutineType[object, object, object]", value)
+        coroutine: Any = value
         import inspect
 
         if inspect.getcoroutinestate(coroutine) == "CORO_CREATED":

@@ -1,4 +1,4 @@
-"""A check that a test leaves no processes behind."""
+"""A check that a test leaves no processes behind, and the end of the shared pools for those that use them."""
 
 import os
 import signal
@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from typing import Any
 
+import offloop
 import pytest
+from offloop._pools import default
 
 pytest_plugins = ["hang_guard"]
 
@@ -40,3 +42,14 @@ def no_process_is_left() -> Iterator[None]:
     while left := set(children()) - before:
         assert time.monotonic() < deadline, f"processes left: {left}"
         time.sleep(0.005)
+
+
+@pytest.fixture
+def shared_pools_end(no_process_is_left: None) -> Iterator[None]:
+    """Ends the shared pools after the test, and makes them as always again."""
+    yield
+    if default._coming is not None:
+        default.processes()
+    for pool in default.take():
+        pool.shutdown()
+    offloop.configure(threads=default._make_threads, processes=default._make_processes)

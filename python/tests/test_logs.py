@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from offloop._worker import logs
+from offloop._worker import forwarding, logs
 
 log = logging.getLogger("app.jobs")
 
@@ -34,10 +34,11 @@ class Worker:
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
-        self.forwarder = logs.install(self.sent.append, {"root": logging.DEBUG})
+        self.forwarder = forwarding.Forwarder(self.sent.append, {"root": logging.DEBUG})
+        self.handler = logs.install(self.forwarder)
 
     def run(self, job: Callable[[], object]) -> None:
-        with only(self.forwarder):
+        with only(self.handler):
             self.forwarder.job_runs = True
             job()
             self.forwarder.flush()
@@ -50,7 +51,7 @@ def worker() -> Iterator[Worker]:
     level = root.level
     worker = Worker()
     yield worker
-    root.removeHandler(worker.forwarder)
+    root.removeHandler(worker.handler)
     root.setLevel(level)
 
 
@@ -75,9 +76,10 @@ def deliver(sent: list[bytes]) -> list[Any]:
 def test_a_record_of_another_process_reaches_the_handlers_here() -> None:
     code = """
     import logging, os, pickle, sys
-    from offloop._worker import logs
+    from offloop._worker import forwarding, logs
     sent = []
-    forwarder = logs.install(sent.append, {"root": logging.INFO})
+    forwarder = forwarding.Forwarder(sent.append, {"root": logging.INFO})
+    logs.install(forwarder)
     forwarder.job_runs = True
     logging.getLogger("app.jobs").info("read %d of %s", 3, object, extra={"user": "ann"})
     logging.getLogger("app.jobs").debug("below the level")
@@ -150,9 +152,9 @@ def test_a_job_survives_a_broken_link(capsys: pytest.CaptureFixture[str]) -> Non
     def broken(data: bytes) -> NoReturn:
         raise BrokenPipeError
 
-    forwarder = logs.Forwarder(broken)
+    forwarder = forwarding.Forwarder(broken, {})
     forwarder.job_runs = True
-    with only(forwarder):
+    with only(logs.Handler(forwarder)):
         log.info("lost")
     assert "BrokenPipeError" in capsys.readouterr().err
 
@@ -207,9 +209,9 @@ def test_a_record_made_while_one_is_sent_comes_after_it() -> None:
             log.info("by a signal handler")
         order.append("end")
 
-    forwarder = logs.Forwarder(send)
+    forwarder = forwarding.Forwarder(send, {})
     forwarder.job_runs = True
-    with only(forwarder):
+    with only(logs.Handler(forwarder)):
         log.info("one")
     assert order == ["begin", "end", "begin", "end"]
 
@@ -267,6 +269,6 @@ def test_a_record_with_anything_in_it_does_no_harm(
 ) -> None:
     record = logging.LogRecord("app", logging.INFO, "path", 1, "text", None, None)
     setattr(record, field, value)
-    worker.run(lambda: worker.forwarder.handle(record))
+    worker.run(lambda: worker.handler.handle(record))
     delivered = deliver(worker.sent)
     assert delivered or "Error" in capsys.readouterr().err

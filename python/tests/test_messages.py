@@ -99,6 +99,7 @@ async def asynchronous() -> None:
     pass
 
 
+@pytest.mark.usefixtures("shared_pools_end")
 def test_a_coroutine_in_place_of_a_function_is_refused_and_closed(
     processes: offloop.ProcessPoolExecutor,
 ) -> None:

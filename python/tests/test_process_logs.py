@@ -294,3 +294,48 @@ def test_a_record_is_handled_once_by_each_handler(tmp_path: Path, method: str, p
     done = scripts.run(scripts.write(tmp_path / "app.py", code))
     expected = ["of the app", "root: of the library"] + ["root: of the app"] * propagate
     assert sorted(done.stdout.splitlines()) == sorted(expected), done.stderr
+
+
+USES_LOGGING_LATE = """
+import sys
+import late_logging
+from offloop import ProcessPoolExecutor
+
+if __name__ == "__main__":
+    import logging
+    logging.basicConfig(level=logging.WARNING, format="%(name)s %(message)s", stream=sys.stdout)
+    with ProcessPoolExecutor(1) as pool:
+        print("it has logging:", pool.submit(late_logging.has_logging).result(30))
+        # A worker learns the levels before it has what they are for.
+        logging.getLogger().setLevel(logging.INFO)
+        logging.getLogger("late").setLevel(logging.DEBUG)
+        print("it has logging:", pool.submit(late_logging.has_logging).result(30))
+        pool.submit(late_logging.logs, 1).result(30)
+        logging.getLogger("late").setLevel(logging.ERROR)
+        pool.submit(late_logging.logs, 2).result(30)
+"""
+
+LATE_LOGGING = """
+import sys
+
+def has_logging():
+    return "logging" in sys.modules
+
+def logs(number):
+    import logging
+    for name in ("late", "other"):
+        logging.getLogger(name).debug("debug %d", number)
+        logging.getLogger(name).info("info %d", number)
+    logging.getLogger("late").error("error %d", number)
+"""
+
+
+def test_a_worker_imports_logging_only_if_its_jobs_do_and_then_with_the_parents_levels(tmp_path: Path) -> None:
+    scripts.write(tmp_path / "late_logging.py", LATE_LOGGING)
+    ended = scripts.run(scripts.write(tmp_path / "program.py", USES_LOGGING_LATE))
+    assert ended.stderr == ""
+    assert ended.stdout.splitlines() == [
+        *["it has logging: False"] * 2,
+        *["late debug 1", "late info 1", "other info 1", "late error 1"],
+        *["other info 2", "late error 2"],
+    ]

@@ -177,3 +177,29 @@ def test_a_priority_out_of_range_is_named(kind: type[Any]) -> None:
     with kind(1) as pool:
         with pytest.raises(ValueError, match="priority is 300; it must be from -128 to 127"):
             asyncio.run(run(pool))
+
+
+def test_the_template_gets_ready_before_the_first_call_and_workers_come_with_calls() -> None:
+    code = """
+    import os, time
+    from offloop import ProcessPoolExecutor
+
+    def children(pid):
+        return [int(child) for task in os.listdir(f"/proc/{pid}/task")
+            for child in open(f"/proc/{pid}/task/{task}/children").read().split()]
+
+    def is_template(pid):
+        return b"offloop._worker.main" in open(f"/proc/{pid}/cmdline", "rb").read()
+
+    if __name__ == "__main__":
+        with ProcessPoolExecutor(2) as pool:
+            while not (templates := list(filter(is_template, children(os.getpid())))):
+                time.sleep(0.001)
+            assert len(templates) == 1
+            assert not children(templates[0])
+            assert pool.submit(os.getppid).result(30) == templates[0]
+    """
+    program = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert program.returncode == 0, program.stderr

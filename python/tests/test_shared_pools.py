@@ -18,14 +18,7 @@ from support import scripts
 GIVE_UP = 60
 
 
-@pytest.fixture(autouse=True)
-def pools_of_its_own() -> Iterator[None]:
-    yield
-    if default._coming is not None:
-        default.processes()
-    for pool in default.take():
-        pool.shutdown()
-    offloop.configure(threads=default._make_threads, processes=default._make_processes)
+pytestmark = pytest.mark.usefixtures("shared_pools_end")
 
 
 def look(name: str = "OFFLOOP_TEST") -> tuple[int, str | None]:

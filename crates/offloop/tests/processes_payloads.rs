@@ -206,7 +206,7 @@ fn scribble_without_files(bytes: Blob) -> [bool; 3] {
         // SAFETY: a stat is plain data, which the call fills.
         let mut stat: libc::stat = unsafe { std::mem::zeroed() };
         // SAFETY: the stat lives, and any number may be asked about.
-        let is_open = unsafe { libc::fstat(descriptor, &mut stat) } == 0;
+        let is_open = unsafe { libc::fstat(descriptor, &raw mut stat) } == 0;
         if is_open && stat.st_mode & libc::S_IFMT != libc::S_IFSOCK {
             // SAFETY: it is the purpose of this test to close the files; no code uses them after that.
             unsafe { libc::close(descriptor) };

@@ -16,9 +16,9 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any, Literal, Never, ParamSpec, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, final, overload
 
-from .._calls import AsyncFunctionRefused, AsyncResult, check_sync, name_of
+from .._calls import check_sync, name_of
 from .._offloop import CallOptions
 from .._pools import default
 from .._pools.executor import PicklingFailed
@@ -27,6 +27,9 @@ from .._worker import pickling
 from .._worker.main import travels_beside
 from .._worker.replies import Unreadable
 from .measured import GilProbe, InWorker, Reply, Stopwatch
+
+if TYPE_CHECKING:
+    from .._calls import AsyncFunctionRefused, AsyncResult
 
 __all__ = ["AutoOptions", "Placement", "auto"]
 

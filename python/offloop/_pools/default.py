@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar, final, overload
 
-from .._calls import AsyncFunctionRefused, AsyncResult, check_sync
+from .._calls import check_sync
 from .._offloop import CallOptions
 from .executor import PicklingFailed, Pool
 from .loop import JobFuture
@@ -23,6 +23,7 @@ from .threads import ThreadPoolExecutor
 from .warm_up import WarmUp
 
 if TYPE_CHECKING:
+    from .._calls import AsyncFunctionRefused, AsyncResult
     from .processes import ProcessPoolExecutor
 
 __all__ = ["Options", "configure", "install", "options", "run", "run_cpu", "warm_up"]

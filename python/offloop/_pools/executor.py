@@ -11,16 +11,18 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from types import TracebackType
-from typing import Any, Literal, Never, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, Self, TypeVar, overload
 
 from .. import _calls
-from .._calls import AsyncFunctionRefused, AsyncResult
 from .._offloop import CallOptions, Job, Metrics
 from .futures import Future
 from .loop import JobFuture
 from .results import MapStream
 from .shutdown import ShutdownReport
 from .stream import ItemStream
+
+if TYPE_CHECKING:
+    from .._calls import AsyncFunctionRefused, AsyncResult
 
 __all__ = ["PoolOptions"]
 

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .. import _offloop
 from .._errors import PoolClosed
-from .._process_errors import PoolBroken, WorkerStartError
 from .._worker import replies
 from .futures import Future
 from .outcomes import Translator
+
+if TYPE_CHECKING:
+    from .._process_errors import PoolBroken
 
 R = TypeVar("R")
 
@@ -85,6 +87,8 @@ class CrashPolicy:
 
     def pool_broken(self) -> PoolBroken:
         """Returns the exception of a call that a broken pool does not run."""
+        from .._process_errors import PoolBroken
+
         return PoolBroken(f'the pool is broken (on_crash="break"), build a new one: {self.broken}')
 
     def raised(self, error: BaseException) -> BaseException:
@@ -101,6 +105,8 @@ class CrashPolicy:
         """Returns the exception of a job that has no result for the reason `error`. Breaks the pool if that is due."""
         if not self._breaks:
             return error
+        from .._process_errors import WorkerStartError
+
         if isinstance(error, WorkerStartError):
             self._engine.break_with(str(error))
         elif isinstance(error, PoolClosed) and self.broken is not None:

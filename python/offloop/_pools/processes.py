@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from .. import _calls, _offloop
 from .._offloop import CallOptions, Job, Mailbox, Metrics
-from .._worker import launch, logs, main, main_module, pickling, remote_errors, telemetry
+from .._worker import forwarding, launch, logs, main, main_module, pickling, remote_errors, telemetry
 from .._worker.surroundings import Surroundings
 from . import green
 from .cores import usable_cores
@@ -231,6 +231,8 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
         self._finalizer = weakref.finalize(self, self._engine.close)
         self._finalizer.atexit = False
         _finish_at_exit(self._engine, exit_timeout)
+        # While the template gets ready: the import takes long. An error that needs it may come when no file can be opened.
+        from .. import _process_errors as _process_errors
 
     def warm_up(self, workers: int | None = None) -> WarmUp:
         """Starts `workers` processes (None: `max_workers`), so that the first jobs need not wait for them.
@@ -355,7 +357,7 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
         if (trace := telemetry.departing()) is not None:
             context = {**(context or {}), telemetry.NAME: trace}
         if (levels := logs.levels()) is not self._levels:
-            context = {**(context or {}), logs.NAME: levels}
+            context = {**(context or {}), forwarding.NAME: levels}
         change = self._surroundings.departing()
         if context is not None or change is not None:
             try:

@@ -18,6 +18,8 @@ from _thread import get_ident
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .._imports import when_imported
+
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
@@ -69,14 +71,13 @@ def install() -> None:
     if _is_installed:
         return
     _is_installed = True
+    # They have copies of the function, if they have been imported.
     if "asyncio.events" in sys.modules:
-        _wrap(sys.modules["asyncio.events"])
         if "asyncio" in sys.modules:
             _wrap(sys.modules["asyncio"])
         if "uvloop" in sys.modules:
             _wrap_uvloop(sys.modules["uvloop"])
-    else:
-        sys.meta_path.insert(0, _Finder())
+    when_imported("asyncio.events", _wrap)
 
 
 def _changed(loop: AbstractEventLoop | None) -> None:
@@ -123,24 +124,3 @@ def _wrap_uvloop(module: Any) -> None:
             _changed(None)
 
     module.Loop.run_forever = run_forever
-
-
-class _Finder:
-    """Waits until the program imports asyncio, which takes long and may never be needed."""
-
-    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        if name != "asyncio.events":
-            return None
-        sys.meta_path.remove(self)
-        for finder in sys.meta_path:
-            spec: Any = finder.find_spec(name, path, target)
-            if spec is not None and spec.loader is not None:
-                load = spec.loader.exec_module
-
-                def exec_module(module: Any) -> None:
-                    load(module)
-                    _wrap(module)
-
-                spec.loader.exec_module = exec_module
-                return spec
-        return None

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from .._contexts import copy_context
 from . import main_module
-from .logs import advise
+from .forwarding import advise
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -1,25 +1,22 @@
-"""Records of `logging` in workers on their way to the handlers of the parent."""
+"""Records of `logging` in workers on their way to the handlers of the parent.
+
+A worker imports this when it imports `logging`: see `forwarding.py`.
+"""
+
+from __future__ import annotations
 
 import logging
-import os
 import pickle
 import sys
-import threading
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, final
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .. import _offloop
+from .forwarding import ONCE, Forwarder
 
-NAME = f"{__name__}:arriving"
-"""The name by which workers find `arriving`, beside the context variables that travel by such names."""
-
-Levels = Mapping[str, int]
-"""The levels that are set, by the loggers' names. That of `logging.disable` has an empty name."""
-
-_PENDING_LIMIT = 10_000
-"""The number of records that may wait for the next job; beyond that, the oldest are dropped."""
+if TYPE_CHECKING:
+    from .forwarding import Levels
 
 
 class _Probe:
@@ -75,54 +72,20 @@ def _find_levels() -> Levels:
     return found
 
 
-def advise(key: str, text: str) -> None:
-    """Logs advice, from a worker. The parent handles the first one with this key, whichever worker it is from."""
-    logging.getLogger("offloop.advice").warning(text, extra={_ONCE: key})
-
-
-_ONCE = "offloop_once"
-"""The field of records that are handled once: the key by which they are known."""
 _advised: set[str] = set()
-"""The keys of such records that were handled here."""
+"""The keys of the records to be handled once that were handled here."""
 
 
-class Forwarder(logging.Handler):
-    """Sends records while the worker's main thread runs a job, when nothing else uses the link to the parent.
+class Handler(logging.Handler):
+    """Hands a worker's records to its forwarder."""
 
-    Records from other threads, or from between two jobs, wait for the next job. The worker sets `job_runs` around
-    each job, and calls `flush` at its end so that records arrive before the result.
-    """
-
-    job_runs = False
-    """Whether the worker runs a job. Set by the engine's binding and by the initialisation."""
-
-    def __init__(self, send: Callable[[bytes], None]) -> None:
+    def __init__(self, forwarder: Forwarder) -> None:
         super().__init__()
-        self._send = send
-        self.pending: deque[bytes] = deque(maxlen=_PENDING_LIMIT)
-        """The records that were not sent."""
-        self._sending = False
-        # A process that user code forks has a copy of this handler, but must not use the link.
-        self._pid = os.getpid()
-        self._thread = threading.get_ident()
-        self._levels: Levels = {}
+        self._forwarder = forwarder
         self._probe = _Probe()
 
-    def set_levels(self, levels: Levels) -> None:
+    def apply(self, levels: Levels) -> None:
         """Sets the levels of the parent."""
-        before, self._levels = self._levels, levels
-        self._apply({**dict.fromkeys(before, logging.NOTSET), **levels})
-
-    def keep_levels(self) -> None:
-        """Sets the levels of the parent again, if others were set meanwhile: by a module that was imported, say."""
-        if not self._probe.is_in_place():
-            self._apply(self._levels)
-
-    def probe(self) -> tuple[dict[object, bool], object] | None:
-        """Returns a dictionary, and what is in it for as long as `keep_levels` does nothing; None if nothing says so."""
-        return self._probe.found()
-
-    def _apply(self, levels: Levels) -> None:
         root = logging.getLogger()
         # A program that has set up this process's logging by itself wants its own levels.
         if self in root.handlers:
@@ -134,24 +97,24 @@ class Forwarder(logging.Handler):
                     logger.setLevel(level)
         self._probe.put()
 
+    def keep(self, levels: Levels) -> None:
+        """Sets the levels of the parent again, if others were set meanwhile."""
+        if not self._probe.is_in_place():
+            self.apply(levels)
+
+    def probe(self) -> tuple[dict[object, bool], object] | None:
+        """Returns a dictionary, and what is in it for as long as `keep` does nothing; None if nothing says so."""
+        return self._probe.found()
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self.pending.append(_pack(record, self._handled_here(record)))
-            self.flush()
+            self._forwarder.take(_pack(record, self._handled_here(record)))
         except Exception:  # for example because the arguments do not fit the message
             self.handleError(record)
 
     def flush(self) -> None:
-        """Sends the waiting records if this is the worker's main thread in a job; else does nothing."""
-        # `_sending`: a signal handler that logs must not write into the middle of a record.
-        if self._sending or not self.pending or not self._may_send():
-            return
-        self._sending = True
-        try:
-            while self.pending:
-                self._send(self.pending.popleft())
-        finally:
-            self._sending = False
+        """Sends the waiting records, if they may be sent now."""
+        self._forwarder.flush()
 
     def _handled_here(self, record: logging.LogRecord) -> list[tuple[str, str]]:
         """Returns the handlers of this process that handle the record: the names of their loggers and of their types."""
@@ -162,9 +125,6 @@ class Forwarder(logging.Handler):
             and record.levelno >= handler.level
             and not isinstance(handler, logging.NullHandler)
         ]
-
-    def _may_send(self) -> bool:
-        return self.job_runs and threading.get_ident() == self._thread and os.getpid() == self._pid
 
 
 def _handlers_of(logger: logging.Logger) -> Iterator[tuple[logging.Logger, logging.Handler]]:
@@ -180,15 +140,15 @@ def _type_name(handler: logging.Handler) -> str:
     return f"{type(handler).__module__}.{type(handler).__qualname__}"
 
 
-def install(send: Callable[[bytes], None], levels: Levels) -> Forwarder:
-    """Forwards this worker's records that the parent's loggers take through `send`. Called on its main thread.
+def install(forwarder: Forwarder) -> Handler:
+    """Forwards this worker's records that the parent's loggers take.
 
-    Called before any of the user's code runs, which may change `logging` as it likes afterwards.
+    Called before any of the user's code has `logging`, which that may change as it likes afterwards.
     """
-    forwarder = Forwarder(send)
-    logging.getLogger().addHandler(forwarder)
-    forwarder.set_levels(levels)
-    return forwarder
+    handler = Handler(forwarder)
+    logging.getLogger().addHandler(handler)
+    forwarder.begin(handler)
+    return handler
 
 
 def drop_handlers() -> None:
@@ -203,22 +163,6 @@ def drop_handlers() -> None:
             logger.propagate = True
 
 
-@final
-class _Arriving:
-    """Is set in a worker as context variables are, but holds for the whole process: the parent's levels."""
-
-    def __init__(self) -> None:
-        self.forwarder: Forwarder | None = None
-        """That of this process, if it is a worker."""
-
-    def set(self, levels: Levels) -> None:
-        if self.forwarder is not None:
-            self.forwarder.set_levels(levels)
-
-
-arriving = _Arriving()
-
-
 def emit(data: bytes, trusts_worker: bool, job: str | None = None) -> None:
     """Hands a worker's record to the logger of its name, if that takes its level. Never raises.
 
@@ -229,7 +173,7 @@ def emit(data: bytes, trusts_worker: bool, job: str | None = None) -> None:
         record, handled = _unpack(data, trusts_worker)
         if job is not None:
             record.__dict__["job"] = job
-        if trusts_worker and (key := record.__dict__.pop(_ONCE, None)) is not None:
+        if trusts_worker and (key := record.__dict__.pop(ONCE, None)) is not None:
             if key in _advised:
                 return
             _advised.add(key)

@@ -12,15 +12,25 @@ import os
 import signal
 import struct
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 from .. import _calls, _offloop
-from . import logs, main_module, pickling, remote_errors, streams, surroundings, tracker
+from .._imports import when_imported
+from . import forwarding, main_module, pickling, remote_errors, streams, surroundings, tracker
 from .replies import LOG, RAISED, REFUSED, UNREADABLE
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
+
     from typing_extensions import Buffer
+
+    Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
+    """A call as it is pickled: the function and its arguments."""
+
+    Prelude = tuple["dict[str, object] | None", "surroundings.Change | None"]
+    """What a worker must know before it unpickles a call: the values of context variables, and the surroundings, if they
+    have changed. It is pickled by itself, and only if there is any."""
 
 MARKER = "OFFLOOP_WORKER"
 """The engine's variable. It is removed, so that a program that a job starts does not act as a worker."""
@@ -34,8 +44,8 @@ awaits_main = False
 """Whether the parent's main module may still have to be imported."""
 awaits_multiprocessing = False
 """Whether multiprocessing, once imported, still has to be told that this process is a child."""
-_forwarder: logs.Forwarder | None = None
-"""The handler that sends log records to the parent, if this process is a worker."""
+_forwarder: forwarding.Forwarder | None = None
+"""The sender of log records to the parent, if this process is a worker."""
 
 
 def main() -> None:
@@ -128,8 +138,9 @@ def _serve(
         elif awaits_main:
             _import_main()
     # The objects that exist now are shared with all workers. A garbage collection that visited them would copy their
-    # memory pages.
-    gc.collect()
+    # memory pages. Of what is imported so far alone, hardly anything is garbage.
+    if preparation["preload"] or is_fork:
+        gc.collect()
     gc.freeze()
     worker = template.serve(tracker.fork)
     if worker is None:
@@ -158,20 +169,36 @@ def _reset_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _begin(levels: logs.Levels, is_fork: bool) -> None:
+def _begin(levels: forwarding.Levels, is_fork: bool) -> None:
     """Prepares a worker that was just forked, as multiprocessing does with a child."""
-    global _forwarder
     if is_fork:
-        logs.drop_handlers()
-    _forwarder = logs.install(_send_record, levels)
-    logs.arriving.forwarder = _forwarder
+        from .logs import drop_handlers
+
+        drop_handlers()
     streams.ends_by_signal = True
-    _offloop.set_performer(sys.modules[__name__], _forwarder)
+    _forward_records(forwarding.Forwarder(_send_record, levels))
     begin_multiprocessing()
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         # The generator of `random` is seeded anew at a fork, but not that of NumPy.
         numpy.random.seed()
+
+
+def _forward_records(forwarder: forwarding.Forwarder) -> None:
+    """Sends this worker's log records to the parent, as soon as it imports `logging`."""
+    global _forwarder
+    _forwarder = forwarding.arriving.forwarder = forwarder
+    perform = sys.modules[__name__]
+    _offloop.set_performer(perform, forwarder)
+
+    def begin(_: object) -> None:
+        from .logs import install
+
+        install(forwarder)
+        # From now on `logging` says whether levels have changed.
+        _offloop.set_performer(perform, forwarder)
+
+    when_imported("logging", begin)
 
 
 def _send_record(record: bytes) -> None:
@@ -254,13 +281,6 @@ def travels_beside(buffer: Any) -> bool:
 
 REQUEST = "offloop._requests:request_id"
 """The name by which workers find the context variable of the request that a call works for."""
-
-Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
-"""A call as it is pickled: the function and its arguments."""
-
-Prelude = tuple["dict[str, object] | None", "surroundings.Change | None"]
-"""What a worker must know before it unpickles a call: the values of context variables, and the surroundings, if they have
-changed. It is pickled by itself, and only if there is any."""
 
 _PRELUDE = 0
 """The first byte of a call with a prelude, whose length follows. A call itself begins with another one."""

@@ -5,11 +5,16 @@ like at once (`prepare_base`), and imports the parent's main module as `__mp_mai
 call that refers to it (`needs_main`, `prepare_main`). Most workers never need it, and start sooner.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import os
 import sys
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 _MAIN_KEYS = ("init_main_from_name", "init_main_from_path")

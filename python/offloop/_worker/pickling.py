@@ -3,21 +3,25 @@
 All pickles have protocol 5, so that large buffers travel beside the pickle instead of inside it.
 """
 
+from __future__ import annotations
+
 import functools
 import importlib
 import io
 import pickle
 import sys
 from collections import ChainMap
-from collections.abc import Callable, Iterable
 from pickle import PickleBuffer, PicklingError
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
 
 from .._calls import name_of
 from . import main_module
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
     from typing_extensions import Buffer
 
 LARGE = 256 * 1024
@@ -153,7 +157,7 @@ def _by_value_pickler(pickler: Any) -> Any:
     return type("ByValuePickler", (pickler,), {"dispatch_table": table})
 
 
-def loads(data: "Buffer", buffers: Iterable[object]) -> Any:
+def loads(data: Buffer, buffers: Iterable[object]) -> Any:
     """Unpickles a value that `dumps` has pickled. Large arrays share the memory of their buffer."""
     return pickle.loads(data, buffers=buffers)
 

@@ -1,11 +1,9 @@
 """Exceptions on their way from a worker to the caller."""
 
+from __future__ import annotations
+
 import contextlib
 import pickle
-import traceback
-from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, TypeGuard, TypeVar, cast
 
 from .. import _offloop
 from .._calls import name_of
@@ -13,7 +11,13 @@ from . import pickling
 
 __all__ = ["RemoteError"]
 
-_E = TypeVar("_E", bound=BaseException)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Any, TypeGuard, TypeVar
+
+    _E = TypeVar("_E", bound=BaseException)
 
 
 class RemoteError(Exception):
@@ -89,10 +93,9 @@ def of_cluster(message: str, formatted: str) -> RemoteError:
     return _complete(RemoteError(type_name, text, "a call by name returns plain data"), formatted, notes)
 
 
-def _are_texts(value: object) -> TypeGuard[list[str]]:
-    if not isinstance(value, list):
-        return False
-    return all(type(item) is str for item in cast("list[object]", value))
+def _are_texts(value: Any) -> TypeGuard[list[str]]:
+    texts: list[object] = value
+    return type(texts) is list and all(type(text) is str for text in texts)
 
 
 def _complete(exc: _E, formatted: str, notes: list[str]) -> _E:
@@ -120,8 +123,8 @@ def _pickle(exc: BaseException) -> tuple[bytes, BaseException]:
         reason = _describe(error)
     # Of a type that says nothing of its parts.
     whole: Any = exc
-    if isinstance(whole, BaseExceptionGroup):
-        parts: Sequence[BaseException] = cast("Any", whole).exceptions
+    if issubclass(type(exc), BaseExceptionGroup):
+        parts: Sequence[BaseException] = whole.exceptions
         with contextlib.suppress(BaseException):
             # A subclass could run the user's code, so the group becomes a plain one.
             group = BaseExceptionGroup(whole.message, [_pickle(part)[1] for part in parts])
@@ -135,6 +138,9 @@ def _pickle(exc: BaseException) -> tuple[bytes, BaseException]:
 def _format(exc: BaseException) -> str:
     """Returns the traceback with its chain of causes, without the frames of the worker's own code."""
     try:
+        # Its import takes long, and most calls raise nothing.
+        import traceback
+
         return "".join(traceback.format_exception(type(exc), exc, _users_frames(exc)))
     except BaseException:
         return f"{_type_name(exc)}: {_text(exc)}\n"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
 
-_T = TypeVar("_T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any, TypeVar
+
+    _T = TypeVar("_T")
 
 ends_by_signal = False
 """Whether a job that is to be stopped gets SIGTERM here: in a worker. Set once, when it begins. A job in the pool's own process,

@@ -10,17 +10,19 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Mapping
-from typing import Any, final
 
 from . import main_module
 
-Change = tuple[int, list[str], dict[bytes, "bytes | None"], "str | None"]
-"""A number that grows with each change, the search path, the environment variables that have changed (None: deleted),
-and the directory, if that has changed."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    Change = tuple[int, list[str], dict[bytes, "bytes | None"], "str | None"]
+    """A number that grows with each change, the search path, the environment variables that have changed (None: deleted),
+    and the directory, if that has changed."""
 
 
-@final
 class Surroundings:
     """The program's surroundings, as the workers of one pool know them."""
 

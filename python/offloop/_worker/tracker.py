@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+
+from .._imports import when_imported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _NAME = "multiprocessing.resource_tracker"
 
@@ -14,11 +19,11 @@ def adopt(descriptor: int) -> None:
 
     Its import takes long, and most jobs do not need it.
     """
-    module = sys.modules.get(_NAME)
-    if module is not None:
-        _set(module, descriptor)
-    else:
-        sys.meta_path.insert(0, _Finder(descriptor))
+
+    def use(module: Any) -> None:
+        module._resource_tracker._fd = descriptor
+
+    when_imported(_NAME, use)
 
 
 def fork() -> int:
@@ -32,31 +37,3 @@ def fork() -> int:
         return os.fork()
     finally:
         intent.preserve_fd = False
-
-
-def _set(module: Any, descriptor: int) -> None:
-    module._resource_tracker._fd = descriptor
-
-
-class _Finder:
-    """Waits until the module is imported."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        if name != _NAME:
-            return None
-        sys.meta_path.remove(self)
-        for finder in sys.meta_path:
-            spec: Any = finder.find_spec(name, path, target)
-            if spec is not None and spec.loader is not None:
-                load = spec.loader.exec_module
-
-                def exec_module(module: Any) -> None:
-                    load(module)
-                    _set(module, self._descriptor)
-
-                spec.loader.exec_module = exec_module
-                return spec
-        return None

@@ -391,7 +391,7 @@ impl ProcessPoolBuilder {
     }
 
     /// Starts the program only once, as a template of which the workers are forks. For programs that take long to get
-    /// ready.
+    /// ready: the template is started when the pool is built, and gets ready while this program goes on.
     ///
     /// The program becomes the template by [`embed::Template`](crate::embed::Template). It should have one thread.
     pub fn template(mut self) -> Self {

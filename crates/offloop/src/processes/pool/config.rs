@@ -32,14 +32,16 @@ type Start = Box<dyn Fn(OwnedFd) -> io::Result<u32> + Send + Sync>;
 /// The way in which a pool starts its template.
 pub(super) struct StartTemplate {
     pub(super) start: Start,
+    /// It is started with the pool, not with the first worker, so that it gets ready while the program goes on.
+    pub(super) at_once: bool,
     /// The data that the template gets over its socket.
     pub(super) data: StartData,
 }
 
 impl StartTemplate {
-    /// Calls `start`, and sends no data.
+    /// Calls `start` for the first worker, and sends no data.
     pub(super) fn by(start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static) -> Self {
-        Self { start: Box::new(start), data: StartData::default() }
+        Self { start: Box::new(start), at_once: false, data: StartData::default() }
     }
 }
 

@@ -23,9 +23,10 @@ use crate::processes::os::process::{End, Process, ProcessEnd, SpawnEnv};
 /// The time that a template has to end when the pool needs it no more.
 const TEMPLATE_EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Returns the way to start `program` as a template.
+/// Returns the way to start `program` as a template, at once.
 pub(super) fn start_program(program: PathBuf, arguments: Vec<OsString>, env: SpawnEnv) -> StartTemplate {
-    StartTemplate::by(move |socket| handshake::start_program(&program, &arguments, &env, socket, None))
+    let start = move |socket| handshake::start_program(&program, &arguments, &env, socket, None);
+    StartTemplate { at_once: true, ..StartTemplate::by(start) }
 }
 
 /// A report of the template.
