@@ -192,6 +192,9 @@ async def together(call: Call, calls: list[Job]) -> list[Any]:
 OURS = ("offloop run", "offloop run_in_executor")
 STANDARD = "concurrent.futures"
 ANYIO = "anyio"
+# What the machine allows: no pools, and no peers.
+BARE = "bare"
+BARE_VIEW = "bare view"
 PEERS = (STANDARD, "c.f. fork", "c.f. forkserver", "c.f. spawn", "c.f. interpreter", "to_thread", ANYIO,
          "anyio interpreter", "loky", "joblib", "pebble", "deadpool", "aiomultiprocess")  # fmt: skip
 

@@ -12,6 +12,7 @@ several rounds the least one counts, as now and then another thread has its turn
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import re
@@ -95,6 +96,8 @@ def execute(kind: str, worker: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (1 << 37, 1 << 37))
     # The caller keeps the interpreter until it waits.
     sys.setswitchinterval(1000)
+    # Whether a collection falls into a section depends on how many objects were made before it.
+    gc.disable()
     pool: Any
     if kind == "threads":
         pool = offloop.ThreadPoolExecutor(1)

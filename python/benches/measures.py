@@ -6,15 +6,18 @@ Times are as the event loop sees them: from the call to the line after `await`.
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 import signal
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import jobs
-from contenders import Builder, Call, together
+from contenders import BARE, BARE_VIEW, Builder, Call, together
 
 Results = dict[str, float]
 Measure = Callable[[Builder, bool], Awaitable[Results]]
@@ -108,6 +111,51 @@ async def there_and_back(
             seconds.append(now() - begin)
         results[f"{name} as {way}"] = statistics.median(seconds) * 1e3
     return results
+
+
+def bare_copy(quick: bool) -> Results:
+    """Measures one copy of an array into memory that has been written to before, and the reading of it, in ms."""
+    import numpy
+
+    return copied(lambda shared: numpy.frombuffer(shared), quick)
+
+
+def bare_view(quick: bool) -> Results:
+    """Measures the same where the copy is read through a private view, in which a reader may write, of its own."""
+    import numpy
+
+    def view(shared: mmap.mmap) -> Any:
+        return numpy.frombuffer(mmap.mmap(file, len(shared), flags=mmap.MAP_PRIVATE))
+
+    file = os.memfd_create("copies")
+    return copied(view, quick, file)
+
+
+def copied(view: Callable[[mmap.mmap], Any], quick: bool, file: int = -1) -> Results:
+    import numpy
+
+    payload = jobs.some_array(64 * MIB)
+    if file >= 0:
+        os.ftruncate(file, payload.nbytes)
+    shared = mmap.mmap(file, payload.nbytes)
+    target = numpy.frombuffer(shared)
+    target[:] = 0
+    pages = payload.nbytes // jobs.PAGE
+    seconds = []
+    for _ in repeated(1 if quick else 5):
+        begin = now()
+        numpy.copyto(target, payload)
+        assert jobs.count_pages(view(shared)) == pages
+        seconds.append(now() - begin)
+    took = statistics.median(seconds) * 1e3
+    return {f"64 MiB array as {way}": took for way in ("argument", "result")}
+
+
+def bare_start(quick: bool) -> Results:
+    """Measures the start and the end of an interpreter that does nothing, with the flags of a template, in ms."""
+    begin = now()
+    subprocess.run([sys.executable, "-P", "-c", "pass"], check=True)
+    return {"first": (now() - begin) * 1e3}
 
 
 async def life(build: Builder, quick: bool) -> Results:
@@ -218,6 +266,12 @@ async def lateness(build: Builder, quick: bool) -> Results:
     late.sort()
     return {"p99": late[min(len(late) * 99 // 100, len(late) - 1)] * 1e3}
 
+
+# What is possible without a pool, by contender, for the measures of the same names.
+BARE_MEASURES: dict[str, dict[str, Callable[[bool], Results]]] = {
+    BARE: {"arrays": bare_copy, "life": bare_start},
+    BARE_VIEW: {"arrays": bare_view},
+}
 
 MEASURES: dict[str, Measure] = {
     "no_ops": no_ops,

@@ -9,13 +9,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from contenders import ANYIO, OURS, PEERS, STANDARD, Contender, Kind, is_installed, left_out, of_kind
-from measures import POOLS
+from contenders import ANYIO, BARE, OURS, PEERS, STANDARD, Kind, is_installed, left_out, of_kind
+from measures import BARE_MEASURES, POOLS
 from table import Comparison, Goal, Row
 from turn import Failed, Turn, give, hogs
 
 RUN, RUN_IN_EXECUTOR = OURS
 BEST = (Goal(1, "best"),)
+# One of the two is enough.
+ARRAYS = (Goal(1 / 20, "best"), Goal(1.2, BARE))
 
 # The number of failures after which a contender takes no more turns.
 FAILURES = 2
@@ -101,7 +103,7 @@ def pools(kind: Kind) -> list[Shown]:
 
 
 LIFE = [
-    Shown("first", "process: first result of the first pool, ms", (Goal(60),)),
+    Shown("first", "process: first result of the first pool, ms", (Goal(2, BARE),)),
     Shown("recovery", "process: killed worker to next result, ms", (Goal(5),)),
     Shown("memory", "process: memory per idle worker (PSS), MiB", scale=1 / 1024),
 ]
@@ -112,7 +114,7 @@ GROUPS = [
     Group("process", "no_ops", 7, no_ops("process", "idle")),
     Group("process", "no_ops", 7, no_ops("process", "busy"), busy=True),
     Group("process", "payloads", 4, payloads("1 MiB bytes", "64 MiB bytes")),
-    Group("process", "arrays", 4, payloads("64 MiB array", goals=(Goal(1 / 20, "best"),)), needs="numpy"),
+    Group("process", "arrays", 4, payloads("64 MiB array", goals=ARRAYS), needs="numpy"),
     Group("process", "life", 7, LIFE),
     Group("thread", "first_call", 7, first_call("thread")),
     Group("process", "first_call", 7, first_call("process")),
@@ -133,7 +135,7 @@ GROUPS = [
 def measured(quick: bool) -> tuple[Comparison, list[str]]:
     """Returns the table, and what is to be known about it: what is left out, and what has failed."""
     present = {contender.name for kind in ("thread", "process") for contender in of_kind(kind)}
-    comparison = Comparison(OURS, [peer for peer in PEERS if peer in present])
+    comparison = Comparison(OURS, [peer for peer in PEERS if peer in present], list(BARE_MEASURES))
     notes = left_out()
     for number, group in enumerate(GROUPS, 1):
         print(f"{number} of {len(GROUPS)}: {group.kind}, {group.measure}", file=sys.stderr)
@@ -154,27 +156,28 @@ def in_rounds(group: Group, quick: bool, notes: list[str]) -> Turns:
     for contender in contenders:
         if (reason := contender.cannot.get(group.measure)) is not None:
             notes.append(f"left out: {contender.name} in the measure {group.measure}, because {reason}")
-    contenders = [contender for contender in contenders if group.measure not in contender.cannot]
-    turns: Turns = {contender.name: defaultdict(list) for contender in contenders}
+    names = [contender.name for contender in contenders if group.measure not in contender.cannot]
+    names += [bare for bare, measures in BARE_MEASURES.items() if group.measure in measures]
+    turns: Turns = {name: defaultdict(list) for name in names}
     failed: dict[str, int] = defaultdict(int)
     with hogs() if group.busy else contextlib.nullcontext():
         for number in range(1 if quick else group.rounds):
-            for contender in rotated(contenders, number):
-                if failed[contender.name] >= FAILURES:
+            for name in rotated(names, number):
+                if failed[name] >= FAILURES:
                     continue
-                turn = Turn(group.kind, contender.name, group.measure, group.loop, quick)
+                turn = Turn(group.kind, name, group.measure, group.loop, quick)
                 try:
                     for result, value in give(turn).items():
-                        turns[contender.name][result].append(value)
+                        turns[name][result].append(value)
                 except Failed as reason:
-                    failed[contender.name] += 1
+                    failed[name] += 1
                     notes.append(f"failed: {' '.join(turn.words())}: {reason}")
     return turns
 
 
-def rotated(contenders: list[Contender], by: int) -> list[Contender]:
-    by %= len(contenders)
-    return contenders[by:] + contenders[:by]
+def rotated(names: list[str], by: int) -> list[str]:
+    by %= len(names)
+    return names[by:] + names[:by]
 
 
 def row(group: Group, shown: Shown, turns: Turns) -> Row:
