@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+_waiting: dict[str, list[Callable[[Any], object]]] = {}
+"""What is to be called with modules that are not there yet, by their names."""
+
+
 def when_imported(name: str, then: Callable[[Any], object]) -> None:
     """Calls `then` with a module: at once if it has been imported, else right after it will have been.
 
@@ -21,36 +25,37 @@ def when_imported(name: str, then: Callable[[Any], object]) -> None:
     module = sys.modules.get(name)
     if module is not None:
         then(module)
-    else:
-        sys.meta_path.insert(0, _Finder(name, then))
+        return
+    _waiting.setdefault(name, []).append(then)
+    # The finder goes before those that were added since the last time.
+    sys.meta_path.insert(0, _finder)
+    if _finder in sys.meta_path[1:]:
+        del sys.meta_path[sys.meta_path.index(_finder, 1)]
 
 
 class _Finder:
-    """Waits for a module."""
-
-    def __init__(self, name: str, then: Callable[[Any], object]) -> None:
-        self._name = name
-        self._then = then
+    """Finds the modules that are waited for, as the other finders do."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        if name != self._name:
+        if name not in _waiting:
             return None
-        sys.meta_path.remove(self)
         for finder in sys.meta_path:
-            spec: Any = finder.find_spec(name, path, target)
+            spec: Any = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None:
                 if spec.loader is not None:
-                    spec.loader = _Loader(spec.loader, self._then)
+                    spec.loader = _Loader(spec.loader)
                 return spec
         return None
+
+
+_finder = _Finder()
 
 
 class _Loader:
     """Stands for a module's loader, which may be that of other modules as well, until the module has been loaded."""
 
-    def __init__(self, loader: Any, then: Callable[[Any], object]) -> None:
+    def __init__(self, loader: Any) -> None:
         self._loader = loader
-        self._then = then
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -61,4 +66,5 @@ class _Loader:
     def exec_module(self, module: Any) -> None:
         module.__loader__ = module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        self._then(module)
+        for then in _waiting.pop(module.__spec__.name, ()):
+            then(module)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,17 +10,21 @@ from types import ModuleType
 
 import pytest
 
+from offloop import _imports
 from offloop._imports import when_imported
+
+
+@pytest.fixture(autouse=True)
+def nothing_else_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_imports, "_waiting", {})
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Returns a folder whose modules can be imported meanwhile."""
     monkeypatch.syspath_prepend(tmp_path)
-    finders = list(sys.meta_path)
     known = set(sys.modules)
     yield tmp_path
-    assert sys.meta_path == finders
     for name in set(sys.modules) - known:
         del sys.modules[name]
 
@@ -81,16 +85,28 @@ def test_several_may_wait_for_one_module(folder: Path) -> None:
     when_imported("awaited", lambda _: seen.append(1))
     when_imported("awaited", lambda _: seen.append(2))
     importlib.import_module("awaited")
-    assert sorted(seen) == [1, 2]
+    assert seen == [1, 2]
 
 
-def test_a_module_that_fails_is_not_handed_over(folder: Path) -> None:
-    (folder / "awaited.py").write_text("raise ValueError('broken')")
+def test_a_module_that_fails_is_handed_over_once_it_is_imported(folder: Path) -> None:
+    file = folder / "awaited.py"
+    file.write_text("raise ValueError('broken, and longer than what comes')")
     seen: list[ModuleType] = []
     when_imported("awaited", seen.append)
     with pytest.raises(ValueError, match="broken"):
         importlib.import_module("awaited")
     assert not seen
+    file.write_text("")
+    assert [importlib.import_module("awaited")] == seen
+
+
+def test_a_program_that_looks_whether_there_is_a_module_does_not_import_it(folder: Path) -> None:
+    (folder / "awaited.py").write_text("")
+    seen: list[ModuleType] = []
+    when_imported("awaited", seen.append)
+    assert importlib.util.find_spec("awaited") is not None
+    assert not seen
+    assert [importlib.import_module("awaited")] == seen
 
 
 def test_a_module_that_is_missing_is_missed_as_always() -> None:

@@ -33,6 +33,7 @@ def test_each_outcome_of_a_call_on_threads_is_counted() -> None:
                 await pool.run(int, "seven")
             gate = threading.Event()
             busy = pool.run(gate.wait, 60)
+            eventually("the call runs", lambda: pool.metrics().running == 1)
             queued = pool.run(int)
             queued.cancel()
             with pytest.raises(offloop.QueueTimeout):

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::task::JoinError;
 
 use super::*;
 use crate::embedded::{Embedded, StartError, USER};
@@ -35,13 +36,19 @@ pub(crate) fn connection(server: &Embedded) -> Connection {
 /// Runs a test on the network's thread, with a store whose queue `q` has room for three jobs in each band.
 fn with_store<F: Future<Output = ()> + Send + 'static>(test: impl FnOnce(Store) -> F + Send + 'static) {
     let Some(server) = server() else { return };
-    let connection = connection(&server);
-    let done = network::block_on(async move {
+    // On a busy disk the server takes seconds to lay out a namespace.
+    let connection = connection(&server).settings(Settings { answer: GUARD, ..Settings::default() });
+    let run = async move {
         let store = Store::connect(&connection).await.unwrap();
         assert_eq!(store.prepare(&["q".to_owned()], Some(3)).await.unwrap(), 3);
         tokio::time::timeout(GUARD, test(store)).await.expect("it ends in time");
-    });
-    done.expect("the test has not panicked");
+    };
+    let end = network::block_on(async { tokio::spawn(run).await }).unwrap();
+    if let Err(panic) = end.map_err(JoinError::into_panic) {
+        // What it has printed is in the output of the test that has started the network's thread.
+        let text = panic.downcast_ref::<&str>().map(|&text| text.to_owned());
+        panic!("{}", panic.downcast_ref::<String>().cloned().or(text).unwrap_or_default());
+    }
 }
 
 impl Store {

@@ -239,8 +239,11 @@ impl Forks {
     /// Ends the template and collects it.
     pub(super) fn end_template(&mut self) {
         if let Some(mut template) = self.template.take() {
-            // At the end of its socket it exits.
+            // At the end of its socket it exits. While it starts, none of the user's code is there to see the end.
             let _ = rustix::net::shutdown(&template.socket, Shutdown::Both);
+            if template.stage == TemplateStage::Starting {
+                template.kill();
+            }
             if !fd::is_readable_within(template.process.pidfd(), TEMPLATE_EXIT_TIMEOUT) {
                 template.kill();
                 fd::is_readable_within(template.process.pidfd(), TEMPLATE_EXIT_TIMEOUT);
