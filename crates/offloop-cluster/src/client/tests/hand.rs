@@ -11,8 +11,7 @@ pub(super) struct Hand {
 impl Hand {
     pub(super) fn new(connection: Connection) -> Self {
         let store = wait(async move {
-            let store = Store::connect(&connection).await.unwrap();
-            store.prepare(&["default".to_owned()], None).await.unwrap();
+            let (store, _) = laid_out(&connection, "default", None).await;
             store
         });
         Self { store, me: Ulid::new() }

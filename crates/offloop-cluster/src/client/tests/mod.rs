@@ -20,7 +20,7 @@ use crate::names::{Band, Part, Place};
 use crate::protocol::Written;
 use crate::records::{Ask, End, Item, Outcome, Report, State};
 use crate::security::{SigningKey, Trust};
-use crate::store::tests::{connection, server};
+use crate::store::tests::{connection, laid_out, server};
 use crate::store::{Message, Pull};
 
 const GUARD: Duration = Duration::from_secs(60);
