@@ -33,8 +33,8 @@ pub(crate) fn connection(server: &Embedded) -> Connection {
     Connection::to(format!("nats://{}", server.address())).credentials(credentials)
 }
 
-/// Returns a store whose namespace is laid out, and the capacity of its queue. On a disk that is busy with a build's files, say,
-/// the server may need longer for that than a request waits.
+/// Returns a store whose namespace is laid out, and the capacity of its queue. On a disk that is busy, with the files of a
+/// build say, the server may need longer for that than a request waits.
 pub(crate) async fn laid_out(connection: &Connection, queue: &str, capacity: Option<u64>) -> (Store, u64) {
     let store = Store::connect(connection).await.unwrap();
     let begin = Instant::now();
