@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-
 from .. import _offloop
 from . import remote_errors
 

@@ -123,11 +123,13 @@ impl Supervisor {
 
     /// Supervises until the pool is closed and the last worker is gone.
     pub(super) fn run(mut self) {
-        if let Some(start) = self.start.as_ref().filter(|start| start.at_once) {
-            // If it fails, it is tried again for the first worker, whose job gets the reason.
-            let _ = self.forks.ensure_template(start);
-        }
-        let end = panic::catch(|| while self.step() {});
+        let end = panic::catch(|| {
+            if let Some(start) = self.start.as_ref().filter(|start| start.at_once) {
+                // If it fails, it is tried again for the first worker, whose job gets the reason.
+                let _ = self.forks.ensure_template(start);
+            }
+            while self.step() {}
+        });
         self.forks.end_template();
         self.start = None;
         self.output.close();
