@@ -321,6 +321,16 @@ def test_workers_have_the_given_directory_niceness_and_cores(tmp_path: Path) -> 
     assert "OFFLOOP_TEST" not in os.environ
 
 
+def test_workers_have_the_environment_in_which_their_pool_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OFFLOOP_TEST", "before")
+    for _ in range(5):
+        with ProcessPoolExecutor(1) as pool:
+            # The template is only just being started.
+            monkeypatch.setenv("OFFLOOP_TEST", "after")
+            assert pool.submit(jobs.environment).result(30)["OFFLOOP_TEST"] == "before"
+        monkeypatch.setenv("OFFLOOP_TEST", "before")
+
+
 def test_workers_see_no_environment_variable_of_the_engine() -> None:
     with ProcessPoolExecutor(1, env={"MINE": "1"}) as pool:
         inside = pool.submit(jobs.environment).result(30)

@@ -87,7 +87,8 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
     - `start_timeout`: the seconds that a worker's process may take to start. `setup_timeout`: those that the preloading
       may take, and the initializer in each worker. `load_timeout`: those that a job with a `timeout` may take before its
       function is called, while the modules of the function and its arguments are imported; `timeout` counts after that.
-    - `env`: environment variables that workers have in addition to this process's; `cwd`: their directory.
+    - `env`: environment variables that workers have in addition to those of this process when the pool is made; `cwd`:
+      their directory. The first process starts right after that time, so standard streams are redirected before.
     - `results`: "pickle", or "data": results, items and exceptions travel as plain data, and nothing that a worker has
       sent is unpickled. Results may consist of None, bool, int, float, str, bytes, bytearray, memoryview, list, tuple,
       dict, set and frozenset; an exception arrives as `RemoteError`. For workers that may be taken over by what they

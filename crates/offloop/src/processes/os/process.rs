@@ -27,6 +27,15 @@ pub(in crate::processes) struct SpawnEnv {
 }
 
 impl SpawnEnv {
+    /// Inherits this process's variables as they are now, instead of at each start.
+    pub(in crate::processes) fn inherit_now(&mut self) {
+        if !self.cleared {
+            let inherited = std::env::vars_os().map(|(name, value)| (name, Some(value)));
+            self.variables.splice(0..0, inherited);
+            self.cleared = true;
+        }
+    }
+
     /// Returns the error of a start, which the directory may be the cause of.
     fn explain(&self, error: io::Error) -> io::Error {
         match self.directory.as_ref().map(|directory| (directory, std::fs::metadata(directory))) {

@@ -326,7 +326,8 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Sets an environment variable in the workers. Default: they have those of this process when they are started.
+    /// Sets an environment variable in the workers. Default: they have those of this process when they are started, or,
+    /// with a [`template`](Self::template), when the pool is built.
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.config.env.variables.push((name.into(), Some(value.into())));
         self
@@ -391,7 +392,8 @@ impl ProcessPoolBuilder {
     }
 
     /// Starts the program only once, as a template of which the workers are forks. For programs that take long to get
-    /// ready: the template is started when the pool is built, and gets ready while this program goes on.
+    /// ready: the template starts right after the pool is built, and gets ready while this program goes on. So redirect
+    /// standard streams before.
     ///
     /// The program becomes the template by [`embed::Template`](crate::embed::Template). It should have one thread.
     pub fn template(mut self) -> Self {
@@ -448,6 +450,8 @@ impl ProcessPoolBuilder {
             );
         }
         if self.uses_template {
+            // The template starts on another thread, when the program may be changing its variables already.
+            config.env.inherit_now();
             let (program, arguments) = (config.program.clone(), std::mem::take(&mut config.arguments));
             config.template = Some(template::start_program(program, arguments, config.env.clone()));
         }
