@@ -10,4 +10,5 @@ pub(super) mod fd;
 pub(super) mod futex;
 pub(super) mod lifeline;
 pub(super) mod process;
+pub(super) mod ready;
 pub(super) mod start;

@@ -489,7 +489,9 @@ fn open(mut config: Config) -> Result<Arc<Dispatcher>, BuildError> {
     let dispatcher = Dispatcher::new(config).map_err(system("opening the pool's eventfds"))?;
     crate::metrics::register(Arc::downgrade(&dispatcher) as Weak<dyn Measured>);
     let output = Output::open(tail).map_err(system("starting the thread that reads the workers' output"))?;
-    let supervisor = Supervisor::new(Arc::clone(&dispatcher), Arc::clone(&output), start);
+    let supervisor = Supervisor::new(Arc::clone(&dispatcher), Arc::clone(&output), start)
+        .inspect_err(|_| output.close())
+        .map_err(system("opening the pool's set of descriptors"))?;
     spawn(thread::Builder::new().name("offloop-supervisor".into()), move || supervisor.run())
         .inspect_err(|_| output.close())
         .map_err(system("starting the pool's supervisor thread"))?;

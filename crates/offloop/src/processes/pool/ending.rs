@@ -33,10 +33,10 @@ impl Supervisor {
         });
         if stopped == Some(End::Kill) {
             // Those that were asked before have no more time.
-            for at in 0..self.children.len() {
-                if self.children[at].ending == Ending::Asked {
-                    self.end(at, End::Kill);
-                }
+            let is_asked = |child: &Child| child.ending == Ending::Asked;
+            let asked = self.children.iter().filter(|(_, child)| is_asked(child));
+            for number in asked.map(|(number, _)| *number).collect::<Vec<_>>() {
+                self.end(number, End::Kill);
             }
         }
         for (pid, request) in leaving {
@@ -46,26 +46,26 @@ impl Supervisor {
                 Ending::Killed => false,
             };
             let is_it = |child: &Child| child.process.pid() == pid && is_due(child);
-            let Some(at) = self.children.iter().position(is_it) else { continue };
+            let found = self.children.iter_mut().find(|(_, child)| is_it(child));
+            let Some((number, child)) = found.map(|(number, child)| (*number, child)) else { continue };
             match request {
                 ExitRequest::CloseLink => {
-                    let child = &mut self.children[at];
                     child.link.close();
                     child.spares_group = true;
                     child.ending = Ending::Asked;
                     child.deadline = Instant::now().checked_add(self.dispatcher.config.grace);
                 }
-                ExitRequest::Terminate => self.end(at, End::Ask),
-                ExitRequest::Kill => self.end(at, End::Kill),
+                ExitRequest::Terminate => self.end(number, End::Ask),
+                ExitRequest::Kill => self.end(number, End::Kill),
             }
         }
     }
 
     /// Asks a worker to end, or kills it. If the system refuses the signal, the worker's parent sends it, where that is
     /// the template. If nobody can ask the worker, and in any case when it is to be killed, its lifeline is cut.
-    pub(super) fn end(&mut self, at: usize, how: End) {
+    pub(super) fn end(&mut self, number: u64, how: End) {
         let config = &self.dispatcher.config;
-        let child = &mut self.children[at];
+        let Some(child) = self.children.get_mut(&number) else { return };
         let whole_group = config.kill_children && !child.spares_group;
         let mut is_asked = how == End::Ask;
         if let Err(error) = child.process.end(how, whole_group) {
@@ -82,8 +82,9 @@ impl Supervisor {
 
     /// Removes a worker that has ended, in the way that `end` says if the template has reported it, and clears up after
     /// it.
-    pub(super) fn reap(&mut self, at: usize, end: Option<ProcessEnd>) {
-        let child = self.children.swap_remove(at);
+    pub(super) fn reap(&mut self, number: u64, end: Option<ProcessEnd>) {
+        let Some(child) = self.take_child(number) else { return };
+        self.ready.remove(child.process.pidfd());
         let end = end.unwrap_or_else(|| match child.reaped_by {
             ReapedBy::Supervisor => child.process.status(),
             ReapedBy::Template | ReapedBy::TemplateLate => ProcessEnd::UNKNOWN,
@@ -93,8 +94,8 @@ impl Supervisor {
     }
 
     /// Gives up a worker that was killed and lives on. Another one takes its place.
-    pub(super) fn lose(&mut self, at: usize) {
-        let child = self.children.swap_remove(at);
+    pub(super) fn lose(&mut self, number: u64) {
+        let Some(child) = self.take_child(number) else { return };
         let pid = child.process.pid();
         let reason = match &child.refusal {
             Some(error) => format!("process {pid}, which could not be killed: {error}"),
@@ -102,7 +103,16 @@ impl Supervisor {
         };
         self.dispatcher.look(|scheduler, _| scheduler.note_lost(pid, &reason));
         self.settle(&child, ProcessEnd::LOST);
-        self.lost.push(child);
+        self.lost.insert(number, child);
+    }
+
+    /// Removes a worker's process from those of the pool. Only its end is still watched.
+    fn take_child(&mut self, number: u64) -> Option<Child> {
+        let child = self.children.remove(&number)?;
+        if child.link_is_open {
+            self.ready.remove(child.link.socket());
+        }
+        Some(child)
     }
 
     /// Collects a worker that has ended. If it has `failed`, it ends what is left of its group, after the grace period
@@ -238,14 +248,12 @@ impl Supervisor {
         }
     }
 
-    /// Collects the workers that were given up and have ended after all: those for which `is_dead` says so, in the order
-    /// of `lost`.
-    pub(super) fn collect_lost(&mut self, is_dead: Vec<bool>) {
-        for (at, _) in is_dead.into_iter().enumerate().rev().filter(|(_, is_dead)| *is_dead) {
-            let child = self.lost.swap_remove(at);
-            self.dispatcher.look(|scheduler, _| scheduler.forget_lost(child.process.pid()));
-            self.clear_up(child, true);
-        }
+    /// Collects a worker that was given up and has ended after all.
+    pub(super) fn collect_lost(&mut self, number: u64) {
+        let Some(child) = self.lost.remove(&number) else { return };
+        self.ready.remove(child.process.pidfd());
+        self.dispatcher.look(|scheduler, _| scheduler.forget_lost(child.process.pid()));
+        self.clear_up(child, true);
     }
 
     /// Kills what is left of the groups of ended workers, where the grace period is over.

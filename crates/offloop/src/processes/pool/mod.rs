@@ -7,7 +7,7 @@
 //! | `dispatcher` | that lock, and what is done after it is released |
 //! | `worker` | the record of one worker: its phase and its calls |
 //! | `workers` | the records of all, and the choice of one for the next job |
-//! | `supervisor`, `ending` | the thread that starts workers and watches them; how it ends them, and what follows |
+//! | `supervisor`, `waiting`, `ending` | the thread that starts workers and watches them; what it waits for; how it ends them |
 //! | `child`, `template`, `death` | what the supervisor knows of a process, of the template, of a death |
 //! | `remote`, `results` | a job that runs in another process, and how its answer becomes its end |
 //! | `items`, `item_queue` | items that a job sends before its result |
@@ -32,5 +32,6 @@ mod supervisor;
 mod template;
 #[cfg(feature = "observe")]
 mod view;
+mod waiting;
 mod worker;
 mod workers;

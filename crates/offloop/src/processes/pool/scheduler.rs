@@ -408,7 +408,7 @@ impl Scheduler {
 
     /// Returns the index of the worker with this process id.
     pub(super) fn find(&self, pid: u32) -> Option<usize> {
-        self.workers.iter().position(|worker| worker.pid == pid)
+        self.workers.find(pid)
     }
 
     /// Returns the index of the worker that has this job.
@@ -540,6 +540,10 @@ impl Scheduler {
     pub(super) fn retire(&mut self, now: Instant, after: &mut Deferred) {
         self.shrink(now);
         let mut ready = self.workers.iter().filter(|worker| worker.phase == WorkerPhase::Ready).count();
+        let is_due = |worker: &WorkerRecord| worker.phase == WorkerPhase::Retiring || worker.is_spent();
+        if ready <= self.target && !self.workers.iter().any(is_due) {
+            return self.assign(after);
+        }
         // Worn workers first, then idle ones, of these the one that was needed the longest time ago.
         let mut order: Vec<usize> = (0..self.workers.len()).collect();
         order.sort_by_key(|at| {

@@ -1,17 +1,19 @@
-//! The one thread that starts workers, watches them and ends them. How it ends them is in `ending`.
+//! The one thread that starts workers, watches them and ends them. How it ends them is in `ending`, how it waits in
+//! `waiting`.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::child::{Child, Ending, HandshakeStep, Launch, ReapedBy, Remnant};
-use super::config::{OnCrash, StartTemplate};
+use super::config::StartTemplate;
 use super::death::OutOfMemoryKills;
 use super::dispatcher::Dispatcher;
 use super::output::Output;
 use super::results;
-use super::scheduler::Sleep;
 use super::template::{Forks, TemplateEvent, TemplateStage};
+use super::waiting::Source;
 use super::worker::{LeaveReason, WorkerPhase, WorkerRecord};
 use crate::base::panic;
 use crate::base::sync::Mutex;
@@ -22,34 +24,20 @@ use crate::core::runnable::AbortIf;
 use crate::processes::decoders::decoders;
 use crate::processes::handshake::{self, Orders};
 use crate::processes::link::{Answer, Link, Malformed};
-use crate::processes::os::fd;
 use crate::processes::os::lifeline::Lifeline;
 use crate::processes::os::process::{self, End, Process};
+use crate::processes::os::ready::ReadySet;
 use crate::processes::os::start;
 use crate::wire::registry::fingerprint;
 
 /// After this many failed starts in a row the queued jobs end, if no worker is up that could run them.
-const MAX_FAILED_STARTS: u32 = 3;
-
-/// The time that a worker may live after it has closed its link. A worker that exits closes its link a moment before it
-/// is dead; one that lives on violates the protocol.
-const LINK_CLOSED_TIMEOUT: Duration = Duration::from_millis(200);
-
-/// The time that the template has to report how a dead worker ended.
-const EXIT_REPORT_TIMEOUT: Duration = Duration::from_millis(200);
-
-/// The interval at which the supervisor looks at a pool that is in use, even without a notification. Whatever a worker
-/// has done to the memory that it shares with the pool, jobs do not wait for longer.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-
-/// The interval at which the supervisor looks whether something is left of the groups of workers that have ended.
-const REMNANTS: Duration = Duration::from_millis(20);
+pub(super) const MAX_FAILED_STARTS: u32 = 3;
 
 /// The interval at which the memory of busy workers is measured, if it is limited.
-const MEASURE: Duration = Duration::from_millis(50);
+pub(super) const MEASURE: Duration = Duration::from_millis(50);
 
 /// The time without use after which freed memory goes back to the system.
-const IDLE: Duration = Duration::from_secs(2);
+pub(super) const IDLE: Duration = Duration::from_secs(2);
 
 /// The reason for which workers do not start if the template ends.
 const TEMPLATE_ENDED: &str = "the workers' template has ended; what it wrote to standard error says why";
@@ -72,10 +60,15 @@ type Verdict = Result<(), String>;
 pub(super) struct Supervisor {
     pub(super) dispatcher: Arc<Dispatcher>,
     pub(super) output: Arc<Output>,
-    /// The workers' processes, from their start until they are collected.
-    pub(super) children: Vec<Child>,
+    /// The workers' processes by their numbers, from their start until they are collected.
+    pub(super) children: BTreeMap<u64, Child>,
     /// Workers that were killed and live on. They have no record, and other workers take their places.
-    pub(super) lost: Vec<Child>,
+    pub(super) lost: BTreeMap<u64, Child>,
+    /// Counts the workers that have been started. The last one has this number.
+    registered: u64,
+    /// What the supervisor waits for: the dispatcher, the template as long as it reports, the processes of `children`
+    /// and `lost`, and the links of `children` that are open.
+    pub(super) ready: ReadySet,
     /// The rests of the groups of workers that have ended.
     pub(super) remnants: Vec<Remnant>,
     /// The way to start the template. Dropped at the end, with the files that the template gets.
@@ -83,14 +76,14 @@ pub(super) struct Supervisor {
     /// The template and the workers that it was asked for. Empty in a pool without a template.
     pub(super) forks: Forks,
     /// Counts the failed starts since the last worker that came up.
-    failures: u32,
+    pub(super) failures: u32,
     /// The time before which no worker is started. Set at each failed start, cleared when a worker comes up.
-    not_before: Option<Instant>,
+    pub(super) not_before: Option<Instant>,
     pub(super) out_of_memory_kills: OutOfMemoryKills,
     /// When the memory of the workers was last measured.
     measured: Instant,
     /// The number of calls that had been given to workers when the supervisor last went to sleep.
-    given: u64,
+    pub(super) given: u64,
     /// The memory's count of uses when the supervisor last looked, and when it was last seen to change.
     memory_uses: (usize, Instant),
     /// The verdicts of initializers that another thread has decoded. Added to by that thread, taken by the supervisor.
@@ -102,13 +95,17 @@ impl Supervisor {
         dispatcher: Arc<Dispatcher>,
         output: Arc<Output>,
         start: Option<StartTemplate>,
-    ) -> Self {
-        Self {
+    ) -> io::Result<Self> {
+        let ready = ReadySet::new()?;
+        ready.add(dispatcher.event.as_fd(), Source::Event.key())?;
+        Ok(Self {
             dispatcher,
             output,
             start,
-            children: Vec::new(),
-            lost: Vec::new(),
+            children: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            registered: 0,
+            ready,
             remnants: Vec::new(),
             forks: Forks::default(),
             failures: 0,
@@ -118,15 +115,15 @@ impl Supervisor {
             given: 0,
             memory_uses: (0, Instant::now()),
             verdicts: Arc::default(),
-        }
+        })
     }
 
     /// Supervises until the pool is closed and the last worker is gone.
     pub(super) fn run(mut self) {
         let end = panic::catch(|| {
-            if let Some(start) = self.start.as_ref().filter(|start| start.at_once) {
+            if self.start.as_ref().is_some_and(|start| start.at_once) {
                 // If it fails, it is tried again for the first worker, whose job gets the reason.
-                let _ = self.forks.ensure_template(start);
+                let _ = self.ensure_template();
             }
             while self.step() {}
         });
@@ -215,9 +212,7 @@ impl Supervisor {
         let dispatcher = Arc::clone(&self.dispatcher);
         let config = &dispatcher.config;
         let deadline = Instant::now().checked_add(config.start_timeout);
-        if let Some(start) = &self.start {
-            self.forks.ensure_template(start)?;
-        }
+        self.ensure_template()?;
         // The program may have closed one meanwhile. A link must not get its number.
         let _ = start::open_standard_descriptors();
         let (link, handout) = Link::create(u64::from(config.max_payload))?;
@@ -245,6 +240,19 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Starts the template, if the pool has one and it is not there.
+    fn ensure_template(&mut self) -> io::Result<()> {
+        let Some(start) = &self.start else { return Ok(()) };
+        if self.forks.ensure_template(start)? {
+            let socket = self.forks.socket().expect("the template was just started");
+            if let Err(error) = self.ready.add(socket, Source::Template.key()) {
+                self.forks.lose_template();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a worker whose process has been started.
     fn register(&mut self, process: Process, reaped_by: ReapedBy, launch: Launch) {
         self.output.add(Arc::clone(&launch.pipes));
@@ -256,11 +264,29 @@ impl Supervisor {
         if self.dispatcher.has_listener() {
             launch.link.listen();
         }
-        self.children.push(Child::new(process, reaped_by, launch));
+        self.registered += 1;
+        let (pid, number) = (process.pid(), self.registered);
+        let watched = self
+            .ready
+            .add(process.pidfd(), Source::Process(number).key())
+            .and_then(|()| self.ready.add(launch.link.socket(), Source::Link(number).key()));
+        self.children.insert(number, Child::new(process, reaped_by, launch));
+        if let Err(error) = watched {
+            let reason = format!("it could not be watched: {error}");
+            self.dispatcher.look(|scheduler, after| {
+                if let Some(at) = scheduler.find(pid) {
+                    scheduler.dismiss(at, LeaveReason::HandshakeFailed(reason), after);
+                }
+            });
+        }
+    }
+
+    fn number_of(&self, pid: u32) -> Option<u64> {
+        self.children.iter().find(|(_, child)| child.process.pid() == pid).map(|(number, _)| *number)
     }
 
     /// Handles what the template has reported.
-    fn hear_template(&mut self) {
+    pub(super) fn hear_template(&mut self) {
         for event in self.forks.events() {
             let config = &self.dispatcher.config;
             match event {
@@ -284,8 +310,8 @@ impl Supervisor {
                     self.start_failed(&format!("the template could not fork a worker: {reason}"));
                 }
                 TemplateEvent::Ended { pid, end } => {
-                    if let Some(at) = self.children.iter().position(|child| child.process.pid() == pid) {
-                        self.reap(at, Some(end));
+                    if let Some(number) = self.number_of(pid) {
+                        self.reap(number, Some(end));
                     } else if !self.remnants.iter().any(|remnant| remnant.process.pid() == pid) {
                         self.forks.collect(pid);
                     }
@@ -333,8 +359,11 @@ impl Supervisor {
 
     /// Gives the template up, for this reason.
     fn lose_template(&mut self, reason: &str) {
+        if let Some(socket) = self.forks.socket() {
+            self.ready.remove(socket);
+        }
         let had_pending = self.forks.lose_template();
-        for child in self.children.iter_mut().chain(&mut self.lost) {
+        for child in self.children.values_mut().chain(self.lost.values_mut()) {
             child.process.may_be_collected();
             if child.reaped_by == ReapedBy::TemplateLate {
                 // The template will not report how it has ended.
@@ -375,7 +404,7 @@ impl Supervisor {
         let mut verdicts = std::mem::take(&mut *self.verdicts.lock());
         verdicts.extend(steps.into_iter().filter_map(|(pid, step)| Some((pid, self.verdict(pid, step)?))));
         for (pid, verdict) in verdicts {
-            let child = self.children.iter_mut().find(|child| child.process.pid() == pid);
+            let child = self.children.values_mut().find(|child| child.process.pid() == pid);
             dispatcher.look(|scheduler, after| {
                 let Some(at) = scheduler.find(pid).filter(|at| !scheduler.workers[*at].is_leaving()) else {
                     return;
@@ -472,28 +501,26 @@ impl Supervisor {
         if self.forks.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.abandon_template();
         }
-        for at in 0..self.children.len() {
-            let child = &mut self.children[at];
-            if child.deadline.is_none_or(|deadline| now < deadline) {
-                continue;
-            }
+        let is_due = |child: &Child| child.deadline.is_some_and(|deadline| deadline <= now);
+        let due: Vec<u64> =
+            self.children.iter().filter(|(_, child)| is_due(child)).map(|(number, _)| *number).collect();
+        for number in due {
+            let Some(child) = self.children.get_mut(&number) else { continue };
             child.deadline = None;
             if child.reaped_by == ReapedBy::TemplateLate {
-                self.reap(at, None);
-                // The indices of the others have changed.
-                return self.keep_deadlines();
+                self.reap(number, None);
+                continue;
             }
             let (pid, link_is_open) = (child.process.pid(), child.link_is_open);
             match child.ending {
                 Ending::NotBegun => {}
                 Ending::Asked => {
-                    self.end(at, End::Kill);
+                    self.end(number, End::Kill);
                     continue;
                 }
                 Ending::Killed => {
-                    self.lose(at);
-                    // The indices of the others have changed.
-                    return self.keep_deadlines();
+                    self.lose(number);
+                    continue;
                 }
             }
             let (start, setup) = (self.dispatcher.config.start_timeout, self.dispatcher.config.setup_timeout);
@@ -531,110 +558,12 @@ impl Supervisor {
         let (uses, since) = self.memory_uses;
         let is_idle = memory.uses() == uses && now.saturating_duration_since(since) >= IDLE;
         let gone = if is_idle { memory.shrink_to(0) } else { memory.tidy() };
-        for child in &self.children {
+        for child in self.children.values() {
             child.link.detach(&gone);
         }
         let uses = memory.uses();
         if uses != self.memory_uses.0 {
             self.memory_uses = (uses, now);
         }
-    }
-
-    /// Sleeps until a worker or the template has written something or has ended, until a deadline, or until it is
-    /// notified.
-    fn wait(&mut self) {
-        self.children.iter().for_each(|child| child.link.request_wake_up());
-        let Some(Sleep { until, .. }) = self.fall_asleep() else { return };
-        let limit = until.map(|until| until.saturating_duration_since(Instant::now()));
-        let mut descriptors = vec![fd::readable(self.dispatcher.event.as_fd())];
-        let template = self.forks.socket();
-        let has_template = template.is_some();
-        descriptors.extend(template.map(fd::readable));
-        for child in &self.children {
-            let is_late = child.reaped_by == ReapedBy::TemplateLate;
-            descriptors.extend((!is_late).then(|| fd::readable(child.process.pidfd())));
-            descriptors.extend(child.link_is_open.then(|| fd::readable(child.link.socket())));
-        }
-        descriptors.extend(self.lost.iter().map(|child| fd::readable(child.process.pidfd())));
-        if fd::poll(&mut descriptors, limit).is_err() {
-            // Most likely the kernel is out of memory. The state is consistent, so the next round is soon.
-            std::thread::sleep(Duration::from_millis(10));
-            return;
-        }
-        let mut ready = descriptors.iter().map(|it| !it.revents().is_empty());
-        if ready.next() == Some(true) {
-            self.dispatcher.event.drain();
-        }
-        let template_is_ready = has_template && ready.next() == Some(true);
-        let children: Vec<(bool, bool)> = self
-            .children
-            .iter()
-            .map(|child| {
-                let is_dead = child.reaped_by != ReapedBy::TemplateLate && ready.next() == Some(true);
-                (is_dead, child.link_is_open && ready.next() == Some(true))
-            })
-            .collect();
-        let lost: Vec<bool> = ready.collect();
-        // From the back, since dead children are removed on the way.
-        for (at, (is_dead, has_written)) in children.into_iter().enumerate().rev() {
-            if has_written {
-                self.drain_link(at);
-            }
-            let child = &mut self.children[at];
-            if is_dead && child.reaped_by == ReapedBy::Template && has_template {
-                child.reaped_by = ReapedBy::TemplateLate;
-                child.deadline = Instant::now().checked_add(EXIT_REPORT_TIMEOUT);
-            } else if is_dead {
-                self.reap(at, None);
-            }
-        }
-        self.collect_lost(lost);
-        if template_is_ready {
-            self.hear_template();
-        }
-    }
-
-    /// Reads a worker's notifications away. Notices that the worker has closed its link.
-    fn drain_link(&mut self, at: usize) {
-        let child = &mut self.children[at];
-        if child.link.drain() {
-            return;
-        }
-        child.link_is_open = false;
-        // One that was told to end has its own time for that, and one that was killed until it counts as lost.
-        if child.ending == Ending::NotBegun {
-            let soon = Instant::now().checked_add(LINK_CLOSED_TIMEOUT);
-            child.deadline = child.deadline.into_iter().chain(soon).min();
-        }
-        let pid = child.process.pid();
-        // If a crash breaks the pool, no other worker is to take its place.
-        if self.dispatcher.config.on_crash == OnCrash::Isolate {
-            self.dispatcher.look(|scheduler, after| scheduler.cut_off(pid, after));
-        }
-    }
-
-    /// Goes to sleep until the next deadline, unless something has come up.
-    fn fall_asleep(&mut self) -> Option<Sleep> {
-        let config = &self.dispatcher.config;
-        let heartbeat = if config.max_rss.is_some() { MEASURE } else { HEARTBEAT };
-        let now = Instant::now();
-        let next_start = if self.failures > 0 { self.not_before } else { None };
-        // Links whose queue has no room for all the freed blocks. They are tried again later.
-        let blocked_returns = self.children.iter().filter(|child| !child.link.pass_on_returns()).count();
-        let retains = self.dispatcher.config.memory.retains();
-        let idle = if retains || blocked_returns > 0 { now.checked_add(IDLE) } else { None };
-        let children = self.children.iter().filter_map(|child| child.deadline);
-        let remnants = self.remnants.iter().map(|remnant| remnant.deadline.min(now + REMNANTS));
-        let own = children.chain(remnants).chain(self.forks.next_deadline()).chain(idle).min();
-        self.dispatcher.fall_asleep(|scheduler| {
-            let given = std::mem::replace(&mut self.given, scheduler.given);
-            let is_used = scheduler.given != given || !scheduler.is_idle();
-            let busy = if is_used { now.checked_add(heartbeat) } else { None };
-            // A program that cannot start is tried again only for jobs.
-            let next_start = next_start.filter(|_| self.failures < MAX_FAILED_STARTS || is_used);
-            let deadline = scheduler.next_deadline(now);
-            let until = deadline.into_iter().chain(busy).chain(next_start).chain(own).min();
-            Sleep { until, is_used }
-        })
     }
 }

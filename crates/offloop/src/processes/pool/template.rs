@@ -131,15 +131,16 @@ pub(super) struct Forks {
 }
 
 impl Forks {
-    /// Starts the template, unless there is one.
-    pub(super) fn ensure_template(&mut self, start: &StartTemplate) -> io::Result<()> {
+    /// Starts the template, unless there is one. Returns whether it did.
+    pub(super) fn ensure_template(&mut self, start: &StartTemplate) -> io::Result<bool> {
         if self.template.as_ref().is_some_and(|template| template.is_lost) {
             self.end_template();
         }
-        if self.template.is_none() {
+        let is_missing = self.template.is_none();
+        if is_missing {
             self.template = Some(TemplateChild::start(start)?);
         }
-        Ok(())
+        Ok(is_missing)
     }
 
     /// Asks the template, which there is, for a worker. Returns false if the template turns out to have ended. Then the

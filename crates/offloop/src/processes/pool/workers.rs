@@ -1,6 +1,6 @@
 //! The records of a pool's workers, and the choice of one for the next job.
 //!
-//! The choice looks at all workers. The facts that it reads are kept together, so that hundreds of workers cost little.
+//! Neither the choice nor a search looks at all records, so that hundreds of workers cost little.
 
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -14,15 +14,16 @@ const WAKE_UP: Duration = Duration::from_micros(20);
 #[derive(Default)]
 pub(super) struct Workers {
     records: Vec<WorkerRecord>,
+    /// The process ids of the workers, in the same order.
+    pids: Vec<u32>,
     /// The summaries of the records, in the same order. Written when a record may have changed.
     summaries: Vec<Summary>,
+    /// The ranks of the summaries.
+    ranking: Ranking,
     /// The number of workers that have a job. Written with `summaries`.
     with_jobs: usize,
     /// The number of workers whose first call is withdrawn. Written with `summaries`.
     with_withdrawn: usize,
-    /// The target at which no worker had room for any job, if none has got some since. Written when one is chosen, and
-    /// with `summaries`.
-    full_at: Option<usize>,
 }
 
 /// The facts about a worker that the choice of one reads.
@@ -89,9 +90,62 @@ impl Rank {
     }
 }
 
+/// The ranks of all workers as a tournament: a tree in which each node is the better one of its two children.
+struct Ranking {
+    /// The winner is at 1, and the children of `n` are at `2 n` and `2 n + 1`. The second half are the workers' ranks.
+    nodes: Vec<Rank>,
+}
+
+impl Default for Ranking {
+    fn default() -> Self {
+        Self { nodes: vec![Rank::NONE; 2] }
+    }
+}
+
+impl Ranking {
+    fn set(&mut self, at: usize, rank: Rank) {
+        while at >= self.nodes.len() / 2 {
+            self.grow();
+        }
+        let mut node = self.nodes.len() / 2 + at;
+        self.nodes[node] = rank;
+        while node > 1 {
+            node /= 2;
+            let best = self.nodes[2 * node].min(self.nodes[2 * node + 1]);
+            if self.nodes[node] == best {
+                return;
+            }
+            self.nodes[node] = best;
+        }
+    }
+
+    /// Makes room for twice as many workers.
+    fn grow(&mut self) {
+        let ranks = self.nodes.split_off(self.nodes.len() / 2);
+        self.nodes = vec![Rank::NONE; 4 * ranks.len()];
+        for (at, rank) in ranks.into_iter().enumerate() {
+            self.set(at, rank);
+        }
+    }
+
+    /// Returns the worker of the best rank, unless none may be given a call.
+    fn best(&self) -> Option<usize> {
+        let best = self.nodes[1];
+        if best == Rank::NONE {
+            return None;
+        }
+        let mut node = 1;
+        while node < self.nodes.len() / 2 {
+            node = if self.nodes[2 * node] == best { 2 * node } else { 2 * node + 1 };
+        }
+        Some(node - self.nodes.len() / 2)
+    }
+}
+
 impl Workers {
     /// Adds a worker's record.
     pub(super) fn push(&mut self, record: WorkerRecord) {
+        self.pids.push(record.pid);
         self.records.push(record);
         self.summaries.push(Summary::NONE);
         self.summarise(self.records.len() - 1);
@@ -99,9 +153,20 @@ impl Workers {
 
     /// Removes a worker's record. The last one takes its index.
     pub(super) fn swap_remove(&mut self, at: usize) -> WorkerRecord {
-        self.replace(at, Summary::NONE);
-        self.summaries.swap_remove(at);
+        let last = self.records.len() - 1;
+        let summary = self.summaries[last];
+        self.replace(last, Summary::NONE);
+        if at != last {
+            self.replace(at, summary);
+        }
+        self.summaries.pop();
+        self.pids.swap_remove(at);
         self.records.swap_remove(at)
+    }
+
+    /// Returns the index of the worker with this process id.
+    pub(super) fn find(&self, pid: u32) -> Option<usize> {
+        self.pids.iter().position(|it| *it == pid)
     }
 
     /// Returns a worker's record, to change it.
@@ -123,22 +188,19 @@ impl Workers {
     /// pool never runs more jobs than `target`, an idle worker gets none while as many others have some.
     pub(super) fn choose(&mut self, is_captured: bool, target: usize) -> Option<usize> {
         debug_assert!(self.are_summarised());
-        if self.full_at == Some(target) {
-            return None;
-        }
         let all_busy = self.with_jobs >= target;
         let may_take =
             |it: &Summary| (it.has_jobs || !all_busy) && !(is_captured && it.activity == Activity::Busy);
         loop {
-            let those = self.summaries.iter().enumerate().filter(|(_, it)| may_take(it));
-            let best = those.min_by_key(|(_, it)| it.rank).filter(|(_, it)| it.rank != Rank::NONE);
-            let Some((at, Summary { activity, .. })) = best else {
-                self.full_at = (!is_captured).then_some(target);
-                return None;
-            };
+            let mut at = self.ranking.best()?;
+            if !may_take(&self.summaries[at]) {
+                let others = self.summaries.iter().enumerate();
+                let others = others.filter(|(_, it)| it.rank != Rank::NONE && may_take(it));
+                (at, _) = others.min_by_key(|(_, it)| it.rank)?;
+            }
             // Whether a worker sleeps is read from the memory that it shares with the pool. So that no job reads that of
             // all workers, one that was found asleep counts so until it gets something.
-            if *activity != Activity::Idle || self.records[at].link.is_awake() {
+            if self.summaries[at].activity != Activity::Idle || self.records[at].link.is_awake() {
                 return Some(at);
             }
             self.replace(at, Summary::of(&self.records[at], Activity::Asleep));
@@ -156,15 +218,21 @@ impl Workers {
             |count: &mut usize, was: bool, is: bool| *count = *count + usize::from(is) - usize::from(was);
         count(&mut self.with_jobs, former.has_jobs, summary.has_jobs);
         count(&mut self.with_withdrawn, former.has_withdrawn, summary.has_withdrawn);
-        if summary.rank != Rank::NONE || (former.has_jobs && !summary.has_jobs) {
-            self.full_at = None;
+        if summary.rank != former.rank {
+            self.ranking.set(at, summary.rank);
         }
     }
 
     fn are_summarised(&self) -> bool {
         let is_asleep = |it: &Summary| it.activity == Activity::Asleep;
         let idle = |it| if is_asleep(it) { Activity::Asleep } else { Activity::Idle };
-        self.summaries.iter().zip(&self.records).all(|(it, record)| *it == Summary::of(record, idle(it)))
+        let best = self.summaries.iter().map(|it| it.rank).min().filter(|it| *it != Rank::NONE);
+        self.ranking.best().map(|at| self.summaries[at].rank) == best
+            && self
+                .summaries
+                .iter()
+                .zip(&self.records)
+                .all(|(it, record)| *it == Summary::of(record, idle(it)))
     }
 }
 
