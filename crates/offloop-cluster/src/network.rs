@@ -1,5 +1,6 @@
 //! The thread that drives the network: one for each process, started on first use, which all clients and workers share.
 
+use std::any::Any;
 use std::future::{Future, pending};
 use std::io;
 
@@ -21,11 +22,38 @@ pub(crate) fn runtime() -> io::Result<&'static Handle> {
 }
 
 /// Runs a future on the network's thread until it is done, and blocks this thread meanwhile. For threads that may wait.
+///
+/// Fails if there is no such thread. A panic of the future is an error as well, with its message.
 pub(crate) fn block_on<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> io::Result<T> {
     let (sender, receiver) = std::sync::mpsc::sync_channel(1);
     runtime()?.spawn(async move {
         // Nobody may wait any more.
-        let _ = sender.send(future.await);
+        let _ = sender.send(tokio::spawn(future).await);
     });
-    receiver.recv().map_err(|_| io::Error::other("the request to the cluster has panicked"))
+    let ended = receiver.recv().map_err(|_| io::Error::other("the network's thread has ended"))?;
+    ended.map_err(|error| {
+        let message = error.try_into_panic().map(|panic| message_of(&*panic)).unwrap_or_default();
+        io::Error::other(format!("the request to the cluster has panicked: {message}"))
+    })
+}
+
+/// Returns the message of a panic, if it has a text.
+fn message_of(panic: &(dyn Any + Send)) -> String {
+    let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    literal.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_on_the_networks_thread_is_the_error_of_who_waits_and_the_thread_goes_on() {
+        for text in [None, Some("formatted")] {
+            let error = block_on(async move { text.map_or_else(|| panic!("literal"), |it| panic!("{it}")) });
+            let error: io::Error = error.map(|(): ()| ()).unwrap_err();
+            assert!(error.to_string().ends_with(text.unwrap_or("literal")), "{error}");
+        }
+        assert_eq!(block_on(async { 7 }).unwrap(), 7);
+    }
 }

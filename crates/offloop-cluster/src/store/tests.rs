@@ -4,7 +4,6 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::task::JoinError;
 
 use super::*;
 use crate::embedded::{Embedded, StartError, USER};
@@ -55,12 +54,7 @@ fn with_store<F: Future<Output = ()> + Send + 'static>(test: impl FnOnce(Store) 
         assert_eq!(capacity, 3);
         tokio::time::timeout(GUARD, test(store)).await.expect("it ends in time");
     };
-    let end = network::block_on(async { tokio::spawn(run).await }).unwrap();
-    if let Err(panic) = end.map_err(JoinError::into_panic) {
-        // What it has printed is in the output of the test that has started the network's thread.
-        let literal = panic.downcast_ref::<&str>().map(|&it| it.to_owned());
-        panic!("{}", panic.downcast_ref::<String>().cloned().or(literal).unwrap_or_default());
-    }
+    network::block_on(run).unwrap();
 }
 
 impl Store {
