@@ -13,7 +13,6 @@ use super::dispatcher::Dispatcher;
 use super::output::Output;
 use super::results;
 use super::template::{Forks, TemplateEvent, TemplateStage};
-use super::waiting::Source;
 use super::worker::{LeaveReason, WorkerPhase, WorkerRecord};
 use crate::base::panic;
 use crate::base::sync::Mutex;
@@ -55,6 +54,41 @@ fn judge(dispatcher: &Dispatcher, answer: Result<Answer, Malformed>) -> Verdict 
 
 /// The decision about the worker with this process id: it may go on, or it is refused for a reason.
 type Verdict = Result<(), String>;
+
+/// Something that the supervisor waits for, with the worker's number where it is of a worker. In the order in which
+/// those that have come up at once are handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Source {
+    /// A notification of the dispatcher.
+    Event,
+    /// A worker that writes to its link, or closes it.
+    Link(u64),
+    /// The end of a worker's process.
+    Process(u64),
+    /// A report of the template.
+    Template,
+}
+
+impl Source {
+    /// Returns the number by which it is found again.
+    fn key(self) -> u64 {
+        match self {
+            Self::Event => 0,
+            Self::Template => 1,
+            Self::Link(number) => number << 2 | 2,
+            Self::Process(number) => number << 2 | 3,
+        }
+    }
+
+    pub(super) fn of(key: u64) -> Self {
+        match key & 3 {
+            0 => Self::Event,
+            1 => Self::Template,
+            2 => Self::Link(key >> 2),
+            _ => Self::Process(key >> 2),
+        }
+    }
+}
 
 /// The supervisor of one pool. All of it is used by its thread alone.
 pub(super) struct Supervisor {

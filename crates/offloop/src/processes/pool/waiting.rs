@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::child::{Ending, ReapedBy};
 use super::config::OnCrash;
 use super::scheduler::Sleep;
-use super::supervisor::{IDLE, MAX_FAILED_STARTS, MEASURE, Supervisor};
+use super::supervisor::{IDLE, MAX_FAILED_STARTS, MEASURE, Source, Supervisor};
 use super::worker::WorkerPhase;
 
 /// The time that a worker may live after it has closed its link. A worker that exits closes its link a moment before it
@@ -21,41 +21,6 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// The interval at which the supervisor looks whether something is left of the groups of workers that have ended.
 const REMNANTS: Duration = Duration::from_millis(20);
-
-/// Something that the supervisor waits for, with the worker's number where it is of a worker. In the order in which
-/// those that have come up at once are handled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Source {
-    /// A notification of the dispatcher.
-    Event,
-    /// A worker that writes to its link, or closes it.
-    Link(u64),
-    /// The end of a worker's process.
-    Process(u64),
-    /// A report of the template.
-    Template,
-}
-
-impl Source {
-    /// Returns the number by which it is found again.
-    pub(super) fn key(self) -> u64 {
-        match self {
-            Self::Event => 0,
-            Self::Template => 1,
-            Self::Link(number) => number << 2 | 2,
-            Self::Process(number) => number << 2 | 3,
-        }
-    }
-
-    fn of(key: u64) -> Self {
-        match key & 3 {
-            0 => Self::Event,
-            1 => Self::Template,
-            2 => Self::Link(key >> 2),
-            _ => Self::Process(key >> 2),
-        }
-    }
-}
 
 impl Supervisor {
     /// Sleeps until there is something to look after: a deadline, a notification, an end, or what a worker or the
