@@ -6,7 +6,7 @@ use offloop::{ErrorKind, Signature};
 use super::handle::StoredEnd;
 use crate::Ulid;
 use crate::names::Part;
-use crate::records::{End, Job, Outcome, Presence, Report};
+use crate::records::{End, Job, Outcome, Presence, Report, State};
 use crate::store::Store;
 
 /// Returns what the record says about a job, for one who has asked to stop it.
@@ -19,9 +19,20 @@ pub(super) fn stored_end(end: &End, me: Ulid) -> StoredEnd {
     }
 }
 
+/// Adds the reason to the end of a job whose time in the queue is over, for those who know no more of the job than its id.
+pub(super) fn explain(state: State, job: &Job) -> State {
+    match state {
+        State::End(end) if end.outcome == Outcome::QueueTimeout => {
+            let kind = ErrorKind::QueueTimeout(job.queue_timeout().unwrap_or_default());
+            State::End(Box::new(End { body: Report::of_error(&kind), ..*end }))
+        }
+        state => state,
+    }
+}
+
 /// Ends the job, if its record is all that is needed. Else gives the ender back.
 pub(super) fn end_at_once(ender: Ender, job: &Job, end: &End) -> Option<Ender> {
-    if let Outcome::Lost | Outcome::NoSuchTask | Outcome::Expired = end.outcome
+    if let Outcome::Lost | Outcome::NoSuchTask | Outcome::Expired | Outcome::QueueTimeout = end.outcome
         && let Some(kind) = said(&end.body)
     {
         ender.end(Err(kind));

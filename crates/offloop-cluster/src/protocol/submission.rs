@@ -236,12 +236,11 @@ impl Submission {
                 (self.pausing, self.failures) = (false, 0);
             }
             Event::Cancel => self.stop(Stop::Cancelled),
-            Event::QueueTimeout => {
-                // It limits the wait for the first start only.
-                if !matches!(self.state(), Some(State::Claim { .. } | State::Release { .. })) {
-                    self.stop(Stop::QueueTimeout);
-                }
-            }
+            Event::QueueTimeout => self.stop(match self.state() {
+                // It has been started meanwhile. Nobody waits for its result any more.
+                Some(State::Claim { .. } | State::Release { .. }) => Stop::Cancelled,
+                _ => Stop::QueueTimeout,
+            }),
             Event::Fired(Timer::Pause) => self.pausing = false,
             Event::Fired(Timer::Ask) => self.asking = false,
         }

@@ -14,6 +14,8 @@ mod tests;
 
 use std::time::Duration;
 
+use offloop::ErrorKind;
+use offloop::remote::pack_error;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -227,6 +229,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// Returns the encoded report of a job that has no result, for this reason.
+    pub(crate) fn of_error(kind: &ErrorKind) -> Vec<u8> {
+        let report = Self { error: pack_error(kind), ..Self::default() };
+        report.encode().expect("a report of texts, bytes and numbers can be encoded")
+    }
+
     /// Encodes the report. One that is larger than [`MAX_RECORD`] has to be stored by itself.
     pub fn encode(&self) -> Result<Vec<u8>, RecordError> {
         rmp_serde::to_vec_named(&Self { v: VERSION, ..self.clone() })

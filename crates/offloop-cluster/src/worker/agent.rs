@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::time::{interval, sleep, timeout};
 
-use super::driver::{drive, error_body, refuse};
+use super::driver::{drive, refuse};
 use super::items::Outbox;
 use super::performer::Performer;
 use super::slots::{Slots, Turns};
@@ -20,7 +20,7 @@ use super::{Clock, WorkerError, WorkerMetrics, WorkerReport};
 use crate::Ulid;
 use crate::names::Band;
 use crate::protocol::{DeliveryEvent as Event, Settings, Terms};
-use crate::records::{Ask, End, Job, Outcome, Presence, RecordError};
+use crate::records::{Ask, End, Job, Outcome, Presence, RecordError, Report};
 use crate::security::Seals;
 use crate::store::{LayoutError, Message, Pull, Store, random};
 
@@ -306,7 +306,7 @@ impl Agent {
             }
             Outcome::NoSuchTask => self.no_such_task(job).await,
         };
-        Some(error_body(&kind))
+        Some(Report::of_error(&kind))
     }
 
     async fn no_such_task(&self, job: &Job) -> ErrorKind {

@@ -363,11 +363,6 @@ pub(super) fn encode(report: &Report) -> Vec<u8> {
     report.encode().expect("a report can be encoded")
 }
 
-/// Returns the body of an end with this error.
-pub(super) fn error_body(kind: &ErrorKind) -> Vec<u8> {
-    encode(&Report { error: pack_error(kind), ..Report::default() })
-}
-
 /// Gives back a message whose record cannot be read, or puts it with the dead letters.
 pub(super) async fn refuse(agent: Arc<Agent>, message: Message, is_newer: bool, queue: String) {
     let id: Option<Ulid> = message.header(crate::names::MESSAGE_ID).and_then(|id| id.parse().ok());

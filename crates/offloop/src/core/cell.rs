@@ -226,6 +226,7 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
                 None
             }
         };
+        self.header.note_outcome(outcome);
         self.header.set_state(JobState::Ended);
         let waker = slot.waker.take();
         let timers = std::mem::take(&mut slot.timers);

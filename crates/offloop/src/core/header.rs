@@ -36,6 +36,8 @@ pub(crate) struct Header {
     state: AtomicU8,
     /// The stop request, as the running job sees it. Set once, when the job ends without its function's result.
     cancelled: AtomicBool,
+    /// The job has ended because it waited for too long. Set once, before its state says that it has ended.
+    was_late: AtomicBool,
     /// Set by the job itself when it counts as failed although its function returns.
     failed: AtomicBool,
     /// The job's function has returned or panicked. Set once, by its thread, before the job ends.
@@ -77,6 +79,7 @@ impl Header {
             ticket: AtomicU64::new(0),
             state: AtomicU8::new(JobState::Queued as u8),
             cancelled: AtomicBool::new(false),
+            was_late: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             returned: AtomicBool::new(false),
             hooks: Hooks::default(),
@@ -111,6 +114,19 @@ impl Header {
 
     pub(crate) fn has_ended(&self) -> bool {
         self.state() == JobState::Ended
+    }
+
+    /// Records how the job ends, as far as anybody asks for that who does not hold its result.
+    pub(crate) fn note_outcome(&self, outcome: Outcome) {
+        if outcome == Outcome::QueueTimeout {
+            self.was_late.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns whether the job has ended because it waited for too long.
+    #[cfg(feature = "process")]
+    pub(crate) fn was_late(&self) -> bool {
+        self.has_ended() && self.was_late.load(Ordering::Relaxed)
     }
 
     /// Records that the job's end is expected within moments, or is not.

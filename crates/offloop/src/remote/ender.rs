@@ -156,6 +156,12 @@ impl Ender {
         self.inner().job.header().has_ended()
     }
 
+    /// Returns whether the job has ended because it waited for longer than its limit, and not because its handle was
+    /// cancelled or dropped, for instance.
+    pub fn was_late(&self) -> bool {
+        self.inner().job.header().was_late()
+    }
+
     /// Records that there is room for the job: it is queued now. Wakes who waits for [`Handle::accepted`].
     pub fn accept(&self) {
         if self.inner().job.header().state() == JobState::Waiting {

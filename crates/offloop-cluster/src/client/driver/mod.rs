@@ -109,7 +109,6 @@ struct Entry {
     ender: Option<Ender>,
     room: Option<Room>,
     progress: watch::Sender<Progress>,
-    submitted: Instant,
     /// It is among those that found no room.
     is_listed: bool,
     /// The times at which its timers fire: of the pause, of the question, of [`Timer::Unreachable`].
@@ -251,7 +250,6 @@ impl Driver {
             ender: Some(ender),
             room,
             progress,
-            submitted: Instant::now(),
             is_listed: false,
             armed: [None; 3],
             items: ItemState::default(),
@@ -291,7 +289,7 @@ impl Driver {
 
     fn cancel(&mut self, number: Number) {
         let Some(entry) = self.jobs.get_mut(&number) else { return };
-        entry.ender = None;
+        let was_late = entry.ender.take().is_some_and(|ender| ender.was_late());
         entry.room = None;
         // Its worker may wait for the reader, and need not any more.
         self.owing.insert(number);
@@ -299,9 +297,7 @@ impl Driver {
             entry.progress.send_modify(|progress| progress.stored = Some(StoredEnd::NeverRan));
             return self.remove(number);
         }
-        let limit = entry.job.queue_timeout();
-        let is_late = limit.is_some_and(|limit| entry.submitted.elapsed() >= limit);
-        self.feed(number, if is_late { Event::QueueTimeout } else { Event::Cancel });
+        self.feed(number, if was_late { Event::QueueTimeout } else { Event::Cancel });
         self.there_may_be_room();
     }
 
@@ -326,6 +322,7 @@ impl Driver {
             Action::Publish => self.publish(number),
             Action::Write { expected, state } => {
                 let (place, job, shared) = (entry.place, entry.job.id, Arc::clone(&self.shared));
+                let state = outcome::explain(state, &entry.job);
                 self.request(async move {
                     let sealed = |bytes| match &state {
                         State::End(_) => shared.seals.seal_end(store.names().namespace(), job, bytes),

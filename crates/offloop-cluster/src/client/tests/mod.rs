@@ -170,14 +170,33 @@ fn a_queue_timeout_names_the_queue_and_the_limit() {
 }
 
 #[test]
+fn a_queue_timeout_names_the_limit_also_to_those_who_have_only_the_id() {
+    let (server, _hand, cluster) = open!();
+    let limit = Duration::from_millis(200);
+    let mut handle = cluster.submit(prepare(double.with(3)).queue_timeout(limit)).send();
+    let id = handle.remote_id().unwrap();
+    handle.wait_accepted();
+    let is_it = |error: &ErrorKind| matches!(error, ErrorKind::QueueTimeout(it) if *it == limit);
+    assert!(is_it(&end(handle).unwrap_err()));
+    let restarted = builder(&server).build().unwrap();
+    let error = end(restarted.attach::<u64>(id)).unwrap_err();
+    assert!(is_it(&error), "{error}");
+}
+
+#[test]
 fn a_running_job_that_is_cancelled_is_killed_and_the_record_says_so() {
     let (_server, hand, cluster) = open!();
-    let handle = cluster.submit(double.with(1)).send();
+    // That it was started in time does not protect it later.
+    let limit = Duration::from_millis(500);
+    let submitted = Instant::now();
+    let handle = cluster.submit(prepare(double.with(1)).queue_timeout(limit)).send();
     let (_, job) = hand.take();
     let (store, me) = (hand.store.clone(), hand.me);
     let mut asked = wait(async move { store.asked(me).await.unwrap() });
     let claim = hand.claim(&job);
     eventually("it runs", || handle.state() == JobState::Running);
+    let late = submitted + limit + limit / 2;
+    std::thread::sleep(late.saturating_duration_since(Instant::now()));
     let stored = handle.cancel_stored();
     let question = wait(async move { asked.next().await.unwrap() });
     assert_eq!(question.ask, Ok(Ask::Cancel { id: job.id }));
