@@ -191,6 +191,7 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
     /// Ends the job with `result` if the condition holds. Returns whether it did.
     fn end(&self, result: Result<T, ErrorKind>, condition: AbortIf, by: By<'_>) -> bool {
         let outcome = self.header.outcome(&result);
+        let late_after = if let Err(ErrorKind::QueueTimeout(limit)) = &result { Some(*limit) } else { None };
         let result = result.map_err(|kind| self.header.error(kind));
         let mut slot = self.slot.lock();
         let applies = match condition {
@@ -226,7 +227,9 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
                 None
             }
         };
-        self.header.note_outcome(outcome);
+        if let Some(limit) = late_after {
+            self.header.note_late(limit);
+        }
         self.header.set_state(JobState::Ended);
         let waker = slot.waker.take();
         let timers = std::mem::take(&mut slot.timers);

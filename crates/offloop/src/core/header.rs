@@ -1,5 +1,7 @@
 //! The part of a job that is the same whatever it computes: identity, instructions, flags and counters.
 
+use std::time::Duration;
+
 use super::cancel::Hooks;
 use super::error::{Error, ErrorKind};
 use super::id::{JobId, JobState};
@@ -36,8 +38,9 @@ pub(crate) struct Header {
     state: AtomicU8,
     /// The stop request, as the running job sees it. Set once, when the job ends without its function's result.
     cancelled: AtomicBool,
-    /// The job has ended because it waited for too long. Set once, before its state says that it has ended.
-    was_late: AtomicBool,
+    /// The nanoseconds that the job was allowed to wait, if it has ended because it waited for longer; else 0. Set once,
+    /// before its state says that it has ended.
+    waited: AtomicU64,
     /// Set by the job itself when it counts as failed although its function returns.
     failed: AtomicBool,
     /// The job's function has returned or panicked. Set once, by its thread, before the job ends.
@@ -79,7 +82,7 @@ impl Header {
             ticket: AtomicU64::new(0),
             state: AtomicU8::new(JobState::Queued as u8),
             cancelled: AtomicBool::new(false),
-            was_late: AtomicBool::new(false),
+            waited: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             returned: AtomicBool::new(false),
             hooks: Hooks::default(),
@@ -116,17 +119,16 @@ impl Header {
         self.state() == JobState::Ended
     }
 
-    /// Records how the job ends, as far as anybody asks for that who does not hold its result.
-    pub(crate) fn note_outcome(&self, outcome: Outcome) {
-        if outcome == Outcome::QueueTimeout {
-            self.was_late.store(true, Ordering::Relaxed);
-        }
+    /// Records that the job ends because it has waited for longer than `limit`.
+    pub(crate) fn note_late(&self, limit: Duration) {
+        let nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        self.waited.store(nanos.max(1), Ordering::Relaxed);
     }
 
-    /// Returns whether the job has ended because it waited for too long.
-    #[cfg(feature = "process")]
-    pub(crate) fn was_late(&self) -> bool {
-        self.has_ended() && self.was_late.load(Ordering::Relaxed)
+    /// Returns the time that the job was allowed to wait, if it has ended because it waited for longer.
+    pub(crate) fn late_after(&self) -> Option<Duration> {
+        let waited = self.waited.load(Ordering::Relaxed);
+        (self.has_ended() && waited > 0).then(|| Duration::from_nanos(waited))
     }
 
     /// Records that the job's end is expected within moments, or is not.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
@@ -156,10 +157,10 @@ impl Ender {
         self.inner().job.header().has_ended()
     }
 
-    /// Returns whether the job has ended because it waited for longer than its limit, and not because its handle was
-    /// cancelled or dropped, for instance.
-    pub fn was_late(&self) -> bool {
-        self.inner().job.header().was_late()
+    /// Returns the time that the job was allowed to wait for its start, if it has ended because it waited for longer. `None`
+    /// if its handle was cancelled or dropped, for instance.
+    pub fn late_after(&self) -> Option<Duration> {
+        self.inner().job.header().late_after()
     }
 
     /// Records that there is room for the job: it is queued now. Wakes who waits for [`Handle::accepted`].

@@ -289,7 +289,7 @@ impl Driver {
 
     fn cancel(&mut self, number: Number) {
         let Some(entry) = self.jobs.get_mut(&number) else { return };
-        let was_late = entry.ender.take().is_some_and(|ender| ender.was_late());
+        let late_after = entry.ender.take().and_then(|ender| ender.late_after());
         entry.room = None;
         // Its worker may wait for the reader, and need not any more.
         self.owing.insert(number);
@@ -297,7 +297,11 @@ impl Driver {
             entry.progress.send_modify(|progress| progress.stored = Some(StoredEnd::NeverRan));
             return self.remove(number);
         }
-        self.feed(number, if was_late { Event::QueueTimeout } else { Event::Cancel });
+        if late_after.is_some() {
+            // It may be the limit of the handle.
+            entry.job.set_queue_timeout(late_after);
+        }
+        self.feed(number, if late_after.is_some() { Event::QueueTimeout } else { Event::Cancel });
         self.there_may_be_room();
     }
 

@@ -173,14 +173,22 @@ fn a_queue_timeout_names_the_queue_and_the_limit() {
 fn a_queue_timeout_names_the_limit_also_to_those_who_have_only_the_id() {
     let (server, _hand, cluster) = open!();
     let limit = Duration::from_millis(200);
-    let mut handle = cluster.submit(prepare(double.with(3)).queue_timeout(limit)).send();
-    let id = handle.remote_id().unwrap();
-    handle.wait_accepted();
     let is_it = |error: &ErrorKind| matches!(error, ErrorKind::QueueTimeout(it) if *it == limit);
-    assert!(is_it(&end(handle).unwrap_err()));
     let restarted = builder(&server).build().unwrap();
-    let error = end(restarted.attach::<u64>(id)).unwrap_err();
-    assert!(is_it(&error), "{error}");
+    for is_of_handle in [false, true] {
+        let work = prepare(double.with(3));
+        let work = if is_of_handle { work } else { work.queue_timeout(limit) };
+        let mut handle = cluster.submit(work).send();
+        let id = handle.remote_id().unwrap();
+        handle.wait_accepted();
+        let mut handle = handle.into_handle();
+        if is_of_handle {
+            handle = handle.timeout(limit);
+        }
+        assert!(is_it(&end(Box::new(handle)).unwrap_err()));
+        let error = end(restarted.attach::<u64>(id)).unwrap_err();
+        assert!(is_it(&error), "{error}");
+    }
 }
 
 #[test]
