@@ -140,7 +140,7 @@ def test_all_ends_with_the_executor() -> None:
     pid = pool.submit(os.getpid).result(GUARD)
     futures = [pool.submit(abs, -number) for number in range(10)]
     report = pool.shutdown(drain=GUARD)
-    assert (report.drained, report.cancelled, report.killed) == (10, 0, 0) or report.drained <= 10
+    assert report.drained <= 10 and (report.cancelled, report.killed) == (0, 0)
     assert [future.result(GUARD) for future in futures] == list(range(10))
     assert not is_alive(pid) and not is_alive(server) and not os.path.exists(directory)
     with pytest.raises(RuntimeError, match="after shutdown"):

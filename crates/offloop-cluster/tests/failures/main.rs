@@ -473,12 +473,13 @@ fn a_store_full_of_jobs_has_room_for_their_claims_and_ends() {
         for handle in kept.into_iter().chain([waiting]) {
             assert_eq!(end(handle).map(|bytes| bytes.len()).unwrap(), size);
         }
-        scene.agents.clear();
+        // A job's message is removed after its end is stored, by its agent.
         eventually("nothing waits any more", || {
             ["JOBS", "ARGS"]
                 .iter()
                 .all(|it| scene.servers.messages(&format!("OFFLOOP1_default_{it}")) == Some(0))
         });
+        scene.agents.clear();
     }
 }
 

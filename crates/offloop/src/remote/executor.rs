@@ -222,10 +222,12 @@ impl<C: Carrier> Core<C> {
         was_there
     }
 
+    /// Accepts no more jobs. Returns the number of those that have not ended.
     fn close(&self) -> usize {
         self.lock().map_or(0, |mut state| {
             state.closed = true;
-            state.live.len()
+            // A job is forgotten a moment after its end.
+            state.live.values().filter(|live| !live.job.header().has_ended()).count()
         })
     }
 
