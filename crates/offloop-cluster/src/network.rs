@@ -1,10 +1,9 @@
 //! The thread that drives the network: one for each process, started on first use, which all clients and workers share.
 
-use std::any::Any;
 use std::future::{Future, pending};
 use std::io;
 
-use offloop::embed::{PerProcess, start_thread};
+use offloop::embed::{PerProcess, panic_message, start_thread};
 use tokio::runtime::{Builder, Handle};
 
 /// The runtime of this process. A forked child has none of its parent's threads, so it gets its own.
@@ -32,15 +31,9 @@ pub(crate) fn block_on<T: Send + 'static>(future: impl Future<Output = T> + Send
     });
     let ended = receiver.recv().map_err(|_| io::Error::other("the network's thread has ended"))?;
     ended.map_err(|error| {
-        let message = error.try_into_panic().map(|panic| message_of(&*panic)).unwrap_or_default();
+        let message = error.try_into_panic().map(|panic| panic_message(&*panic)).unwrap_or_default();
         io::Error::other(format!("the request to the cluster has panicked: {message}"))
     })
-}
-
-/// Returns the message of a panic, if it has a text.
-fn message_of(panic: &(dyn Any + Send)) -> String {
-    let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    literal.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ use serde::de::DeserializeOwned;
 
 pub use crate::base::cores::present_cores;
 pub use crate::base::fork::{OwnProcess, PerProcess};
+pub use crate::base::panic::message as panic_message;
 pub use crate::base::spawn::{begin_thread, start_thread};
 pub use crate::base::starvation::{CoreTimes, CoreUse, StarvationMeter, own_run_delay};
 pub use crate::base::thread;

@@ -160,7 +160,8 @@ pub(crate) fn wake_quietly(waker: Waker) {
     drop_quietly(catch_unwind(AssertUnwindSafe(move || waker.wake())));
 }
 
-fn message(payload: &(dyn Any + Send)) -> String {
+/// Returns the text of a panic, by its payload.
+pub fn message(payload: &(dyn Any + Send)) -> String {
     if let Some(text) = payload.downcast_ref::<&'static str>() {
         (*text).to_owned()
     } else if let Some(text) = payload.downcast_ref::<String>() {

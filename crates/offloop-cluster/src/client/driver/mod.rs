@@ -297,11 +297,14 @@ impl Driver {
             entry.progress.send_modify(|progress| progress.stored = Some(StoredEnd::NeverRan));
             return self.remove(number);
         }
-        if late_after.is_some() {
+        let event = if late_after.is_some() {
             // It may be the limit of the handle.
             entry.job.set_queue_timeout(late_after);
-        }
-        self.feed(number, if late_after.is_some() { Event::QueueTimeout } else { Event::Cancel });
+            Event::QueueTimeout
+        } else {
+            Event::Cancel
+        };
+        self.feed(number, event);
         self.there_may_be_room();
     }
 

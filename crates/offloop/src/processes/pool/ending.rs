@@ -33,9 +33,7 @@ impl Supervisor {
         });
         if stopped == Some(End::Kill) {
             // Those that were asked before have no more time.
-            let is_asked = |child: &Child| child.ending == Ending::Asked;
-            let asked = self.children.iter().filter(|(_, child)| is_asked(child));
-            for number in asked.map(|(number, _)| *number).collect::<Vec<_>>() {
+            for number in self.numbers_of(|child| child.ending == Ending::Asked) {
                 self.end(number, End::Kill);
             }
         }

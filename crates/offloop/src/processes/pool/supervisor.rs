@@ -100,8 +100,8 @@ pub(super) struct Supervisor {
     pub(super) lost: BTreeMap<u64, Child>,
     /// Counts the workers that have been started. The last one has this number.
     registered: u64,
-    /// What the supervisor waits for: the dispatcher, the template as long as it reports, the processes of `children`
-    /// and `lost`, and the links of `children` that are open.
+    /// The descriptors that are waited for: those of the dispatcher, of the template as long as it reports, of the
+    /// processes in `children` and `lost`, and of the links in `children` that are open.
     pub(super) ready: ReadySet,
     /// The rests of the groups of workers that have ended.
     pub(super) remnants: Vec<Remnant>,
@@ -315,8 +315,9 @@ impl Supervisor {
         }
     }
 
-    fn number_of(&self, pid: u32) -> Option<u64> {
-        self.children.iter().find(|(_, child)| child.process.pid() == pid).map(|(number, _)| *number)
+    /// Returns the numbers of the workers' processes of which this is so.
+    pub(super) fn numbers_of(&self, is_so: impl Fn(&Child) -> bool) -> Vec<u64> {
+        self.children.iter().filter(|(_, child)| is_so(child)).map(|(number, _)| *number).collect()
     }
 
     /// Handles what the template has reported.
@@ -344,7 +345,7 @@ impl Supervisor {
                     self.start_failed(&format!("the template could not fork a worker: {reason}"));
                 }
                 TemplateEvent::Ended { pid, end } => {
-                    if let Some(number) = self.number_of(pid) {
+                    if let Some(&number) = self.numbers_of(|child| child.process.pid() == pid).first() {
                         self.reap(number, Some(end));
                     } else if !self.remnants.iter().any(|remnant| remnant.process.pid() == pid) {
                         self.forks.collect(pid);
@@ -535,10 +536,7 @@ impl Supervisor {
         if self.forks.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.abandon_template();
         }
-        let is_due = |child: &Child| child.deadline.is_some_and(|deadline| deadline <= now);
-        let due: Vec<u64> =
-            self.children.iter().filter(|(_, child)| is_due(child)).map(|(number, _)| *number).collect();
-        for number in due {
+        for number in self.numbers_of(|child| child.deadline.is_some_and(|deadline| deadline <= now)) {
             let Some(child) = self.children.get_mut(&number) else { continue };
             child.deadline = None;
             if child.reaped_by == ReapedBy::TemplateLate {
