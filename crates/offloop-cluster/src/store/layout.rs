@@ -310,8 +310,8 @@ impl Store {
             }
             Failure::Nobody => "JetStream is not enabled there".to_owned(),
             Failure::TooLarge => "the request is too large".to_owned(),
-            // 10008, 10005: the servers have not found each other yet, or have no leader.
-            Failure::Refused(error) if matches!(error.err_code, 10005 | 10008) => {
+            // The servers have not found each other yet (10004, 10005), or have no leader (10007 to 10009, 10041).
+            Failure::Refused(error) if matches!(error.err_code, 10004 | 10005 | 10007..=10009 | 10041) => {
                 return LayoutError::Unreachable(error.description);
             }
             Failure::Refused(error) => error.description,

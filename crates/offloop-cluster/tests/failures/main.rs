@@ -69,8 +69,11 @@ impl Scene {
         self.agents.push(instructions.start());
     }
 
-    fn await_agents(&self, count: usize) {
-        eventually("the agents are there", || self.cluster.workers().is_ok_and(|it| it.len() >= count));
+    fn await_agents(&mut self, count: usize) {
+        eventually("the agents are there", || {
+            assert!(!self.agents.iter_mut().any(Agent::is_dead), "an agent has ended");
+            self.cluster.workers().is_ok_and(|it| it.len() >= count)
+        });
     }
 
     /// Submits a nap.
@@ -229,7 +232,7 @@ fn leader_kill_books() {
 /// Starts one agent behind a network that can be cut, and another one beside it.
 fn divided() -> Option<(Scene, Proxy)> {
     let mut scene = Scene::start(1, 0)?;
-    let proxy = Proxy::to(scene.servers.port(0));
+    let proxy = Proxy::to(scene.servers.address(0));
     scene.add(&scene.instructions().url(proxy.url()));
     scene.await_agents(1);
     Some((scene, proxy))
@@ -273,7 +276,7 @@ fn exclusive_never_overlaps() {
 #[test]
 fn submitter_partition() {
     let Some(scene) = Scene::start(1, 2) else { return };
-    let proxy = Proxy::to(scene.servers.port(0));
+    let proxy = Proxy::to(scene.servers.address(0));
     let far = submitter(&proxy.url(), 1);
     let tokens: Vec<_> = (0..10).map(|_| scene.books.token()).collect();
     let submit = |token: &u64| far.run(nap.with(scene.books.path(), *token, 300));

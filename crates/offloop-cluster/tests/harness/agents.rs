@@ -1,5 +1,6 @@
 //! Agents as processes of their own: this program, started again.
 
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +11,7 @@ use offloop_cluster::worker::{Clock, Offer, Performer, PoolPerformer, Run, Runni
 use rustix::process::Signal;
 
 use super::servers::Servers;
-use super::{die_with_parent, settings, signal, tasks};
+use super::{append_to, die_with_parent, settings, signal, tasks};
 
 /// The variable with the instructions for an agent.
 const INSTRUCTIONS: &str = "OFFLOOP_TEST_AGENT";
@@ -29,6 +30,8 @@ pub struct Instructions {
     pub skew: i64,
     /// It has no task with this name.
     pub lacks: String,
+    /// The file for its standard error.
+    log: PathBuf,
 }
 
 impl Instructions {
@@ -40,6 +43,7 @@ impl Instructions {
             name: "agent".to_owned(),
             skew: 0,
             lacks: String::new(),
+            log: servers.directory().join("agents.log"),
         }
     }
 
@@ -60,13 +64,11 @@ impl Instructions {
     }
 
     pub fn start(&self) -> Agent {
-        let Self { url, slots, replicas, name, skew, lacks } = self;
+        let Self { url, slots, replicas, name, skew, lacks, log } = self;
         let text = format!("{url} {slots} {replicas} {name} {skew} {lacks}");
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(AS_TEST).env(INSTRUCTIONS, text).stdin(Stdio::null()).stdout(Stdio::piped());
-        if std::env::var_os("OFFLOOP_TEST_LOGS").is_none() {
-            command.stderr(Stdio::null());
-        }
+        command.stderr(append_to(log));
         Agent { process: Some(die_with_parent(&mut command).spawn().unwrap()) }
     }
 }

@@ -10,8 +10,10 @@ pub mod proxy;
 pub mod servers;
 pub mod tasks;
 
+use std::fs::File;
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -55,6 +57,11 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
     };
     // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
     unsafe { command.pre_exec(tie) }
+}
+
+/// Opens a log, which is made if it is not there.
+pub fn append_to(log: &Path) -> File {
+    File::options().create(true).append(true).open(log).unwrap()
 }
 
 pub fn signal(process: &Child, signal: Signal) {

@@ -32,7 +32,7 @@ impl State {
 }
 
 impl Proxy {
-    pub fn to(port: u16) -> Self {
+    pub fn to(far: SocketAddr) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State::default());
@@ -44,7 +44,7 @@ impl Proxy {
                 }
                 let Ok(near) = near else { continue };
                 let (number, state) = (shared.next.fetch_add(1, SeqCst), Arc::clone(&shared));
-                std::thread::spawn(move || connect(near, port, number, &state));
+                std::thread::spawn(move || connect(near, far, number, &state));
             }
         });
         Self { address, state }
@@ -73,14 +73,14 @@ impl Drop for Proxy {
     }
 }
 
-fn connect(near: TcpStream, port: u16, number: u64, state: &Arc<State>) {
+fn connect(near: TcpStream, far: SocketAddr, number: u64, state: &Arc<State>) {
     while !state.passes(number) {
         if state.is_over.load(SeqCst) {
             return;
         }
         std::thread::sleep(LOOK);
     }
-    let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else { return };
+    let Ok(far) = TcpStream::connect(far) else { return };
     let (Ok(near_copy), Ok(far_copy)) = (near.try_clone(), far.try_clone()) else { return };
     let shared = Arc::clone(state);
     std::thread::spawn(move || pass(near_copy, far_copy, number, &shared));

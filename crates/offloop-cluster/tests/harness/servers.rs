@@ -1,16 +1,20 @@
 //! Servers that can be killed, stopped and started again, alone or three together.
 
-use std::net::{TcpListener, TcpStream};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::{die_with_parent, eventually, signal};
+use super::{append_to, die_with_parent, eventually, signal};
 
 /// The variable that names the server's program.
 const VARIABLE: &str = offloop_cluster::embedded::SERVER_VARIABLE;
+
+/// The number of a log's last lines that a failed test shows.
+const SHOWN: usize = 40;
 
 /// A directory that is removed when this is dropped.
 pub struct Directory(PathBuf);
@@ -25,6 +29,18 @@ impl Directory {
     pub fn path(&self) -> &Path {
         &self.0
     }
+
+    /// Prints the last lines of each log.
+    fn print_logs(&self) {
+        for entry in std::fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|it| it == "log") {
+                let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+                let lines: Vec<_> = text.lines().collect();
+                let end = &lines[lines.len().saturating_sub(SHOWN)..];
+                eprintln!("-- {}\n{}", entry.file_name().display(), end.join("\n"));
+            }
+        }
+    }
 }
 
 impl Drop for Directory {
@@ -35,7 +51,7 @@ impl Drop for Directory {
 
 struct Server {
     process: Option<Child>,
-    port: u16,
+    address: SocketAddr,
     configuration: PathBuf,
     /// The configuration, but for the rest of the block of `jetstream`.
     head: String,
@@ -57,9 +73,14 @@ fn program() -> Option<PathBuf> {
     version.is_ok().then_some(program)
 }
 
-fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+/// Returns free addresses at a host of the loopback network that nobody else uses: what others listen at, or connect from,
+/// takes none of them, not even while its server is dead.
+fn free_addresses(count: usize) -> Vec<SocketAddr> {
+    let [a, b, c, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
+    let host = Ipv4Addr::new(127, a.clamp(1, 254), b, c.clamp(1, 254));
+    // All are taken before one is given back, so that they differ.
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind((host, 0)).unwrap()).collect();
+    listeners.iter().map(|listener| listener.local_addr().unwrap()).collect()
 }
 
 impl Servers {
@@ -72,25 +93,26 @@ impl Servers {
     pub fn start_for(count: usize, beside: &str, jetstream: &str) -> Option<Self> {
         program()?;
         let directory = Directory::new();
-        let (ports, routes) = (free_ports(count), free_ports(count));
-        let list = routes.iter().map(|port| format!("\"nats-route://127.0.0.1:{port}\"")).collect::<Vec<_>>();
+        let addresses = free_addresses(count * 2);
+        let (addresses, routes) = addresses.split_at(count);
+        let list = routes.iter().map(|it| format!("\"nats-route://{it}\"")).collect::<Vec<_>>();
         let make = |at: usize| {
             let home = directory.path().join(format!("n{at}"));
             std::fs::create_dir_all(&home).unwrap();
             let (configuration, store) = (home.join("server.conf"), home.join("store").display().to_string());
-            let mut head = format!("server_name: n{at}\nlisten: \"127.0.0.1:{}\"\n{beside}\n", ports[at]);
+            let mut head = format!("server_name: n{at}\nlisten: \"{}\"\n{beside}\n", addresses[at]);
             if count > 1 {
                 let (route, routes) = (routes[at], list.join(", "));
-                let cluster = format!("name: test\n  listen: \"127.0.0.1:{route}\"\n  routes: [{routes}]");
+                let cluster = format!("name: test\n  listen: \"{route}\"\n  routes: [{routes}]");
                 head = format!("{head}cluster {{\n  {cluster}\n}}\n");
             }
             let head = format!("{head}jetstream {{\n  store_dir: {store:?}\n  sync_interval: 100ms\n");
-            Server { process: None, port: ports[at], configuration, head }
+            Server { process: None, address: addresses[at], configuration, head }
         };
         let mut servers = Self { servers: (0..count).map(make).collect(), directory };
         (0..count).for_each(|at| servers.limit(at, jetstream));
         (0..count).for_each(|at| servers.spawn(at));
-        (0..count).for_each(|at| servers.await_port(at));
+        (0..count).for_each(|at| servers.await_start(at));
         Some(servers)
     }
 
@@ -114,31 +136,29 @@ impl Servers {
 
     /// Returns the URLs of all servers.
     pub fn url(&self) -> String {
-        let urls = self.servers.iter().map(|server| format!("nats://127.0.0.1:{}", server.port));
+        let urls = self.servers.iter().map(|server| format!("nats://{}", server.address));
         urls.collect::<Vec<_>>().join(",")
     }
 
-    pub fn port(&self, at: usize) -> u16 {
-        self.servers[at].port
+    pub fn address(&self, at: usize) -> SocketAddr {
+        self.servers[at].address
     }
 
     fn spawn(&mut self, at: usize) {
         let server = &mut self.servers[at];
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(server.configuration.with_extension("log"))
-            .unwrap();
+        let log = append_to(&self.directory.path().join(format!("n{at}.log")));
         let mut command = Command::new(program().expect("it was there"));
         command.arg("-c").arg(&server.configuration).stdin(Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
         server.process = Some(die_with_parent(&mut command).spawn().unwrap());
     }
 
-    fn await_port(&self, at: usize) {
-        let address = ([127, 0, 0, 1], self.servers[at].port).into();
+    fn await_start(&mut self, at: usize) {
+        let Server { address, process, .. } = &mut self.servers[at];
         eventually("the server listens", || {
-            TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+            let status = process.as_mut().and_then(|process| process.try_wait().unwrap());
+            assert_eq!(status, None, "server {at} has ended");
+            TcpStream::connect_timeout(address, Duration::from_secs(1)).is_ok()
         });
     }
 
@@ -153,7 +173,7 @@ impl Servers {
     /// Starts a server that was killed, and waits until it listens.
     pub fn restart(&mut self, at: usize) {
         self.spawn(at);
-        self.await_port(at);
+        self.await_start(at);
     }
 
     pub fn pause(&self, at: usize) {
@@ -203,11 +223,8 @@ impl Servers {
 
 impl Drop for Servers {
     fn drop(&mut self) {
-        if std::thread::panicking() && std::env::var_os("OFFLOOP_TEST_LOGS").is_some() {
-            for server in &self.servers {
-                let log = std::fs::read_to_string(server.configuration.with_extension("log"));
-                eprintln!("{}", log.unwrap_or_default());
-            }
+        if std::thread::panicking() {
+            self.directory.print_logs();
         }
         (0..self.servers.len()).for_each(|at| self.kill(at));
     }

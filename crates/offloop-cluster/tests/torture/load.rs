@@ -47,7 +47,7 @@ impl World {
     pub(crate) fn start(count: usize, seed: u64) -> Option<Arc<Self>> {
         let servers = Servers::start(count)?;
         // Each party has its own way, to one of the servers first.
-        let proxies: Vec<Proxy> = (0..=AGENTS).map(|at| Proxy::to(servers.port(at % count))).collect();
+        let proxies: Vec<Proxy> = (0..=AGENTS).map(|at| Proxy::to(servers.address(at % count))).collect();
         let url = |at: usize| {
             if count == 1 { proxies[at].url() } else { format!("{},{}", proxies[at].url(), servers.url()) }
         };

@@ -1,26 +1,29 @@
 //! Promises about jobs whose server is away, or out of reach.
 
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command as Process, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::*;
 use crate::embedded::SERVER_VARIABLE;
 
 /// A server that can be killed and started again at the same place.
 struct Restartable {
-    port: u16,
+    address: SocketAddr,
     directory: std::path::PathBuf,
     process: Option<Child>,
 }
 
 impl Restartable {
     fn new(name: &str) -> Option<Self> {
+        static HOSTS: AtomicU8 = AtomicU8::new(1);
         server()?;
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // At a host that no other test uses nobody takes the port while the server is away.
+        let host = Ipv4Addr::new(127, 0, 1, HOSTS.fetch_add(1, Ordering::Relaxed));
+        let address = TcpListener::bind((host, 0)).unwrap().local_addr().unwrap();
         let directory = std::env::temp_dir().join(format!("offloop-client-{name}-{}", std::process::id()));
-        let mut this = Self { port, directory, process: None };
+        let mut this = Self { address, directory, process: None };
         this.start();
         Some(this)
     }
@@ -28,7 +31,8 @@ impl Restartable {
     fn start(&mut self) {
         let program = std::env::var_os(SERVER_VARIABLE).unwrap_or_else(|| "nats-server".into());
         let mut command = Process::new(program);
-        command.args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-js", "-sd"]).arg(&self.directory);
+        let (host, port) = (self.address.ip().to_string(), self.address.port().to_string());
+        command.args(["-a", &host, "-p", &port, "-js", "-sd"]).arg(&self.directory);
         self.process = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     }
 
@@ -40,7 +44,7 @@ impl Restartable {
     }
 
     fn connection(&self) -> Connection {
-        Connection::to(format!("nats://127.0.0.1:{}", self.port))
+        Connection::to(format!("nats://{}", self.address))
     }
 }
 
