@@ -118,7 +118,7 @@ enum By<'a> {
 
 impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
     pub(crate) fn new(work: W, options: Options) -> Arc<Self> {
-        let queue_timeout = options.queue_timeout;
+        let queue_timeout = options.extras().queue_timeout;
         // Made in place: the header is large, and each move of it is a copy.
         let cell = Arc::new(Self {
             header: Header::new(options),
@@ -242,7 +242,7 @@ impl<W: Send + 'static, T: Send + 'static> Cell<W, T> {
                 hooks.call();
             }
         }
-        if let Some(on_end) = &self.header.options.on_end {
+        if let Some(on_end) = &self.header.options.extras().on_end {
             on_end.job_ended(waker.as_ref());
         }
         if let Some(owner) = owner {
@@ -343,7 +343,7 @@ impl<W: Work> Runnable for Cell<W, W::Output> {
     fn run(self: Arc<Self>, observer: &dyn Observer) {
         match self.start() {
             Ok(work) => {
-                let limit = self.header.options.run_timeout;
+                let limit = self.header.options.extras().run_timeout;
                 if limit.is_none_or(|limit| self.set_timer(Limit::Run(limit), limit)) {
                     let result = self.header.perform(|| work.perform());
                     observer.returned(&self.header);

@@ -100,10 +100,10 @@ pub fn name() -> Option<String> {
 
 /// Returns the id of the [request](crate::Prepared::request) that the job on this thread works for.
 pub fn request() -> Option<Arc<str>> {
-    current(|header| header.options.request.clone()).flatten()
+    current(|header| header.options.extras().request.clone()).flatten()
 }
 
 /// Returns the bytes that [travel](crate::Prepared::carry) with the job that runs on this thread.
 pub fn carried() -> Option<Vec<u8>> {
-    current(|header| header.options.carried.as_deref().map(<[u8]>::to_vec)).flatten()
+    current(|header| header.options.extras().carried.as_deref().map(<[u8]>::to_vec)).flatten()
 }

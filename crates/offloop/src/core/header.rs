@@ -99,7 +99,7 @@ impl Header {
 
     /// Makes the error of this job for the given reason.
     pub(crate) fn error(&self, kind: ErrorKind) -> Error {
-        Error::new(self.id, self.options.name.clone(), self.options.queue.clone(), kind)
+        Error::new(self.id, self.options.name.clone(), self.options.extras().queue.clone(), kind)
     }
 
     pub(crate) fn state(&self) -> JobState {

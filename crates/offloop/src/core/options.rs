@@ -21,6 +21,17 @@ pub(crate) trait OnEnd: Send + Sync + fmt::Debug {
 pub struct Options {
     pub(crate) name: Cow<'static, str>,
     pub(crate) priority: i8,
+    /// A full queue hands the work back, whatever the pool's policy.
+    pub(crate) never_wait: bool,
+    /// The line that submitted the job.
+    pub(crate) submitted_at: &'static Location<'static>,
+    /// `None` if the job has none of them.
+    pub(super) extras: Option<Box<Extras>>,
+}
+
+/// The instructions that few jobs have. The others have no room for them: with many jobs in a queue each byte counts.
+#[derive(Debug, Clone)]
+pub(crate) struct Extras {
     pub(crate) queue_timeout: Option<Duration>,
     pub(crate) run_timeout: Option<Duration>,
     pub(crate) capture: Option<Captured>,
@@ -32,10 +43,19 @@ pub struct Options {
     pub(crate) queue: Option<Arc<str>>,
     /// Called at the job's end. Only jobs that send items have one.
     pub(crate) on_end: Option<Arc<dyn OnEnd>>,
-    /// A full queue hands the work back, whatever the pool's policy.
-    pub(crate) never_wait: bool,
-    /// The line that submitted the job.
-    pub(crate) submitted_at: &'static Location<'static>,
+}
+
+impl Extras {
+    const NONE: Self = Self {
+        queue_timeout: None,
+        run_timeout: None,
+        capture: None,
+        carried: None,
+        request: None,
+        retry: None,
+        queue: None,
+        on_end: None,
+    };
 }
 
 impl Options {
@@ -46,17 +66,20 @@ impl Options {
         Self {
             name: Cow::Borrowed(""),
             priority: 0,
-            queue_timeout: None,
-            run_timeout: None,
-            capture: None,
-            carried: None,
-            request: None,
-            retry: None,
-            queue: None,
-            on_end: None,
             never_wait: false,
             submitted_at: Location::caller(),
+            extras: None,
         }
+    }
+
+    pub(crate) fn extras(&self) -> &Extras {
+        static NONE: Extras = Extras::NONE;
+        self.extras.as_deref().unwrap_or(&NONE)
+    }
+
+    /// Returns the seldom instructions, to add some.
+    pub(crate) fn extras_mut(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_with(|| Box::new(Extras::NONE))
     }
 }
 
@@ -106,7 +129,7 @@ impl<W> Prepared<W> {
     /// Limits the time that the job may wait to start, including the wait for room in a full queue. When it has
     /// passed, the job is removed unrun and ends with [`ErrorKind::QueueTimeout`](crate::ErrorKind::QueueTimeout).
     pub fn queue_timeout(mut self, limit: Duration) -> Self {
-        self.options.queue_timeout = Some(limit);
+        self.options.extras_mut().queue_timeout = Some(limit);
         self
     }
 
@@ -114,7 +137,7 @@ impl<W> Prepared<W> {
     /// [`ErrorKind::RunTimeout`](crate::ErrorKind::RunTimeout). A worker process is killed. In a thread,
     /// [`is_cancelled`](crate::job::is_cancelled) turns true, and the function goes on until it returns.
     pub fn run_timeout(mut self, limit: Duration) -> Self {
-        self.options.run_timeout = Some(limit);
+        self.options.extras_mut().run_timeout = Some(limit);
         self
     }
 
@@ -124,14 +147,14 @@ impl<W> Prepared<W> {
     /// it, it does when all attempts have failed, and the error counts the workers that died. Threads do not die, so
     /// there it has no effect.
     pub fn retry(mut self, retry: Retry) -> Self {
-        self.options.retry = Some(retry);
+        self.options.extras_mut().retry = Some(retry);
         self
     }
 
     /// Sends `bytes` along with the job, where [`carried`](crate::job::carried) returns them: the context of a
     /// distributed trace, for instance.
     pub fn carry(mut self, bytes: impl Into<Box<[u8]>>) -> Self {
-        self.options.carried = Some(bytes.into());
+        self.options.extras_mut().carried = Some(bytes.into());
         self
     }
 
@@ -144,14 +167,14 @@ impl<W> Prepared<W> {
     /// # Ok::<(), offloop::Error>(())
     /// ```
     pub fn request(mut self, id: impl Into<Arc<str>>) -> Self {
-        self.options.request = Some(id.into());
+        self.options.extras_mut().request = Some(id.into());
         self
     }
 
     /// Makes a process pool keep what the job prints in `captured` instead of passing it on. Threads share the standard
     /// output of their process, so there it has no effect.
     pub fn capture(mut self, captured: &Captured) -> Self {
-        self.options.capture = Some(captured.clone());
+        self.options.extras_mut().capture = Some(captured.clone());
         self
     }
 }

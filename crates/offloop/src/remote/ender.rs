@@ -211,7 +211,7 @@ impl Ender {
     /// Passes on what the job has printed, if its caller [captures](crate::Prepared::capture) that. `is_truncated`: the
     /// other end has dropped some of it because of the limit.
     pub fn output(&self, stdout: &[u8], stderr: &[u8], is_truncated: bool) {
-        if let Some(captured) = &self.inner().job.header().options.capture {
+        if let Some(captured) = &self.inner().job.header().options.extras().capture {
             captured.append(Stream::Out, stdout);
             captured.append(Stream::Err, stderr);
             if is_truncated {

@@ -499,7 +499,9 @@ impl<C: Carrier> Remote<C> {
             options.name.clone_from(&name);
         }
         let core = &*self.0;
-        options.queue = core.carrier.queue();
+        if let Some(queue) = core.carrier.queue() {
+            options.extras_mut().queue = Some(queue);
+        }
         let arguments = match arguments {
             Ok(arguments) => arguments,
             Err(kind) => {

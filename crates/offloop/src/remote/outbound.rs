@@ -65,15 +65,16 @@ pub struct Instructions {
 
 impl Instructions {
     pub(super) fn of_options(options: &Options, has_name: bool, stream: Option<usize>) -> Self {
+        let extras = options.extras();
         Self {
             name: if has_name { options.name.clone().into_owned() } else { String::new() },
             priority: options.priority,
-            queue_timeout: options.queue_timeout,
-            run_timeout: options.run_timeout,
-            retry: options.retry,
-            capture: options.capture.as_ref().map(Captured::limit),
-            carried: options.carried.clone(),
-            request: options.request.as_deref().map(str::to_owned),
+            queue_timeout: extras.queue_timeout,
+            run_timeout: extras.run_timeout,
+            retry: extras.retry,
+            capture: extras.capture.as_ref().map(Captured::limit),
+            carried: extras.carried.clone(),
+            request: extras.request.as_deref().map(str::to_owned),
             stream,
             never_wait: options.never_wait,
         }

@@ -14,7 +14,7 @@ use crate::core::captured::Captured;
 use crate::core::error::{Error, ErrorKind};
 use crate::core::handle::{Handle, block_on};
 use crate::core::id::{JobId, JobState};
-use crate::core::options::{OnEnd, Options};
+use crate::core::options::{Extras, OnEnd, Options};
 use crate::core::runnable::{AbortIf, AnyJob};
 use crate::processes::pool::dispatcher::JobEngine;
 use crate::processes::pool::pool::{LaunchedEncoded, ProcessPool};
@@ -39,18 +39,19 @@ pub fn perform(pool: &ProcessPool, outbound: Outbound) -> Result<Performance, Er
     let task = tasks::find(&name, signature)?;
     let captured = asked.capture.map(Captured::new);
     let queue = asked.stream.map(ItemQueue::new);
-    let options = Options {
-        name: asked.name.into(),
-        priority: asked.priority,
+    let mut options = Options::new();
+    options.name = asked.name.into();
+    options.priority = asked.priority;
+    options.never_wait = asked.never_wait;
+    *options.extras_mut() = Extras {
         queue_timeout: asked.queue_timeout,
         run_timeout: asked.run_timeout,
         capture: captured.clone(),
         carried: asked.carried,
         request: asked.request.map(Into::into),
         retry: asked.retry,
+        queue: None,
         on_end: queue.clone().map(|queue| queue as Arc<dyn OnEnd>),
-        never_wait: asked.never_wait,
-        ..Options::new()
     };
     let LaunchedEncoded { handle, job, engine } =
         pool.launch_encoded(task, &arguments, queue.as_ref(), options)?;

@@ -66,9 +66,9 @@ impl JobView {
         Self {
             id: header.id.as_u64(),
             name: header.options.name.clone().into_owned(),
-            request: header.options.request.clone(),
+            request: header.options.extras().request.clone(),
             running,
-            time_left: header.options.run_timeout.map(|limit| limit.saturating_sub(running)),
+            time_left: header.options.extras().run_timeout.map(|limit| limit.saturating_sub(running)),
             place,
             is_cancelled: header.is_cancelled(),
         }

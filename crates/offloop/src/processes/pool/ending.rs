@@ -231,8 +231,8 @@ impl Supervisor {
         error.workers_lost = header.count_death();
         let is_over = self.dispatcher.config.on_crash == OnCrash::Break
             || self.dispatcher.look(|scheduler, _| scheduler.stopped.is_some());
-        let pause =
-            header.options.retry.filter(|_| !is_over).and_then(|retry| retry.pause_after(error.workers_lost));
+        let retry = header.options.extras().retry.filter(|_| !is_over);
+        let pause = retry.and_then(|retry| retry.pause_after(error.workers_lost));
         if let Some(due) = pause.and_then(|pause| Instant::now().checked_add(pause)) {
             self.dispatcher.look(|scheduler, _| {
                 if job.take_back(call) {

@@ -69,7 +69,7 @@ impl<T: DeserializeOwned + Send + 'static> ItemStream<T> {
         Cell<W, R>: Completion<R>,
     {
         let queue = ItemQueue::new(buffersize);
-        options.on_end = Some(Arc::clone(&queue) as Arc<dyn OnEnd>);
+        options.extras_mut().on_end = Some(Arc::clone(&queue) as Arc<dyn OnEnd>);
         let job = job_of(launch(&queue, options));
         let items = Self {
             queue,

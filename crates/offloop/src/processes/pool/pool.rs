@@ -304,8 +304,10 @@ impl ProcessPool {
             options.name = call.task_name().into();
         }
         let config = &self.dispatcher.config;
-        if let (None, Some(carry)) = (&options.carried, &config.carry) {
-            options.carried = panic::catch(carry).ok().flatten().map(Vec::into_boxed_slice);
+        if let (None, Some(carry)) = (&options.extras().carried, &config.carry) {
+            if let Some(carried) = panic::catch(carry).ok().flatten() {
+                options.extras_mut().carried = Some(carried.into_boxed_slice());
+            }
         }
         let encoded = call.encode(context(&options, has_name).as_ref(), &*config.memory);
         self.submit(encoded, items, options)
@@ -348,11 +350,12 @@ pub(crate) struct LaunchedEncoded {
 
 /// Returns what the worker needs beside the arguments, if that is anything.
 fn context(options: &Options, has_name: bool) -> Option<CallContext<'_>> {
+    let extras = options.extras();
     let context = CallContext {
         name: has_name.then_some(&*options.name),
         parent: name_of_current_span(),
-        carried: options.carried.as_deref().map(Bytes),
-        request: options.request.as_deref(),
+        carried: extras.carried.as_deref().map(Bytes),
+        request: extras.request.as_deref(),
     };
     let is_needed =
         has_name || context.parent.is_some() || context.carried.is_some() || context.request.is_some();

@@ -179,7 +179,7 @@ impl Scheduler {
     /// soon.
     pub(super) fn assign(&mut self, after: &mut Deferred) {
         while let Some(next) = self.backlog.peek() {
-            let is_captured = next.header().options.capture.is_some();
+            let is_captured = next.header().options.extras().capture.is_some();
             if self.workers.may_have_passed_withdrawn() {
                 for at in 0..self.workers.len() {
                     if self.workers[at].has_passed_withdrawn() {

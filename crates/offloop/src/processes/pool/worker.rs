@@ -285,7 +285,7 @@ impl WorkerRecord {
         if self.calls.is_empty() {
             self.since = Instant::now();
         }
-        let capture = &job.header().options.capture;
+        let capture = &job.header().options.extras().capture;
         if let Some(captured) = capture {
             self.pipes.begin_capture(captured.clone());
         }
@@ -331,7 +331,7 @@ impl WorkerRecord {
     /// Returns the run timeout of the worker's job, if it has one, and since when the worker has the job.
     fn run_limit(&self) -> Option<(Duration, Instant, &InFlight)> {
         let (job, since) = self.running().filter(|_| !self.is_leaving())?;
-        Some((job.header().options.run_timeout?, since, self.calls.front()?))
+        Some((job.header().options.extras().run_timeout?, since, self.calls.front()?))
     }
 
     /// Returns when the supervisor has to look at the run timeout of the worker's job, if it has one.
@@ -443,7 +443,7 @@ impl WorkerRecord {
                         self.kept.push(arguments);
                         None
                     };
-                    if job.header().options.capture.is_some() {
+                    if job.header().options.extras().capture.is_some() {
                         self.pipes.end_capture();
                     }
                     finished.push(Finished { job, kind, arguments, answer, pace: &task.results });

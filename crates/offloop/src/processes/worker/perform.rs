@@ -56,8 +56,11 @@ fn perform(task: &Task, request: &Request) -> Result<(Payload, bool), Fault> {
             CallContext::take(incoming).map_err(|error| Fault::Arguments(error.to_string()))?;
         incoming = arguments;
         parent = context.parent;
-        options.carried = context.carried.map(|bytes| bytes.0.into());
-        options.request = context.request.map(Into::into);
+        if context.carried.is_some() || context.request.is_some() {
+            let extras = options.extras_mut();
+            extras.carried = context.carried.map(|bytes| bytes.0.into());
+            extras.request = context.request.map(Into::into);
+        }
         if let Some(name) = context.name {
             options.name = name.to_owned().into();
         }
