@@ -10,7 +10,8 @@
 //!
 //! - *Round trip*: submit and await, one after another, on a current-thread runtime of tokio.
 //! - *Burst*: submit 1000 jobs, then await them all, on the same runtime.
-//! - *16 submitters*: 16 bursts at the same time, from 16 tasks on a multi-thread runtime or from 16 threads.
+//! - *16 submitters*: 16 bursts at the same time, from 16 tasks on a multi-thread runtime or from 16 threads. The queues of
+//!   the lanes have room for 10,000 of these jobs, and the others wait for room. That of `ThreadPool(2)` has room for all.
 //! - *Busy*: a thread of normal priority spins for each core but one. *Idle*: nothing else runs.
 //! - *Memory*: the growth of the anonymous pages of a fresh process, per thread that has run a job and is idle.
 

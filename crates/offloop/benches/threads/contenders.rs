@@ -91,7 +91,9 @@ impl Way for Pool {
 
     fn submit(self, work: impl FnOnce() + Send + 'static) -> Self::Job {
         static POOL: OnceLock<ThreadPool> = OnceLock::new();
-        POOL.get_or_init(|| ThreadPool::builder().max_workers(2).build().expect("a pool")).run(work)
+        // The lanes keep their queues of 10,000 jobs, in which 16 bursts do not fit.
+        let build = || ThreadPool::builder().max_workers(2).queue_capacity(100_000).build().expect("a pool");
+        POOL.get_or_init(build).run(work)
     }
 
     fn make_room(self, _: usize) -> bool {

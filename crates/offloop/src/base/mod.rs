@@ -1,6 +1,7 @@
 //! The ground floor: synchronisation, forks, clocks, threads and panics. Nothing here knows what a job is.
 
 pub(crate) mod activity;
+pub(crate) mod apart;
 pub(crate) mod clock;
 pub(crate) mod cores;
 pub(crate) mod fork;

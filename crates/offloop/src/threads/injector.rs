@@ -128,7 +128,10 @@ impl Injector {
     /// Records whether new jobs are taken up although their submitters wake nobody. After `false` the caller must
     /// [`collect`](Self::collect).
     pub(super) fn set_covered(&self, covered: bool) {
-        self.covered.store(covered, Ordering::Relaxed);
+        // Workers record it with each job. A store would take the cache line away from the submitters.
+        if self.covered.load(Ordering::Relaxed) != covered {
+            self.covered.store(covered, Ordering::Relaxed);
+        }
     }
 
     /// Records whether the searcher spins.

@@ -8,6 +8,7 @@ use super::config::{Config, Growth};
 use super::injector::{Injector, Pushed};
 use super::scheduler::{Role, Scheduler, Wakeup, WorkerRecord};
 use super::spawn;
+use crate::base::apart::Apart;
 use crate::base::cores::cores;
 use crate::base::fork::OwnProcess;
 use crate::base::panic::drop_quietly;
@@ -31,9 +32,9 @@ pub(super) type Serve = fn(&Arc<Registry>, &Arc<WorkerRecord>, Role);
 pub(super) struct Registry {
     pub(super) config: Config,
     /// Locked by [`lock`](Self::lock).
-    scheduler: OwnProcess<Mutex<Scheduler>>,
+    scheduler: OwnProcess<Apart<Mutex<Scheduler>>>,
     /// The way to the backlog for ordinary jobs. Its lock is taken after the scheduler's by those that need both.
-    pub(super) injector: Injector,
+    pub(super) injector: Apart<Injector>,
     /// Signalled when a thread has ended or could not be started. A shutdown waits for it.
     pub(super) worker_left: Condvar,
     /// Counts the ends that no thread of the pool has brought about. Written by any thread, read for metrics.
@@ -59,8 +60,8 @@ impl Registry {
             Growth::Eager => 0,
         };
         let registry = Arc::new_cyclic(|me: &Weak<Self>| Self {
-            scheduler: OwnProcess::new(Mutex::new(Scheduler::new(&config))),
-            injector: Injector::new(through_injector),
+            scheduler: OwnProcess::new(Apart(Mutex::new(Scheduler::new(&config)))),
+            injector: Apart(Injector::new(through_injector)),
             worker_left: Condvar::new(),
             counts: OutcomeCounters::default(),
             advisor: Arc::new(advisor),
@@ -128,7 +129,7 @@ impl Registry {
     /// Takes the scheduler's lock. Returns `None` in a child that was forked from the pool's process: the pool's
     /// threads are not there, and one of them may have held the lock at that moment.
     pub(super) fn lock(&self) -> Option<MutexGuard<'_, Scheduler>> {
-        self.scheduler.get().map(Mutex::lock)
+        self.scheduler.get().map(|scheduler| scheduler.lock())
     }
 
     /// Takes the scheduler's lock where the process cannot be a forked child: on one of the pool's threads, or after
