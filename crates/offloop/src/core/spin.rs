@@ -78,10 +78,13 @@ pub(crate) static POLL: SpinWait = SpinWait {
 };
 
 /// The wait of a caller that blocks anyway.
+///
+/// The limit of its sleep is longer than the tick of most kernels (4 ms). A timer that is due before the next tick has to be
+/// set in the processor, at the begin of the sleep and at its end, which takes a virtual machine several microseconds.
 pub(crate) static BLOCK: SpinWait = SpinWait {
     spinning: Duration::from_micros(20),
     spins: AdaptiveSpin::new(INTERVAL),
-    sleeping: Duration::from_millis(1),
+    sleeping: Duration::from_millis(5),
     sleeps: AdaptiveSpin::new(INTERVAL),
 };
 
