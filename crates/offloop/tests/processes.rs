@@ -27,6 +27,41 @@ fn a_task_runs_in_another_process_and_an_ordinary_call_does_not() {
     assert_eq!(pool.run(add.with(2, 3)).wait().unwrap(), 5);
 }
 
+/// Naps for some milliseconds.
+#[offloop::task]
+fn nap_for(millis: u64) {
+    std::thread::sleep(Duration::from_millis(millis));
+}
+
+/// Makes this thread and those that it starts run on one core. Returns that core.
+fn run_on_one_core() -> usize {
+    // SAFETY: the set is of the size that is given, and zeroes are an empty set.
+    unsafe {
+        let core = usize::try_from(libc::sched_getcpu()).unwrap();
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &raw const set), 0);
+        core
+    }
+}
+
+#[test]
+fn a_poll_that_sleeps_for_a_call_which_is_usually_short_returns_before_a_long_one_has_ended() {
+    // On one core nobody spins for the other side.
+    let core = run_on_one_core();
+    let pool = ProcessPool::builder().max_workers(1).cpu_affinity([core]).build().unwrap();
+    for _ in 0..200 {
+        futures_lite::future::block_on(pool.run(nap_for.with(0))).unwrap();
+    }
+    for _ in 0..3 {
+        let mut handle = pool.run(nap_for.with(400));
+        let polled = futures_lite::future::block_on(futures_lite::future::poll_once(&mut handle));
+        assert!(polled.is_none());
+        assert_eq!(handle.state(), JobState::Running, "the poll has waited for the end");
+        handle.wait().unwrap();
+    }
+}
+
 #[test]
 fn a_workers_environment_and_arguments_have_nothing_but_the_marker_added() {
     let pool = ProcessPool::builder().max_workers(1).initializer(&set_up.with(1)).build().unwrap();

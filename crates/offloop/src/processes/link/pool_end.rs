@@ -130,7 +130,12 @@ impl Link {
     /// Withdraws an offer. Returns false if the worker has claimed it.
     pub(in crate::processes) fn withdraw(&self, at: u32) -> bool {
         let state = &self.ring.slot(at).state;
-        state.compare_exchange(state::OFFERED, state::WITHDRAWN, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        let change =
+            state.compare_exchange(state::OFFERED, state::WITHDRAWN, Ordering::Relaxed, Ordering::Relaxed);
+        if change.is_ok() {
+            self.wake_sleepers(at);
+        }
+        change.is_ok()
     }
 
     /// Takes the answer out of a slot in the state `Answered`, and empties the slot.
@@ -217,17 +222,30 @@ impl Link {
         self.ring.shared().worker_sleeps.0.load(Ordering::Relaxed) == 0
     }
 
-    /// Sleeps until the call in a slot is answered, for at most `limit`. May return early.
+    /// Sleeps until the call in a slot is answered or has been withdrawn, for at most `limit`. May return early. Returns
+    /// false without a sleep if no worker is at that call any more: its answer was taken, it was withdrawn, or there is an
+    /// item of it to take.
     ///
     /// The caller then takes all answers of this link: it may have been woken in the supervisor's place.
-    pub(in crate::processes) fn await_answer(&self, at: u32, limit: Duration) {
+    pub(in crate::processes) fn await_answer(&self, at: u32, limit: Duration) -> bool {
         let slot = self.ring.slot(at);
         slot.awaited.fetch_add(1, Ordering::SeqCst);
         let state = slot.state.load(Ordering::SeqCst);
-        if state != state::ANSWERED {
+        let is_under_way = matches!(state, state::OFFERED | state::CLAIMED);
+        if is_under_way {
             futex::wait(&slot.state, state, limit);
         }
         slot.awaited.fetch_sub(1, Ordering::Relaxed);
+        is_under_way || state == state::ANSWERED
+    }
+
+    /// Wakes those that [sleep](Self::await_answer) until the call in a slot is answered. One that is about to sleep may be
+    /// missed.
+    pub(in crate::processes) fn wake_sleepers(&self, at: u32) {
+        let slot = self.ring.slot(at);
+        if slot.awaited.load(Ordering::Relaxed) != 0 {
+            futex::wake_all(&slot.state);
+        }
     }
 
     /// Asks the worker to notify the supervisor of its next answer. The supervisor looks at the slots after this,

@@ -787,6 +787,54 @@ fn a_caller_that_leaves_does_not_hide_the_next_one_that_waits_for_the_slot() {
 }
 
 #[test]
+fn the_pool_can_wake_a_caller_that_waits_for_an_answer() {
+    let (link, mut end) = link(0);
+    let word = &link.ring.slot(0).awaited;
+    link.wake_sleepers(0);
+    link.offer(0, 1, 0, 0, &value(1));
+    assert!(end.claim().is_some());
+    thread::scope(|scope| {
+        let caller = scope.spawn(|| {
+            let began = Instant::now();
+            link.await_answer(0, LONG);
+            assert!(began.elapsed() < LONG, "it was not woken");
+        });
+        wait_for("the caller sleeps", || word.load(Ordering::SeqCst) != 0);
+        wait_for("it is woken", || {
+            link.wake_sleepers(0);
+            caller.is_finished()
+        });
+    });
+    assert_eq!(link.state(0), state::CLAIMED);
+}
+
+#[test]
+fn a_caller_does_not_sleep_for_a_call_that_is_withdrawn_or_whose_answer_was_taken() {
+    let (link, mut end) = link(0);
+    link.offer(0, 1, 0, 0, &value(1));
+    assert!(end.claim().is_some());
+    end.answer(done(1), &value(1));
+    assert!(link.await_answer(0, LONG), "there is an answer to take");
+    drop(link.take(0, 1).unwrap());
+    assert!(!link.await_answer(0, LONG));
+    let word = &link.ring.slot(1).awaited;
+    link.offer(1, 2, 0, 0, &value(2));
+    thread::scope(|scope| {
+        let caller = scope.spawn(|| {
+            let began = Instant::now();
+            while link.await_answer(1, LONG) {
+                assert!(began.elapsed() < LONG, "it was not woken");
+            }
+        });
+        wait_for("the caller sleeps", || word.load(Ordering::SeqCst) != 0);
+        // It may be on its way to its sleep.
+        thread::sleep(Duration::from_millis(50));
+        assert!(link.withdraw(1));
+        caller.join().unwrap();
+    });
+}
+
+#[test]
 fn an_announcement_wakes_only_the_callers_that_wait_for_that_answer() {
     for round in 0..200_u32 {
         let (first, second) = (2 * round, 2 * round + 1);
