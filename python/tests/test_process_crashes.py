@@ -278,14 +278,23 @@ def test_a_result_that_cannot_be_unpickled_here_is_the_jobs_error(
 # Jobs that harm their process
 
 
-def test_the_output_of_a_job_is_there_before_its_result(capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_a_job_prints_is_there_before_its_result_and_its_errors_come_out_too(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     # The pool comes after the streams that are captured, for its processes inherit them.
     with ProcessPoolExecutor(1) as pool:
         pool.submit(crashes.print_everywhere).result(60)
-        output = capfd.readouterr()
+        output, errors = capfd.readouterr()
         works(pool)
-    assert "printed\n" in output.out and "written to 1\n" in output.out
-    assert "printed as an error\n" in output.err and "written to 2\n" in output.err
+    assert "printed\n" in output and "written to 1\n" in output
+
+    def has_come() -> bool:
+        nonlocal errors
+        errors += capfd.readouterr().err
+        return "printed as an error\n" in errors and "written to 2\n" in errors
+
+    # A thread of the pool passes them on.
+    jobs.until(has_come, "the errors")
 
 
 def test_a_job_may_close_its_standard_streams(pool: ProcessPoolExecutor) -> None:
