@@ -16,7 +16,8 @@ use crate::alarm::Alarm;
 use crate::support::{Spread, field};
 
 pub(crate) const OURS: [&str; 4] = [ours::AWAIT, ours::WAIT, ours::BLOB, rows::POSTCARD];
-pub(crate) const PEERS: [&str; 5] = [PROCSPAWN, peer::PROCSPAWN_SHM, BARE_PIPE, bare::SOCKETPAIR, SHM_COPY];
+pub(crate) const PEERS: [&str; 6] =
+    [PROCSPAWN, peer::PROCSPAWN_SHM, BARE_PIPE, bare::SOCKETPAIR, SHM_COPY, shm::TWO_COPIES];
 
 /// All contenders, started, in the order of their names above.
 pub(crate) fn all() -> Vec<Box<dyn Contender>> {
@@ -31,6 +32,7 @@ pub(crate) fn all() -> Vec<Box<dyn Contender>> {
         Box::new(bare::Bare::over_pipes()),
         Box::new(bare::Bare::over_a_socketpair()),
         Box::new(shm::Copy::new()),
+        Box::new(shm::TwoCopies::new()),
     ];
     assert!(all.iter().map(|contender| contender.name()).eq([OURS.as_slice(), &PEERS].concat()));
     all

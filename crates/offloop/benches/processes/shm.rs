@@ -1,4 +1,4 @@
-//! The lower bound for a payload: one copy into shared memory, without another process.
+//! The lower bounds for a payload, without another process: one copy into shared memory, and a second one out of it.
 
 use std::fs::File;
 use std::io;
@@ -10,6 +10,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use super::{Contender, check, make, pages};
 
 pub(crate) const SHM_COPY: &str = "shm copy";
+pub(crate) const TWO_COPIES: &str = "two copies";
 
 /// The longest payload.
 const ROOM: usize = 64 << 20;
@@ -50,6 +51,32 @@ impl Contender for Copy {
     fn result(&mut self, length: usize) -> Option<Duration> {
         let begin = Instant::now();
         let pages = self.copy(&make(length));
+        let time = begin.elapsed();
+        check(pages, length);
+        Some(time)
+    }
+}
+
+/// Copies into such a mapping, and from there into a new vector: what a result takes that is to be a value of its own.
+pub(crate) struct TwoCopies(Copy);
+
+impl TwoCopies {
+    pub(crate) fn new() -> Self {
+        Self(Copy::new())
+    }
+}
+
+impl Contender for TwoCopies {
+    fn name(&self) -> &'static str {
+        TWO_COPIES
+    }
+
+    fn result(&mut self, length: usize) -> Option<Duration> {
+        let begin = Instant::now();
+        let shared = &mut self.0.shared[..length];
+        shared.copy_from_slice(&make(length));
+        let result = shared.to_vec();
+        let pages = pages(&result);
         let time = begin.elapsed();
         check(pages, length);
         Some(time)
