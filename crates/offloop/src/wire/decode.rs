@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
 use super::blob::Blob;
+use super::copies::copied;
 use super::msgpack::{Error, whole_block};
 use super::payload::{ByteBuf, Incoming, Received};
 
@@ -16,11 +17,11 @@ pub(crate) fn decode<R: DeserializeOwned + 'static>(received: Received<'_>) -> R
     // Large bytes and texts are copied once, straight to where they stay. A text is validated there.
     if is::<R, Vec<u8>>() {
         if let Some(block) = whole_block(received.body, false) {
-            return Ok(same(block.to_vec()));
+            return Ok(same(copied(block)));
         }
     } else if is::<R, String>() {
         if let Some(block) = whole_block(received.body, true) {
-            return String::from_utf8(block.to_vec()).map(same).map_err(|_| Error::Utf8);
+            return String::from_utf8(copied(block)).map(same).map_err(|_| Error::Utf8);
         }
     } else if is_encoded::<R>() {
         return Ok(same(Encoded(received.settled().into_owned())));

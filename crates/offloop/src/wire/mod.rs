@@ -4,6 +4,7 @@
 pub(crate) mod arena;
 pub(crate) mod blob;
 pub(crate) mod call;
+pub(crate) mod copies;
 pub(crate) mod decode;
 #[cfg(target_os = "linux")]
 pub(crate) mod fork_copy;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::arena::{Arena, Block};
 use super::blob::Blob;
+use super::copies::copied;
 use super::msgpack::{BLOB_NAME, Decoder, Encoder, Error, Output, is_ours};
 use super::pool_memory::Memory;
 
@@ -398,7 +399,7 @@ pub(crate) struct Received<'a> {
 impl<'a> Received<'a> {
     /// Returns the body, copied if that is needed, so that it does not change any more.
     pub(crate) fn settled(self) -> Cow<'a, [u8]> {
-        if self.is_shared { Cow::Owned(self.body.to_vec()) } else { Cow::Borrowed(self.body) }
+        if self.is_shared { Cow::Owned(copied(self.body)) } else { Cow::Borrowed(self.body) }
     }
 
     /// Returns the body as a text.
