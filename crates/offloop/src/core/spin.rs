@@ -68,8 +68,7 @@ const INTERVAL: u32 = 256;
 /// The wait of a poll.
 ///
 /// It spins for about the time that going to sleep and being woken cost an event loop. It sleeps only for an answer that
-/// is expected within 100 µs. A loop is held up by one that is late for the limit, or twice as long if the supervisor of a
-/// process pool keeps the time.
+/// is expected within 100 µs, and the limit is the longest that a loop is held up by one that is late.
 pub(crate) static POLL: SpinWait = SpinWait {
     spinning: Duration::from_micros(3),
     spins: AdaptiveSpin::new(INTERVAL),

@@ -11,7 +11,6 @@ use super::items::ItemSource;
 use super::remote::RemoteCall;
 use super::results;
 use super::scheduler::{Deferred, Scheduler, Sleep};
-use super::sleepers::{BoundBy, Sleepers, UNWATCHED};
 use crate::base::apart::Apart;
 use crate::base::fork::OwnProcess;
 use crate::base::panic;
@@ -47,8 +46,6 @@ pub(super) struct Dispatcher {
     /// Wakes the listener, which takes answers besides the supervisor. Signalled by the workers, drained by the
     /// listener.
     pub(super) listener: EventFd,
-    /// The event loops that sleep until a worker answers.
-    pub(super) sleepers: Sleepers,
     /// The pool has a listener. Set by the first call of `listen`, never cleared.
     has_listener: AtomicBool,
     /// Signalled when the supervisor has ended.
@@ -71,7 +68,6 @@ impl Dispatcher {
             config,
             event,
             listener,
-            sleepers: Sleepers::new(),
             has_listener: AtomicBool::new(false),
             changed: Condvar::new(),
             owner: this.clone(),
@@ -306,34 +302,6 @@ impl Dispatcher {
         result
     }
 
-    /// Returns the limit that the caller's sleep for an answer needs, so that it lasts for not much longer than `limit`.
-    fn bound_sleep(&self, limit: Duration) -> Duration {
-        if limit >= UNWATCHED {
-            return limit;
-        }
-        match self.sleepers.begin() {
-            BoundBy::Sleeper => limit,
-            BoundBy::SleeperThatAsks => {
-                self.event.notify();
-                limit
-            }
-            BoundBy::Supervisor => UNWATCHED,
-        }
-    }
-
-    /// Wakes the callers that sleep for an answer. They look whether they have slept for long enough.
-    pub(super) fn wake_sleepers(&self) {
-        let calls: Vec<(Arc<Link>, u32)> = {
-            let scheduler = self.lock_here();
-            let calls =
-                scheduler.workers.iter().flat_map(|worker| worker.slots().map(move |slot| (worker, slot)));
-            calls.map(|(worker, slot)| (Arc::clone(&worker.link), slot)).collect()
-        };
-        for (link, slot) in calls {
-            link.wake_sleepers(slot);
-        }
-    }
-
     /// Lets the supervisor go to sleep until what `deadline` returns. Returns `None` if something has come up
     /// meanwhile.
     ///
@@ -473,7 +441,7 @@ impl Owner for Dispatcher {
                 spin::pause();
             } else if waited < spinning + sleeping {
                 how = SpinOutcome::Sleeping;
-                if !link.await_answer(slot, self.bound_sleep(sleeping)) {
+                if !link.await_answer(slot, sleeping) {
                     break;
                 }
             } else {

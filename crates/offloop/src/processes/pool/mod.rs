@@ -9,7 +9,6 @@
 //! | `workers` | the records of all, and the choice of one for the next job |
 //! | `supervisor`, `waiting`, `ending` | the thread that starts workers and watches them; what it waits for; how it ends them |
 //! | `child`, `template`, `death` | what the supervisor knows of a process, of the template, of a death |
-//! | `sleepers` | the event loops that sleep for an answer, and who keeps the time for them |
 //! | `remote`, `results` | a job that runs in another process, and how its answer becomes its end |
 //! | `items`, `item_queue` | items that a job sends before its result |
 //! | `output` | what workers print |
@@ -29,7 +28,6 @@ pub(crate) mod pool;
 pub(crate) mod remote;
 pub(super) mod results;
 mod scheduler;
-mod sleepers;
 mod supervisor;
 mod template;
 #[cfg(feature = "observe")]

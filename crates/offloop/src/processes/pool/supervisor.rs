@@ -118,9 +118,6 @@ pub(super) struct Supervisor {
     measured: Instant,
     /// The number of calls that had been given to workers when the supervisor last went to sleep.
     pub(super) given: u64,
-    /// When it wakes those that sleep for answers, and how many sleeps had begun when it last did. `None`: nobody relies
-    /// on it.
-    pub(super) watch: Option<(Instant, u32)>,
     /// The memory's count of uses when the supervisor last looked, and when it was last seen to change.
     memory_uses: (usize, Instant),
     /// The verdicts of initializers that another thread has decoded. Added to by that thread, taken by the supervisor.
@@ -150,7 +147,6 @@ impl Supervisor {
             out_of_memory_kills: OutOfMemoryKills::new(),
             measured: Instant::now(),
             given: 0,
-            watch: None,
             memory_uses: (0, Instant::now()),
             verdicts: Arc::default(),
         })

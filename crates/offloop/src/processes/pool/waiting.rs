@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use super::child::{Ending, ReapedBy};
 use super::config::OnCrash;
 use super::scheduler::Sleep;
-use super::sleepers::WATCH;
 use super::supervisor::{IDLE, MAX_FAILED_STARTS, MEASURE, Source, Supervisor};
 use super::worker::WorkerPhase;
 
@@ -32,12 +31,10 @@ impl Supervisor {
         while self.sleep(until) {}
     }
 
-    /// Sleeps until something has come up or `until` has passed, or those that sleep for answers are to be woken. Returns
-    /// whether there is nothing else to look after than they and answers, which are taken.
+    /// Sleeps until something has come up or `until` has passed. Returns whether nothing but answers has come, which are
+    /// taken.
     fn sleep(&mut self, until: Option<Instant>) -> bool {
-        let watch = self.watch.map(|(due, _)| due);
-        let next = until.into_iter().chain(watch).min();
-        let limit = next.map(|next| next.saturating_duration_since(Instant::now()));
+        let limit = until.map(|until| until.saturating_duration_since(Instant::now()));
         let Ok(keys) = self.ready.wait(limit) else {
             // Most likely the kernel is out of memory. The state is consistent, so the next round is soon.
             std::thread::sleep(Duration::from_millis(10));
@@ -57,30 +54,8 @@ impl Supervisor {
                 Source::Template => self.hear_template(),
             }
         }
-        self.watch_sleepers();
-        let only_answers = written.len() == sources.len();
+        let only_answers = !sources.is_empty() && written.len() == sources.len();
         only_answers && self.take_answers(&written) && until.is_none_or(|until| Instant::now() < until)
-    }
-
-    /// Keeps the time for those that sleep for answers, as long as there are new ones all the time.
-    fn watch_sleepers(&mut self) {
-        let (sleepers, now) = (&self.dispatcher.sleepers, Instant::now());
-        match self.watch {
-            None if sleepers.want_watch() => {
-                self.watch = Some((now + WATCH, sleepers.begun()));
-                sleepers.set_watched(true);
-            }
-            Some((due, before)) if due <= now => {
-                let begun = sleepers.begun();
-                let goes_on = begun != before;
-                self.watch = goes_on.then(|| (now + WATCH, begun));
-                if !goes_on {
-                    sleepers.set_watched(false);
-                }
-                self.dispatcher.wake_sleepers();
-            }
-            _ => {}
-        }
     }
 
     /// Takes the answers of workers that have written to their links. Returns whether nothing else has to be looked

@@ -393,11 +393,6 @@ impl WorkerRecord {
         Some((&self.link, call.slot))
     }
 
-    /// Returns the slots of all jobs that this worker has.
-    pub(super) fn slots(&self) -> impl Iterator<Item = u32> {
-        self.calls.iter().map(|call| call.slot)
-    }
-
     /// Returns whether the worker has written something to its link that no thread of the pool has taken.
     pub(super) fn has_news(&self) -> bool {
         match self.phase {
