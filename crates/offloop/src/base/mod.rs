@@ -1,11 +1,11 @@
 //! The ground floor: synchronisation, forks, clocks, threads and panics. Nothing here knows what a job is.
 
 pub(crate) mod activity;
-pub(crate) mod apart;
 pub(crate) mod clock;
 pub(crate) mod cores;
 pub(crate) mod fork;
 pub(crate) mod histogram;
+pub(crate) mod line;
 pub(crate) mod panic;
 pub(crate) mod spawn;
 #[cfg(any(all(feature = "watch", feature = "tokio"), feature = "observe"))]

@@ -8,9 +8,9 @@ use super::config::{Config, Growth};
 use super::injector::{Injector, Pushed};
 use super::scheduler::{Role, Scheduler, Wakeup, WorkerRecord};
 use super::spawn;
-use crate::base::apart::Apart;
 use crate::base::cores::cores;
 use crate::base::fork::OwnProcess;
+use crate::base::line::Line;
 use crate::base::panic::drop_quietly;
 use crate::base::spawn::spawn;
 use crate::base::sync::atomic::Ordering;
@@ -32,9 +32,9 @@ pub(super) type Serve = fn(&Arc<Registry>, &Arc<WorkerRecord>, Role);
 pub(super) struct Registry {
     pub(super) config: Config,
     /// Locked by [`lock`](Self::lock).
-    scheduler: OwnProcess<Apart<Mutex<Scheduler>>>,
+    scheduler: OwnProcess<Line<Mutex<Scheduler>>>,
     /// The way to the backlog for ordinary jobs. Its lock is taken after the scheduler's by those that need both.
-    pub(super) injector: Apart<Injector>,
+    pub(super) injector: Line<Injector>,
     /// Signalled when a thread has ended or could not be started. A shutdown waits for it.
     pub(super) worker_left: Condvar,
     /// Counts the ends that no thread of the pool has brought about. Written by any thread, read for metrics.
@@ -60,8 +60,8 @@ impl Registry {
             Growth::Eager => 0,
         };
         let registry = Arc::new_cyclic(|me: &Weak<Self>| Self {
-            scheduler: OwnProcess::new(Apart(Mutex::new(Scheduler::new(&config)))),
-            injector: Apart(Injector::new(through_injector)),
+            scheduler: OwnProcess::new(Line(Mutex::new(Scheduler::new(&config)))),
+            injector: Line(Injector::new(through_injector)),
             worker_left: Condvar::new(),
             counts: OutcomeCounters::default(),
             advisor: Arc::new(advisor),

@@ -19,6 +19,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use super::message::{FAR, SPAN, SlotHeader};
+use crate::base::line::Line;
 use crate::base::sync::UnsafeCell;
 use crate::base::sync::atomic::{AtomicU32, AtomicU64};
 #[cfg(not(weak_memory))]
@@ -75,10 +76,6 @@ pub(in crate::processes) struct Shared {
     pub(in crate::processes) returns: Returns,
     pub(super) slots: [Slot; SLOTS as usize],
 }
-
-/// A value on a cache line of its own.
-#[repr(C, align(64))]
-pub(in crate::processes) struct Line<T>(pub(in crate::processes) T);
 
 /// A queue of freed blocks from the pool to the worker.
 #[repr(C)]

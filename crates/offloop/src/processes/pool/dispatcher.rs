@@ -11,8 +11,8 @@ use super::items::ItemSource;
 use super::remote::RemoteCall;
 use super::results;
 use super::scheduler::{Deferred, Scheduler, Sleep};
-use crate::base::apart::Apart;
 use crate::base::fork::OwnProcess;
+use crate::base::line::Line;
 use crate::base::panic;
 use crate::base::sync::{Condvar, Mutex, MutexGuard, wait_until};
 use crate::core::error::{ErrorKind, WorkerExit};
@@ -40,7 +40,7 @@ pub(super) struct Dispatcher {
     pub(super) config: Config,
     /// The pool's state. A forked child has no access: the workers are its parent's, and another thread may have held the
     /// lock at the fork.
-    scheduler: OwnProcess<Apart<Mutex<Scheduler>>>,
+    scheduler: OwnProcess<Line<Mutex<Scheduler>>>,
     /// Wakes the supervisor. Signalled by any thread, drained by the supervisor.
     pub(super) event: EventFd,
     /// Wakes the listener, which takes answers besides the supervisor. Signalled by the workers, drained by the
@@ -62,7 +62,7 @@ impl Dispatcher {
     pub(super) fn new(config: Config) -> io::Result<Arc<Self>> {
         let (event, listener) = (EventFd::new()?, EventFd::new()?);
         Ok(Arc::new_cyclic(|this: &Weak<Self>| Self {
-            scheduler: OwnProcess::new(Apart(Mutex::new(Scheduler::new(&config)))),
+            scheduler: OwnProcess::new(Line(Mutex::new(Scheduler::new(&config)))),
             counts: Arc::default(),
             advisor: Advisor::new(&config.name, Some(Activity::Computes), false, config.on_advice.clone()),
             config,
