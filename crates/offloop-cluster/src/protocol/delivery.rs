@@ -21,6 +21,9 @@ pub struct Terms {
     pub on_failure: bool,
     /// True if two starts may never overlap.
     pub exclusive: bool,
+    /// True if the job has no state yet, as far as can be told without reading. Then a claim is tried at once; if there is a
+    /// state after all, the server refuses the claim.
+    pub is_fresh: bool,
     /// True if this worker has the task, with the submitter's types.
     pub has_task: bool,
     /// True if the longest wait for the start has passed, by the server's clock.
@@ -34,23 +37,28 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// Reads the terms of a job. `age` is that of its message, by the server's clock, and `since_issued` the time since its
-    /// submission, by this machine's clock and the submitter's.
+    /// Reads the terms of a job. `is_first` says that the server does not know of an earlier delivery of its message. `age`
+    /// is that of the message, by the server's clock, and `since_issued` the time since its submission, by this machine's
+    /// clock and the submitter's.
     pub fn new(
         job: &Job,
         has_task: bool,
+        is_first: bool,
         age: Duration,
         since_issued: Duration,
         settings: &Settings,
     ) -> Self {
+        let is_replay = since_issued > settings.remember + CLOCKS;
         Self {
             retry: job.retry,
             backoff: job.backoff(),
             on_failure: job.on_failure,
             exclusive: job.exclusive,
+            // A copy with the dead letters comes before the job's end, so what leads to one is not decided unread.
+            is_fresh: is_first && !job.keyed && has_task && age <= settings.remember && !is_replay,
             has_task,
             is_late: job.queue_timeout().is_some_and(|limit| age > limit),
-            is_replay: since_issued > settings.remember + CLOCKS,
+            is_replay,
             cancel_if_lost: job.cancel_if_lost,
             age,
         }
@@ -89,7 +97,7 @@ pub struct Delivery {
 enum Known {
     /// It has to be read.
     Unread,
-    /// It is this, or was a moment ago. A release is due after the rest of its delay.
+    /// It is this, or was a moment ago, or should be. A release is due after the rest of its delay.
     At { stored: Option<Stored>, due_in: Duration, confirmed: bool },
 }
 
@@ -281,7 +289,12 @@ impl Delivery {
             return actions;
         }
         match event {
-            Event::Begin => actions.push(Action::Arm(Timer::Progress, settings.progress)),
+            Event::Begin => {
+                actions.push(Action::Arm(Timer::Progress, settings.progress));
+                if self.terms.is_fresh {
+                    self.known = Known::At { stored: None, due_in: Duration::ZERO, confirmed: false };
+                }
+            }
             Event::Read(answer) => {
                 self.request = None;
                 match answer {

@@ -15,6 +15,7 @@ fn terms() -> Terms {
         backoff: Duration::from_millis(10),
         on_failure: false,
         exclusive: false,
+        is_fresh: false,
         has_task: true,
         is_late: false,
         is_replay: false,
@@ -129,13 +130,54 @@ fn silence_before_a_lost_connection_does_not_count() {
 fn a_replayed_message_is_not_run() {
     let settings = Settings::default();
     let hour = Duration::from_secs(60 * 60);
-    let terms = |since| Terms::new(&Job::default(), true, Duration::ZERO, since, &settings);
+    let terms = |since| Terms::new(&Job::default(), true, false, Duration::ZERO, since, &settings);
     // The clocks of two machines may differ by an hour.
     let (_, actions) = on_reading(terms(settings.remember + hour), None, Duration::ZERO);
     assert!(matches!(actions[..], [DeliveryAction::Write { expected: 0, state: State::Claim { .. } }]));
     let late = settings.remember + hour + Duration::from_secs(1);
     let (_, actions) = on_reading(terms(late), None, Duration::ZERO);
     assert_eq!(actions, [DeliveryAction::Bury(Outcome::Expired)]);
+}
+
+#[test]
+fn a_fresh_job_is_claimed_unread_and_read_if_that_is_refused() {
+    let settings = Settings::default();
+    let job = Job::default();
+    let terms = |is_first| Terms::new(&job, true, is_first, Duration::ZERO, Duration::ZERO, &settings);
+    let begun = |terms: Terms| {
+        let mut delivery = Delivery::new(ME, terms);
+        let action = delivery.on(&settings, DeliveryEvent::Begin).pop();
+        (delivery, action.expect("a request"))
+    };
+    assert_eq!(begun(terms(false)).1, DeliveryAction::Read);
+    let (mut delivery, action) = begun(terms(true));
+    let claim = State::Claim { by: ME, attempt: 1 };
+    assert_eq!(action, DeliveryAction::Write { expected: 0, state: claim });
+    // Another delivery of the message has led to an end meanwhile, and the server has forgotten it.
+    let actions = delivery.on(&settings, DeliveryEvent::Written(Written::Refused));
+    assert_eq!(actions, [DeliveryAction::Read]);
+    let end = End { by: OTHER, attempt: 1, outcome: Outcome::Returned, body: Vec::new() };
+    let stored = Stored { revision: 7, state: State::End(Box::new(end)) };
+    let actions = delivery.on(&settings, DeliveryEvent::Read(Some(Some((stored, Duration::ZERO)))));
+    assert!(actions.contains(&DeliveryAction::Ack), "{actions:?}");
+}
+
+#[test]
+fn what_leads_to_a_dead_letter_is_not_decided_unread() {
+    let (settings, hour) = (Settings::default(), Duration::from_secs(60 * 60));
+    let old = settings.remember + hour * 2;
+    let (plain, mut keyed) = (Job::default(), Job::default());
+    keyed.keyed = true;
+    let terms = [
+        Terms::new(&plain, false, true, hour, Duration::ZERO, &settings),
+        Terms::new(&plain, true, true, old, Duration::ZERO, &settings),
+        Terms::new(&plain, true, true, Duration::ZERO, old, &settings),
+        Terms::new(&keyed, true, true, Duration::ZERO, Duration::ZERO, &settings),
+    ];
+    for terms in terms {
+        let actions = Delivery::new(ME, terms).on(&settings, DeliveryEvent::Begin);
+        assert_eq!(actions.last(), Some(&DeliveryAction::Read));
+    }
 }
 
 #[test]

@@ -348,6 +348,8 @@ pub(crate) struct Message {
     pub(crate) headers: Option<HeaderMap>,
     /// The number of jobs that its band held beside it when it was delivered.
     pub(crate) pending: usize,
+    /// True if the server knows of no earlier delivery. After a crash it may have forgotten one.
+    pub(crate) is_first: bool,
     /// When it was stored, in nanoseconds since 1970 by the server's clock.
     stored_at: u64,
     /// The subject that answers go to.
@@ -362,10 +364,10 @@ impl Message {
         let tokens: Vec<&str> = reply.split('.').collect();
         let first = if tokens.len() > 9 { 4 } else { 2 };
         let number = |at: usize| tokens.get(first + at)?.parse::<u64>().ok();
-        let stored_at = number(5)?;
+        let (is_first, stored_at) = (number(2)? == 1, number(5)?);
         let pending = number(6).and_then(|it| it.try_into().ok()).unwrap_or(0);
         let (record, headers, store) = (raw.payload, raw.headers, store.clone());
-        Some(Self { store, record, headers, pending, stored_at, reply })
+        Some(Self { store, record, headers, pending, is_first, stored_at, reply })
     }
 
     /// Returns its age by the server's clock.

@@ -1,6 +1,6 @@
 //! Serves a worker: the loops beside its jobs (pulls, presence, answers to questions), and the state that all jobs share.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque, btree_map};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
@@ -54,7 +54,6 @@ pub(super) enum Phase {
 
 /// A job that was delivered, as others see it.
 pub(super) struct Entry {
-    number: u64,
     job: Ulid,
     task: String,
     pub(super) queue: String,
@@ -140,7 +139,9 @@ pub(super) struct Agent {
     pub(super) presence: Presence,
     pub(super) spans: Spans,
     pub(super) phase: watch::Sender<Phase>,
-    deliveries: Mutex<BTreeMap<u64, Arc<Entry>>>,
+    /// The jobs that were delivered and not let go of. There is one machine for each: two of one worker would take each
+    /// other's claim for their own.
+    deliveries: Mutex<BTreeMap<Ulid, Arc<Entry>>>,
     /// Signalled when a job was let go of.
     left: tokio::sync::Notify,
     /// The names and machines of other workers.
@@ -214,13 +215,12 @@ impl Agent {
         WorkerMetrics { running, slots: self.presence.slots as usize, ..lock(&self.counts.0).clone() }
     }
 
-    /// Records a delivered job. Returns its entry, and its events.
-    pub(super) fn enter(&self, job: &Job, queue: String) -> (Arc<Entry>, UnboundedReceiver<Event>) {
+    /// Records a delivered job. Returns its entry, and its events. `None`: this worker has the job already.
+    pub(super) fn enter(&self, job: &Job, queue: String) -> Option<(Arc<Entry>, UnboundedReceiver<Event>)> {
         let (events, inbox) = unbounded_channel();
         let mut deliveries = lock(&self.deliveries);
-        let number = deliveries.last_key_value().map_or(0, |(last, _)| last + 1);
+        let btree_map::Entry::Vacant(place) = deliveries.entry(job.id) else { return None };
         let entry = Arc::new(Entry {
-            number,
             job: job.id,
             task: job.task.clone(),
             queue,
@@ -228,36 +228,38 @@ impl Agent {
             is_held: AtomicBool::new(false),
             outbox: Mutex::default(),
         });
-        deliveries.insert(number, Arc::clone(&entry));
+        place.insert(Arc::clone(&entry));
         // Those that come later get no other notice.
         match *self.phase.borrow() {
             Phase::Serving => {}
             Phase::Draining => drop(entry.events.send(Event::Drain)),
             Phase::Stopping => drop(entry.events.send(Event::DrainOver)),
         }
-        (entry, inbox)
+        Some((entry, inbox))
     }
 
     /// Forgets a job that was let go of.
     pub(super) fn forget(&self, entry: &Entry) {
-        lock(&self.deliveries).remove(&entry.number);
+        lock(&self.deliveries).remove(&entry.job);
         self.left.notify_waiters();
     }
 
-    /// Returns the deliveries of a job, or of all.
-    fn entries(&self, job: Option<Ulid>) -> Vec<Arc<Entry>> {
-        let deliveries = lock(&self.deliveries);
-        deliveries.values().filter(|entry| job.is_none_or(|job| entry.job == job)).cloned().collect()
+    fn entry(&self, job: Ulid) -> Option<Arc<Entry>> {
+        lock(&self.deliveries).get(&job).cloned()
+    }
+
+    fn entries(&self) -> Vec<Arc<Entry>> {
+        lock(&self.deliveries).values().cloned().collect()
     }
 
     fn running(&self) -> Vec<(Ulid, String)> {
-        let held = self.entries(None).into_iter().filter(|entry| entry.is_held());
+        let held = self.entries().into_iter().filter(|entry| entry.is_held());
         held.map(|entry| (entry.job, entry.task.clone())).collect()
     }
 
     fn tell_all(&self, event: &Event) {
         // One that has no receiver any more is over.
-        self.entries(None).iter().for_each(|entry| drop(entry.events.send(event.clone())));
+        self.entries().iter().for_each(|entry| drop(entry.events.send(event.clone())));
     }
 
     /// Returns the terms of a job that was just delivered.
@@ -266,7 +268,8 @@ impl Agent {
         let issued = Duration::from_millis(job.issued);
         // A record without a time is of no submitter that this check is for.
         let since_issued = if job.issued == 0 { Duration::ZERO } else { now.saturating_sub(issued) };
-        Terms::new(job, self.performer.has(job), message.age(), since_issued, self.settings())
+        let has_task = self.performer.has(job);
+        Terms::new(job, has_task, message.is_first, message.age(), since_issued, self.settings())
     }
 
     /// Decides whether a job may run. `record` is its record as it came.
@@ -451,21 +454,18 @@ impl Agent {
 
     fn answer(&self, ask: &Ask) -> Vec<u8> {
         match ask {
-            Ask::Has { id } => encode(&self.entries(Some(*id)).iter().any(|entry| entry.is_held())),
+            Ask::Has { id } => encode(&self.entry(*id).is_some_and(|entry| entry.is_held())),
             Ask::Cancel { id } => {
-                let entries = self.entries(Some(*id));
-                let sent = entries.iter().filter(|entry| entry.events.send(Event::Cancel).is_ok()).count();
-                encode(&(sent > 0))
+                let entry = self.entry(*id);
+                encode(&entry.is_some_and(|entry| entry.events.send(Event::Cancel).is_ok()))
             }
             Ask::Drain => {
                 self.advance(Phase::Draining);
                 encode(&true)
             }
             Ask::Credit { id, attempt, next, room } => {
-                for entry in self.entries(Some(*id)) {
-                    if let Some(outbox) = &*lock(&entry.outbox) {
-                        outbox.credit(*attempt, *next, *room);
-                    }
+                if let Some(outbox) = self.entry(*id).and_then(|entry| lock(&entry.outbox).clone()) {
+                    outbox.credit(*attempt, *next, *room);
                 }
                 encode(&true)
             }

@@ -37,10 +37,11 @@ struct Driver {
     watches: bool,
 }
 
-/// Drives a message until it is acknowledged, given back, or left to another worker.
+/// Drives a message until it is acknowledged, given back, or left to another worker. A second delivery of a message that is
+/// driven already needs nothing: the server takes the answers to the first one for its own.
 pub(super) async fn drive(agent: Arc<Agent>, message: Message, job: Job, queue: String) {
     let job = Arc::new(job);
-    let (entry, mut inbox) = agent.enter(&job, queue);
+    let Some((entry, mut inbox)) = agent.enter(&job, queue) else { return agent.slots.give() };
     let terms = agent.terms(&job, &message);
     let mut machine = Delivery::new(agent.id(), terms);
     let mut driver =

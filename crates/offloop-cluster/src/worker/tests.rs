@@ -216,6 +216,27 @@ fn a_job_ends_with_its_result_or_its_error() {
 }
 
 #[test]
+fn a_job_that_is_delivered_twice_to_a_worker_starts_once() {
+    let Some(cluster) = Cluster::start(|it| it) else { return };
+    let job = cluster.job("worker:forever", &[]);
+    let id = cluster.submit(&job);
+    cluster.await_state(id, |state| matches!(state, State::Claim { .. }).then_some(()));
+    // The server keeps it, since its message has another id.
+    cluster.publish(job.encode().unwrap(), Ulid::new());
+    // It comes after that, into the same slot.
+    assert_eq!(cluster.run(&cluster.job("worker:double", &[21])).1.answer, [42]);
+    assert!(cluster.ask(Ask::Cancel { id }));
+    assert_eq!(cluster.end(id).0.outcome, Outcome::Cancelled);
+    let store = cluster.store.clone();
+    wait(async move {
+        while store.queues().await.unwrap().iter().any(|queue| queue.jobs != [0; 3]) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert_eq!(cluster.worker.handle().metrics().started, 2);
+}
+
+#[test]
 fn what_a_job_prints_comes_with_its_end_and_large_payloads_beside_it() {
     let Some(cluster) = Cluster::start(|it| it) else { return };
     let text = "x".repeat(3 << 20);

@@ -382,7 +382,7 @@ fn an_exclusive_job_does_not_run_twice_at_once() {
 
 #[test]
 fn the_model_finds_a_store_that_does_not_compare() {
-    check_breaks(Scene { compares: false, faults: 0, ..Scene::new() }, "starts are bounded");
+    check_breaks(Scene { compares: false, faults: 0, ..Scene::new() }, "a job ends once");
 }
 
 #[test]

@@ -172,6 +172,8 @@ impl World {
                     backoff: Duration::ZERO,
                     on_failure: false,
                     exclusive: scene.exclusive,
+                    // A server that was restarted takes each delivery for the first.
+                    is_fresh: !scene.keyed,
                     has_task: true,
                     is_late: false,
                     is_replay: false,
