@@ -14,7 +14,7 @@ use tokio::time::{interval, sleep, timeout};
 use super::driver::{drive, refuse};
 use super::items::Outbox;
 use super::performer::Performer;
-use super::slots::{Slots, Turns};
+use super::slots::{Slot, Slots, Turns};
 use super::spans::Spans;
 use super::{Clock, WorkerError, WorkerMetrics, WorkerReport};
 use crate::Ulid;
@@ -494,6 +494,14 @@ impl Agent {
                 room -= room.min(line.pending);
             }
             let is_short = room == 0 && is_serving;
+            // A band with a backlog delivers at once, so that a job comes about when its slot is free.
+            let mut ahead = if is_serving { self.slots.ahead() } else { 0 };
+            for (queue, band) in &order {
+                let line = &mut lines[*queue][*band as usize];
+                let more = ahead.min(line.pending.saturating_sub(line.wanted));
+                line.wanted += more;
+                ahead -= more;
+            }
             let taken = self.wait_for_jobs(&order, &mut lines, is_short).await;
             let Some((queue, messages)) = taken else { continue };
             self.deliver(&self.queues[queue].0, messages).await;
@@ -539,15 +547,18 @@ impl Agent {
     async fn deliver(self: &Arc<Self>, queue: &str, messages: Vec<Message>) {
         let mut surplus = Vec::new();
         for message in messages {
-            if *self.phase.borrow() > Phase::Serving || !self.slots.take() {
+            let is_serving = *self.phase.borrow() == Phase::Serving;
+            let Some(slot) = is_serving.then(|| self.slots.take()).flatten() else {
                 surplus.push(message);
                 continue;
-            }
+            };
             let (agent, queue) = (Arc::clone(self), queue.to_owned());
             match Job::decode(&message.record) {
-                Ok(job) => drop(tokio::spawn(drive(agent, message, job, queue))),
+                Ok(job) => drop(tokio::spawn(drive(agent, message, job, queue, slot))),
                 Err(error) => {
-                    self.slots.give();
+                    if matches!(slot, Slot::Free) {
+                        self.slots.give();
+                    }
                     self.log(format!(
                         "a message of the queue `{queue}` has no record that can be read: {error}"
                     ));

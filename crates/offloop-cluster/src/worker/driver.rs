@@ -16,6 +16,7 @@ use tracing::{Instrument, Span};
 use super::agent::{Agent, Entry};
 use super::items::Outbox;
 use super::performer::{Kill, Ran, Run};
+use super::slots::Slot;
 use super::spans;
 use crate::Ulid;
 use crate::names::{Part, Place};
@@ -37,11 +38,21 @@ struct Driver {
     watches: bool,
 }
 
-/// Drives a message until it is acknowledged, given back, or left to another worker. A second delivery of a message that is
+/// Drives a message, once its slot is free, until it is acknowledged, given back, or left to another worker. A second delivery of a message that is
 /// driven already needs nothing: the server takes the answers to the first one for its own.
-pub(super) async fn drive(agent: Arc<Agent>, message: Message, job: Job, queue: String) {
+pub(super) async fn drive(agent: Arc<Agent>, message: Message, job: Job, queue: String, slot: Slot) {
     let job = Arc::new(job);
-    let Some((entry, mut inbox)) = agent.enter(&job, queue) else { return agent.slots.give() };
+    let entered = agent.enter(&job, queue);
+    let has_slot = agent.slots.wait(slot).await;
+    let (entry, mut inbox) = match (entered, has_slot) {
+        (Some(entered), true) => entered,
+        (Some((entry, _)), false) => {
+            message.nak(Duration::ZERO).await;
+            return agent.forget(&entry);
+        }
+        (None, true) => return agent.slots.give(),
+        (None, false) => return,
+    };
     let terms = agent.terms(&job, &message);
     let mut machine = Delivery::new(agent.id(), terms);
     let mut driver =
@@ -118,10 +129,12 @@ impl Driver {
             Action::Start { attempt } => {
                 self.agent.counts.started(self.watches);
                 let start = Start { attempt, kill: Arc::clone(&self.kill), request: self.context() };
-                let events = self.entry.events.clone();
+                let (agent, events) = (Arc::clone(&self.agent), self.entry.events.clone());
                 let span = self.agent.spans.of(spans::Part::Run, &self.job, attempt);
                 tokio::spawn(async move {
+                    let began = Instant::now();
                     let verdict = start.run().instrument(span).await;
+                    agent.slots.ran(began.elapsed());
                     // The machine waits for it in any case.
                     let _ = events.send(Event::Ended(verdict));
                 });

@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
 
 use crate::names::Band;
 use crate::protocol::DeliveryEvent;
@@ -12,11 +14,21 @@ use crate::protocol::DeliveryEvent;
 /// Every so many pulls, one starts at the lowest band, so that none starves.
 const LOWEST_FIRST: u32 = 8;
 
+/// The mean time of a run up to which jobs are asked for ahead of a slot: about that of a request to the server.
+const BRIEF: Duration = Duration::from_millis(2);
+
+/// The longest time for which a job waits for a slot that it was asked for ahead of.
+const AHEAD: Duration = Duration::from_millis(5);
+
 /// The slots of a worker: the jobs that it may run beside those that it runs.
+///
+/// While runs are brief, a worker asks for the next jobs when the slots for them are about to be free, one for each slot at
+/// most. If one of these is not free in time after all, the job is given back.
 #[derive(Debug)]
 pub(super) struct Slots {
+    count: usize,
     state: Mutex<State>,
-    /// Signalled when a slot is free.
+    /// Signalled when a slot is free, or goes to a job that waits for it.
     freed: Notify,
 }
 
@@ -25,12 +37,24 @@ struct State {
     free: usize,
     /// Jobs that are to be taken over, the first one first.
     waiting: VecDeque<UnboundedSender<DeliveryEvent>>,
+    /// Jobs that were asked for ahead, the first one first. They come after those that are to be taken over.
+    ahead: VecDeque<oneshot::Sender<()>>,
+    /// The mean time of the last runs. `None`: nothing is known, or a slot was not free in time.
+    pace: Option<Duration>,
+}
+
+/// A slot for a job.
+#[derive(Debug)]
+pub(super) enum Slot {
+    Free,
+    /// It is still that of a brief job, and comes with a signal.
+    Soon(oneshot::Receiver<()>),
 }
 
 impl Slots {
     pub(super) fn new(slots: usize) -> Self {
-        let state = State { free: slots, waiting: VecDeque::new() };
-        Self { state: Mutex::new(state), freed: Notify::new() }
+        let state = State { free: slots, waiting: VecDeque::new(), ahead: VecDeque::new(), pace: None };
+        Self { count: slots, state: Mutex::new(state), freed: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -41,12 +65,51 @@ impl Slots {
         self.lock().free
     }
 
-    /// Takes a slot, if one is free.
-    pub(super) fn take(&self) -> bool {
+    /// Returns the number of jobs to ask for ahead of their slots.
+    pub(super) fn ahead(&self) -> usize {
+        self.ahead_of(&self.lock())
+    }
+
+    fn ahead_of(&self, state: &State) -> usize {
+        let is_brief = state.pace.is_some_and(|pace| pace <= BRIEF);
+        if is_brief { (self.count - state.free).saturating_sub(state.ahead.len()) } else { 0 }
+    }
+
+    /// Notes how long a job has run.
+    pub(super) fn ran(&self, took: Duration) {
         let mut state = self.lock();
-        let is_free = state.free > 0;
-        state.free -= usize::from(is_free);
-        is_free
+        state.pace = Some(state.pace.map_or(took, |pace| (pace * 7 + took) / 8));
+    }
+
+    /// Takes a slot that is free, or the place of a job that was asked for ahead, if there is one.
+    pub(super) fn take(&self) -> Option<Slot> {
+        let mut state = self.lock();
+        if state.free > 0 {
+            state.free -= 1;
+            return Some(Slot::Free);
+        }
+        (self.ahead_of(&state) > 0).then(|| {
+            let (sender, slot) = oneshot::channel();
+            state.ahead.push_back(sender);
+            Slot::Soon(slot)
+        })
+    }
+
+    /// Waits for a slot, a moment at most. Returns whether it was free in time.
+    pub(super) async fn wait(&self, slot: Slot) -> bool {
+        let Slot::Soon(mut slot) = slot else { return true };
+        if timeout(AHEAD, &mut slot).await.is_ok() {
+            return true;
+        }
+        let mut state = self.lock();
+        // It may have come at the last moment.
+        if slot.try_recv().is_ok() {
+            return true;
+        }
+        drop(slot);
+        state.ahead.retain(|sender| !sender.is_closed());
+        state.pace = None;
+        false
     }
 
     /// Gives a slot back: to the job that waits for one, or else to the next pull.
@@ -58,20 +121,24 @@ impl Slots {
                 return;
             }
         }
-        state.free += 1;
+        let is_taken = std::iter::from_fn(|| state.ahead.pop_front()).any(|next| next.send(()).is_ok());
+        state.free += usize::from(!is_taken);
         drop(state);
         self.freed.notify_one();
     }
 
     /// Asks for a slot, which comes as an event.
     pub(super) fn want(&self, job: UnboundedSender<DeliveryEvent>) {
-        self.lock().waiting.push_back(job);
-        if self.take() {
+        let mut state = self.lock();
+        state.waiting.push_back(job);
+        if state.free > 0 {
+            state.free -= 1;
+            drop(state);
             self.give();
         }
     }
 
-    /// Waits until a slot was given back.
+    /// Waits until a slot was given back, so that other jobs may be asked for.
     pub(super) async fn freed(&self) {
         self.freed.notified().await;
     }
@@ -128,7 +195,7 @@ mod tests {
     #[test]
     fn a_job_that_waits_for_a_slot_comes_before_the_next_pull() {
         let slots = Slots::new(1);
-        assert!(slots.take() && !slots.take());
+        assert!(slots.take().is_some() && slots.take().is_none());
         let (gone, _) = tokio::sync::mpsc::unbounded_channel();
         let (waits, mut events) = tokio::sync::mpsc::unbounded_channel();
         slots.want(gone);
@@ -137,6 +204,40 @@ mod tests {
         slots.give();
         assert_eq!(events.try_recv(), Ok(DeliveryEvent::Slot));
         assert_eq!(slots.free(), 0);
+        slots.give();
+        assert_eq!(slots.free(), 1);
+    }
+
+    #[test]
+    fn jobs_are_asked_for_ahead_of_their_slots_only_while_runs_are_brief() {
+        let slots = Slots::new(2);
+        assert!(slots.take().is_some() && slots.take().is_some());
+        assert!(slots.take().is_none(), "nothing is known of the runs");
+        slots.ran(BRIEF);
+        assert_eq!(slots.ahead(), 2);
+        assert!(slots.take().is_some() && slots.take().is_some());
+        assert!(slots.take().is_none(), "each slot has a job that waits for it");
+        slots.ran(BRIEF * 20);
+        let others = Slots::new(2);
+        assert!(others.take().is_some());
+        others.ran(BRIEF);
+        assert_eq!(others.ahead(), 1, "nothing runs in the other slot");
+        others.ran(BRIEF * 20);
+        assert_eq!(others.ahead(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_job_that_was_asked_for_ahead_gets_the_next_slot_or_is_given_back() {
+        let slots = Slots::new(1);
+        assert!(matches!(slots.take(), Some(Slot::Free)));
+        slots.ran(BRIEF);
+        let next = slots.take().unwrap();
+        slots.give();
+        assert!(slots.wait(next).await);
+        assert_eq!((slots.free(), slots.ahead()), (0, 1));
+        let late = slots.take().unwrap();
+        assert!(!slots.wait(late).await);
+        assert_eq!(slots.ahead(), 0, "the job in the slot is not brief");
         slots.give();
         assert_eq!(slots.free(), 1);
     }
