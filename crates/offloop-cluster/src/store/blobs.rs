@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use ring::digest::{SHA256, digest};
+use ring::digest::{Context, SHA256};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -90,16 +90,19 @@ impl Store {
         bytes: Bytes,
         ttl: Duration,
     ) -> Result<BlobRef, NotStored> {
-        let sha256 = digest(&SHA256, &bytes).as_ref().try_into().map_err(|_| NotStored::Unknown)?;
-        let reference = BlobRef { size: bytes.len() as u64, sha256 };
-        let puts = (0_u32..)
-            .zip(chunks(&bytes))
-            .map(|(number, chunk)| self.put_chunk(job, part, number, chunk, ttl));
+        // Each chunk is added when its turn comes, while the server stores those before it.
+        let mut sum = Context::new(&SHA256);
+        let puts = (0_u32..).zip(chunks(&bytes)).map(|(number, chunk)| {
+            sum.update(&chunk);
+            self.put_chunk(job, part, number, chunk, ttl)
+        });
         let mut puts = stream::iter(puts).buffer_unordered(IN_FLIGHT);
         while let Some(stored) = puts.next().await {
             stored?;
         }
-        Ok(reference)
+        drop(puts);
+        let sha256 = sum.finish().as_ref().try_into().map_err(|_| NotStored::Unknown)?;
+        Ok(BlobRef { size: bytes.len() as u64, sha256 })
     }
 
     async fn put_chunk(
@@ -132,15 +135,16 @@ impl Store {
         let count = u32::try_from(blob.size.div_ceil(CHUNK as u64)).map_err(|_| BlobError::Damaged)?;
         let gets = (0..count).map(|number| self.get_chunk(job, part, number));
         let mut gets = stream::iter(gets).buffered(IN_FLIGHT);
-        let mut bytes = Vec::new();
+        let (mut bytes, mut sum) = (Vec::new(), Context::new(&SHA256));
         while let Some(chunk) = gets.next().await {
             let chunk = chunk?;
             if bytes.len() as u64 + chunk.len() as u64 > blob.size {
                 return Err(BlobError::Damaged);
             }
+            sum.update(&chunk);
             bytes.extend_from_slice(&chunk);
         }
-        if bytes.len() as u64 == blob.size && digest(&SHA256, &bytes).as_ref() == blob.sha256 {
+        if bytes.len() as u64 == blob.size && sum.finish().as_ref() == blob.sha256 {
             Ok(bytes)
         } else {
             Err(BlobError::Damaged)
