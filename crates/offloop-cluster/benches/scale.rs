@@ -5,6 +5,7 @@
 //! ```text
 //! cargo bench -p offloop-cluster --bench scale                            # all sizes
 //! cargo bench -p offloop-cluster --bench scale -- --workers 100,300      # these
+//! cargo bench -p offloop-cluster --bench scale -- --queues 10            # with the workers divided among ten queues
 //! cargo bench -p offloop-cluster --bench scale -- --quick                # a smoke run
 //! ```
 //!
@@ -45,6 +46,8 @@ const BURST: usize = 2000;
 struct Plan {
     servers: Vec<usize>,
     workers: Vec<usize>,
+    /// The number of queues among which the workers and the jobs are divided.
+    queues: usize,
     trips: usize,
     bursts: usize,
     /// The number of jobs whose memory is measured, with the fewest workers.
@@ -62,8 +65,9 @@ fn main() {
     allow_connections();
     if let Some(count) = after("--agents") {
         let url = after("--url").expect("the URL of the servers");
-        let replicas = after("--replicas").and_then(|it| it.parse().ok()).expect("a number");
-        return host(count.parse().expect("a number"), &url, replicas);
+        let number = |option| after(option).and_then(|it| it.parse().ok()).expect("a number");
+        let count = count.parse().expect("a number");
+        return host(count, &url, number("--replicas"), number("--queues"));
     }
     let has = |option: &str| words.iter().any(|word| word == option);
     if !support::has_server() {
@@ -73,6 +77,7 @@ fn main() {
         Plan {
             servers: vec![1, 3],
             workers: vec![100, 300, 1000, 3000, 10_000],
+            queues: 1,
             trips: 50,
             bursts: 3,
             remembered: 20_000,
@@ -82,6 +87,7 @@ fn main() {
         Plan {
             servers: vec![1],
             workers: vec![20],
+            queues: 2,
             trips: 5,
             bursts: 1,
             remembered: 200,
@@ -95,12 +101,15 @@ fn main() {
     if let Some(servers) = after("--servers") {
         plan.servers = numbers(servers);
     }
+    if let Some(queues) = after("--queues") {
+        plan.queues = queues.parse().expect("a number");
+    }
     println!(
-        "| servers | workers | all there after, s | idle: servers, % of a core | idle: a worker, µs/s | no-op p50, ms | \
+        "| servers | queues | workers | all there after, s | idle: servers, % of a core | idle: a worker, µs/s | no-op p50, ms | \
          jobs a second | a job each: servers, % of a core | a job each: a worker, µs/s | memory of a server, MiB | \
          memory of a remembered job, B |"
     );
-    println!("| --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |");
+    println!("| --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |");
     for servers in &plan.servers {
         for (number, workers) in plan.workers.iter().enumerate() {
             let remembered = if number == 0 { plan.remembered } else { 0 };
@@ -118,8 +127,11 @@ fn allow_connections() {
 fn row(count: usize, workers: usize, remembered: usize, plan: &Plan) -> String {
     let servers = Servers::start(count);
     let begun = Instant::now();
-    let programs = programs(workers, &servers.url(), count);
-    let cluster = Cluster::builder(servers.url()).name("scale").build().expect("a cluster");
+    let programs = programs(workers, &servers.url(), count, plan.queues);
+    let clusters: Vec<Cluster> = (0..plan.queues)
+        .map(|at| Cluster::builder(servers.url()).name("scale").queue(queue(at)).build().expect("a cluster"))
+        .collect();
+    let running = || clusters.iter().map(Cluster::running).sum::<usize>();
     let mut known = 0;
     while known < workers {
         assert!(
@@ -128,7 +140,7 @@ fn row(count: usize, workers: usize, remembered: usize, plan: &Plan) -> String {
             begun.elapsed()
         );
         // Without an answer in time there is the next one.
-        known = cluster.workers().map_or(known, |workers| workers.len());
+        known = clusters[0].workers().map_or(known, |workers| workers.len());
         sleep(Duration::from_millis(200));
     }
     let there = begun.elapsed();
@@ -146,8 +158,11 @@ fn row(count: usize, workers: usize, remembered: usize, plan: &Plan) -> String {
     };
     let idle = load("idle");
     let held = memory(&servers.pids()) / number(count);
+    let submit = |task: &'static str, count: usize| -> Vec<ClusterHandle<()>> {
+        clusters.iter().cycle().take(count).map(|cluster| cluster.call(task, ())).collect()
+    };
     let run = |count: usize| {
-        let handles: Vec<ClusterHandle<()>> = (0..count).map(|_| cluster.call(NOOP, ())).collect();
+        let handles = submit(NOOP, count);
         for handle in handles {
             handle.into_handle().wait().expect("a result");
         }
@@ -164,13 +179,14 @@ fn row(count: usize, workers: usize, remembered: usize, plan: &Plan) -> String {
         let jobs = remembered.div_ceil(BURST) * BURST.min(remembered);
         (memory(&servers.pids()) - before) * 1024.0 / number(count) / number(jobs)
     });
-    let stay: Vec<ClusterHandle<()>> = (0..workers).map(|_| cluster.call(STAY, ())).collect();
-    wait_for("the start of a job on each worker", || (cluster.running() == workers).then_some(()));
+    let stay = submit(STAY, workers);
+    wait_for("the start of a job on each worker", || (running() == workers).then_some(()));
     let busy = load("a job each");
     drop(stay);
     let each = each.map_or_else(|| "–".to_owned(), |each| format!("{each:.0}"));
     format!(
-        "| {count} | {workers} | {:.1} | {:.1} | {:.0} | {trip:.2} | {rate:.0} | {:.1} | {:.0} | {:.0} | {each} |",
+        "| {count} | {} | {workers} | {:.1} | {:.1} | {:.0} | {trip:.2} | {rate:.0} | {:.1} | {:.0} | {:.0} | {each} |",
+        plan.queues,
         there.as_secs_f64(),
         idle.0,
         idle.1,
@@ -194,8 +210,13 @@ fn timed(work: impl FnOnce()) -> f64 {
     begun.elapsed().as_secs_f64()
 }
 
+/// Returns the name of a queue.
+fn queue(at: usize) -> String {
+    format!("queue-{at}")
+}
+
 /// Starts programs that have this number of workers together.
-fn programs(workers: usize, url: &str, replicas: usize) -> Vec<Killed> {
+fn programs(workers: usize, url: &str, replicas: usize, queues: usize) -> Vec<Killed> {
     let own = std::env::current_exe().expect("the path of this program");
     let count = workers.div_ceil(IN_PROGRAM);
     let shares = (0..count).map(|at| workers / count + usize::from(at < workers % count));
@@ -203,7 +224,7 @@ fn programs(workers: usize, url: &str, replicas: usize) -> Vec<Killed> {
         .map(|share| {
             let mut command = Command::new(&own);
             command.args(["--agents", &share.to_string(), "--url", url]);
-            command.args(["--replicas", &replicas.to_string()]);
+            command.args(["--replicas", &replicas.to_string(), "--queues", &queues.to_string()]);
             let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
             let mut program = Killed(child.expect("a program with workers"));
             // So that not all lay the streams out at once.
@@ -216,9 +237,11 @@ fn programs(workers: usize, url: &str, replicas: usize) -> Vec<Killed> {
 }
 
 /// Runs this number of workers, until the program is killed.
-fn host(count: usize, url: &str, replicas: u32) {
+fn host(count: usize, url: &str, replicas: usize, queues: usize) {
+    let replicas = u32::try_from(replicas).expect("few servers");
     let worker = |number: usize| {
         let builder = Worker::builder(Connection::to(url).replicas(replicas)).slots(1).performer(Nothing);
+        let builder = builder.queue(queue(number % queues), 1);
         builder.name(format!("{}-{number}", std::process::id())).build().expect("a worker")
     };
     let _workers: Vec<Worker> = (0..count).map(worker).collect();

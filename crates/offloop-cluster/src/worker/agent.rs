@@ -14,7 +14,7 @@ use tokio::time::{interval, sleep, timeout};
 use super::driver::{drive, refuse};
 use super::items::Outbox;
 use super::performer::Performer;
-use super::slots::{Slot, Slots, Turns};
+use super::slots::{Slots, Turns};
 use super::spans::Spans;
 use super::{Clock, WorkerError, WorkerMetrics, WorkerReport};
 use crate::Ulid;
@@ -556,9 +556,7 @@ impl Agent {
             match Job::decode(&message.record) {
                 Ok(job) => drop(tokio::spawn(drive(agent, message, job, queue, slot))),
                 Err(error) => {
-                    if matches!(slot, Slot::Free) {
-                        self.slots.give();
-                    }
+                    self.slots.decline(slot);
                     self.log(format!(
                         "a message of the queue `{queue}` has no record that can be read: {error}"
                     ));

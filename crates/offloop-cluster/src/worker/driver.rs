@@ -38,21 +38,17 @@ struct Driver {
     watches: bool,
 }
 
-/// Drives a message, once its slot is free, until it is acknowledged, given back, or left to another worker. A second delivery of a message that is
-/// driven already needs nothing: the server takes the answers to the first one for its own.
+/// Drives a message, once its slot is free, until it is acknowledged, given back, or left to another worker.
+///
+/// A second delivery of a message that is driven already needs nothing: the server takes the answers to the first one for
+/// answers to this one.
 pub(super) async fn drive(agent: Arc<Agent>, message: Message, job: Job, queue: String, slot: Slot) {
     let job = Arc::new(job);
-    let entered = agent.enter(&job, queue);
-    let has_slot = agent.slots.wait(slot).await;
-    let (entry, mut inbox) = match (entered, has_slot) {
-        (Some(entered), true) => entered,
-        (Some((entry, _)), false) => {
-            message.nak(Duration::ZERO).await;
-            return agent.forget(&entry);
-        }
-        (None, true) => return agent.slots.give(),
-        (None, false) => return,
-    };
+    let Some((entry, mut inbox)) = agent.enter(&job, queue) else { return agent.slots.decline(slot) };
+    if !agent.slots.wait(slot).await {
+        message.nak(Duration::ZERO).await;
+        return agent.forget(&entry);
+    }
     let terms = agent.terms(&job, &message);
     let mut machine = Delivery::new(agent.id(), terms);
     let mut driver =

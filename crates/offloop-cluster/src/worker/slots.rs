@@ -112,6 +112,15 @@ impl Slots {
         false
     }
 
+    /// Gives up a slot that is not needed after all.
+    pub(super) fn decline(&self, slot: Slot) {
+        match slot {
+            Slot::Free => self.give(),
+            // It goes to the next one when it comes.
+            Slot::Soon(_) => {}
+        }
+    }
+
     /// Gives a slot back: to the job that waits for one, or else to the next pull.
     pub(super) fn give(&self) {
         let mut state = self.lock();
