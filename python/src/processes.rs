@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
 use std::time::Instant;
 
-use offloop::embed::{ProcessPoolBuilderExt as _, ProcessPoolExt as _};
+use offloop::embed::{self, ProcessPoolBuilderExt as _, ProcessPoolExt as _};
 use offloop::{BlobMut, ProcessPoolBuilder, prepare};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -372,6 +372,10 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
             // SAFETY: the caller hands the open descriptors over and does not use them any more.
             builder.start_files(files.map(|file| unsafe { OwnedFd::from_raw_fd(file) }).collect())
         }
+        "on_request" => {
+            let answer = Arc::new(value.clone().unbind());
+            builder.on_request(move |asker| answer_aside(&answer, asker))
+        }
         "start_preamble" => builder.start_preamble(value.extract::<Vec<u8>>()?),
         "fork" => {
             let fork = value.clone().unbind();
@@ -410,6 +414,20 @@ fn set(builder: ProcessPoolBuilder, name: &str, value: &Bound<'_, PyAny>) -> PyR
         ),
         other => return Err(PyValueError::new_err(format!("a process pool has no setting {other:?}"))),
     })
+}
+
+/// Calls the package's function that answers a request of a worker, with the end of a socket, which it closes. On a thread
+/// of its own, since the engine's does not wait for the interpreter.
+fn answer_aside(answer: &Arc<Py<PyAny>>, asker: OwnedFd) {
+    let answer = Arc::clone(answer);
+    // If there is no thread, or no interpreter any more, the socket is closed, and the worker goes on without an answer.
+    let _ = embed::start_thread("offloop-request", move || {
+        let _ = attach(|py| {
+            if let Err(error) = answer.call1(py, (asker.into_raw_fd(),)) {
+                error.write_unraisable(py, None);
+            }
+        });
+    });
 }
 
 /// Calls the package's function that forks this process into the template. Returns the template's process id.

@@ -88,15 +88,52 @@ def test_a_worker_that_is_not_trusted_does_not_get_the_tracker() -> None:
         assert pool.submit(handover.tracker_descriptor).result(30) is None
 
 
+LATE = """
+    from offloop import ProcessPoolExecutor
+
+    def process():
+        from multiprocessing import resource_tracker
+        return resource_tracker._resource_tracker._pid
+
+    def descriptor():
+        import os
+        from multiprocessing import resource_tracker
+        return os.readlink(f"/proc/self/fd/{resource_tracker._resource_tracker._fd}")
+
+    if __name__ == "__main__":
+        with ProcessPoolExecutor(2) as pool:
+            pool.submit(abs, -1).result(60)
+            print(process())
+            first = pool.submit(descriptor).result(60)
+            for worker in pool._processes.values():
+                worker.kill()
+                worker.join()
+            print(process() is not None, first == pool.submit(descriptor).result(60) == descriptor())
+"""
+
+
+def test_the_tracker_starts_with_the_first_job_that_needs_it_and_all_share_it(tmp_path: Path) -> None:
+    done = scripts.run(scripts.write(tmp_path / "program.py", LATE))
+    assert done.stdout == "None\nTrue True\n", done.stderr
+
+
+def test_a_job_that_has_closed_all_files_goes_on_without_the_tracker() -> None:
+    with ProcessPoolExecutor(1) as pool:
+        assert pool.submit(handover.tracker_descriptor_without_files).result(30) is None
+
+
 BLOCKED = """
     import signal
     from multiprocessing import resource_tracker
     from offloop import ProcessPoolExecutor
 
+    def use():
+        from multiprocessing import resource_tracker
+
     if __name__ == "__main__":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         with ProcessPoolExecutor(1) as pool:
-            pool.submit(abs, -1).result(60)
+            pool.submit(use).result(60)
         assert resource_tracker._resource_tracker._fd is not None
         print(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 """

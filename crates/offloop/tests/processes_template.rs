@@ -6,11 +6,14 @@
 mod process_support;
 
 use std::collections::HashSet;
-use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::fs::File;
+use std::io::{self, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use offloop::embed::{ProcessPoolBuilderExt, ProcessPoolExt, Template};
@@ -23,6 +26,7 @@ use process_support::{
     compute_for_ever, die, eventually, is_gone, is_root, kill, nap, process_id, reversed, set_up,
     set_up_badly, this_test_again, this_test_in_the_background, use_memory_and_abort, what_was_set_up,
 };
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 /// The first argument of a copy of this program that is to be a template. The second one says which template.
 const TEMPLATE: &str = "offloop-test-template";
@@ -54,6 +58,9 @@ static PREPARED_BY: AtomicU32 = AtomicU32::new(0);
 /// The data that the template was started with.
 static START_DATA: OnceLock<Vec<u8>> = OnceLock::new();
 
+/// The socket on which a template and its workers make requests.
+static DOOR: OnceLock<OwnedFd> = OnceLock::new();
+
 /// Counts the workers that a template was asked for.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
@@ -64,9 +71,12 @@ fn be_a_template(way: &str) -> io::Result<()> {
     if way == "has-threads" {
         std::thread::spawn(|| std::thread::sleep(Duration::from_secs(600)));
     }
-    let Some(template) = Template::connect()? else { return Ok(()) };
+    let Some(mut template) = Template::connect()? else { return Ok(()) };
     START_DATA.set(template.start_data().to_vec()).unwrap();
     prepare_for_workers();
+    if way == "asks" {
+        DOOR.set(template.take_start_files().pop().unwrap()).unwrap();
+    }
     if way == "never-serves" {
         std::thread::sleep(Duration::from_secs(600));
     }
@@ -158,6 +168,26 @@ fn prepared_by() -> u32 {
 #[offloop::task]
 fn start_data() -> Vec<u8> {
     START_DATA.get().unwrap().clone()
+}
+
+/// Makes a request, and returns the answer.
+#[offloop::task]
+fn asks() -> String {
+    let (mut here, there) = UnixStream::pair().unwrap();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let files = [there.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&files));
+    sendmsg(DOOR.get().unwrap(), &[IoSlice::new(b"?")], &mut control, SendFlags::empty()).unwrap();
+    drop(there);
+    let mut answer = String::new();
+    here.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[offloop::task]
+fn shuts_the_door() {
+    rustix::net::shutdown(DOOR.get().unwrap(), rustix::net::Shutdown::Both).unwrap();
 }
 
 /// Runs this program as a job might, and returns what it prints.
@@ -611,6 +641,37 @@ fn spawn_template(socket: OwnedFd) -> io::Result<u32> {
     let mut command = std::process::Command::new("/proc/self/exe");
     command.args([TEMPLATE, ""]).env("OFFLOOP_WORKER", std::process::id().to_string()).stdin(socket);
     Ok(command.spawn()?.id())
+}
+
+#[test]
+fn the_pool_answers_the_requests_of_each_worker() {
+    let requests = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&requests);
+    let answer = move |asker: OwnedFd| {
+        let request = counted.fetch_add(1, Ordering::Relaxed);
+        File::from(asker).write_all(format!("answer {request}").as_bytes()).unwrap();
+    };
+    // Each job has a worker of its own.
+    let builder = builder_of("asks").max_workers(1).max_tasks_per_child(1);
+    let pool = builder.on_request(answer).build().unwrap();
+    for number in 0..3 {
+        assert_eq!(pool.run(asks.with()).wait().unwrap(), format!("answer {number}"));
+    }
+    assert_eq!(requests.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn a_job_that_shuts_the_socket_for_requests_down_harms_neither_the_pool_nor_its_workers() {
+    let pool = builder_of("asks").max_workers(1).on_request(drop).build().unwrap();
+    pool.run(shuts_the_door.with()).wait().unwrap();
+    assert_eq!(pool.run(add.with(2, 3)).wait().unwrap(), 5);
+}
+
+#[test]
+fn an_answer_that_panics_harms_only_the_worker_that_has_asked() {
+    let pool = builder_of("asks").max_workers(1).on_request(|_| panic!("no answer")).build().unwrap();
+    assert_eq!(pool.run(asks.with()).wait().unwrap(), "");
+    assert_eq!(pool.run(add.with(2, 3)).wait().unwrap(), 5);
 }
 
 #[test]

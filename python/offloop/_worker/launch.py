@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -29,11 +30,10 @@ def settings(preparation: dict[str, Any], descriptors: list[int]) -> dict[str, A
 
     executable = find_executable()
     module: Any = util
+    found: dict[str, Any] = {"start_data": pickle.dumps(preparation, 5), "start_files": descriptors}
     # A worker that is not trusted must not be able to make the tracker remove anything.
-    tracker = None if preparation["as_data"] else tracker_descriptor()
-    files = ([] if tracker is None else [tracker]) + descriptors
-    preparation = {**preparation, "has_tracker": tracker is not None}
-    found: dict[str, Any] = {"start_data": pickle.dumps(preparation, 5), "start_files": files}
+    if not preparation["as_data"]:
+        found["on_request"] = send_tracker
     if is_frozen():
         # The program starts as always, until `multiprocessing.freeze_support()` sees these arguments. That reads its
         # orders from the descriptor, which is the template's socket.
@@ -122,6 +122,23 @@ def _is_meant_as_tracker() -> bool:
             return b"from multiprocessing.resource_tracker import main" in command.read()
     except OSError:
         return False
+
+
+def send_tracker(asker: int) -> None:
+    """Sends a worker the descriptor of multiprocessing's resource tracker, over the socket `asker`, which it closes. Sends none
+    if there is no tracker. Called by the engine, on a thread of its own."""
+    import socket
+
+    with socket.socket(fileno=asker) as answering:
+        answering.settimeout(None)  # there may be a default one
+        tracker = tracker_descriptor()
+        try:
+            # A worker that has ended meanwhile is not there to read it.
+            with contextlib.suppress(OSError):
+                socket.send_fds(answering, [b"!"], [] if tracker is None else [tracker])
+        finally:
+            if tracker is not None:
+                os.close(tracker)
 
 
 def tracker_descriptor() -> int | None:

@@ -58,8 +58,8 @@ def main() -> None:
         return
     preparation = pickle.loads(template.start_data())
     files = template.take_start_files()
-    if preparation["has_tracker"]:
-        tracker.adopt(files.pop(0))
+    if not preparation["as_data"]:
+        tracker.adopt(files.pop())
     inherited_files.extend(files)
     main_module.prepare_base(preparation["process"])
     # A frozen program has run its main module before it came here.

@@ -14,16 +14,37 @@ if TYPE_CHECKING:
 _NAME = "multiprocessing.resource_tracker"
 
 
-def adopt(descriptor: int) -> None:
-    """Makes this process use the tracker at the other end of `descriptor`, once it imports multiprocessing's module.
+def adopt(door: int) -> None:
+    """Makes this process use the tracker of the process that has the pool, once it imports multiprocessing's module.
 
-    Its import takes long, and most jobs do not need it.
+    `door` is the descriptor of a socket on which it asks for the tracker. Then that is started, if it does not run yet: it is
+    an interpreter of its own, and most jobs do not need it.
     """
 
     def use(module: Any) -> None:
-        module._resource_tracker._fd = descriptor
+        module._resource_tracker._fd = _ask(door)
 
     when_imported(_NAME, use)
+
+
+def _ask(door: int) -> int | None:
+    """Returns a descriptor that leads to the tracker. None if the other process can start none, or has ended."""
+    import socket
+
+    here, there = socket.socketpair()
+    with here:
+        here.settimeout(None)  # there may be a default one
+        try:
+            with there, socket.socket(fileno=os.dup(door)) as asking:
+                asking.settimeout(None)
+                socket.send_fds(asking, [b"?"], [there.fileno()])
+            _, found, _, _ = socket.recv_fds(here, 1, 1)
+        except OSError:  # a job has closed the door, say
+            return None
+    if not found:
+        return None
+    os.set_inheritable(found[0], False)
+    return found[0]
 
 
 def fork() -> int:

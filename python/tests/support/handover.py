@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from multiprocessing.reduction import ForkingPickler
@@ -40,6 +41,12 @@ def tracker_descriptor() -> int | None:
 
     descriptor: int | None = resource_tracker._resource_tracker._fd  # type: ignore[attr-defined]
     return descriptor
+
+
+def tracker_descriptor_without_files() -> int | None:
+    """Does the same when the job has closed all descriptors, as a daemon does."""
+    os.closerange(3, 1000)
+    return tracker_descriptor()
 
 
 def wakeup_descriptor() -> int:

@@ -226,6 +226,13 @@ pub trait ProcessPoolBuilderExt: sealed::Sealed + Sized {
     /// the pool may have to start another template.
     fn start_files(self, files: Vec<OwnedFd>) -> Self;
 
+    /// Makes the pool answer requests of the template and of its workers. The last of the
+    /// [files](Template::take_start_files) of the template is then a socket for them, besides the ones that were set.
+    ///
+    /// A request is a message of at most 16 bytes with a descriptor: the end of another socket, which `answer` gets and
+    /// answers on. It is called on the pool's supervisor, so it must not block. Has no effect without a template.
+    fn on_request(self, answer: impl Fn(OwnedFd) + Send + Sync + 'static) -> Self;
+
     /// Sets a message that the template finds on its standard input, a socket, before it calls [`Template::connect`], and
     /// must take from there. For a program whose own start reads its orders from a descriptor. Default: none.
     fn start_preamble(self, preamble: impl Into<Vec<u8>>) -> Self;
@@ -259,6 +266,10 @@ impl ProcessPoolBuilderExt for ProcessPoolBuilder {
 
     fn start_files(self, files: Vec<OwnedFd>) -> Self {
         ProcessPoolBuilder::start_files(self, files)
+    }
+
+    fn on_request(self, answer: impl Fn(OwnedFd) + Send + Sync + 'static) -> Self {
+        ProcessPoolBuilder::on_request(self, answer)
     }
 
     fn start_preamble(self, preamble: impl Into<Vec<u8>>) -> Self {

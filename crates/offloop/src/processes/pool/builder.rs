@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::config::{Config, Initializer, InitializerResult, OnCrash, StartTemplate};
+use super::config::{Config, Initializer, InitializerResult, OnCrash, OnRequest, Requests, StartTemplate};
 use super::dispatcher::Dispatcher;
 use super::output::Output;
 use super::pool::ProcessPool;
@@ -23,6 +23,7 @@ use crate::core::error::BuildError;
 use crate::metrics::{Advice, Measured};
 use crate::processes::handshake::{self, StartData};
 use crate::processes::limits::Limits;
+use crate::processes::os::fd;
 use crate::processes::os::process::SpawnEnv;
 use crate::processes::os::start;
 use crate::wire::call::Call;
@@ -50,6 +51,8 @@ pub struct ProcessPoolBuilder {
     uses_template: bool,
     /// The bytes that the template gets.
     start_data: StartData,
+    /// Answers the requests of the template and its workers, if they may make some.
+    on_request: Option<OnRequest>,
 }
 
 impl ProcessPool {
@@ -100,6 +103,7 @@ impl ProcessPoolBuilder {
             invalid: None,
             uses_template: false,
             start_data: StartData::default(),
+            on_request: None,
         }
     }
 
@@ -419,6 +423,11 @@ impl ProcessPoolBuilder {
         self
     }
 
+    pub(crate) fn on_request(mut self, answer: impl Fn(OwnedFd) + Send + Sync + 'static) -> Self {
+        self.on_request = Some(Box::new(answer));
+        self
+    }
+
     pub(crate) fn start_preamble(mut self, preamble: Vec<u8>) -> Self {
         self.start_data.preamble = preamble;
         self
@@ -455,18 +464,22 @@ impl ProcessPoolBuilder {
             let (program, arguments) = (config.program.clone(), std::mem::take(&mut config.arguments));
             config.template = Some(template::start_program(program, arguments, config.env.clone()));
         }
-        if self.start_data.files.len() > StartData::MAX_FILES {
+        let most_files = StartData::MAX_FILES - usize::from(self.on_request.is_some());
+        if self.start_data.files.len() > most_files {
+            let given = self.start_data.files.len();
             return Err(BuildError::Setting(
-                format!(
-                    "the template is given {} files; give at most {}",
-                    self.start_data.files.len(),
-                    StartData::MAX_FILES
-                )
-                .into(),
+                format!("the template is given {given} files; give at most {most_files}").into(),
             ));
         }
         if let Some(template) = &mut config.template {
             template.data = self.start_data;
+            if let Some(answer) = self.on_request {
+                let what = "opening the socket for the workers' requests";
+                let (socket, theirs) =
+                    fd::message_sockets().map_err(|source| BuildError::System { what, source })?;
+                template.data.files.push(theirs);
+                template.requests = Some(Requests { socket, answer });
+            }
         } else {
             if config.max_workers == 0 {
                 return setting("max_workers is 0, so no job could ever run; give at least 1");

@@ -36,12 +36,24 @@ pub(super) struct StartTemplate {
     pub(super) at_once: bool,
     /// The data that the template gets over its socket.
     pub(super) data: StartData,
+    /// The requests that the template and its workers make. `None`: they make none.
+    pub(super) requests: Option<Requests>,
+}
+
+/// Answers a request, which is the other end of a socket. Called by the supervisor. Must not block.
+pub(super) type OnRequest = Box<dyn Fn(OwnedFd) + Send + Sync>;
+
+/// The requests of the template and of its workers.
+pub(super) struct Requests {
+    /// The end of the socket on which they come. It does not block.
+    pub(super) socket: OwnedFd,
+    pub(super) answer: OnRequest,
 }
 
 impl StartTemplate {
     /// Calls `start` for the first worker, and sends no data.
     pub(super) fn by(start: impl Fn(OwnedFd) -> io::Result<u32> + Send + Sync + 'static) -> Self {
-        Self { start: Box::new(start), at_once: false, data: StartData::default() }
+        Self { start: Box::new(start), at_once: false, data: StartData::default(), requests: None }
     }
 }
 

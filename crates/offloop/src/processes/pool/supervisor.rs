@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use crate::core::runnable::AbortIf;
 use crate::processes::decoders::decoders;
 use crate::processes::handshake::{self, Orders};
 use crate::processes::link::{Answer, Link, Malformed};
+use crate::processes::os::fd;
 use crate::processes::os::lifeline::Lifeline;
 use crate::processes::os::process::{self, End, Process};
 use crate::processes::os::ready::ReadySet;
@@ -38,8 +40,19 @@ pub(super) const MEASURE: Duration = Duration::from_millis(50);
 /// The time without use after which freed memory goes back to the system.
 pub(super) const IDLE: Duration = Duration::from_secs(2);
 
+/// The longest request, in bytes.
+const REQUEST: usize = 16;
+
+/// The number of requests that are taken in one round.
+const REQUESTS_AT_ONCE: usize = 16;
+
 /// The reason for which workers do not start if the template ends.
 const TEMPLATE_ENDED: &str = "the workers' template has ended; what it wrote to standard error says why";
+
+/// Returns whether a read that has failed may be tried again.
+fn is_for_later(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
 
 /// Decodes the answer to an initializer.
 fn judge(dispatcher: &Dispatcher, answer: Result<Answer, Malformed>) -> Verdict {
@@ -67,6 +80,8 @@ pub(super) enum Source {
     Process(u64),
     /// A report of the template.
     Template,
+    /// A request of the template or of a worker.
+    Request,
 }
 
 impl Source {
@@ -75,6 +90,7 @@ impl Source {
         match self {
             Self::Event => 0,
             Self::Template => 1,
+            Self::Request => 4,
             Self::Link(number) => number << 2 | 2,
             Self::Process(number) => number << 2 | 3,
         }
@@ -82,6 +98,7 @@ impl Source {
 
     pub(super) fn of(key: u64) -> Self {
         match key & 3 {
+            0 if key == Self::Request.key() => Self::Request,
             0 => Self::Event,
             1 => Self::Template,
             2 => Self::Link(key >> 2),
@@ -132,6 +149,9 @@ impl Supervisor {
     ) -> io::Result<Self> {
         let ready = ReadySet::new()?;
         ready.add(dispatcher.event.as_fd(), Source::Event.key())?;
+        if let Some(requests) = start.as_ref().and_then(|start| start.requests.as_ref()) {
+            ready.add(requests.socket.as_fd(), Source::Request.key())?;
+        }
         Ok(Self {
             dispatcher,
             output,
@@ -318,6 +338,22 @@ impl Supervisor {
     /// Returns the numbers of the workers' processes of which this is so.
     pub(super) fn numbers_of(&self, is_so: impl Fn(&Child) -> bool) -> Vec<u64> {
         self.children.iter().filter(|(_, child)| is_so(child)).map(|(number, _)| *number).collect()
+    }
+
+    /// Takes the requests that have come, and makes the program answer them. Does not block.
+    pub(super) fn take_requests(&self) {
+        let Some(requests) = self.start.as_ref().and_then(|start| start.requests.as_ref()) else { return };
+        // The next look takes what is left, so that no worker keeps the supervisor by its requests.
+        for _ in 0..REQUESTS_AT_ONCE {
+            match fd::receive_with_files(requests.socket.as_fd(), REQUEST) {
+                Ok((bytes, files)) if !bytes.is_empty() => files.into_iter().for_each(|asker| {
+                    let _ = panic::catch(|| (requests.answer)(asker));
+                }),
+                Err(error) if is_for_later(&error) => return,
+                // This process holds the other end, but a job has shut it down. It would be readable forever.
+                Ok(_) | Err(_) => return self.ready.remove(requests.socket.as_fd()),
+            }
+        }
     }
 
     /// Handles what the template has reported.

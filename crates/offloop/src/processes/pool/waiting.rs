@@ -52,6 +52,7 @@ impl Supervisor {
                 Source::Link(_) => {}
                 Source::Process(number) => self.notice_death(number),
                 Source::Template => self.hear_template(),
+                Source::Request => self.take_requests(),
             }
         }
         let only_answers = !sources.is_empty() && written.len() == sources.len();
