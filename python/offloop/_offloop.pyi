@@ -217,9 +217,10 @@ class Template:
         them."""
     def start_data(self) -> bytes:
         """Returns the bytes that the pool was given as `start_data`."""
-    def serve(self, fork: Callable[[], int]) -> Worker | None:
+    def serve(self, fork: Callable[[], int], at_rest: Callable[[], object]) -> Worker | None:
         """Forks workers when the pool asks for them. Returns in each worker, and at the end, with None, in the
-        template."""
+        template. That calls `at_rest()` once, when it has forked a worker and the pool has asked for nothing for a
+        while."""
 
 @final
 class Worker:

@@ -19,6 +19,9 @@ const LARGE_BUFFER: usize = 16 * 1024;
 /// The length in bytes from which `bytes` and `bytearray` travel out of band: `LARGE` of the package's `_worker.pickling`.
 const LARGE: usize = 256 * 1024;
 
+/// The interpreter's own pickler. The module `pickle` has these very functions, and imports `re` and `enum` besides.
+const PICKLER: &str = "_pickle";
+
 /// A value as bytes, with the buffers that travel beside them.
 pub(crate) struct Pickled<'py> {
     pub(crate) body: Bound<'py, PyBytes>,
@@ -68,7 +71,7 @@ pub(crate) fn dumps<'py>(value: &Bound<'py, PyAny>) -> PyResult<Attempt<'py>> {
         options.set_item("buffer_callback", wrap_pyfunction!(stays_inside, py)?)?;
         Ok(options.unbind())
     })?;
-    let dumps = DUMPS.attribute(py, "pickle", "dumps")?;
+    let dumps = DUMPS.attribute(py, PICKLER, "dumps")?;
     // The methods of a value that is being pickled may submit another call.
     let outer = BESIDE.take();
     let pickled = interpreter::call(dumps, &PyTuple::new(py, [value])?, Some(options.bind(py)));
@@ -95,7 +98,7 @@ pub(crate) fn loads<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     static LOADS: Once<Py<PyAny>> = Once::new();
     let py = pickled.py();
-    let loads = LOADS.attribute(py, "pickle", "loads")?;
+    let loads = LOADS.attribute(py, PICKLER, "loads")?;
     let options = match buffers {
         Some(buffers) => {
             let options = PyDict::new(py);

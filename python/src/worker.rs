@@ -52,12 +52,25 @@ impl Template {
     }
 
     /// Forks workers by `fork` when the pool asks for them. Returns in each worker, and at the end, with None, in the
-    /// template.
-    fn serve(&self, py: Python<'_>, fork: &Bound<'_, PyAny>) -> PyResult<Option<Worker>> {
+    /// template. That calls `at_rest()` once, when it has forked a worker and the pool has asked for nothing for a while.
+    fn serve(
+        &self,
+        py: Python<'_>,
+        fork: &Bound<'_, PyAny>,
+        at_rest: &Bound<'_, PyAny>,
+    ) -> PyResult<Option<Worker>> {
         let template = self.0.lock().take();
         let template = template.ok_or_else(|| PyRuntimeError::new_err("the template has served already"))?;
         let fork = fork.clone().unbind();
         let fork = || attach(|py| fork.call0(py)?.extract::<u32>(py))?.map_err(io::Error::other);
+        let at_rest = at_rest.clone().unbind();
+        let template = template.at_rest(move || {
+            let _ = attach(|py| {
+                if let Err(error) = at_rest.call0(py) {
+                    error.write_unraisable(py, None);
+                }
+            });
+        });
         let worker = try_detach(py, || template.serve(fork))?;
         Ok(worker.map(|worker| Worker(Mutex::new(Some(worker)))))
     }

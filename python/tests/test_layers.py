@@ -209,6 +209,14 @@ def test_the_package_and_a_worker_import_little() -> None:
         "_worker.surroundings",
         "_worker.tracker",
     }
+    # What a first worker does not wait for.
+    code = "import sys; before = set(sys.modules); import {}; print(*sys.modules.keys() - before)"
+    light = {"contextlib", "enum", "importlib.util", "pickle", "re", "signal", "struct", "threading", "typing"}
+    command = [sys.executable, "-S", "-c", code.format("offloop._worker.main")]
+    path = os.path.dirname(os.path.dirname(offloop.__file__))
+    bare = {**started_by_a_pool, "PYTHONPATH": path}
+    printed = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True, env=bare).stdout
+    assert not light & set(printed.split())
 
     command = [sys.executable, "-c", "import sys, offloop; print(*sys.modules)"]
     printed = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stdout

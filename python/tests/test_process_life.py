@@ -76,6 +76,19 @@ def test_all_workers_can_be_started_up_front() -> None:
 # Coming and going
 
 
+def test_later_workers_find_imported_what_most_jobs_import() -> None:
+    # Jobs that import nothing themselves.
+    has = "{'pickle', 'threading', 'typing'} <= {*__import__('sys').modules}"
+    with ProcessPoolExecutor(1, max_tasks_per_child=1) as pool:
+
+        def later_worker_has() -> bool:
+            # The template imports them when it is at rest.
+            time.sleep(0.05)
+            return bool(pool.submit(eval, has).result(30))
+
+        jobs.until(later_worker_has, "a worker with these modules")
+
+
 def test_idle_workers_leave_and_come_back(tmp_path: Path) -> None:
     with ProcessPoolExecutor(3, idle_timeout=0.2) as pool:
         calls = hold_all(pool, tmp_path, 3)

@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -61,6 +61,9 @@ static START_DATA: OnceLock<Vec<u8>> = OnceLock::new();
 /// The socket on which a template and its workers make requests.
 static DOOR: OnceLock<OwnedFd> = OnceLock::new();
 
+/// Whether the template was at rest before this process was forked.
+static WAS_AT_REST: AtomicBool = AtomicBool::new(false);
+
 /// Counts the workers that a template was asked for.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
@@ -74,8 +77,10 @@ fn be_a_template(way: &str) -> io::Result<()> {
     let Some(mut template) = Template::connect()? else { return Ok(()) };
     START_DATA.set(template.start_data().to_vec()).unwrap();
     prepare_for_workers();
-    if way == "asks" {
-        DOOR.set(template.take_start_files().pop().unwrap()).unwrap();
+    match way {
+        "asks" => DOOR.set(template.take_start_files().pop().unwrap()).unwrap(),
+        "rests" => template = template.at_rest(|| WAS_AT_REST.store(true, Ordering::Relaxed)),
+        _ => {}
     }
     if way == "never-serves" {
         std::thread::sleep(Duration::from_secs(600));
@@ -168,6 +173,11 @@ fn prepared_by() -> u32 {
 #[offloop::task]
 fn start_data() -> Vec<u8> {
     START_DATA.get().unwrap().clone()
+}
+
+#[offloop::task]
+fn was_at_rest() -> bool {
+    WAS_AT_REST.load(Ordering::Relaxed)
 }
 
 /// Makes a request, and returns the answer.
@@ -672,6 +682,17 @@ fn an_answer_that_panics_harms_only_the_worker_that_has_asked() {
     let pool = builder_of("asks").max_workers(1).on_request(|_| panic!("no answer")).build().unwrap();
     assert_eq!(pool.run(asks.with()).wait().unwrap(), "");
     assert_eq!(pool.run(add.with(2, 3)).wait().unwrap(), 5);
+}
+
+#[test]
+fn a_template_at_rest_prepares_for_later_workers_and_the_first_one_does_not_wait_for_that() {
+    let pool = builder_of("rests").max_workers(1).max_tasks_per_child(1).build().unwrap();
+    assert!(!pool.run(was_at_rest.with()).wait().unwrap());
+    eventually("the template was at rest", || {
+        // It is at rest when nothing has come for a while.
+        std::thread::sleep(Duration::from_millis(50));
+        pool.run(was_at_rest.with()).wait().unwrap()
+    });
 }
 
 #[test]

@@ -6,8 +6,8 @@ handler to it when the worker imports `logging`.
 
 from __future__ import annotations
 
+import _thread
 import os
-import threading
 from collections import deque
 
 TYPE_CHECKING = False
@@ -59,7 +59,7 @@ class Forwarder:
         self._sending = False
         # A process that user code forks has a copy of this forwarder, but must not use the link.
         self._pid = os.getpid()
-        self._thread = threading.get_ident()
+        self._thread = _thread.get_ident()
         self._levels = levels
         self._handler: Handler | None = None
         self._without: dict[object, bool] = {self: True}
@@ -107,7 +107,7 @@ class Forwarder:
             self._sending = False
 
     def _may_send(self) -> bool:
-        return self.job_runs and threading.get_ident() == self._thread and os.getpid() == self._pid
+        return self.job_runs and _thread.get_ident() == self._thread and os.getpid() == self._pid
 
 
 class _Arriving:

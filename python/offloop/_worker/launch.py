@@ -52,7 +52,9 @@ def _program() -> str:
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     init = os.path.join(package, "__init__.py")
     return (
-        "import sys; from importlib.util import module_from_spec, spec_from_file_location; "
+        # The module `importlib.util` has these functions from there.
+        "import sys; from _frozen_importlib import module_from_spec; "
+        "from _frozen_importlib_external import spec_from_file_location; "
         f"spec = spec_from_file_location('offloop', {init!r}, submodule_search_locations=[{package!r}]); "
         "package = sys.modules['offloop'] = module_from_spec(spec); spec.loader.exec_module(package); "
         "from offloop._worker.main import main; main()"
@@ -125,8 +127,10 @@ def _is_meant_as_tracker() -> bool:
 
 
 def send_tracker(asker: int) -> None:
-    """Sends a worker the descriptor of multiprocessing's resource tracker, over the socket `asker`, which it closes. Sends none
-    if there is no tracker. Called by the engine, on a thread of its own."""
+    """Sends a worker the descriptor of multiprocessing's resource tracker, over the socket `asker`, which it closes.
+
+    Sends none if there is no tracker. Called by the engine, on a thread of its own.
+    """
     import socket
 
     with socket.socket(fileno=asker) as answering:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
-import signal
-import struct
 import sys
 
 from .. import _calls, _offloop
@@ -20,6 +18,7 @@ from .replies import LOG, RAISED, REFUSED, UNREADABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
     Prelude = tuple["dict[str, object] | None", "surroundings.Change | None"]
     """What a worker must know before it unpickles a call: the values of context variables, and the surroundings, if they
     have changed. It is pickled by itself, and only if there is any."""
+else:
+    # The module `signal` makes enumerations of its numbers, for which it imports `enum`.
+    import _signal as signal
 
 MARKER = "OFFLOOP_WORKER"
 """The engine's variable. It is removed, so that a program that a job starts does not act as a worker."""
@@ -50,20 +52,37 @@ _forwarder: forwarding.Forwarder | None = None
 
 def main() -> None:
     """Runs a template that was started as a program."""
-    import pickle
-
     template = _offloop.Template.connect()
     os.environ.pop(MARKER, None)
     if template is None:
         return
-    preparation = pickle.loads(template.start_data())
+    own_path = list(sys.path)
+    preparation = pickling.loads(template.start_data(), ())
     files = template.take_start_files()
     if not preparation["as_data"]:
         tracker.adopt(files.pop())
     inherited_files.extend(files)
     main_module.prepare_base(preparation["process"])
     # A frozen program has run its main module before it came here.
-    _serve(template, preparation, has_main=bool(getattr(sys, "frozen", False)))
+    _serve(template, preparation, bool(getattr(sys, "frozen", False)), lambda: _import_usual(own_path))
+
+
+_USUAL = ("contextlib", "pickle", "signal", "struct", "threading", "typing")
+"""The modules that most modules with jobs import, directly or not."""
+
+
+def _import_usual(path: list[str]) -> None:
+    """Imports modules of the standard library for the workers to come, with this search path. Called in the template, when
+    it is at rest: its first worker does not wait for that."""
+    path, sys.path[:] = list(sys.path), path
+    try:
+        for module in _USUAL:
+            __import__(module)
+    except (ImportError, OSError):  # no file can be opened, say: then workers import what they need
+        pass
+    finally:
+        sys.path[:] = path
+    gc.freeze()
 
 
 inherited_files: list[int] = []
@@ -107,7 +126,7 @@ def fork(socket: int, preparation: Mapping[str, Any]) -> int:
     try:
         template = _offloop.Template.adopt(socket, parent)
         if template is not None:
-            _serve(template, preparation, has_main=True, is_fork=True)
+            _serve(template, preparation, has_main=True, at_rest=int, is_fork=True)
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
     finally:
@@ -118,11 +137,13 @@ def _serve(
     template: _offloop.Template,
     preparation: Mapping[str, Any],
     has_main: bool,
+    at_rest: Callable[[], object],
     is_fork: bool = False,
 ) -> None:
     """Forks workers until the pool has ended. Never returns.
 
-    `has_main`: this process has the parent's main module already.
+    `has_main`: this process has the parent's main module already. `at_rest` is called once, when the first workers are
+    there.
     """
     global _preparation, awaits_main, awaits_multiprocessing
     _reset_signals()
@@ -142,7 +163,7 @@ def _serve(
     if preparation["preload"] or is_fork:
         gc.collect()
     gc.freeze()
-    worker = template.serve(tracker.fork)
+    worker = template.serve(tracker.fork, at_rest)
     if worker is None:
         os._exit(0)
     _begin(preparation["levels"], is_fork)
@@ -238,14 +259,15 @@ def _begin_coverage(configuration: str | None) -> Any:
 
 def _end(measurement: Any) -> None:
     """Ends a worker, as multiprocessing does with a child. Never returns."""
-    import threading
-
     try:
         # If the module was not imported, the worker has no state.
         jobs = sys.modules.get("offloop._jobs")
         if jobs is not None and jobs.process_state is not None:
             jobs.process_state.discard()
-        threading._shutdown()  # type: ignore[attr-defined]
+        if "threading" in sys.modules:
+            import threading
+
+            threading._shutdown()  # type: ignore[attr-defined]
         if "multiprocessing.util" in sys.modules:
             from multiprocessing import util
 
@@ -284,13 +306,14 @@ REQUEST = "offloop._requests:request_id"
 
 _PRELUDE = 0
 """The first byte of a call with a prelude, whose length follows. A call itself begins with another one."""
-_HEAD = struct.Struct("<BQ")
+_HEAD = 9
+"""The bytes of both. The length has eight, of which the lowest comes first."""
 
 
 def pickle_prelude(prelude: Prelude) -> bytes:
     """Returns a prelude as it precedes a pickled call."""
     data, _ = pickling.dumps(prelude, _stays_inside)
-    return _HEAD.pack(_PRELUDE, len(data)) + data
+    return bytes([_PRELUDE]) + len(data).to_bytes(8, "little") + data
 
 
 def _stays_inside(_: object) -> bool:
@@ -299,9 +322,8 @@ def _stays_inside(_: object) -> bool:
 
 def _follow_prelude(body: memoryview) -> tuple[dict[str, object] | None, int]:
     """Follows the prelude of a call. Returns the values of context variables, and the prelude's length."""
-    _, length = _HEAD.unpack_from(body)
-    end = _HEAD.size + length
-    prelude: Prelude = pickling.loads(body[_HEAD.size : end], ())
+    end = _HEAD + int.from_bytes(body[1:_HEAD], "little")
+    prelude: Prelude = pickling.loads(body[_HEAD:end], ())
     context, change = prelude
     if change is not None:
         surroundings.enter(change)

@@ -7,7 +7,6 @@ call that refers to it (`needs_main`, `prepare_main`). Most workers never need i
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import sys
@@ -77,8 +76,10 @@ def prepare_base(described: dict[str, Any]) -> None:
     _inherited = _main_keys(described)
     if described["dir"] is not None:
         # If it is gone or closed to this process by now, the directory that the process has inherited has to do.
-        with contextlib.suppress(OSError):
+        try:
             os.chdir(described["dir"])
+        except OSError:
+            pass
     sys.path[:] = described["sys_path"]
     sys.argv[:] = described["sys_argv"]
 

@@ -6,12 +6,9 @@ All pickles have protocol 5, so that large buffers travel beside the pickle inst
 from __future__ import annotations
 
 import functools
-import importlib
 import io
-import pickle
 import sys
 from collections import ChainMap
-from pickle import PickleBuffer, PicklingError
 from types import FunctionType
 
 from .._calls import name_of
@@ -19,10 +16,16 @@ from . import main_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import pickle
     from collections.abc import Callable, Iterable
+    from pickle import PickleBuffer, PicklingError
     from typing import Any
 
     from typing_extensions import Buffer
+else:
+    # The module `pickle` has all of this from here, and imports `re` and `enum` besides.
+    import _pickle as pickle
+    from _pickle import PickleBuffer, PicklingError
 
 LARGE = 256 * 1024
 """The size in bytes from which `wrap_large` lets `bytes` and `bytearray` travel out of band."""
@@ -204,7 +207,7 @@ _ADVICE = "Define it at the top level of a module, or `pip install offloop[cloud
 
 def _find_cloudpickle() -> Any:
     try:
-        return importlib.import_module("cloudpickle")
+        return __import__("cloudpickle")
     except ImportError:
         return None
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import pickle
-
 from .. import _offloop
 from .._calls import name_of
 from . import pickling
@@ -15,9 +12,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
+    import pickle
     from typing import Any, TypeGuard, TypeVar
 
     _E = TypeVar("_E", bound=BaseException)
+else:
+    import _pickle as pickle
 
 
 class RemoteError(Exception):
@@ -125,12 +125,14 @@ def _pickle(exc: BaseException) -> tuple[bytes, BaseException]:
     whole: Any = exc
     if issubclass(type(exc), BaseExceptionGroup):
         parts: Sequence[BaseException] = whole.exceptions
-        with contextlib.suppress(BaseException):
+        try:
             # A subclass could run the user's code, so the group becomes a plain one.
             group = BaseExceptionGroup(whole.message, [_pickle(part)[1] for part in parts])
             for note in _notes(exc):
                 group.add_note(note)
             return pickle.dumps(group, 5), group
+        except BaseException:
+            pass
     stand_in = RemoteError(_type_name(exc), _text(exc), reason)
     return pickle.dumps(stand_in, 5), stand_in
 

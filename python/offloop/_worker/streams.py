@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable, Iterable
     from typing import Any, TypeVar
 
     _T = TypeVar("_T")
+else:
+    import _signal as signal
 
 ends_by_signal = False
 """Whether a job that is to be stopped gets SIGTERM here: in a worker. Set once, when it begins. A job in the pool's own process,

@@ -7,9 +7,9 @@ the worker so, and it follows before it looks up the function.
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
-import threading
 
 from . import main_module
 
@@ -27,7 +27,7 @@ class Surroundings:
     """The program's surroundings, as the workers of one pool know them."""
 
     def __init__(self, own_cwd: bool, own_env: Mapping[str, str] | None) -> None:
-        self._lock = threading.Lock()
+        self._lock = _thread.allocate_lock()
         """Held while what follows is written. What `departing` compares is written last, so that it is read without."""
         self._follows_all = False
         self._own_cwd = own_cwd

@@ -17,8 +17,8 @@ _NAME = "multiprocessing.resource_tracker"
 def adopt(door: int) -> None:
     """Makes this process use the tracker of the process that has the pool, once it imports multiprocessing's module.
 
-    `door` is the descriptor of a socket on which it asks for the tracker. Then that is started, if it does not run yet: it is
-    an interpreter of its own, and most jobs do not need it.
+    `door` is the descriptor of a socket on which it asks for the tracker. Then that is started, if it does not run yet: it
+    is an interpreter of its own, and most jobs do not need it.
     """
 
     def use(module: Any) -> None:

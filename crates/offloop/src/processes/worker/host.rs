@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::main::Worker;
-use super::template;
+use super::template::{self, AtRest};
 use crate::processes::handshake::{self, Origin, Role, become_worker};
 use crate::processes::link::template::{Notice, tell};
 use crate::processes::os::fd::replace_stderr;
@@ -19,6 +19,7 @@ pub struct Template {
     start_data: Vec<u8>,
     /// Taken by the program.
     start_files: Vec<OwnedFd>,
+    at_rest: Option<AtRest>,
     /// Kept open. `None` if the system does not know how to signal a hang-up.
     _lifeline: Option<Hold>,
 }
@@ -67,6 +68,7 @@ impl Template {
                 socket,
                 start_data: start.bytes,
                 start_files: start.files,
+                at_rest: None,
                 _lifeline: hold.ok().flatten(),
             }),
         })
@@ -86,14 +88,22 @@ impl Template {
         std::mem::take(&mut self.start_files)
     }
 
+    /// Makes [`serve`](Self::serve) call `prepare` once in the template: when it has forked a worker, and the pool has asked
+    /// for nothing for 20 ms. For what later workers should have and the first one should not wait for.
+    #[must_use]
+    pub fn at_rest(mut self, prepare: impl FnOnce() + Send + 'static) -> Self {
+        self.at_rest = Some(Box::new(prepare));
+        self
+    }
+
     /// Forks workers when the pool asks for them, until the pool is gone. `fork` returns the process id of the child,
     /// and 0 in the child, as the system call does.
     ///
     /// Returns in each worker, which then has to [`serve`](Worker::serve). In the template it returns `None`, at the
     /// end.
-    pub fn serve(self, mut fork: impl FnMut() -> io::Result<u32>) -> io::Result<Option<Worker>> {
+    pub fn serve(mut self, mut fork: impl FnMut() -> io::Result<u32>) -> io::Result<Option<Worker>> {
         let template = std::process::id();
-        match template::serve(&self.socket, &mut fork)? {
+        match template::serve(&self.socket, &mut fork, self.at_rest.take())? {
             None => Ok(None),
             Some((link, stderr)) => {
                 if let Some(stderr) = stderr {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::event::PollFlags;
 
@@ -15,10 +16,22 @@ use crate::processes::os::process::{Process, ProcessEnd};
 /// of its own.
 pub(super) type Forked = (OwnedFd, Option<OwnedFd>);
 
-/// Serves the pool until it has gone. Calls `fork` for each order. Returns in each worker, with its descriptors; in the
-/// template it returns `None` at the end.
-pub(super) fn serve(socket: &OwnedFd, fork: impl FnMut() -> io::Result<u32>) -> io::Result<Option<Forked>> {
-    match serve_until_error(socket, fork) {
+/// What the template does once when it is at rest, for the workers to come.
+pub(super) type AtRest = Box<dyn FnOnce() + Send>;
+
+/// The time without an order or an end after which the template is at rest. The first worker has mostly answered its
+/// first call by then, and the others that were wanted at once are there.
+const REST: Duration = Duration::from_millis(20);
+
+/// Serves the pool until it has gone. Calls `fork` for each order, and `at_rest` once, when a worker has been forked and
+/// nothing has come for a while. Returns in each worker, with its descriptors; in the template it returns `None` at the
+/// end.
+pub(super) fn serve(
+    socket: &OwnedFd,
+    fork: impl FnMut() -> io::Result<u32>,
+    at_rest: Option<AtRest>,
+) -> io::Result<Option<Forked>> {
+    match serve_until_error(socket, fork, at_rest) {
         Err(error) if is_gone(&error) => Ok(None),
         end => end,
     }
@@ -34,19 +47,26 @@ struct Child {
 fn serve_until_error(
     socket: &OwnedFd,
     mut fork: impl FnMut() -> io::Result<u32>,
+    mut at_rest: Option<AtRest>,
 ) -> io::Result<Option<Forked>> {
     let mut children: HashMap<u32, Child> = HashMap::new();
+    let mut has_forked = false;
     loop {
         let mut descriptors = vec![fd::readable(socket.as_fd())];
         let pids: Vec<u32> =
             children.iter().filter(|(_, child)| !child.is_reported).map(|(pid, _)| *pid).collect();
         descriptors.extend(pids.iter().map(|pid| fd::readable(children[pid].process.pidfd())));
-        fd::poll(&mut descriptors, None)?;
+        let rest = (has_forked && at_rest.is_some()).then_some(REST);
+        fd::poll(&mut descriptors, rest)?;
         let ready: Vec<bool> = descriptors
             .iter()
             .map(|it| it.revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR))
             .collect();
         drop(descriptors);
+        if rest.is_some() && !ready.contains(&true) {
+            at_rest.take().into_iter().for_each(|prepare| prepare());
+            continue;
+        }
         for pid in pids.iter().zip(&ready[1..]).filter(|(_, ready)| **ready).map(|(pid, _)| pid) {
             let Some(child) = children.get_mut(pid) else { continue };
             child.is_reported = true;
@@ -85,6 +105,7 @@ fn serve_until_error(
                 let process = Process::of_fork(pid)?;
                 tell(socket.as_fd(), &Notice::Born { order, pid }, &[process.pidfd()])?;
                 children.insert(pid, Child { process, is_reported: false });
+                has_forked = true;
             }
             Err(error) => {
                 // Short enough for one message.
