@@ -316,6 +316,26 @@ def test_a_forked_child_makes_shared_pools_with_the_same_settings(tmp_path: Path
     assert (done.returncode, done.stdout) == (0, "both\n"), done.stderr
 
 
+def test_the_errors_of_the_shared_process_pool_are_imported_before_they_are_needed(tmp_path: Path) -> None:
+    script = scripts.write(
+        tmp_path / "program.py",
+        """
+        import asyncio, sys, time, offloop
+
+        async def main():
+            assert await offloop.run_cpu(abs, -1) == 1
+            while "offloop._process_errors" not in sys.modules:
+                await asyncio.sleep(0.01)
+            print("imported")
+
+        if __name__ == "__main__":
+            asyncio.run(asyncio.wait_for(main(), 30))
+        """,
+    )
+    done = scripts.run(script)
+    assert (done.returncode, done.stdout) == (0, "imported\n"), done.stderr
+
+
 def workers_by_default(*flags: str, env: dict[str, str] | None = None) -> tuple[int, int]:
     code = (
         "import offloop; print(offloop.ThreadPoolExecutor()._max_workers, "

@@ -138,9 +138,10 @@ class PoolToCome(Pool):
         global _processes, _coming
         pool = error = None
         try:
-            from .processes import ProcessPoolExecutor
+            from .processes import ProcessPoolExecutor, errors_later
 
-            pool = _made(self._maker, ProcessPoolExecutor, "processes")
+            with errors_later():
+                pool = _made(self._maker, ProcessPoolExecutor, "processes")
             pool._follow_program()
         except BaseException as raised:
             error = raised
@@ -153,6 +154,8 @@ class PoolToCome(Pool):
         self._made.set()
         for call in calls:
             call.wake(self.now)
+        if pool is not None:
+            pool._import_errors()
 
     def now(self) -> ProcessPoolExecutor:
         """Returns the pool, which has been made, or raises the reason why there is none."""

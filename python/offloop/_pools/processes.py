@@ -8,9 +8,10 @@ import contextlib
 import functools
 import itertools
 import os
+import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -232,8 +233,9 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
         self._finalizer = weakref.finalize(self, self._engine.close)
         self._finalizer.atexit = False
         _finish_at_exit(self._engine, exit_timeout)
-        # While the template gets ready: the import takes long. An error that needs it may come when no file can be opened.
-        from .. import _process_errors as _process_errors
+        # While the template gets ready.
+        if not _imports.errors_later:
+            import_errors()
 
     def warm_up(self, workers: int | None = None) -> WarmUp:
         """Starts `workers` processes (None: `max_workers`), so that the first jobs need not wait for them.
@@ -253,6 +255,19 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
         deadline = time.monotonic() + self._start_timeout
         while len(self._engine.workers()) < count and time.monotonic() < deadline and not self._closed:
             time.sleep(0.001)
+
+    def _import_errors(self) -> None:
+        """Imports the errors of its jobs when the first worker is there, and has had time for a call. Blocks.
+
+        Until then the cores are needed for that, and an event loop would wait for the thread that imports.
+        """
+        deadline = time.monotonic() + self._start_timeout
+        while not (self._engine.workers() or self._closed) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        # If it fails, an error that is needed tries it again.
+        with contextlib.suppress(ImportError, OSError):
+            import_errors()
 
     def _follow_program(self) -> None:
         """Makes the workers follow changes of the program's environment and directory, and not only of its search path."""
@@ -495,6 +510,29 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
         if pids or not (self._closed or self._crash_policy.broken is not None):
             self._seen = {pid: self._seen[pid] for pid in pids}
         return self._seen
+
+
+def import_errors() -> None:
+    """Imports the errors of jobs in processes, which takes long. One may be needed when no file can be opened."""
+    from .. import _process_errors as _process_errors
+
+
+class _Imports(threading.local):
+    errors_later = False
+    """Whether a pool that is made on this thread leaves the import of the errors to the caller."""
+
+
+_imports = _Imports()
+
+
+@contextlib.contextmanager
+def errors_later() -> Generator[None, None, None]:
+    """Makes pools, on this thread, without importing their errors. The caller does so by `_import_errors`."""
+    _imports.errors_later = True
+    try:
+        yield
+    finally:
+        _imports.errors_later = False
 
 
 def _capture(variables: Sequence[ContextVar[Any]]) -> Callable[[], dict[str, object]] | None:
