@@ -284,7 +284,8 @@ impl Store {
 
     /// Reads the server's clock. Returns whether there was an answer.
     pub(super) async fn read_clock(&self) -> bool {
-        let Ok(info) = self.info_of(&self.names().states()).await else { return false };
+        let method = format!("STREAM.INFO.{}", self.names().states());
+        let Ok(info) = self.ask_about::<StreamInfo>(&method, &Value::Null).await else { return false };
         let Some(nanos) = info.ts.as_deref().and_then(parse_time) else { return false };
         let clock = ServerClock { nanos, at: std::time::Instant::now() };
         *self.0.clock.lock().expect("nothing panics in here") = Some(clock);

@@ -340,16 +340,20 @@ pub(crate) fn random() -> f64 {
 
 /// Reads the server's clock after each connection and from time to time, while somebody uses the store.
 async fn keep_clock(store: std::sync::Weak<Inner>) {
+    let mut failures = 0;
     loop {
         let Some(inner) = store.upgrade() else { return };
         let mut link = inner.link.clone();
         let store_now = Store(inner);
-        let pause = if store_now.read_clock().await { CLOCK } else { store_now.settings().pause };
+        failures = if store_now.read_clock().await { 0 } else { failures + 1 };
+        // Thousands of parties may ask at once. A server that is late has to serve those before, too.
+        let again = store_now.settings().pause.saturating_mul(1 << failures.min(6)).min(CLOCK);
+        let pause = if failures == 0 { CLOCK } else { again }.mul_f64(0.5 + random() / 2.0);
         drop(store_now);
         link.borrow_and_update();
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            changed = link.changed() => if changed.is_err() { return },
+            changed = link.changed() => if changed.is_err() { return } else { failures = 0 },
         }
     }
 }

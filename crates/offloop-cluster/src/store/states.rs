@@ -143,28 +143,30 @@ impl Store {
         Some(StoredBytes { revision, bytes: state_of(raw), age })
     }
 
-    /// Reads several messages of a stream by one request. `None`: the answer was not whole in time.
+    /// Reads several messages of a stream by one request. Each has [`Settings::answer`](crate::protocol::Settings::answer) to
+    /// come after the one before. `None`: the answer is not whole.
     pub(super) async fn get_batch(&self, stream: &str, request: &Value) -> Option<Vec<Raw>> {
-        let client = &self.0.client;
-        let read = async {
+        let (client, wait) = (&self.0.client, self.settings().answer);
+        let begin = async {
             let mut link = self.0.link.clone();
             link.wait_for(|link| link.is_up).await.ok()?;
             let inbox = client.new_inbox();
-            let mut answers = client.subscribe(inbox.clone()).await.ok()?;
+            let answers = client.subscribe(inbox.clone()).await.ok()?;
             let subject = format!("$JS.API.DIRECT.GET.{stream}");
             client.publish_with_reply(subject, inbox, request.to_string().into()).await.ok()?;
-            let mut found = Vec::new();
-            loop {
-                let raw = answers.next().await?;
-                match raw.status {
-                    // The end of the batch, or there is nothing.
-                    Some(StatusCode::NOT_FOUND) => return Some(found),
-                    Some(status) if status.as_u16() == 204 => return Some(found),
-                    Some(status) if status.as_u16() >= 400 => return None,
-                    _ => found.push(raw),
-                }
-            }
+            Some(answers)
         };
-        timeout(self.settings().answer, read).await.ok()?
+        let mut answers = timeout(wait, begin).await.ok()??;
+        let mut found = Vec::new();
+        loop {
+            let raw = timeout(wait, answers.next()).await.ok()??;
+            match raw.status {
+                // The end of the batch, or there is nothing.
+                Some(StatusCode::NOT_FOUND) => return Some(found),
+                Some(status) if status.as_u16() == 204 => return Some(found),
+                Some(status) if status.as_u16() >= 400 => return None,
+                _ => found.push(raw),
+            }
+        }
     }
 }
