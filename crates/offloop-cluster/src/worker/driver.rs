@@ -128,9 +128,9 @@ impl Driver {
                 let (agent, events) = (Arc::clone(&self.agent), self.entry.events.clone());
                 let span = self.agent.spans.of(spans::Part::Run, &self.job, attempt);
                 tokio::spawn(async move {
-                    let began = Instant::now();
+                    let began = agent.slots.run();
                     let verdict = start.run().instrument(span).await;
-                    agent.slots.ran(began.elapsed());
+                    agent.slots.ran(began);
                     // The machine waits for it in any case.
                     let _ = events.send(Event::Ended(verdict));
                 });
