@@ -151,6 +151,34 @@ def copied(view: Callable[[mmap.mmap], Any], quick: bool, file: int = -1) -> Res
     return {f"64 MiB array as {way}": took for way in ("argument", "result")}
 
 
+def bare_futures(quick: bool) -> Results:
+    """Measures bursts of futures that a callback of the loop ends, without any call, per second."""
+
+    async def burst(size: int) -> None:
+        loop = asyncio.get_running_loop()
+        futures = [loop.create_future() for _ in range(size)]
+
+        def end() -> None:
+            for future in futures:
+                future.set_result(None)
+
+        loop.call_soon(end)
+        await asyncio.gather(*futures)
+
+    async def bursts() -> Results:
+        results = {}
+        for size, times in ((32, 300), (1000, 50)):
+            rates = []
+            for _ in repeated(1 if quick else times):
+                begin = now()
+                await burst(size)
+                rates.append(size / (now() - begin))
+            results[f"burst of {size}"] = statistics.median(rates)
+        return results
+
+    return asyncio.run(bursts())
+
+
 def bare_start(quick: bool) -> Results:
     """Measures the start and the end of an interpreter that does nothing, with the flags of a template, in ms."""
     begin = now()
@@ -269,7 +297,7 @@ async def lateness(build: Builder, quick: bool) -> Results:
 
 # What is possible without a pool, by contender, for the measures of the same names.
 BARE_MEASURES: dict[str, dict[str, Callable[[bool], Results]]] = {
-    BARE: {"arrays": bare_copy, "life": bare_start},
+    BARE: {"no_ops": bare_futures, "arrays": bare_copy, "life": bare_start},
     BARE_VIEW: {"arrays": bare_view},
 }
 

@@ -62,7 +62,7 @@ def no_ops(kind: Kind, condition: str) -> list[Shown]:
     trips: Sequence[Goal]
     if kind == "thread":
         trips = (Goal(0.5, STANDARD, RUN), Goal(0.75, STANDARD, RUN_IN_EXECUTOR))
-        bursts = (Goal(5, STANDARD, RUN),)
+        bursts = (Goal(6, STANDARD, RUN),)
     else:
         trips = (Goal(0.5, ANYIO),)
         bursts = (Goal(8, "best"),)
@@ -157,7 +157,8 @@ def in_rounds(group: Group, quick: bool, notes: list[str]) -> Turns:
         if (reason := contender.cannot.get(group.measure)) is not None:
             notes.append(f"left out: {contender.name} in the measure {group.measure}, because {reason}")
     names = [contender.name for contender in contenders if group.measure not in contender.cannot]
-    names += [bare for bare, measures in BARE_MEASURES.items() if group.measure in measures]
+    if group.loop == "asyncio":
+        names += [bare for bare, measures in BARE_MEASURES.items() if group.measure in measures]
     turns: Turns = {name: defaultdict(list) for name in names}
     failed: dict[str, int] = defaultdict(int)
     with hogs() if group.busy else contextlib.nullcontext():
