@@ -27,7 +27,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use offloop::ErrorKind;
-use offloop::remote::Answer;
+use offloop::remote::{Answer, NamedCall};
 use offloop_cluster::records::Job;
 use offloop_cluster::worker::{Offer, Performer, Ran, Run, Running, Worker};
 use offloop_cluster::{Cluster, ClusterHandle, Connection};
@@ -128,10 +128,7 @@ fn row(count: usize, workers: usize, remembered: usize, plan: &Plan) -> String {
     let servers = Servers::start(count);
     let begun = Instant::now();
     let programs = programs(workers, &servers.url(), count, plan.queues);
-    let clusters: Vec<Cluster> = (0..plan.queues)
-        .map(|at| Cluster::builder(servers.url()).name("scale").queue(queue(at)).build().expect("a cluster"))
-        .collect();
-    let running = || clusters.iter().map(Cluster::running).sum::<usize>();
+    let cluster = Cluster::builder(servers.url()).name("scale").build().expect("a cluster");
     let mut known = 0;
     while known < workers {
         assert!(
@@ -140,7 +137,7 @@ fn row(count: usize, workers: usize, remembered: usize, plan: &Plan) -> String {
             begun.elapsed()
         );
         // Without an answer in time there is the next one.
-        known = clusters[0].workers().map_or(known, |workers| workers.len());
+        known = cluster.workers().map_or(known, |workers| workers.len());
         sleep(Duration::from_millis(200));
     }
     let there = begun.elapsed();
@@ -158,8 +155,9 @@ fn row(count: usize, workers: usize, remembered: usize, plan: &Plan) -> String {
     };
     let idle = load("idle");
     let held = memory(&servers.pids()) / number(count);
-    let submit = |task: &'static str, count: usize| -> Vec<ClusterHandle<()>> {
-        clusters.iter().cycle().take(count).map(|cluster| cluster.call(task, ())).collect()
+    let submit = |task: &str, count: usize| -> Vec<ClusterHandle<()>> {
+        let call = |at: usize| cluster.submit(NamedCall::new(task, &())).queue(queue(at % plan.queues));
+        (0..count).map(|at| call(at).send()).collect()
     };
     let run = |count: usize| {
         let handles = submit(NOOP, count);
@@ -180,7 +178,7 @@ fn row(count: usize, workers: usize, remembered: usize, plan: &Plan) -> String {
         (memory(&servers.pids()) - before) * 1024.0 / number(count) / number(jobs)
     });
     let stay = submit(STAY, workers);
-    wait_for("the start of a job on each worker", || (running() == workers).then_some(()));
+    wait_for("the start of a job on each worker", || (cluster.running() == workers).then_some(()));
     let busy = load("a job each");
     drop(stay);
     let each = each.map_or_else(|| "–".to_owned(), |each| format!("{each:.0}"));
