@@ -61,7 +61,7 @@ static START_DATA: OnceLock<Vec<u8>> = OnceLock::new();
 /// The socket on which a template and its workers make requests.
 static DOOR: OnceLock<OwnedFd> = OnceLock::new();
 
-/// Whether the template was at rest before this process was forked.
+/// True if the template was at rest before this process was forked.
 static WAS_AT_REST: AtomicBool = AtomicBool::new(false);
 
 /// Counts the workers that a template was asked for.

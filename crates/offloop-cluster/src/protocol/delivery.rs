@@ -258,10 +258,12 @@ pub enum Action {
 impl Delivery {
     /// Makes the machine of a message that was delivered to the worker `me`, which keeps one of its slots for it.
     pub fn new(me: Ulid, terms: Terms) -> Self {
+        let none = Known::At { stored: None, due_in: Duration::ZERO, confirmed: false };
+        let known = if terms.is_fresh { none } else { Known::Unread };
         Self {
             me,
             terms,
-            known: Known::Unread,
+            known,
             attempt: 0,
             process: Process::None,
             stop: None,
@@ -289,12 +291,7 @@ impl Delivery {
             return actions;
         }
         match event {
-            Event::Begin => {
-                actions.push(Action::Arm(Timer::Progress, settings.progress));
-                if self.terms.is_fresh {
-                    self.known = Known::At { stored: None, due_in: Duration::ZERO, confirmed: false };
-                }
-            }
+            Event::Begin => actions.push(Action::Arm(Timer::Progress, settings.progress)),
             Event::Read(answer) => {
                 self.request = None;
                 match answer {

@@ -16,7 +16,7 @@ use crate::processes::os::process::{Process, ProcessEnd};
 /// of its own.
 pub(super) type Forked = (OwnedFd, Option<OwnedFd>);
 
-/// What the template does once when it is at rest, for the workers to come.
+/// The preparation for later workers, which the template makes once, when it is at rest.
 pub(super) type AtRest = Box<dyn FnOnce() + Send>;
 
 /// The time without an order or an end after which the template is at rest. The first worker has mostly answered its
