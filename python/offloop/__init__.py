@@ -22,7 +22,8 @@ The files stand in layers. Each imports only files of lower layers, or of its ow
     _auto/, _watch/            threads or processes by measurement; the watchdog of event loops
     _pools/                    the executors
     _worker/                   the worker's side of a process pool, and what it shares with the parent
-    _calls, _errors, _process_errors, _cluster_errors, _imports, _jobs, _metrics, _requests, and the engine `_offloop`
+    _calls, _errors, _process_errors, _standard_errors, _cluster_errors, _imports, _jobs, _metrics, _requests, and the
+                               engine `_offloop`
 
 Public names are listed where they are defined, in the `__all__` of their modules.
 

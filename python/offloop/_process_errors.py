@@ -1,14 +1,13 @@
 """The errors of jobs in processes.
 
-They have a module of their own because that of their standard base class imports multiprocessing, which takes longer
-than to import the rest of this package. The engine's binding makes them by name.
+They have a module of their own because their standard base class takes longer to import than the rest of this package.
+The engine's binding makes them by name.
 """
 
 from __future__ import annotations
 
-from concurrent.futures.process import BrokenProcessPool
-
 from ._errors import OffloopError
+from ._standard_errors import BrokenProcessPool
 
 __all__ = ["PoolBroken", "WorkerDied", "WorkerStartError"]
 

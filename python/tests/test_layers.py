@@ -3,7 +3,7 @@
 A file imports files of lower layers and of its own package, never in a circle. Imports within functions and under
 TYPE_CHECKING count as well: a reader follows them too.
 
-- base: `_calls`, `_errors`, `_process_errors`, `_cluster_errors`, `_imports`, `_jobs`, `_metrics`, `_requests`, and the stub of the engine, `_offloop`
+- base: `_calls`, `_errors`, `_process_errors`, `_standard_errors`, `_cluster_errors`, `_imports`, `_jobs`, `_metrics`, `_requests`, and the stub of the engine, `_offloop`
 - `_worker`: the worker's side of a process pool, and what it shares with the parent
 - `_pools`: the executors
 - `_auto`, `_watch`: two features that do not know each other

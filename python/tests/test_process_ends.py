@@ -443,6 +443,35 @@ def test_no_jobs_are_taken_as_the_interpreter_exits(program: Any) -> None:
     )
 
 
+def test_the_errors_of_jobs_that_the_exit_finishes_are_as_ever(program: Any, tmp_path: Path) -> None:
+    """The standard library's module with their base can no longer be imported then."""
+    body = """
+        import threading
+        from concurrent.futures import BrokenExecutor
+
+        submitted = threading.Event()
+
+        async def main():
+            await offloop.run_cpu(abs, -1)
+            calls = [
+                asyncio.ensure_future(offloop.run_cpu(jobs.fail_when_there_is, started)),
+                asyncio.ensure_future(offloop.run_cpu(jobs.die_when_there_is, started)),
+            ]
+            await asyncio.sleep(0)
+            submitted.set()
+            while not threading._SHUTTING_DOWN:
+                await asyncio.sleep(0.001)
+            open(started, "w").close()
+            failed, died = await asyncio.gather(*calls, return_exceptions=True)
+            print(repr(failed), "raise ValueError" in str(failed.__cause__))
+            print(type(died).__name__, died.exitcode, isinstance(died, BrokenExecutor))
+
+        threading.Thread(target=lambda: asyncio.run(main())).start()
+        submitted.wait()
+    """
+    assert ends(program(body)) == (0, "ValueError('late') True\nWorkerDied 3 True\n", "")
+
+
 def test_an_exception_in_the_with_block_waits_for_accepted_jobs(program: Any, tmp_path: Path) -> None:
     body = """
         with ProcessPoolExecutor(1) as pool:

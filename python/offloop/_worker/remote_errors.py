@@ -101,11 +101,10 @@ def _are_texts(value: Any) -> TypeGuard[list[str]]:
 def _complete(exc: _E, formatted: str, notes: list[str]) -> _E:
     """Gives an exception its remote traceback and its notes. Returns it."""
     # Callers look for the standard library's type.
-    from concurrent.futures import process
+    from .._standard_errors import RemoteTraceback
 
-    remote_traceback: Any = process._RemoteTraceback  # pyright: ignore
     # The exception's own `__setattr__` may forbid an assignment.
-    BaseException.__setattr__(exc, "__cause__", remote_traceback(f'\n"""\n{formatted}"""'))
+    BaseException.__setattr__(exc, "__cause__", RemoteTraceback(f'\n"""\n{formatted}"""'))
     if notes:
         BaseException.__setattr__(exc, "__notes__", notes)
     return exc

@@ -68,6 +68,16 @@ def hold(started: Path, gate: Path) -> int:
     return os.getpid()
 
 
+def fail_when_there_is(gate: Path) -> None:
+    wait_for(gate)
+    raise ValueError("late")
+
+
+def die_when_there_is(gate: Path) -> None:
+    wait_for(gate)
+    os._exit(3)
+
+
 def begun(path: Path) -> None:
     """Makes the file with this process's id in it, in one step."""
     new = path.with_name(path.name + ".new")
