@@ -3,12 +3,14 @@
 //! A job ends on a thread of the engine, which does not wait for the interpreter. It appends a [`Completion`] to a
 //! queue and notifies the queue's consumer through a descriptor. The consumer, an event loop or the results thread,
 //! delivers all completions that have come. So many results cost one wake-up, and only the consumer needs the
-//! interpreter.
+//! interpreter. An event loop that takes the answers of workers delivers for the results thread what it waits for itself.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};
-use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use offloop::embed::{self, OwnProcess};
@@ -27,6 +29,12 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) trait Completion: Send + Sync {
     /// Reports to the job's receiver. Does nothing if there is nothing new.
     fn deliver(self: Arc<Self>, py: Python<'_>);
+
+    /// Does the same on the thread of an event loop, in place of the results thread, if this is the loop that waits for
+    /// the job and nothing of the user's holds it up. Returns whether it has.
+    fn deliver_on_loop(self: Arc<Self>, _py: Python<'_>) -> bool {
+        false
+    }
 }
 
 /// The completions for one consumer.
@@ -47,12 +55,10 @@ struct QueueState {
     is_notified: bool,
     /// The number of completions that were pushed. Increased by producers.
     pushed: u64,
-    /// The number of completions that were delivered. Increased by the consumer.
+    /// The number of completions that were delivered. Increased by who has delivered one.
     delivered: u64,
     /// The number of threads that wait in [`CompletionQueue::flush`]. Changed by these threads.
     flushing: usize,
-    /// The results thread, if that is the consumer. Set once, when it starts.
-    consumer: Option<ThreadId>,
 }
 
 impl CompletionQueue {
@@ -107,12 +113,7 @@ impl CompletionQueue {
             let next = self.state().and_then(|mut state| state.completions.pop_front());
             let Some(completion) = next else { return };
             completion.deliver(py);
-            let Some(mut state) = self.state() else { return };
-            state.delivered += 1;
-            if state.flushing > 0 {
-                self.delivered.notify_all();
-            }
-            drop(state);
+            self.count_delivered();
             if limit.is_some_and(|limit| began.elapsed() >= limit) {
                 break;
             }
@@ -124,12 +125,53 @@ impl CompletionQueue {
         }
     }
 
-    /// Waits until the completions that have come are delivered. Must be called with the interpreter released.
-    fn flush(&self) {
+    /// Calls `work` on the thread of an event loop. If that brings a single completion, delivers it there, if that may be
+    /// done, so that the results thread, which is the consumer, need not be woken for it.
+    ///
+    /// It does not deliver several: the delivery of one can run code of the user's, which may wait for another.
+    fn deliver_on_loop(&self, py: Python<'_>, work: impl FnOnce()) {
+        let Some(mut state) = self.state() else { return work() };
+        let is_coming = std::mem::replace(&mut state.is_notified, true);
+        drop(state);
+        work();
         let Some(mut state) = self.state() else { return };
-        if state.consumer == Some(thread::current().id()) {
+        if is_coming {
             return;
         }
+        let single = if state.completions.len() == 1 { state.completions.pop_front() } else { None };
+        state.is_notified = !state.completions.is_empty();
+        let has_more = state.is_notified;
+        drop(state);
+        if has_more {
+            self.notify();
+        }
+        let Some(completion) = single else { return };
+        if Arc::clone(&completion).deliver_on_loop(py) {
+            self.count_delivered();
+            return;
+        }
+        let Some(mut state) = self.state() else { return };
+        state.completions.push_front(completion);
+        if !std::mem::replace(&mut state.is_notified, true) {
+            drop(state);
+            self.notify();
+        }
+    }
+
+    fn count_delivered(&self) {
+        let Some(mut state) = self.state() else { return };
+        state.delivered += 1;
+        if state.flushing > 0 {
+            self.delivered.notify_all();
+        }
+    }
+
+    /// Waits until the completions that have come are delivered. Must be called with the interpreter released.
+    fn flush(&self) {
+        if is_served_here(self) {
+            return;
+        }
+        let Some(mut state) = self.state() else { return };
         let goal = state.pushed;
         state.flushing += 1;
         let is_late = |state: &mut QueueState| state.delivered < goal;
@@ -137,23 +179,60 @@ impl CompletionQueue {
         state.flushing -= 1;
     }
 
-    /// Delivers as long as there is an interpreter: the body of the results thread.
-    fn serve(&self) {
-        if let Some(mut state) = self.state() {
-            state.consumer = Some(thread::current().id());
-        }
+    /// Delivers until `is_over`, as long as there is an interpreter.
+    fn serve(self: Arc<Self>, is_over: &AtomicBool) {
         let wait = || {
             let mut notifier = [PollFd::from_borrowed_fd(self.notifier.as_fd(), PollFlags::IN)];
             // Fails if a signal interrupts it or memory is short. A needless delivery does no harm.
             let _ = rustix::event::poll(&mut notifier, None);
         };
+        SERVED.set(Some(Arc::clone(&self)));
         // The interpreter is entered once and only released meanwhile. Otherwise it would need memory for this thread each
         // time, and could report nothing when there is none.
         let _ = attach(|py| {
-            while detach(py, wait).is_ok() {
+            while detach(py, wait).is_ok() && !is_over.load(Ordering::Acquire) {
                 self.deliver(py, None);
             }
         });
+    }
+}
+
+thread_local! {
+    /// The queue that this thread serves.
+    static SERVED: RefCell<Option<Arc<CompletionQueue>>> = const { RefCell::new(None) };
+}
+
+fn is_served_here(queue: &CompletionQueue) -> bool {
+    SERVED.with_borrow(|served| served.as_ref().is_some_and(|served| ptr::eq(Arc::as_ptr(served), queue)))
+}
+
+/// A thread that serves a queue in place of the thread that does, until this is dropped.
+pub(crate) struct StandIn {
+    queue: Arc<CompletionQueue>,
+    is_over: Arc<AtomicBool>,
+}
+
+/// Starts a thread that delivers in place of this one, which is about to wait in what a delivery has called, perhaps for
+/// another completion of the same queue.
+///
+/// Returns `None` on a thread that serves no queue, and if there is no thread left.
+pub(crate) fn stand_in() -> Option<StandIn> {
+    let queue = SERVED.with_borrow(Clone::clone)?;
+    // The queue of a child made by `fork()` is its parent's.
+    queue.state.get()?;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (served, until) = (Arc::clone(&queue), Arc::clone(&is_over));
+    embed::start_thread("offloop-standin", move || served.serve(&until)).ok()?;
+    // For the completions that this thread was notified of.
+    queue.notify();
+    Some(StandIn { queue, is_over })
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Release);
+        // If another thread takes this notification, the thread ends at the next one.
+        self.queue.notify();
     }
 }
 
@@ -189,7 +268,7 @@ impl ServedQueue {
         }
         let new = CompletionQueue::new()?;
         let served = Arc::clone(&new);
-        embed::start_thread(self.name, move || served.serve())?;
+        embed::start_thread(self.name, move || served.serve(&AtomicBool::new(false)))?;
         let old = queue.replace((pid, Arc::clone(&new)));
         drop(queue);
         drop(old);
@@ -203,6 +282,15 @@ static LOGS: ServedQueue = ServedQueue::new("offloop-logs");
 /// Returns the queue for receivers without an event loop.
 pub(crate) fn results_thread() -> PyResult<Arc<CompletionQueue>> {
     RESULTS.start()
+}
+
+/// Calls `work` on the thread of an event loop, and delivers there those of the completions for the results thread that
+/// may be delivered there.
+pub(crate) fn deliver_results_on_loop(py: Python<'_>, work: impl FnOnce()) {
+    match RESULTS.running() {
+        Some(results) => results.deliver_on_loop(py, work),
+        None => work(),
+    }
 }
 
 /// Returns the queue for log records of workers. Their handlers may take long, so no other thread waits for them.

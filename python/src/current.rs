@@ -5,15 +5,18 @@ use offloop::job::{self, OnCancel};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use crate::completion_queue;
 use crate::interpreter::{self, Mutex, attach, detach};
 
-/// Calls `function(*args)`, which waits. If this is a pool's thread, another takes its place meanwhile.
+/// Calls `function(*args)`, which waits. If this is a pool's thread, or the one that reports results, another takes its place
+/// meanwhile.
 #[pyfunction]
 #[pyo3(signature = (function, *args))]
 pub(crate) fn blocking<'py>(
     function: &Bound<'py, PyAny>,
     args: &Bound<'py, PyTuple>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let _stand_in = completion_queue::stand_in();
     job::blocking(|| function.call1(args))
 }
 

@@ -10,6 +10,7 @@ use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use crate::callbacks::{Callbacks, callbacks_of};
 use crate::interpreter;
 use crate::once::intern;
 
@@ -23,7 +24,8 @@ thread_local! {
 ///
 /// Calls it now if the users of the future could notice the difference.
 pub(crate) fn defer(future: &Bound<'_, PyAny>, end: &Bound<'_, PyAny>, value: Py<PyAny>) -> PyResult<()> {
-    if may_wait(future)? {
+    // Without the interpreter's lock, other threads could attach functions meanwhile.
+    if !cfg!(Py_GIL_DISABLED) && callbacks_of(future)? != Callbacks::Others {
         DEFERRED_RESULT.set(Some((end.clone().unbind(), value)));
         Ok(())
     } else {
@@ -54,24 +56,4 @@ pub(crate) fn end_future(end: &Bound<'_, PyAny>, value: Py<PyAny>) -> PyResult<(
         }
         ended => ended,
     }
-}
-
-/// Returns whether the future may end later: nothing that its end calls blocks this thread.
-fn may_wait(future: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let py = future.py();
-    // Without the interpreter's lock, other threads could attach functions meanwhile.
-    if cfg!(Py_GIL_DISABLED) {
-        return Ok(false);
-    }
-    for callback in future.getattr(intern!(py, "_done_callbacks"))?.try_iter()? {
-        // Those of `asyncio` only schedule a call on an event loop.
-        let is_asyncios = match callback?.getattr_opt(intern!(py, "__module__"))? {
-            Some(module) => module.eq(intern!(py, "asyncio.futures"))?,
-            None => false,
-        };
-        if !is_asyncios {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }

@@ -12,6 +12,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
 use std::task::{Wake, Waker};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use offloop::embed::{HandleExt as _, ItemStreamExt as _};
@@ -20,6 +21,7 @@ use offloop::{Blob, Handle, ItemStream, JobState};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 
+use crate::callbacks::{Callbacks, callbacks_of};
 use crate::completion_queue::{Completion, CompletionQueue, log_thread};
 use crate::errors::IntoException as _;
 use crate::interpreter::{Mutex, detach};
@@ -44,6 +46,8 @@ struct WatchedJob<T> {
     /// the consumer of `completions`.
     unreported: Mutex<Option<(Py<PyAny>, Py<PyAny>)>>,
     completions: Weak<CompletionQueue>,
+    /// The thread that has submitted the job.
+    submitter: ThreadId,
     /// The job waited for room in the queue, and its receiver has not learnt yet that this is over. Cleared once.
     awaits_room: AtomicBool,
     /// The items that the job sends before its result. `None` for a call on a thread, which sends none.
@@ -221,6 +225,7 @@ pub(crate) fn watch<T: Receive>(
         held: Mutex::new(None),
         unreported: Mutex::new(None),
         completions: Arc::downgrade(completions),
+        submitter: thread::current().id(),
         awaits_room: AtomicBool::new(awaits_room),
         sent,
     });
@@ -310,6 +315,15 @@ impl<T: Receive> WatchedJob<T> {
         }
     }
 
+    /// Returns whether this thread's event loop waits for the end, and nothing else is called by it.
+    fn is_awaited_here(&self, py: Python<'_>) -> PyResult<bool> {
+        let receiver = self.pending().as_ref().map(|(_, receiver)| receiver.clone_ref(py));
+        match receiver {
+            Some(receiver) => Ok(callbacks_of(receiver.bind(py))? == Callbacks::Asyncio),
+            None => Ok(false),
+        }
+    }
+
     /// Takes the result, and the receiver that gets it. If the job has not ended, registers for its end.
     fn take_result(self: &Arc<Self>) -> Option<(Result<T, offloop::Error>, Py<PyAny>)> {
         let mut pending = self.pending();
@@ -340,7 +354,7 @@ impl<T: Receive> Completion for WatchedJob<T> {
     fn deliver(self: Arc<Self>, py: Python<'_>) {
         let unreported = self.unreported.lock().take();
         if let Some((error, receiver)) = unreported {
-            let _ = detach(py, || std::thread::sleep(MEMORY_PAUSE));
+            let _ = detach(py, || thread::sleep(MEMORY_PAUSE));
             self.report(py, "_raise", error, receiver);
             return;
         }
@@ -383,6 +397,20 @@ impl<T: Receive> Completion for WatchedJob<T> {
             Err(error) => ("_fail", error.into_exception(py).into_value(py).into_any()),
         };
         self.report(py, method, outcome, receiver);
+    }
+
+    fn deliver_on_loop(self: Arc<Self>, py: Python<'_>) -> bool {
+        // Without the interpreter's lock the results thread could be at the same job, and functions could be attached
+        // meanwhile. What could not be reported for lack of memory is reported after a pause.
+        let may_deliver = !cfg!(Py_GIL_DISABLED)
+            && self.submitter == thread::current().id()
+            && !self.is_read()
+            && self.unreported.lock().is_none()
+            && self.is_awaited_here(py).unwrap_or(false);
+        if may_deliver {
+            self.deliver(py);
+        }
+        may_deliver
     }
 }
 

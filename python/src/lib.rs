@@ -17,6 +17,7 @@
 //! | `call` | a call of a Python function on a thread |
 //! | `deferred_result`, `pool_state` | what such calls share: with the thread, and with the pool |
 //! | `job` | submitted jobs, and how their ends reach the receivers |
+//! | `callbacks` | what users have attached to a future |
 //! | `completion_queue` | ended jobs on their way to the interpreter |
 //! | `message`, `buffer` | what travels to a worker process and back |
 //! | `data` | plain values as bytes, for results that are not unpickled |
@@ -35,6 +36,7 @@
 mod agent;
 mod buffer;
 mod call;
+mod callbacks;
 mod cluster;
 mod command;
 mod completion_queue;

@@ -15,7 +15,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::completion_queue::{Completion, Mailbox, results_thread};
+use crate::completion_queue::{Completion, Mailbox, deliver_results_on_loop, results_thread};
 use crate::errors::{IntoException as _, exitcode};
 use crate::interpreter::{Mutex, attach, detach, wait};
 use crate::job::{Job, SentItems, watch};
@@ -303,9 +303,11 @@ impl ProcessPool {
         self.pool.listen().as_raw_fd()
     }
 
-    /// Takes the workers' answers, and ends the futures of the mailbox. Does not block.
+    /// Takes the workers' answers, and ends the futures that this thread's loop waits for: those of the mailbox, and those
+    /// of `submit` that `asyncio` has wrapped. Does not block.
     fn take_answers(&self, py: Python<'_>, mailbox: &Bound<'_, Mailbox>) {
-        mailbox.get().completions().without_notifying(|| self.pool.take_answers());
+        let completions = mailbox.get().completions();
+        deliver_results_on_loop(py, || completions.without_notifying(|| self.pool.take_answers()));
         mailbox.get().deliver(py);
     }
 

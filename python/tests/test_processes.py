@@ -84,6 +84,22 @@ def test_a_callback_that_raises_or_submits_does_no_harm(capfd: pytest.CaptureFix
         assert second[0].result(30) == 10
 
 
+def test_a_callback_may_wait_for_another_job() -> None:
+    values: list[int] = []
+    ended = threading.Event()
+
+    def wait(_: Any) -> None:
+        for n in range(3):
+            values.append(pool.submit(jobs.double, n).result(30))
+        ended.set()
+
+    with ProcessPoolExecutor(1) as pool:
+        pool.submit(jobs.double, 4).add_done_callback(wait)
+        assert ended.wait(30)
+        assert pool.submit(jobs.double, 5).result(30) == 10
+    assert values == [0, 2, 4]
+
+
 def test_run_in_executor_works() -> None:
     async def main() -> list[int]:
         loop = asyncio.get_running_loop()

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Callable
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import _offloop
 from .._errors import PoolClosed
 from .._worker import replies
 from .futures import Future
+from .listening import Listening
 from .outcomes import Translator
 
 if TYPE_CHECKING:
@@ -20,6 +24,9 @@ R = TypeVar("R")
 
 class ProcessFuture(Future[R]):
     """The future of a job in a process. The job can be cancelled while it runs: its process is killed."""
+
+    _listening: Listening | None = None
+    """What lets an event loop that waits for the job take its answer. Set for jobs of a pool of this program."""
 
     def __init__(self, translator: Translator) -> None:
         super().__init__()
@@ -37,6 +44,16 @@ class ProcessFuture(Future[R]):
         if notify and self._job is not None:
             self._job.cancel()
         return True
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """Calls `fn(self)` when the future has ended: on the thread that ends it, or now."""
+        super().add_done_callback(fn)
+        if self._listening is not None and getattr(fn, "__module__", None) == "asyncio.futures":
+            # A loop has wrapped it: `run_in_executor`, `wrap_future`.
+            loop = asyncio._get_running_loop()  # pyright: ignore
+            if loop is not None:
+                with contextlib.suppress(NotImplementedError):  # a loop that watches no descriptors
+                    self._listening.mailbox_on(loop)
 
     def running(self) -> bool:
         """Returns whether a worker runs the job at this moment."""

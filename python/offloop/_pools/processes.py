@@ -23,9 +23,10 @@ from . import green
 from .cores import usable_cores
 from .executor import OnFull, PicklingFailed, buffersize_of
 from .exit import Kind, drain_at_exit, exit_handler
-from .loop import JobFuture, mailbox_of, watch_descriptor
+from .listening import Listening
+from .loop import JobFuture
 from .pickled_call import PickledCall
-from .process_future import CrashPolicy
+from .process_future import CrashPolicy, ProcessFuture
 from .remote import RemotePool
 from .shutdown import ShutdownReport, check_drain_alone, report_of, still_running
 from .stream import ItemStream
@@ -226,10 +227,7 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
         self._engine = _offloop.ProcessPool(settings)
         self._translator = self._crash_policy = CrashPolicy(self._engine, on_crash == "break")
         self._closed = False
-        self._listener: weakref.ref[asyncio.AbstractEventLoop] | None = None
-        """The loop that takes the workers' answers. Set by `_listen`."""
-        self._stop_listening: Callable[[], object] = int
-        """Makes that loop take no more answers."""
+        self._listening = Listening(self._engine)
         self._finalizer = weakref.finalize(self, self._engine.close)
         self._finalizer.atexit = False
         _finish_at_exit(self._engine, exit_timeout)
@@ -273,17 +271,6 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
         """Makes the workers follow changes of the program's environment and directory, and not only of its search path."""
         self._surroundings.follow_all()
         self._engine.end_silence()
-
-    def _listen(self, loop: asyncio.AbstractEventLoop, mailbox: Mailbox) -> None:
-        """Makes the loop take the workers' answers itself, unless another loop does."""
-        known = None if self._listener is None else self._listener()
-        if known is None or known.is_closed():
-            self._listener = weakref.ref(loop)
-            descriptor = self._engine.listen()
-            watch_descriptor(loop, descriptor, self._engine.take_answers, mailbox)
-            self._stop_listening = weakref.finalize(self, _remove_reader, self._listener, descriptor)
-            self._stop_listening.atexit = False
-            self._engine.set_listener(self._listener, mailbox)
 
     def _stream(
         self,
@@ -359,12 +346,13 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
         return self._engine.send(self, receiver, loop, call, options, buffersize)
 
     def _mailbox_on(self, loop: asyncio.AbstractEventLoop) -> Mailbox:
-        """Returns the mailbox of a loop, which takes the workers' answers from now on unless another one does. Called by the
-        engine's binding."""
-        mailbox = mailbox_of(loop)
-        if self._listener is None or self._listener() is not loop:
-            self._listen(loop, mailbox)
-        return mailbox
+        """Returns the mailbox of a loop. Called by the engine's binding for a job that is awaited."""
+        return self._listening.mailbox_on(loop)
+
+    def _new_future(self) -> ProcessFuture[Any]:
+        future = super()._new_future()
+        future._listening = self._listening
+        return future
 
     def _prelude(self) -> bytes | None:
         """Returns what a worker must know before it unpickles a call; None if there is nothing. Called by the engine's
@@ -434,14 +422,14 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
             if not self._engine.wait_over(timeout):
                 raise still_running(timeout, self._engine.queued())
         _offloop.flush()
-        self._stop_listening()
+        self._listening.stop()
         return None
 
     def _drain(self, seconds: float | None) -> ShutdownReport:
         self._closed = True
         report = report_of(self._engine.shutdown(seconds))
         _offloop.flush()
-        self._stop_listening()
+        self._listening.stop()
         return report
 
     def terminate_workers(self) -> None:
@@ -481,7 +469,7 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
         self._closed = True
         self._engine.shutdown(0.0)
         _offloop.flush()
-        self._stop_listening()
+        self._listening.stop()
 
     @property
     def _broken(self) -> str | Literal[False]:
@@ -543,14 +531,6 @@ def _capture(variables: Sequence[ContextVar[Any]]) -> Callable[[], dict[str, obj
 
     located = locate(variables)
     return lambda: capture(located)
-
-
-def _remove_reader(listener: weakref.ref[asyncio.AbstractEventLoop], descriptor: int) -> None:
-    """Makes a loop take no more answers of a pool. Can be called on any thread."""
-    loop = listener()
-    if loop is not None and not loop.is_closed():
-        with contextlib.suppress(RuntimeError):  # the loop is being closed
-            loop.call_soon_threadsafe(loop.remove_reader, descriptor)
 
 
 def _never(_: object) -> bool:

@@ -21,6 +21,9 @@ class RemotePool(Pool):
     _future_type: type[ProcessFuture[Any]] = ProcessFuture
     """The futures that `submit` returns."""
 
+    def _new_future(self) -> ProcessFuture[Any]:
+        return self._future_type(self._translator)
+
     def _submit(
         self,
         fn: Callable[..., Any],
@@ -28,7 +31,7 @@ class RemotePool(Pool):
         kwargs: dict[str, Any],
         options: CallOptions | None = None,
     ) -> Future[Any]:
-        future = self._future_type(self._translator)
+        future = self._new_future()
         try:
             try:
                 job = self._dispatch(future, None, fn, args, kwargs, options)

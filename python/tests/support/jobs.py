@@ -55,6 +55,16 @@ def pid() -> int:
     return os.getpid()
 
 
+class Call:
+    """Is unpickled as the result of a call."""
+
+    def __init__(self, fn: Any, *args: Any) -> None:
+        self.parts = fn, args
+
+    def __reduce__(self) -> Any:
+        return self.parts
+
+
 def note(path: Path, text: str = "") -> None:
     """Appends a line, so that the file has the jobs in the order in which they ran."""
     with path.open("a") as file:

@@ -1,0 +1,28 @@
+//! The functions that users have attached to a future.
+
+use pyo3::prelude::*;
+
+use crate::once::intern;
+
+/// What the end of a `concurrent.futures.Future` calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Callbacks {
+    None,
+    /// Those of `asyncio`, which only schedule a call on an event loop.
+    Asyncio,
+    /// Others as well, which may take any time.
+    Others,
+}
+
+/// Returns what the end of a future calls at this moment.
+pub(crate) fn callbacks_of(future: &Bound<'_, PyAny>) -> PyResult<Callbacks> {
+    let py = future.py();
+    let mut found = Callbacks::None;
+    for callback in future.getattr(intern!(py, "_done_callbacks"))?.try_iter()? {
+        found = match callback?.getattr_opt(intern!(py, "__module__"))? {
+            Some(module) if module.eq(intern!(py, "asyncio.futures"))? => Callbacks::Asyncio,
+            _ => return Ok(Callbacks::Others),
+        };
+    }
+    Ok(found)
+}
