@@ -30,7 +30,7 @@ mod support;
 use std::time::Duration;
 
 use alarm::Alarm;
-use contenders::{Contender, Life, OURS, PEERS};
+use contenders::{BOUNDS, Contender, Life, OURS, PEERS};
 use support::{Better, Comparison, Effort, Goal, Hogs, Row, Spread, median};
 
 /// The amount of work that is measured.
@@ -69,7 +69,8 @@ fn main() {
         rows: (effort.pick(2, 40), effort.pick(20, 100)),
         lives: effort.pick(2, 20),
     };
-    let mut bench = Bench { contenders: contenders::all(), comparison: Comparison::new(&OURS, &PEERS) };
+    let mut bench =
+        Bench { contenders: contenders::all(), comparison: Comparison::new(&OURS, &PEERS, &BOUNDS) };
     bench.no_ops(&plan, "idle");
     {
         let _hogs = Hogs::release();

@@ -13,6 +13,7 @@
 //! - *16 submitters*: 16 bursts at the same time, from 16 tasks on a multi-thread runtime or from 16 threads. The queues of
 //!   the lanes have room for 10,000 of these jobs, and the others wait for room. That of `ThreadPool(2)` has room for all.
 //! - *Busy*: a thread of normal priority spins for each core but one. *Idle*: nothing else runs.
+//! - *rayon + locks* is no peer: tokio-rayon, with as many locks and readings of the clock for each job as ours.
 //! - *Memory*: the growth of the anonymous pages of a fresh process, per thread that has run a job and is idle.
 
 #[path = "threads/contenders.rs"]
@@ -21,7 +22,7 @@ mod support;
 
 use std::time::Duration;
 
-use contenders::{CONTENDERS, Contender, OURS, PEERS};
+use contenders::{BOUNDS, CONTENDERS, Contender, OURS, PEERS};
 use support::{Better, Comparison, Effort, Goal, Hogs, Row, Spread, median};
 
 /// The amount of work that is measured.
@@ -45,7 +46,7 @@ fn main() {
         crowd_bursts: effort.pick(1, 2),
         idle_threads: effort.pick(32, 200),
     };
-    let mut comparison = Comparison::new(&OURS, &PEERS);
+    let mut comparison = Comparison::new(&OURS, &PEERS, &BOUNDS);
     single_submitter(&plan, "idle", &mut comparison);
     crowds(&plan, &mut comparison);
     {

@@ -14,7 +14,7 @@ pub(crate) enum Better {
 pub(crate) enum Goal {
     /// At least as good as the best peer.
     BestPeer,
-    /// At least as good as this many times the peer of that name.
+    /// At least as good as this many times the contender of that name.
     Times(f64, &'static str),
 }
 
@@ -29,16 +29,20 @@ pub(crate) struct Row {
     pub(crate) values: Vec<Option<f64>>,
 }
 
-/// Measured rows of contenders. The first contenders are ours.
+/// Measured rows of contenders.
 pub(crate) struct Comparison {
+    /// Ours, then the peers, then the bounds.
     names: Vec<&'static str>,
     ours: usize,
+    peers: usize,
     rows: Vec<Row>,
 }
 
 impl Comparison {
-    pub(crate) fn new(ours: &[&'static str], peers: &[&'static str]) -> Self {
-        Self { names: [ours, peers].concat(), ours: ours.len(), rows: Vec::new() }
+    /// `bounds` are no peers: they do a part of the work, and show what the machine allows.
+    pub(crate) fn new(ours: &[&'static str], peers: &[&'static str], bounds: &[&'static str]) -> Self {
+        let names = [ours, peers, bounds].concat();
+        Self { names, ours: ours.len(), peers: peers.len(), rows: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, row: Row) {
@@ -47,12 +51,12 @@ impl Comparison {
     }
 
     fn best_peer(&self, row: &Row) -> Option<(&'static str, f64)> {
-        let peers = self.names.iter().zip(&row.values).skip(self.ours);
+        let peers = self.names.iter().zip(&row.values).skip(self.ours).take(self.peers);
         let measured = peers.filter_map(|(name, value)| Some((*name, (*value)?)));
         measured.reduce(|best, next| if no_worse(row.better, best.1, next.1) { best } else { next })
     }
 
-    fn peer(&self, row: &Row, name: &str) -> Option<f64> {
+    fn value_of(&self, row: &Row, name: &str) -> Option<f64> {
         let at = self.names.iter().position(|other| *other == name)?;
         row.values[at]
     }
@@ -61,7 +65,7 @@ impl Comparison {
     fn reached_by(&self, row: &Row, goal: Goal) -> String {
         let (times, base) = match goal {
             Goal::BestPeer => (1.0, self.best_peer(row).map(|(_, value)| value)),
-            Goal::Times(times, name) => (times, self.peer(row, name)),
+            Goal::Times(times, name) => (times, self.value_of(row, name)),
         };
         let Some(base) = base else { return "–".to_owned() };
         let ours = self.names.iter().zip(&row.values).take(self.ours);

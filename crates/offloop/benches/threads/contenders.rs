@@ -1,6 +1,7 @@
 //! The contenders, behind one trait, and the workloads that each of them runs.
 
 use std::future::Future;
+use std::hint::black_box;
 use std::process::Command;
 use std::sync::{Arc, Barrier, Condvar, Mutex, OnceLock};
 use std::thread;
@@ -14,8 +15,9 @@ use crate::support::{Spread, field, median, per_second};
 
 pub(crate) const OURS: [&str; 3] = [Run::NAME, RunCpu::NAME, Pool::NAME];
 pub(crate) const PEERS: [&str; 3] = [SpawnBlocking::NAME, Unblock::NAME, TokioRayon::NAME];
-pub(crate) const CONTENDERS: [&dyn Contender; 6] =
-    [&Run, &RunCpu, &Pool, &SpawnBlocking, &Unblock, &TokioRayon];
+pub(crate) const BOUNDS: [&str; 1] = [RayonWithLocks::NAME];
+pub(crate) const CONTENDERS: [&dyn Contender; 7] =
+    [&Run, &RunCpu, &Pool, &SpawnBlocking, &Unblock, &TokioRayon, &RayonWithLocks];
 
 const BURST: u32 = 1000;
 const SUBMITTERS: u32 = 16;
@@ -149,6 +151,43 @@ impl Way for TokioRayon {
 
     fn make_room(self, threads: usize) -> bool {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().is_ok()
+    }
+}
+
+/// tokio-rayon, with as many locked instructions and readings of the clock for each job as a job of offloop has, so that it
+/// can be cancelled, limited and measured.
+#[derive(Clone, Copy)]
+struct RayonWithLocks;
+
+impl RayonWithLocks {
+    /// The number of locks that are taken and released on each side.
+    const LOCKS: usize = 7;
+
+    fn lock() {
+        let lock = Mutex::new(0u64);
+        for _ in 0..Self::LOCKS {
+            *black_box(&lock).lock().expect("no holder panics") += 1;
+        }
+    }
+}
+
+impl Way for RayonWithLocks {
+    const NAME: &str = "rayon + locks";
+    type Job = tokio_rayon::AsyncRayonHandle<()>;
+
+    fn submit(self, work: impl FnOnce() + Send + 'static) -> Self::Job {
+        black_box(Instant::now());
+        Self::lock();
+        tokio_rayon::spawn(|| {
+            black_box(Instant::now());
+            work();
+            black_box(Instant::now());
+            Self::lock();
+        })
+    }
+
+    fn make_room(self, _: usize) -> bool {
+        false
     }
 }
 
