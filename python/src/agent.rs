@@ -252,12 +252,9 @@ struct LogRecord {
 }
 
 impl Completion for LogRecord {
-    fn deliver(self: Arc<Self>, py: Python<'_>) {
+    fn deliver(self: Arc<Self>, py: Python<'_>) -> PyResult<()> {
         static EMIT: Once<Py<PyAny>> = Once::new();
-        let emit = EMIT.attribute(py, "offloop._worker.logs", "emit");
-        let record = PyBytes::new(py, &self.record);
-        if let Err(error) = emit.and_then(|emit| emit.call1((record, true, &self.job))) {
-            error.write_unraisable(py, None);
-        }
+        let emit = EMIT.attribute(py, "offloop._worker.logs", "emit")?;
+        emit.call1((PyBytes::new(py, &self.record), true, &self.job)).map(drop)
     }
 }

@@ -14,6 +14,7 @@ use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use offloop::embed::{self, OwnProcess};
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
@@ -27,13 +28,13 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A job that has ended, or has sent something.
 pub(crate) trait Completion: Send + Sync {
-    /// Reports to the job's receiver. Does nothing if there is nothing new.
-    fn deliver(self: Arc<Self>, py: Python<'_>);
+    /// Reports to the job's receiver. Does nothing if there is nothing new. Raises what the user's code raises in there.
+    fn deliver(self: Arc<Self>, py: Python<'_>) -> PyResult<()>;
 
     /// Does the same on the thread of an event loop, in place of the results thread, if this is the loop that waits for
-    /// the job and nothing of the user's holds it up. Returns whether it has.
-    fn deliver_on_loop(self: Arc<Self>, _py: Python<'_>) -> bool {
-        false
+    /// the job and nothing holds it up. Returns whether it has, or has left the rest to the results thread.
+    fn deliver_on_loop(self: Arc<Self>, _py: Python<'_>) -> PyResult<bool> {
+        Ok(false)
     }
 }
 
@@ -99,9 +100,11 @@ impl CompletionQueue {
     }
 
     /// Delivers the completions that have come: all of them, or as many as `limit` has time for.
-    fn deliver(&self, py: Python<'_>, limit: Option<Duration>) {
+    ///
+    /// On an event loop, what is not an `Exception` is raised. It is of a signal's handler, and means the program.
+    fn deliver(&self, py: Python<'_>, limit: Option<Duration>) -> PyResult<()> {
         if self.state.get().is_none() {
-            return;
+            return Ok(());
         }
         // Fails if the consumer was not notified through the descriptor, and then there is nothing to reset.
         let _ = rustix::io::read(&self.notifier, &mut [0; 8]);
@@ -109,35 +112,42 @@ impl CompletionQueue {
             state.is_notified = false;
         }
         let began = Instant::now();
+        let mut raised = Ok(());
         loop {
             let next = self.state().and_then(|mut state| state.completions.pop_front());
-            let Some(completion) = next else { return };
-            completion.deliver(py);
+            let Some(completion) = next else { return Ok(()) };
+            let delivered = completion.deliver(py);
             self.count_delivered();
+            match delivered {
+                Err(error) if limit.is_none() || error.is_instance_of::<PyException>(py) => {
+                    error.write_unraisable(py, None);
+                }
+                Err(error) => {
+                    raised = Err(error);
+                    break;
+                }
+                Ok(()) => {}
+            }
             if limit.is_some_and(|limit| began.elapsed() >= limit) {
                 break;
             }
         }
-        let Some(mut state) = self.state() else { return };
+        let Some(mut state) = self.state() else { return raised };
         if !state.completions.is_empty() && !std::mem::replace(&mut state.is_notified, true) {
             drop(state);
             self.notify();
         }
+        raised
     }
 
     /// Calls `work` on the thread of an event loop. If that brings a single completion, delivers it there, if that may be
     /// done, so that the results thread, which is the consumer, need not be woken for it.
     ///
     /// It does not deliver several: the delivery of one can run code of the user's, which may wait for another.
-    fn deliver_on_loop(&self, py: Python<'_>, work: impl FnOnce()) {
-        let Some(mut state) = self.state() else { return work() };
-        let is_coming = std::mem::replace(&mut state.is_notified, true);
-        drop(state);
+    fn deliver_on_loop(&self, py: Python<'_>, work: impl FnOnce()) -> PyResult<()> {
+        let is_coming = self.state().is_none_or(|mut state| std::mem::replace(&mut state.is_notified, true));
         work();
-        let Some(mut state) = self.state() else { return };
-        if is_coming {
-            return;
-        }
+        let Some(mut state) = self.state().filter(|_| !is_coming) else { return Ok(()) };
         let single = if state.completions.len() == 1 { state.completions.pop_front() } else { None };
         state.is_notified = !state.completions.is_empty();
         let has_more = state.is_notified;
@@ -145,17 +155,19 @@ impl CompletionQueue {
         if has_more {
             self.notify();
         }
-        let Some(completion) = single else { return };
-        if Arc::clone(&completion).deliver_on_loop(py) {
+        let Some(completion) = single else { return Ok(()) };
+        let delivered = Arc::clone(&completion).deliver_on_loop(py);
+        if matches!(delivered, Ok(false)) {
+            let Some(mut state) = self.state() else { return Ok(()) };
+            state.completions.push_front(completion);
+            if !std::mem::replace(&mut state.is_notified, true) {
+                drop(state);
+                self.notify();
+            }
+        } else {
             self.count_delivered();
-            return;
         }
-        let Some(mut state) = self.state() else { return };
-        state.completions.push_front(completion);
-        if !std::mem::replace(&mut state.is_notified, true) {
-            drop(state);
-            self.notify();
-        }
+        delivered.map(drop)
     }
 
     fn count_delivered(&self) {
@@ -191,7 +203,7 @@ impl CompletionQueue {
         // time, and could report nothing when there is none.
         let _ = attach(|py| {
             while detach(py, wait).is_ok() && !is_over.load(Ordering::Acquire) {
-                self.deliver(py, None);
+                let _ = self.deliver(py, None);
             }
         });
     }
@@ -212,14 +224,17 @@ pub(crate) struct StandIn {
     is_over: Arc<AtomicBool>,
 }
 
-/// Starts a thread that delivers in place of this one, which is about to wait in what a delivery has called, perhaps for
-/// another completion of the same queue.
+/// Starts a thread that delivers in place of this one, if it is the results thread. It is about to wait in what a delivery
+/// has called, perhaps for another result.
 ///
-/// Returns `None` on a thread that serves no queue, and if there is no thread left.
+/// The log thread gets none: its records are handled one after the other. There is none without the interpreter's lock
+/// either, where two threads could be at the same job, and none if no thread can be started.
 pub(crate) fn stand_in() -> Option<StandIn> {
     let queue = SERVED.with_borrow(Clone::clone)?;
-    // The queue of a child made by `fork()` is its parent's.
-    queue.state.get()?;
+    let is_results = RESULTS.running().is_some_and(|results| Arc::ptr_eq(&results, &queue));
+    if cfg!(Py_GIL_DISABLED) || !is_results {
+        return None;
+    }
     let is_over = Arc::new(AtomicBool::new(false));
     let (served, until) = (Arc::clone(&queue), Arc::clone(&is_over));
     embed::start_thread("offloop-standin", move || served.serve(&until)).ok()?;
@@ -286,11 +301,12 @@ pub(crate) fn results_thread() -> PyResult<Arc<CompletionQueue>> {
 
 /// Calls `work` on the thread of an event loop, and delivers there those of the completions for the results thread that
 /// may be delivered there.
-pub(crate) fn deliver_results_on_loop(py: Python<'_>, work: impl FnOnce()) {
-    match RESULTS.running() {
-        Some(results) => results.deliver_on_loop(py, work),
-        None => work(),
+pub(crate) fn deliver_results_on_loop(py: Python<'_>, work: impl FnOnce()) -> PyResult<()> {
+    if let Some(results) = RESULTS.running() {
+        return results.deliver_on_loop(py, work);
     }
+    work();
+    Ok(())
 }
 
 /// Returns the queue for log records of workers. Their handlers may take long, so no other thread waits for them.
@@ -329,8 +345,8 @@ impl Mailbox {
     }
 
     /// Ends the futures of the jobs that have ended. Does not block.
-    pub(crate) fn deliver(&self, py: Python<'_>) {
-        self.0.deliver(py, Some(DELIVERY_SLICE));
+    pub(crate) fn deliver(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.deliver(py, Some(DELIVERY_SLICE))
     }
 }
 

@@ -205,14 +205,13 @@ impl Wake for LimitedCall {
 }
 
 impl Completion for LimitedCall {
-    fn deliver(self: Arc<Self>, py: Python<'_>) {
+    fn deliver(self: Arc<Self>, py: Python<'_>) -> PyResult<()> {
         if let Some(error) = self.call.get().error(py) {
-            if let Err(error) = self.future.call_method1(py, intern!(py, "_overrun"), (error,)) {
-                error.write_unraisable(py, Some(self.future.bind(py)));
-            }
+            self.future.call_method1(py, intern!(py, "_overrun"), (error,))?;
         } else if !self.call.get().has_ended() {
             // It was woken early.
             self.watch();
         }
+        Ok(())
     }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use offloop::embed::{HandleExt as _, ItemStreamExt as _};
 use offloop::remote::Encoded;
 use offloop::{Blob, Handle, ItemStream, JobState};
-use pyo3::exceptions::PyMemoryError;
+use pyo3::exceptions::{PyException, PyMemoryError};
 use pyo3::prelude::*;
 
 use crate::callbacks::{Callbacks, callbacks_of};
@@ -39,12 +39,12 @@ const MEMORY_PAUSE: Duration = Duration::from_millis(1);
 struct WatchedJob<T> {
     /// Taken when the end is reported, or when the job is cancelled from Python: then there is no report.
     pending: Mutex<Option<(Handle<T>, Py<PyAny>)>>,
-    /// The result of a job that has log records which are not handled yet, and its receiver. Set and taken by the consumer
-    /// of `completions`, and taken when the job is cancelled from Python.
+    /// A result that cannot be reported yet, and its receiver: the job has log records which are not handled, or an event
+    /// loop leaves the result to the results thread. Set and taken by who delivers, and taken when the job is cancelled
+    /// from Python.
     held: Mutex<Option<(T, Py<PyAny>)>>,
-    /// The exception of a job whose end could not be reported because memory was short, and its receiver. Set and taken by
-    /// the consumer of `completions`.
-    unreported: Mutex<Option<(Py<PyAny>, Py<PyAny>)>>,
+    /// An end that is to be reported again, and its receiver. Set and taken by who delivers.
+    unreported: Mutex<Option<(End, Py<PyAny>)>>,
     completions: Weak<CompletionQueue>,
     /// The thread that has submitted the job.
     submitter: ThreadId,
@@ -52,6 +52,18 @@ struct WatchedJob<T> {
     awaits_room: AtomicBool,
     /// The items that the job sends before its result. `None` for a call on a thread, which sends none.
     sent: Option<SentItems>,
+}
+
+/// The result of a job that has ended, and the job's receiver.
+type Ended<T> = (Result<T, offloop::Error>, Py<PyAny>);
+
+/// The end of a job, as its receiver gets it.
+struct End {
+    /// The receiver's method.
+    method: &'static str,
+    outcome: Py<PyAny>,
+    /// Memory was short, so there is to be a pause before the next attempt.
+    needs_memory: bool,
 }
 
 /// The items of a job, by the place where it runs.
@@ -188,11 +200,10 @@ struct LogRecord {
 }
 
 impl Completion for LogRecord {
-    fn deliver(self: Arc<Self>, py: Python<'_>) {
-        if let Err(error) = message::log(self.context.bind(py), &self.body, self.trusts_worker) {
-            error.write_unraisable(py, None);
-        }
+    fn deliver(self: Arc<Self>, py: Python<'_>) -> PyResult<()> {
+        let logged = message::log(self.context.bind(py), &self.body, self.trusts_worker);
         Arc::clone(&self.job).record_handled();
+        logged
     }
 }
 
@@ -272,19 +283,28 @@ impl<T: Receive> WatchedJob<T> {
         }
     }
 
-    /// Reports the end to the receiver by calling its `method`. If there is not enough memory for that, the job ends with
-    /// this exception, as soon as there is enough for that.
-    fn report(self: &Arc<Self>, py: Python<'_>, method: &str, outcome: Py<PyAny>, receiver: Py<PyAny>) {
-        let Err(error) = receiver.call_method1(py, method, (outcome,)) else { return };
-        if !error.is_instance_of::<PyMemoryError>(py) {
-            error.write_unraisable(py, Some(receiver.bind(py)));
-            return;
+    /// Reports the end to the receiver. If there is not enough memory for that, the job ends with this exception, as soon as
+    /// there is enough for that. Raises what a signal's handler has raised in the receiver, which gets the end all the same.
+    fn report(self: &Arc<Self>, py: Python<'_>, end: &End, receiver: Py<PyAny>) -> PyResult<()> {
+        let Err(error) = receiver.call_method1(py, end.method, (&end.outcome,)) else { return Ok(()) };
+        if error.is_instance_of::<PyMemoryError>(py) {
+            let outcome = error.into_value(py).into_any();
+            if receiver.call_method1(py, "_raise", (&outcome,)).is_err() {
+                let end = End { method: "_raise", outcome, needs_memory: true };
+                self.report_later(end, receiver);
+            }
+            return Ok(());
         }
-        let error = error.into_value(py).into_any();
-        if receiver.call_method1(py, "_raise", (&error,)).is_err() {
-            *self.unreported.lock() = Some((error, receiver));
-            Arc::clone(self).wake();
+        if error.is_instance_of::<PyException>(py) {
+            return Err(error);
         }
+        receiver.call_method1(py, end.method, (&end.outcome,)).map(drop).and(Err(error))
+    }
+
+    /// Leaves the report to the next delivery.
+    fn report_later(self: &Arc<Self>, end: End, receiver: Py<PyAny>) {
+        *self.unreported.lock() = Some((end, receiver));
+        Arc::clone(self).wake();
     }
 
     /// Returns whether the receiver reads the job's items.
@@ -324,8 +344,41 @@ impl<T: Receive> WatchedJob<T> {
         }
     }
 
+    /// Takes the result if it can be reported, and the receiver that gets it. Reports the items first.
+    ///
+    /// A result for which log records or items have to be handled first is held. So is one that does not `fit` here, which
+    /// the next delivery reports. If the job has not ended, registers for its end.
+    fn take_result(self: &Arc<Self>, py: Python<'_>, fits: impl Fn(&T) -> bool) -> Option<Ended<T>> {
+        self.report_items(py);
+        let has_unhandled = || self.sent.as_ref().is_some_and(SentItems::has_unhandled);
+        let held = if has_unhandled() { None } else { self.held.lock().take() };
+        if let Some((value, receiver)) = held {
+            return Some((Ok(value), receiver));
+        }
+        let (result, receiver) = self.take_end()?;
+        // Records that came together with the end, after the look above.
+        self.report_items(py);
+        match result {
+            Ok(value) if has_unhandled() => {
+                // The last record that is handled wakes this again, and so does the reader of the last item.
+                let reader = self.is_read().then(|| receiver.clone_ref(py));
+                *self.held.lock() = Some((value, receiver));
+                if let Some(Err(error)) = reader.map(|reader| reader.call_method0(py, "_wake")) {
+                    error.write_unraisable(py, None);
+                }
+                None
+            }
+            Ok(value) if !fits(&value) => {
+                *self.held.lock() = Some((value, receiver));
+                Arc::clone(self).wake();
+                None
+            }
+            result => Some((result, receiver)),
+        }
+    }
+
     /// Takes the result, and the receiver that gets it. If the job has not ended, registers for its end.
-    fn take_result(self: &Arc<Self>) -> Option<(Result<T, offloop::Error>, Py<PyAny>)> {
+    fn take_end(self: &Arc<Self>) -> Option<Ended<T>> {
         let mut pending = self.pending();
         let (handle, _) = pending.as_mut()?;
         let Some(result) = handle.try_result() else {
@@ -339,6 +392,22 @@ impl<T: Receive> WatchedJob<T> {
         };
         pending.take().map(|(_, receiver)| (result, receiver))
     }
+
+    /// Makes of a result what the receiver gets.
+    fn end_of(&self, py: Python<'_>, result: Result<T, offloop::Error>) -> End {
+        let results = self.sent.as_ref().map(|sent| sent.results).unwrap_or_default();
+        self.forget_context();
+        let (method, outcome) = match result.map(|value| value.receive(py, results)) {
+            Ok(Ok(value)) => ("_arrive", value),
+            Ok(Err(exception)) => {
+                let named = self.sent.as_ref().map_or(Ok(()), |sent| sent.name_culprit(py, &exception));
+                let exception = named.map_or_else(|error| error, |()| exception);
+                ("_raise", exception.into_value(py).into_any())
+            }
+            Err(error) => ("_fail", error.into_exception(py).into_value(py).into_any()),
+        };
+        End { method, outcome, needs_memory: false }
+    }
 }
 
 impl<T: Receive> Wake for WatchedJob<T> {
@@ -351,66 +420,44 @@ impl<T: Receive> Wake for WatchedJob<T> {
 }
 
 impl<T: Receive> Completion for WatchedJob<T> {
-    fn deliver(self: Arc<Self>, py: Python<'_>) {
+    fn deliver(self: Arc<Self>, py: Python<'_>) -> PyResult<()> {
         let unreported = self.unreported.lock().take();
-        if let Some((error, receiver)) = unreported {
-            let _ = detach(py, || thread::sleep(MEMORY_PAUSE));
-            self.report(py, "_raise", error, receiver);
-            return;
+        if let Some((end, receiver)) = unreported {
+            if end.needs_memory {
+                let _ = detach(py, || thread::sleep(MEMORY_PAUSE));
+            }
+            return self.report(py, &end, receiver);
         }
-        self.report_items(py);
-        let has_unhandled = || self.sent.as_ref().is_some_and(SentItems::has_unhandled);
-        let held = if has_unhandled() { None } else { self.held.lock().take() };
-        let was_held = held.is_some();
-        let ended = held.map(|(value, receiver)| (Ok(value), receiver)).or_else(|| self.take_result());
-        if ended.is_some() && !was_held {
-            // Records that came together with the end, after the look above.
-            self.report_items(py);
-        }
-        let (result, receiver) = match ended {
-            Some((Ok(value), receiver)) if has_unhandled() => {
-                // The last record that is handled wakes this again, and so does the reader of the last item.
-                let reader = self.is_read().then(|| receiver.clone_ref(py));
-                *self.held.lock() = Some((value, receiver));
-                if let Some(Err(error)) = reader.map(|reader| reader.call_method0(py, "_wake")) {
-                    error.write_unraisable(py, None);
-                }
-                return;
-            }
-            Some(ended) => ended,
-            None => {
-                if let Err(error) = self.report_room(py) {
-                    error.write_unraisable(py, None);
-                }
-                return;
-            }
-        };
-        let results = self.sent.as_ref().map(|sent| sent.results).unwrap_or_default();
-        self.forget_context();
-        let (method, outcome) = match result.map(|value| value.receive(py, results)) {
-            Ok(Ok(value)) => ("_arrive", value),
-            Ok(Err(exception)) => {
-                let named = self.sent.as_ref().map_or(Ok(()), |sent| sent.name_culprit(py, &exception));
-                let exception = named.map_or_else(|error| error, |()| exception);
-                ("_raise", exception.into_value(py).into_any())
-            }
-            Err(error) => ("_fail", error.into_exception(py).into_value(py).into_any()),
-        };
-        self.report(py, method, outcome, receiver);
+        let Some((result, receiver)) = self.take_result(py, |_| true) else { return self.report_room(py) };
+        let end = self.end_of(py, result);
+        self.report(py, &end, receiver)
     }
 
-    fn deliver_on_loop(self: Arc<Self>, py: Python<'_>) -> bool {
-        // Without the interpreter's lock the results thread could be at the same job, and functions could be attached
-        // meanwhile. What could not be reported for lack of memory is reported after a pause.
+    fn deliver_on_loop(self: Arc<Self>, py: Python<'_>) -> PyResult<bool> {
+        // Without the interpreter's lock the results thread could be at the same job.
         let may_deliver = !cfg!(Py_GIL_DISABLED)
             && self.submitter == thread::current().id()
             && !self.is_read()
             && self.unreported.lock().is_none()
-            && self.is_awaited_here(py).unwrap_or(false);
-        if may_deliver {
-            self.deliver(py);
+            && self.is_awaited_here(py)?;
+        if !may_deliver {
+            return Ok(false);
         }
-        may_deliver
+        let Some((result, receiver)) = self.take_result(py, |value| !value.is_large()) else {
+            return Ok(true);
+        };
+        let end = self.end_of(py, result);
+        // Functions may have been attached while the result was made.
+        let method = receiver.getattr(py, end.method)?;
+        match receiver.call_method1(py, "_end_for_loop", (method, &end.outcome)) {
+            Ok(has_ended) if has_ended.is_truthy(py)? => {}
+            Ok(_) => self.report_later(end, receiver),
+            Err(error) => {
+                self.report_later(end, receiver);
+                return Err(error);
+            }
+        }
+        Ok(true)
     }
 }
 

@@ -26,6 +26,9 @@ const LOG: u8 = 4;
 /// The longest body, in bytes, that is copied to the message. A longer one is put where it need not be copied again.
 const SHORT: usize = 1024;
 
+/// The longest body, in bytes, that becomes an object in a moment.
+const LARGE: usize = 64 * 1024;
+
 /// A message from a worker: the reply of a job, or an item or a log record before it.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Reply {
@@ -96,6 +99,10 @@ impl Receive for Reply {
         }
         let open = OPEN.attribute(py, "offloop._worker.replies", "open_reply")?;
         open.call1((self.code, body)).map(Bound::unbind)
+    }
+
+    fn is_large(&self) -> bool {
+        self.body.len() > LARGE
     }
 }
 

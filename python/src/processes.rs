@@ -305,10 +305,11 @@ impl ProcessPool {
 
     /// Takes the workers' answers, and ends the futures that this thread's loop waits for: those of the mailbox, and those
     /// of `submit` that `asyncio` has wrapped. Does not block.
-    fn take_answers(&self, py: Python<'_>, mailbox: &Bound<'_, Mailbox>) {
+    fn take_answers(&self, py: Python<'_>, mailbox: &Bound<'_, Mailbox>) -> PyResult<()> {
         let completions = mailbox.get().completions();
-        deliver_results_on_loop(py, || completions.without_notifying(|| self.pool.take_answers()));
-        mailbox.get().deliver(py);
+        let take = || completions.without_notifying(|| self.pool.take_answers());
+        let results = deliver_results_on_loop(py, take);
+        mailbox.get().deliver(py).and(results)
     }
 
     /// Takes no more jobs. Accepted ones still run. Does not wait for them.
@@ -350,11 +351,9 @@ impl Wake for AtEnd {
 }
 
 impl Completion for AtEnd {
-    fn deliver(self: Arc<Self>, py: Python<'_>) {
+    fn deliver(self: Arc<Self>, py: Python<'_>) -> PyResult<()> {
         let callback = self.0.lock().take();
-        if let Some(Err(error)) = callback.map(|callback| callback.call0(py)) {
-            error.write_unraisable(py, None);
-        }
+        callback.map_or(Ok(()), |callback| callback.call0(py).map(drop))
     }
 }
 

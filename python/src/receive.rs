@@ -6,6 +6,11 @@ use pyo3::prelude::*;
 pub(crate) trait Receive: Send + Sized + 'static {
     /// `results` is the pool's, if the result comes from a worker process.
     fn receive(self, py: Python<'_>, results: Results) -> PyResult<Py<PyAny>>;
+
+    /// Returns whether that may take so long that an event loop should not do it without need.
+    fn is_large(&self) -> bool {
+        false
+    }
 }
 
 /// The way in which results travel from worker processes, and whether the workers are trusted with it.

@@ -1,7 +1,11 @@
 """The event loop that waits for jobs takes the workers' answers itself. No job depends on it."""
 
 import asyncio
+import logging
+import os
+import resource
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from pathlib import Path
@@ -130,3 +134,141 @@ def test_the_errors_of_jobs_reach_the_loop_that_waits() -> None:
     *failed, died = on_a_loop(main)
     assert [str(error) for error in failed] == ["0", "1", "2"]
     assert died.exitcode == 3
+
+
+unpickling = threading.Event()
+"""Is set while a result is being unpickled."""
+
+
+def unpickle_slowly() -> int:
+    unpickling.set()
+    time.sleep(0.2)
+    return here()
+
+
+def slow_to_unpickle(gate: Path) -> Any:
+    jobs.wait_for(gate)
+    return jobs.Call(unpickle_slowly)
+
+
+def test_a_function_that_is_attached_while_the_loop_unpickles_does_not_run_on_the_loop(tmp_path: Path) -> None:
+    async def main() -> list[int]:
+        with ProcessPoolExecutor(1) as pool:
+            await listen(pool)
+            for attempt in range(50):
+                called: list[int] = []
+                gate = tmp_path / str(attempt)
+                call = pool.submit(slow_to_unpickle, gate)
+                wrapped = asyncio.wrap_future(call)
+                unpickling.clear()
+
+                def attach() -> None:
+                    assert unpickling.wait(HANG)
+                    call.add_done_callback(lambda _: called.append(here()))
+
+                thread = threading.Thread(target=attach)
+                thread.start()
+                gate.touch()
+                unpickled_on = await wrapped
+                thread.join()
+                jobs.until(lambda: called, "the call")
+                # Otherwise the results thread was first.
+                if unpickled_on == here():
+                    return called
+        pytest.fail("the loop has unpickled no result itself")
+
+    assert here() not in on_a_loop(main)
+
+
+def large_result() -> tuple[Any, str]:
+    return jobs.Call(here), "x" * 100_000
+
+
+def test_the_loop_leaves_a_large_result_to_the_results_thread() -> None:
+    async def main() -> set[int]:
+        loop = asyncio.get_running_loop()
+        with ProcessPoolExecutor(1) as pool:
+            await listen(pool)
+            return {(await loop.run_in_executor(pool, large_result))[0] for _ in range(20)}
+
+    assert here() not in on_a_loop(main)
+
+
+class Interrupt:
+    """Waits for a future, as `concurrent.futures.wait` does, and is a signal's handler at the same time."""
+
+    def __init__(self) -> None:
+        self.has_raised = False
+
+    def add_result(self, _: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self.has_raised = True
+            raise KeyboardInterrupt
+
+
+def test_a_signal_that_interrupts_the_end_of_a_future_reaches_the_program_and_the_future_ends() -> None:
+    loop = asyncio.new_event_loop()
+    with ProcessPoolExecutor(1) as pool:
+        loop.run_until_complete(listen(pool))
+
+        async def call(interrupt: Interrupt) -> int:
+            call = pool.submit(jobs.double, 3)
+            call._waiters.append(interrupt)
+            return await asyncio.wrap_future(call)
+
+        for _ in range(500):
+            interrupt = Interrupt()
+            ended = loop.create_task(call(interrupt))
+            try:
+                assert loop.run_until_complete(ended) == 6
+            except KeyboardInterrupt:
+                assert loop.run_until_complete(asyncio.wait_for(ended, HANG)) == 6
+                break
+            # Otherwise the results thread was first.
+            assert not interrupt.has_raised
+        else:
+            pytest.fail("the loop has ended no future itself")
+    loop.close()
+
+
+def test_without_a_descriptor_for_the_loop_another_thread_takes_the_answer() -> None:
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        with ProcessPoolExecutor(1) as pool:
+            await asyncio.to_thread(pool.submit(jobs.double, 1).result, HANG)
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            first_free = os.dup(0)
+            os.close(first_free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, limits[1]))
+            try:
+                return await loop.run_in_executor(pool, jobs.double, 2)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    assert on_a_loop(main) == 4
+
+
+def log_numbers(count: int) -> None:
+    for number in range(count):
+        logging.getLogger("numbers").warning("%d", number)
+
+
+def test_a_log_handler_that_waits_for_a_job_gets_all_records_in_their_order() -> None:
+    handled: list[int] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.name == "numbers":
+                number = int(record.getMessage())
+                if number % 5 == 0:
+                    assert pool.submit(jobs.double, number).result(HANG) == 2 * number
+                handled.append(number)
+
+    handler = Handler()
+    logging.getLogger().addHandler(handler)
+    try:
+        with ProcessPoolExecutor(2) as pool:
+            pool.submit(log_numbers, 30).result(HANG)
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert handled == list(range(30))

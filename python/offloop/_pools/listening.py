@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Callable
 from typing import final
 
 from .. import _offloop
@@ -24,24 +23,28 @@ class Listening:
     def __init__(self, engine: _offloop.ProcessPool) -> None:
         self._engine = engine
         self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
-        self._stop: Callable[[], object] = int
+        self._stopper: weakref.finalize[..., Listening] | None = None
 
     def mailbox_on(self, loop: asyncio.AbstractEventLoop) -> Mailbox:
         """Returns the mailbox of a loop, which listens from now on unless another one does. Called on the loop."""
         mailbox = mailbox_of(loop)
         known = None if self._loop is None else self._loop()
         if known is None or known.is_closed():
-            self._loop = weakref.ref(loop)
+            if self._stopper is not None:
+                self._stopper.detach()
+            listener = weakref.ref(loop)
             descriptor = self._engine.listen()
             watch_descriptor(loop, descriptor, self._engine.take_answers, mailbox)
-            self._stop = weakref.finalize(self, _remove_reader, self._loop, descriptor)
-            self._stop.atexit = False
-            self._engine.set_listener(self._loop, mailbox)
+            self._loop = listener
+            self._stopper = weakref.finalize(self, _remove_reader, listener, descriptor)
+            self._stopper.atexit = False
+            self._engine.set_listener(listener, mailbox)
         return mailbox
 
     def stop(self) -> None:
         """Ends it. Can be called on any thread."""
-        self._stop()
+        if self._stopper is not None:
+            self._stopper()
 
 
 def _remove_reader(listener: weakref.ref[asyncio.AbstractEventLoop], descriptor: int) -> None:

@@ -48,12 +48,29 @@ class ProcessFuture(Future[R]):
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """Calls `fn(self)` when the future has ended: on the thread that ends it, or now."""
         super().add_done_callback(fn)
-        if self._listening is not None and getattr(fn, "__module__", None) == "asyncio.futures":
+        if self._listening is not None and _is_asyncios(fn):
             # A loop has wrapped it: `run_in_executor`, `wrap_future`.
             loop = asyncio._get_running_loop()  # pyright: ignore
             if loop is not None:
-                with contextlib.suppress(NotImplementedError):  # a loop that watches no descriptors
+                # Some loops watch no descriptors, and there may be none left. Then another thread takes the answer.
+                with contextlib.suppress(NotImplementedError, OSError):
                     self._listening.mailbox_on(loop)
+
+    def _end_for_loop(self, end: Callable[[Any], None], outcome: Any) -> bool:
+        """Calls `end(outcome)`, which ends the future, on the thread of the event loop that waits for it. Does not if a
+        function was attached that might hold up the loop. Returns whether it did."""
+        # No function can be attached meanwhile.
+        with self._condition:
+            if not all(map(_is_asyncios, self._done_callbacks)):
+                return False
+            try:
+                end(outcome)
+            except BaseException:
+                # Of a signal's handler. It may have come between the end and the calls.
+                if self.done():
+                    self._invoke_callbacks()  # type: ignore[attr-defined] # pyright: ignore
+                raise
+            return True
 
     def running(self) -> bool:
         """Returns whether a worker runs the job at this moment."""
@@ -84,6 +101,11 @@ class ProcessFuture(Future[R]):
             self.cancel()
         elif self._claim():
             self.set_exception(error)
+
+
+def _is_asyncios(callback: Callable[[Any], object]) -> bool:
+    """Returns whether a function is one that asyncio attaches to futures, which only schedules a call on a loop."""
+    return getattr(callback, "__module__", None) == "asyncio.futures"
 
 
 class CrashPolicy:
