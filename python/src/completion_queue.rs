@@ -79,10 +79,7 @@ impl CompletionQueue {
         let Some(mut state) = self.state() else { return };
         state.completions.push_back(completion);
         state.pushed += 1;
-        if !std::mem::replace(&mut state.is_notified, true) {
-            drop(state);
-            self.notify();
-        }
+        self.notify_once(state);
     }
 
     /// Calls `work` without notifying the consumer of the completions that it brings. The consumer itself calls this,
@@ -92,6 +89,14 @@ impl CompletionQueue {
             state.is_notified = true;
         }
         work();
+    }
+
+    /// Notifies the consumer, unless it was notified and has not looked yet.
+    fn notify_once(&self, mut state: MutexGuard<'_, QueueState>) {
+        if !std::mem::replace(&mut state.is_notified, true) {
+            drop(state);
+            self.notify();
+        }
     }
 
     fn notify(&self) {
@@ -132,10 +137,8 @@ impl CompletionQueue {
                 break;
             }
         }
-        let Some(mut state) = self.state() else { return raised };
-        if !state.completions.is_empty() && !std::mem::replace(&mut state.is_notified, true) {
-            drop(state);
-            self.notify();
+        if let Some(state) = self.state().filter(|state| !state.completions.is_empty()) {
+            self.notify_once(state);
         }
         raised
     }
@@ -157,15 +160,12 @@ impl CompletionQueue {
         }
         let Some(completion) = single else { return Ok(()) };
         let delivered = Arc::clone(&completion).deliver_on_loop(py);
-        if matches!(delivered, Ok(false)) {
-            let Some(mut state) = self.state() else { return Ok(()) };
-            state.completions.push_front(completion);
-            if !std::mem::replace(&mut state.is_notified, true) {
-                drop(state);
-                self.notify();
+        match self.state().filter(|_| matches!(delivered, Ok(false))) {
+            Some(mut state) => {
+                state.completions.push_front(completion);
+                self.notify_once(state);
             }
-        } else {
-            self.count_delivered();
+            None => self.count_delivered(),
         }
         delivered.map(drop)
     }

@@ -439,25 +439,23 @@ impl<T: Receive> Completion for WatchedJob<T> {
             && self.submitter == thread::current().id()
             && !self.is_read()
             && self.unreported.lock().is_none()
-            && self.is_awaited_here(py)?;
+            && self.is_awaited_here(py).unwrap_or(false);
         if !may_deliver {
             return Ok(false);
         }
         let Some((result, receiver)) = self.take_result(py, |value| !value.is_large()) else {
             return Ok(true);
         };
-        let end = self.end_of(py, result);
+        let mut end = self.end_of(py, result);
         // Functions may have been attached while the result was made.
-        let method = receiver.getattr(py, end.method)?;
-        match receiver.call_method1(py, "_end_for_loop", (method, &end.outcome)) {
-            Ok(has_ended) if has_ended.is_truthy(py)? => {}
-            Ok(_) => self.report_later(end, receiver),
-            Err(error) => {
-                self.report_later(end, receiver);
-                return Err(error);
-            }
+        let ended = receiver.getattr(py, end.method).and_then(|method| {
+            receiver.call_method1(py, "_end_for_loop", (method, &end.outcome))?.is_truthy(py)
+        });
+        if !matches!(ended, Ok(true)) {
+            end.needs_memory = ended.as_ref().is_err_and(|error| error.is_instance_of::<PyMemoryError>(py));
+            self.report_later(end, receiver);
         }
-        Ok(true)
+        ended.map(|_| true)
     }
 }
 
