@@ -227,8 +227,10 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<ExitCode, Box<dyn Error>
             host::date(),
             host::processor(),
         );
+        // A version to choose has a table of its own.
+        let name = arguments.python.as_ref().map_or(name.to_owned(), |version| format!("{name}-{version}"));
         let page = fs::read_to_string(PAGE)?;
-        fs::write(PAGE, replace_section(&page, name, &section)?)?;
+        fs::write(PAGE, replace_section(&page, &name, &section)?)?;
         println!("\nThe table is written to {PAGE}.");
     }
     Ok(ExitCode::SUCCESS)

@@ -26,7 +26,7 @@ from .exit import Kind, drain_at_exit, exit_handler
 from .listening import Listening
 from .loop import JobFuture
 from .pickled_call import PickledCall
-from .process_future import CrashPolicy, ProcessFuture
+from .process_future import CrashPolicy
 from .remote import RemotePool
 from .shutdown import ShutdownReport, check_drain_alone, report_of, still_running
 from .stream import ItemStream
@@ -44,6 +44,10 @@ _unnamed = itertools.count()
 STDERR_TAIL = 16 * 1024
 """The bytes of a worker's standard error that the error of a crash has: enough for the traceback that `faulthandler` writes
 and for its list of extension modules."""
+
+
+ERRORS_AFTER = 1.0
+"""The seconds from the first worker of the shared pool to the import of its errors. A short program does without it."""
 
 
 class ProcessPoolExecutor(WorkerPool, RemotePool):
@@ -255,17 +259,20 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
             time.sleep(0.001)
 
     def _import_errors(self) -> None:
-        """Imports the errors of its jobs when the first worker is there, and has had time for a call. Blocks.
+        """Imports the errors of its jobs a while after the first worker has come. Blocks.
 
-        Until then the cores are needed for that, and an event loop would wait for the thread that imports.
+        Until then the cores are needed for the first calls, and an event loop would wait for the thread that imports.
         """
         deadline = time.monotonic() + self._start_timeout
         while not (self._engine.workers() or self._closed) and time.monotonic() < deadline:
             time.sleep(0.01)
-        time.sleep(0.05)
-        # If it fails, an error that is needed tries it again.
-        with contextlib.suppress(ImportError, OSError):
-            import_errors()
+        time.sleep(ERRORS_AFTER)
+        # Not during the exit: after Ctrl-C an import can change the program's exit status, because code that any thread
+        # evaluates from a string makes CPython forget what has ended the program.
+        if not exit_handler.has_begun:
+            # If it fails, an error that is needed tries it again.
+            with contextlib.suppress(ImportError, OSError):
+                import_errors()
 
     def _follow_program(self) -> None:
         """Makes the workers follow changes of the program's environment and directory, and not only of its search path."""
@@ -348,11 +355,6 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
     def _mailbox_on(self, loop: asyncio.AbstractEventLoop) -> Mailbox:
         """Returns the mailbox of a loop. Called by the engine's binding for a job that is awaited."""
         return self._listening.mailbox_on(loop)
-
-    def _new_future(self) -> ProcessFuture[Any]:
-        future = super()._new_future()
-        future._listening = self._listening
-        return future
 
     def _prelude(self) -> bytes | None:
         """Returns what a worker must know before it unpickles a call; None if there is nothing. Called by the engine's

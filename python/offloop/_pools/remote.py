@@ -9,6 +9,7 @@ from typing import Any
 from .._offloop import CallOptions
 from .executor import PicklingFailed, Pool
 from .futures import Future
+from .listening import Listening
 from .outcomes import Translator
 from .process_future import ProcessFuture
 
@@ -20,9 +21,8 @@ class RemotePool(Pool):
     """Gives the users of futures the exceptions of their jobs."""
     _future_type: type[ProcessFuture[Any]] = ProcessFuture
     """The futures that `submit` returns."""
-
-    def _new_future(self) -> ProcessFuture[Any]:
-        return self._future_type(self._translator)
+    _listening: Listening | None = None
+    """What makes an event loop take the answers of workers, if this program has the workers."""
 
     def _submit(
         self,
@@ -31,7 +31,8 @@ class RemotePool(Pool):
         kwargs: dict[str, Any],
         options: CallOptions | None = None,
     ) -> Future[Any]:
-        future = self._new_future()
+        future = self._future_type(self._translator)
+        future._listening = self._listening
         try:
             try:
                 job = self._dispatch(future, None, fn, args, kwargs, options)

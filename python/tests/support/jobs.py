@@ -99,7 +99,8 @@ def hang(started: Path) -> None:
     """Makes a file when it runs, and never ends by itself."""
     begun(started)
     while True:
-        signal.pause()
+        # Not `signal.pause`: a signal that comes just before that would be handled only after the next one.
+        time.sleep(0.05)
 
 
 def sleep_then_write(started: Path, written: Path, seconds: float) -> None:
