@@ -106,6 +106,8 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
       with it, once for each function, by the logger `offloop.advice`.
     """
 
+    _listening: Listening  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -231,7 +233,7 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
         self._engine = _offloop.ProcessPool(settings)
         self._translator = self._crash_policy = CrashPolicy(self._engine, on_crash == "break")
         self._closed = False
-        self._listening = Listening(self._engine)
+        self._listening = Listening(self._engine)  # pyright: ignore[reportIncompatibleVariableOverride]
         self._finalizer = weakref.finalize(self, self._engine.close)
         self._finalizer.atexit = False
         _finish_at_exit(self._engine, exit_timeout)
