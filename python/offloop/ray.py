@@ -39,6 +39,9 @@ except ImportError as error:
 LOAD_TIMEOUT = 60.0
 """The seconds that a call with a `timeout` may take before its function is called, as in a process pool."""
 
+CANCEL_AGAIN = 1.0
+"""The seconds after which a task that has not ended is cancelled once more."""
+
 BEGUN = 1
 """The first item that a call yields."""
 LOADED = 2
@@ -138,8 +141,11 @@ class RayExecutor(EngineExecutor):
                 timers.append(self._loop.call_later(limit, _end_running, job, item))
 
     async def _drop(self, job: EngineJob) -> None:
-        if (task := job.handle) is not None and self._lost() is None:
+        task = job.handle
+        # Ray promises no more than an attempt, and may come too early for a task that is just about to begin.
+        while task is not None and job.handle is task and self._lost() is None:
             ray.cancel(task, force=True)
+            await asyncio.sleep(CANCEL_AGAIN)
 
     def _look(self) -> None:
         # Ray reports nothing to a program whose own node is lost. Without a connection it would start a cluster to be asked.
