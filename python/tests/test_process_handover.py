@@ -74,7 +74,7 @@ def descriptors_of_the_tracker() -> list[str]:
 def test_a_pool_that_has_ended_holds_no_descriptor_of_the_tracker() -> None:
     # Otherwise the tracker would not end when multiprocessing ends it, and waits for that.
     with ProcessPoolExecutor(1) as pool:
-        pool.submit(abs, -1).result(30)
+        assert pool.submit(handover.tracker_descriptor).result(30) is not None
     with pytest.raises(ValueError):
         ProcessPoolExecutor(1, grace=-1)
     gc.collect()
