@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 
 use crate::once::intern;
 
-/// What the end of a `concurrent.futures.Future` calls.
+/// The kind of functions that the end of a `concurrent.futures.Future` calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Callbacks {
     None,
@@ -14,7 +14,7 @@ pub(crate) enum Callbacks {
     Others,
 }
 
-/// Returns what the end of a future calls at this moment.
+/// Returns the kind of functions that are attached to a future at this moment.
 pub(crate) fn callbacks_of(future: &Bound<'_, PyAny>) -> PyResult<Callbacks> {
     let py = future.py();
     let mut found = Callbacks::None;

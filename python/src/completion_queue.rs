@@ -152,11 +152,11 @@ impl CompletionQueue {
         work();
         let Some(mut state) = self.state().filter(|_| !is_coming) else { return Ok(()) };
         let single = if state.completions.len() == 1 { state.completions.pop_front() } else { None };
-        state.is_notified = !state.completions.is_empty();
-        let has_more = state.is_notified;
-        drop(state);
-        if has_more {
-            self.notify();
+        state.is_notified = false;
+        if state.completions.is_empty() {
+            drop(state);
+        } else {
+            self.notify_once(state);
         }
         let Some(completion) = single else { return Ok(()) };
         let delivered = Arc::clone(&completion).deliver_on_loop(py);
