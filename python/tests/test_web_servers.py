@@ -131,7 +131,10 @@ class Service:
 
     def wait(self) -> int:
         """Waits for the end of the service, and checks that it leaves no process."""
-        code = self.process.wait(timeout=2 * jobs.HANG)
+        try:
+            code = self.process.wait(timeout=2 * jobs.HANG)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the service does not end:\n{self.log.read_text()}")
         jobs.until(lambda: not scripts.members(self.process.pid), "the end of its processes")
         return code
 
@@ -318,11 +321,13 @@ def test_a_hangup_replaces_the_processes_and_the_workers_of_their_pools(
     new = renewed(running, old)
     # A worker of the server that is killed takes the workers of its pools along.
     os.kill(new[0], signal.SIGKILL)
-    if server.startswith("hypercorn"):  # it ends with the first of them
+    if server.startswith("hypercorn"):
+        # It ends with the first of them, and hangs if it is asked to end just then: the handler of the signal takes
+        # the lock that the code it interrupts holds.
         jobs.until(lambda: all(map(jobs.is_gone, new)))
     else:
         renewed(running, new)
-    running.signal(signal.SIGTERM)
+        running.signal(signal.SIGTERM)
     running.wait()
 
 
