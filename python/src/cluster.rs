@@ -15,10 +15,11 @@ use pyo3::types::{PyBytes, PyDict};
 use crate::completion_queue::{Mailbox, results_thread};
 use crate::errors::refused;
 use crate::interpreter::{detach, try_detach};
-use crate::job::{Job, SentItems, watch};
+use crate::job::{Job, watch};
 use crate::metrics::Metrics;
 use crate::options::{CallOptions, request_of};
 use crate::receive::{Receive, Results};
+use crate::sent_items::SentItems;
 use crate::settings::{policy, seconds};
 use crate::shutdown;
 

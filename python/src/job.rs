@@ -4,33 +4,24 @@
 //! `receiver._raise(exception)` if the job itself has raised one, or by `receiver._fail(exception)` if it has no result
 //! for a reason of the engine. If it reads the job's items as well, `receiver._wake()` reports that there are some. A
 //! receiver that has the method `_accept()` also learns that a job which waited for room in the queue has got it.
-//!
-//! Log records that a job sends are handled on the log thread, one after the other, in the context of the job's
-//! submission. The job's result is reported when all its records have been handled, so a slow handler delays the jobs that
-//! log, and neither an event loop nor other jobs.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
 use std::task::{Wake, Waker};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use offloop::embed::{HandleExt as _, ItemStreamExt as _};
-use offloop::remote::Encoded;
-use offloop::{Blob, Handle, ItemStream, JobState};
+use offloop::embed::HandleExt as _;
+use offloop::{Handle, JobState};
 use pyo3::exceptions::{PyException, PyMemoryError};
 use pyo3::prelude::*;
 
 use crate::callbacks::{Callbacks, callbacks_of};
-use crate::completion_queue::{Completion, CompletionQueue, log_thread};
+use crate::completion_queue::{Completion, CompletionQueue};
 use crate::errors::IntoException as _;
 use crate::interpreter::{Mutex, detach};
-use crate::message::{self, Reply};
-use crate::once::intern;
-use crate::receive::{Receive, Results};
-
-/// The number of a job's log records that wait to be handled. If there are more, they are not read, and the job waits.
-const LOG_BACKLOG: usize = 100;
+use crate::receive::Receive;
+use crate::sent_items::{LogsRecords, SentItems};
 
 /// The time after which an end that could not be reported for lack of memory is reported again.
 const MEMORY_PAUSE: Duration = Duration::from_millis(1);
@@ -66,158 +57,9 @@ struct End {
     needs_memory: bool,
 }
 
-/// The items of a job, by the place where it runs.
-enum Items {
-    /// In a process of a pool here.
-    Replies(ItemStream<Reply>),
-    /// In a cluster. They are opened by the package's Python code, and none is a log record.
-    Encoded(ItemStream<Encoded>),
-}
-
-/// An item of a job.
-enum Item {
-    Reply(Reply),
-    Encoded(Encoded),
-}
-
-impl Items {
-    fn try_next(&mut self) -> Option<Result<Item, offloop::Error>> {
-        match self {
-            Self::Replies(items) => items.try_next().map(|next| next.map(Item::Reply)),
-            Self::Encoded(items) => items.try_next().map(|next| next.map(Item::Encoded)),
-        }
-    }
-
-    fn on_item(&mut self, waker: &Waker) -> bool {
-        match self {
-            Self::Replies(items) => items.on_item(waker),
-            Self::Encoded(items) => items.on_item(waker),
-        }
-    }
-}
-
-/// The stream of log records, and of items for a receiver that reads them, which a job sends before its result.
-pub(crate) struct SentItems {
-    items: Mutex<Items>,
-    /// The receiver reads items. Otherwise there are log records only.
-    is_read: bool,
-    results: Results,
-    /// The job's name, if an answer that cannot be read breaks the pool, which then names its culprit.
-    culprit: Option<String>,
-    /// The context in which the job was submitted, for its log records. Taken when the last one has been read.
-    context: Mutex<Option<Py<PyAny>>>,
-    /// The number of log records that were passed to the log thread and are not handled yet. Increased by who reads the
-    /// items, decreased by the log thread.
-    unhandled: AtomicUsize,
-    /// All items of a job that has ended were read. Set by who reads them.
-    is_drained: AtomicBool,
-}
-
-impl SentItems {
-    pub(crate) fn new(
-        mut items: ItemStream<Reply>,
-        is_read: bool,
-        results: Results,
-        culprit: Option<String>,
-        context: Py<PyAny>,
-    ) -> Self {
-        // A reply is some numbers, and blobs that stay where they are.
-        items.decode_here();
-        let context = Mutex::new(Some(context));
-        Self { results, culprit, context, ..Self::of(Items::Replies(items), is_read) }
-    }
-
-    /// Makes it of the items of a job in a cluster, which the receiver reads.
-    pub(crate) fn of_cluster(mut items: ItemStream<Encoded>) -> Self {
-        // They are passed on as they are.
-        items.decode_here();
-        Self::of(Items::Encoded(items), true)
-    }
-
-    fn of(items: Items, is_read: bool) -> Self {
-        Self {
-            items: Mutex::new(items),
-            is_read,
-            results: Results::default(),
-            culprit: None,
-            context: Mutex::new(None),
-            unhandled: AtomicUsize::new(0),
-            is_drained: AtomicBool::new(false),
-        }
-    }
-
-    /// Gives an exception that says that an answer could not be read, `_worker.replies.Unreadable`, the job's name.
-    fn name_culprit(&self, py: Python<'_>, error: &PyErr) -> PyResult<()> {
-        let name = intern!(py, "job_name");
-        match &self.culprit {
-            Some(culprit) if error.value(py).hasattr(name)? => error.value(py).setattr(name, culprit),
-            _ => Ok(()),
-        }
-    }
-
-    /// Returns the next item that has come. Passes log records of `job` to the log thread.
-    fn next(&self, py: Python<'_>, job: &Arc<dyn LogsRecords>) -> PyResult<Option<Py<PyAny>>> {
-        loop {
-            // A receiver that reads items must not take a pause for the end.
-            if !self.is_read && self.unhandled.load(Ordering::Acquire) >= LOG_BACKLOG {
-                return Ok(None);
-            }
-            let next = self.items.lock().try_next();
-            let Some(next) = next else { return Ok(None) };
-            match next.map_err(|error| error.into_exception(py))? {
-                Item::Encoded(item) => return item.receive(py, self.results).map(Some),
-                Item::Reply(reply) => match reply.into_log() {
-                    Ok(body) => self.log(py, body, job)?,
-                    Err(item) => return item.receive(py, self.results).map(Some),
-                },
-            }
-        }
-    }
-
-    fn log(&self, py: Python<'_>, body: Blob, job: &Arc<dyn LogsRecords>) -> PyResult<()> {
-        let context = self.context.lock().as_ref().map(|context| context.clone_ref(py));
-        let Some(context) = context else { return Ok(()) };
-        let thread = log_thread()?;
-        self.unhandled.fetch_add(1, Ordering::Relaxed);
-        let trusts_worker = self.results == Results::Pickle;
-        thread.push(Arc::new(LogRecord { body, context, trusts_worker, job: Arc::clone(job) }));
-        Ok(())
-    }
-
-    /// Returns whether there are log records, or items that may be some, whose handling the job's result must await.
-    fn has_unhandled(&self) -> bool {
-        let is_unread = self.is_read && !self.is_drained.load(Ordering::Acquire);
-        is_unread || self.unhandled.load(Ordering::Acquire) > 0
-    }
-}
-
-/// A log record on its way to the handlers.
-struct LogRecord {
-    body: Blob,
-    context: Py<PyAny>,
-    trusts_worker: bool,
-    job: Arc<dyn LogsRecords>,
-}
-
-impl Completion for LogRecord {
-    fn deliver(self: Arc<Self>, py: Python<'_>) -> PyResult<()> {
-        let logged = message::log(self.context.bind(py), &self.body, self.trusts_worker);
-        Arc::clone(&self.job).record_handled();
-        logged
-    }
-}
-
-/// A job that sends log records.
-trait LogsRecords: Send + Sync {
-    /// Records that one of its log records has been handled.
-    fn record_handled(self: Arc<Self>);
-}
-
 impl<T: Receive> LogsRecords for WatchedJob<T> {
     fn record_handled(self: Arc<Self>) {
-        let Some(sent) = &self.sent else { return };
-        let before = sent.unhandled.fetch_sub(1, Ordering::AcqRel);
-        if before == 1 || before == LOG_BACKLOG {
+        if self.sent.as_ref().is_some_and(SentItems::record_handled) {
             self.wake();
         }
     }
@@ -248,7 +90,7 @@ pub(crate) fn watch<T: Receive>(
     has_news |= awaits_room && handle.state() != JobState::Waiting;
     drop(pending);
     if let Some(sent) = &watched.sent {
-        has_news |= sent.items.lock().on_item(&waker);
+        has_news |= sent.on_item(&waker);
     }
     if has_news {
         waker.wake();
@@ -271,8 +113,8 @@ impl<T: Receive> WatchedJob<T> {
     fn try_report_items(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
         let Some(sent) = &self.sent else { return Ok(()) };
         // Before the items are read, so that one that comes meanwhile wakes this again.
-        sent.items.lock().on_item(&Waker::from(Arc::clone(self)));
-        if !sent.is_read {
+        sent.on_item(&Waker::from(Arc::clone(self)));
+        if !sent.is_read() {
             let job: Arc<dyn LogsRecords> = Arc::clone(self) as _;
             return sent.next(py, &job).map(drop);
         }
@@ -309,13 +151,7 @@ impl<T: Receive> WatchedJob<T> {
 
     /// Returns whether the receiver reads the job's items.
     fn is_read(&self) -> bool {
-        self.sent.as_ref().is_some_and(|sent| sent.is_read)
-    }
-
-    /// Drops the context of the submission, unless there may be log records that were not read.
-    fn forget_context(&self) {
-        let sent = self.sent.as_ref().filter(|sent| !sent.is_read);
-        drop(sent.and_then(|sent| sent.context.lock().take()));
+        self.sent.as_ref().is_some_and(SentItems::is_read)
     }
 
     /// Reports that the job has got room in the queue, if it waited for that.
@@ -395,8 +231,8 @@ impl<T: Receive> WatchedJob<T> {
 
     /// Makes of a result what the receiver gets.
     fn end_of(&self, py: Python<'_>, result: Result<T, offloop::Error>) -> End {
-        let results = self.sent.as_ref().map(|sent| sent.results).unwrap_or_default();
-        self.forget_context();
+        let results = self.sent.as_ref().map(SentItems::results).unwrap_or_default();
+        self.sent.iter().for_each(SentItems::forget_context);
         let (method, outcome) = match result.map(|value| value.receive(py, results)) {
             Ok(Ok(value)) => ("_arrive", value),
             Ok(Err(exception)) => {
@@ -473,7 +309,7 @@ impl<T: Receive> AnyJob for WatchedJob<T> {
         let pending = self.pending().take();
         let held = self.held.lock().take();
         drop(held);
-        self.forget_context();
+        self.sent.iter().for_each(SentItems::forget_context);
         match pending {
             Some((handle, _receiver)) => detach(py, || handle.cancel()),
             None => Ok(false),
@@ -506,7 +342,7 @@ impl<T: Receive> AnyJob for WatchedJob<T> {
         let has_ended = self.held.lock().is_some();
         let job: Arc<dyn LogsRecords> = Arc::clone(&self) as _;
         let next = sent.next(py, &job)?;
-        if next.is_none() && has_ended && !sent.is_drained.swap(true, Ordering::AcqRel) {
+        if next.is_none() && has_ended && sent.set_drained() {
             Arc::clone(&self).wake();
         }
         Ok(next)

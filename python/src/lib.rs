@@ -60,6 +60,7 @@ mod prelude;
 mod processes;
 mod receive;
 mod reference;
+mod sent_items;
 mod settings;
 mod shutdown;
 mod submission;
