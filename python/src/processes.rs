@@ -174,7 +174,10 @@ impl ProcessPool {
                 receiver.setattr(intern!(py, "_translator"), translator)?;
                 Some(match self.listener.mailbox(event_loop)? {
                     Some(mailbox) => mailbox,
-                    None => executor.call_method1(intern!(py, "_mailbox_on"), (event_loop,))?.cast_into()?,
+                    None => {
+                        let listening = executor.getattr(intern!(py, "_listening"))?;
+                        listening.call_method1(intern!(py, "mailbox_on"), (event_loop,))?.cast_into()?
+                    }
                 })
             }
             None => None,

@@ -26,7 +26,8 @@ class Listening:
         self._stopper: weakref.finalize[..., Listening] | None = None
 
     def mailbox_on(self, loop: asyncio.AbstractEventLoop) -> Mailbox:
-        """Returns the mailbox of a loop, which listens from now on unless another one does. Called on the loop."""
+        """Returns the mailbox of a loop, which listens from now on unless another one does. Called on the loop, by the
+        engine's binding for a job that is awaited and by futures."""
         mailbox = mailbox_of(loop)
         known = None if self._loop is None else self._loop()
         if known is None or known.is_closed():

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from .. import _calls, _offloop
-from .._offloop import CallOptions, Job, Mailbox, Metrics
+from .._offloop import CallOptions, Job, Metrics
 from .._worker import forwarding, launch, logs, main, main_module, pickling, remote_errors, telemetry
 from .._worker.surroundings import Surroundings
 from . import green
@@ -353,10 +353,6 @@ class ProcessPoolExecutor(WorkerPool, RemotePool):
     ) -> Job:
         """Submits a call that is pickled already. See `Pool._dispatch`."""
         return self._engine.send(self, receiver, loop, call, options, buffersize)
-
-    def _mailbox_on(self, loop: asyncio.AbstractEventLoop) -> Mailbox:
-        """Returns the mailbox of a loop. Called by the engine's binding for a job that is awaited."""
-        return self._listening.mailbox_on(loop)
 
     def _prelude(self) -> bytes | None:
         """Returns what a worker must know before it unpickles a call; None if there is nothing. Called by the engine's
