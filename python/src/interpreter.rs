@@ -171,11 +171,26 @@ pub(crate) fn call<'py>(
     unsafe { Bound::from_owned_ptr_or_err(function.py(), value) }
 }
 
+/// Calls `object.name(arg)`, without making a bound method or a tuple.
+pub(crate) fn call_method<'py>(
+    object: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+    arg: &Py<PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let end = ptr::null_mut::<PyObject>();
+    // SAFETY: the thread is attached, as the lifetime of the object proves. All pointers are to live objects, and a null
+    // follows the last argument. The function returns an owned reference, or null with an exception set.
+    unsafe {
+        let value = ffi::PyObject_CallMethodObjArgs(object.as_ptr(), name.as_ptr(), arg.as_ptr(), end);
+        Bound::from_owned_ptr_or_err(object.py(), value)
+    }
+}
+
 /// Returns a module, if it has been imported. While another thread imports it, it may lack attributes.
 pub(crate) fn imported<'py>(name: &Bound<'py, PyString>) -> Option<Bound<'py, PyAny>> {
     // SAFETY: the thread is attached, as the lifetime of the name proves. The function returns an owned reference, or null.
     let found = unsafe { Bound::from_owned_ptr_or_opt(name.py(), ffi::PyImport_GetModule(name.as_ptr())) };
-    if found.is_none() {
+    if found.is_none() && PyErr::occurred(name.py()) {
         // The lookup of a name raises nothing that matters more than that there is no such module.
         drop(PyErr::take(name.py()));
     }

@@ -2,7 +2,7 @@
 //!
 //! A receiver is a Python object that learns how a job ends: by `receiver._arrive(value)`, by
 //! `receiver._raise(exception)` if the job itself has raised one, or by `receiver._fail(exception)` if it has no result
-//! for a reason of the engine. If it reads the job's items as well, `receiver._wake()` reports that there are some. A
+//! for a reason of the engine. The future that `run` returns, `JobFuture`, gets its value by `set_result`. If it reads the job's items as well, `receiver._wake()` reports that there are some. A
 //! receiver that has the method `_accept()` also learns that a job which waited for room in the queue has got it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,13 +15,16 @@ use offloop::embed::HandleExt as _;
 use offloop::{Handle, JobState};
 use pyo3::exceptions::{PyException, PyMemoryError};
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 use crate::callbacks::{Callbacks, callbacks_of};
 use crate::completion_queue::{Completion, CompletionQueue};
 use crate::errors::IntoException as _;
-use crate::interpreter::{Mutex, detach};
+use crate::interpreter::{self, Mutex, detach};
+use crate::once::{Once, intern};
 use crate::receive::Receive;
 use crate::sent_items::{LogsRecords, SentItems};
+use crate::submission;
 
 /// The time after which an end that could not be reported for lack of memory is reported again.
 const MEMORY_PAUSE: Duration = Duration::from_millis(1);
@@ -50,11 +53,46 @@ type Ended<T> = (Result<T, offloop::Error>, Py<PyAny>);
 
 /// The end of a job, as its receiver gets it.
 struct End {
-    /// The receiver's method.
-    method: &'static str,
+    kind: EndKind,
     outcome: Py<PyAny>,
     /// Memory was short, so there is to be a pause before the next attempt.
     needs_memory: bool,
+}
+
+/// What the end of a job is to its receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EndKind {
+    Value,
+    /// The job has raised the exception.
+    Raised,
+    /// The job has no result, for this reason.
+    Failed,
+}
+
+impl EndKind {
+    /// Returns the name of the receiver's method.
+    fn method(self, py: Python<'_>) -> &Bound<'_, PyString> {
+        match self {
+            Self::Value => intern!(py, "_arrive"),
+            Self::Raised => intern!(py, "_raise"),
+            Self::Failed => intern!(py, "_fail"),
+        }
+    }
+}
+
+impl End {
+    /// Tells the receiver.
+    fn tell(&self, receiver: &Bound<'_, PyAny>) -> PyResult<()> {
+        static HAS_ENDED: Once<Py<PyAny>> = Once::new();
+        let py = receiver.py();
+        if self.kind != EndKind::Value || !submission::is_job_future(receiver)? {
+            return interpreter::call_method(receiver, self.kind.method(py), &self.outcome).map(drop);
+        }
+        let told = interpreter::call_method(receiver, intern!(py, "set_result"), &self.outcome);
+        let Err(error) = told else { return Ok(()) };
+        let has_ended = error.matches(py, HAS_ENDED.attribute(py, "asyncio", "InvalidStateError")?)?;
+        if has_ended { Ok(()) } else { Err(error) }
+    }
 }
 
 impl<T: Receive> LogsRecords for WatchedJob<T> {
@@ -120,7 +158,7 @@ impl<T: Receive> WatchedJob<T> {
         }
         let receiver = self.pending().as_ref().map(|(_, receiver)| receiver.clone_ref(py));
         match receiver {
-            Some(receiver) => receiver.call_method0(py, "_wake").map(drop),
+            Some(receiver) => receiver.call_method0(py, intern!(py, "_wake")).map(drop),
             None => Ok(()),
         }
     }
@@ -128,11 +166,11 @@ impl<T: Receive> WatchedJob<T> {
     /// Reports the end to the receiver. If there is not enough memory for that, the job ends with this exception, as soon as
     /// there is enough for that. Raises what a signal's handler has raised in the receiver, which gets the end all the same.
     fn report(self: &Arc<Self>, py: Python<'_>, end: &End, receiver: Py<PyAny>) -> PyResult<()> {
-        let Err(error) = receiver.call_method1(py, end.method, (&end.outcome,)) else { return Ok(()) };
+        let Err(error) = end.tell(receiver.bind(py)) else { return Ok(()) };
         if error.is_instance_of::<PyMemoryError>(py) {
             let outcome = error.into_value(py).into_any();
-            if receiver.call_method1(py, "_raise", (&outcome,)).is_err() {
-                let end = End { method: "_raise", outcome, needs_memory: true };
+            let end = End { kind: EndKind::Raised, outcome, needs_memory: true };
+            if end.tell(receiver.bind(py)).is_err() {
                 self.report_later(end, receiver);
             }
             return Ok(());
@@ -140,7 +178,7 @@ impl<T: Receive> WatchedJob<T> {
         if error.is_instance_of::<PyException>(py) {
             return Err(error);
         }
-        receiver.call_method1(py, end.method, (&end.outcome,)).map(drop).and(Err(error))
+        end.tell(receiver.bind(py)).and(Err(error))
     }
 
     /// Leaves the report to the next delivery.
@@ -165,7 +203,7 @@ impl<T: Receive> WatchedJob<T> {
         drop(pending);
         let Some(receiver) = receiver else { return Ok(()) };
         self.awaits_room.store(false, Ordering::Relaxed);
-        match receiver.bind(py).getattr_opt("_accept")? {
+        match receiver.bind(py).getattr_opt(intern!(py, "_accept"))? {
             Some(accept) => accept.call0().map(drop),
             None => Ok(()),
         }
@@ -199,7 +237,7 @@ impl<T: Receive> WatchedJob<T> {
                 // The last record that is handled wakes this again, and so does the reader of the last item.
                 let reader = self.is_read().then(|| receiver.clone_ref(py));
                 *self.held.lock() = Some((value, receiver));
-                if let Some(Err(error)) = reader.map(|reader| reader.call_method0(py, "_wake")) {
+                if let Some(Err(error)) = reader.map(|reader| reader.call_method0(py, intern!(py, "_wake"))) {
                     error.write_unraisable(py, None);
                 }
                 None
@@ -233,16 +271,16 @@ impl<T: Receive> WatchedJob<T> {
     fn end_of(&self, py: Python<'_>, result: Result<T, offloop::Error>) -> End {
         let results = self.sent.as_ref().map(SentItems::results).unwrap_or_default();
         self.sent.iter().for_each(SentItems::forget_context);
-        let (method, outcome) = match result.map(|value| value.receive(py, results)) {
-            Ok(Ok(value)) => ("_arrive", value),
+        let (kind, outcome) = match result.map(|value| value.receive(py, results)) {
+            Ok(Ok(value)) => (EndKind::Value, value),
             Ok(Err(exception)) => {
                 let named = self.sent.as_ref().map_or(Ok(()), |sent| sent.name_culprit(py, &exception));
                 let exception = named.map_or_else(|error| error, |()| exception);
-                ("_raise", exception.into_value(py).into_any())
+                (EndKind::Raised, exception.into_value(py).into_any())
             }
-            Err(error) => ("_fail", error.into_exception(py).into_value(py).into_any()),
+            Err(error) => (EndKind::Failed, error.into_exception(py).into_value(py).into_any()),
         };
-        End { method, outcome, needs_memory: false }
+        End { kind, outcome, needs_memory: false }
     }
 }
 
@@ -284,8 +322,8 @@ impl<T: Receive> Completion for WatchedJob<T> {
         };
         let mut end = self.end_of(py, result);
         // Functions may have been attached while the result was made.
-        let ended = receiver.getattr(py, end.method).and_then(|method| {
-            receiver.call_method1(py, "_end_for_loop", (method, &end.outcome))?.is_truthy(py)
+        let ended = receiver.getattr(py, end.kind.method(py)).and_then(|method| {
+            receiver.call_method1(py, intern!(py, "_end_for_loop"), (method, &end.outcome))?.is_truthy(py)
         });
         if !matches!(ended, Ok(true)) {
             end.needs_memory = ended.as_ref().is_err_and(|error| error.is_instance_of::<PyMemoryError>(py));

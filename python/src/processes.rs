@@ -172,12 +172,11 @@ impl ProcessPool {
             Some(event_loop) => {
                 let translator = executor.getattr(intern!(py, "_translator"))?;
                 receiver.setattr(intern!(py, "_translator"), translator)?;
-                Some(match self.listener.mailbox(event_loop)? {
-                    Some(mailbox) => mailbox,
-                    None => {
-                        let listening = executor.getattr(intern!(py, "_listening"))?;
-                        listening.call_method1(intern!(py, "mailbox_on"), (event_loop,))?.cast_into()?
-                    }
+                Some(if let Some(mailbox) = self.listener.mailbox(event_loop)? {
+                    mailbox
+                } else {
+                    let listening = executor.getattr(intern!(py, "_listening"))?;
+                    listening.call_method1(intern!(py, "mailbox_on"), (event_loop,))?.cast_into()?
                 })
             }
             None => None,

@@ -49,10 +49,20 @@ pub(crate) fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     RUNNING_LOOP.attribute(py, "asyncio", "get_running_loop")?.call0()
 }
 
+/// Returns the type of the futures that `run` returns.
+fn job_future(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static JOB_FUTURE: Once<Py<PyAny>> = Once::new();
+    JOB_FUTURE.attribute(py, "offloop._pools.loop", "JobFuture")
+}
+
 /// Returns a future for a call that is awaited on the running loop.
 pub(crate) fn new_future(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    static FUTURE: Once<Py<PyAny>> = Once::new();
-    FUTURE.attribute(py, "offloop._pools.loop", "JobFuture")?.call0()
+    job_future(py)?.call0()
+}
+
+/// Returns whether an object is such a future, and of no type derived from that.
+pub(crate) fn is_job_future(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    Ok(object.get_type().is(job_future(object.py())?))
 }
 
 /// Returns a copy of the caller's context.
@@ -84,7 +94,8 @@ pub(crate) fn request_of_call(
     let request = if options.is_some_and(|options| options.get().has_request()) {
         OF_CALL.attribute(py, "offloop._requests", "of_call")?.call1((options, context))?
     } else {
-        REQUEST.attribute(py, "offloop._requests", "request_id")?.call_method0(intern!(py, "get"))?
+        let get = || py.import("offloop._requests")?.getattr("request_id")?.getattr("get").map(Bound::unbind);
+        REQUEST.get(get)?.bind(py).call0()?
     };
     Ok(request_of(&request))
 }

@@ -591,16 +591,16 @@ class _ProcessCall(JobFuture[Any]):
             super()._fail(refusal)
 
     def _arrive(self, value: Any) -> None:
-        if self._in_thread is None:
-            super()._arrive(value)
-            return
-        self._in_thread = None
-        reply = Reply(value)
-        self._record.add("processes", reply.cpu, reply.waited, self._shipping + reply.shipping)
-        if reply.error is not None:
-            super()._raise(reply.error)
-        else:
-            super()._arrive(reply.value)
+        if self._in_thread is not None:
+            self._in_thread = None
+            reply = Reply(value)
+            self._record.add("processes", reply.cpu, reply.waited, self._shipping + reply.shipping)
+            if reply.error is not None:
+                super()._raise(reply.error)
+                return
+            value = reply.value
+        if not self.done():
+            self.set_result(value)
 
     def _raise(self, error: BaseException) -> None:
         if self._in_thread is not None:

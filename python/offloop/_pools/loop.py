@@ -18,11 +18,17 @@ T = TypeVar("T")
 
 
 class JobFuture(asyncio.Future[T], Generic[T]):
-    """The future that `pool.run` returns: await it. Cancelling it, or the task that awaits it, cancels the job."""
+    """The future that `pool.run` returns: await it. Cancelling it, or the task that awaits it, cancels the job.
 
-    _job: Job | None = None
-    _translator: Translator | None = None
-    _room: asyncio.Event | None = None
+    The binding ends it with a value by `set_result`, and calls `_raise` or `_fail` with an exception.
+    """
+
+    # A constructor of its own would take a large part of the time of a short job. So there is none, and they may be unset.
+    __slots__ = ("_job", "_room", "_translator")
+
+    _job: Job
+    _translator: Translator | None
+    _room: asyncio.Event
     """Is set when the job has got room in the queue or has ended. Made by `accepted` if the job waits for room."""
 
     async def accepted(self) -> None:
@@ -31,38 +37,40 @@ class JobFuture(asyncio.Future[T], Generic[T]):
 
         Cancelling this wait does not cancel the job.
         """
-        if self._room is None:
-            if self.done() or self._job is None or self._job.state != "waiting":
+        room: asyncio.Event | None = getattr(self, "_room", None)
+        if room is None:
+            job: Job | None = getattr(self, "_job", None)
+            if self.done() or job is None or job.state != "waiting":
                 return
-            self._room = asyncio.Event()
+            self._room = room = asyncio.Event()
             self.add_done_callback(lambda _: self._accept())
-        await self._room.wait()
+        await room.wait()
 
     def _accept(self) -> None:
-        if self._room is not None:
-            self._room.set()
+        room: asyncio.Event | None = getattr(self, "_room", None)
+        if room is not None:
+            room.set()
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancels the job. A queued job never runs; one that runs in a process is killed; one that runs in a thread
         is asked to stop. Does not block."""
         cancelled = super().cancel(msg)
-        if cancelled and self._job is not None:
-            self._job.cancel()
+        job: Job | None = getattr(self, "_job", None)
+        if cancelled and job is not None:
+            job.cancel()
         return cancelled
 
-    def _arrive(self, value: T) -> None:
-        if not self.done():
-            self.set_result(value)
-
     def _raise(self, error: BaseException) -> None:
-        if self._translator is not None:
-            error = self._translator.raised(error)
+        translator: Translator | None = getattr(self, "_translator", None)
+        if translator is not None:
+            error = translator.raised(error)
         if not self.done():
             self.set_exception(as_error(error))
 
     def _fail(self, error: BaseException) -> None:
-        if self._translator is not None:
-            error = self._translator.failed(error)
+        translator: Translator | None = getattr(self, "_translator", None)
+        if translator is not None:
+            error = translator.failed(error)
         if self.done():
             return
         if isinstance(error, CancelledError):
