@@ -48,31 +48,48 @@ pub(crate) fn is_between_calls() -> bool {
     CURRENT_FUNCTION.with_borrow(|current| current.as_ref().is_some_and(|current| current.lock().is_none()))
 }
 
-/// A call `run(*args, **kwargs)`. `args[0]` is the function that the user has submitted.
+/// `contextvars.Context.run`.
+static RUN: Once<Py<PyAny>> = Once::new();
+
+/// A call `context.run(function, *args, **kwargs)`.
 pub(crate) struct Call {
-    run: Py<PyAny>,
+    /// The arguments of [`RUN`]: the context, the function that the user has submitted, and what that is called with.
     args: Py<PyTuple>,
     kwargs: Option<Py<PyDict>>,
     pool: Arc<PoolState>,
 }
 
 impl Call {
-    pub(crate) fn new(
+    /// Takes the call `function(*args, **kwargs)`, to be made in the context.
+    pub(crate) fn new<'py>(
         pool: &Arc<PoolState>,
-        run: Py<PyAny>,
-        args: Py<PyTuple>,
-        kwargs: Option<Py<PyDict>>,
-    ) -> Self {
-        Self { run, args, kwargs, pool: Arc::clone(pool) }
+        context: Bound<'py, PyAny>,
+        function: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: &Bound<'py, PyDict>,
+    ) -> PyResult<Self> {
+        let mut all = Vec::with_capacity(2 + args.len());
+        all.push(context);
+        all.push(function.clone());
+        all.extend(args);
+        let args = PyTuple::new(function.py(), all)?.unbind();
+        let kwargs = (!kwargs.is_empty()).then(|| kwargs.clone().unbind());
+        Ok(Self { args, kwargs, pool: Arc::clone(pool) })
+    }
+
+    /// Returns the name of the user's function.
+    pub(crate) fn name(&self, py: Python<'_>) -> PyResult<String> {
+        name_of_called(self.args.bind(py))
     }
 
     /// Makes the call. The thread stays attached for the whole batch, so all objects that are dropped here die at once.
     pub(crate) fn run(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         deferred_result::flush(py);
-        let Self { run, args, kwargs, pool } = self;
+        let Self { args, kwargs, pool } = self;
         pool.check(py)?;
         let args = args.bind(py);
-        let function = args.get_item(0)?;
+        let function = args.get_item(1)?;
+        let run = RUN.get(|| args.get_item(0)?.get_type().getattr("run").map(Bound::unbind))?;
         let outer = replace_function(Some(function.clone().unbind()));
         let began = Instant::now();
         let result = interpreter::call(run.bind(py), args, kwargs.as_ref().map(|kwargs| kwargs.bind(py)));
@@ -95,15 +112,15 @@ fn describe(args: &Bound<'_, PyTuple>) {
     embed::describe(name_of_called(args).unwrap_or_default());
 }
 
-/// Returns the name of the user's function in the arguments of a call.
-pub(crate) fn name_of_called(args: &Bound<'_, PyTuple>) -> PyResult<String> {
+/// Returns the name of the user's function in the arguments of [`RUN`].
+fn name_of_called(args: &Bound<'_, PyTuple>) -> PyResult<String> {
     let py = args.py();
-    let name = args.get_item(0).and_then(|function| {
+    let name = args.get_item(1).and_then(|function| {
         let is_ours = function.getattr(intern!(py, "__module__"))?.eq("offloop._calls")?;
-        name_of(&if is_ours { args.get_item(1)? } else { function })
+        name_of(&if is_ours { args.get_item(2)? } else { function })
     });
     // A callable may be without a module.
-    name.or_else(|_| name_of(&args.get_item(0)?))
+    name.or_else(|_| name_of(&args.get_item(1)?))
 }
 
 /// Returns the name of a function, or the text that shows another callable.

@@ -17,8 +17,12 @@ pub(crate) enum Callbacks {
 /// Returns the kind of functions that are attached to a future at this moment.
 pub(crate) fn callbacks_of(future: &Bound<'_, PyAny>) -> PyResult<Callbacks> {
     let py = future.py();
+    let callbacks = future.getattr(intern!(py, "_done_callbacks"))?;
     let mut found = Callbacks::None;
-    for callback in future.getattr(intern!(py, "_done_callbacks"))?.try_iter()? {
+    if callbacks.len()? == 0 {
+        return Ok(found);
+    }
+    for callback in callbacks.try_iter()? {
         found = match callback?.getattr_opt(intern!(py, "__module__"))? {
             Some(module) if module.eq(intern!(py, "asyncio.futures"))? => Callbacks::Asyncio,
             _ => return Ok(Callbacks::Others),

@@ -18,7 +18,7 @@ use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyWeakrefReference};
 
-use crate::call::{Call, CurrentFunction, Returned, UNNAMED, name_of_called, set_current_function};
+use crate::call::{Call, CurrentFunction, Returned, UNNAMED, set_current_function};
 use crate::completion_queue::{Mailbox, results_thread};
 use crate::deferred_result;
 use crate::errors::IntoException as _;
@@ -237,19 +237,13 @@ impl ThreadPool {
         submission::check_sync(function)?;
         let context = submission::copy_context_apart(py)?;
         let request = submission::request_of_call(&context, options)?;
-        let mut all = Vec::with_capacity(1 + args.len());
-        all.push(function.clone());
-        all.extend(args);
-        let args = PyTuple::new(py, all)?;
+        let call = Call::new(&self.state, context, function, args, kwargs)?;
         // Only limits make errors that show it.
         let name = if embed::is_observed() || options.is_some_and(|options| options.get().has_limits()) {
-            Cow::Owned(name_of_called(&args)?)
+            Cow::Owned(call.name(py)?)
         } else {
             Cow::Borrowed(UNNAMED)
         };
-        let run = context.getattr(intern!(py, "run"))?.unbind();
-        let kwargs = (!kwargs.is_empty()).then(|| kwargs.clone().unbind());
-        let call = Call::new(&self.state, run, args.unbind(), kwargs);
         Ok(Taken { call, name, request })
     }
 

@@ -62,6 +62,35 @@ class Future(concurrent.futures.Future[T]):
         self._waiters: list[Any] = []
         self._done_callbacks: list[Any] = []
 
+    # The next two do what the standard ones do, in less time. A `with` statement would take as long as all of the rest.
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Marks the call as running. Returns False if it was cancelled, and notifies those who wait for it."""
+        self._condition.acquire()
+        try:
+            if self._state == "PENDING":
+                self._state = "RUNNING"
+                return True
+            return super().set_running_or_notify_cancel()
+        finally:
+            self._condition.release()
+
+    def set_result(self, result: T) -> None:
+        """Ends the call with its value."""
+        self._condition.acquire()
+        try:
+            if self._state not in ("PENDING", "RUNNING"):
+                super().set_result(result)  # raises
+            self._result = result
+            self._state = "FINISHED"
+            for waiter in self._waiters:
+                waiter.add_result(self)
+            self._condition.notify_all()
+        finally:
+            self._condition.release()
+        if self._done_callbacks:
+            self._invoke_callbacks()  # type: ignore[attr-defined] # pyright: ignore
+
     def cancel(self) -> bool:
         """Cancels the call unless it has begun. A cancelled call never runs, and leaves the queue at once."""
         cancelled = super().cancel()
