@@ -39,6 +39,10 @@ BORDER = os.getpgrp
 Counts = dict[str, int]
 
 
+def noop() -> None:
+    pass
+
+
 def settle(pool: Any) -> None:
     """Waits until the workers have done everything and sleep."""
     while (metrics := pool.metrics()).running or metrics.queued:
@@ -65,13 +69,13 @@ async def run_calls(pool: Any) -> None:
 
 
 def submit_calls(pool: Any) -> None:
-    """Makes calls through `submit`, whose results are waited for."""
-    for future in [pool.submit(jobs.noop) for _ in range(CALLS)]:
+    """Makes calls through `submit`, whose results are waited for. The function is one of the main module."""
+    for future in [pool.submit(noop) for _ in range(CALLS)]:
         future.result()
     for _ in range(ROUNDS):
         settle(pool)
         BORDER()
-        futures = [pool.submit(jobs.noop) for _ in range(CALLS)]
+        futures = [pool.submit(noop) for _ in range(CALLS)]
         BORDER()
         settle(pool)
         BORDER()
@@ -79,7 +83,7 @@ def submit_calls(pool: Any) -> None:
             future.result()
         BORDER()
     for _ in range(ROUNDS):
-        functions = [BORDER, *[jobs.noop] * CALLS, BORDER]
+        functions = [BORDER, *[noop] * CALLS, BORDER]
         for future in [pool.submit(function) for function in functions]:
             future.result()
 

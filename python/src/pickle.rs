@@ -80,7 +80,7 @@ pub(crate) fn dumps<'py>(value: &Bound<'py, PyAny>) -> PyResult<Attempt<'py>> {
         Ok(body) => {
             let body = body.cast_into::<PyBytes>()?;
             let buffers = buffers.into_iter().map(|buffer| buffer.into_bound(py)).collect();
-            if is_special(body.as_bytes()) {
+            if is_special(py, body.as_bytes())? {
                 return Ok(Attempt::Left(None));
             }
             Ok(Attempt::Done(Pickled { body, buffers }))
@@ -110,10 +110,19 @@ pub(crate) fn loads<'py>(
     interpreter::call(loads, &PyTuple::new(py, [pickled])?, options.as_ref())
 }
 
-/// Returns whether the package's Python code must look at a pickle: it refers to the main module, which not all workers
-/// can import, or to a connection, of which plain pickle sends only the number of its descriptor.
-fn is_special(body: &[u8]) -> bool {
-    contains(body, b"_main__") || contains(body, b"multiprocessing.connection")
+/// Returns whether the package's Python code must look at a pickle: it refers to a main module that workers cannot import,
+/// or to a connection, of which plain pickle sends only the number of its descriptor.
+fn is_special(py: Python<'_>, body: &[u8]) -> PyResult<bool> {
+    Ok(contains(body, b"multiprocessing.connection") || !can_be_found(py, body)?)
+}
+
+/// Returns whether workers can find what the names in `bytes` stand for, as far as they need the main module for that.
+pub(crate) fn can_be_found(py: Python<'_>, bytes: &[u8]) -> PyResult<bool> {
+    static IS_IMPORTABLE: Once<Py<PyAny>> = Once::new();
+    if !contains(bytes, b"_main__") {
+        return Ok(true);
+    }
+    IS_IMPORTABLE.attribute(py, "offloop._worker.main_module", "is_importable")?.call0()?.is_truthy()
 }
 
 /// Returns whether `bytes` contain `part`, which is short.

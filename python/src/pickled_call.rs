@@ -81,8 +81,7 @@ fn reference_to(function: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
         return Ok(Vec::new());
     }
     let (module, name) = (module.to_cow()?, name.to_cow()?);
-    // Not all workers can import the main module.
-    if pickle::contains(module.as_bytes(), b"_main__") {
+    if !pickle::can_be_found(py, module.as_bytes())? {
         return Ok(Vec::new());
     }
     Ok(reference::write(&module, &name))
