@@ -63,22 +63,24 @@ class Future(concurrent.futures.Future[T]):
         self._done_callbacks: list[Any] = []
 
     # The next two do what the standard ones do, in less time. A `with` statement would take as long as all of the rest.
+    # A signal's handler may raise as soon as the lock is held, and while it is waited for: then it is not held.
 
     def set_running_or_notify_cancel(self) -> bool:
         """Marks the call as running. Returns False if it was cancelled, and notifies those who wait for it."""
-        self._condition.acquire()
         try:
+            self._condition.acquire()
             if self._state == "PENDING":
                 self._state = "RUNNING"
                 return True
             return super().set_running_or_notify_cancel()
         finally:
-            self._condition.release()
+            if self._condition._is_owned():  # type: ignore[attr-defined] # pyright: ignore
+                self._condition.release()
 
     def set_result(self, result: T) -> None:
         """Ends the call with its value."""
-        self._condition.acquire()
         try:
+            self._condition.acquire()
             if self._state not in ("PENDING", "RUNNING"):
                 super().set_result(result)  # raises
             self._result = result
@@ -87,7 +89,8 @@ class Future(concurrent.futures.Future[T]):
                 waiter.add_result(self)
             self._condition.notify_all()
         finally:
-            self._condition.release()
+            if self._condition._is_owned():  # type: ignore[attr-defined] # pyright: ignore
+                self._condition.release()
         if self._done_callbacks:
             self._invoke_callbacks()  # type: ignore[attr-defined] # pyright: ignore
 
