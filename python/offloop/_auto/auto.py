@@ -599,8 +599,7 @@ class _ProcessCall(JobFuture[Any]):
                 super()._raise(reply.error)
                 return
             value = reply.value
-        if not self.done():
-            self.set_result(value)
+        super()._arrive(value)
 
     def _raise(self, error: BaseException) -> None:
         if self._in_thread is not None:

@@ -20,7 +20,7 @@ T = TypeVar("T")
 class JobFuture(asyncio.Future[T], Generic[T]):
     """The future that `pool.run` returns: await it. Cancelling it, or the task that awaits it, cancels the job.
 
-    The binding ends it with a value by `set_result`, and calls `_raise` or `_fail` with an exception.
+    The binding ends it with a value by `set_result`, as `_arrive` does, and calls `_raise` or `_fail` with an exception.
     """
 
     # A constructor of its own would take a large part of the time of a short job. So there is none, and they may be unset.
@@ -59,6 +59,10 @@ class JobFuture(asyncio.Future[T], Generic[T]):
         if cancelled and job is not None:
             job.cancel()
         return cancelled
+
+    def _arrive(self, value: T) -> None:
+        if not self.done():
+            self.set_result(value)
 
     def _raise(self, error: BaseException) -> None:
         translator: Translator | None = getattr(self, "_translator", None)
