@@ -237,14 +237,10 @@ impl<C: Carrier> Core<C> {
         let state = wait_until(&self.changed, state, drain, |state| state.live.is_empty());
         let left: Vec<_> = state.live.values().map(|live| Arc::clone(&live.job)).collect();
         drop(state);
-        let (mut cancelled, mut killed) = (0, 0);
-        for job in left {
-            let runs = job.header().state() == JobState::Running;
-            if job.abort(ErrorKind::Cancelled, AbortIf::Live) {
-                *if runs { &mut killed } else { &mut cancelled } += 1;
-            }
-            drop_quietly(job);
-        }
+        let end = |condition| left.iter().filter(|job| job.abort(ErrorKind::Cancelled, condition)).count();
+        // Those that wait come first: when one that runs ends, the other end may begin another.
+        let (cancelled, killed) = (end(AbortIf::Pending), end(AbortIf::Live));
+        drop_quietly(left);
         ShutdownReport {
             drained: pending.saturating_sub(cancelled + killed),
             cancelled,
