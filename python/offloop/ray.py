@@ -14,6 +14,7 @@ Needs `pip install offloop[ray]`, here and on the nodes.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextvars
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -221,8 +222,18 @@ class _Loop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="offloop-ray", daemon=True).start()
+                thread = threading.Thread(target=self._loop.run_forever, name="offloop-ray", daemon=True)
+                thread.start()
+                # Ray ends a program with status 1 that calls it after Ray's own end at the exit. That was registered earlier,
+                # so it comes after this.
+                atexit.register(_end, self._loop, thread)
             return self._loop
+
+
+def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    """Ends the thread of a loop at the exit, when the executors have finished their jobs."""
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(1.0)
 
 
 _loop = _Loop()
