@@ -479,7 +479,15 @@ fn the_destructor_of_an_unwanted_result_may_wait_for_its_own_pool_of_one_thread(
             done.add();
         })
     };
-    pool.run(move || result).detach();
+    // If the job ended before this, the result would be dropped by `detach`.
+    let detached = Gate::new();
+    let go = detached.clone();
+    let handle = pool.run(move || {
+        go.pass();
+        result
+    });
+    handle.detach();
+    detached.open();
     let later = pool.run(|| 8);
     gate.open();
     assert_eq!(end(later).unwrap(), 8);
