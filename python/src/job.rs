@@ -59,7 +59,7 @@ struct End {
     needs_memory: bool,
 }
 
-/// What the end of a job is to its receiver.
+/// The meaning of a job's end for its receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EndKind {
     Value,
