@@ -178,6 +178,11 @@ impl Names {
         self.stream("PROBE")
     }
 
+    /// Returns the stream that is there while a party measures the store.
+    pub(crate) fn measuring(&self) -> String {
+        self.stream("MEASURING")
+    }
+
     pub(crate) fn dead(&self) -> String {
         self.stream("DEAD")
     }

@@ -392,6 +392,7 @@ pub(super) fn on_request() -> Vec<Step> {
             name: "cluster-failures",
             plan: || {
                 beside_nats(&[
+                    "test --package offloop-cluster --all-features --lib -- --ignored store::tests",
                     "test --workspace --all-features --test failures -- --include-ignored --test-threads=4",
                 ])
             },

@@ -99,6 +99,9 @@ impl Role {
         } else {
             each_band(&|queue, band| names.job(queue, band))
         };
+        // By these streams the store is measured.
+        let measures = ["CREATE", "DELETE", "INFO"].map(|it| format!("STREAM.{it}"));
+        let measures = measures.iter().flat_map(|it| [api(it, &names.probe()), api(it, &names.measuring())]);
         match self {
             Self::Submitter => {
                 publish.extend(submits);
@@ -114,6 +117,7 @@ impl Role {
                     each_band(&|queue, band| Names::consumer(queue, band))
                 };
                 publish.extend(streams.iter().map(|stream| api("STREAM.CREATE", stream)));
+                publish.extend(measures);
                 for consumer in &consumers {
                     publish.push(format!("{}.{consumer}", api("CONSUMER.MSG.NEXT", &jobs)));
                     publish.push(format!("{}.{consumer}.>", api("CONSUMER.CREATE", &jobs)));
@@ -138,8 +142,7 @@ impl Role {
                 }
                 publish.push(api("CONSUMER.NAMES", &jobs));
                 publish.extend([api("STREAM.MSG.GET", &dead), "$JS.API.INFO".to_owned()]);
-                // By this stream the store is measured.
-                publish.extend(["CREATE", "DELETE"].map(|it| api(&format!("STREAM.{it}"), &names.probe())));
+                publish.extend(measures);
                 may.subscribe.push(subject("event.*.*"));
             }
         }

@@ -111,8 +111,9 @@ fn each_role_can_do_what_it_needs() {
             Store::connect(&worker).await.unwrap(),
             Store::connect(&operator).await.unwrap(),
         );
-        // A worker makes the streams; a submitter finds them.
+        // A worker measures the store and makes the streams; a submitter finds them.
         worker.prepare(&["mail".to_owned()], None).await.unwrap();
+        assert!(worker.has_shares().await);
         submitter.prepare(&[], None).await.unwrap();
         operator.prepare(&[], Some(5)).await.unwrap();
 

@@ -185,7 +185,7 @@ impl Store {
     /// Copies the arguments of a job that is dead to its dead letter, as far as they are stored and there is room for them.
     /// Returns whether that is certain.
     pub(crate) async fn keep_arguments(&self, job: Ulid, blob: &BlobRef) -> bool {
-        let room = self.capacity_of(&self.names().dead()).await;
+        let Ok(room) = self.capacity_of(&self.names().dead()).await else { return false };
         if room.is_some_and(|room| blob.size > room / OF_DEAD) {
             return true;
         }

@@ -5,9 +5,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
 
-use super::shares::Share;
+use super::shares::{Share, Storage, Unmeasured};
 use super::{Failure, ServerClock, Store, is_full, nanos, parse_time};
 use crate::names::{Band, LAYOUT, Names};
 
@@ -86,6 +85,8 @@ struct StreamNames {
 struct StreamInfo {
     config: Value,
     #[serde(default)]
+    created: Option<String>,
+    #[serde(default)]
     ts: Option<String>,
 }
 
@@ -115,8 +116,9 @@ impl Store {
             "discard": "new", "discard_new_per_subject": true, "max_msgs_per_subject": capacity.unwrap_or(CAPACITY),
             "duplicate_window": nanos(DEDUPE), "allow_direct": true,
         });
-        let storage = OnceCell::new();
-        let found = self.make_stream(jobs, Share::Jobs, &storage).await?;
+        let found = self.make_stream(jobs, Share::Jobs, Storage::Unknown).await?;
+        // All parties divide the same, also if several of them lay the namespace out at once.
+        let storage = Share::Jobs.whole(limit_of(&found));
         let mut holds = found.get("max_msgs_per_subject").and_then(Value::as_u64).unwrap_or(CAPACITY);
         if let Some(wanted) = capacity.filter(|wanted| *wanted != holds) {
             let mut changed = found;
@@ -160,7 +162,7 @@ impl Store {
             (workers, Share::Rest),
         ];
         for (stream, share) in streams {
-            self.make_stream(stream, share, &storage).await?;
+            self.make_stream(stream, share, storage).await?;
         }
         for queue in queues {
             for band in Band::ALL {
@@ -196,16 +198,16 @@ impl Store {
 
     /// Makes a stream if it is not there. One who may not make streams can use those that are there. Returns its
     /// configuration.
-    /// `storage` is what the namespace may store, once that was asked for.
     async fn make_stream(
         &self,
         mut configuration: Value,
         share: Share,
-        storage: &OnceCell<Option<u64>>,
+        storage: Storage,
     ) -> Result<Value, LayoutError> {
         configuration["num_replicas"] = self.0.replicas.into();
         let name = configuration["name"].as_str().unwrap_or_default().to_owned();
         let info = async || self.ask_about::<StreamInfo>(&format!("STREAM.INFO.{name}"), &Value::Null).await;
+        let mut times_full = 0;
         for attempt in 1.. {
             match info().await {
                 Ok(info) => return Ok(info.config),
@@ -213,22 +215,36 @@ impl Store {
                 Err(Failure::Refused(error)) if error.err_code == 10059 => {}
                 Err(failure) => return Err(self.failed(&format!("to tell about the stream {name}"), failure)),
             }
-            if share != Share::Rest {
-                let limit =
-                    storage.get_or_init(|| self.storage()).await.and_then(|storage| share.of(storage));
-                let has_room = attempt < ATTEMPTS || self.0.storage.is_some();
-                configuration["max_bytes"] = limit.filter(|_| has_room).map_or(json!(-1), Value::from);
-            }
+            let storage = match storage {
+                Storage::Unknown => self.storage().await,
+                known => Ok(known),
+            };
+            let storage = match storage {
+                Ok(storage) => storage,
+                Err(Unmeasured::Busy) if attempt < ATTEMPTS => {
+                    self.pause_for_others().await;
+                    continue;
+                }
+                Err(Unmeasured::Busy) => {
+                    return Err(LayoutError::Unreachable("another party measures its store".to_owned()));
+                }
+                Err(Unmeasured::Failed(failure)) => {
+                    return Err(self.failed("to tell what it can store", failure));
+                }
+            };
+            // At last the stream gets no share, unless what is divided was said.
+            let limit = share.of(storage).filter(|_| times_full < ATTEMPTS || self.0.storage.is_some());
+            configuration["max_bytes"] = limit.map_or(json!(-1), Value::from);
             let made: Result<StreamInfo, _> =
                 self.ask_about(&format!("STREAM.CREATE.{name}"), &configuration).await;
             match made {
                 Ok(info) => return Ok(info.config),
-                // Another party measures the store at this moment, or has laid out a namespace of its own. At last the
-                // stream gets no share.
+                // Another party measures the store at this moment, or has laid out a namespace of its own.
                 Err(Failure::Refused(error))
-                    if self.0.storage.is_none() && is_full(error.err_code) && attempt < ATTEMPTS =>
+                    if is_full(error.err_code) && limit.is_some() && self.0.storage.is_none() =>
                 {
-                    tokio::time::sleep(self.settings().pause.mul_f64(super::random())).await;
+                    times_full += 1;
+                    self.pause_for_others().await;
                 }
                 // Another party may have made it meanwhile, with its capacity.
                 Err(failure @ Failure::Refused(_)) => {
@@ -243,6 +259,11 @@ impl Store {
         unreachable!("the last attempt returns")
     }
 
+    /// Waits for other parties that lay a namespace out, not as long as all of them do.
+    async fn pause_for_others(&self) {
+        tokio::time::sleep(self.settings().pause.mul_f64(super::random())).await;
+    }
+
     async fn stream_request(&self, verb: &str, configuration: &Value) -> Result<Value, LayoutError> {
         let name = configuration["name"].as_str().unwrap_or_default();
         let info: Result<StreamInfo, _> =
@@ -251,7 +272,11 @@ impl Store {
     }
 
     /// Makes a request about the layout.
-    async fn ask_about<T: DeserializeOwned>(&self, method: &str, arguments: &Value) -> Result<T, Failure> {
+    pub(super) async fn ask_about<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        arguments: &Value,
+    ) -> Result<T, Failure> {
         self.api_within(self.settings().answer * PATIENCE, method, arguments).await
     }
 
@@ -292,14 +317,17 @@ impl Store {
         true
     }
 
-    /// Returns the bytes that a stream may hold. `None`: it has no limit, or there was no answer.
-    pub(super) async fn capacity_of(&self, stream: &str) -> Option<u64> {
-        let info = self.info_of(stream).await.ok()?;
-        info.config["max_bytes"].as_u64().filter(|room| *room > 0)
+    /// Returns how long a stream has been there.
+    pub(super) async fn age_of(&self, stream: &str) -> Result<Duration, Failure> {
+        let info: StreamInfo = self.ask_about(&format!("STREAM.INFO.{stream}"), &Value::Null).await?;
+        let [now, created] = [info.ts, info.created].map(|time| time.as_deref().and_then(parse_time));
+        Ok(Duration::from_nanos(now.zip(created).map_or(0, |(now, created)| now.saturating_sub(created))))
     }
 
-    async fn info_of(&self, stream: &str) -> Result<StreamInfo, Failure> {
-        self.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await
+    /// Returns the bytes that a stream may hold. `None`: it has no limit.
+    pub(super) async fn capacity_of(&self, stream: &str) -> Result<Option<u64>, Failure> {
+        let info: StreamInfo = self.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await?;
+        Ok(limit_of(&info.config))
     }
 
     fn failed(&self, action: &str, failure: Failure) -> LayoutError {
@@ -319,4 +347,9 @@ impl Store {
         };
         LayoutError::Refused { action: action.to_owned(), reason }
     }
+}
+
+/// Returns the bytes that a stream with this configuration may hold. `None`: it has no limit.
+fn limit_of(configuration: &Value) -> Option<u64> {
+    configuration["max_bytes"].as_u64().filter(|room| *room > 0)
 }

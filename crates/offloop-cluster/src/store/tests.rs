@@ -64,6 +64,11 @@ impl Store {
             serde_json::json!({ "name": "OFFLOOP7_default_JOBS", "subjects": ["offloop.7.default.job.>"] });
         let _: serde_json::Value = self.api("STREAM.CREATE.OFFLOOP7_default_JOBS", &newer).await.unwrap();
     }
+
+    /// Returns whether the stream of jobs has a share of the store.
+    pub(crate) async fn has_shares(&self) -> bool {
+        matches!(self.capacity_of(&self.names().jobs()).await, Ok(Some(_)))
+    }
 }
 
 fn record(text: &'static str) -> Bytes {
@@ -431,6 +436,26 @@ fn the_capacity_stays_as_it_is_unless_another_one_is_given() {
         assert_eq!(store.prepare(&["other".to_owned()], Some(4)).await.unwrap(), 4);
         assert_eq!(store.prepare(&["q".to_owned()], None).await.unwrap(), 4);
     });
+}
+
+#[test]
+#[ignore = "it takes half a minute"]
+fn a_party_that_died_while_it_measured_the_store_keeps_others_out_for_half_a_minute() {
+    let Some(server) = server() else { return };
+    let connection = connection(&server);
+    let run = async move {
+        let store = Store::connect(&connection).await.unwrap();
+        let lock = serde_json::json!({ "name": store.names().measuring(), "subjects": ["measuring"] });
+        let _: serde_json::Value =
+            store.api(&format!("STREAM.CREATE.{}", store.names().measuring()), &lock).await.unwrap();
+        let begin = Instant::now();
+        while let Err(error) = store.prepare(&[], None).await {
+            assert!(matches!(error, LayoutError::Unreachable(_)), "{error}");
+            assert!(begin.elapsed() < GUARD, "{error}");
+        }
+        assert!(store.has_shares().await);
+    };
+    network::block_on(run).unwrap();
 }
 
 #[test]

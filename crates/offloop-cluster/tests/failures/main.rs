@@ -505,7 +505,27 @@ fn streams_share_the_store_of_one_server_and_of_three() {
             });
             assert_eq!(limit, Some(if share > 0 { share << 20 } else { share }), "{stream}, {count} servers");
         }
-        assert_eq!(servers.max_bytes("OFFLOOP1_default_PROBE"), None);
+        for stream in ["PROBE", "MEASURING"] {
+            assert_eq!(servers.max_bytes(&format!("OFFLOOP1_default_{stream}")), None);
+        }
+    }
+}
+
+#[test]
+fn parties_that_lay_a_namespace_out_at_once_divide_the_store_as_one_does() {
+    for round in 0..5 {
+        let Some(servers) = Servers::start_with(1, "max_file_store: 64MiB") else { return };
+        let connection = || Connection::to(servers.url()).settings(settings());
+        let clusters: Vec<_> = (0..12).map(|_| Cluster::builder(connection()).build().unwrap()).collect();
+        for cluster in &clusters {
+            eventually("the namespace is laid out", || cluster.workers().is_ok());
+        }
+        let limits = ["JOBS", "ARGS", "BLOBS", "DEAD", "STATE"].map(|stream| {
+            let name = format!("OFFLOOP1_default_{stream}");
+            eventually("the stream is there", || servers.max_bytes(&name).is_some());
+            servers.max_bytes(&name).unwrap()
+        });
+        assert_eq!(limits, [8 << 20, 16 << 20, 24 << 20, 4 << 20, -1], "round {round}");
     }
 }
 
