@@ -12,12 +12,13 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import jobs
-from contenders import BARE, BARE_VIEW, Builder, Call, together
+from contenders import BARE, BARE_VIEW, Builder, Call, Kind, together
 
 Results = dict[str, float]
 Measure = Callable[[Builder, bool], Awaitable[Results]]
@@ -51,21 +52,32 @@ async def started(build: Builder, workers: int = WORKERS) -> Call:
 async def no_ops(build: Builder, quick: bool) -> Results:
     """Measures round trips one after another, in µs, and bursts, in jobs per second."""
     call = await started(build)
-    trips = []
+    results = await trips(lambda: call(jobs.noop), quick)
+    return results | await bursts(lambda size: together(call, [(jobs.noop,)] * size), quick, 30, 5)
+
+
+async def trips(trip: Callable[[], Awaitable[object]], quick: bool) -> Results:
+    took = []
     for _ in repeated(100 if quick else 1000):
         begin = now()
-        await call(jobs.noop)
-        trips.append(now() - begin)
-    trips.sort()
-    results = {
-        "p50": trips[len(trips) // 2] * 1e6,
-        "p99": trips[min(len(trips) * 99 // 100, len(trips) - 1)] * 1e6,
+        await trip()
+        took.append(now() - begin)
+    took.sort()
+    return {
+        "p50": took[len(took) // 2] * 1e6,
+        "p99": took[min(len(took) * 99 // 100, len(took) - 1)] * 1e6,
     }
-    for size, times in ((32, 30), (1000, 5)):
+
+
+async def bursts(
+    burst: Callable[[int], Awaitable[object]], quick: bool, of_32: int, of_1000: int
+) -> Results:
+    results = {}
+    for size, times in ((32, of_32), (1000, of_1000)):
         rates = []
         for _ in repeated(1 if quick else times):
             begin = now()
-            await together(call, [(jobs.noop,)] * size)
+            await burst(size)
             rates.append(size / (now() - begin))
         results[f"burst of {size}"] = statistics.median(rates)
     return results
@@ -113,14 +125,14 @@ async def there_and_back(
     return results
 
 
-def bare_copy(quick: bool) -> Results:
+def bare_copy(kind: Kind, quick: bool) -> Results:
     """Measures one copy of an array into memory that has been written to before, and the reading of it, in ms."""
     import numpy
 
     return copied(lambda shared: numpy.frombuffer(shared), quick)
 
 
-def bare_view(quick: bool) -> Results:
+def bare_view(kind: Kind, quick: bool) -> Results:
     """Measures the same where the copy is read through a private view, in which a reader may write, of its own."""
     import numpy
 
@@ -151,8 +163,30 @@ def copied(view: Callable[[mmap.mmap], Any], quick: bool, file: int = -1) -> Res
     return {f"64 MiB array as {way}": took for way in ("argument", "result")}
 
 
-def bare_futures(quick: bool) -> Results:
-    """Measures bursts of futures that a callback of the loop ends, without any call, per second."""
+def bare_trips(kind: Kind, quick: bool) -> Results:
+    """Measures round trips of a byte, through pipes, to a thread or a process that sends it back, in µs; and bursts of
+    futures that a callback of the loop ends, without any call, per second."""
+    there, back = os.pipe(), os.pipe()
+
+    def send_back() -> None:
+        while byte := os.read(there[0], 1):
+            os.write(back[1], byte)
+
+    if kind == "thread":
+        threading.Thread(target=send_back, daemon=True).start()
+    elif os.fork() == 0:
+        os.close(there[1])
+        send_back()
+        os._exit(0)
+    waiting: list[asyncio.Future[bytes]] = []
+
+    async def trip() -> None:
+        waiting.append(asyncio.get_running_loop().create_future())
+        os.write(there[1], b"x")
+        await waiting[-1]
+
+    def take() -> None:
+        waiting.pop().set_result(os.read(back[0], 1))
 
     async def burst(size: int) -> None:
         loop = asyncio.get_running_loop()
@@ -165,21 +199,14 @@ def bare_futures(quick: bool) -> Results:
         loop.call_soon(end)
         await asyncio.gather(*futures)
 
-    async def bursts() -> Results:
-        results = {}
-        for size, times in ((32, 300), (1000, 50)):
-            rates = []
-            for _ in repeated(1 if quick else times):
-                begin = now()
-                await burst(size)
-                rates.append(size / (now() - begin))
-            results[f"burst of {size}"] = statistics.median(rates)
-        return results
+    async def both() -> Results:
+        asyncio.get_running_loop().add_reader(back[0], take)
+        return await trips(trip, quick) | await bursts(burst, quick, 300, 50)
 
-    return asyncio.run(bursts())
+    return asyncio.run(both())
 
 
-def bare_start(quick: bool) -> Results:
+def bare_start(kind: Kind, quick: bool) -> Results:
     """Measures the start and the end of an interpreter that does nothing, with the flags of a template, in ms."""
     begin = now()
     subprocess.run([sys.executable, "-P", "-c", "pass"], check=True)
@@ -296,8 +323,8 @@ async def lateness(build: Builder, quick: bool) -> Results:
 
 
 # What is possible without a pool, by contender, for the measures of the same names.
-BARE_MEASURES: dict[str, dict[str, Callable[[bool], Results]]] = {
-    BARE: {"no_ops": bare_futures, "arrays": bare_copy, "life": bare_start},
+BARE_MEASURES: dict[str, dict[str, Callable[[Kind, bool], Results]]] = {
+    BARE: {"no_ops": bare_trips, "arrays": bare_copy, "life": bare_start},
     BARE_VIEW: {"arrays": bare_view},
 }
 

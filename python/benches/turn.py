@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import IO
 
 import measures
-from contenders import CONTENDERS
+from contenders import CONTENDERS, Kind
 from measures import Results
 
 LIMIT = 30.0
@@ -34,7 +34,7 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Turn:
-    kind: str
+    kind: Kind
     contender: str
     measure: str
     loop: str
@@ -43,7 +43,9 @@ class Turn:
     @classmethod
     def from_words(cls, words: list[str]) -> Turn:
         kind, contender, measure, loop, effort = words
-        return cls(kind, contender, measure, loop, effort == "quick")
+        return cls(
+            "thread" if kind == "thread" else "process", contender, measure, loop, effort == "quick"
+        )
 
     def words(self) -> list[str]:
         return [
@@ -58,8 +60,9 @@ class Turn:
 def take(turn: Turn) -> None:
     """Runs in the turn's own interpreter: measures, prints the results, and ends at once."""
     if turn.contender in measures.BARE_MEASURES:
-        print(json.dumps(measures.BARE_MEASURES[turn.contender][turn.measure](turn.quick)), flush=True)
-        return
+        measure = measures.BARE_MEASURES[turn.contender][turn.measure]
+        print(json.dumps(measure(turn.kind, turn.quick)), flush=True)
+        os._exit(0)
     (contender,) = (it for it in CONTENDERS if (it.kind, it.name) == (turn.kind, turn.contender))
     if turn.loop == "uvloop":
         import uvloop
