@@ -135,8 +135,11 @@ impl Store {
             Ok(_) => {}
             // 10058: it is there.
             Err(Failure::Refused(error)) if error.err_code == 10058 => {
-                if self.age_of(&lock).await? > ABANDONED {
-                    self.delete_stream(&lock).await?;
+                match self.age_of(&lock).await {
+                    Ok(age) if age > ABANDONED => self.delete_stream(&lock).await?,
+                    // It may be gone by now.
+                    Ok(_) | Err(Failure::Refused(_)) => {}
+                    Err(failure) => return Err(failure.into()),
                 }
                 return Err(Unmeasured::Busy);
             }

@@ -439,6 +439,27 @@ fn the_capacity_stays_as_it_is_unless_another_one_is_given() {
 }
 
 #[test]
+fn parties_that_lay_a_namespace_out_at_once_keep_each_other_waiting_at_most() {
+    for _ in 0..5 {
+        let Some(server) = server() else { return };
+        let connection = connection(&server);
+        let run = async move {
+            let party = || async {
+                let store = Store::connect(&connection).await.unwrap();
+                while let Err(error) = store.prepare(&["q".to_owned()], None).await {
+                    assert!(matches!(error, LayoutError::Unreachable(_)), "{error}");
+                }
+                store.has_shares().await
+            };
+            let parties = futures_util::future::join_all((0..30).map(|_| party()));
+            let all = tokio::time::timeout(GUARD, parties).await.expect("they end in time");
+            assert!(all.into_iter().all(|has_shares| has_shares));
+        };
+        network::block_on(run).unwrap();
+    }
+}
+
+#[test]
 #[ignore = "it takes half a minute"]
 fn a_party_that_died_while_it_measured_the_store_keeps_others_out_for_half_a_minute() {
     let Some(server) = server() else { return };
