@@ -241,7 +241,7 @@ impl Store {
                 Ok(info) => return Ok(info.config),
                 // Another party measures the store at this moment, or has laid out a namespace of its own.
                 Err(Failure::Refused(error))
-                    if is_full(error.err_code) && limit.is_some() && self.0.storage.is_none() =>
+                    if is_full(error.err_code) && times_full <= ATTEMPTS && self.0.storage.is_none() =>
                 {
                     times_full += 1;
                     self.pause_for_others().await;
