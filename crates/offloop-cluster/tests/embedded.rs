@@ -172,8 +172,10 @@ fn scratch(name: &str) -> PathBuf {
 /// Writes a program that is a script of the shell.
 fn script(directory: &Path, text: &str) -> PathBuf {
     let path = directory.join("nats-server");
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    // Another program writes it: a child that another test starts at this moment would keep the open file, and a file that
+    // may be written to cannot be run.
+    let write = r#"printf '#!/bin/sh\n%s\n' "$1" > "$0" && chmod 755 "$0""#;
+    assert!(Command::new("sh").arg("-c").arg(write).arg(&path).arg(text).status().unwrap().success());
     path
 }
 
