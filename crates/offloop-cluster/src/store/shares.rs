@@ -24,7 +24,7 @@ const SMALLEST: u64 = 8 << 20;
 /// The age at which a party that measures is taken for dead.
 const ABANDONED: Duration = Duration::from_secs(30);
 
-/// What the streams of a namespace have shares of.
+/// The store that the streams of a namespace divide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Storage {
     /// Nobody has laid the namespace out yet.
